@@ -15,7 +15,7 @@
 //! fetch      where calls may go: URLs, addresses, redirects
 //! store      the tables of one agent
 //! machine    one agent: accepts events, runs jobs, publishes results
-//! router     all agents of a host: who gets which event, beats, deliveries that survive a crash
+//! router     all agents of a host: who gets which event, heartbeats, deliveries that survive a crash
 //! totals     what all agents of a host have counted together
 //! api        the HTTP API, without HTTP
 //! testing    (feature `testing`) SQLite in memory, a host that plays the relay

@@ -1,11 +1,11 @@
 //! What all agents of a host have counted together, for `/metrics`.
 //!
 //! An agent's own counters ([`Metrics`](crate::machine::Metrics)) outlive restarts and are in its database, which is closed most
-//! of the time. So a host adds up what its agents report while they are open ([`Agent::take_counted`]): these counters begin
+//! of the time. So a host adds up what its agents report while they are open ([`Agent::take_metrics_delta`]): these counters begin
 //! at zero when the host starts. Labels are few, whatever agents report: states and causes are from fixed lists, and agents
 //! are named only as the [`BUSIEST_MAX`] that have ended the most jobs.
 //!
-//! [`Agent::take_counted`]: crate::machine::Agent::take_counted
+//! [`Agent::take_metrics_delta`]: crate::machine::Agent::take_metrics_delta
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 use relay_engine::types::PubKey;
 
 use crate::job::JobState;
-use crate::machine::{AgentState, Counted, LATENCY_BOUNDS_MILLIS, known_cause};
-use crate::router::Entry;
+use crate::machine::{AgentState, LATENCY_BOUNDS_MILLIS, MetricsDelta, known_cause};
+use crate::router::AgentEntry;
 
 /// How many of the busiest agents are reported.
 pub const BUSIEST_MAX: usize = 10;
@@ -75,7 +75,7 @@ pub struct Tally {
 
 impl Tally {
     /// An agent reports.
-    pub fn add(&mut self, agent: &PubKey, counted: &Counted) {
+    pub fn add(&mut self, agent: &PubKey, counted: &MetricsDelta) {
         self.closed(agent);
         let totals = &mut self.totals;
         let mut ended = 0;
@@ -140,7 +140,7 @@ impl Tally {
 }
 
 /// How many agents are in each state that an agent has before it is deleted, by [`AgentState::name`].
-pub fn agents_by_state<'a>(agents: impl IntoIterator<Item = &'a Entry>) -> [(&'static str, u64); 3] {
+pub fn agents_by_state<'a>(agents: impl IntoIterator<Item = &'a AgentEntry>) -> [(&'static str, u64); 3] {
     let mut counts =
         [AgentState::Active, AgentState::Paused, AgentState::Draining].map(|state| (state.name(), 0));
     for agent in agents {
@@ -158,8 +158,8 @@ mod tests {
         counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
     }
 
-    fn done(count: u64) -> Counted {
-        Counted { jobs: counts(&[("done", count)]), ..Counted::default() }
+    fn done(count: u64) -> MetricsDelta {
+        MetricsDelta { jobs: counts(&[("done", count)]), ..MetricsDelta::default() }
     }
 
     fn key(n: u8) -> PubKey {
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn agents_are_added_up() {
         let mut tally = Tally::default();
-        let first = Counted {
+        let first = MetricsDelta {
             jobs: counts(&[("done", 2), ("failed", 1)]),
             failures: counts(&[("timeout", 1), ("state", 4)]),
             attempts: 3,
@@ -179,7 +179,7 @@ mod tests {
             running: 1,
         };
         tally.add(&key(1), &first);
-        tally.add(&key(2), &Counted { latency: vec![1; 13], queued: 7, ..first.clone() });
+        tally.add(&key(2), &MetricsDelta { latency: vec![1; 13], queued: 7, ..first.clone() });
         let totals = tally.totals();
         assert_eq!(
             totals.jobs,
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!((totals.attempts, totals.latency_millis), (6, 140));
         assert_eq!((totals.queued, totals.running), (12, 2));
         // An agent's jobs of now replace those of before.
-        tally.add(&key(1), &Counted { queued: 1, ..Counted::default() });
+        tally.add(&key(1), &MetricsDelta { queued: 1, ..MetricsDelta::default() });
         assert_eq!((tally.totals().queued, tally.totals().running), (8, 1));
         tally.closed(&key(2));
         tally.closed(&key(2));
@@ -204,12 +204,12 @@ mod tests {
         for n in 0..=255 {
             let word = format!("word {n}");
             tally.add(&key(n), &done(u64::from(n) + 1));
-            let odd = Counted {
+            let odd = MetricsDelta {
                 jobs: counts(&[(&word, 1)]),
                 failures: counts(&[(&word, 1)]),
-                ..Counted::default()
+                ..MetricsDelta::default()
             };
-            tally.add(&key(n), &Counted { latency: vec![1; 100], ..odd });
+            tally.add(&key(n), &MetricsDelta { latency: vec![1; 100], ..odd });
         }
         let totals = tally.totals();
         assert_eq!(totals.jobs.len(), 5);
@@ -226,7 +226,7 @@ mod tests {
     fn agents_without_jobs_take_no_memory() {
         let mut tally = Tally::default();
         tally.add(&key(1), &done(0));
-        tally.add(&key(2), &Counted { queued: 1, ..Counted::default() });
+        tally.add(&key(2), &MetricsDelta { queued: 1, ..MetricsDelta::default() });
         tally.deleted(&key(2));
         assert!(tally.ended.is_empty() && tally.open.is_empty());
         assert_eq!(tally.totals(), &Totals::default());

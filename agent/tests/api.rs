@@ -8,7 +8,7 @@ use relay_agent::router::Router;
 use relay_agent::secrets::Secrets;
 use relay_agent::testing::{Customer, FakeHost, Request as Job, Sqlite};
 use relay_engine::types::{Now, PubKey};
-use relay_site::{AgentRoute as R, Answer};
+use relay_site::{AgentRoute as R, HttpResponse};
 use serde_json::{Value, json};
 
 const RELAY: Relay<'_> = Relay { name: "Test <relay>", url: "wss://relay.example", version: "1.2.3" };
@@ -48,7 +48,7 @@ impl World {
         Caller::Key(self.owner.pubkey())
     }
 
-    fn deploy(&mut self, manifest: &Value, caller: Caller, may_deploy: bool) -> Answer {
+    fn deploy(&mut self, manifest: &Value, caller: Caller, may_deploy: bool) -> HttpResponse {
         let body = manifest.to_string();
         let wanted = match api::deployment(body.as_bytes(), caller, may_deploy, &*secrets(), None) {
             Ok(wanted) => wanted,
@@ -63,7 +63,7 @@ impl World {
         reply.answer
     }
 
-    fn ask(&mut self, route: R, id: Option<&str>, query: &str, caller: Caller) -> Answer {
+    fn ask(&mut self, route: R, id: Option<&str>, query: &str, caller: Caller) -> HttpResponse {
         let request = request(route, id, query, caller);
         if matches!(route, R::List | R::ListPage | R::Names) {
             return api::directory(&self.router, &request);
@@ -103,7 +103,7 @@ fn manifest() -> Value {
     json!({"name": "Echo & Co", "about": "Says <it> again.", "handlers": [{"kind": 5050, "executor": "echo"}]})
 }
 
-fn field(answer: &Answer) -> (u16, Value) {
+fn field(answer: &HttpResponse) -> (u16, Value) {
     let document: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     (answer.status, document["field"].clone())
 }

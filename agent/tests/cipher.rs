@@ -72,11 +72,11 @@ fn every_length_near_a_step_of_the_padding() {
 #[test]
 fn lengths_that_are_refused() {
     let (from, to) = (key(1), key(2));
-    let seal = |cipher, len| encrypt(cipher, &from, &to.pubkey(), &"x".repeat(len), [3; 32]);
-    assert_eq!(seal(Cipher::Nip44, 0), Err(CipherError::Length));
-    assert!(seal(Cipher::Nip04, 0).is_ok(), "NIP-04 can encrypt nothing");
+    let encrypted = |cipher, len| encrypt(cipher, &from, &to.pubkey(), &"x".repeat(len), [3; 32]);
+    assert_eq!(encrypted(Cipher::Nip44, 0), Err(CipherError::Length));
+    assert!(encrypted(Cipher::Nip04, 0).is_ok(), "NIP-04 can encrypt nothing");
     for cipher in [Cipher::Nip44, Cipher::Nip04] {
-        assert_eq!(seal(cipher, TEXT_MAX + 1), Err(CipherError::Length));
+        assert_eq!(encrypted(cipher, TEXT_MAX + 1), Err(CipherError::Length));
     }
     // Refused before it is decoded.
     for long in ["A".repeat(2 << 20), format!("{}?iv=AAAAAAAAAAAAAAAAAAAAAA==", "A".repeat(2 << 20))] {

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use relay_agent::executor::{Access, HttpEvent, HttpFault, HttpLimits, HttpRequest};
-use relay_agent::fetch::{Forbidden, Page, PrivateHosts, check_url, get, is_public, redirect};
+use relay_agent::executor::{Access, HttpError, HttpEvent, HttpLimits, HttpRequest};
+use relay_agent::fetch::{Forbidden, PrivateHosts, UrlInput, check_url, get, is_public, redirect};
 use relay_agent::manifest::Network;
 
 #[test]
@@ -353,7 +353,7 @@ fn a_page_is_a_text_of_bounded_size() {
     };
     let chunk = |bytes: &'static [u8]| HttpEvent::Chunk(Bytes::from_static(bytes));
     let check = |events: Vec<HttpEvent>, want: Result<&str, &str>| {
-        let mut page = Page::default();
+        let mut page = UrlInput::default();
         let found = events.into_iter().find_map(|event| page.handle(event)).expect("an outcome");
         assert_eq!(found, want.map(str::to_owned).map_err(str::to_owned));
     };
@@ -371,11 +371,11 @@ fn a_page_is_a_text_of_bounded_size() {
         vec![head(200, "text/plain"), chunk(b"\xff"), HttpEvent::End],
         Err("the text of the URL is not UTF-8"),
     );
-    let secret = HttpFault::Forbidden("10.0.0.7 is not public".to_owned());
+    let secret = HttpError::Forbidden("10.0.0.7 is not public".to_owned());
     check(vec![HttpEvent::Failed(secret)], Err("the URL leads to an address that is not allowed"));
-    check(vec![HttpEvent::Failed(HttpFault::Timeout)], Err("the URL takes too long"));
+    check(vec![HttpEvent::Failed(HttpError::Timeout)], Err("the URL takes too long"));
     check(
-        vec![head(200, "text/plain"), HttpEvent::Failed(HttpFault::TooLarge)],
+        vec![head(200, "text/plain"), HttpEvent::Failed(HttpError::TooLarge)],
         Err("the text of the URL is too large"),
     );
 }

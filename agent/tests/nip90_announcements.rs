@@ -1,12 +1,12 @@
-//! Announcements, beats and retractions: exact tags and contents.
+//! Announcements, heartbeats and retractions: exact tags and contents.
 
 mod nip90_kit;
 
 use nip90_kit::{agent, check_event, check_valid, content_of, keys, tags_of};
 use relay_agent::manifest::Manifest;
 use relay_agent::nip90::{
-    BEAT_EVERY_SECONDS, BEAT_EXPIRES_SECONDS, SHARED_EVENT_BYTES_MAX, announcement_d, announcements, beat,
-    retraction,
+    HEARTBEAT_EVERY_SECONDS, HEARTBEAT_EXPIRES_SECONDS, SHARED_EVENT_BYTES_MAX, announcement_d,
+    announcements, heartbeat, retraction,
 };
 use relay_engine::types::{Class, Event};
 use serde_json::{Value, json};
@@ -134,11 +134,13 @@ fn a_long_list_of_values_does_not_make_an_announcement_that_relays_refuse() {
 
 #[test]
 fn a_beat_has_the_d_of_the_announcement_and_outlives_two_of_its_kind() {
-    let made = beat(&agent(), AT);
+    let made = heartbeat(&agent(), AT);
     let tags: &[&[&str]] = &[&["d", "{d}"], &["status", "online"], &["expiration", "1790000600"]];
     check_event(&made, 11_998, tags, "Ready for jobs", &made);
     assert_eq!(made.class(), Class::Replaceable);
-    assert!(!made.is_expired(AT + 2 * BEAT_EVERY_SECONDS) && made.is_expired(AT + BEAT_EXPIRES_SECONDS));
+    assert!(
+        !made.is_expired(AT + 2 * HEARTBEAT_EVERY_SECONDS) && made.is_expired(AT + HEARTBEAT_EXPIRES_SECONDS)
+    );
     assert_ne!(announcement_d(&agent().pubkey()), announcement_d(&keys(3).pubkey()));
 }
 

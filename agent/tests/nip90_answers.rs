@@ -7,9 +7,9 @@ use nip90_kit::{
 };
 use relay_agent::cipher::{Cipher, decrypt, encrypt};
 use relay_agent::nip90::{
-    Feedback, ReplyTo, SHARED_EVENT_BYTES_MAX, WORDS_CHARS_MAX, feedback, fits, parse, pong, result,
+    Feedback, MESSAGE_CHARS_MAX, ReplyTo, SHARED_EVENT_BYTES_MAX, feedback, fits, parse, pong, result,
 };
-use relay_agent::testing::{Answer, AnswerError, Status, read_answer};
+use relay_agent::testing::{JobAnswer, JobAnswerError, Status, read_answer};
 use relay_engine::types::{Event, Limits};
 
 const AT: u64 = ASKED_AT + 1;
@@ -60,10 +60,10 @@ fn without_a_url_of_the_host_there_is_no_hint() {
 #[test]
 fn words_are_cut() {
     let request = request(&[]);
-    let words = "ä".repeat(WORDS_CHARS_MAX + 1);
-    let made = feedback(&agent(), &reply_to(&request, None), Feedback::Error(&words), AT, NONCE).unwrap();
-    assert_eq!(content_of(&made).chars().count(), WORDS_CHARS_MAX);
-    assert_eq!(tags_of(&made)[0][2].chars().count(), WORDS_CHARS_MAX);
+    let message = "ä".repeat(MESSAGE_CHARS_MAX + 1);
+    let made = feedback(&agent(), &reply_to(&request, None), Feedback::Error(&message), AT, NONCE).unwrap();
+    assert_eq!(content_of(&made).chars().count(), MESSAGE_CHARS_MAX);
+    assert_eq!(tags_of(&made)[0][2].chars().count(), MESSAGE_CHARS_MAX);
 }
 
 #[test]
@@ -117,11 +117,11 @@ fn a_result_has_exactly_these_tags() {
 fn an_encrypted_result_has_the_request_as_it_came_and_no_inputs() {
     for cipher in [Cipher::Nip44, Cipher::Nip04] {
         let hidden = r#"[["i","secret input","text"]]"#;
-        let sealed = encrypt(cipher, &customer(), &agent().pubkey(), hidden, NONCE).unwrap();
+        let encrypted = encrypt(cipher, &customer(), &agent().pubkey(), hidden, NONCE).unwrap();
         let p = agent().pubkey().to_string();
         // A clear input is not repeated either.
         let request =
-            event(&customer(), 5050, owned(&[&["p", &p], &["encrypted"], &["i", "clear"]]), &sealed);
+            event(&customer(), 5050, owned(&[&["p", &p], &["encrypted"], &["i", "clear"]]), &encrypted);
         let job = parse(&request, &agent()).unwrap();
         let to = ReplyTo::job(&job, Some(RELAY));
         for (text, opened) in [("secret result", "secret result"), ("", "\n")] {
@@ -140,7 +140,7 @@ fn an_encrypted_result_has_the_request_as_it_came_and_no_inputs() {
             let read = decrypt(&customer(), &agent().pubkey(), &content_of(&made)).unwrap();
             assert_eq!(read, (cipher, opened.to_owned()));
             assert_eq!(read_answer(&made, &customer()).unwrap().content, opened);
-            assert_eq!(read_answer(&made, &keys(3)), Err(AnswerError::Encrypted));
+            assert_eq!(read_answer(&made, &keys(3)), Err(JobAnswerError::Encrypted));
         }
     }
 }
@@ -238,14 +238,14 @@ fn fits_names_sizes() {
         (Some(Cipher::Nip04), 98_000, None),
         (Some(Cipher::Nip04), 98_304, Some("the result has 131124 characters, and 131072 at most fit")),
     ];
-    for (cipher, bytes, words) in rows {
+    for (cipher, bytes, message) in rows {
         let text = "x".repeat(bytes);
         let to = reply_to(&request, cipher);
-        assert_eq!(fits(&to, &text, &limits).err().as_deref(), words, "{cipher:?} {bytes}");
+        assert_eq!(fits(&to, &text, &limits).err().as_deref(), message, "{cipher:?} {bytes}");
     }
     let small = Limits { event_bytes_max: 500, ..limits };
-    let words = fits(&reply_to(&request, None), &"x".repeat(100), &small).unwrap_err();
-    assert_eq!(words, "the result's event has 680 bytes, and 500 at most fit");
+    let message = fits(&reply_to(&request, None), &"x".repeat(100), &small).unwrap_err();
+    assert_eq!(message, "the result's event has 680 bytes, and 500 at most fit");
     for (event_bytes_max, expected) in [(680, true), (679, false)] {
         let limits = Limits { event_bytes_max, ..small.clone() };
         assert_eq!(fits(&reply_to(&request, None), &"x".repeat(100), &limits).is_ok(), expected);
@@ -266,22 +266,22 @@ fn a_pong_answers_its_ping() {
 #[test]
 fn answers_of_others_are_read_as_they_write_them() {
     let id = "ab".repeat(32);
-    let answer = |status: Status| Answer {
+    let answer = |status: Status| JobAnswer {
         request: id.parse().ok(),
         status,
-        words: None,
+        message: None,
         content: "text".to_owned(),
         amount_msat: None,
         bolt11: None,
     };
     let bolt11 = "lnbc10u1p3pj257pp5yztkwjcz5ftl5laxkav23zmzekaw37zk6kmv80pk4xaev5qhtz7q";
-    let paid = |amount: Option<u64>, bolt11: Option<&str>| Answer {
+    let paid = |amount: Option<u64>, bolt11: Option<&str>| JobAnswer {
         amount_msat: amount,
         bolt11: bolt11.map(str::to_owned),
         ..answer(Status::PaymentRequired)
     };
     let required: &[&str] = &["status", "payment-required"];
-    let rows: &[(u16, &[&[&str]], Answer)] = &[
+    let rows: &[(u16, &[&[&str]], JobAnswer)] = &[
         (7000, &[required], paid(None, None)),
         (7000, &[&["status", "payment_required"]], paid(None, None)),
         (7000, &[required, &["amount", "1000", bolt11]], paid(Some(1000), Some(bolt11))),
@@ -292,7 +292,11 @@ fn answers_of_others_are_read_as_they_write_them() {
         (7000, &[&["status", "scheduled"]], answer(Status::Processing)),
         (7000, &[&["status", "chain-scheduled"]], answer(Status::Processing)),
         (7000, &[&["status", "partial"]], answer(Status::Partial)),
-        (7000, &[&["status", "error", "why"]], Answer { words: Some("why".into()), ..answer(Status::Error) }),
+        (
+            7000,
+            &[&["status", "error", "why"]],
+            JobAnswer { message: Some("why".into()), ..answer(Status::Error) },
+        ),
         (7000, &[&["status", "payment-rejected"]], answer(Status::Error)),
         (7000, &[&["status", "pong"]], answer(Status::Pong)),
         (7000, &[&["status", "success"]], answer(Status::Success)),
@@ -312,7 +316,7 @@ fn answers_of_others_are_read_as_they_write_them() {
         assert_eq!(read_answer(&made, &agent()).as_ref(), Ok(expected), "{kind} {tags:?}");
     }
     for kind in [5050, 1, 7007] {
-        assert_eq!(read_answer(&event(&keys(3), kind, Vec::new(), ""), &agent()), Err(AnswerError::Kind));
+        assert_eq!(read_answer(&event(&keys(3), kind, Vec::new(), ""), &agent()), Err(JobAnswerError::Kind));
     }
 }
 
@@ -323,16 +327,17 @@ fn hidden_feedback_of_others_may_be_tags_or_one_bare_tag() {
         (r#"["status","payment-required"]"#, Status::PaymentRequired, None, ""),
         (r#"[["e","0"],["content","text"]]"#, Status::Other(String::new()), None, "text"),
     ];
-    for (hidden, status, words, text) in rows {
-        let sealed = encrypt(Cipher::Nip44, &keys(3), &agent().pubkey(), hidden, NONCE).unwrap();
-        let made = event(&keys(3), 7000, owned(&[&["encrypted"], &["content", "clear"]]), &sealed);
+    for (hidden, status, message, text) in rows {
+        let encrypted = encrypt(Cipher::Nip44, &keys(3), &agent().pubkey(), hidden, NONCE).unwrap();
+        let made = event(&keys(3), 7000, owned(&[&["encrypted"], &["content", "clear"]]), &encrypted);
         let read = read_answer(&made, &agent()).unwrap();
-        assert_eq!((read.status, read.words.as_deref(), read.content.as_str()), (status, words, text));
+        assert_eq!((read.status, read.message.as_deref(), read.content.as_str()), (status, message, text));
     }
     // What is hidden counts before what everybody could have seen.
-    let sealed = encrypt(Cipher::Nip44, &keys(3), &agent().pubkey(), r#"["status","error"]"#, NONCE).unwrap();
-    let made = event(&keys(3), 7000, owned(&[&["status", "processing"], &["encrypted"]]), &sealed);
+    let encrypted =
+        encrypt(Cipher::Nip44, &keys(3), &agent().pubkey(), r#"["status","error"]"#, NONCE).unwrap();
+    let made = event(&keys(3), 7000, owned(&[&["status", "processing"], &["encrypted"]]), &encrypted);
     assert_eq!(read_answer(&made, &agent()).unwrap().status, Status::Error);
     let nonsense = event(&keys(3), 7000, owned(&[&["encrypted"]]), "nonsense");
-    assert_eq!(read_answer(&nonsense, &agent()), Err(AnswerError::Encrypted));
+    assert_eq!(read_answer(&nonsense, &agent()), Err(JobAnswerError::Encrypted));
 }

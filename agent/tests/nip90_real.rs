@@ -13,7 +13,7 @@ use relay_agent::nip90::{
     Incoming, ReplyTo, RequestError, cancelled, is_request, is_result, named_keys, parse, read_relays,
     result, text_of,
 };
-use relay_agent::testing::{AnswerError, Status, read_answer};
+use relay_agent::testing::{JobAnswerError, Status, read_answer};
 use relay_engine::types::{Event, EventId};
 use relay_engine::wire::parse_event;
 use serde_json::Value;
@@ -146,15 +146,15 @@ fn check_anything(event: &Event) {
         Err(error) => {
             let is_silent = !is_named || !is_request(event.kind);
             assert_eq!(error.answer().is_none(), is_silent, "{error:?}");
-            if let Some((words, _)) = error.answer() {
-                assert!(!words.is_empty() && words.len() < 300, "{words}");
+            if let Some((message, _)) = error.answer() {
+                assert!(!message.is_empty() && message.len() < 300, "{message}");
             }
         }
     }
     let _ = (Incoming::of(event), text_of(event), read_relays(event));
     let _: Vec<EventId> = cancelled(event).collect();
     let read = read_answer(event, &agent());
-    assert_eq!(read == Err(AnswerError::Kind), event.kind != 7000 && !is_result(event.kind));
+    assert_eq!(read == Err(JobAnswerError::Kind), event.kind != 7000 && !is_result(event.kind));
 }
 
 proptest! {
@@ -177,8 +177,8 @@ proptest! {
         hidden in hidden().prop_filter("NIP-44 has no empty text", |text| !text.is_empty()),
     ) {
         tags.push(vec!["encrypted".to_owned()]);
-        let sealed = encrypt(cipher, &customer(), &agent().pubkey(), &hidden, [3; 32]).unwrap();
-        check_anything(&event(&customer(), kind, tags, &sealed));
+        let encrypted = encrypt(cipher, &customer(), &agent().pubkey(), &hidden, [3; 32]).unwrap();
+        check_anything(&event(&customer(), kind, tags, &encrypted));
     }
 }
 

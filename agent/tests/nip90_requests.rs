@@ -202,9 +202,9 @@ fn a_request_that_cannot_be_done_as_written_is_answered_in_words() {
         (&["input", "data", "Hi"], "inputs are written [\"i\", data, type]"),
         (&["output", &long], &format!("output \"{}…\" is not a MIME type", "x".repeat(32))),
     ];
-    for (tag, words) in rows {
+    for (tag, message) in rows {
         let error = parse(&request(&[tag]), &agent()).unwrap_err();
-        assert_eq!(error.answer(), Some((*words, None)), "{tag:?}");
+        assert_eq!(error.answer(), Some((*message, None)), "{tag:?}");
         // Without our name in it, it is an open job, which is refused silently.
         let open = event(&customer(), 5050, owned(&[tag]), "");
         assert_eq!(parse(&open, &agent()).unwrap_err().answer(), None, "{tag:?}");
@@ -217,7 +217,7 @@ fn numbers_and_sizes_have_limits() {
         let tags: Vec<Vec<&str>> = tags.iter().map(|tag| tag.iter().map(String::as_str).collect()).collect();
         let tags: Vec<&[&str]> = tags.iter().map(Vec::as_slice).collect();
         let read = parse(&request(&tags), &agent());
-        assert_eq!(read.as_ref().err().and_then(RequestError::answer).map(|(words, _)| words), expected);
+        assert_eq!(read.as_ref().err().and_then(RequestError::answer).map(|(message, _)| message), expected);
     };
     let many =
         |count: usize, tag: &[&str]| vec![tag.iter().map(|field| (*field).to_owned()).collect(); count];
@@ -359,10 +359,10 @@ const CIPHERS: [Cipher; 2] = [Cipher::Nip44, Cipher::Nip04];
 
 /// A request with this text encrypted in it.
 fn encrypted(cipher: Cipher, text: &str, clear: &[&[&str]]) -> Event {
-    let sealed = encrypt(cipher, &customer(), &agent().pubkey(), text, NONCE).unwrap();
+    let encrypted = encrypt(cipher, &customer(), &agent().pubkey(), text, NONCE).unwrap();
     let mut tags = owned(clear);
     tags.push(vec!["p".to_owned(), agent().pubkey().to_string()]);
-    event(&customer(), 5050, tags, &sealed)
+    event(&customer(), 5050, tags, &encrypted)
 }
 
 #[test]
@@ -433,9 +433,9 @@ fn encrypted_nonsense_is_answered_in_words_in_its_own_cipher() {
         (r#"[["i","Hi","data"]]"#, "input type \"data\" is not known: use text, url, event or job"),
     ];
     for cipher in CIPHERS {
-        for (text, words) in rows {
+        for (text, message) in rows {
             let error = parse(&encrypted(cipher, text, &[&["encrypted"]]), &agent()).unwrap_err();
-            assert_eq!(error.answer(), Some((words, Some(cipher))), "{text}");
+            assert_eq!(error.answer(), Some((message, Some(cipher))), "{text}");
         }
     }
 }
@@ -450,24 +450,24 @@ fn what_cannot_be_decrypted_is_answered_in_the_clear() {
         assert_eq!(error.answer(), Some((neither, None)), "{content}");
     }
     // For another key.
-    let sealed = encrypt(Cipher::Nip44, &customer(), &keys(3).pubkey(), "[]", NONCE).unwrap();
-    let error = parse(&event(&customer(), 5050, owned(tags), &sealed), &agent()).unwrap_err();
+    let encrypted = encrypt(Cipher::Nip44, &customer(), &keys(3).pubkey(), "[]", NONCE).unwrap();
+    let error = parse(&event(&customer(), 5050, owned(tags), &encrypted), &agent()).unwrap_err();
     let other = "the request cannot be decrypted: it is encrypted for another key";
     assert_eq!(error.answer(), Some((other, None)));
-    // The words of the agent's errors have nothing of the content in them.
+    // The messages of the agent's errors have nothing of the content in them.
     let secret = encrypt(Cipher::Nip04, &customer(), &keys(3).pubkey(), "a secret", NONCE).unwrap();
     let event = event(&customer(), 5050, owned(tags), &secret);
     let error = parse(&event, &agent()).unwrap_err();
-    let (words, _) = error.answer().unwrap();
+    let (message, _) = error.answer().unwrap();
     assert!(
-        !words.contains(&content_of(&event)[..8]) && words.starts_with("the request cannot be decrypted")
+        !message.contains(&content_of(&event)[..8]) && message.starts_with("the request cannot be decrypted")
     );
 }
 
 #[test]
 fn an_open_request_that_others_can_decrypt_is_refused_silently() {
-    let sealed = encrypt(Cipher::Nip44, &customer(), &keys(3).pubkey(), "[]", NONCE).unwrap();
-    let open = event(&customer(), 5050, owned(&[&["encrypted"]]), &sealed);
+    let encrypted = encrypt(Cipher::Nip44, &customer(), &keys(3).pubkey(), "[]", NONCE).unwrap();
+    let open = event(&customer(), 5050, owned(&[&["encrypted"]]), &encrypted);
     assert_eq!(parse(&open, &agent()).unwrap_err().answer(), None);
 }
 

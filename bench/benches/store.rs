@@ -12,7 +12,7 @@ use relay_bench::corpus::Corpus;
 use relay_bench::generate::Rng;
 use relay_bench::shapes::Shape;
 use relay_engine::store::{
-    self, Backend, Everyone, MemoryBackend, Op, Reader, Scan, ScanLimits, ScanStep, Take, TermClasses,
+    self, Backend, MemoryBackend, Op, Reader, Scan, ScanLimits, ScanStep, Take, TermClasses, Unrestricted,
 };
 use relay_engine::types::{Event, EventId, Filter, Timestamp};
 use relay_engine::verify::Verified;
@@ -82,7 +82,7 @@ fn ask<B: Backend>(backend: &B, filters: &Arc<[Filter]>, found: &mut Vec<EventId
     loop {
         let reader = backend.reader().expect("a read transaction");
         let mut rows = 2_000;
-        let step = scan.step(&reader, NOW, &mut rows, &Everyone, &mut |hit| {
+        let step = scan.step(&reader, NOW, &mut rows, &Unrestricted, &mut |hit| {
             found.push(hit.event.id());
             Take::Counted
         });

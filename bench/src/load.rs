@@ -66,7 +66,7 @@ pub fn publish(
     for number in 0..plan.connections.clamp(1, events.len().max(1)) {
         let connection = endpoint.connect(16 << 10)?;
         connection.set_nonblocking()?;
-        lanes.push(Lane {
+        lanes.push(Connected {
             connection,
             number,
             next: 0,
@@ -76,18 +76,19 @@ pub fn publish(
             strays: 0,
         });
     }
-    let lane_count = lanes.len();
+    let connection_count = lanes.len();
     for lane in &mut lanes {
-        let of_lane = events.iter().skip(lane.number).step_by(lane_count);
+        let of_lane = events.iter().skip(lane.number).step_by(connection_count);
         // Frames are rendered before the clock starts.
         lane.answers = of_lane.map(|(json, id)| Slot::new(json, *id)).collect();
     }
-    let mut groups: Vec<Vec<Lane>> = (0..plan.threads.clamp(1, lane_count)).map(|_| Vec::new()).collect();
+    let mut groups: Vec<Vec<Connected>> =
+        (0..plan.threads.clamp(1, connection_count)).map(|_| Vec::new()).collect();
     let group_count = groups.len();
     lanes.into_iter().for_each(|lane| groups[lane.number % group_count].push(lane));
 
     let start = Instant::now();
-    let drive = |lanes: Vec<Lane>| Driver { lanes, lane_count, plan, start, clock, sent_at }.run();
+    let drive = |lanes: Vec<Connected>| Driver { lanes, connection_count, plan, start, clock, sent_at }.run();
     let groups = std::thread::scope(|scope| {
         let workers: Vec<_> = groups.into_iter().map(|lanes| scope.spawn(|| drive(lanes))).collect();
         workers.into_iter().map(|worker| worker.join().expect("no panic")).collect::<Result<Vec<_>>>()
@@ -98,7 +99,7 @@ pub fn publish(
         outcome.stray_answers += lane.strays;
         for (at, slot) in lane.answers.into_iter().enumerate() {
             outcome.micros.extend(slot.verdict.is_some().then_some(slot.micros));
-            outcome.verdicts[at * lane_count + lane.number] = slot.verdict;
+            outcome.verdicts[at * connection_count + lane.number] = slot.verdict;
         }
     }
     Ok(outcome)
@@ -119,7 +120,7 @@ impl Slot {
     }
 }
 
-struct Lane {
+struct Connected {
     connection: Connection,
     number: usize,
     /// The next slot to send.
@@ -132,8 +133,8 @@ struct Lane {
 }
 
 struct Driver<'a> {
-    lanes: Vec<Lane>,
-    lane_count: usize,
+    lanes: Vec<Connected>,
+    connection_count: usize,
     plan: &'a Plan,
     start: Instant,
     clock: Instant,
@@ -141,7 +142,7 @@ struct Driver<'a> {
 }
 
 impl Driver<'_> {
-    fn run(mut self) -> Result<Vec<Lane>> {
+    fn run(mut self) -> Result<Vec<Connected>> {
         let mut poll = Poll::new()?;
         for (token, lane) in self.lanes.iter().enumerate() {
             let fd = lane.connection.stream().as_raw_fd();
@@ -188,7 +189,7 @@ impl Driver<'_> {
         let window = self.plan.window.max(1);
         let mut now = None;
         while lane.unanswered < window && lane.next < lane.answers.len() {
-            let number = lane.next * self.lane_count + lane.number;
+            let number = lane.next * self.connection_count + lane.number;
             if due.is_some_and(|due| number >= due) {
                 break;
             }
@@ -209,9 +210,9 @@ impl Driver<'_> {
     }
 }
 
-impl Lane {
+impl Connected {
     fn take_answers(&mut self) -> Result<()> {
-        let Lane { connection, answers, unanswered, strays, next, oldest, .. } = self;
+        let Connected { connection, answers, unanswered, strays, next, oldest, .. } = self;
         connection.read(|text| {
             let Frame::Ok { id, accepted, reason } = Frame::read(text)? else { return Ok(true) };
             // Relays answer nearly in order, so the first comparison usually finds it.

@@ -184,7 +184,7 @@ struct FanoutArgs {
 struct JobsArgs {
     #[command(flatten)]
     target: Target,
-    /// Public key of a machine, npub or hex; may repeat.
+    /// Public key of an agent, npub or hex; may repeat.
     #[arg(long = "agent", value_name = "NPUB", group = "whom", value_parser = jobs::key)]
     agents: Vec<[u8; 32]>,
     /// File of further public keys, one a line.
@@ -199,7 +199,7 @@ struct JobsArgs {
     /// Maximum number of jobs without a result.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=load::WINDOW_MAX as i64))]
     window: u16,
-    /// Customers that the requests are spread over; one for 50 requests if not given, since machines limit each.
+    /// Customers that the requests are spread over; one for 50 requests if not given, since agents limit each.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     customers: Option<u32>,
     /// Bytes of the input, a text.
@@ -278,17 +278,17 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            complain("some of the relay's answers are wrong");
+            report_error("some of the relay's answers are wrong");
             ExitCode::from(1)
         }
         Err(error) => {
-            complain(&format!("{error:#}"));
+            report_error(&format!("{error:#}"));
             ExitCode::from(2)
         }
     }
 }
 
-fn complain(text: &str) {
+fn report_error(text: &str) {
     // If standard error is closed, there is no place for a message.
     let _ = writeln!(io::stderr(), "relay-bench: {text}");
 }
@@ -416,15 +416,15 @@ impl Target {
 
 impl JobsArgs {
     fn plan(&self) -> Result<jobs::Plan> {
-        let mut machines = self.agents.clone();
+        let mut agents = self.agents.clone();
         if let Some(path) = &self.agents_file {
             let text =
                 std::fs::read_to_string(path).with_context(|| format!("opening {}", path.display()))?;
-            machines.extend(jobs::read_keys(&text).with_context(|| path.display().to_string())?);
+            agents.extend(jobs::read_keys(&text).with_context(|| path.display().to_string())?);
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         Ok(jobs::Plan {
-            machines,
+            agents,
             kind: self.kind,
             count: self.count as usize,
             window: usize::from(self.window),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use allocation_counter::measure;
 use relay_bench::generate::Plan;
-use relay_engine::relay::{Config, Live, Peer, Relay, commit};
+use relay_engine::relay::{Config, LiveEvent, Peer, Relay, commit};
 use relay_engine::store::{MemoryBackend, Seq, Taken, TermClasses};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::{Claim, Libsecp256k1, Schnorr, Verifier};
@@ -143,11 +143,11 @@ fn a_live_delivery_allocates_nothing_but_for_what_has_to_wait() {
         while relay.work(now) {}
     }
     let events = Plan { count: 26, ..Plan::default() }.events(1);
-    let live: Vec<Live> = (1..)
+    let live: Vec<LiveEvent> = (1..)
         .zip(&events)
         .map(|(seq, json)| {
             let event = parse_event(json.as_bytes()).expect("it is well-formed").to_event();
-            Live { seq: Some(Seq(seq)), event, publisher: None, taken: Taken::NOTHING }
+            LiveEvent { seq: Some(Seq(seq)), event, publisher: None, taken: Taken::NOTHING }
         })
         .collect();
     let drained = |relay: &mut Relay<MemoryBackend>| {
@@ -157,7 +157,7 @@ fn a_live_delivery_allocates_nothing_but_for_what_has_to_wait() {
         }
         frames
     };
-    let one_by_one = |relay: &mut Relay<MemoryBackend>, all: &[Live]| {
+    let one_by_one = |relay: &mut Relay<MemoryBackend>, all: &[LiveEvent]| {
         let counted =
             measure(|| all.iter().for_each(|live| relay.handle_live(now, std::slice::from_ref(live))));
         assert_eq!(relay.metrics().deliveries_deferred, 0);

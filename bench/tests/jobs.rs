@@ -1,4 +1,4 @@
-//! Tests `relay-bench jobs` with a simple machine on a simple relay: a right one passes, and each fault is detected.
+//! Tests `relay-bench jobs` with a simple agent on a simple relay: a right one passes, and each fault is detected.
 
 // The relay's own faults are those of other tests.
 #[allow(dead_code)]
@@ -13,7 +13,7 @@ use relay_bench::jobs::{self, Plan, Report};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// What is wrong with the machine, once in twenty requests.
+/// What is wrong with the agent, once in twenty requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flaw {
     None,
@@ -34,7 +34,7 @@ enum Flaw {
     BadId,
 }
 
-/// A machine that echoes.
+/// An agent that echoes.
 struct Machine {
     key: Author,
     flaw: Flaw,
@@ -50,11 +50,11 @@ impl Machine {
         let mut relay = Endpoint::new(url, false).unwrap().connect(4096).unwrap();
         relay.send(json!(["REQ", "m", { "kinds": [5050], "#p": [key.pubkey] }]).to_string()).unwrap();
         relay.read(|text| Ok(!text.starts_with(r#"["EOSE""#))).unwrap();
-        let mut machine = Machine { key, flaw, relay, requests: 0 };
+        let mut agent = Machine { key, flaw, relay, requests: 0 };
         std::thread::spawn(move || {
             loop {
                 let mut request = Value::Null;
-                let read = machine.relay.read(|text| {
+                let read = agent.relay.read(|text| {
                     let frame: Value = serde_json::from_str(text).unwrap();
                     if frame[0] == "EVENT" {
                         request = frame[2].clone();
@@ -64,7 +64,7 @@ impl Machine {
                 if read.is_err() {
                     return;
                 }
-                machine.work(&request);
+                agent.work(&request);
             }
         });
         pubkey
@@ -114,7 +114,7 @@ impl Machine {
         let hashed = json!([0, key.pubkey, created_at, kind, tags, content]).to_string();
         let id: [u8; 32] = Sha256::digest(hashed).into();
         let sig = match flaw {
-            // What some machines in the wild really sign.
+            // What some agents in the wild really sign.
             Flaw::BadSignature => key.sign(&Sha256::digest(id).into()),
             _ => key.sign(&id),
         };
@@ -124,9 +124,9 @@ impl Machine {
     }
 }
 
-fn plan(machines: Vec<[u8; 32]>) -> Plan {
+fn plan(agents: Vec<[u8; 32]>) -> Plan {
     Plan {
-        machines,
+        agents,
         kind: 5050,
         count: 60,
         window: 4,
@@ -158,10 +158,10 @@ fn a_right_machine_passes() {
 #[test]
 fn many_machines_share_the_requests() {
     let url = common::start(common::Fault::None);
-    let machines = (0..7).map(|number| Machine::start(&url, Flaw::None, number)).collect();
-    let report = jobs::run(&Endpoint::new(&url, false).unwrap(), None, &plan(machines)).unwrap();
+    let agents = (0..7).map(|number| Machine::start(&url, Flaw::None, number)).collect();
+    let report = jobs::run(&Endpoint::new(&url, false).unwrap(), None, &plan(agents)).unwrap();
     assert!(report.holds(), "{report:?}");
-    assert_eq!((report.machines, report.results), (7, 60));
+    assert_eq!((report.agents, report.results), (7, 60));
 }
 
 /// How many of one kind of fault a report has.

@@ -90,7 +90,7 @@ pub struct Media {
     /// The blurhash of a picture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blurhash: Option<String>,
-    /// A smaller picture, which is a blob too.
+    /// The thumbnail, which is a blob too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thumbnail: Option<Sha256>,
 }

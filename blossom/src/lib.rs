@@ -8,10 +8,10 @@
 //! | [`mime`] | MIME types and extensions |
 //! | [`descriptor`] | what responses say about a blob (BUD-02, NIP-94) |
 //! | [`token`] | tokens (BUD-11) |
-//! | [`payment`] | the seam to a wallet (BUD-07) |
+//! | [`payment`] | the interface to a wallet (BUD-07) |
 //! | [`page`] | the page for browsers |
 //! | [`exchange`] | one request, from its head to its response, as steps that a host carries out |
-//! | [`index`] | which blobs there are and whose, over SQL; the judge of races |
+//! | [`index`] | which blobs there are and whose, over SQL; all changes are serialised by it |
 //! | `testing` | an SQLite database and a host in memory, for tests of this crate and of others (feature `testing`) |
 
 pub mod blob;

@@ -1,4 +1,4 @@
-//! MIME types: as they are declared, told from the first bytes, and their file extensions.
+//! MIME types: declared by headers, sniffed from the first bytes, and their file extensions.
 //!
 //! Three small crates have the tables, none of them with I/O: `infer` (types from the first bytes), `mime_guess` (type of an
 //! extension) and `mime2ext` (the one extension of a type, by mime-db; `mime_guess` knows all of them, but not which is usual).
@@ -73,7 +73,7 @@ pub fn extension(mime: &str) -> &'static str {
     usual.or_else(|| mime2ext::mime2ext(essence)).unwrap_or("bin")
 }
 
-/// The type that the first bytes tell, if they do. Only formats with an unmistakable beginning are told.
+/// The type that the first bytes show. Only formats with an unmistakable beginning are recognised.
 pub fn sniff(first: &[u8]) -> Option<&'static str> {
     infer::get(first).map(|kind| kind.mime_type())
 }
@@ -81,15 +81,15 @@ pub fn sniff(first: &[u8]) -> Option<&'static str> {
 /// The type of bytes that are declared as `declared`. What the first bytes tell wins over `application/octet-stream`; and where they
 /// are a picture, sound, video, font or PDF, over a type of another kind: with a wrong one no browser shows the blob. Containers have
 /// names for sound and for video, and a text may begin like anything.
-pub fn declared_or_told(declared: &str, first: &[u8]) -> String {
-    let Some(told) = sniff(first) else { return declared.to_owned() };
+pub fn declared_or_sniffed(declared: &str, first: &[u8]) -> String {
+    let Some(sniffed) = sniff(first) else { return declared.to_owned() };
     let kind = |mime: &str| match essence(mime).split('/').next() {
         Some("audio" | "video") => "sound or video".to_owned(),
         other => other.unwrap_or_default().to_owned(),
     };
-    let is_sure = matches!(&*kind(told), "image" | "sound or video" | "font") || is_pdf(told);
-    let is_wrong = is_sure && kind(told) != kind(declared) && !is_text(first);
-    if essence(declared) == UNKNOWN || is_wrong { told.to_owned() } else { declared.to_owned() }
+    let is_sure = matches!(&*kind(sniffed), "image" | "sound or video" | "font") || is_pdf(sniffed);
+    let is_wrong = is_sure && kind(sniffed) != kind(declared) && !is_text(first);
+    if essence(declared) == UNKNOWN || is_wrong { sniffed.to_owned() } else { declared.to_owned() }
 }
 
 /// Whether bytes, which may end within a character, are UTF-8 without NUL.
@@ -288,7 +288,7 @@ mod tests {
             (UNKNOWN, b"nothing", UNKNOWN),
         ];
         for (declared, first, want) in cases {
-            assert_eq!(declared_or_told(declared, first), want, "{declared} {first:?}");
+            assert_eq!(declared_or_sniffed(declared, first), want, "{declared} {first:?}");
         }
     }
 

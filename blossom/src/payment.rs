@@ -1,4 +1,4 @@
-//! Payment (BUD-07): the seam between Blossom and a wallet. Without a wallet everything is free.
+//! The payment interface (BUD-07) between Blossom and a wallet. Without a wallet everything is free.
 
 use std::fmt;
 
@@ -68,10 +68,10 @@ pub trait Payments: fmt::Debug + Send + Sync {
     /// The ways to pay for this, at least one; empty if it is free.
     fn quote(&self, purchase: &Purchase<'_>) -> Vec<Payment>;
 
-    /// Judges a proof of payment. It is called at most once for a request, when nothing else is in the way of it: the index has
+    /// Checks a proof of payment. It is called at most once for a request, when nothing else is in the way of it: the index has
     /// accepted an upload, a blob is there for a download. Nothing is asked for an upload of a blob that is here.
     ///
     /// # Errors
     /// Why it is not taken, for the client.
-    fn judge(&self, purchase: &Purchase<'_>, proof: &Payment) -> Result<(), String>;
+    fn check(&self, purchase: &Purchase<'_>, proof: &Payment) -> Result<(), String>;
 }

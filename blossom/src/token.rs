@@ -45,7 +45,7 @@ impl Verb {
 
 /// The first rule of BUD-11 that a token breaks. All are answered with 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Defect {
+pub enum TokenError {
     /// No `Authorization: Nostr`.
     Missing,
     /// Longer than [`BYTES_MAX`].
@@ -74,31 +74,31 @@ pub enum Defect {
     OtherHash,
 }
 
-impl Defect {
+impl TokenError {
     /// The message for the client.
     pub fn message(self) -> &'static str {
         match self {
-            Defect::Missing => {
+            TokenError::Missing => {
                 "authorization required (BUD-11): send `Authorization: Nostr` with a signed event of kind 24242 in Base64"
             }
-            Defect::TooLong => "the token is longer than 64 KiB",
-            Defect::Malformed => "the Authorization header has no event in Base64",
-            Defect::Kind => "the token is not an event of kind 24242",
-            Defect::Created => "the token's created_at is in the future",
-            Defect::NoExpiration => "the token has no expiration tag with a Unix time",
-            Defect::Expired => "the token has expired",
-            Defect::Verb(Verb::Get) => "the token has no t tag `get`",
-            Defect::Verb(Verb::Upload) => "the token has no t tag `upload`",
-            Defect::Verb(Verb::List) => "the token has no t tag `list`",
-            Defect::Verb(Verb::Delete) => "the token has no t tag `delete`",
-            Defect::Verb(Verb::Media) => "the token has no t tag `media`",
-            Defect::Server => "the token's server tags name other servers",
-            Defect::NoName => {
+            TokenError::TooLong => "the token is longer than 64 KiB",
+            TokenError::Malformed => "the Authorization header has no event in Base64",
+            TokenError::Kind => "the token is not an event of kind 24242",
+            TokenError::Created => "the token's created_at is in the future",
+            TokenError::NoExpiration => "the token has no expiration tag with a Unix time",
+            TokenError::Expired => "the token has expired",
+            TokenError::Verb(Verb::Get) => "the token has no t tag `get`",
+            TokenError::Verb(Verb::Upload) => "the token has no t tag `upload`",
+            TokenError::Verb(Verb::List) => "the token has no t tag `list`",
+            TokenError::Verb(Verb::Delete) => "the token has no t tag `delete`",
+            TokenError::Verb(Verb::Media) => "the token has no t tag `media`",
+            TokenError::Server => "the token's server tags name other servers",
+            TokenError::NoName => {
                 "the token has server tags, which this relay cannot check: its configuration does not say its `url`"
             }
-            Defect::Signature => "the token's id or signature is wrong",
-            Defect::NoHash => "the token has no x tag with the blob's SHA-256, which is required",
-            Defect::OtherHash => "the token's x tags name other blobs",
+            TokenError::Signature => "the token's id or signature is wrong",
+            TokenError::NoHash => "the token has no x tag with the blob's SHA-256, which is required",
+            TokenError::OtherHash => "the token's x tags name other blobs",
         }
     }
 }
@@ -124,41 +124,41 @@ impl Token {
         server: Option<&str>,
         now: Timestamp,
         verifier: &dyn Verifier,
-    ) -> Result<Self, Defect> {
-        let token = authorization::token(authorization).ok_or(Defect::Missing)?;
+    ) -> Result<Self, TokenError> {
+        let token = authorization::token(authorization).ok_or(TokenError::Missing)?;
         if token.len() > BYTES_MAX {
-            return Err(Defect::TooLong);
+            return Err(TokenError::TooLong);
         }
-        let signed = SignedEvent::decode(token).map_err(|_| Defect::Malformed)?;
+        let signed = SignedEvent::decode(token).map_err(|_| TokenError::Malformed)?;
         let event = &signed.event;
         if event.kind != KIND {
-            return Err(Defect::Kind);
+            return Err(TokenError::Kind);
         }
         if event.created_at > now.saturating_add(SKEW_SECONDS) {
-            return Err(Defect::Created);
+            return Err(TokenError::Created);
         }
         let tags = event.tags();
         match parse_expiration(tags) {
-            None => return Err(Defect::NoExpiration),
-            Some(at) if at <= now => return Err(Defect::Expired),
+            None => return Err(TokenError::NoExpiration),
+            Some(at) if at <= now => return Err(TokenError::Expired),
             Some(_) => {}
         }
         let mut verbs = tags.named(b"t").filter_map(|tag| tag.value());
         if !verbs.any(|own| *own == *verb.name().as_bytes()) {
-            return Err(Defect::Verb(verb));
+            return Err(TokenError::Verb(verb));
         }
         let mut servers = tags.named(b"server").peekable();
         if servers.peek().is_some() {
             // What the client says in its Host header proves nothing: it may hold a token for that other server.
-            let own = host(server.ok_or(Defect::NoName)?);
+            let own = host(server.ok_or(TokenError::NoName)?);
             let mut named = servers.filter_map(|tag| host(std::str::from_utf8(&tag.value()?).ok()?));
             if !named.any(|named| own.as_ref() == Some(&named)) {
-                return Err(Defect::Server);
+                return Err(TokenError::Server);
             }
         }
         // Last, since it takes longest.
         if !signed.is_genuine(verifier) {
-            return Err(Defect::Signature);
+            return Err(TokenError::Signature);
         }
         let hashes = tags.named(b"x").filter_map(|tag| std::str::from_utf8(&tag.value()?).ok()?.parse().ok());
         Ok(Token { pubkey: event.pubkey, hashes: hashes.collect() })
@@ -168,13 +168,13 @@ impl Token {
     ///
     /// # Errors
     /// If there is none.
-    pub fn names(&self, sha256: &Sha256) -> Result<(), Defect> {
+    pub fn names(&self, sha256: &Sha256) -> Result<(), TokenError> {
         if self.hashes.is_empty() {
-            Err(Defect::NoHash)
+            Err(TokenError::NoHash)
         } else if self.hashes.contains(sha256) {
             Ok(())
         } else {
-            Err(Defect::OtherHash)
+            Err(TokenError::OtherHash)
         }
     }
 
@@ -218,7 +218,7 @@ mod tests {
         format!("Nostr {}", BASE64_URL_SAFE_NO_PAD.encode(draft.sign().json()))
     }
 
-    fn checked(header: &str) -> Result<Token, Defect> {
+    fn checked(header: &str) -> Result<Token, TokenError> {
         Token::check(Some(header), Verb::Upload, Some(SERVER), NOW, &Libsecp256k1)
     }
 
@@ -236,46 +236,50 @@ mod tests {
             ("a clock that is a minute fast", header(valid().at(NOW + 60)), Ok(())),
             ("created years ago", header(valid().at(1)), Ok(())),
             ("two verbs", header(draft().tag(["t", "get"]).tag(upload).tag(soon)), Ok(())),
-            ("another scheme", "Bearer abc".to_owned(), Err(Defect::Missing)),
-            ("no token", "Nostr".to_owned(), Err(Defect::Missing)),
-            ("no base64", "Nostr {}".to_owned(), Err(Defect::Malformed)),
-            ("an empty token", "Nostr ".to_owned(), Err(Defect::Malformed)),
-            ("no event", encoded("{}"), Err(Defect::Malformed)),
-            ("too long", format!("Nostr {}", "A".repeat(BYTES_MAX + 1)), Err(Defect::TooLong)),
-            ("an event of NIP-98", header(valid().kind(27_235)), Err(Defect::Kind)),
-            ("a note", header(valid().kind(1)), Err(Defect::Kind)),
-            ("created in the future", header(valid().at(NOW + 61)), Err(Defect::Created)),
-            ("no expiration", header(draft().tag(upload)), Err(Defect::NoExpiration)),
+            ("another scheme", "Bearer abc".to_owned(), Err(TokenError::Missing)),
+            ("no token", "Nostr".to_owned(), Err(TokenError::Missing)),
+            ("no base64", "Nostr {}".to_owned(), Err(TokenError::Malformed)),
+            ("an empty token", "Nostr ".to_owned(), Err(TokenError::Malformed)),
+            ("no event", encoded("{}"), Err(TokenError::Malformed)),
+            ("too long", format!("Nostr {}", "A".repeat(BYTES_MAX + 1)), Err(TokenError::TooLong)),
+            ("an event of NIP-98", header(valid().kind(27_235)), Err(TokenError::Kind)),
+            ("a note", header(valid().kind(1)), Err(TokenError::Kind)),
+            ("created in the future", header(valid().at(NOW + 61)), Err(TokenError::Created)),
+            ("no expiration", header(draft().tag(upload)), Err(TokenError::NoExpiration)),
             (
                 "an expiration that is no number",
                 header(draft().tag(upload).tag(["expiration", "soon"])),
-                Err(Defect::NoExpiration),
+                Err(TokenError::NoExpiration),
             ),
             (
                 "expires at this second",
                 header(draft().tag(upload).tag(["expiration", "1800000000"])),
-                Err(Defect::Expired),
+                Err(TokenError::Expired),
             ),
-            ("expired", header(draft().tag(upload).tag(["expiration", "1"])), Err(Defect::Expired)),
-            ("no verb", header(draft().tag(soon)), Err(Defect::Verb(Verb::Upload))),
-            ("another verb", header(draft().tag(["t", "get"]).tag(soon)), Err(Defect::Verb(Verb::Upload))),
+            ("expired", header(draft().tag(upload).tag(["expiration", "1"])), Err(TokenError::Expired)),
+            ("no verb", header(draft().tag(soon)), Err(TokenError::Verb(Verb::Upload))),
+            (
+                "another verb",
+                header(draft().tag(["t", "get"]).tag(soon)),
+                Err(TokenError::Verb(Verb::Upload)),
+            ),
             (
                 "a verb in capitals",
                 header(draft().tag(["t", "UPLOAD"]).tag(soon)),
-                Err(Defect::Verb(Verb::Upload)),
+                Err(TokenError::Verb(Verb::Upload)),
             ),
-            ("a forged signature", encoded(&good.forged().json()), Err(Defect::Signature)),
+            ("a forged signature", encoded(&good.forged().json()), Err(TokenError::Signature)),
             (
                 "another id",
                 encoded(&good.fields().set("content", "\"changed\"").json()),
-                Err(Defect::Signature),
+                Err(TokenError::Signature),
             ),
         ];
         for (what, header, want) in cases {
             assert_eq!(checked(&header).map(|_| ()), want, "{what}");
         }
         let none = Token::check(None, Verb::Get, Some(SERVER), NOW, &Libsecp256k1);
-        assert_eq!(none, Err(Defect::Missing));
+        assert_eq!(none, Err(TokenError::Missing));
     }
 
     #[test]
@@ -310,11 +314,11 @@ mod tests {
         ];
         for (servers, want) in cases {
             let draft = servers.iter().fold(valid(), |draft, server| draft.tag(["server", server]));
-            let want = if want { Ok(()) } else { Err(Defect::Server) };
+            let want = if want { Ok(()) } else { Err(TokenError::Server) };
             assert_eq!(checked(&header(draft)).map(|_| ()), want, "{servers:?}");
         }
         // A tag without a value names no server.
-        assert_eq!(checked(&header(valid().tag(["server"]))), Err(Defect::Server));
+        assert_eq!(checked(&header(valid().tag(["server"]))), Err(TokenError::Server));
         let local = header(valid().tag(["server", "127.0.0.1"]));
         assert!(
             Token::check(Some(&local), Verb::Upload, Some("http://127.0.0.1:7777"), NOW, &Libsecp256k1)
@@ -322,7 +326,7 @@ mod tests {
         );
         // A server that goes by the Host header takes no token that is scoped.
         let scoped = Token::check(Some(&local), Verb::Upload, None, NOW, &Libsecp256k1);
-        assert_eq!(scoped.map(|_| ()), Err(Defect::NoName));
+        assert_eq!(scoped.map(|_| ()), Err(TokenError::NoName));
         assert!(Token::check(Some(&header(valid())), Verb::Upload, None, NOW, &Libsecp256k1).is_ok());
     }
 
@@ -334,17 +338,17 @@ mod tests {
             checked(&header(draft)).unwrap()
         };
         let none = token(&[]);
-        assert_eq!((none.names(&a), none.only_hash()), (Err(Defect::NoHash), None));
+        assert_eq!((none.names(&a), none.only_hash()), (Err(TokenError::NoHash), None));
         let one = token(&[a.to_string()]);
-        assert_eq!((one.names(&a), one.names(&b)), (Ok(()), Err(Defect::OtherHash)));
+        assert_eq!((one.names(&a), one.names(&b)), (Ok(()), Err(TokenError::OtherHash)));
         assert_eq!(one.only_hash(), Some(a));
         let two = token(&[a.to_string(), b.to_string()]);
-        assert_eq!((two.names(&b), two.names(&c)), (Ok(()), Err(Defect::OtherHash)));
+        assert_eq!((two.names(&b), two.names(&c)), (Ok(()), Err(TokenError::OtherHash)));
         assert_eq!(two.only_hash(), None);
         assert_eq!(token(&[a.to_string(), a.to_string()]).only_hash(), Some(a));
         let odd = token(&[b.to_string().replace('0', "O"), "".to_owned(), "ab".repeat(33)]);
-        assert_eq!(odd.names(&b), Err(Defect::NoHash));
+        assert_eq!(odd.names(&b), Err(TokenError::NoHash));
         let capitals = Sha256([0xab; 32]);
-        assert_eq!(token(&["AB".repeat(32)]).names(&capitals), Err(Defect::NoHash));
+        assert_eq!(token(&["AB".repeat(32)]).names(&capitals), Err(TokenError::NoHash));
     }
 }

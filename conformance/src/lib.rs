@@ -13,4 +13,4 @@ mod request;
 mod rules;
 mod suite;
 
-pub use suite::{Check, Miss, Options, Rule, Strength, Tested, rules, run};
+pub use suite::{Check, NotPassed, Options, Rule, Strength, Tested, rules, run};

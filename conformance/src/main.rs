@@ -30,12 +30,12 @@ struct Cli {
     /// Another Blossom server that takes uploads, to mirror from
     #[arg(long, value_name = "URL")]
     mirror_origin: Option<String>,
-    /// The server is set up to fetch from private addresses: mirror from the callback, and skip the tests of the guard
+    /// The server is set up to fetch from private addresses: mirror from the callback, and skip the tests of SSRF protection
     #[arg(long)]
     private_allowed: bool,
     /// Size of the large blob
     #[arg(long, default_value_t = 8 << 20, value_name = "BYTES")]
-    big: usize,
+    large_blob_bytes: usize,
     /// Only rules whose id, section or text contains this
     #[arg(long, value_name = "SUBSTRING")]
     only: Option<String>,
@@ -47,10 +47,10 @@ struct Cli {
     json: bool,
     /// Longest wait for an answer, in milliseconds
     #[arg(long, default_value_t = 10_000, value_name = "MS")]
-    patience: u64,
+    timeout_ms: u64,
     /// Pause between the pieces of a slow body, in milliseconds
     #[arg(long, default_value_t = 400, value_name = "MS")]
-    pace: u64,
+    body_pause_ms: u64,
 }
 
 fn main() -> ExitCode {
@@ -72,10 +72,10 @@ fn start(cli: &Cli) -> Result<bool> {
         callback: cli.callback.clone(),
         mirror_origin: cli.mirror_origin.clone(),
         private_allowed: cli.private_allowed,
-        big: cli.big,
+        large_blob_bytes: cli.large_blob_bytes,
         only: cli.only.clone(),
-        patience: Duration::from_millis(cli.patience),
-        pace: Duration::from_millis(cli.pace),
+        timeout: Duration::from_millis(cli.timeout_ms),
+        body_pause: Duration::from_millis(cli.body_pause_ms),
         ..Options::new(cli.url.as_deref().unwrap_or_default())
     };
     if cli.list {

@@ -73,7 +73,7 @@ impl Origin {
         });
     }
 
-    /// Whether a server that guards its network must not come here.
+    /// Whether a server with SSRF protection must not come here.
     pub(crate) fn is_private(&self) -> bool {
         match self.ip {
             IpAddr::V4(ip) => {

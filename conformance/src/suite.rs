@@ -45,30 +45,30 @@ impl fmt::Display for Strength {
 
 /// Why a rule was not kept, or could not be tested.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Miss {
+pub enum NotPassed {
     /// The rule is broken; what was sent and seen.
     Fail(String),
     /// The server does not offer this, or the suite lacks something; which.
     Skip(String),
 }
 
-impl From<io::Error> for Miss {
+impl From<io::Error> for NotPassed {
     fn from(error: io::Error) -> Self {
-        Miss::Fail(error.to_string())
+        NotPassed::Fail(error.to_string())
     }
 }
 
 /// The result of testing one rule.
-pub type Check = Result<(), Miss>;
+pub type Check = Result<(), NotPassed>;
 
 /// A failure, as a value to return.
-pub(crate) fn fail<T>(text: impl Into<String>) -> Result<T, Miss> {
-    Err(Miss::Fail(text.into()))
+pub(crate) fn fail<T>(text: impl Into<String>) -> Result<T, NotPassed> {
+    Err(NotPassed::Fail(text.into()))
 }
 
 /// A skip, as a value to return.
-pub(crate) fn skip<T>(text: impl Into<String>) -> Result<T, Miss> {
-    Err(Miss::Skip(text.into()))
+pub(crate) fn skip<T>(text: impl Into<String>) -> Result<T, NotPassed> {
+    Err(NotPassed::Skip(text.into()))
 }
 
 /// Fails with `text` unless `holds`.
@@ -132,15 +132,15 @@ pub struct Options {
     /// The server is set up to fetch from private addresses.
     pub private_allowed: bool,
     /// Size of the large blob in bytes.
-    pub big: usize,
+    pub large_blob_bytes: usize,
     /// Only rules whose id, section or text contains this.
     pub only: Option<String>,
     /// Only the rules with these ids; all if it is empty.
     pub ids: Vec<String>,
     /// Longest wait for an answer.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// The pause between the pieces of a slow body.
-    pub pace: Duration,
+    pub body_pause: Duration,
 }
 
 impl Options {
@@ -154,11 +154,11 @@ impl Options {
             callback: "127.0.0.1:0".to_owned(),
             mirror_origin: None,
             private_allowed: false,
-            big: 8 << 20,
+            large_blob_bytes: 8 << 20,
             only: None,
             ids: Vec::new(),
-            patience: Duration::from_secs(10),
-            pace: Duration::from_millis(400),
+            timeout: Duration::from_secs(10),
+            body_pause: Duration::from_millis(400),
         }
     }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay-conformance"));
-    command.args(["--pace", "20", "--big", "1000"]).args(args);
+    command.args(["--body-pause-ms", "20", "--large-blob-bytes", "1000"]).args(args);
     command
 }
 

@@ -41,7 +41,7 @@ pub fn consumer() -> ConsumerSettings {
 /// What became of a command.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Answer {
+enum IndexReply {
     Ok(Outcome),
     Full(String),
     Failed(String),
@@ -64,10 +64,10 @@ pub fn encode_command(command: &Command) -> Vec<u8> {
 /// What became of a command, as JSON.
 pub fn encode_outcome(outcome: Result<Outcome, StoreError>) -> Vec<u8> {
     let answer = match outcome {
-        Ok(outcome) => Answer::Ok(outcome),
-        Err(StoreError::Full(what)) => Answer::Full(what),
-        Err(StoreError::Failed(what)) => Answer::Failed(what),
-        Err(StoreError::Corrupt(what)) => Answer::Corrupt(what),
+        Ok(outcome) => IndexReply::Ok(outcome),
+        Err(StoreError::Full(what)) => IndexReply::Full(what),
+        Err(StoreError::Failed(what)) => IndexReply::Failed(what),
+        Err(StoreError::Corrupt(what)) => IndexReply::Corrupt(what),
     };
     serde_json::to_vec(&answer).unwrap_or_default()
 }
@@ -78,10 +78,10 @@ pub fn encode_outcome(outcome: Result<Outcome, StoreError>) -> Vec<u8> {
 /// That of the index, or if the answer is none.
 pub fn decode_outcome(body: &[u8]) -> Result<Outcome, StoreError> {
     match serde_json::from_slice(body) {
-        Ok(Answer::Ok(outcome)) => Ok(outcome),
-        Ok(Answer::Full(what)) => Err(StoreError::Full(what)),
-        Ok(Answer::Failed(what)) => Err(StoreError::Failed(what)),
-        Ok(Answer::Corrupt(what)) => Err(StoreError::Corrupt(what)),
+        Ok(IndexReply::Ok(outcome)) => Ok(outcome),
+        Ok(IndexReply::Full(what)) => Err(StoreError::Full(what)),
+        Ok(IndexReply::Failed(what)) => Err(StoreError::Failed(what)),
+        Ok(IndexReply::Corrupt(what)) => Err(StoreError::Corrupt(what)),
         Err(error) => Err(StoreError::Failed(error.to_string())),
     }
 }

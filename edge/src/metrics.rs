@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use relay_engine::relay::Histogram;
-use relay_site::metrics::{EVENTS_STORED, FOR_OPERATORS, Metric, MetricKind, RELAY_MESSAGES, buckets};
+use relay_site::metrics::{EVENTS_STORED, FOR_ADMINS, Metric, MetricKind, RELAY_MESSAGES, buckets};
 use serde::{Deserialize, Serialize};
 
 use crate::shard::Shard;
 
-/// By the label `for`: [`FOR_EVENTS`], [`FOR_REQUESTS`], [`FOR_MAINTENANCE`] or [`FOR_AGENTS`].
+/// By the label `purpose`: [`FOR_EVENTS`], [`FOR_REQUESTS`], [`FOR_MAINTENANCE`] or [`FOR_AGENTS`].
 pub const ROWS_READ: Metric =
     Metric::counter("relay_rows_read", "Rows read from storage, as billed, by purpose");
-/// By the label `for`, as rows read.
+/// By the label `purpose`, as rows read.
 pub const ROWS_WRITTEN: Metric = Metric::counter(
     "relay_rows_written",
     "Rows written to storage, as billed, by purpose; each costs a thousand times a row read",
@@ -143,19 +143,19 @@ impl Family {
 }
 
 /// The metrics of one shard, or the error message if it did not answer.
-pub type Answer = Result<Vec<Family>, String>;
+pub type ShardFamilies = Result<Vec<Family>, String>;
 
 /// The metrics of a shard without the names of clients, authors and agents: for readers who are not known to be operators.
-pub fn without_names(answer: Answer) -> Answer {
+pub fn without_names(answer: ShardFamilies) -> ShardFamilies {
     answer.map(|mut families| {
-        families.retain(|family| FOR_OPERATORS.iter().all(|metric| metric.name != family.name));
+        families.retain(|family| FOR_ADMINS.iter().all(|metric| metric.name != family.name));
         families
     })
 }
 
 /// The page for Prometheus, in its text format 0.0.4: each metric summed over the shards under its own name, and by shard
 /// under `..._by_shard`.
-pub fn render(shards: &[(Shard, Answer)]) -> String {
+pub fn render(shards: &[(Shard, ShardFamilies)]) -> String {
     let mut page = Page(String::new());
     let families = || shards.iter().filter_map(|(_, answer)| answer.as_ref().ok()).flatten();
     // In the order of the first shard that has them.
@@ -189,10 +189,10 @@ pub fn render(shards: &[(Shard, Answer)]) -> String {
         families().filter(|family| family.name == metric.name).map(|family| family.value(label)).sum()
     };
     let ratios = [
-        (ROWS_WRITTEN_PER_EVENT, sum(ROWS_WRITTEN, Some(("for", FOR_EVENTS))), sum(EVENTS_STORED, None)),
+        (ROWS_WRITTEN_PER_EVENT, sum(ROWS_WRITTEN, Some(("purpose", FOR_EVENTS))), sum(EVENTS_STORED, None)),
         (
             ROWS_READ_PER_RETURNED_EVENT,
-            sum(ROWS_READ, Some(("for", FOR_REQUESTS))),
+            sum(ROWS_READ, Some(("purpose", FOR_REQUESTS))),
             sum(RELAY_MESSAGES, Some(("verb", "EVENT"))),
         ),
     ];
@@ -255,7 +255,7 @@ mod tests {
             [1, 2, 70_000].into_iter().for_each(|value| machine.req_to_eose_us.record(value));
             let mut families = vec![
                 Family::single(CONNECTIONS, 2),
-                Family::by(ROWS_WRITTEN, "for", [(FOR_EVENTS, written), (FOR_MAINTENANCE, 1)]),
+                Family::by(ROWS_WRITTEN, "purpose", [(FOR_EVENTS, written), (FOR_MAINTENANCE, 1)]),
                 Family::single(EVENTS_STORED, stored),
             ];
             families.extend(
@@ -273,8 +273,8 @@ mod tests {
             "relay_connections 4",
             "relay_connections_by_shard{shard=\"4000\"} 2",
             "# TYPE relay_rows_written_total counter",
-            "relay_rows_written_total{for=\"events\"} 27",
-            "relay_rows_written_by_shard_total{shard=\"0000\",for=\"events\"} 18",
+            "relay_rows_written_total{purpose=\"events\"} 27",
+            "relay_rows_written_by_shard_total{shard=\"0000\",purpose=\"events\"} 18",
             "relay_rows_written_per_event 9",
             "# TYPE relay_req_to_eose_seconds histogram",
             "relay_req_to_eose_seconds_bucket{le=\"0.00005\"} 4",
@@ -299,10 +299,7 @@ mod tests {
             Family::by(AGENT_JOBS_OF_BUSIEST, "agent", [("npub1x", 5)]),
         ];
         let text = render(&[(shard, Ok(families.clone()))]);
-        assert!(
-            text.lines().any(|line| line == r#"relay_address_cost_rows{address="192.0.2.1"} 7"#),
-            "{text}"
-        );
+        assert!(text.lines().any(|line| line == r#"relay_address_cost{address="192.0.2.1"} 7"#), "{text}");
         assert!(text.contains(r#"relay_agent_jobs_of_busiest_total{agent="npub1x"} 5"#), "{text}");
         let text = render(&[(shard, without_names(Ok(families)))]);
         assert!(text.contains("relay_connections 2"));

@@ -10,7 +10,7 @@
 //! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
 //! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `us`, `fedramp` |
-//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `network`, `agents`, `blossom`, the keys of the native server's file, `object` and `consumers` |
+//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `network`, `store`, `agents`, `blossom`, the keys of the native server's file, `object` and `consumers` |
 //!
 //! A variable of its own overrides the same setting in `RELAY_CONFIG`. `blossom` needs the bindings `BLOBS` (an R2
 //! bucket) and `BLOSSOM` (`BlossomDurableObject`): without them there are no blobs.
@@ -42,17 +42,17 @@ const SHARD_FILTER_BYTES_MAX: usize = 36 << 20;
 const SHARD_VALUES_MAX: usize = 120_000;
 /// Most bytes of output that wait for all readers, in the machine and in sockets.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 32 << 20;
-/// Most rows of a step: an object has one thread, and takes several times a native shard's time for a row.
-const SCAN_ROWS_MAX: usize = 250;
-/// What sending a frame costs, in rows: each is a call of JavaScript and a message of workerd, measured at 4 to 5.5 us of CPU for
+/// Most cost of a step: an object has one thread, and takes several times a native shard's time for a unit.
+const SCAN_COST_MAX: usize = 250;
+/// What sending a frame costs: each is a call of JavaScript and a message of workerd, measured at 4 to 5.5 us of CPU for
 /// up to 500 bytes and at 13 for 5,000.
-const FRAME_ROWS: usize = 5;
+const FRAME_COST: usize = 5;
 /// Most bytes of events between arrival and commit.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 /// Bytes of messages that wait for earlier ones.
 const DEFERRED_BYTES_MAX: usize = 8 << 20;
 /// Bytes of what running requests hold.
-const RUNNING_BYTES_MAX: usize = 16 << 20;
+const QUERY_BYTES_MAX: usize = 16 << 20;
 /// Bytes of sets of events of reconciliations (NIP-77): some 200,000 events.
 const NEG_SETS_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a picture for `/media`: it is in memory several times while its metadata is removed, and an isolate has 128 MB.
@@ -75,9 +75,11 @@ pub struct Settings {
     pub policy: Policy,
     /// Public URL.
     pub url: Option<String>,
-    /// Limits by client address.
+    /// Limits of connections.
     pub network: NetworkSettings,
-    /// Maintenance of objects.
+    /// Removal of events.
+    pub store: StoreSettings,
+    /// Work of objects.
     pub object: ObjectSettings,
     /// Durable Objects that receive the events that match their filters; see [`ConsumerSettings`].
     pub consumers: Vec<ConsumerSettings>,
@@ -119,6 +121,9 @@ pub struct NetworkSettings {
     /// Connections that an IPv4 address, or the /64 of an IPv6 address, may have to an object. Carriers put many phones
     /// behind one address.
     pub connections_per_address_max: usize,
+    /// A client that reads nothing for this many seconds, while output is queued for it, is closed. While output is
+    /// queued, the object cannot hibernate.
+    pub write_stall_seconds: u64,
 }
 
 impl Default for NetworkSettings {
@@ -126,6 +131,7 @@ impl Default for NetworkSettings {
         NetworkSettings {
             exempt_addresses: LOOPBACK.map(str::to_owned).into(),
             connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
+            write_stall_seconds: 120,
         }
     }
 }
@@ -140,10 +146,10 @@ impl NetworkSettings {
     }
 }
 
-/// How an object maintains its sockets and its store.
+/// When events are removed that have expired or are old. The native server's `store` has these keys too.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ObjectSettings {
+pub struct StoreSettings {
     /// Expired events are removed at most this often, in seconds. They are never sent in the meantime.
     pub sweep_seconds: u64,
     /// Regular events older than this many seconds are removed; 0 keeps them for ever. Replaceable and addressable events
@@ -151,22 +157,25 @@ pub struct ObjectSettings {
     pub retention_seconds: u64,
     /// Kinds that are not removed by age.
     pub retention_kinds_spared: Vec<Kind>,
-    /// A client that reads nothing for this many seconds, while output is queued for it, is closed. While output is
-    /// queued, the object cannot hibernate.
-    pub write_stall_seconds: u64,
-    /// Steps of requests in one turn; then new messages are received before the next turn.
-    pub turn_steps_max: usize,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        StoreSettings { sweep_seconds: 60, retention_seconds: 0, retention_kinds_spared: Vec::new() }
+    }
+}
+
+/// How an object shares its thread.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectSettings {
+    /// Steps of requests in one tick; then new messages are received before the next tick.
+    pub tick_steps_max: usize,
 }
 
 impl Default for ObjectSettings {
     fn default() -> Self {
-        ObjectSettings {
-            sweep_seconds: 60,
-            retention_seconds: 0,
-            retention_kinds_spared: Vec::new(),
-            write_stall_seconds: 120,
-            turn_steps_max: 4,
-        }
+        ObjectSettings { tick_steps_max: 4 }
     }
 }
 
@@ -319,19 +328,19 @@ impl Settings {
         if limits.limit_default > limits.limit_max {
             return Err("limits.limit_default: is above limits.limit_max".into());
         }
-        if limits.outbox_bytes_pause > limits.outbox_bytes_max {
-            return Err("limits.outbox_bytes_pause: is above limits.outbox_bytes_max".into());
+        if limits.outbox_pause_bytes > limits.outbox_bytes_max {
+            return Err("limits.outbox_pause_bytes: is above limits.outbox_bytes_max".into());
         }
         for (name, value) in [
-            ("limits.scan_rows_max", limits.scan_rows_max),
+            ("limits.scan_cost_max", limits.scan_cost_max),
             ("limits.verify_batch_max", limits.verify_batch_max),
             ("limits.in_flight_events_max", limits.in_flight_events_max),
             ("limits.deferred_messages_max", limits.deferred_messages_max),
             ("limits.connections_max", limits.connections_max),
             ("limits.filters_max", limits.filters_max),
-            ("limits.address_jobs_max", limits.address_jobs_max),
+            ("limits.address_queries_max", limits.address_queries_max),
             ("network.connections_per_address_max", self.network.connections_per_address_max),
-            ("object.turn_steps_max", self.object.turn_steps_max),
+            ("object.tick_steps_max", self.object.tick_steps_max),
         ] {
             if value == 0 {
                 return Err(format!("{name}: must be at least 1"));
@@ -347,13 +356,13 @@ impl Settings {
         limits.shard_outbox_bytes_max = limits.shard_outbox_bytes_max.min(OUTPUT_BYTES_MAX);
         limits.filter_values_max = limits.filter_values_max.min(REQUEST_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
-        limits.scan_rows_max = limits.scan_rows_max.min(SCAN_ROWS_MAX);
+        limits.scan_cost_max = limits.scan_cost_max.min(SCAN_COST_MAX);
         limits.deferred_bytes_max = limits.deferred_bytes_max.min(DEFERRED_BYTES_MAX);
-        limits.running_bytes_max = limits.running_bytes_max.min(RUNNING_BYTES_MAX);
+        limits.query_bytes_max = limits.query_bytes_max.min(QUERY_BYTES_MAX);
         limits.neg_sets_bytes_max = limits.neg_sets_bytes_max.min(NEG_SETS_BYTES_MAX);
         limits.check().map_err(|(name, message)| format!("{name}: {message}"))?;
-        self.object.sweep_seconds = self.object.sweep_seconds.max(1);
-        self.object.write_stall_seconds = self.object.write_stall_seconds.max(1);
+        self.store.sweep_seconds = self.store.sweep_seconds.max(1);
+        self.network.write_stall_seconds = self.network.write_stall_seconds.max(1);
         Ok(())
     }
 
@@ -363,7 +372,7 @@ impl Settings {
             limits: self.limits.clone(),
             policy: self.policy.clone(),
             url: self.url.clone(),
-            frame_rows: FRAME_ROWS,
+            frame_cost: FRAME_COST,
         }
     }
 
@@ -420,7 +429,7 @@ mod tests {
     #[test]
     fn variables_override_the_configuration() {
         let config = r#"{"info":{"name":"from config","contact":"mailto:a@b"},"limits":{"limit_max":7,
-            "limit_default":3},"policy":{"auth_required":true},"object":{"sweep_seconds":0}}"#;
+            "limit_default":3},"policy":{"auth_required":true},"store":{"sweep_seconds":0}}"#;
         let settings =
             load(&[("RELAY_CONFIG", config), ("RELAY_NAME", "own"), ("RELAY_PUBKEY", "")]).unwrap();
         assert_eq!(settings.info.name, "own");
@@ -428,7 +437,7 @@ mod tests {
         assert_eq!(settings.info.pubkey, None);
         assert_eq!((settings.limits.limit_max, settings.limits.limit_default), (7, 3));
         assert!(settings.policy.auth_required);
-        assert_eq!(settings.object.sweep_seconds, 1);
+        assert_eq!(settings.store.sweep_seconds, 1);
     }
 
     #[test]
@@ -443,9 +452,9 @@ mod tests {
         assert_eq!((limits.shard_outbox_bytes_max, limits.shard_filter_bytes_max), (32 << 20, 36 << 20));
         assert_eq!(limits.filter_values_max, 19_900);
         assert_eq!(limits.in_flight_bytes_max, 16 << 20);
-        assert_eq!(limits.scan_rows_max, 250);
+        assert_eq!(limits.scan_cost_max, 250);
         assert_eq!(limits.deferred_bytes_max, 8 << 20);
-        assert_eq!(limits.running_bytes_max, 16 << 20);
+        assert_eq!(limits.query_bytes_max, 16 << 20);
         assert_eq!(limits.neg_sets_bytes_max, 8 << 20);
         let limits = load(&[("RELAY_CONFIG", r#"{"limits":{"connection_values_max":10}}"#)]).unwrap().limits;
         assert_eq!(limits.connection_values_max, 10);

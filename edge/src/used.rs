@@ -3,7 +3,7 @@
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::EventId;
-use relay_site::nip98::{AGE_SECONDS_MAX, Rejection, Signed};
+use relay_site::nip98::{AGE_SECONDS_MAX, Nip98Error, Signed};
 use serde::{Deserialize, Serialize};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS used_events (created_at INTEGER NOT NULL, id BLOB NOT NULL, \
@@ -36,8 +36,8 @@ impl SignedBy {
     /// written when it is forgotten; reads those of two minutes.
     ///
     /// # Errors
-    /// [`StoreError`]; and [`Rejection::Replayed`] if it was used before, [`Rejection::Busy`] if [`USED_MAX`] others are remembered.
-    pub fn take(&self, conn: &impl SqlConn, now: u64) -> Result<Result<(), Rejection>, StoreError> {
+    /// [`StoreError`]; and [`Nip98Error::Replayed`] if it was used before, [`Nip98Error::Busy`] if [`USED_MAX`] others are remembered.
+    pub fn take(&self, conn: &impl SqlConn, now: u64) -> Result<Result<(), Nip98Error>, StoreError> {
         let id = EventId::from_hex(self.id.as_bytes())
             .map_err(|_| StoreError::Failed("not an event id".to_owned()))?;
         let at = |seconds: u64| SqlValue::Int(i64::try_from(seconds).unwrap_or(i64::MAX));
@@ -57,9 +57,9 @@ impl SignedBy {
             conn.exec(CREATE, &[])?;
             conn.exec(FORGET, &[at(now.saturating_sub(AGE_SECONDS_MAX))])?;
             if first(HAS, &entry)? > 0 {
-                taken = Err(Rejection::Replayed);
+                taken = Err(Nip98Error::Replayed);
             } else if first(COUNT, &[])? >= USED_MAX {
-                taken = Err(Rejection::Busy);
+                taken = Err(Nip98Error::Busy);
             } else {
                 conn.exec(INSERT, &entry)?;
             }
@@ -70,20 +70,20 @@ impl SignedBy {
 }
 
 /// What became of it, as JSON.
-pub fn encode_taken(taken: &Result<(), Rejection>) -> &'static [u8] {
+pub fn encode_taken(taken: &Result<(), Nip98Error>) -> &'static [u8] {
     match taken {
         Ok(()) => b"\"new\"",
-        Err(Rejection::Replayed) => b"\"replayed\"",
+        Err(Nip98Error::Replayed) => b"\"replayed\"",
         Err(_) => b"\"busy\"",
     }
 }
 
 /// Reads what became of it; `None` if it is none.
-pub fn decode_taken(body: &[u8]) -> Option<Result<(), Rejection>> {
+pub fn decode_taken(body: &[u8]) -> Option<Result<(), Nip98Error>> {
     match body {
         b"\"new\"" => Some(Ok(())),
-        b"\"replayed\"" => Some(Err(Rejection::Replayed)),
-        b"\"busy\"" => Some(Err(Rejection::Busy)),
+        b"\"replayed\"" => Some(Err(Nip98Error::Replayed)),
+        b"\"busy\"" => Some(Err(Nip98Error::Busy)),
         _ => None,
     }
 }

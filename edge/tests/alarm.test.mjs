@@ -5,7 +5,7 @@ import { Client, metrics, now, sign, sleep } from './client.mjs'
 import { startEdge } from './host.mjs'
 
 test('expired events are swept by an alarm, after eviction too', async () => {
-  const edge = await startEdge({ config: { object: { sweep_seconds: 1 } } })
+  const edge = await startEdge({ config: { store: { sweep_seconds: 1 } } })
   const client = await Client.open(edge.url)
   const at = String(now() + 3)
   for (let n = 0; n < 10; n++) await client.publish(sign({ tags: [['expiration', at]] }))
@@ -25,7 +25,7 @@ test('expired events are swept by an alarm, after eviction too', async () => {
 })
 
 test('events older than the retention are removed', async () => {
-  const edge = await startEdge({ config: { object: { retention_seconds: 3_600, sweep_seconds: 1 } } })
+  const edge = await startEdge({ config: { store: { retention_seconds: 3_600, sweep_seconds: 1 } } })
   const client = await Client.open(edge.url)
   const old = { created_at: now() - 7_200 }
   await client.publish(sign({ ...old, kind: 0 }))
@@ -40,7 +40,7 @@ test('events older than the retention are removed', async () => {
     await sleep(250)
   }
   assert.equal(seen.relay_store_events, 2)
-  assert.equal(seen.relay_events_retired_total, 1)
+  assert.equal(seen.relay_events_removed_by_retention_total, 1)
   await client.close()
   await edge.stop()
 })

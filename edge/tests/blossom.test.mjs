@@ -8,7 +8,7 @@ import { Client, generateSecretKey, getPublicKey, metrics, sign, sleep } from '.
 import { startEdge } from './host.mjs'
 
 /** Rows that the relay's object writes for itself: the position of a consumer, among others. */
-const CONFIRMED = 'relay_rows_written_total{for="maintenance"}'
+const CONFIRMED = 'relay_rows_written_total{purpose="maintenance"}'
 
 let edge, bucket
 before(async () => {
@@ -92,7 +92,7 @@ test('a blob goes up, is served whole and in ranges, listed and deleted', async 
   await gone(hash)
 })
 
-test('a blob of unknown hash is staged, and its type told by its first bytes', async () => {
+test('a blob of unknown hash is staged, and its type sniffed', async () => {
   const bytes = Buffer.concat([Buffer.from('%PDF-1.7\n'), blob(5_000)])
   const hash = sha256(bytes)
   const headers = token('upload', [sha256(blob()), hash])
@@ -295,7 +295,7 @@ test('bytes that the index does not know go when an operator asks, and nothing e
   await bucket.delete(['readme.txt', sha256(late)])
 })
 
-test('deletions and requests to vanish on the relay let go of blobs', async () => {
+test('deletions and requests to vanish on the relay delete blobs', async () => {
   const by = generateSecretKey()
   const [described, kept] = [blob(), blob()]
   for (const bytes of [described, kept]) assert.equal((await upload(edge, bytes, { by })).status, 201)

@@ -4,8 +4,8 @@ import { after, before, test } from 'node:test'
 import { Client, generateSecretKey, getPublicKey, metrics, now, sign } from './client.mjs'
 import { startEdge } from './host.mjs'
 
-const WRITTEN = 'relay_rows_written_total{for="events"}'
-const READ = 'relay_rows_read_total{for="requests"}'
+const WRITTEN = 'relay_rows_written_total{purpose="events"}'
+const READ = 'relay_rows_read_total{purpose="requests"}'
 
 let edge, client
 before(async () => {
@@ -27,7 +27,7 @@ async function written(notes, send) {
   const before = await metrics(edge.http)
   await send()
   const after = await metrics(edge.http)
-  const maintenance = 'relay_rows_written_total{for="maintenance"}'
+  const maintenance = 'relay_rows_written_total{purpose="maintenance"}'
   assert.equal(after[maintenance], before[maintenance], 'and nothing else writes')
   assert.equal(after.relay_store_maintenance_failures_total, 0)
   return (after[WRITTEN] - before[WRITTEN]) / notes.length

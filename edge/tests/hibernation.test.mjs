@@ -136,7 +136,7 @@ test('filters that do not fit in an attachment survive', async () => {
   const authors = Array.from({ length: 9_999 }, (_, n) => n.toString(16).padStart(64, '0'))
   await reader.req('large', { authors: [...authors, getPublicKey(me)], kinds: [1] })
   for (let n = 0; n < 100; n++) await reader.req(`sub ${n} ${'é'.repeat(50)}`, { '#e': [authors[n], authors[n + 1]] })
-  assert.ok((await metrics(edge.http)).relay_session_blobs_saved_total > 0)
+  assert.ok((await metrics(edge.http)).relay_session_overflow_saved_total > 0)
   await edge.evict()
   const note = sign({ tags: [['e', authors[7]]] }, me)
   assert.deepEqual(await writer.publish(note), [true, ''])

@@ -10,7 +10,7 @@ const limits = { message_bytes_max: 12_100_000, event_bytes_max: 1_200_000, cont
 
 /** A relay, a client that reads all notes, and one that publishes and reads. */
 async function start(t, write_stall_seconds) {
-  const relay = await startWorkerd({ config: { limits, object: { write_stall_seconds } } })
+  const relay = await startWorkerd({ config: { limits, network: { write_stall_seconds } } })
   t.after(() => relay.stop())
   const [reader, other] = [await Client.open(relay.url), await Client.open(relay.url)]
   for (const client of [reader, other]) await client.req('live', { kinds: [1] })
@@ -41,7 +41,7 @@ test('a client that reads nothing is closed after write_stall_seconds, and other
   reader.socket.pause()
   await untilBehind(relay, other, ids)
   const known = performance.now()
-  while (!(await metrics(relay.http)).relay_closed_stalled_total) {
+  while (!(await metrics(relay.http)).relay_connections_closed_stalled_total) {
     assert.ok(performance.now() - known < 15_000, 'it is never closed')
     ids.push(await publish(other))
     await sleep(200)
@@ -50,7 +50,7 @@ test('a client that reads nothing is closed after write_stall_seconds, and other
   assert.ok(taken() - before < 200_000, 'it has read no more than Node had asked for')
   const after = await metrics(relay.http)
   assert.equal(after.relay_connections, 1)
-  assert.equal(after.relay_closed_stalled_total, 1)
+  assert.equal(after.relay_connections_closed_stalled_total, 1)
   // The platform keeps the output until the client reads it, so the object still counts it.
   assert.equal(after.relay_sockets_closing, 1)
   assert.ok(after.relay_sockets_closing_bytes > 100_000)
@@ -90,6 +90,6 @@ test('a client that resumes in time, or reads slowly, is not closed and gets eve
   reader.socket.resume()
   for (const id of ids) assert.equal((await reader.event('live')).id, id)
   assert.deepEqual(await reader.rest(), [])
-  assert.equal((await metrics(relay.http)).relay_closed_stalled_total, 0)
+  assert.equal((await metrics(relay.http)).relay_connections_closed_stalled_total, 0)
   await Promise.all([reader.close(), other.close()])
 })

@@ -141,7 +141,7 @@ fn messages_that_wait_have_a_bound_together() {
 /// A connection may also have few requests with many steps: the next waits until one of them is done.
 #[test]
 fn a_connection_may_have_few_long_requests() {
-    let (mut relay, conn) = relay(Limits { scan_rows_max: 1, ..Limits::default() });
+    let (mut relay, conn) = relay(Limits { scan_cost_max: 1, ..Limits::default() });
     for serial in 0..200 {
         let event = event(&key(1)).at(NOW.seconds() - serial).sign();
         relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
@@ -231,7 +231,7 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
 /// Scans of ended subscriptions, with their filters, stayed in memory until the reader caught up, and were not counted.
 #[test]
 fn replaced_scans_of_a_slow_reader_are_let_go() {
-    let (mut relay, conn) = relay(Limits { outbox_bytes_pause: 4_000, ..Limits::default() });
+    let (mut relay, conn) = relay(Limits { outbox_pause_bytes: 4_000, ..Limits::default() });
     for serial in 0..40 {
         let note = event(&key(1)).at(NOW.seconds() - serial).content("x".repeat(1_000)).sign();
         relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, note.json()).as_bytes());

@@ -89,7 +89,7 @@ fn deliveries_are_costs_of_the_publisher() {
         (0..50)
             .for_each(|n| publish(&mut relay, conn, &event(&key(1)).kind(kind).at(NOW.seconds() - n).sign()));
         let cost = cost_of(&relay, address);
-        // A candidate and a delivery each, beside some sixty rows for the event itself.
+        // A candidate and a delivery each, beside a cost of some sixty for the event itself.
         assert!((50 * 400..50 * 500).contains(&cost), "{cost}");
     }
     assert_eq!(cost_of(&relay, HONEST), before, "the reader has asked once");

@@ -22,9 +22,9 @@ fn relay_with(config: Config) -> Machine {
     Relay::new(Arc::new(config), Rc::default(), Arc::new(Libsecp256k1), [1; 32])
 }
 
-fn relay_of_rows(scan_rows_max: usize) -> Machine {
-    let (outbox_bytes_pause, outbox_bytes_max) = (64 << 20, 64 << 20);
-    let limits = Limits { scan_rows_max, outbox_bytes_pause, outbox_bytes_max, ..Limits::default() };
+fn relay_of_rows(scan_cost_max: usize) -> Machine {
+    let (outbox_pause_bytes, outbox_bytes_max) = (64 << 20, 64 << 20);
+    let limits = Limits { scan_cost_max, outbox_pause_bytes, outbox_bytes_max, ..Limits::default() };
     relay_with(Config { limits, ..Config::default() })
 }
 
@@ -102,13 +102,13 @@ fn check_received(relay: &mut Machine, conns: &[ConnId], subs: usize, contents: 
 #[test]
 fn an_event_to_ten_thousand_subscriptions_takes_many_steps() {
     // On the edge a frame costs six rows more.
-    for (frame_rows, rows_max) in [(0, 2_000), (6, 250)] {
-        let limits = Limits { scan_rows_max: rows_max, ..Limits::default() };
-        let mut relay = relay_with(Config { limits, frame_rows, ..Config::default() });
+    for (frame_cost, rows_max) in [(0, 2_000), (6, 250)] {
+        let limits = Limits { scan_cost_max: rows_max, ..Limits::default() };
+        let mut relay = relay_with(Config { limits, frame_cost, ..Config::default() });
         let readers = readers(&mut relay, 40, 250);
         let publisher = connect(&mut relay);
         let (mut sent, mut steps) = (relay.metrics().sent_event, 0);
-        let sent_max = (rows_max / (1 + frame_rows) + 1) as u64;
+        let sent_max = (rows_max / (1 + frame_cost) + 1) as u64;
         publish(&mut relay, publisher, &[note("a"), note("b")]);
         while is_waiting(&relay) {
             let now_sent = relay.metrics().sent_event;
@@ -371,7 +371,9 @@ fn a_host_that_loses_its_memory_meanwhile_loses_no_stored_event() {
 
     let (config, store) = (Arc::clone(relay.config()), Rc::clone(relay.store()));
     let mut relay = Relay::new(config, store, Arc::new(Libsecp256k1), [2; 32]);
-    after.into_iter().for_each(|after| snapshots.iter_mut().for_each(|snapshot| snapshot.fall_behind(after)));
+    after
+        .into_iter()
+        .for_each(|after| snapshots.iter_mut().for_each(|snapshot| snapshot.start_lagging(after)));
     let readers: Vec<_> = snapshots.into_iter().map(|snapshot| relay.restore(NOW, snapshot)).collect();
     while relay.work(NOW) {}
     check_received(&mut relay, &readers, 10, &["b", "c"]);

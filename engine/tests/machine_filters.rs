@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Live, Peer, Relay};
+use relay_engine::relay::{Config, ConnId, LiveEvent, Peer, Relay};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::drained;
 use relay_engine::testing::signing::{Signed, event, key};
@@ -37,7 +37,7 @@ fn req(id: &str, filters: usize, since: u64) -> String {
 fn candidates(relay: &mut Relay<MemoryBackend>, seconds: u64, event: &Signed) -> u64 {
     let before = relay.metrics().fanout_candidates.sum;
     let event = Event::from_canonical(event.json().as_bytes().into());
-    relay.handle_live(Now::from_seconds(seconds), &[Live::ephemeral(event, None)]);
+    relay.handle_live(Now::from_seconds(seconds), &[LiveEvent::ephemeral(event, None)]);
     while relay.work(Now::from_seconds(seconds)) {}
     relay.metrics().fanout_candidates.sum - before
 }

@@ -25,7 +25,7 @@ fn new_relay(store: &Store, limits: Limits) -> Machine {
 }
 
 fn small_steps() -> Limits {
-    Limits { scan_rows_max: 100, ..Limits::default() }
+    Limits { scan_cost_max: 100, ..Limits::default() }
 }
 
 fn connect(relay: &mut Machine, host: u8) -> ConnId {
@@ -292,7 +292,7 @@ fn answers_are_paid_for() {
 fn messages_take_turns_with_answers_and_slow_readers_wait() {
     let store = Store::default();
     store_silently(&store, &(0..1_000).map(note).collect::<Vec<_>>());
-    let limits = Limits { outbox_bytes_pause: 30_000, ..small_steps() };
+    let limits = Limits { outbox_pause_bytes: 30_000, ..small_steps() };
     let mut relay = new_relay(&store, limits);
     let conn = connect(&mut relay, 1);
     open(&mut relay, conn, "{}", LIST);

@@ -18,11 +18,11 @@ const MESSAGE_BYTES_MAX: usize = 1_300;
 
 fn limits() -> Limits {
     Limits {
-        outbox_bytes_pause: 20_000,
+        outbox_pause_bytes: 20_000,
         outbox_bytes_max: 60_000,
         shard_outbox_bytes_max: 100_000,
         connections_max: READERS + 1,
-        scan_rows_max: 50,
+        scan_cost_max: 50,
         ..Limits::default()
     }
 }

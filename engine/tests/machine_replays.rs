@@ -66,7 +66,7 @@ fn subscribe(relay: &mut Machine, conn: ConnId) {
 /// Each of 290 subscriptions read the whole log for itself.
 #[test]
 fn subscriptions_that_fell_behind_share_a_replay() {
-    let mut relay = new_relay(Limits { scan_rows_max: 10, outbox_bytes_pause: 20_000, ..Limits::default() });
+    let mut relay = new_relay(Limits { scan_cost_max: 10, outbox_pause_bytes: 20_000, ..Limits::default() });
     let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     subscribe(&mut relay, reader);
@@ -100,7 +100,7 @@ fn subscriptions_that_fell_behind_share_a_replay() {
 /// One event is for many, the reader pauses in the middle of them, some end, and all others get it once.
 #[test]
 fn a_reader_that_pauses_within_an_event_misses_none() {
-    let mut relay = new_relay(Limits { scan_rows_max: 10, outbox_bytes_pause: 2_000, ..Limits::default() });
+    let mut relay = new_relay(Limits { scan_cost_max: 10, outbox_pause_bytes: 2_000, ..Limits::default() });
     let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..40 {
@@ -131,10 +131,10 @@ fn a_reader_that_pauses_within_an_event_misses_none() {
     }
 }
 
-/// Events of a thousand tags, which a condition asks about, are more than a row each.
+/// Events of a thousand tags, which a condition asks about, cost more than one unit each.
 #[test]
 fn a_replay_is_charged_for_what_matching_takes() {
-    let mut relay = new_relay(Limits { scan_rows_max: 100, ..Limits::default() });
+    let mut relay = new_relay(Limits { scan_cost_max: 100, ..Limits::default() });
     let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     relay.handle_text(NOW, reader, br##"["REQ","all",{"kinds":[1]},{"#t":["none"]}]"##);
@@ -149,7 +149,7 @@ fn a_replay_is_charged_for_what_matching_takes() {
         relay.work(NOW);
         steps += 1;
     }
-    // An event is 27,000 bytes, nearly all of them tags: some 60 rows, of which there are two to a step.
+    // An event is 27,000 bytes, nearly all of them tags: a cost of some 60, of which there are two to a step.
     assert!((9..=11).contains(&steps), "{steps}");
     assert_eq!(drained(&mut relay, reader).len(), 20);
 }
@@ -158,9 +158,9 @@ fn a_replay_is_charged_for_what_matching_takes() {
 /// frames in a step.
 #[test]
 fn a_replay_is_charged_for_what_sending_takes() {
-    const FRAME_ROWS: usize = 5;
-    let limits = Limits { scan_rows_max: 100, ..Limits::default() };
-    let mut relay = new_relay_with(Config { limits, frame_rows: FRAME_ROWS, ..Config::default() });
+    const FRAME_COST: usize = 5;
+    let limits = Limits { scan_cost_max: 100, ..Limits::default() };
+    let mut relay = new_relay_with(Config { limits, frame_cost: FRAME_COST, ..Config::default() });
     let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..50 {
@@ -175,11 +175,11 @@ fn a_replay_is_charged_for_what_sending_takes() {
     while relay.has_work() {
         relay.work(NOW);
         let came = drained(&mut relay, reader);
-        assert!(came.len() <= 100 / FRAME_ROWS, "{}", came.len());
+        assert!(came.len() <= 100 / FRAME_COST, "{}", came.len());
         got.extend(came);
         steps += 1;
     }
-    // A thousand frames of five rows, and each event is read and matched once more for every step that ends within it.
+    // A thousand frames that cost five each, and each event is read and matched once more for every step that ends within it.
     assert!((50..=70).contains(&steps), "{steps}");
     got.sort();
     let mut wanted: Vec<_> = (0..50).flat_map(|sub| (0..20).map(move |n| (sub.to_string(), n))).collect();
@@ -190,9 +190,9 @@ fn a_replay_is_charged_for_what_sending_takes() {
 /// The stored part of an answer, likewise.
 #[test]
 fn a_scan_is_charged_for_what_sending_takes() {
-    let steps = |frame_rows: usize| {
-        let limits = Limits { scan_rows_max: 60, ..Limits::default() };
-        let mut relay = new_relay_with(Config { limits, frame_rows, ..Config::default() });
+    let steps = |frame_cost: usize| {
+        let limits = Limits { scan_cost_max: 60, ..Limits::default() };
+        let mut relay = new_relay_with(Config { limits, frame_cost, ..Config::default() });
         let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
         let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
         publish(&mut relay, publisher, 0..100);
@@ -212,7 +212,7 @@ fn a_scan_is_charged_for_what_sending_takes() {
 #[test]
 fn replays_that_begin_at_once_wait_for_room() {
     let bytes_max = 1 << 20;
-    let limits = Limits { scan_rows_max: 10, running_bytes_max: bytes_max, ..Limits::default() };
+    let limits = Limits { scan_cost_max: 10, query_bytes_max: bytes_max, ..Limits::default() };
     let mut relay = new_relay(limits);
     let publisher = relay.connect(NOW, Peer::default()).expect("there is room");
     let readers: Vec<ConnId> = (0..60)
@@ -231,10 +231,10 @@ fn replays_that_begin_at_once_wait_for_room() {
     readers.iter().for_each(|conn| relay.handle_backlog(*conn, 0));
     let mut most = 0;
     while relay.work(NOW) {
-        most = most.max(relay.metrics().running_bytes as usize);
+        most = most.max(relay.metrics().query_bytes as usize);
     }
     assert!((bytes_max / 2..=bytes_max).contains(&most), "{most}");
-    assert_eq!(relay.metrics().running_bytes, 0);
+    assert_eq!(relay.metrics().query_bytes, 0);
     for conn in readers {
         let wanted: Vec<_> = (0..100).map(|n| ("all".to_owned(), n)).collect();
         assert_eq!(drained(&mut relay, conn), wanted);
@@ -244,7 +244,7 @@ fn replays_that_begin_at_once_wait_for_room() {
 /// The index of a replay takes a bounded number of values: a subscription that does not fit has the next replay.
 #[test]
 fn wide_subscriptions_catch_up_in_several_replays() {
-    let mut relay = new_relay(Limits { outbox_bytes_pause: 2_000, ..Limits::default() });
+    let mut relay = new_relay(Limits { outbox_pause_bytes: 2_000, ..Limits::default() });
     let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..5 {

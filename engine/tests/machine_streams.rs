@@ -206,7 +206,7 @@ fn a_stream_opened_after_a_sequence_number_receives_stored_events_and_goes_live_
 #[test]
 fn a_slow_consumer_costs_bounded_memory_and_misses_nothing_that_is_stored() {
     let mut config = Config::default();
-    config.limits.outbox_bytes_pause = 2_000;
+    config.limits.outbox_pause_bytes = 2_000;
     config.limits.outbox_bytes_max = 4_000;
     let mut world = MachineWorld::new(config, Tuning::default());
     let stream = open(&mut world, 0, &[Filter::default()]);

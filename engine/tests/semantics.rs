@@ -36,7 +36,7 @@ fn one_shard() {
 fn tiny_steps_and_few_terms() {
     check(&Tuning {
         shards: 3,
-        scan_rows_max: Some(3),
+        scan_cost_max: Some(3),
         verify_batch_max: Some(2),
         classes: TermClasses { all: false, author_kind: false },
         sweeps: false,
@@ -58,5 +58,5 @@ fn a_machine_that_is_rebuilt_whenever_it_is_idle() {
 
 #[test]
 fn a_machine_that_is_rebuilt_in_the_middle_of_scans() {
-    check(&Tuning { scan_rows_max: Some(3), removed_keys_max: 0, hibernates: true, ..Tuning::default() });
+    check(&Tuning { scan_cost_max: Some(3), removed_keys_max: 0, hibernates: true, ..Tuning::default() });
 }

@@ -2,7 +2,7 @@
 
 use relay_engine::store::{MemoryBackend, REMOVED_KEYS_MAX, TermClasses};
 use relay_engine::testing::{
-    Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
+    Groups, backend_tests, differential, differential_over, event_of_json, real_event_lines,
 };
 
 fn classes() -> impl Iterator<Item = TermClasses> {
@@ -13,15 +13,15 @@ fn classes() -> impl Iterator<Item = TermClasses> {
 #[test]
 fn conforms() {
     for classes in classes() {
-        conformance(|| MemoryBackend::new(classes));
+        backend_tests(|| MemoryBackend::new(classes));
     }
 }
 
-/// Whatever is deleted is hidden first, or nearly whatever.
+/// Nearly all deleted events are marked as removed first.
 #[test]
 fn conforms_when_removal_is_put_off() {
     for keys in [0, 12] {
-        conformance(|| MemoryBackend::default().with_removed_keys_max(keys));
+        backend_tests(|| MemoryBackend::default().with_removed_keys_max(keys));
     }
 }
 

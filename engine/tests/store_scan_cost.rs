@@ -1,11 +1,11 @@
-//! The cost of queries in rows, which shows the choices of the planner.
+//! The cost of queries, which shows the choices of the planner.
 //!
-//! A row is a posting or an event that is read. The store has 30,000 events by 2,000 authors; those with low numbers have
+//! A unit of cost is a posting or an event that is read. The store has 30,000 events by 2,000 authors; those with low numbers have
 //! most.
 
 use relay_engine::store::{
-    Backend, Completeness, Count, CountStep, Everyone, Hit, MemoryBackend, Op, Reader, Scan, ScanLimits,
-    ScanStep, Seq, Take, TermClasses, Writer, commit, cursor_bytes_max, replay, terms_of,
+    Backend, Completeness, Count, CountStep, Hit, MemoryBackend, Op, Reader, Scan, ScanLimits, ScanStep, Seq,
+    Take, TermClasses, Unrestricted, Writer, commit, cursor_bytes_max, replay, terms_of,
 };
 use relay_engine::testing::{Draft, Rng};
 use relay_engine::types::{CanonicalEvent, Event, Filter, Kind, PubKey, TagFilter};
@@ -45,7 +45,7 @@ fn store(classes: TermClasses) -> MemoryBackend {
     backend
 }
 
-/// Rows and events of one REQ.
+/// Cost and events of one REQ.
 fn cost(backend: &MemoryBackend, mut filter: Filter) -> (usize, Vec<Event>, Completeness) {
     filter.normalise();
     let mut scan = Scan::new([filter].into(), LIMITS, backend.classes(), Seq(EVENTS));
@@ -55,7 +55,7 @@ fn cost(backend: &MemoryBackend, mut filter: Filter) -> (usize, Vec<Event>, Comp
         events.push(Event::from_canonical(hit.event.json().into()));
         Take::Counted
     };
-    match scan.step(&reader, 0, &mut rows, &Everyone, &mut sink).unwrap() {
+    match scan.step(&reader, 0, &mut rows, &Unrestricted, &mut sink).unwrap() {
         ScanStep::Done(completeness) => (usize::MAX - rows, events, completeness),
         ScanStep::More => panic!("there are rows left"),
     }
@@ -125,7 +125,7 @@ fn many_filters_cost_more_a_candidate() {
         let mut scan = Scan::new(filters.into(), LIMITS, classes, Seq(EVENTS));
         let mut rows = usize::MAX;
         let mut sink = |_: Hit<'_>| Take::Counted;
-        let done = scan.step(&backend.reader().unwrap(), 0, &mut rows, &Everyone, &mut sink).unwrap();
+        let done = scan.step(&backend.reader().unwrap(), 0, &mut rows, &Unrestricted, &mut sink).unwrap();
         assert_eq!(done, ScanStep::Done(Completeness::More));
         usize::MAX - rows
     };
@@ -151,7 +151,7 @@ fn cursors_take_memory_for_what_is_stored() {
         let mut count = Count::new([filter.clone()].into(), classes, Seq(EVENTS), u64::MAX);
         let mut most = 0;
         loop {
-            let step = count.step(&reader, 0, &mut 100, &Everyone).unwrap();
+            let step = count.step(&reader, 0, &mut 100, &Unrestricted).unwrap();
             most = most.max(count.cursor_bytes());
             if step != CountStep::More {
                 break;
@@ -176,7 +176,7 @@ fn cursors_take_memory_for_what_is_stored() {
             pause = sent.len() % 100 == 0;
             if pause { Take::CountedAndPause } else { Take::Counted }
         };
-        if scan.step(&reader, 0, &mut 1_000, &Everyone, &mut sink).unwrap() != ScanStep::More {
+        if scan.step(&reader, 0, &mut 1_000, &Unrestricted, &mut sink).unwrap() != ScanStep::More {
             break;
         }
         if std::mem::take(&mut pause) {
@@ -195,7 +195,7 @@ fn counting_reads_no_events_if_postings_suffice() {
     let reader = backend.reader().unwrap();
     let mut rows = usize::MAX;
     let mut count = Count::new([filter].into(), backend.classes(), Seq(EVENTS), u64::MAX);
-    let Ok(CountStep::Done(counted)) = count.step(&reader, 0, &mut rows, &Everyone) else {
+    let Ok(CountStep::Done(counted)) = count.step(&reader, 0, &mut rows, &Unrestricted) else {
         panic!("there are rows left");
     };
     assert!(counted.count > 7_000);
@@ -216,7 +216,7 @@ fn a_scan_with_an_old_horizon_reads_additionally_only_newer_events() {
 }
 
 /// A client may store events with 10,000 tags, and query them with 100 filters of 52 conditions each, all of which have to be
-/// checked. Parsing the tags again for each condition took a second per event, and was charged as one row.
+/// checked. Parsing the tags again for each condition took a second per event, and was charged as one unit.
 #[test]
 fn matching_large_events_with_many_conditions_is_charged() {
     const LARGE: u64 = 5;
@@ -250,7 +250,7 @@ fn matching_large_events_with_many_conditions_is_charged() {
         sent += 1;
         Take::Counted
     };
-    let done = scan().step(&reader, 0, &mut rows, &Everyone, &mut sink).unwrap();
+    let done = scan().step(&reader, 0, &mut rows, &Unrestricted, &mut sink).unwrap();
     assert_eq!((done, sent), (ScanStep::Done(Completeness::Finish), LARGE));
     let (used, opening) = (usize::MAX - rows, 100 * (8 * 32 + 16));
     let an_event = 3 * bytes / 512 + 10_000 * 14 / 64 + 100 * 52 * 30 / 64;
@@ -265,7 +265,7 @@ fn matching_large_events_with_many_conditions_is_charged() {
             in_step += 1;
             Take::Counted
         };
-        let step = scan.step(&reader, 0, &mut rows, &Everyone, &mut sink).unwrap();
+        let step = scan.step(&reader, 0, &mut rows, &Unrestricted, &mut sink).unwrap();
         assert!(in_step <= 1, "{in_step} large events in one step");
         (sent, steps) = (sent + in_step, steps + 1);
         if step != ScanStep::More {
@@ -279,7 +279,8 @@ fn matching_large_events_with_many_conditions_is_charged() {
     for n in 1..=LARGE {
         let mut rows = 2_000;
         let mut sink = |_: Hit<'_>| Take::Counted;
-        let replayed = replay(&reader, &filters[..], covered, &mut rows, 0, &Everyone, &mut sink).unwrap();
+        let replayed =
+            replay(&reader, &filters[..], covered, &mut rows, 0, &Unrestricted, &mut sink).unwrap();
         assert_eq!((replayed.covered, replayed.caught_up), (Seq(n), n == LARGE));
         covered = replayed.covered;
     }

@@ -10,8 +10,8 @@ use relay_agent::secrets::Secrets;
 use relay_agent::testing::Sqlite;
 use relay_edge::agent::EnvSecrets;
 use relay_edge::agent::message::Delivery;
-use relay_edge::object::{CallId, Host, Key, NextTurn, Object, RowCount, RowCountingConn};
-use relay_edge::settings::{ObjectSettings, Settings};
+use relay_edge::object::{CallId, Host, Key, NextTick, Object, RowCount, RowCountingConn};
+use relay_edge::settings::{NetworkSettings, ObjectSettings, Settings, StoreSettings};
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Seq, StoreError};
 use relay_engine::testing::Rng;
@@ -139,7 +139,7 @@ struct World<'a> {
     sockets: BTreeMap<Key, Rc<Socket>>,
     now: Now,
     keys: Key,
-    next: NextTurn,
+    next: NextTick,
 }
 
 impl World<'_> {
@@ -198,7 +198,7 @@ impl World<'_> {
             }
             8 | 9 => {
                 if let Some(object) = self.object() {
-                    self.next = object.turn(now);
+                    self.next = object.tick(now);
                 }
             }
             10 => self.object = None,
@@ -338,21 +338,21 @@ fn run(mut choices: Choices<'_>) {
         requests_per_minute_max: if few { 20 } else { 0 },
         connections_max: if few { 3 } else { 10_000 },
         subscriptions_max: 20,
-        outbox_bytes_pause: if few { 2_000 } else { 1 << 20 },
+        outbox_pause_bytes: if few { 2_000 } else { 1 << 20 },
         outbox_bytes_max: if few { 20_000 } else { 8 << 20 },
-        scan_rows_max: if few { 3 } else { 2_000 },
+        scan_cost_max: if few { 3 } else { 2_000 },
         deferred_messages_max: 4,
         bad_messages_max: 10,
         ..Limits::default()
     };
-    let object = ObjectSettings {
+    let object = ObjectSettings { tick_steps_max: if few { 1 } else { 16 } };
+    let store = StoreSettings {
         sweep_seconds: 30,
         retention_seconds: if few { 100 } else { 0 },
-        write_stall_seconds: 300,
-        turn_steps_max: if few { 1 } else { 16 },
-        ..ObjectSettings::default()
+        ..StoreSettings::default()
     };
-    let settings = Settings { limits, object, ..Settings::default() };
+    let network = NetworkSettings { write_stall_seconds: 300, ..NetworkSettings::default() };
+    let settings = Settings { limits, object, store, network, ..Settings::default() };
     let store = Store { sqlite: Sqlite::new(), fails: Rc::default() };
     let mut world = World {
         choices,
@@ -362,7 +362,7 @@ fn run(mut choices: Choices<'_>) {
         sockets: BTreeMap::new(),
         now: Now::from_seconds(BEGINS_AT),
         keys: 0,
-        next: NextTurn::None,
+        next: NextTick::None,
     };
     for _ in 0..OPS_MAX {
         if world.choices.is_exhausted() {
@@ -376,7 +376,7 @@ fn run(mut choices: Choices<'_>) {
         let now = world.now.plus_millis(round * 1_000);
         world.sockets.values().for_each(|socket| socket.buffered.set(0));
         let Some(object) = world.object() else { panic!("a store that works opens") };
-        if object.turn(now) == NextTurn::None {
+        if object.tick(now) == NextTick::None {
             return;
         }
     }

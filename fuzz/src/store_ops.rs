@@ -4,12 +4,12 @@
 //!
 //! A program chooses from a small set of events and filters, so that nearly every operation has an effect.
 
-use relay_engine::policy::may_hide;
+use relay_engine::policy::may_match_restricted;
 use relay_engine::store::sql::{SqlBackend, SqlSizes};
 use relay_engine::store::{
     Backend, Completeness, Count, CountStep, Hit, MemoryBackend, Op, Outcome, REMOVED_KEYS_MAX, Reader,
     Refusal, Scan, ScanLimits, ScanStep, Seq, StoreError, Take, TermClasses, Viewer, commit, remove,
-    remove_hidden, replay, sweep_expired,
+    remove_pending, replay, sweep_expired,
 };
 use relay_engine::testing::{
     FailingBackend, Oracle, OracleCount, OracleOutcome, OracleViewer, World, filter_json,
@@ -56,7 +56,7 @@ impl Viewer for Guarded {
     }
 
     fn sees_all_matches(&self, filter: &Filter) -> bool {
-        PubKey::from_hex(self.0.as_bytes()).is_ok_and(|key| !may_hide(filter, &[1059], &[key]))
+        PubKey::from_hex(self.0.as_bytes()).is_ok_and(|key| !may_match_restricted(filter, &[1059], &[key]))
     }
 }
 
@@ -90,7 +90,7 @@ impl Program {
         let filters = (0..FILTERS).map(|_| world.filter()).collect();
         // Every choice of optional terms: the planner must answer the same without them.
         let classes = [(true, true), (true, false), (false, true), (false, false)];
-        // And whether events are removed at once or hidden first.
+        // And whether events are removed at once or marked as removed first.
         let removed_keys_max = |all, author_kind| match (all, author_kind) {
             (true, true) => REMOVED_KEYS_MAX,
             (true, false) => 40,
@@ -216,11 +216,11 @@ impl Program {
         let gone = self.oracle.sweep(self.now);
         for backend in &self.backends {
             assert_eq!(sweep_all(backend, self.now, few), gone, "swept");
-            remove_hidden(backend).expect("memory does not fail");
+            remove_pending(backend).expect("memory does not fail");
         }
         if let Some(backend) = self.sql() {
             assert_eq!(sweep_all(backend, self.now, few), gone, "swept");
-            remove_hidden(backend).expect("memory does not fail");
+            remove_pending(backend).expect("memory does not fail");
         }
     }
 
@@ -463,7 +463,7 @@ fn stored(backend: &impl Backend) -> (u64, Vec<(u64, String)>) {
     let reader = backend.reader().expect("memory does not fail");
     let mut seqs = Vec::new();
     reader.log(Seq(0), usize::MAX, &mut seqs).expect("memory does not fail");
-    seqs.retain(|seq| !reader.is_hidden(*seq).expect("memory does not fail"));
+    seqs.retain(|seq| !reader.is_pending_removal(*seq).expect("memory does not fail"));
     let text = |seq: Seq| {
         let json = reader.event(seq).expect("memory does not fail").expect("the log names what is stored");
         (seq.0, String::from_utf8_lossy(&json).into_owned())

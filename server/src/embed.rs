@@ -53,7 +53,7 @@ impl Server {
             // It ended before it had begun.
             Err(_) => match thread.join() {
                 Ok(Err(message)) => Err(message),
-                Ok(Ok(())) | Err(_) => Err("the relay ended as it started".to_owned()),
+                Ok(Ok(())) | Err(_) => Err("the relay exited during start".to_owned()),
             },
         }
     }

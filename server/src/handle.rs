@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use relay_engine::relay::{Party, PublishOutcome};
-use relay_engine::store::{Everyone, Seq, StoreError};
+use relay_engine::store::{Seq, StoreError, Unrestricted};
 use relay_engine::types::{Event, Filter};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::blossom::Blossom;
-use crate::host::{Host, Inbound, now};
-use crate::stored::Stored;
+use crate::event_reader::EventReader;
+use crate::host::{Inbound, ServerState, now};
 
 /// Items that wait for a consumer outside the machine; further events wait in the machine, then in the store.
 const ITEMS_MAX: usize = 256;
@@ -63,13 +63,13 @@ pub enum Item {
 /// A handle to a serving relay, for other parts of its process. It can be cloned and used on any thread.
 #[derive(Clone)]
 pub struct RelayHandle {
-    host: Arc<Host>,
+    host: Arc<ServerState>,
     /// Gone once the relay has stopped, so that its folder can be opened again.
-    stored: Weak<dyn Stored>,
+    stored: Weak<dyn EventReader>,
 }
 
 impl RelayHandle {
-    pub(crate) fn new(host: Arc<Host>, stored: Weak<dyn Stored>) -> Self {
+    pub(crate) fn new(host: Arc<ServerState>, stored: Weak<dyn EventReader>) -> Self {
         RelayHandle { host, stored }
     }
 
@@ -96,7 +96,7 @@ impl RelayHandle {
     /// If the relay has stopped or the store cannot be read.
     pub fn query(&self, filter: Filter) -> Result<Vec<Event>, ReadError> {
         let stored = self.stored.upgrade().ok_or(ReadError::Stopped)?;
-        stored.query(filter, now().seconds(), &Everyone).map_err(ReadError::Store)
+        stored.query(filter, now().seconds(), &Unrestricted).map_err(ReadError::Store)
     }
 
     /// [`RelayHandle::query`] of what everybody may see: of guarded kinds nothing is found.
@@ -151,7 +151,7 @@ impl RelayHandle {
 /// A stream, which ends when it is dropped.
 pub struct Stream {
     items: mpsc::Receiver<Item>,
-    host: Arc<Host>,
+    host: Arc<ServerState>,
 }
 
 impl Stream {

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 use relay_engine::policy::AddressRates;
-use relay_engine::relay::{self, CommitReply, Live, PublishOutcome};
+use relay_engine::relay::{self, CommitReply, LiveEvent, PublishOutcome};
 use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
-use relay_site::{FEATURES, Networks, Operator, RelayDescription, Route, Table};
+use relay_site::{AdminAuth, FEATURES, Networks, RelayDescription, Route, Table};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
@@ -37,7 +37,7 @@ pub(crate) enum Inbound {
     /// One of the shard's commits is durable, or failed.
     Committed(CommitReply),
     /// Events for its subscriptions, in commit order.
-    Live(Arc<[Live]>),
+    Live(Arc<[LiveEvent]>),
     /// Its metrics are asked for.
     Snapshot(oneshot::Sender<ShardSnapshot>),
     /// An event that the host itself publishes.
@@ -73,7 +73,7 @@ pub(crate) struct Inbox {
     is_closed: AtomicBool,
     /// Live events in `queue`.
     live_events: AtomicUsize,
-    /// Wakes the shard's pump.
+    /// Wakes the shard's event loop.
     pub(crate) wake: Notify,
     /// Sockets of the shard, those on their way included.
     pub(crate) sockets: AtomicUsize,
@@ -129,7 +129,7 @@ pub(crate) struct Documents {
 }
 
 /// The shared part of a serving process.
-pub(crate) struct Host {
+pub(crate) struct ServerState {
     pub(crate) settings: Settings,
     pub(crate) config: Arc<relay::Config>,
     pub(crate) inboxes: Box<[Inbox]>,
@@ -137,8 +137,8 @@ pub(crate) struct Host {
     pub(crate) writer_metrics: Mutex<WriterMetrics>,
     /// Where requests are handled that take work.
     pub(crate) api: Handle,
-    /// Who may read the operator's endpoints.
-    pub(crate) operator: Operator,
+    /// Who may read the administrators' endpoints.
+    pub(crate) admin_auth: AdminAuth,
     /// Checks the signatures of HTTP requests.
     pub(crate) verifier: Arc<dyn Verifier>,
     /// What the relay's port answers.
@@ -179,7 +179,7 @@ pub(crate) struct Host {
 }
 
 /// One of the WebSocket connections that there may be, until it is dropped.
-pub(crate) struct WebSocketPermit(Arc<Host>);
+pub(crate) struct WebSocketPermit(Arc<ServerState>);
 
 impl Drop for WebSocketPermit {
     fn drop(&mut self) {
@@ -187,7 +187,7 @@ impl Drop for WebSocketPermit {
     }
 }
 
-impl Host {
+impl ServerState {
     /// # Errors
     /// If a list of addresses has an entry that is not an address or a network.
     pub(crate) fn new(
@@ -203,7 +203,7 @@ impl Host {
             policy: settings.policy.clone(),
             url: settings.url.clone(),
             // Frames are written many at a time.
-            frame_rows: 0,
+            frame_cost: 0,
         };
         let relay = RelayDescription {
             info: &settings.info,
@@ -224,9 +224,9 @@ impl Host {
             Route::Blossom(_) => settings.has_blossom(),
             _ => true,
         };
-        Ok(Host {
+        Ok(ServerState {
             table: Table::new(FEATURES, on_this_port),
-            operator: Operator::new(settings.metrics.token.as_deref(), &settings.policy.admin_pubkeys),
+            admin_auth: AdminAuth::new(settings.metrics.token.as_deref(), &settings.policy.admin_pubkeys),
             // As for one of `usize::MAX` shards, so that its part of the author cache is 0.
             verifier: settings.verify.verifier(usize::MAX),
             api,
@@ -337,7 +337,7 @@ impl Host {
 
     /// Prometheus's text, of all shards that answer; the addresses and authors that cost the most, and the busiest agents, are
     /// named only for an operator.
-    pub(crate) async fn metrics_text(&self, is_for_operator: bool) -> String {
+    pub(crate) async fn metrics_text(&self, is_for_admin: bool) -> String {
         let shards = self.snapshots().await;
         let blossom = match self.blossom.get() {
             Some(blossom) => Some(blossom.metrics().await),
@@ -352,7 +352,7 @@ impl Host {
             sockets_refused: self.sockets_refused.load(Ordering::Relaxed),
             refused_by_address: self.addresses.refused(),
             connections_of_busiest_address: self.addresses.most() as u64,
-            names_costliest: is_for_operator,
+            names_costliest: is_for_admin,
             uptime_seconds: self.started.elapsed().as_secs(),
             resident_bytes: metrics::resident_bytes(),
         })

@@ -10,7 +10,7 @@
 //! | `blossom` | blobs in this process |
 //! | [`embed`], `handle` | the server embedded in another program; events and streams without a socket |
 //! | `net` | one listener; HTTP and WebSocket on every connection |
-//! | `shard` | a thread with its own machine and connections, and the pump between them |
+//! | `shard` | a thread with its own machine and connections, and its event loop |
 //! | `writer` | the one thread that writes: group commit, sweeps |
 //! | [`lmdb`] | the default store |
 //! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77) |
@@ -22,6 +22,7 @@ mod cached;
 pub mod cli;
 pub mod config;
 pub mod embed;
+mod event_reader;
 mod handle;
 mod host;
 pub mod lmdb;
@@ -32,6 +33,5 @@ mod serve;
 mod serve_lock;
 mod shard;
 mod signals;
-mod stored;
 mod sync;
 mod writer;

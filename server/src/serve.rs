@@ -14,12 +14,12 @@ use tokio::sync::Notify;
 use crate::agents::{self, Agents};
 use crate::blossom::Blossom;
 use crate::config::Settings;
+use crate::event_reader::{EventReader, Store};
 use crate::handle::RelayHandle;
-use crate::host::{Host, Inbound};
+use crate::host::{Inbound, ServerState};
 use crate::net::descriptors::{self, SocketLimits};
 use crate::net::{accept, api, metrics_listener};
 use crate::signals::Signals;
-use crate::stored::{Store, Stored};
 use crate::writer::ToWriter;
 use crate::{shard, writer};
 
@@ -92,10 +92,10 @@ where
     let socket_limits = socket_limits(&mut settings, shards);
     let (to_writer, from_shards) = mpsc::channel();
     let api = api::runtime()?;
-    let host = Host::new(settings, shards, socket_limits, to_writer, api.handle().clone())
+    let host = ServerState::new(settings, shards, socket_limits, to_writer, api.handle().clone())
         .map(Arc::new)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
-    let stored: Arc<dyn Stored> = Arc::new(Store::new(store.clone()));
+    let stored: Arc<dyn EventReader> = Arc::new(Store::new(store.clone()));
     let handle = RelayHandle::new(Arc::clone(&host), Arc::downgrade(&stored));
     let writer = {
         let (host, store) = (Arc::clone(&host), store.clone());
@@ -187,7 +187,7 @@ where
 /// Makes the agents' part, and starts those that there are. If their files cannot be opened, the relay serves without them, and
 /// they are tried again.
 fn start_agents(
-    host: &Host,
+    host: &ServerState,
     handle: &RelayHandle,
     api: &tokio::runtime::Runtime,
     address: SocketAddr,
@@ -213,14 +213,14 @@ fn start_agents(
 }
 
 /// Opens the store of blobs. If it cannot be opened, the relay serves without it, and it is tried again.
-fn start_blossom(host: &Arc<Host>, handle: &RelayHandle, api: &tokio::runtime::Runtime) {
+fn start_blossom(host: &Arc<ServerState>, handle: &RelayHandle, api: &tokio::runtime::Runtime) {
     let open = {
         let (host, handle, on) = (Arc::clone(host), handle.clone(), api.handle().clone());
         move || {
             let blossom = Blossom::open(&host.settings, Arc::clone(&host.verifier), handle.clone())?;
             let blossom = Arc::new(blossom);
             blossom.start(&on)?;
-            blossom.announce();
+            blossom.log_settings();
             let _ = host.blossom.set(blossom);
             Ok::<(), String>(())
         }
@@ -262,7 +262,7 @@ fn socket_limits(settings: &mut Settings, shards: usize) -> SocketLimits {
 }
 
 /// Accepts connections until a signal comes or something fails.
-async fn until_end(host: &Host, listener: TcpListener, ends: &mut Ends) -> Ended {
+async fn until_end(host: &ServerState, listener: TcpListener, ends: &mut Ends) -> Ended {
     tokio::select! {
         () = accept::run(host, listener) => {}
         () = ends.next() => {}
@@ -275,12 +275,12 @@ async fn until_end(host: &Host, listener: TcpListener, ends: &mut Ends) -> Ended
 fn warn_of_missing_url(address: SocketAddr) {
     if address.ip().is_loopback() {
         tracing::warn!(
-            "url is not set: AUTH goes by the Host header, so behind a proxy that does not pass it on nobody can \
+            "url is not set: AUTH goes by the ServerState header, so behind a proxy that does not pass it on nobody can \
              authenticate; requests to vanish that name this relay are refused"
         );
     } else {
         tracing::warn!(
-            "url is not set: AUTH goes by the Host header, and requests to vanish that name this relay are refused"
+            "url is not set: AUTH goes by the ServerState header, and requests to vanish that name this relay are refused"
         );
     }
 }
@@ -296,10 +296,10 @@ fn watch_for_second_signal(runtime: &tokio::runtime::Runtime, mut signals: Signa
 /// A thread whose panic stops the process in order.
 fn spawn(
     name: String,
-    host: &Arc<Host>,
+    host: &Arc<ServerState>,
     work: impl FnOnce() + Send + 'static,
 ) -> io::Result<thread::JoinHandle<()>> {
-    struct Watch(Arc<Host>);
+    struct Watch(Arc<ServerState>);
     impl Drop for Watch {
         fn drop(&mut self) {
             if thread::panicking() {

@@ -27,7 +27,7 @@ impl ServeLock {
     pub(crate) fn take(data: &Path, listen: &str) -> Result<Self, Failure> {
         let path = data.join("serve.lock");
         let cannot =
-            |error: std::io::Error| Failure::Storage(format!("cannot lock {}: {error}", path.display()));
+            |error: std::io::Error| Failure::External(format!("cannot lock {}: {error}", path.display()));
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(cannot)?;
         match file.try_lock() {
@@ -39,7 +39,7 @@ impl ServeLock {
                     "" => "another process",
                     holder => holder,
                 };
-                return Err(Failure::Storage(format!(
+                return Err(Failure::External(format!(
                     "the folder {} is served already, by {holder}; one relay serves a folder at a time",
                     data.display()
                 )));

@@ -1,4 +1,4 @@
-//! The one writer thread: group commit and, between commits, steps that remove hidden and expired events, each of a
+//! The one writer thread: group commit and, between commits, steps that remove marked as removed and expired events, each of a
 //! few milliseconds.
 //!
 //! Whatever waits when a commit begins is made durable by that one commit; what arrives meanwhile forms the
@@ -17,10 +17,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use relay_engine::relay::{self, Commit, Committed};
-use relay_engine::store::{Backend, Reader, StoreError, Tombstone, Writer, remove_hidden, sweep_expired};
+use relay_engine::store::{Backend, Reader, StoreError, Tombstone, Writer, remove_pending, sweep_expired};
 use relay_engine::types::{EventId, PubKey};
 
-use crate::host::{Host, Inbound, now};
+use crate::host::{Inbound, ServerState, now};
 use crate::log_throttle::LogThrottle;
 
 /// What the commits that are made durable together may cost, see [`Commit::cost`]: some 4,000 usual events.
@@ -42,15 +42,15 @@ pub(crate) enum ToWriter {
 }
 
 /// Runs until it is stopped; everything sent before is durable then.
-pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWriter>) {
+pub(crate) fn run<B: Backend>(host: &ServerState, store: &B, receiver: &Receiver<ToWriter>) {
     let sweep_every = Duration::from_secs(host.settings.store.sweep_seconds);
     let mut sweep_at = Instant::now() + sweep_every;
-    // What was hidden when the process last ended is removed first.
-    let mut removes_hidden = true;
+    // What was pending removal when the process last ended is removed first.
+    let mut removes_pending = true;
     let mut batch = Batch::default();
     let disk_full_log = LogThrottle::default();
     loop {
-        let idle_for = match removes_hidden {
+        let idle_for = match removes_pending {
             true => Duration::ZERO,
             false => sweep_at.saturating_duration_since(Instant::now()),
         };
@@ -68,7 +68,7 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
                 let is_last = batch.is_last;
                 if !batch.commits.is_empty() {
                     commit(host, store, std::mem::take(&mut batch), &disk_full_log);
-                    removes_hidden = true;
+                    removes_pending = true;
                 }
                 if is_last {
                     return;
@@ -78,14 +78,14 @@ pub(crate) fn run<B: Backend>(host: &Host, store: &B, receiver: &Receiver<ToWrit
             Err(RecvTimeoutError::Disconnected) => return,
         }
         // One step of each, then what has arrived meanwhile is committed.
-        if removes_hidden {
-            removes_hidden = remove(host, store, &disk_full_log);
+        if removes_pending {
+            removes_pending = remove(host, store, &disk_full_log);
         }
         if Instant::now() >= sweep_at {
             let more = sweep(host, store, &disk_full_log);
             sweep_at = Instant::now() + if more { Duration::ZERO } else { sweep_every };
             // A step that failed is tried again now and then.
-            removes_hidden = true;
+            removes_pending = true;
         }
     }
 }
@@ -113,7 +113,7 @@ impl Batch {
     }
 }
 
-fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, disk_full_log: &LogThrottle) {
+fn commit<B: Backend>(host: &ServerState, store: &B, batch: Batch, disk_full_log: &LogThrottle) {
     let Batch { shards, commits, events, .. } = batch;
     let begun = Instant::now();
     let Committed { replies, live, error } = relay::commit(store, now(), commits);
@@ -146,9 +146,9 @@ fn commit<B: Backend>(host: &Host, store: &B, batch: Batch, disk_full_log: &LogT
     }
 }
 
-/// One step towards removing what is hidden. True if there is more.
-fn remove<B: Backend>(host: &Host, store: &B, disk_full_log: &LogThrottle) -> bool {
-    match remove_hidden(store) {
+/// One step towards removing what is pending removal. True if there is more.
+fn remove<B: Backend>(host: &ServerState, store: &B, disk_full_log: &LogThrottle) -> bool {
+    match remove_pending(store) {
         Ok(removed) => removed.more,
         Err(error) => {
             handle_store_error(host, store, &error, disk_full_log);
@@ -158,7 +158,7 @@ fn remove<B: Backend>(host: &Host, store: &B, disk_full_log: &LogThrottle) -> bo
 }
 
 /// One step of the sweep of expired events. True if there is more.
-fn sweep<B: Backend>(host: &Host, store: &B, disk_full_log: &LogThrottle) -> bool {
+fn sweep<B: Backend>(host: &ServerState, store: &B, disk_full_log: &LogThrottle) -> bool {
     match sweep_expired(store, now().seconds(), SWEEP_EVENTS_MAX) {
         Ok(swept) => {
             let mut metrics = host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -173,7 +173,12 @@ fn sweep<B: Backend>(host: &Host, store: &B, disk_full_log: &LogThrottle) -> boo
 }
 
 /// Reports a failure of the store, and decides whether the process can continue.
-fn handle_store_error<B: Backend>(host: &Host, store: &B, error: &StoreError, disk_full_log: &LogThrottle) {
+fn handle_store_error<B: Backend>(
+    host: &ServerState,
+    store: &B,
+    error: &StoreError,
+    disk_full_log: &LogThrottle,
+) {
     let fatal = match error {
         StoreError::Full(what) => {
             if let Some(times) = disk_full_log.record(Instant::now()) {

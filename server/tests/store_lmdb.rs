@@ -1,6 +1,6 @@
 //! The LMDB backend: random writes compared with a model, full and foreign databases, threads, crashes.
 
-mod seam;
+mod backend_contract;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -8,18 +8,20 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
+use backend_contract::{
+    Made, author, check_random_writes, check_removal_across_restarts, insert, note, of_author,
+};
 use relay_engine::store::{
-    Backend, Completeness, Done, Everyone, Outcome, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError,
-    Take, Writer, commit, commit_removals, remove_hidden, sweep_expired, terms_of,
+    Backend, Completeness, Done, Outcome, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError, Take,
+    Unrestricted, Writer, commit, commit_removals, remove_pending, sweep_expired, terms_of,
 };
 use relay_engine::testing::signing::key;
 use relay_engine::testing::{
-    Draft, Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
+    Draft, Groups, backend_tests, differential, differential_over, event_of_json, real_event_lines,
 };
 use relay_engine::types::{EventId, Filter};
 use relay_engine::wire::parse_filter;
 use relay_server::lmdb::{LmdbBackend, LmdbOptions, OpenError};
-use seam::{Made, author, check_random_writes, check_removal_across_restarts, insert, note, of_author};
 
 fn open(path: &Path) -> LmdbBackend {
     LmdbBackend::open(path, &LmdbOptions { sync: false, ..LmdbOptions::default() }).expect("opens")
@@ -28,7 +30,7 @@ fn open(path: &Path) -> LmdbBackend {
 #[test]
 fn conforms() {
     let folders = Mutex::new(Vec::new());
-    conformance(|| {
+    backend_tests(|| {
         let folder = tempfile::tempdir().expect("folder");
         let backend = open(folder.path());
         folders.lock().expect("no panic before").push(folder);
@@ -36,7 +38,7 @@ fn conforms() {
     });
 }
 
-/// Whatever is deleted is hidden first.
+/// All deleted events are marked as removed first.
 fn open_hiding(path: &Path) -> LmdbBackend {
     let options = LmdbOptions { sync: false, removed_keys_max: 0, ..LmdbOptions::default() };
     LmdbBackend::open(path, &options).expect("opens")
@@ -45,7 +47,7 @@ fn open_hiding(path: &Path) -> LmdbBackend {
 #[test]
 fn conforms_when_removal_is_put_off() {
     let folders = Mutex::new(Vec::new());
-    conformance(|| {
+    backend_tests(|| {
         let folder = tempfile::tempdir().expect("folder");
         let backend = open_hiding(folder.path());
         folders.lock().expect("no panic before").push(folder);
@@ -98,7 +100,7 @@ fn a_folder_of_an_earlier_version_answers_as_a_new_one() {
         let horizon = reader.last_seq().expect("last");
         let mut scan = Scan::new(filters.into(), limits, backend.classes(), horizon);
         let mut kinds = Vec::new();
-        let step = scan.step(&reader, now, &mut 1_000, &Everyone, &mut |hit| {
+        let step = scan.step(&reader, now, &mut 1_000, &Unrestricted, &mut |hit| {
             kinds.push(hit.event.kind());
             Take::Counted
         });
@@ -498,7 +500,7 @@ fn the_reserve_is_for_what_makes_room() {
         assert_eq!(done[1], Err(full.clone()));
         let first = EventId::from_hex(ids[0].as_bytes()).expect("an id");
         assert_eq!(backend.reader().expect("reader").seq_of(&first), Ok(None));
-        remove_hidden(&backend).expect("a step");
+        remove_pending(&backend).expect("a step");
     }
-    while remove_hidden(&backend).expect("a step").more {}
+    while remove_pending(&backend).expect("a step").more {}
 }

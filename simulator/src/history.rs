@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use relay_engine::relay::Live;
+use relay_engine::relay::LiveEvent;
 use relay_engine::store::{Backend, MemoryBackend, Reader, Seq};
 use relay_engine::testing::FailingBackend;
 use relay_engine::types::{Event, EventId, Filter, Timestamp};
@@ -14,15 +14,15 @@ use relay_engine::types::{Event, EventId, Filter, Timestamp};
 /// The store of all shards.
 pub(super) type Store = Rc<FailingBackend<MemoryBackend>>;
 
-/// Whether an event is hidden and not removed yet.
-pub(super) fn has_hidden(store: &Store) -> bool {
+/// Whether an event is pending removal.
+pub(super) fn has_pending_removals(store: &Store) -> bool {
     let mut seqs = Vec::new();
     let reader = store.inner().reader().expect("memory does not fail");
-    reader.hidden(1, &mut seqs).expect("memory does not fail");
+    reader.pending_removal(1, &mut seqs).expect("memory does not fail");
     !seqs.is_empty()
 }
 
-/// Numbers and events of all that is stored and not hidden.
+/// Numbers and events of all that is stored and not pending removal.
 pub(super) fn stored(store: &Store) -> BTreeMap<Seq, Event> {
     let reader = store.inner().reader().expect("memory does not fail");
     let mut seqs = Vec::new();
@@ -64,11 +64,11 @@ impl History {
     ///
     /// # Panics
     /// If the commit stored something that it does not report, or sequence numbers do not rise.
-    pub(super) fn committed(&mut self, store: &Store, live: &[Live], nothing_kept: bool) {
+    pub(super) fn committed(&mut self, store: &Store, live: &[LiveEvent], nothing_kept: bool) {
         self.version += 1;
         let stored = stored(store);
         let mut changed = self.record_removals(&stored);
-        for Live { seq, event, .. } in live {
+        for LiveEvent { seq, event, .. } in live {
             let seq = seq.expect("a stored event has a sequence number");
             assert!(self.entries.last().is_none_or(|last| last.seq < seq), "sequence numbers rise");
             let removed_in = if stored.contains_key(&seq) { NOT_REMOVED } else { self.version };

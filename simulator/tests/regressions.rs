@@ -23,7 +23,7 @@ impl Verifier for Trusting {
 #[test]
 fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
     let now = Now::from_seconds(World::START);
-    let limits = Limits { outbox_bytes_pause: 16, in_flight_events_max: 1, ..Limits::default() };
+    let limits = Limits { outbox_pause_bytes: 16, in_flight_events_max: 1, ..Limits::default() };
     let policy = Policy { challenge_on_connect: true, ..Policy::default() };
     let config = Arc::new(Config { limits, policy, ..Config::default() });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
@@ -53,7 +53,7 @@ fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
 #[test]
 fn ephemeral_events_kept_until_eose_count_against_the_readers_outbox() {
     let now = Now::from_seconds(World::START);
-    let limits = Limits { outbox_bytes_pause: 16, outbox_bytes_max: 8_000, ..Limits::default() };
+    let limits = Limits { outbox_pause_bytes: 16, outbox_bytes_max: 8_000, ..Limits::default() };
     let policy = Policy { challenge_on_connect: true, ..Policy::default() };
     let config = Arc::new(Config { limits, policy, ..Config::default() });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
@@ -94,7 +94,7 @@ fn ephemeral_events_kept_until_eose_count_against_the_readers_outbox() {
 fn a_stored_event_is_never_missed_because_of_pending_ephemeral_events() {
     let now = Now::from_seconds(World::START);
     let limits =
-        Limits { outbox_bytes_pause: 4_000, outbox_bytes_max: 4_000, scan_rows_max: 1, ..Limits::default() };
+        Limits { outbox_pause_bytes: 4_000, outbox_bytes_max: 4_000, scan_cost_max: 1, ..Limits::default() };
     let config = Arc::new(Config { limits, ..Config::default() });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
     let reader = relay.connect(now, Peer::default()).unwrap();
@@ -123,7 +123,7 @@ fn a_stored_event_is_never_missed_because_of_pending_ephemeral_events() {
     relay.handle_text(now, reader, br#"["REQ","live",{"kinds":[1]}]"#);
     while relay.work(now) {}
     drain(&mut relay);
-    // One row a step: this scan is still running while ephemeral events fill the outbox of its reader.
+    // One unit of cost a step: this scan is still running while ephemeral events fill the outbox of its reader.
     relay.handle_text(now, reader, br#"["REQ","scanning",{"kinds":[7,20001]}]"#);
     for number in 0..8 {
         publish(&mut relay, 20_001, &format!("{number} {}", "x".repeat(600)));

@@ -1,4 +1,4 @@
-//! Blossom as a feature: the endpoints of blobs (BUD-01 to BUD-14), of their operator, and the settings.
+//! Blossom as a feature: the endpoints of blobs (BUD-01 to BUD-12, and the drafts BUD-13 and BUD-14), of their operator, and the settings.
 
 use relay_engine::types::PubKey;
 use serde::{Deserialize, Serialize};
@@ -116,21 +116,21 @@ pub enum BlossomRoute {
     Report,
     /// The page: limits, types, how to use it, and the visitor's own blobs.
     Page,
-    /// All blobs, for operators (NIP-98).
+    /// All blobs, for administrators (NIP-98).
     Blobs,
-    /// A blob with its owners, events and reports, for operators (NIP-98).
+    /// A blob with its owners, events and reports, for administrators (NIP-98).
     Stat,
-    /// Remove a blob whoever owns it (NIP-98, operators).
+    /// Remove a blob whoever owns it (NIP-98, administrators).
     Remove,
-    /// Banned hashes (NIP-98, operators).
+    /// Banned hashes (NIP-98, administrators).
     Bans,
-    /// Ban a hash: its blob is removed and refused from then on (NIP-98, operators).
+    /// Ban a hash: its blob is removed and refused from then on (NIP-98, administrators).
     Ban,
-    /// Lift a ban (NIP-98, operators).
+    /// Lift a ban (NIP-98, administrators).
     Unban,
-    /// Reports, newest first (NIP-98, operators).
+    /// Reports, newest first (NIP-98, administrators).
     Reports,
-    /// Remove what retention and aborted uploads have left, now (NIP-98, operators).
+    /// Remove what retention and aborted uploads have left, now (NIP-98, administrators).
     Collect,
 }
 
@@ -189,7 +189,7 @@ const ENDPOINTS: &[Endpoint] = &[
     at("POST", "/blossom/gc", BlossomRoute::Collect),
 ];
 
-/// NIP-94 (file metadata), NIP-B7 (Blossom) is not a number; the operator's API is signed by NIP-98.
+/// NIP-94 (file metadata), NIP-B7 (Blossom) is not a number; the administrators' API is signed by NIP-98.
 const NIPS: [u16; 2] = [94, 98];
 
 fn nips(about: &RelayDescription<'_>) -> Vec<u16> {
@@ -200,5 +200,5 @@ fn section(about: &RelayDescription<'_>) -> String {
     if about.blossom.is_none() {
         return String::new();
     }
-    "<h2>Files</h2>\n<p><a href=\"/blossom\">Files on this relay</a> are stored by Blossom (BUD-01 to BUD-14).</p>\n".to_owned()
+    "<h2>Files</h2>\n<p><a href=\"/blossom\">Files on this relay</a> are stored by Blossom (BUD-01 to BUD-12, and the drafts BUD-13 and BUD-14).</p>\n".to_owned()
 }

@@ -5,13 +5,13 @@
 //! |---|---|
 //! | [`feature`] | [`FEATURES`] of the server: each adds endpoints, NIPs, settings and a section of the web page |
 //! | [`route`] | the routing table: method, path and headers to a [`Route`] |
-//! | [`answer`] | responses that are the same on both hosts: documents and errors |
+//! | [`http_response`] | responses that are the same on both hosts: documents and errors |
 //! | [`nip11`] | the relay information document |
 //! | [`authorization`] | signed events in Authorization headers, for NIP-98 and Blossom |
 //! | [`nip98`] | HTTP requests signed by a Nostr key |
 //! | [`agents`] | the endpoints of agents |
 //! | [`blossom`] | the endpoints of Blossom |
-//! | [`operator`] | authorization of the operator-only endpoints |
+//! | [`admin_auth`] | authorization of the administrators' endpoints |
 //! | [`page`] | the web page |
 //! | [`metrics`] | names and help texts of Prometheus metrics |
 //! | [`networks`] | networks in settings, and the limit of connections by client address |
@@ -19,29 +19,29 @@
 //!
 //! Pure: nothing here reads a file, an environment variable or a clock.
 
+pub mod admin_auth;
 pub mod agents;
-pub mod answer;
 pub mod authorization;
 pub mod blossom;
 pub mod feature;
+pub mod http_response;
 mod info;
 pub mod metrics;
 pub mod networks;
 pub mod nip11;
 pub mod nip98;
-pub mod operator;
 pub mod page;
 mod relay;
 pub mod route;
 pub mod settings;
 
+pub use admin_auth::{AdminAuth, AdminRequest};
 pub use agents::{AgentRoute, AgentSettings};
-pub use answer::Answer;
 pub use blossom::{BlossomRoute, BlossomSettings};
 pub use feature::{FEATURES, Feature};
+pub use http_response::HttpResponse;
 pub use info::Info;
 pub use networks::Networks;
 pub use nip11::RelayDescription;
-pub use operator::{Operator, OperatorRequest};
 pub use route::{Endpoint, Found, Headers, Route, Table};
 pub use settings::{LimitsDef, PolicyDef};

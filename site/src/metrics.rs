@@ -63,7 +63,7 @@ pub const EVENTS_DUPLICATE: Metric =
     Metric::counter("relay_events_duplicate", "Events that were already stored or already being processed");
 /// Counted by a host.
 pub const CLOSED_STALLED: Metric = Metric::counter(
-    "relay_closed_stalled",
+    "relay_connections_closed_stalled",
     "Connections closed because their client read nothing for too long",
 );
 /// Counted by a host.
@@ -76,10 +76,10 @@ pub const CONNECTIONS_OF_BUSIEST_ADDRESS: Metric = Metric::gauge(
     "relay_connections_of_busiest_address",
     "Connections of the client address that has the most",
 );
-/// By the label `address`, of the ten that cost the most. For operators only, because addresses are personal data.
+/// By the label `address`, of the ten that cost the most. For administrators only, because addresses are personal data.
 pub const ADDRESS_COST: Metric = Metric::gauge(
-    "relay_address_cost_rows",
-    "Work of the client addresses that cost the most lately, in rows of about a microsecond; halved every minute",
+    "relay_address_cost",
+    "Work of the client addresses that cost the most lately, in units of about a microsecond; halved every minute",
 );
 /// By the label `author`, of the ten that have the most.
 pub const AUTHOR_BYTES: Metric = Metric::gauge(
@@ -96,8 +96,10 @@ pub const EVENTS_EXPIRED: Metric =
 /// Read from a store.
 pub const STORE_EVENTS: Metric = Metric::gauge("relay_store_events", "Events in the store");
 /// Read from a store.
-pub const STORE_HIDDEN: Metric =
-    Metric::gauge("relay_store_hidden_events", "Deleted events that are still to be removed from the store");
+pub const STORE_PENDING_REMOVAL: Metric = Metric::gauge(
+    "relay_store_pending_removal_events",
+    "Deleted events that are still to be removed from the store",
+);
 /// Read from a store.
 pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Size of the store in bytes");
 
@@ -170,7 +172,7 @@ pub const BLOSSOM_REMOVALS: Metric = Metric::gauge(
 );
 
 /// Metrics that name clients, authors or agents: only for readers who are known to be operators.
-pub const FOR_OPERATORS: [Metric; 3] = [ADDRESS_COST, AUTHOR_BYTES, AGENT_JOBS_OF_BUSIEST];
+pub const FOR_ADMINS: [Metric; 3] = [ADDRESS_COST, AUTHOR_BYTES, AGENT_JOBS_OF_BUSIEST];
 
 /// Reads a counter or gauge of a machine.
 pub type ReadValue = fn(&Metrics) -> u64;
@@ -219,8 +221,8 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 26] = [
         ),
         |m| m.messages_deferred,
     ),
-    (Metric::gauge("relay_running_bytes", "Bytes that running requests may come to hold"), |m| {
-        m.running_bytes
+    (Metric::gauge("relay_query_memory_bytes", "Bytes that running requests may come to hold"), |m| {
+        m.query_bytes
     }),
     (Metric::gauge("relay_deferred_bytes", "Bytes of deferred messages"), |m| m.deferred_bytes),
     (Metric::counter("relay_message_bytes_received", "Bytes of messages from clients"), |m| m.bytes_received),
@@ -321,9 +323,9 @@ mod tests {
     #[test]
     fn names_are_valid_and_unique() {
         let mut all = vec![CLIENT_MESSAGES, RELAY_MESSAGES, EVENTS, CLOSED_STALLED, COMMIT_BATCH_EVENTS];
-        all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_HIDDEN, STORE_BYTES]);
+        all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_PENDING_REMOVAL, STORE_BYTES]);
         all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS]);
-        all.extend(FOR_OPERATORS);
+        all.extend(FOR_ADMINS);
         all.extend([AGENT_JOBS, AGENT_FAILURES, AGENT_ATTEMPTS, AGENT_ANSWER_SECONDS, AGENT_JOBS_QUEUED]);
         all.extend([AGENT_JOBS_RUNNING, AGENTS, AGENT_DELIVERIES_FAILED]);
         all.extend([BLOSSOM_REQUESTS, BLOSSOM_BYTES_RECEIVED, BLOSSOM_BYTES_SENT, BLOSSOM_UPLOADS]);

@@ -27,9 +27,9 @@ pub const AGE_SECONDS_MAX: Timestamp = 60;
 /// authors are younger than their two minutes, new requests are refused; of strangers' the oldest is forgotten.
 pub const USED_EVENTS_MAX: usize = 16_384;
 
-/// The URL to which a request was sent, as far as the relay knows it.
+/// The relay's own URL, to which a request was sent, as far as the relay knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin<'a> {
+pub enum ServerUrl<'a> {
     /// The public URL, `http(s)` or `ws(s)`; its path precedes the request's.
     Url(&'a str),
     /// The Host header, if no URL is configured. Then the scheme is not compared, and the client chooses the host.
@@ -42,14 +42,14 @@ pub struct Request<'a> {
     /// In uppercase.
     pub method: &'a str,
     /// The host it was sent to.
-    pub origin: Origin<'a>,
+    pub origin: ServerUrl<'a>,
     /// Path and query, from the first slash on.
     pub path_and_query: &'a str,
 }
 
 /// The first rule of NIP-98 that a request breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
+pub enum Nip98Error {
     /// No `Authorization: Nostr`.
     Missing,
     /// The token is not the Base64 of an event.
@@ -74,12 +74,12 @@ pub enum Rejection {
     Busy,
 }
 
-impl Rejection {
+impl Nip98Error {
     /// The status of the response.
     pub fn status(self) -> u16 {
         match self {
-            Rejection::Author => 403,
-            Rejection::Busy => 503,
+            Nip98Error::Author => 403,
+            Nip98Error::Busy => 503,
             _ => 401,
         }
     }
@@ -87,19 +87,19 @@ impl Rejection {
     /// The message for the client.
     pub fn message(self) -> &'static str {
         match self {
-            Rejection::Missing => {
+            Nip98Error::Missing => {
                 "authorization required (NIP-98): send `Authorization: Nostr` with a signed event in Base64"
             }
-            Rejection::Malformed => "the Authorization header has no event in Base64",
-            Rejection::Kind => "the event is not of kind 27235",
-            Rejection::Time => "the event's created_at is more than 60 seconds from now",
-            Rejection::Url => "the event's u tag is not the URL of this request",
-            Rejection::Method => "the event's method tag is not the method of this request",
-            Rejection::Payload => "the event's payload tag is not the SHA-256 of the body",
-            Rejection::Signature => "the event's id or signature is wrong",
-            Rejection::Author => "the event's author is not authorised",
-            Rejection::Replayed => "the event has been used: each authorises one request",
-            Rejection::Busy => "too many signed requests; try again in two minutes",
+            Nip98Error::Malformed => "the Authorization header has no event in Base64",
+            Nip98Error::Kind => "the event is not of kind 27235",
+            Nip98Error::Time => "the event's created_at is more than 60 seconds from now",
+            Nip98Error::Url => "the event's u tag is not the URL of this request",
+            Nip98Error::Method => "the event's method tag is not the method of this request",
+            Nip98Error::Payload => "the event's payload tag is not the SHA-256 of the body",
+            Nip98Error::Signature => "the event's id or signature is wrong",
+            Nip98Error::Author => "the event's author is not authorised",
+            Nip98Error::Replayed => "the event has been used: each authorises one request",
+            Nip98Error::Busy => "too many signed requests; try again in two minutes",
         }
     }
 }
@@ -155,10 +155,10 @@ impl Payload {
     /// The body has ended. Only now may its effects become visible. An event without a `payload` tag matches any body.
     ///
     /// # Errors
-    /// [`Rejection::Payload`].
-    pub fn finish(self) -> Result<(), Rejection> {
+    /// [`Nip98Error::Payload`].
+    pub fn finish(self) -> Result<(), Nip98Error> {
         match self.want {
-            Some(want) if want != <[u8; 32]>::from(self.hash.finalize()) => Err(Rejection::Payload),
+            Some(want) if want != <[u8; 32]>::from(self.hash.finalize()) => Err(Nip98Error::Payload),
             _ => Ok(()),
         }
     }
@@ -175,38 +175,38 @@ pub fn check(
     now: Timestamp,
     verifier: &dyn Verifier,
     may: impl FnOnce(&PubKey) -> bool,
-) -> Result<Signed, Rejection> {
-    let token = token(authorization).ok_or(Rejection::Missing)?;
-    let signed = SignedEvent::decode(token).map_err(|_| Rejection::Malformed)?;
+) -> Result<Signed, Nip98Error> {
+    let token = token(authorization).ok_or(Nip98Error::Missing)?;
+    let signed = SignedEvent::decode(token).map_err(|_| Nip98Error::Malformed)?;
     let event = &signed.event;
     if event.kind != KIND {
-        return Err(Rejection::Kind);
+        return Err(Nip98Error::Kind);
     }
     if event.created_at.abs_diff(now) > AGE_SECONDS_MAX {
-        return Err(Rejection::Time);
+        return Err(Nip98Error::Time);
     }
     let tag = |name: &[u8]| event.tags().find(name).map(|value| String::from_utf8_lossy(&value).into_owned());
     if !tag(b"u").is_some_and(|url| request.is_at(&url)) {
-        return Err(Rejection::Url);
+        return Err(Nip98Error::Url);
     }
     if !tag(b"method").is_some_and(|method| method.eq_ignore_ascii_case(request.method)) {
-        return Err(Rejection::Method);
+        return Err(Nip98Error::Method);
     }
     let payload = tag(b"payload").map(|hex| hash(&hex)).transpose()?;
     let Event { id, pubkey, created_at, .. } = *event;
     if !signed.is_genuine(verifier) {
-        return Err(Rejection::Signature);
+        return Err(Nip98Error::Signature);
     }
     // Checked last, so that forged events do not reveal which authors are authorised.
     if !may(&pubkey) {
-        return Err(Rejection::Author);
+        return Err(Nip98Error::Author);
     }
     Ok(Signed { pubkey, payload, id, created_at })
 }
 
-fn hash(hex: &str) -> Result<[u8; 32], Rejection> {
+fn hash(hex: &str) -> Result<[u8; 32], Nip98Error> {
     // An event id has the form of a SHA-256.
-    let id = EventId::from_hex(hex.to_ascii_lowercase().as_bytes()).map_err(|_| Rejection::Payload)?;
+    let id = EventId::from_hex(hex.to_ascii_lowercase().as_bytes()).map_err(|_| Nip98Error::Payload)?;
     Ok(id.0)
 }
 
@@ -217,16 +217,16 @@ impl Request<'_> {
         let Ok(mut named) = Url::parse(named) else { return false };
         named.set_fragment(None);
         let url = match self.origin {
-            Origin::Url(url) => {
+            ServerUrl::Url(url) => {
                 let Some((scheme, rest)) = url.trim().split_once("://") else { return false };
                 let is_secure = matches!(&*scheme.to_ascii_lowercase(), "wss" | "https");
                 let base = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
                 format!("{}://{base}{}", if is_secure { "https" } else { "http" }, self.path_and_query)
             }
-            Origin::Host(host) if matches!(named.scheme(), "http" | "https") => {
+            ServerUrl::Host(host) if matches!(named.scheme(), "http" | "https") => {
                 format!("{}://{host}{}", named.scheme(), self.path_and_query)
             }
-            Origin::Host(_) => return false,
+            ServerUrl::Host(_) => return false,
         };
         Url::parse(&url).is_ok_and(|url| url == named)
     }
@@ -240,13 +240,13 @@ pub struct UsedEvents {
     strangers: BTreeSet<(Timestamp, EventId)>,
 }
 
-/// Whose an event is, for [`UsedEvents::take`].
+/// How far the signer of an event is trusted, for [`UsedEvents::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Author {
+pub enum SignerTrust {
     /// A key that is permitted more than any other key would be.
-    Permitted,
+    Allowed,
     /// Any key.
-    Stranger,
+    Unknown,
 }
 
 impl UsedEvents {
@@ -254,9 +254,9 @@ impl UsedEvents {
     /// [`USED_EVENTS_MAX`] newer ones of strangers are remembered.
     ///
     /// # Errors
-    /// [`Rejection::Replayed`] if it was used before, [`Rejection::Busy`] if [`USED_EVENTS_MAX`] others of permitted authors
+    /// [`Nip98Error::Replayed`] if it was used before, [`Nip98Error::Busy`] if [`USED_EVENTS_MAX`] others of permitted authors
     /// are remembered.
-    pub fn take(&mut self, signed: &Signed, author: Author, now: Timestamp) -> Result<(), Rejection> {
+    pub fn take(&mut self, signed: &Signed, author: SignerTrust, now: Timestamp) -> Result<(), Nip98Error> {
         let oldest = now.saturating_sub(AGE_SECONDS_MAX);
         for used in [&mut self.permitted, &mut self.strangers] {
             while used.first().is_some_and(|(created_at, _)| *created_at < oldest) {
@@ -265,12 +265,12 @@ impl UsedEvents {
         }
         let entry = (signed.created_at, signed.id);
         if self.permitted.contains(&entry) || self.strangers.contains(&entry) {
-            return Err(Rejection::Replayed);
+            return Err(Nip98Error::Replayed);
         }
         match author {
-            Author::Permitted if self.permitted.len() >= USED_EVENTS_MAX => return Err(Rejection::Busy),
-            Author::Permitted => self.permitted.insert(entry),
-            Author::Stranger => {
+            SignerTrust::Allowed if self.permitted.len() >= USED_EVENTS_MAX => return Err(Nip98Error::Busy),
+            SignerTrust::Allowed => self.permitted.insert(entry),
+            SignerTrust::Unknown => {
                 if self.strangers.len() >= USED_EVENTS_MAX {
                     self.strangers.pop_first();
                 }
@@ -300,7 +300,7 @@ mod tests {
         format!("Nostr {}", BASE64.encode(json))
     }
 
-    fn checked(header: &str, origin: Origin<'_>) -> Result<Signed, Rejection> {
+    fn checked(header: &str, origin: ServerUrl<'_>) -> Result<Signed, Nip98Error> {
         let request = Request { method: "GET", origin, path_and_query: "/metrics?all=1" };
         let own = PubKey::from_hex(draft().sign().pubkey.as_bytes()).unwrap();
         check(Some(header), &request, NOW, &Libsecp256k1, |author| *author == own)
@@ -320,44 +320,44 @@ mod tests {
             ("method in any case", sign(plain.clone().tag(["u", URL]).tag(["method", "get"])), Ok(())),
             ("with content", sign(draft().content("hello")), Ok(())),
             ("the hash of a body", sign(draft().tag(["payload", &"AB".repeat(32)])), Ok(())),
-            ("no token", "Nostr".to_owned(), Err(Rejection::Missing)),
-            ("another scheme", "Bearer abc".to_owned(), Err(Rejection::Missing)),
-            ("no base64", "Nostr {}".to_owned(), Err(Rejection::Malformed)),
-            ("no event", header("{}"), Err(Rejection::Malformed)),
-            ("another kind", sign(draft().kind(22242)), Err(Rejection::Kind)),
-            ("too old", sign(draft().at(NOW - 61)), Err(Rejection::Time)),
-            ("too far ahead", sign(draft().at(NOW + 61)), Err(Rejection::Time)),
-            ("no url", sign(plain.clone().tag(["method", "GET"])), Err(Rejection::Url)),
-            ("no method", sign(plain.clone().tag(["u", URL])), Err(Rejection::Method)),
+            ("no token", "Nostr".to_owned(), Err(Nip98Error::Missing)),
+            ("another scheme", "Bearer abc".to_owned(), Err(Nip98Error::Missing)),
+            ("no base64", "Nostr {}".to_owned(), Err(Nip98Error::Malformed)),
+            ("no event", header("{}"), Err(Nip98Error::Malformed)),
+            ("another kind", sign(draft().kind(22242)), Err(Nip98Error::Kind)),
+            ("too old", sign(draft().at(NOW - 61)), Err(Nip98Error::Time)),
+            ("too far ahead", sign(draft().at(NOW + 61)), Err(Nip98Error::Time)),
+            ("no url", sign(plain.clone().tag(["method", "GET"])), Err(Nip98Error::Url)),
+            ("no method", sign(plain.clone().tag(["u", URL])), Err(Nip98Error::Method)),
             (
                 "another method",
                 sign(plain.clone().tag(["u", URL]).tag(["method", "POST"])),
-                Err(Rejection::Method),
+                Err(Nip98Error::Method),
             ),
-            ("no hash of a body", sign(draft().tag(["payload", "abc"])), Err(Rejection::Payload)),
+            ("no hash of a body", sign(draft().tag(["payload", "abc"])), Err(Nip98Error::Payload)),
             (
                 "another author",
                 sign(event(&key(2)).kind(KIND).at(NOW).tag(["u", URL]).tag(["method", "GET"])),
-                Err(Rejection::Author),
+                Err(Nip98Error::Author),
             ),
-            ("a forged signature", header(&good.forged().json()), Err(Rejection::Signature)),
+            ("a forged signature", header(&good.forged().json()), Err(Nip98Error::Signature)),
             (
                 "another id",
                 header(&good.fields().set("content", "\"changed\"").json()),
-                Err(Rejection::Signature),
+                Err(Nip98Error::Signature),
             ),
         ];
         for (what, header, want) in cases {
-            let got = checked(&header, Origin::Url("wss://relay.example"));
+            let got = checked(&header, ServerUrl::Url("wss://relay.example"));
             assert_eq!(got.map(|_| ()), want, "{what}");
         }
-        let request = Request { method: "GET", origin: Origin::Host("a"), path_and_query: "/" };
-        assert_eq!(check(None, &request, NOW, &Libsecp256k1, |_| true), Err(Rejection::Missing));
+        let request = Request { method: "GET", origin: ServerUrl::Host("a"), path_and_query: "/" };
+        assert_eq!(check(None, &request, NOW, &Libsecp256k1, |_| true), Err(Nip98Error::Missing));
     }
 
     #[test]
     fn urls_are_compared_as_urls() {
-        use Origin::{Host, Url};
+        use ServerUrl::{Host, Url};
         let at = "https://relay.example/metrics?all=1";
         let cases = [
             (Url("wss://relay.example"), at, true),
@@ -391,7 +391,7 @@ mod tests {
         let body = b"a body that comes in pieces";
         let hash = lower_hex(&Sha256::digest(body));
         let signed =
-            |draft: Draft| checked(&header(&draft.sign().json()), Origin::Host("relay.example")).unwrap();
+            |draft: Draft| checked(&header(&draft.sign().json()), ServerUrl::Host("relay.example")).unwrap();
         let finish = |signed: &Signed, body: &[u8]| {
             let mut payload = signed.payload();
             body.chunks(5).for_each(|piece| payload.update(piece));
@@ -399,8 +399,8 @@ mod tests {
         };
         let with = signed(draft().tag(["payload", &hash]));
         assert_eq!(finish(&with, body), Ok(()));
-        assert_eq!(finish(&with, b""), Err(Rejection::Payload));
-        assert_eq!(finish(&with, &body[1..]), Err(Rejection::Payload));
+        assert_eq!(finish(&with, b""), Err(Nip98Error::Payload));
+        assert_eq!(finish(&with, &body[1..]), Err(Nip98Error::Payload));
         assert_eq!(finish(&signed(draft()), body), Ok(()), "an event without a payload tag matches any body");
     }
 
@@ -421,18 +421,18 @@ mod tests {
     #[test]
     fn an_event_authorises_one_request() {
         let mut used = UsedEvents::default();
-        assert_eq!(used.take(&signed(0, NOW + 60), Author::Permitted, NOW), Ok(()));
+        assert_eq!(used.take(&signed(0, NOW + 60), SignerTrust::Allowed, NOW), Ok(()));
         for later in [0, 60, 120] {
-            for author in [Author::Permitted, Author::Stranger] {
-                assert_eq!(used.take(&signed(0, NOW + 60), author, NOW + later), Err(Rejection::Replayed));
+            for author in [SignerTrust::Allowed, SignerTrust::Unknown] {
+                assert_eq!(used.take(&signed(0, NOW + 60), author, NOW + later), Err(Nip98Error::Replayed));
             }
         }
         for serial in 1..USED_EVENTS_MAX as u64 {
-            assert_eq!(used.take(&signed(serial, NOW), Author::Permitted, NOW), Ok(()));
+            assert_eq!(used.take(&signed(serial, NOW), SignerTrust::Allowed, NOW), Ok(()));
         }
         let one_more = signed(USED_EVENTS_MAX as u64, NOW);
-        assert_eq!(used.take(&one_more, Author::Permitted, NOW), Err(Rejection::Busy));
-        let later = used.take(&one_more, Author::Permitted, NOW + 61);
+        assert_eq!(used.take(&one_more, SignerTrust::Allowed, NOW), Err(Nip98Error::Busy));
+        let later = used.take(&one_more, SignerTrust::Allowed, NOW + 61);
         assert_eq!(later, Ok(()), "the others are too old to be replayed");
         assert_eq!(used.permitted.len(), 2);
     }
@@ -443,7 +443,7 @@ mod tests {
         let mut used = UsedEvents::default();
         let count = USED_EVENTS_MAX as u64;
         for serial in 0..count + 1 {
-            assert_eq!(used.take(&signed(serial, NOW), Author::Stranger, NOW), Ok(()));
+            assert_eq!(used.take(&signed(serial, NOW), SignerTrust::Unknown, NOW), Ok(()));
         }
         assert_eq!(used.strangers.len(), USED_EVENTS_MAX);
         let replayed = (0..count + 1).filter(|serial| {
@@ -451,7 +451,7 @@ mod tests {
             used.strangers.contains(&(entry.created_at, entry.id))
         });
         assert_eq!(replayed.count(), USED_EVENTS_MAX, "one was forgotten");
-        assert_eq!(used.take(&signed(count + 1, NOW), Author::Permitted, NOW), Ok(()));
+        assert_eq!(used.take(&signed(count + 1, NOW), SignerTrust::Allowed, NOW), Ok(()));
     }
 
     fn signed(serial: u64, created_at: Timestamp) -> Signed {

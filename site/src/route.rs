@@ -4,9 +4,9 @@
 //! CORS, follow from its endpoints.
 
 use crate::agents::AgentRoute;
-use crate::answer::Answer;
 use crate::blossom::BlossomRoute;
 use crate::feature::Feature;
+use crate::http_response::HttpResponse;
 
 /// The methods that preflight responses of Blossom name, whatever the path (BUD-01).
 const BLOSSOM_METHODS: &str = "GET, HEAD, PUT, DELETE, PATCH, OPTIONS";
@@ -109,7 +109,7 @@ struct Path {
 pub struct Found<'t, 'p> {
     /// The endpoint; or the response, if there is none: to OPTIONS, to a method that the path does not allow (405), to an
     /// unknown path (404). [`Found::headers`] must be added to either response.
-    pub endpoint: Result<&'t Endpoint, Answer>,
+    pub endpoint: Result<&'t Endpoint, HttpResponse>,
     path: Option<&'t Path>,
     params: Option<matchit::Params<'t, 'p>>,
 }
@@ -143,12 +143,12 @@ impl Table {
         headers: &(impl Headers + ?Sized),
     ) -> Found<'t, 'p> {
         let Ok(matchit::Match { value: path, params }) = self.paths.at(path) else {
-            return Found { endpoint: Err(Answer::error(404, "not found")), path: None, params: None };
+            return Found { endpoint: Err(HttpResponse::error(404, "not found")), path: None, params: None };
         };
         let endpoint = path.endpoints.iter().find(|endpoint| endpoint.takes(method, headers));
         let endpoint = endpoint.ok_or_else(|| match method {
-            "OPTIONS" => Answer::empty(204).with("allow", path.allow.clone()),
-            _ => Answer::error(405, "method not allowed").with("allow", path.allow.clone()),
+            "OPTIONS" => HttpResponse::empty(204).with("allow", path.allow.clone()),
+            _ => HttpResponse::error(405, "method not allowed").with("allow", path.allow.clone()),
         });
         Found { endpoint, path: Some(path), params: Some(params) }
     }

@@ -1,10 +1,10 @@
 //! Who may do what.
 
 use relay_engine::types::PubKey;
-use relay_site::nip98::Author;
-use relay_site::{AgentRoute, Answer};
+use relay_site::nip98::SignerTrust;
+use relay_site::{AgentRoute, HttpResponse};
 
-use crate::router::Entry;
+use crate::router::AgentEntry;
 
 /// Who sends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +42,12 @@ pub enum Permission {
 }
 
 /// Whether `caller` may more than any key that signs requests to this agent: its owner, administrators, operators.
-fn is_permitted(caller: Caller, agent: &Entry) -> bool {
+fn is_permitted(caller: Caller, agent: &AgentEntry) -> bool {
     caller.is_admin()
         || caller.signer().is_some_and(|signer| agent.owner == signer || is_operator(&signer, agent))
 }
 
-fn is_operator(key: &PubKey, agent: &Entry) -> bool {
+fn is_operator(key: &PubKey, agent: &AgentEntry) -> bool {
     agent.manifest.operators.contains(&key.to_string())
 }
 
@@ -91,11 +91,13 @@ pub fn admit(
     command: Option<&str>,
     caller: Caller,
     may_deploy: bool,
-    agent: Option<&Entry>,
-) -> Result<Author, Answer> {
+    agent: Option<&AgentEntry>,
+) -> Result<SignerTrust, HttpResponse> {
     let is_permitted = match (route, agent) {
         (AgentRoute::Deploy, _) if may_deploy => true,
-        (AgentRoute::Deploy, _) => return Err(Answer::error(403, "this key may not deploy agents here")),
+        (AgentRoute::Deploy, _) => {
+            return Err(HttpResponse::error(403, "this key may not deploy agents here"));
+        }
         (AgentRoute::List | AgentRoute::ListPage | AgentRoute::Names, _) => caller.is_admin(),
         (_, Some(agent)) => {
             check(route, command, caller, agent)?;
@@ -103,7 +105,7 @@ pub fn admit(
         }
         (_, None) => return Err(super::no_agent()),
     };
-    Ok(if is_permitted { Author::Permitted } else { Author::Stranger })
+    Ok(if is_permitted { SignerTrust::Allowed } else { SignerTrust::Unknown })
 }
 
 /// Checks a request to an agent.
@@ -114,20 +116,22 @@ pub(super) fn check(
     route: AgentRoute,
     command: Option<&str>,
     caller: Caller,
-    agent: &Entry,
-) -> Result<Permission, Answer> {
+    agent: &AgentEntry,
+) -> Result<Permission, HttpResponse> {
     let needs = needs(route, command);
     if needs == Needs::Nothing {
         return Ok(Permission::Everything);
     }
     let Some(signer) = caller.signer() else {
-        return Err(Answer::error(401, "authorization required (NIP-98)").with("www-authenticate", "Nostr"));
+        return Err(
+            HttpResponse::error(401, "authorization required (NIP-98)").with("www-authenticate", "Nostr")
+        );
     };
     match needs {
         _ if caller.is_admin() || agent.owner == signer => Ok(Permission::Everything),
         Needs::Operator if is_operator(&signer, agent) => Ok(Permission::Everything),
         Needs::Customer => Ok(Permission::OfCustomer(signer)),
-        _ => Err(Answer::error(403, "this key is not the agent's owner")),
+        _ => Err(HttpResponse::error(403, "this key is not the agent's owner")),
     }
 }
 
@@ -137,12 +141,12 @@ mod tests {
     use crate::machine::AgentState;
     use crate::manifest::Manifest;
 
-    fn entry() -> Entry {
+    fn entry() -> AgentEntry {
         let mut manifest =
             Manifest::parse(br#"{"name":"a","handlers":[{"kind":5050,"executor":"echo"}]}"#).unwrap();
         manifest.operators = vec![key(2).to_string()];
         let (pubkey, owner, state) = (key(8), key(1), AgentState::Active);
-        Entry { pubkey, owner, state, version: 1, manifest, deployed_at: 0 }
+        AgentEntry { pubkey, owner, state, version: 1, manifest, deployed_at: 0 }
     }
 
     fn key(n: u8) -> PubKey {

@@ -2,7 +2,7 @@
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now, PubKey};
-use relay_site::{AgentRoute, Answer};
+use relay_site::{AgentRoute, HttpResponse};
 use serde_json::{Value, json};
 
 use super::access::{self, Permission};
@@ -12,7 +12,7 @@ use super::{Deployment, Request, json, refusal};
 use crate::identity;
 use crate::machine::{Agent, AgentState, CommandError, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics, Tombstone};
 use crate::manifest::Identity;
-use crate::router::Entry;
+use crate::router::AgentEntry;
 
 /// Entries of a list, at most, and if a request does not say.
 const LIMIT_MAX: u64 = 500;
@@ -23,14 +23,14 @@ const READ_AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub struct Reply {
     /// The response.
-    pub answer: Answer,
+    pub answer: HttpResponse,
     /// The agent has changed: the router must be given this entry before the response is sent.
-    pub changed: Option<Entry>,
+    pub changed: Option<AgentEntry>,
 }
 
 /// The entry of an agent, for the router. `None` before the first manifest.
-pub fn entry<C: SqlConn>(agent: &Agent<C>) -> Option<Entry> {
-    Some(Entry {
+pub fn entry<C: SqlConn>(agent: &Agent<C>) -> Option<AgentEntry> {
+    Some(AgentEntry {
         pubkey: agent.pubkey()?,
         owner: agent.owner()?,
         state: agent.state()?,
@@ -62,25 +62,25 @@ pub fn deploy<C: SqlConn>(
         // Two names may have one account, and so one key.
         let is_others = agent.manifest().is_some_and(|manifest| manifest.name != wanted.manifest.name);
         if is_others && wanted.manifest.identity == (Identity::Derived { account: None }) {
-            let words =
+            let message =
                 "another agent's name leads to the same key: choose a number in identity.derived.account";
-            return Reply { answer: Answer::error_in(409, "identity", words), changed: None };
+            return Reply { answer: HttpResponse::error_in(409, "identity", message), changed: None };
         }
     } else if agent.owner().is_some_and(|owner| Some(owner) != request.caller.signer())
         && !request.caller.is_admin()
     {
         // It has been deleted, and its key is known to its customers.
-        let answer = Answer::error(403, "this key was another owner's agent");
+        let answer = HttpResponse::error(403, "this key was another owner's agent");
         return Reply { answer, changed: None };
     }
     let Some(by) = request.caller.signer() else {
-        return Reply { answer: Answer::error(401, "authorization required (NIP-98)"), changed: None };
+        return Reply { answer: HttpResponse::error(401, "authorization required (NIP-98)"), changed: None };
     };
     if let Err(error) = agent.deploy(now, &wanted.manifest, &by) {
         return Reply { answer: command_error(error), changed: None };
     }
     let Some(entry) = entry(agent) else {
-        return Reply { answer: Answer::error(500, "the agent has no manifest"), changed: None };
+        return Reply { answer: HttpResponse::error(500, "the agent has no manifest"), changed: None };
     };
     let mut answer = json(&summary(&entry));
     if is_new {
@@ -97,7 +97,7 @@ pub fn agent<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) 
     }
 }
 
-fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, Answer> {
+fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, HttpResponse> {
     if request.route == AgentRoute::Delete
         && let Some(tombstone) = agent.tombstone()
     {
@@ -108,20 +108,22 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
     if let Permission::OfCustomer(customer) = permission
         && !agent.take_read(now, &customer)
     {
-        return Err(Answer::error(429, "too many requests; try again in a minute").with("retry-after", "60"));
+        return Err(
+            HttpResponse::error(429, "too many requests; try again in a minute").with("retry-after", "60")
+        );
     }
     let answer = match request.route {
         AgentRoute::Show => json(&show(agent, &entry_before)),
         AgentRoute::Page => {
-            Answer::page(page::agent(&entry_before, &figures(&agent.metrics()), &request.relay))
+            HttpResponse::page(page::agent(&entry_before, &figures(&agent.metrics()), &request.relay))
         }
         AgentRoute::Manifest => json(&public(&entry_before)),
         AgentRoute::Versions => json(&versions(agent, request)?),
-        AgentRoute::Logs => Answer::new(200, "application/x-ndjson", logs(agent, request)?),
+        AgentRoute::Logs => HttpResponse::new(200, "application/x-ndjson", logs(agent, request)?),
         AgentRoute::Export => json(&agent.export().map_err(store_error)?),
         AgentRoute::Import => {
             let document: Value = serde_json::from_slice(request.body)
-                .map_err(|error| Answer::error_in(400, "body", &format!("is not JSON: {error}")))?;
+                .map_err(|error| HttpResponse::error_in(400, "body", &format!("is not JSON: {error}")))?;
             agent.import(now, &document).map_err(command_error)?;
             json(&show(agent, &entry_before))
         }
@@ -134,23 +136,23 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
         AgentRoute::Forget => {
             let customer = customer_of(request, permission)?;
             agent.forget(now, &customer).map_err(command_error)?;
-            Answer::empty(204)
+            HttpResponse::empty(204)
         }
         AgentRoute::Delete => return delete(agent, now, entry_before),
         AgentRoute::Command => return command(agent, now, request),
-        _ => return Err(Answer::error(404, "not found")),
+        _ => return Err(HttpResponse::error(404, "not found")),
     };
     Ok(Reply { answer, changed: None })
 }
 
 /// The public form of a manifest, with its owner.
-fn public(entry: &Entry) -> Value {
+fn public(entry: &AgentEntry) -> Value {
     let mut document = entry.manifest.public_json(&entry.pubkey);
     document["owner"] = json!(entry.owner.to_string());
     document
 }
 
-fn show<C: SqlConn>(agent: &Agent<C>, entry: &Entry) -> Value {
+fn show<C: SqlConn>(agent: &Agent<C>, entry: &AgentEntry) -> Value {
     let mut document = summary(entry);
     let metrics = agent.metrics();
     let Figures { done, failed, median_ms, .. } = figures(&metrics);
@@ -158,20 +160,20 @@ fn show<C: SqlConn>(agent: &Agent<C>, entry: &Entry) -> Value {
     document["jobs"] = json!({
         "done": done, "failed": failed, "queued": metrics.queued, "running": metrics.running, "median_ms": median_ms,
     });
-    if let Some(fault) = agent.fault() {
-        document["fault"] = json!(fault);
+    if let Some(error) = agent.error() {
+        document["error"] = json!(error);
     }
     document
 }
 
-fn delete<C: SqlConn>(agent: &mut Agent<C>, now: Now, mut entry: Entry) -> Result<Reply, Answer> {
+fn delete<C: SqlConn>(agent: &mut Agent<C>, now: Now, mut entry: AgentEntry) -> Result<Reply, HttpResponse> {
     agent.set_state(now, AgentState::Deleted).map_err(command_error)?;
     entry.state = AgentState::Deleted;
     Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
 }
 
 /// Answers a repeated DELETE of an agent of which only this is left, as the agent did; and 404 to any other request.
-pub fn gone(tombstone: &Tombstone, request: &Request<'_>) -> Answer {
+pub fn gone(tombstone: &Tombstone, request: &Request<'_>) -> HttpResponse {
     match request.route {
         AgentRoute::Delete => match delete_again(tombstone, request) {
             Ok(Reply { answer, .. }) | Err(answer) => answer,
@@ -181,9 +183,9 @@ pub fn gone(tombstone: &Tombstone, request: &Request<'_>) -> Answer {
 }
 
 /// A client tries again, perhaps because the router could not be told: it is told once more. Of the manifest nothing is left.
-fn delete_again(tombstone: &Tombstone, request: &Request<'_>) -> Result<Reply, Answer> {
+fn delete_again(tombstone: &Tombstone, request: &Request<'_>) -> Result<Reply, HttpResponse> {
     let manifest = serde_json::from_value(json!({ "name": "", "handlers": [] })).map_err(|_| no_agent())?;
-    let entry = Entry {
+    let entry = AgentEntry {
         pubkey: tombstone.pubkey(),
         owner: tombstone.owner(),
         state: AgentState::Deleted,
@@ -196,35 +198,35 @@ fn delete_again(tombstone: &Tombstone, request: &Request<'_>) -> Result<Reply, A
 }
 
 /// `pause`, `resume`, `drain`, `rollback?version=N`.
-fn command<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, Answer> {
+fn command<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, HttpResponse> {
     let state = match request.id {
         Some("pause") => AgentState::Paused,
         Some("resume") => AgentState::Active,
         Some("drain") => AgentState::Draining,
         Some("rollback") => {
             let version = request.query_number("version")?;
-            let version = version.ok_or_else(|| Answer::error_in(400, "version", "is missing"))?;
+            let version = version.ok_or_else(|| HttpResponse::error_in(400, "version", "is missing"))?;
             let version = u32::try_from(version).map_err(|_| no("version"))?;
             let by = request
                 .caller
                 .signer()
-                .ok_or_else(|| Answer::error(401, "authorization required (NIP-98)"))?;
+                .ok_or_else(|| HttpResponse::error(401, "authorization required (NIP-98)"))?;
             agent.rollback(now, version, &by).map_err(command_error)?;
             return changed(agent);
         }
-        _ => return Err(Answer::error(404, "the commands are pause, resume, drain and rollback")),
+        _ => return Err(HttpResponse::error(404, "the commands are pause, resume, drain and rollback")),
     };
     agent.set_state(now, state).map_err(command_error)?;
     changed(agent)
 }
 
-fn changed<C: SqlConn>(agent: &Agent<C>) -> Result<Reply, Answer> {
+fn changed<C: SqlConn>(agent: &Agent<C>) -> Result<Reply, HttpResponse> {
     let entry = entry(agent).ok_or_else(no_agent)?;
     Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
 }
 
 /// `?version=N` adds the manifest of that version.
-fn versions<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<Value, Answer> {
+fn versions<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<Value, HttpResponse> {
     let mut document = json!({ "versions": agent.versions().map_err(store_error)? });
     if let Some(version) = request.query_number("version")? {
         let version = u32::try_from(version).map_err(|_| no("version"))?;
@@ -235,7 +237,7 @@ fn versions<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<Value
 }
 
 /// Lines of the log after `?after=`, as JSON lines.
-fn logs<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<String, Answer> {
+fn logs<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>) -> Result<String, HttpResponse> {
     let after = request.query_number("after")?.unwrap_or(0);
     logs_after(agent, after, limit(request)?).map(|(text, _)| text)
 }
@@ -245,7 +247,7 @@ pub(super) fn logs_after<C: SqlConn>(
     agent: &Agent<C>,
     after: u64,
     limit: u64,
-) -> Result<(String, u64), Answer> {
+) -> Result<(String, u64), HttpResponse> {
     let lines = agent.logs(after, limit as usize).map_err(store_error)?;
     let last = lines.last().map_or(after, |line| line.number);
     let mut text = String::new();
@@ -256,15 +258,15 @@ pub(super) fn logs_after<C: SqlConn>(
     Ok((text, last))
 }
 
-fn metrics<C: SqlConn>(agent: &Agent<C>) -> Result<Value, Answer> {
-    let mut document =
-        serde_json::to_value(agent.metrics()).map_err(|error| Answer::error(500, &error.to_string()))?;
+fn metrics<C: SqlConn>(agent: &Agent<C>) -> Result<Value, HttpResponse> {
+    let mut document = serde_json::to_value(agent.metrics())
+        .map_err(|error| HttpResponse::error(500, &error.to_string()))?;
     document["latency_bounds_millis"] = json!(LATENCY_BOUNDS_MILLIS);
     document["versions"] = json!(agent.version());
     Ok(document)
 }
 
-fn memory<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value, Answer> {
+fn memory<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value, HttpResponse> {
     match permission {
         Permission::Everything => Ok(json!(agent.memory().map_err(store_error)?)),
         Permission::OfCustomer(customer) => {
@@ -278,7 +280,7 @@ fn sessions<C: SqlConn>(
     agent: &Agent<C>,
     request: &Request<'_>,
     permission: Permission,
-) -> Result<Value, Answer> {
+) -> Result<Value, HttpResponse> {
     let sessions = match permission {
         Permission::Everything => agent.sessions(limit(request)? as usize),
         Permission::OfCustomer(customer) => {
@@ -292,18 +294,18 @@ fn session<C: SqlConn>(
     agent: &Agent<C>,
     request: &Request<'_>,
     permission: Permission,
-) -> Result<Value, Answer> {
+) -> Result<Value, HttpResponse> {
     let customer = customer_of(request, permission)?;
     let session = agent.session(&customer).map_err(store_error)?;
     Ok(json!(session.ok_or_else(|| no("session"))?))
 }
 
 /// The customer that the path names, by an npub or 64 digits, with or without `.json`.
-fn customer_of(request: &Request<'_>, permission: Permission) -> Result<PubKey, Answer> {
+fn customer_of(request: &Request<'_>, permission: Permission) -> Result<PubKey, HttpResponse> {
     let named = identity::parse_pubkey(document_id(request)).ok_or_else(|| no("customer"))?;
     match permission {
         Permission::OfCustomer(customer) if customer != named => {
-            Err(Answer::error(403, "only the owner and that customer may do this"))
+            Err(HttpResponse::error(403, "only the owner and that customer may do this"))
         }
         _ => Ok(named),
     }
@@ -319,14 +321,14 @@ fn history<C: SqlConn>(
     agent: &Agent<C>,
     request: &Request<'_>,
     permission: Permission,
-) -> Result<Value, Answer> {
+) -> Result<Value, HttpResponse> {
     let limit = limit(request)? as usize;
     let mut before = request.query_number("before")?.unwrap_or(u64::MAX);
     let customer = match (permission, request.query_value("customer")) {
         (Permission::OfCustomer(customer), _) => Some(customer),
         (Permission::Everything, Some(named)) => {
             let customer = identity::parse_pubkey(&named);
-            Some(customer.ok_or_else(|| Answer::error_in(400, "customer", "must be a public key"))?)
+            Some(customer.ok_or_else(|| HttpResponse::error_in(400, "customer", "must be a public key"))?)
         }
         (Permission::Everything, None) => None,
     };
@@ -360,7 +362,11 @@ fn without_trace(job: &JobRecord) -> Value {
     document
 }
 
-fn job<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>, permission: Permission) -> Result<Value, Answer> {
+fn job<C: SqlConn>(
+    agent: &Agent<C>,
+    request: &Request<'_>,
+    permission: Permission,
+) -> Result<Value, HttpResponse> {
     let id: EventId = document_id(request).parse().map_err(|_| no("job"))?;
     let job = agent.job(&id).map_err(store_error)?;
     let is_visible = |job: &JobRecord| match permission {
@@ -370,7 +376,7 @@ fn job<C: SqlConn>(agent: &Agent<C>, request: &Request<'_>, permission: Permissi
     Ok(json!(job.filter(is_visible).ok_or_else(|| no("job"))?))
 }
 
-fn limit(request: &Request<'_>) -> Result<u64, Answer> {
+fn limit(request: &Request<'_>) -> Result<u64, HttpResponse> {
     Ok(request.query_number("limit")?.unwrap_or(LIMIT).clamp(1, LIMIT_MAX))
 }
 
@@ -394,29 +400,29 @@ fn figures(metrics: &Metrics) -> Figures {
 }
 
 /// The response where no agent with this key is deployed.
-pub fn no_agent() -> Answer {
-    Answer::error(404, "no agent with this key is deployed here")
+pub fn no_agent() -> HttpResponse {
+    HttpResponse::error(404, "no agent with this key is deployed here")
 }
 
-fn no(what: &str) -> Answer {
-    Answer::error(404, &format!("no such {what}"))
+fn no(what: &str) -> HttpResponse {
+    HttpResponse::error(404, &format!("no such {what}"))
 }
 
-fn store_error(error: StoreError) -> Answer {
+fn store_error(error: StoreError) -> HttpResponse {
     let status = if matches!(error, StoreError::Full(_)) { 507 } else { 503 };
-    Answer::error(status, &error.to_string())
+    HttpResponse::error(status, &error.to_string())
 }
 
-fn command_error(error: CommandError) -> Answer {
+fn command_error(error: CommandError) -> HttpResponse {
     match error {
         CommandError::Manifest(error) => refusal(&error),
-        CommandError::Identity(message) => Answer::error_in(400, "identity", &message),
+        CommandError::Identity(message) => HttpResponse::error_in(400, "identity", &message),
         CommandError::OtherKey => {
-            Answer::error_in(409, "identity", "this manifest's key is not this agent's")
+            HttpResponse::error_in(409, "identity", "this manifest's key is not this agent's")
         }
         CommandError::NotFound => no("version"),
         CommandError::State(state) => {
-            Answer::error(409, &format!("this cannot be done while the agent is {}", state.name()))
+            HttpResponse::error(409, &format!("this cannot be done while the agent is {}", state.name()))
         }
         CommandError::Store(error) => store_error(error),
     }

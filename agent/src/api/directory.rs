@@ -1,14 +1,14 @@
 //! What concerns all agents of a relay: the list, its page, NIP-05.
 
 use relay_engine::sql::SqlConn;
-use relay_site::{AgentRoute, Answer};
+use relay_site::{AgentRoute, HttpResponse};
 use serde_json::{Map, Value, json};
 
 use super::Request;
 use super::page::{self, Part};
 use crate::identity;
 use crate::machine::AgentState;
-use crate::router::{Entry, Router};
+use crate::router::{AgentEntry, Router};
 
 /// Agents of a page of the list, at most.
 const LIMIT_MAX: u64 = 500;
@@ -16,26 +16,26 @@ const LIMIT_MAX: u64 = 500;
 const PAGE: usize = 50;
 
 /// Answers a request that concerns all agents; 404 to others.
-pub fn directory<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Answer {
+pub fn directory<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> HttpResponse {
     let answered = match request.route {
         AgentRoute::List => list(router, request),
         AgentRoute::ListPage => list_page(router, request),
         AgentRoute::Names => Ok(names(router, request)),
-        _ => Err(Answer::error(404, "not found")),
+        _ => Err(HttpResponse::error(404, "not found")),
     };
     answered.unwrap_or_else(|answer| answer)
 }
 
-fn is_shown(entry: &Entry) -> bool {
+fn is_shown(entry: &AgentEntry) -> bool {
     entry.manifest.announce && entry.state != AgentState::Deleted
 }
 
 /// `{"agents": [...], "next": N}`; `?offset=` is the last `next`.
-fn list<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<Answer, Answer> {
+fn list<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<HttpResponse, HttpResponse> {
     let offset = request.query_number("offset")?.unwrap_or(0);
     let limit = request.query_number("limit")?.unwrap_or(100).clamp(1, LIMIT_MAX);
     // Owners and administrators also see those that are not announced.
-    let is_listed = |entry: &&Entry| {
+    let is_listed = |entry: &&AgentEntry| {
         is_shown(entry) || request.caller.is_admin() || (Some(entry.owner) == request.caller.signer())
     };
     let mut listed = router.agents().filter(is_listed).skip(offset.try_into().unwrap_or(usize::MAX));
@@ -48,19 +48,19 @@ fn list<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<Answer,
 }
 
 /// The list for a person; `?offset=` is of the links in it.
-fn list_page<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<Answer, Answer> {
+fn list_page<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<HttpResponse, HttpResponse> {
     let wanted = request.query_number("offset")?.unwrap_or(0).try_into().unwrap_or(usize::MAX);
     let shown = || router.agents().filter(|entry| is_shown(entry));
     let total = shown().count();
     // Agents may have gone since the link was made: there is always a page to see.
     let offset = wanted.min(total.saturating_sub(1)) / PAGE * PAGE;
     let entries = shown().skip(offset).take(PAGE).collect();
-    Ok(Answer::page(page::list(&Part { entries, offset, total, size: PAGE }, &request.relay)))
+    Ok(HttpResponse::page(page::list(&Part { entries, offset, total, size: PAGE }, &request.relay)))
 }
 
 /// An agent in the list.
-pub(super) fn summary(entry: &Entry) -> Value {
-    let Entry { pubkey, owner, state, version, manifest, deployed_at } = entry;
+pub(super) fn summary(entry: &AgentEntry) -> Value {
+    let AgentEntry { pubkey, owner, state, version, manifest, deployed_at } = entry;
     json!({
         "npub": identity::npub(pubkey),
         "pubkey": pubkey.to_string(),
@@ -76,7 +76,7 @@ pub(super) fn summary(entry: &Entry) -> Value {
 }
 
 /// NIP-05: `{"names": {"echo": "<hex>"}, "relays": {"<hex>": ["wss://..."]}}`, for `?name=` only.
-fn names<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Answer {
+fn names<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> HttpResponse {
     let (mut names, mut relays) = (Map::new(), Map::new());
     if let Some(wanted) = request.query_value("name") {
         let wanted = wanted.to_ascii_lowercase();

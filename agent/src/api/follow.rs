@@ -2,7 +2,7 @@
 
 use relay_engine::sql::SqlConn;
 use relay_engine::types::Now;
-use relay_site::{AgentRoute, Answer};
+use relay_site::{AgentRoute, HttpResponse};
 
 use super::access::{self, Caller};
 use super::agent::{entry, logs_after};
@@ -72,6 +72,6 @@ impl Follower {
 }
 
 /// The response to one reader too many.
-pub fn too_many_followers() -> Answer {
-    Answer::error(429, &format!("this log is followed {FOLLOWERS_MAX} times already"))
+pub fn too_many_followers() -> HttpResponse {
+    HttpResponse::error(429, &format!("this log is followed {FOLLOWERS_MAX} times already"))
 }

@@ -1,7 +1,7 @@
 //! The HTTP API, without HTTP: a host routes a request, checks its signature (NIP-98) and calls [`directory`] for what
 //! concerns all agents, [`deployment`] and [`agent`] for one of them.
 //!
-//! Documents are JSON, errors as [`Answer::error`] makes them. Lists have `?limit=`, up to 500, and a cursor in `next`.
+//! Documents are JSON, errors as [`HttpResponse::error`] makes them. Lists have `?limit=`, up to 500, and a cursor in `next`.
 //! `tests/api_requests.json` has requests with their answers; both hosts are tested with it.
 
 mod access;
@@ -21,7 +21,7 @@ pub use relay_site::authorization::is_loopback;
 pub use signature::{may_deploy, signature};
 
 use relay_engine::types::PubKey;
-use relay_site::{AgentRoute, Answer};
+use relay_site::{AgentRoute, HttpResponse};
 use serde_json::Value;
 
 use crate::identity::{self, Sign};
@@ -68,9 +68,9 @@ impl Request<'_> {
     }
 
     /// A number in the query; `None` if there is none of that name.
-    fn query_number(&self, name: &str) -> Result<Option<u64>, Answer> {
+    fn query_number(&self, name: &str) -> Result<Option<u64>, HttpResponse> {
         self.query_value(name)
-            .map(|value| value.parse().map_err(|_| Answer::error_in(400, name, "must be a number")))
+            .map(|value| value.parse().map_err(|_| HttpResponse::error_in(400, name, "must be a number")))
             .transpose()
     }
 }
@@ -94,29 +94,34 @@ pub fn deployment(
     may_deploy: bool,
     secrets: &dyn Secrets,
     to: Option<&PubKey>,
-) -> Result<Deployment, Answer> {
-    let signer = caller.signer().ok_or_else(|| Answer::error(401, "authorization required (NIP-98)"))?;
+) -> Result<Deployment, HttpResponse> {
+    let signer =
+        caller.signer().ok_or_else(|| HttpResponse::error(401, "authorization required (NIP-98)"))?;
     if to.is_none() && !may_deploy && !caller.is_admin() {
-        return Err(Answer::error(403, "this key may not deploy agents here"));
+        return Err(HttpResponse::error(403, "this key may not deploy agents here"));
     }
     let manifest = Manifest::parse(body).map_err(|error| refusal(&error))?;
     if !caller.is_admin() {
         if manifest.owner.as_ref().is_some_and(|owner| *owner != signer.to_string()) {
-            return Err(Answer::error_in(403, "owner", "only an administrator deploys for another owner"));
+            return Err(HttpResponse::error_in(
+                403,
+                "owner",
+                "only an administrator deploys for another owner",
+            ));
         }
         // Deployers do not trust each other: the secrets of one are not another's.
         let prefix = secret_prefix(&signer);
         if manifest.secret_names().any(|name| !name.starts_with(&prefix)) {
             let message = format!("only an administrator may use other secrets than {prefix}...");
-            return Err(Answer::error_in(403, "secret", &message));
+            return Err(HttpResponse::error_in(403, "secret", &message));
         }
     }
     let author = identity::author(&manifest, secrets)
-        .map_err(|message| Answer::error_in(400, "identity", &message))?;
+        .map_err(|message| HttpResponse::error_in(400, "identity", &message))?;
     let pubkey = author.pubkey();
     manifest.check_pubkey(&pubkey).map_err(|error| refusal(&error))?;
     if to.is_some_and(|to| *to != pubkey) {
-        return Err(Answer::error_in(409, "identity", "this manifest's key is not this agent's"));
+        return Err(HttpResponse::error_in(409, "identity", "this manifest's key is not this agent's"));
     }
     Ok(Deployment { manifest, pubkey })
 }
@@ -129,10 +134,10 @@ pub fn secret_prefix(deployer: &PubKey) -> String {
 }
 
 /// The response to a manifest that is refused.
-pub fn refusal(error: &ManifestError) -> Answer {
-    Answer::error_in(400, &error.path, &error.message)
+pub fn refusal(error: &ManifestError) -> HttpResponse {
+    HttpResponse::error_in(400, &error.path, &error.message)
 }
 
-fn json(document: &Value) -> Answer {
-    Answer::new(200, "application/json", format!("{document}\n"))
+fn json(document: &Value) -> HttpResponse {
+    HttpResponse::new(200, "application/json", format!("{document}\n"))
 }

@@ -3,8 +3,8 @@
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
 use relay_site::authorization::is_loopback;
-use relay_site::nip98::{self, Origin, Signed};
-use relay_site::{AgentRoute, Answer};
+use relay_site::nip98::{self, ServerUrl, Signed};
+use relay_site::{AgentRoute, HttpResponse};
 
 use super::access::{Caller, needs_signature};
 
@@ -23,20 +23,20 @@ pub fn signature(
     request: &nip98::Request<'_>,
     now: Timestamp,
     verifier: &dyn Verifier,
-) -> Result<Option<Signed>, Answer> {
+) -> Result<Option<Signed>, HttpResponse> {
     let authorization = authorization.filter(|value| nip98::is_nostr(value));
     if authorization.is_none() && !needs_signature(route) {
         return Ok(None);
     }
-    if let Origin::Host(host) = request.origin
+    if let ServerUrl::Host(host) = request.origin
         && !is_loopback(host)
     {
         let message = "without `url` in its configuration this relay takes signed requests at 127.0.0.1 and localhost only";
-        return Err(Answer::error(403, message));
+        return Err(HttpResponse::error(403, message));
     }
     let signed = nip98::check(authorization, request, now, verifier, |_| true)?;
     if !matches!(request.method, "GET" | "HEAD") && !signed.has_payload() {
-        return Err(Answer::error(401, "the event has no payload tag, the SHA-256 of the body"));
+        return Err(HttpResponse::error(401, "the event has no payload tag, the SHA-256 of the body"));
     }
     Ok(Some(signed))
 }
@@ -70,8 +70,8 @@ mod tests {
     #[test]
     fn what_is_signed_and_what_must_be() {
         use AgentRoute as R;
-        let local = Origin::Host("127.0.0.1:7777");
-        let url = Origin::Url("ws://relay.example");
+        let local = ServerUrl::Host("127.0.0.1:7777");
+        let url = ServerUrl::Url("ws://relay.example");
         let get = |host: &str| Some(token(host, "GET", false));
         let post = |payload| Some(token("127.0.0.1:7777", "POST", payload));
         let cases = [
@@ -82,11 +82,11 @@ mod tests {
             (R::Logs, "GET", local, None, Err(401)),
             (R::Logs, "GET", local, Some("Basic dTpw".to_owned()), Err(401)),
             (R::Logs, "GET", url, get("relay.example"), Ok(true)),
-            (R::Logs, "GET", Origin::Host("relay.example"), get("relay.example"), Err(403)),
-            (R::Logs, "GET", Origin::Host("localhost"), get("localhost"), Ok(true)),
-            (R::Logs, "GET", Origin::Host("[::1]:80"), get("[::1]:80"), Ok(true)),
+            (R::Logs, "GET", ServerUrl::Host("relay.example"), get("relay.example"), Err(403)),
+            (R::Logs, "GET", ServerUrl::Host("localhost"), get("localhost"), Ok(true)),
+            (R::Logs, "GET", ServerUrl::Host("[::1]:80"), get("[::1]:80"), Ok(true)),
             // Its host is the part after the `@`.
-            (R::Logs, "GET", Origin::Host("localhost@relay.example"), get("relay.example"), Err(403)),
+            (R::Logs, "GET", ServerUrl::Host("localhost@relay.example"), get("relay.example"), Err(403)),
             (R::Deploy, "POST", local, post(true), Ok(true)),
             (R::Deploy, "POST", local, post(false), Err(401)),
         ];

@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::failure::cause;
-use super::{Failure, Tools};
+use super::{ExecutorContext, ExecutorError};
 
 /// Bytes of the body of a failed response that are kept, for the owner's log.
 const ERROR_BODY_MAX: usize = 4 << 10;
@@ -26,11 +26,14 @@ pub(super) fn media_type(headers: &[(String, String)]) -> String {
 }
 
 /// The header that authorises with the token in a secret, and the token.
-pub(super) fn bearer(name: Option<&str>, tools: &dyn Tools) -> Result<Option<Bearer>, Failure> {
+pub(super) fn bearer(
+    name: Option<&str>,
+    context: &dyn ExecutorContext,
+) -> Result<Option<Bearer>, ExecutorError> {
     let Some(name) = name else { return Ok(None) };
     let wrong =
-        |what: &str| Failure::fatal(cause::SECRET, NOT_CONFIGURED, format!("the secret {name} {what}"));
-    let token = tools.secret(name).ok_or_else(|| wrong("is missing"))?.trim().to_owned();
+        |what: &str| ExecutorError::fatal(cause::SECRET, NOT_CONFIGURED, format!("the secret {name} {what}"));
+    let token = context.secret(name).ok_or_else(|| wrong("is missing"))?.trim().to_owned();
     if token.is_empty() || !token.bytes().all(|byte| (0x21..0x7f).contains(&byte)) {
         return Err(wrong("is not a token: it is empty, or has spaces or other characters than ASCII"));
     }
@@ -59,16 +62,16 @@ impl Bearer {
     }
 
     /// The failure without the token, which the endpoint may have quoted.
-    pub(super) fn redact(bearer: Option<&Self>, failure: Failure) -> Failure {
+    pub(super) fn redact(bearer: Option<&Self>, failure: ExecutorError) -> ExecutorError {
         let Some(bearer) = bearer else { return failure };
         let redact = |text: String| text.replace(&bearer.token, "***");
-        Failure { message: redact(failure.message), detail: redact(failure.detail), ..failure }
+        ExecutorError { message: redact(failure.message), detail: redact(failure.detail), ..failure }
     }
 }
 
 /// A URL of a manifest, with further path segments.
-pub(super) fn endpoint(base: &str, segments: &[&str]) -> Result<Url, Failure> {
-    let wrong = || Failure::fatal(cause::ADDRESS, NOT_CONFIGURED, format!("{base} is not an http URL"));
+pub(super) fn endpoint(base: &str, segments: &[&str]) -> Result<Url, ExecutorError> {
+    let wrong = || ExecutorError::fatal(cause::ADDRESS, NOT_CONFIGURED, format!("{base} is not an http URL"));
     let mut url = Url::parse(base).map_err(|_| wrong())?;
     if !matches!(url.scheme(), "https" | "http") {
         return Err(wrong());
@@ -119,26 +122,28 @@ impl ErrorResponse {
 
     /// Why the attempt failed. `endpoint` is named in the detail; `unauthorized` is what the owner should check if the
     /// agent is not let in.
-    pub(super) fn failure(&self, endpoint: &str, unauthorized: &str) -> Failure {
+    pub(super) fn failure(&self, endpoint: &str, unauthorized: &str) -> ExecutorError {
         let detail = format!("{endpoint}: status {}: {}", self.status, excerpt(&self.body));
         match self.status {
             300..=399 => {
                 let to = self.location.as_deref().unwrap_or("nowhere");
                 let detail =
                     format!("{endpoint}: status {}: redirects to {to} are not followed", self.status);
-                Failure::fatal(cause::HTTP_STATUS, NOT_CONFIGURED, detail)
+                ExecutorError::fatal(cause::HTTP_STATUS, NOT_CONFIGURED, detail)
             }
-            401 | 403 => Failure::fatal(cause::SECRET, NOT_CONFIGURED, format!("{detail} ({unauthorized})")),
-            429 => Failure {
+            401 | 403 => {
+                ExecutorError::fatal(cause::SECRET, NOT_CONFIGURED, format!("{detail} ({unauthorized})"))
+            }
+            429 => ExecutorError {
                 is_retryable: !is_out_of_quota(&self.body),
                 retry_after: self.retry_after,
-                ..Failure::fatal(cause::RATE_LIMITED, "the agent's backend is busy", detail)
+                ..ExecutorError::fatal(cause::RATE_LIMITED, "the agent's backend is busy", detail)
             },
-            408 | 425 | 500..=599 => Failure {
+            408 | 425 | 500..=599 => ExecutorError {
                 retry_after: self.retry_after,
-                ..Failure::retryable(cause::HTTP_STATUS, "the agent's backend has an error", detail)
+                ..ExecutorError::retryable(cause::HTTP_STATUS, "the agent's backend has an error", detail)
             },
-            _ => Failure::fatal(cause::HTTP_STATUS, "the agent's backend refuses the request", detail),
+            _ => ExecutorError::fatal(cause::HTTP_STATUS, "the agent's backend refuses the request", detail),
         }
     }
 }

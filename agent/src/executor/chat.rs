@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::call::excerpt;
 use super::failure::cause;
-use super::{Failure, Output, Role, Task, joined_inputs};
+use super::{ExecutorError, Output, Role, Task, joined_inputs};
 
 /// Options of models that customers may choose, if the handler lists them: name and type.
 const OPTIONS: [(&str, Type); 8] = [
@@ -33,7 +33,7 @@ enum Type {
 ///
 /// # Errors
 /// Without a system message, there must be something to say.
-pub(super) fn messages(system: Option<&str>, listed: &[String], task: &Task) -> Result<Value, Failure> {
+pub(super) fn messages(system: Option<&str>, listed: &[String], task: &Task) -> Result<Value, ExecutorError> {
     let told = task.params.iter().filter(|(name, _)| listed.contains(name) && option(name).is_none());
     let mut user: Vec<String> = told.map(|(name, values)| format!("{name}: {}", values.join(", "))).collect();
     if !task.inputs.is_empty() {
@@ -42,7 +42,7 @@ pub(super) fn messages(system: Option<&str>, listed: &[String], task: &Task) -> 
     let user = match (user.join("\n"), system) {
         (text, None) if text.trim().is_empty() => {
             let message = "this agent answers a text: send an input";
-            return Err(Failure::fatal(cause::INPUT, message, message));
+            return Err(ExecutorError::fatal(cause::INPUT, message, message));
         }
         // Endpoints want a message of the user.
         (text, Some(_)) if text.trim().is_empty() => "(no input)".to_owned(),
@@ -73,7 +73,7 @@ pub(super) fn options(
     listed: &[String],
     tokens_max: Option<u32>,
     task: &Task,
-) -> Result<Map<String, Value>, Failure> {
+) -> Result<Map<String, Value>, ExecutorError> {
     let mut options = Map::new();
     for (name, values) in task.params.iter().filter(|(name, _)| listed.contains(name)) {
         let Some(kind) = option(name) else { continue };
@@ -95,7 +95,7 @@ pub(super) fn options(
         };
         let Some(value) = value else {
             let message = format!("the parameter {name} must be {wanted}");
-            return Err(Failure::fatal(cause::INPUT, message.clone(), message));
+            return Err(ExecutorError::fatal(cause::INPUT, message.clone(), message));
         };
         options.insert(name.clone(), value);
     }
@@ -137,7 +137,7 @@ struct Usage {
 
 /// What completions have said so far.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct CompletionText {
     /// The text.
     pub(super) content: String,
     refusal: String,
@@ -145,12 +145,12 @@ pub(super) struct Answer {
     finish_reason: Option<String>,
 }
 
-impl Answer {
+impl CompletionText {
     /// Adds a completion or a chunk of one.
     ///
     /// # Errors
     /// If it is none, tells of an error, or makes the text larger than `output_bytes_max`.
-    pub(super) fn add(&mut self, json: &[u8], output_bytes_max: usize) -> Result<(), Failure> {
+    pub(super) fn add(&mut self, json: &[u8], output_bytes_max: usize) -> Result<(), ExecutorError> {
         let completion: Completion = serde_json::from_slice(json)
             .map_err(|error| malformed(&format!("{error}: {}", excerpt(json))))?;
         if let Some(error) = completion.error.filter(|error| !error.is_null()) {
@@ -172,7 +172,7 @@ impl Answer {
             self.finish_reason = choice.finish_reason.or(self.finish_reason.take());
         }
         if self.content.len() > output_bytes_max {
-            return Err(Failure::output_size(self.content.len(), output_bytes_max));
+            return Err(ExecutorError::output_size(self.content.len(), output_bytes_max));
         }
         Ok(())
     }
@@ -183,18 +183,18 @@ impl Answer {
     }
 
     /// The result, if there is one.
-    pub(super) fn result(self) -> Result<Output, Failure> {
+    pub(super) fn result(self) -> Result<Output, ExecutorError> {
         let reason = self.finish_reason.as_deref().unwrap_or("none");
         if reason == "content_filter" {
             let message = "the content filter of the model has stopped the answer";
-            return Err(Failure::fatal(cause::REFUSED, message, message));
+            return Err(ExecutorError::fatal(cause::REFUSED, message, message));
         }
         if self.content.is_empty() && !self.refusal.is_empty() {
             let message = format!("the model refuses: {}", excerpt(self.refusal.as_bytes()));
-            return Err(Failure::fatal(cause::REFUSED, message.clone(), message));
+            return Err(ExecutorError::fatal(cause::REFUSED, message.clone(), message));
         }
         if self.content.is_empty() {
-            return Err(Failure::retryable(
+            return Err(ExecutorError::retryable(
                 cause::RESPONSE,
                 "the model has returned no text",
                 format!("no text; finish_reason: {reason}"),
@@ -218,8 +218,8 @@ fn push_text(content: &mut String, value: &Value) {
 }
 
 /// A response that is not what the API says.
-pub(super) fn malformed(detail: &str) -> Failure {
-    Failure::retryable(
+pub(super) fn malformed(detail: &str) -> ExecutorError {
+    ExecutorError::retryable(
         cause::RESPONSE,
         "the agent's backend gave no valid answer",
         format!("not a completion: {detail}"),
@@ -227,13 +227,13 @@ pub(super) fn malformed(detail: &str) -> Failure {
 }
 
 /// An error object in a response of status 200 or inside a stream.
-fn reported(error: &Value) -> Failure {
+fn reported(error: &Value) -> ExecutorError {
     let text = |name: &str| error.get(name).and_then(Value::as_str);
     let detail = text("message").or(error.as_str()).map_or_else(|| error.to_string(), str::to_owned);
     let detail = excerpt(detail.as_bytes());
-    Failure {
+    ExecutorError {
         is_retryable: text("type") != Some("invalid_request_error"),
-        ..Failure::fatal(
+        ..ExecutorError::fatal(
             cause::REFUSED,
             "the agent's backend has an error",
             format!("error object: {detail}"),

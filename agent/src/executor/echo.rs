@@ -1,6 +1,6 @@
 //! Echo: the hello-world agent. It returns its inputs.
 
-use super::{Executor, HttpEvent, Output, Step, Task, Tools, finish, joined_inputs};
+use super::{Executor, ExecutorContext, HttpEvent, Output, Step, Task, finish, joined_inputs};
 use crate::manifest::EchoConfig;
 
 /// Most customers send no input at all; they are told what this is.
@@ -9,7 +9,7 @@ pub(super) struct Echo {
 }
 
 impl Executor for Echo {
-    fn start(&mut self, task: &Task, _tools: &dyn Tools, steps: &mut Vec<Step>) {
+    fn start(&mut self, task: &Task, _context: &dyn ExecutorContext, steps: &mut Vec<Step>) {
         let prefix = &self.config.prefix;
         let content = if task.inputs.is_empty() {
             format!("{prefix}Hello! I answer jobs of kind {} with the inputs I am sent.", task.kind)
@@ -19,5 +19,5 @@ impl Executor for Echo {
         steps.push(finish(task.output_bytes_max, Output { content, tokens: None }));
     }
 
-    fn handle(&mut self, _tools: &dyn Tools, _event: HttpEvent, _steps: &mut Vec<Step>) {}
+    fn handle(&mut self, _context: &dyn ExecutorContext, _event: HttpEvent, _steps: &mut Vec<Step>) {}
 }

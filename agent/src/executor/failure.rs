@@ -1,6 +1,6 @@
-//! Why attempts fail: causes for metrics, words for customers, details for owners.
+//! Why attempts fail: causes for metrics, messages for customers, details for owners.
 
-use super::{Failure, HttpFault};
+use super::{ExecutorError, HttpError};
 
 /// The causes of failures that executors report: labels of a metric.
 pub const CAUSES: [&str; 11] = [
@@ -17,7 +17,7 @@ pub const CAUSES: [&str; 11] = [
     cause::OUTPUT_SIZE,
 ];
 
-/// The values of [`Failure::cause`].
+/// The values of [`ExecutorError::cause`].
 pub mod cause {
     /// The inputs or parameters are of no use to the executor.
     pub const INPUT: &str = "input";
@@ -43,10 +43,10 @@ pub mod cause {
     pub const OUTPUT_SIZE: &str = "output_size";
 }
 
-impl Failure {
+impl ExecutorError {
     /// Another attempt would fail likewise.
     pub(super) fn fatal(cause: &'static str, message: impl Into<String>, detail: impl Into<String>) -> Self {
-        Failure {
+        ExecutorError {
             message: message.into(),
             detail: detail.into(),
             cause,
@@ -61,12 +61,12 @@ impl Failure {
         message: impl Into<String>,
         detail: impl Into<String>,
     ) -> Self {
-        Failure { is_retryable: true, ..Failure::fatal(cause, message, detail) }
+        ExecutorError { is_retryable: true, ..ExecutorError::fatal(cause, message, detail) }
     }
 
     /// The result has `bytes` bytes or more, which is over the agent's limit.
     pub(super) fn output_size(bytes: usize, max: usize) -> Self {
-        Failure::fatal(
+        ExecutorError::fatal(
             cause::OUTPUT_SIZE,
             format!("the result is larger than {max} bytes"),
             format!("the result has {bytes} bytes or more, limits.output_bytes is {max}"),
@@ -74,24 +74,26 @@ impl Failure {
     }
 
     /// A call to `endpoint` (for the owner's log) has failed.
-    pub(super) fn of_fault(fault: HttpFault, endpoint: &str) -> Self {
+    pub(super) fn of_http_error(fault: HttpError, endpoint: &str) -> Self {
         let unreachable = "the agent's backend cannot be reached";
         match fault {
-            HttpFault::Forbidden(why) => {
-                Failure::fatal(cause::ADDRESS, unreachable, format!("{endpoint}: not allowed: {why}"))
+            HttpError::Forbidden(why) => {
+                ExecutorError::fatal(cause::ADDRESS, unreachable, format!("{endpoint}: not allowed: {why}"))
             }
-            HttpFault::Unsupported => {
-                Failure::fatal(cause::ADDRESS, unreachable, format!("{endpoint}: this host cannot call it"))
+            HttpError::Unsupported => ExecutorError::fatal(
+                cause::ADDRESS,
+                unreachable,
+                format!("{endpoint}: this host cannot call it"),
+            ),
+            HttpError::Connection(why) => {
+                ExecutorError::retryable(cause::CONNECTION, unreachable, format!("{endpoint}: {why}"))
             }
-            HttpFault::Connection(why) => {
-                Failure::retryable(cause::CONNECTION, unreachable, format!("{endpoint}: {why}"))
-            }
-            HttpFault::Timeout => Failure::retryable(
+            HttpError::Timeout => ExecutorError::retryable(
                 cause::TIMEOUT,
                 "the agent's backend took too long",
                 format!("{endpoint}: time-out"),
             ),
-            HttpFault::TooLarge => Failure::fatal(
+            HttpError::TooLarge => ExecutorError::fatal(
                 cause::RESPONSE_SIZE,
                 "the answer of the agent's backend is too large",
                 format!("{endpoint}: the response is larger than allowed"),

@@ -46,7 +46,7 @@ pub enum Access {
 /// Limits of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// Largest body of a response, in bytes; a longer one is [`HttpFault::TooLarge`].
+    /// Largest body of a response, in bytes; a longer one is [`HttpError::TooLarge`].
     pub response_bytes_max: usize,
     /// When it must be over.
     pub deadline: Timestamp,
@@ -64,12 +64,12 @@ pub enum HttpEvent {
     /// The body is complete.
     End,
     /// The call has failed.
-    Failed(HttpFault),
+    Failed(HttpError),
 }
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HttpFault {
+pub enum HttpError {
     /// Its address is not allowed.
     Forbidden(String),
     /// No connection, or it broke.

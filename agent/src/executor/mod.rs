@@ -14,7 +14,7 @@ mod text;
 mod webhook;
 mod workers_ai;
 
-pub use http::{Access, HttpEvent, HttpFault, HttpLimits, HttpRequest};
+pub use http::{Access, HttpError, HttpEvent, HttpLimits, HttpRequest};
 
 use bytes::Bytes;
 use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
@@ -83,19 +83,19 @@ pub enum Step {
     /// A call over HTTP. Its events are passed to [`Executor::handle`]. At most one call is open at a time: if another one is
     /// still open, it is of no use any more.
     Call(HttpRequest),
-    /// A call of a model of Workers AI; answered like a call over HTTP. Hosts without it answer [`HttpFault::Unsupported`].
+    /// A call of a model of Workers AI; answered like a call over HTTP. Hosts without it answer [`HttpError::Unsupported`].
     Ai {
         /// For instance `@cf/meta/llama-3.1-8b-instruct`.
         model: String,
         /// The JSON input of the model.
         input: Bytes,
     },
-    /// A piece of the result, to be sent as `partial` feedback.
+    /// A partial result, to be sent as feedback.
     Partial(String),
     /// The result.
     Done(Output),
     /// The attempt has failed.
-    Failed(Failure),
+    Failed(ExecutorError),
 }
 
 /// A result.
@@ -109,7 +109,7 @@ pub struct Output {
 
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct ExecutorError {
     /// For the customer: short, and without anything secret.
     pub message: String,
     /// For the owner's log.
@@ -123,7 +123,7 @@ pub struct Failure {
 }
 
 /// What an executor is given of its agent.
-pub trait Tools {
+pub trait ExecutorContext {
     /// The value of a secret, if the host has one of that name.
     fn secret(&self, name: &str) -> Option<String>;
 
@@ -138,10 +138,10 @@ pub trait Tools {
 pub trait Executor {
     /// Begins. Everything that is to happen next is pushed to `steps`; after [`Step::Done`] or [`Step::Failed`] nothing
     /// more is, and a call that is still open is of no use.
-    fn start(&mut self, task: &Task, tools: &dyn Tools, steps: &mut Vec<Step>);
+    fn start(&mut self, task: &Task, context: &dyn ExecutorContext, steps: &mut Vec<Step>);
 
     /// Something has come of the open call. Events after [`Step::Done`] or [`Step::Failed`] are ignored.
-    fn handle(&mut self, tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>);
+    fn handle(&mut self, context: &dyn ExecutorContext, event: HttpEvent, steps: &mut Vec<Step>);
 }
 
 /// The executor of a handler.
@@ -176,7 +176,7 @@ fn joined_inputs(task: &Task) -> String {
 /// The last step of an attempt that has a result.
 fn finish(output_bytes_max: usize, output: Output) -> Step {
     if output.content.len() > output_bytes_max {
-        return Step::Failed(Failure::output_size(output.content.len(), output_bytes_max));
+        return Step::Failed(ExecutorError::output_size(output.content.len(), output_bytes_max));
     }
     Step::Done(output)
 }

@@ -5,11 +5,13 @@ use relay_engine::types::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::call::{self, Bearer, ErrorResponse};
-use super::chat::{self, Answer};
+use super::chat::{self, CompletionText};
 use super::failure::cause;
 use super::response::{Received, ResponseReader};
 use super::sse::{Sse, SseEvent};
-use super::{Access, Executor, Failure, HttpEvent, HttpLimits, HttpRequest, Output, Step, Task, Tools};
+use super::{
+    Access, Executor, ExecutorContext, ExecutorError, HttpEvent, HttpLimits, HttpRequest, Output, Step, Task,
+};
 use crate::manifest::OpenaiConfig;
 
 /// A streamed token of some bytes comes in an object of some hundred.
@@ -35,7 +37,7 @@ struct Call {
     /// The body of the request.
     body: Map<String, Value>,
     response: ResponseReader,
-    answer: Answer,
+    answer: CompletionText,
     /// Bytes of the text that were sent as partial results, and when.
     sent: usize,
     sent_at: Timestamp,
@@ -53,7 +55,7 @@ impl Openai {
         Openai { config, listed, call: None }
     }
 
-    fn call(&self, task: &Task, tools: &dyn Tools) -> Result<Call, Failure> {
+    fn call(&self, task: &Task, context: &dyn ExecutorContext) -> Result<Call, ExecutorError> {
         let config = &self.config;
         let mut body = Map::new();
         body.insert("messages".to_owned(), chat::messages(config.system.as_deref(), &self.listed, task)?);
@@ -70,14 +72,14 @@ impl Openai {
         body.extend(chat::options(&self.listed, config.max_tokens, task)?);
         Ok(Call {
             url: call::endpoint(&config.base_url, &["chat", "completions"])?.into(),
-            bearer: call::bearer(config.api_key.as_deref(), tools)?,
+            bearer: call::bearer(config.api_key.as_deref(), context)?,
             deadline: task.deadline,
             output_bytes_max: task.output_bytes_max,
             body,
             response: ResponseReader::new(whole_bytes_max(task.output_bytes_max)),
-            answer: Answer::default(),
+            answer: CompletionText::default(),
             sent: 0,
-            sent_at: tools.now(),
+            sent_at: context.now(),
         })
     }
 }
@@ -88,8 +90,8 @@ fn whole_bytes_max(output_bytes_max: usize) -> usize {
 }
 
 impl Executor for Openai {
-    fn start(&mut self, task: &Task, tools: &dyn Tools, steps: &mut Vec<Step>) {
-        match self.call(task, tools) {
+    fn start(&mut self, task: &Task, context: &dyn ExecutorContext, steps: &mut Vec<Step>) {
+        match self.call(task, context) {
             Ok(call) => {
                 steps.push(Step::Call(call.request()));
                 self.call = Some(call);
@@ -98,10 +100,10 @@ impl Executor for Openai {
         }
     }
 
-    fn handle(&mut self, tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>) {
+    fn handle(&mut self, context: &dyn ExecutorContext, event: HttpEvent, steps: &mut Vec<Step>) {
         let Some(call) = &mut self.call else { return };
         match call.handle(event) {
-            Ok(Progress::More) => steps.extend(call.partial(tools.now())),
+            Ok(Progress::More) => steps.extend(call.partial(context.now())),
             Ok(Progress::Again) => steps.push(Step::Call(call.request())),
             Ok(Progress::Done(output)) => {
                 self.call = None;
@@ -142,7 +144,7 @@ impl Call {
         }
     }
 
-    fn handle(&mut self, event: HttpEvent) -> Result<Progress, Failure> {
+    fn handle(&mut self, event: HttpEvent) -> Result<Progress, ExecutorError> {
         match self.response.handle(event) {
             None => Ok(Progress::More),
             Some(Received::Events(events)) => self.add(events),
@@ -170,13 +172,13 @@ impl Call {
                 }
                 Err(error.failure(&self.url, &Bearer::hint(self.bearer.as_ref())))
             }
-            Some(Received::Fault(fault)) => Err(Failure::of_fault(fault, &self.url)),
+            Some(Received::Fault(fault)) => Err(ExecutorError::of_http_error(fault, &self.url)),
             Some(Received::Nothing) => Err(chat::malformed("no response")),
         }
     }
 
     /// Events of the stream.
-    fn add(&mut self, events: impl IntoIterator<Item = SseEvent>) -> Result<Progress, Failure> {
+    fn add(&mut self, events: impl IntoIterator<Item = SseEvent>) -> Result<Progress, ExecutorError> {
         for event in events {
             let data = event.data.trim();
             if data == "[DONE]" {
@@ -190,9 +192,9 @@ impl Call {
     }
 
     /// The stream has ended without `[DONE]`, which some servers leave out.
-    fn end(&mut self) -> Result<Progress, Failure> {
+    fn end(&mut self) -> Result<Progress, ExecutorError> {
         if !self.answer.is_finished() {
-            return Err(Failure::retryable(
+            return Err(ExecutorError::retryable(
                 cause::CONNECTION,
                 "the agent's backend stopped in the middle of its answer",
                 format!("{}: the stream ended without finish_reason and [DONE]", self.url),

@@ -2,7 +2,7 @@
 
 use super::call::{self, ErrorResponse};
 use super::sse::{Sse, SseEvent};
-use super::{HttpEvent, HttpFault};
+use super::{HttpError, HttpEvent};
 
 /// Reads one response.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) enum Received {
     /// A status that is not 2xx; what else became of the call does not matter.
     Error(ErrorResponse),
     /// The call has failed, or the body is larger than allowed.
-    Fault(HttpFault),
+    Fault(HttpError),
     /// The call has ended without a response.
     Nothing,
 }
@@ -69,7 +69,7 @@ impl ResponseReader {
             (Body::Stream(sse), HttpEvent::Chunk(bytes)) => Some(Received::Events(sse.push(&bytes))),
             (Body::Whole(body), HttpEvent::Chunk(bytes)) => {
                 if body.len() + bytes.len() > self.whole_bytes_max {
-                    return Some(Received::Fault(HttpFault::TooLarge));
+                    return Some(Received::Fault(HttpError::TooLarge));
                 }
                 body.extend_from_slice(&bytes);
                 None

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::failure::cause;
-use super::{Executor, Failure, HttpEvent, Output, Step, Task, Tools, finish, joined_inputs};
+use super::{Executor, ExecutorContext, ExecutorError, HttpEvent, Output, Step, Task, finish, joined_inputs};
 use crate::manifest::{TextConfig, TextTool};
 
 /// Sentences of an extract, unless the parameter `sentences` says otherwise.
@@ -21,14 +21,14 @@ pub(super) struct Text {
 }
 
 impl Executor for Text {
-    fn start(&mut self, task: &Task, _tools: &dyn Tools, steps: &mut Vec<Step>) {
+    fn start(&mut self, task: &Task, _context: &dyn ExecutorContext, steps: &mut Vec<Step>) {
         steps.push(match run(self.config.tool, task) {
             Ok(content) => finish(task.output_bytes_max, Output { content, tokens: None }),
-            Err(message) => Step::Failed(Failure::fatal(cause::INPUT, message, message)),
+            Err(message) => Step::Failed(ExecutorError::fatal(cause::INPUT, message, message)),
         });
     }
 
-    fn handle(&mut self, _tools: &dyn Tools, _event: HttpEvent, _steps: &mut Vec<Step>) {}
+    fn handle(&mut self, _context: &dyn ExecutorContext, _event: HttpEvent, _steps: &mut Vec<Step>) {}
 }
 
 fn run(tool: TextTool, task: &Task) -> Result<String, &'static str> {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The request is signed by the agent (NIP-98, with the hash of the body), so the program can know who calls it. It answers with
-//! `{"content": "..."}`, with `{"error": "words for the customer"}`, or with a text.
+//! `{"content": "..."}`, with `{"error": "a message for the customer"}`, or with a text.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -20,8 +20,8 @@ use super::call;
 use super::failure::cause;
 use super::response::{Received, ResponseReader};
 use super::{
-    Access, Executor, Failure, HttpEvent, HttpFault, HttpLimits, HttpRequest, Output, ResolvedInput, Role,
-    Step, Task, Tools, finish,
+    Access, Executor, ExecutorContext, ExecutorError, HttpError, HttpEvent, HttpLimits, HttpRequest, Output,
+    ResolvedInput, Role, Step, Task, finish,
 };
 use crate::identity::Draft;
 use crate::manifest::WebhookConfig;
@@ -48,13 +48,13 @@ impl Webhook {
         Webhook { url: config.url, output_bytes_max: 0, response: None }
     }
 
-    fn request(&mut self, task: &Task, tools: &dyn Tools) -> Result<HttpRequest, Failure> {
+    fn request(&mut self, task: &Task, context: &dyn ExecutorContext) -> Result<HttpRequest, ExecutorError> {
         self.url = call::endpoint(&self.url, &[])?.into();
         self.output_bytes_max = task.output_bytes_max;
         let body = Bytes::from(job(task).to_string());
         let tag = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
-        let authorization = tools.sign(&Draft {
-            created_at: tools.now(),
+        let authorization = context.sign(&Draft {
+            created_at: context.now(),
             kind: relay_site::nip98::KIND,
             tags: vec![
                 tag("u", &self.url),
@@ -86,31 +86,30 @@ impl Webhook {
     }
 
     /// `None`: more is to come.
-    fn progress(&mut self, event: HttpEvent) -> Option<Result<String, Failure>> {
+    fn progress(&mut self, event: HttpEvent) -> Option<Result<String, ExecutorError>> {
         let Response { reader, status, media_type } = self.response.as_mut()?;
         if let HttpEvent::Head(told, headers) = &event {
             (*status, *media_type) = (*told, call::media_type(headers));
         }
-        let failed = |fault| Some(Err(Failure::of_fault(fault, &self.url)));
+        let failed = |fault| Some(Err(ExecutorError::of_http_error(fault, &self.url)));
         match reader.handle(event)? {
             // It reads none.
             Received::Events(_) | Received::StreamEnd(_) => None,
-            Received::Whole(body) => Some(content(*status, media_type, &body).map_err(|failure| Failure {
-                detail: format!("{}: {}", self.url, failure.detail),
-                ..failure
+            Received::Whole(body) => Some(content(*status, media_type, &body).map_err(|failure| {
+                ExecutorError { detail: format!("{}: {}", self.url, failure.detail), ..failure }
             })),
             Received::Error(error) => {
                 Some(Err(error.failure(&self.url, "check that it knows the agent's public key")))
             }
             Received::Fault(fault) => failed(fault),
-            Received::Nothing => failed(HttpFault::Connection("no response".to_owned())),
+            Received::Nothing => failed(HttpError::Connection("no response".to_owned())),
         }
     }
 }
 
 impl Executor for Webhook {
-    fn start(&mut self, task: &Task, tools: &dyn Tools, steps: &mut Vec<Step>) {
-        steps.push(match self.request(task, tools) {
+    fn start(&mut self, task: &Task, context: &dyn ExecutorContext, steps: &mut Vec<Step>) {
+        steps.push(match self.request(task, context) {
             Ok(request) => {
                 let reader = ResponseReader::whole(request.limits.response_bytes_max);
                 self.response = Some(Response { reader, status: 0, media_type: String::new() });
@@ -120,7 +119,7 @@ impl Executor for Webhook {
         });
     }
 
-    fn handle(&mut self, _tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>) {
+    fn handle(&mut self, _context: &dyn ExecutorContext, event: HttpEvent, steps: &mut Vec<Step>) {
         if let Some(outcome) = self.progress(event) {
             self.response = None;
             steps.push(match outcome {
@@ -171,26 +170,27 @@ fn input(resolved: &ResolvedInput) -> Value {
 
 /// What programs answer in JSON.
 #[derive(Deserialize)]
-struct Answer {
+struct WebhookResponse {
     content: Option<String>,
     error: Option<String>,
 }
 
 /// The content of the result in a response of status 2xx.
-fn content(status: u16, media_type: &str, body: &[u8]) -> Result<String, Failure> {
-    let wrong =
-        |detail: String| Failure::fatal(cause::RESPONSE, "the agent's backend gave no valid answer", detail);
+fn content(status: u16, media_type: &str, body: &[u8]) -> Result<String, ExecutorError> {
+    let wrong = |detail: String| {
+        ExecutorError::fatal(cause::RESPONSE, "the agent's backend gave no valid answer", detail)
+    };
     if status == 202 {
         return Err(wrong("status 202: the result must be in the response".to_owned()));
     }
     if media_type == "application/json" || (media_type.is_empty() && body.starts_with(b"{")) {
-        let answer: Answer = serde_json::from_slice(body)
+        let answer: WebhookResponse = serde_json::from_slice(body)
             .map_err(|error| wrong(format!("no JSON with content: {error}: {}", call::excerpt(body))))?;
         return match (answer.content, answer.error) {
             (Some(content), None) => Ok(content),
             (_, Some(error)) => {
                 let message = call::excerpt(error.as_bytes());
-                Err(Failure::fatal(cause::REFUSED, message.clone(), message))
+                Err(ExecutorError::fatal(cause::REFUSED, message.clone(), message))
             }
             (None, None) => Err(wrong("neither content nor error in the JSON".to_owned())),
         };

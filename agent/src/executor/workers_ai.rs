@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::chat::{self, Answer};
+use super::chat::{self, CompletionText};
 use super::response::{Received, ResponseReader};
-use super::{Executor, Failure, HttpEvent, Step, Task, Tools};
+use super::{Executor, ExecutorContext, ExecutorError, HttpEvent, Step, Task};
 use crate::manifest::WorkersAiConfig;
 
 /// One attempt.
@@ -23,7 +23,7 @@ impl WorkersAi {
         WorkersAi { config, listed, output_bytes_max: 0, response: None }
     }
 
-    fn input(&self, task: &Task) -> Result<Bytes, Failure> {
+    fn input(&self, task: &Task) -> Result<Bytes, ExecutorError> {
         let config = &self.config;
         let mut input = Map::new();
         input.insert("messages".to_owned(), chat::messages(config.system.as_deref(), &self.listed, task)?);
@@ -33,25 +33,25 @@ impl WorkersAi {
     }
 
     /// `None`: more is to come.
-    fn progress(&mut self, event: HttpEvent) -> Option<Result<Step, Failure>> {
+    fn progress(&mut self, event: HttpEvent) -> Option<Result<Step, ExecutorError>> {
         let model = &self.config.model;
         match self.response.as_mut()?.handle(event)? {
             // It reads none.
             Received::Events(_) | Received::StreamEnd(_) => None,
             Received::Whole(body) => {
-                let mut answer = Answer::default();
+                let mut answer = CompletionText::default();
                 let added = answer.add(&body, self.output_bytes_max);
                 Some(added.and_then(|()| answer.result()).map(Step::Done))
             }
             Received::Error(error) => Some(Err(error.failure(model, "check the binding AI of the Worker"))),
-            Received::Fault(fault) => Some(Err(Failure::of_fault(fault, model))),
+            Received::Fault(fault) => Some(Err(ExecutorError::of_http_error(fault, model))),
             Received::Nothing => Some(Err(chat::malformed("no response"))),
         }
     }
 }
 
 impl Executor for WorkersAi {
-    fn start(&mut self, task: &Task, _tools: &dyn Tools, steps: &mut Vec<Step>) {
+    fn start(&mut self, task: &Task, _context: &dyn ExecutorContext, steps: &mut Vec<Step>) {
         self.output_bytes_max = task.output_bytes_max;
         // Escapes in JSON take three times the space of common text.
         self.response = Some(ResponseReader::whole(task.output_bytes_max.saturating_mul(3) + (64 << 10)));
@@ -61,7 +61,7 @@ impl Executor for WorkersAi {
         });
     }
 
-    fn handle(&mut self, _tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>) {
+    fn handle(&mut self, _context: &dyn ExecutorContext, event: HttpEvent, steps: &mut Vec<Step>) {
         if let Some(outcome) = self.progress(event) {
             self.response = None;
             steps.push(outcome.unwrap_or_else(Step::Failed));

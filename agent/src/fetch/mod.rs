@@ -3,13 +3,13 @@
 
 mod addresses;
 mod blob;
-mod page;
 mod redirect;
+mod url_input;
 
 pub use addresses::is_public;
 pub use blob::own_blob;
-pub use page::{Page, get};
 pub use redirect::redirect;
+pub use url_input::{UrlInput, get};
 
 use core::net::IpAddr;
 
@@ -35,7 +35,7 @@ const PRIVATE_NAMES: [&str; 11] = [
     "onion",
 ];
 
-/// Why a call is not allowed, in words without anything secret.
+/// Why a call is not allowed, without anything secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forbidden(pub String);
 

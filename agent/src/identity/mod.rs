@@ -3,14 +3,14 @@
 //! An agent's key is derived from the host's master secret (NIP-06), or imported from a secret of its own, or kept by a remote
 //! signer ([`crate::nip46`]). Keys are shown as NIP-19 says, and names as NIP-05 does.
 
-mod author;
+mod event_signer;
 mod keys;
 mod nip05;
 mod nip06;
 mod nip19;
 
-pub(crate) use author::is_authentic;
-pub use author::{Author, Missing, Seal, Sign, missing, sealed, signed};
+pub(crate) use event_signer::is_authentic;
+pub use event_signer::{Encryption, EventSigner, Missing, Sign, missing, signed, with_encrypted_content};
 pub use keys::{Draft, InvalidKey, Keys};
 pub use nip05::nip05_name;
 pub use nip06::{Master, new_mnemonic};
@@ -29,14 +29,14 @@ pub const MASTER_SECRET: &str = "AGENT_MASTER_SECRET";
 ///
 /// # Errors
 /// As [`keys`].
-pub fn author(manifest: &Manifest, secrets: &dyn Secrets) -> Result<Author, String> {
+pub fn author(manifest: &Manifest, secrets: &dyn Secrets) -> Result<EventSigner, String> {
     let Identity::Bunker { secret } = &manifest.identity else {
-        return keys(&manifest.identity, &manifest.name, secrets).map(Author::Here);
+        return keys(&manifest.identity, &manifest.name, secrets).map(EventSigner::Local);
     };
     let pubkey = manifest.pubkey.as_deref().and_then(parse_pubkey);
     let pubkey = pubkey.ok_or("the manifest has no `pubkey`, which a remote signer needs")?;
     nip46::Client::of(secret, &pubkey, secrets)?;
-    Ok(Author::Remote(pubkey))
+    Ok(EventSigner::Remote(pubkey))
 }
 
 /// The keys of an agent of this name.

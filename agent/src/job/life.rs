@@ -13,7 +13,7 @@ pub enum Command {
     Resume,
     /// Take no new jobs, and finish those that there are.
     Drain,
-    /// Be gone.
+    /// Delete the record.
     Delete,
 }
 

@@ -47,7 +47,7 @@ pub struct Input {
     pub kind: InputKind,
     /// Where to find an event or a job.
     pub relay: Option<String>,
-    /// What it is used for, by the customer's words.
+    /// What it is used for, as the customer says.
     pub marker: Option<String>,
 }
 

@@ -83,13 +83,13 @@ impl JobState {
     ];
 
     /// Whether it still needs work: it has no result and no final answer.
-    pub fn is_open(self) -> bool {
+    pub fn is_unfinished(self) -> bool {
         matches!(self, JobState::Received | JobState::WaitingInput | JobState::Queued | JobState::Running)
     }
 
     /// Whether nothing more can happen to it.
     pub fn is_final(self) -> bool {
-        !self.is_open() && self != JobState::Responding
+        !self.is_unfinished() && self != JobState::Responding
     }
 
     /// Its name, as in JSON and in metrics.
@@ -200,7 +200,7 @@ mod tests {
     fn nothing_works_on_a_job_that_has_its_result() {
         let after = reachable(JobState::Responding);
         assert_eq!(after, HashSet::from([JobState::Done, JobState::Failed]));
-        assert!(after.iter().all(|state| !state.is_open()));
+        assert!(after.iter().all(|state| !state.is_unfinished()));
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
             let after = reachable(state);
             assert_eq!(state.is_final(), after.is_empty(), "{state:?}");
             assert!(state.is_final() || after.iter().any(|state| state.is_final()), "{state:?}");
-            assert!(!(state.is_final() && state.is_open()), "{state:?}");
+            assert!(!(state.is_final() && state.is_unfinished()), "{state:?}");
         }
     }
 

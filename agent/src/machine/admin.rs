@@ -10,15 +10,15 @@ use super::jobs::Jobs;
 use super::schedules::{self, Schedules};
 use super::signer::Signer;
 use super::{Agent, AgentState, Awaited, CommandError, Deployed};
-use crate::identity::{self, Author, Sign};
+use crate::identity::{self, EventSigner, Sign};
 use crate::job::Command;
 use crate::manifest::{Identity, Manifest, ManifestError};
 use crate::nip90::Feedback;
 use crate::store::{self, Batch, JobRow, VersionRow};
 
-/// What an agent is at present, as it is stored.
+/// The stored record of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Head {
+pub(super) struct AgentRecord {
     pub(super) state: AgentState,
     /// The current version; 0 when it is deleted.
     pub(super) version: u32,
@@ -38,7 +38,7 @@ pub(super) struct Head {
     pub(super) bunker: Option<String>,
 }
 
-impl Head {
+impl AgentRecord {
     pub(super) const NAME: &'static str = "head";
 }
 
@@ -56,7 +56,7 @@ impl<C: SqlConn> Agent<C> {
         let author = identity::author(&manifest, &*self.context.secrets);
         let author = author.and_then(|author| match author.pubkey().to_string() == head.pubkey {
             true => Ok(author),
-            false => Err("the secret of its key is another one than when it was deployed".to_owned()),
+            false => Err("its private key is not the one it was deployed with".to_owned()),
         });
         self.deployed = Some(Deployed::new(Arc::new(manifest), author));
         Ok(())
@@ -89,7 +89,7 @@ impl<C: SqlConn> Agent<C> {
         let owner = self.owner_of(manifest, by)?;
         let mut head = match self.head.clone() {
             Some(head) => head,
-            None => Head {
+            None => AgentRecord {
                 state: AgentState::Deleted,
                 version: 0,
                 last_version: 0,
@@ -115,8 +115,8 @@ impl<C: SqlConn> Agent<C> {
         let signer = Signer::open(&self.conn, &head, &*self.context.secrets).map_err(CommandError::Store)?;
         let row = VersionRow { version: head.version, deployed_at: now.seconds(), deployed_by: *by };
         store::put_version(&mut self.batch, &row, manifest);
-        let words = format!("version {} deployed by {by}", head.version);
-        self.log(now, None, words);
+        let message = format!("version {} deployed by {by}", head.version);
+        self.log(now, None, message);
         let schedules = self.schedules.clone();
         self.set_schedules(now, &manifest.schedules);
         self.announce(now, &author, manifest, &mut head);
@@ -156,7 +156,7 @@ impl<C: SqlConn> Agent<C> {
 
     /// Changes its state: pause, resume ([`AgentState::Active`]), drain, delete.
     ///
-    /// Deleting answers all open jobs with an error, retracts the announcement, and forgets everything but what is still to be
+    /// Deleting answers all unfinished jobs with an error, retracts the announcement, and forgets everything but what is still to be
     /// published. Other writes that the store does not take keep nobody from that, and are dropped with a deleted agent.
     ///
     /// # Errors
@@ -174,7 +174,7 @@ impl<C: SqlConn> Agent<C> {
         }
         if settled.is_err() {
             let mut alone = Batch::default();
-            store::put_meta(&mut alone, Head::NAME, &head);
+            store::put_meta(&mut alone, AgentRecord::NAME, &head);
             alone.commit(&self.conn).map_err(CommandError::Store)?;
             self.head = Some(head);
             return Ok(());
@@ -186,8 +186,8 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Stores another head, with what is in the batch; or neither.
-    pub(super) fn change_head(&mut self, head: Head) -> Result<(), CommandError> {
-        store::put_meta(&mut self.batch, Head::NAME, &head);
+    pub(super) fn change_head(&mut self, head: AgentRecord) -> Result<(), CommandError> {
+        store::put_meta(&mut self.batch, AgentRecord::NAME, &head);
         if let Err(error) = self.store() {
             self.batch = Batch::default();
             self.outbox.unstage();
@@ -197,11 +197,11 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    fn delete(&mut self, now: Now, head: Head) -> Result<(), CommandError> {
+    fn delete(&mut self, now: Now, head: AgentRecord) -> Result<(), CommandError> {
         let open: Vec<u64> = self.jobs.iter().map(|open| open.seq).collect();
         // What cannot be read is deleted all the same.
         let open: Vec<JobRow> = open.into_iter().filter_map(|seq| self.read_row(seq).ok()).collect();
-        // What the store does not take waits in vain: it makes way.
+        // The writes that the store does not accept are dropped.
         let (batch, unsent) = (std::mem::take(&mut self.batch), self.outbox.set_aside());
         let deleted =
             self.try_delete(now, head.clone(), open).or_else(|_| self.try_delete(now, head, Vec::new()));
@@ -216,7 +216,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Deletes everything, with an error for each of these jobs, and the retraction; or changes nothing.
-    fn try_delete(&mut self, now: Now, mut head: Head, open: Vec<JobRow>) -> Result<(), CommandError> {
+    fn try_delete(&mut self, now: Now, mut head: AgentRecord, open: Vec<JobRow>) -> Result<(), CommandError> {
         // First, so that there is room for what has to be published.
         store::delete_all(&mut self.batch);
         for row in open {
@@ -238,7 +238,7 @@ impl<C: SqlConn> Agent<C> {
     /// What is in memory of a deleted agent.
     fn forget_memory(&mut self) {
         let is_of_job =
-            |what: &Awaited| matches!(what, Awaited::Call(_) | Awaited::Input(_) | Awaited::Store(_));
+            |what: &Awaited| matches!(what, Awaited::Call(_) | Awaited::Input(_) | Awaited::StoreBlob(_));
         let open = self.awaited.iter().filter(|(_, what)| is_of_job(what)).map(|(id, _)| *id);
         for id in open.collect::<Vec<_>>() {
             self.cancel_effect(id);
@@ -246,13 +246,13 @@ impl<C: SqlConn> Agent<C> {
         self.active.clear();
         self.jobs = Jobs::open(0);
         self.schedules = Schedules::default();
-        (self.metrics, self.told) = Default::default();
+        (self.metrics, self.reported) = Default::default();
         self.deployed = None;
     }
 }
 
 impl Deployed {
-    fn new(manifest: Arc<Manifest>, author: Result<Author, String>) -> Self {
+    fn new(manifest: Arc<Manifest>, author: Result<EventSigner, String>) -> Self {
         let (allow, deny) = Deployed::lists(&manifest.access);
         let schedule_keys = manifest.schedules.iter().map(schedules::key).collect();
         Deployed { manifest, author, allow, deny, schedule_keys }

@@ -7,9 +7,9 @@ use relay_engine::sql::SqlConn;
 use relay_engine::types::{Event, Now};
 use sha2::{Digest, Sha256};
 
-use super::admin::Head;
+use super::admin::AgentRecord;
 use super::{Agent, AgentState};
-use crate::identity::{Author, Sign};
+use crate::identity::{EventSigner, Sign};
 use crate::manifest::Manifest;
 use crate::nip90;
 use crate::store;
@@ -39,12 +39,18 @@ impl<C: SqlConn> Agent<C> {
         let manifest = Arc::clone(&deployed.manifest);
         head.announcement = None;
         self.announce(now, &author, &manifest, &mut head);
-        store::put_meta(&mut self.batch, Head::NAME, &head);
+        store::put_meta(&mut self.batch, AgentRecord::NAME, &head);
         self.head = Some(head);
     }
 
     /// Stages what has to be published for a manifest to be announced as it is, and notes it in the head.
-    pub(super) fn announce(&mut self, now: Now, author: &Author, manifest: &Manifest, head: &mut Head) {
+    pub(super) fn announce(
+        &mut self,
+        now: Now,
+        author: &EventSigner,
+        manifest: &Manifest,
+        head: &mut AgentRecord,
+    ) {
         if !manifest.announce {
             return self.retract(now, author, &manifest.relays, head);
         }
@@ -63,7 +69,13 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Stages the retraction of what was announced.
-    pub(super) fn retract(&mut self, now: Now, author: &Author, relays: &[String], head: &mut Head) {
+    pub(super) fn retract(
+        &mut self,
+        now: Now,
+        author: &EventSigner,
+        relays: &[String],
+        head: &mut AgentRecord,
+    ) {
         if head.announcement.take().is_some() {
             let created_at = now.seconds().max(head.announced_at + 1);
             self.outbox.stage(now, relays, nip90::retraction(author, created_at));

@@ -4,7 +4,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now};
 
 use super::Agent;
-use super::limits::Rated;
+use super::limits::RateLimitKind;
 use crate::job::JobEvent;
 use crate::nip90;
 use crate::store;
@@ -27,7 +27,7 @@ impl<C: SqlConn> Agent<C> {
                 None => unknown.push(id),
             }
         }
-        unknown.retain(|_| self.rates.take(now, &event.pubkey, Rated::Cancellation));
+        unknown.retain(|_| self.rates.take(now, &event.pubkey, RateLimitKind::Cancellation));
         if !unknown.is_empty() {
             self.rates.store(&mut self.batch);
             store::put_cancelled(&mut self.batch, &unknown, &event.pubkey, now.seconds());
@@ -40,14 +40,14 @@ impl<C: SqlConn> Agent<C> {
     /// but what came in between.
     pub(super) fn take_vanish(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
         let until = event.created_at;
-        for id in self.open_jobs_of(&event.pubkey) {
+        for id in self.unfinished_jobs_of(&event.pubkey) {
             if self.requested_at(&id)? <= until {
                 self.cancel(now, &id)?;
             }
         }
         let left = self.session_after(&event.pubkey, until)?;
         self.batch.put_session(event.pubkey, left);
-        if self.rates.take(now, &event.pubkey, Rated::Vanish) {
+        if self.rates.take(now, &event.pubkey, RateLimitKind::Vanish) {
             store::forget_jobs(&mut self.batch, &event.pubkey, until);
         }
         Ok(())
@@ -69,7 +69,7 @@ impl<C: SqlConn> Agent<C> {
     /// Ends an open job. Nothing is sent: its customer does not want it any more.
     pub(super) fn cancel(&mut self, now: Now, id: &EventId) -> Result<(), StoreError> {
         let Some(open) = self.jobs.get(id).copied() else { return Ok(()) };
-        self.outbox.drop_pieces(id);
+        self.outbox.drop_partials(id);
         match self.active.remove(id) {
             Some(active) => self.end(now, active, JobEvent::Cancel, None),
             None => {

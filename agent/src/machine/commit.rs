@@ -40,7 +40,7 @@ impl<C: SqlConn> Agent<C> {
         if self.metrics.take_changed() {
             store::put_meta(&mut self.batch, Metrics::NAME, &self.metrics);
         }
-        self.outbox.seal(&mut self.batch);
+        self.outbox.add_to_batch(&mut self.batch);
         self.batch.commit(&self.conn)?;
         for active in self.active.values_mut() {
             active.row.is_stored = true;

@@ -9,7 +9,7 @@ use relay_engine::types::{Event, Now};
 
 use super::Agent;
 use super::outbox::job_of;
-use crate::identity::{Author, Draft, Missing, Seal, Sign, missing};
+use crate::identity::{Draft, Encryption, EventSigner, Missing, Sign, missing};
 use crate::nip90;
 use crate::store::{self, JobRow, Traced};
 
@@ -50,8 +50,8 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Who signs; also what a deleted agent has still to say, if its signer is known.
-    fn last_author(&self) -> Option<Author> {
-        let signer = self.signer.as_ref().map(|signer| Author::Remote(signer.pubkey()));
+    fn last_author(&self) -> Option<EventSigner> {
+        let signer = self.signer.as_ref().map(|signer| EventSigner::Remote(signer.pubkey()));
         self.author().cloned().or(signer)
     }
 }
@@ -64,7 +64,7 @@ fn is_last_word(event: &Event, row: Option<&JobRow>) -> bool {
             let last = row.trace.sent.last();
             let is_last =
                 last.is_some_and(|last| last.status == "error" && last.created_at == event.created_at);
-            !row.state.is_open() && is_last
+            !row.state.is_unfinished() && is_last
         }
         None => match event.tags().find(b"status") {
             Some(status) => *status == *b"error",
@@ -74,11 +74,11 @@ fn is_last_word(event: &Event, row: Option<&JobRow>) -> bool {
     }
 }
 
-fn signed_again(author: &Author, event: &Event, draft: Draft, nonce: [u8; 32]) -> Option<Event> {
+fn signed_again(author: &EventSigner, event: &Event, draft: Draft, nonce: [u8; 32]) -> Option<Event> {
     match missing(event) {
-        Some(Missing::Seal(cipher)) => {
+        Some(Missing::Encryption(cipher)) => {
             let peer = nip90::named_keys(event).first().copied()?;
-            author.seal(draft, &Seal { cipher, peer, nonce }).ok()
+            author.sign_encrypted(draft, &Encryption { cipher, peer, nonce }).ok()
         }
         Some(Missing::Signature) | None => Some(author.sign(&draft)),
     }

@@ -39,7 +39,7 @@ struct Export {
 
 impl<C: SqlConn> Agent<C> {
     /// Everything but keys: versions of the manifest, sessions, the history, counters. Of the history the newest 10,000 jobs, and
-    /// 10,000 sessions. Drain the agent first: jobs that are open are not taken over elsewhere.
+    /// 10,000 sessions. Drain the agent first: unfinished jobs are not exported.
     ///
     /// # Errors
     /// If the store fails.
@@ -99,7 +99,7 @@ impl<C: SqlConn> Agent<C> {
         }
         let mut jobs = Vec::new();
         for (at, job) in export.jobs.into_iter().enumerate() {
-            if !job.state.is_open() {
+            if !job.state.is_unfinished() {
                 jobs.push(
                     job.into_row()
                         .map_err(|field| invalid(&format!("jobs[{at}].{field}"), "is not hexadecimal"))?,

@@ -12,11 +12,11 @@ use super::jobs::{Active, Stage};
 use super::{Agent, Awaited, Effect, EffectId};
 use crate::cipher;
 use crate::executor::HttpEvent;
-use crate::fetch::{self, Page};
-use crate::identity::{Author, Sign};
+use crate::fetch::{self, UrlInput};
+use crate::identity::{EventSigner, Sign};
 use crate::job::{InputKind, JobEvent, JobRequest};
 use crate::nip90::{self, Feedback, RequestError};
-use crate::store::{Opened, ROW_BYTES_MAX};
+use crate::store::{Decrypted, ROW_BYTES_MAX};
 
 /// Jobs whose inputs are fetched at a time.
 const RESOLVING_MAX: usize = 16;
@@ -36,7 +36,7 @@ const NAMED_MAX: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Need {
     /// The text of the encrypted request itself, from a remote signer.
-    Open,
+    Decrypt,
     /// The request of the job that this input names. It says whose result counts.
     Request(usize),
     /// The result of that job, and its request if the relay has it.
@@ -54,17 +54,17 @@ enum Need {
 pub(super) struct Resolver {
     texts: Vec<Option<String>>,
     needs: VecDeque<Need>,
-    open: Option<(EffectId, Need)>,
-    page: Page,
+    in_flight: Option<(EffectId, Need)>,
+    url_input: UrlInput,
     /// When the job has waited long enough, in milliseconds since 1970.
     deadline: u64,
 }
 
 impl Resolver {
-    /// Nothing but that the request is decrypted.
-    fn to_open(deadline: u64) -> Self {
-        let (texts, needs) = (Vec::new(), VecDeque::from([Need::Open]));
-        Resolver { texts, needs, open: None, page: Page::default(), deadline }
+    /// The request has to be decrypted first.
+    fn decryption(deadline: u64) -> Self {
+        let (texts, needs) = (Vec::new(), VecDeque::from([Need::Decrypt]));
+        Resolver { texts, needs, in_flight: None, url_input: UrlInput::default(), deadline }
     }
 
     fn new(request: &JobRequest, deadline: u64) -> Self {
@@ -80,12 +80,12 @@ impl Resolver {
         needs.extend(of_kind(InputKind::Url).into_iter().map(Need::Url));
         let text = |input: &crate::job::Input| (input.kind == InputKind::Text).then(|| input.data.clone());
         let texts = request.inputs.iter().map(text).collect();
-        Resolver { texts, needs, open: None, page: Page::default(), deadline }
+        Resolver { texts, needs, in_flight: None, url_input: UrlInput::default(), deadline }
     }
 
-    /// The effect that is open.
+    /// The effect in flight.
     pub(super) fn effect(&self) -> Option<EffectId> {
-        self.open.as_ref().map(|(id, _)| *id)
+        self.in_flight.as_ref().map(|(id, _)| *id)
     }
 
     fn bytes(&self) -> usize {
@@ -97,7 +97,7 @@ impl Resolver {
 enum NoResult {
     /// Not yet.
     Missing,
-    /// Never, in words for the customer.
+    /// Never, as a message for the customer.
     Never(String),
 }
 
@@ -123,13 +123,13 @@ impl<C: SqlConn> Agent<C> {
 
     /// Begins to fetch the inputs of a job, or puts it off while many others do.
     pub(super) fn fetch_inputs(&mut self, now: Now, mut active: Active) {
-        self.jobs.put(active.open_row());
+        self.jobs.put(active.unfinished_row());
         if !self.has_room_to_fetch(&active.request.customer) {
             return self.fetch_later(now, active.id());
         }
         let deadline = active.row.received_at + self.input_millis_max();
-        active.stage = Stage::Resolving(match self.is_to_be_opened(&active) {
-            true => Resolver::to_open(deadline),
+        active.stage = Stage::Resolving(match self.needs_decryption(&active) {
+            true => Resolver::decryption(deadline),
             false => Resolver::new(&active.request, deadline),
         });
         self.next_need(now, active);
@@ -148,9 +148,9 @@ impl<C: SqlConn> Agent<C> {
             return self.inputs_complete(now, active);
         };
         let filter = match &need {
-            Need::Open => {
-                let Some(ticket) = self.ask_to_open(now, id) else { return self.poll_later(now, active) };
-                resolver.open = Some((ticket, need));
+            Need::Decrypt => {
+                let Some(ticket) = self.ask_to_decrypt(now, id) else { return self.poll_later(now, active) };
+                resolver.in_flight = Some((ticket, need));
                 self.jobs.set_wake(id, Some(deadline));
                 self.active.insert(id, active);
                 return;
@@ -164,7 +164,7 @@ impl<C: SqlConn> Agent<C> {
             Need::Url(at) => return self.fetch_url(now, active, *at),
         };
         let effect = self.new_effect(Awaited::Input(id));
-        resolver.open = Some((effect, need));
+        resolver.in_flight = Some((effect, need));
         self.held.push(Effect::Query { id: effect, filter });
         self.jobs.set_wake(id, Some(deadline));
         self.active.insert(id, active);
@@ -183,7 +183,7 @@ impl<C: SqlConn> Agent<C> {
             server.and_then(|server| fetch::own_blob(url, &server.base_url, &network.allow_domains))
         {
             let effect = self.new_effect(Awaited::Input(id));
-            return self.read_url(active, at, effect, Effect::Read { id: effect, sha256, bytes_max });
+            return self.read_url(active, at, effect, Effect::ReadBlob { id: effect, sha256, bytes_max });
         }
         match fetch::get(url, network, now.seconds(), resolver.deadline / 1000) {
             Ok(mut request) => {
@@ -192,16 +192,16 @@ impl<C: SqlConn> Agent<C> {
                 self.read_url(active, at, effect, Effect::Http { id: effect, request });
             }
             Err(forbidden) => {
-                let words = format!("the URL is not read: {}", forbidden.0);
-                self.fail(now, active, JobEvent::Fail, "input_url", &words);
+                let message = format!("the URL is not read: {}", forbidden.0);
+                self.fail(now, active, JobEvent::Fail, "input_url", &message);
             }
         }
     }
 
     fn read_url(&mut self, mut active: Active, at: usize, id: EffectId, effect: Effect) {
         let Stage::Resolving(resolver) = &mut active.stage else { return };
-        resolver.open = Some((id, Need::Url(at)));
-        resolver.page = Page::default();
+        resolver.in_flight = Some((id, Need::Url(at)));
+        resolver.url_input = UrlInput::default();
         let deadline = resolver.deadline;
         self.held.push(effect);
         self.jobs.set_wake(active.id(), Some(deadline));
@@ -226,43 +226,43 @@ impl<C: SqlConn> Agent<C> {
         active.stage = Stage::Waiting;
         active.advance(JobEvent::Enqueue);
         self.save(&active);
-        self.wait_for_turn(now, active.open_row());
+        self.wait_for_turn(now, active.unfinished_row());
     }
 
     /// Whether a remote signer has first to decrypt a job's request.
-    fn is_to_be_opened(&self, active: &Active) -> bool {
+    fn needs_decryption(&self, active: &Active) -> bool {
         let is_here = self.author().is_none_or(|author| author.keys().is_some());
-        !is_here && active.row.trace.opened.is_none() && active.event().is_some_and(nip90::is_encrypted)
+        !is_here && active.row.trace.decrypted.is_none() && active.event().is_some_and(nip90::is_encrypted)
     }
 
     /// A remote signer has decrypted a job's request: only now it is seen what it asks for.
-    pub(super) fn opened(&mut self, now: Now, job: EventId, ticket: EffectId, text: String) {
+    pub(super) fn decrypted(&mut self, now: Now, job: EventId, ticket: EffectId, text: String) {
         let Some((mut active, _)) = self.take_resolving(job, ticket) else { return };
         let (Some(event), Some(agent)) = (active.event(), self.author().map(Sign::pubkey)) else { return };
         let cipher = nip90::payload(event).0;
         let parsed = nip90::parse_with(event, &agent, || Ok((cipher, text.clone())));
-        active.row.trace.opened = Some(Opened { cipher, text });
+        active.row.trace.decrypted = Some(Decrypted { cipher, text });
         active.request.cipher = Some(cipher);
-        let (cause, words) = match parsed {
-            Ok(request) => match self.admit_opened(&request) {
+        let (cause, message) = match parsed {
+            Ok(request) => match self.admit_decrypted(&request) {
                 Ok(()) => {
                     let is_large = active.row.bytes() + ROW_ROOM > ROW_BYTES_MAX;
                     active.request = request;
                     if !is_large {
-                        return self.go_on(now, active);
+                        return self.continue_job(now, active);
                     }
                     ("request_bytes", "the request is too large to be stored".to_owned())
                 }
-                Err((cause, words)) => (cause, words),
+                Err((cause, message)) => (cause, message),
             },
             Err(RequestError::Malformed { message, .. }) => ("malformed", message),
             Err(RequestError::NotForUs) => ("malformed", "it is not for this agent".to_owned()),
         };
-        self.fail(now, active, JobEvent::Fail, cause, &words);
+        self.fail(now, active, JobEvent::Fail, cause, &message);
     }
 
-    /// An opened request is accepted.
-    fn go_on(&mut self, now: Now, mut active: Active) {
+    /// A decrypted request is accepted.
+    fn continue_job(&mut self, now: Now, mut active: Active) {
         let deadline = active.row.received_at + self.input_millis_max();
         active.stage = Stage::Resolving(Resolver::new(&active.request, deadline));
         self.send_feedback(now, &mut active, Feedback::Processing(""));
@@ -271,15 +271,15 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// A remote signer does not decrypt a job's request.
-    pub(super) fn not_opened(&mut self, now: Now, job: EventId, ticket: EffectId, words: &str) {
+    pub(super) fn decryption_failed(&mut self, now: Now, job: EventId, ticket: EffectId, message: &str) {
         let Some((active, _)) = self.take_resolving(job, ticket) else { return };
-        self.log(now, Some(job), words);
-        let words = "the request cannot be decrypted by this agent's signer";
-        self.fail(now, active, JobEvent::Fail, "signer", words);
+        self.log(now, Some(job), message);
+        let message = "the request cannot be decrypted by this agent's signer";
+        self.fail(now, active, JobEvent::Fail, "signer", message);
     }
 
     /// A job's request is decrypted later.
-    pub(super) fn open_later(&mut self, now: Now, job: EventId, ticket: EffectId) {
+    pub(super) fn decrypt_later(&mut self, now: Now, job: EventId, ticket: EffectId) {
         if let Some((active, _)) = self.take_resolving(job, ticket) {
             self.poll_later(now, active);
         }
@@ -289,7 +289,7 @@ impl<C: SqlConn> Agent<C> {
     fn take_resolving(&mut self, job: EventId, id: EffectId) -> Option<(Active, Need)> {
         let mut active = self.active.remove(&job)?;
         if let Stage::Resolving(resolver) = &mut active.stage
-            && let Some((_, need)) = resolver.open.take_if(|(open, _)| *open == id)
+            && let Some((_, need)) = resolver.in_flight.take_if(|(open, _)| *open == id)
         {
             return Some((active, need));
         }
@@ -302,9 +302,9 @@ impl<C: SqlConn> Agent<C> {
         let Some((mut active, need)) = self.take_resolving(job, id) else { return };
         let Stage::Resolving(resolver) = &mut active.stage else { return };
         let Need::Url(at) = need else { return };
-        match resolver.page.handle(event) {
+        match resolver.url_input.handle(event) {
             None => {
-                resolver.open = Some((id, need));
+                resolver.in_flight = Some((id, need));
                 self.active.insert(job, active);
             }
             Some(Ok(text)) => {
@@ -312,9 +312,9 @@ impl<C: SqlConn> Agent<C> {
                 self.cancel_effect(id);
                 self.next_need(now, active);
             }
-            Some(Err(words)) => {
+            Some(Err(message)) => {
                 self.cancel_effect(id);
-                self.fail(now, active, JobEvent::Fail, "input_url", &words);
+                self.fail(now, active, JobEvent::Fail, "input_url", &message);
             }
         }
     }
@@ -349,8 +349,8 @@ impl<C: SqlConn> Agent<C> {
                         self.follow_chain(now, active);
                     }
                     Err(NoResult::Missing) => self.poll_later(now, active),
-                    Err(NoResult::Never(words)) => {
-                        self.fail(now, active, JobEvent::Fail, "input_job", &words);
+                    Err(NoResult::Never(message)) => {
+                        self.fail(now, active, JobEvent::Fail, "input_job", &message);
                     }
                 }
             }
@@ -366,14 +366,14 @@ impl<C: SqlConn> Agent<C> {
                     let input = &active.request.inputs[at];
                     let found = events.iter().find(|event| event.id.to_string() == input.data);
                     let Some(event) = found else {
-                        let words = format!("event {} is not on this relay", input.data);
-                        return self.fail(now, active, JobEvent::Fail, "input_event", &words);
+                        let message = format!("event {} is not on this relay", input.data);
+                        return self.fail(now, active, JobEvent::Fail, "input_event", &message);
                     };
                     resolver.texts[at] = Some(nip90::text_of(event));
                 }
                 self.next_need(now, active);
             }
-            Need::Url(_) | Need::Open => self.next_need(now, active),
+            Need::Url(_) | Need::Decrypt => self.next_need(now, active),
         }
     }
 
@@ -384,8 +384,8 @@ impl<C: SqlConn> Agent<C> {
         match resolver.needs.front_mut() {
             Some(Need::Chain(ids, _)) if ids.is_empty() => drop(resolver.needs.pop_front()),
             Some(Need::Chain(_, depth)) if *depth > max => {
-                let words = format!("the chain of jobs is longer than {max}");
-                return self.fail(now, active, JobEvent::Fail, "chain", &words);
+                let message = format!("the chain of jobs is longer than {max}");
+                return self.fail(now, active, JobEvent::Fail, "chain", &message);
             }
             Some(Need::Chain(ids, _)) => ids.truncate(16),
             _ => {}
@@ -398,7 +398,7 @@ impl<C: SqlConn> Agent<C> {
         let waited = now.millis().saturating_sub(active.row.received_at);
         let wait = waited.clamp(POLL_MILLIS, POLL_MILLIS_MAX);
         let deadline = active.row.received_at + self.input_millis_max();
-        let open = active.open_row();
+        let open = active.unfinished_row();
         self.jobs.put(open);
         self.jobs.set_wake(open.id, Some((now.millis() + wait).min(deadline.max(now.millis() + 1))));
     }
@@ -444,7 +444,7 @@ fn result_of(
     id: &EventId,
     asked: Option<&Event>,
     request: &JobRequest,
-    author: &Author,
+    author: &EventSigner,
 ) -> Result<(String, Vec<EventId>), NoResult> {
     let hex = id.to_string();
     let is_about = |event: &&Event| {
@@ -474,7 +474,7 @@ fn text_of_result(
     result: &Event,
     customer: &PubKey,
     request: &JobRequest,
-    author: &Author,
+    author: &EventSigner,
 ) -> Result<String, NoResult> {
     let text = |raw: &[u8]| String::from_utf8_lossy(&unescape(raw)).into_owned();
     let content = text(result.view().raw_content());

@@ -4,10 +4,10 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now, PubKey, unescape};
 
 use super::jobs::{Active, Source, Stage};
-use super::limits::Rated;
+use super::limits::RateLimitKind;
 use super::{Agent, Deployed};
 use crate::cipher::Cipher;
-use crate::identity::{Author, Sign};
+use crate::identity::{EventSigner, Sign};
 use crate::job::{InputKind, JobEvent, JobRequest, JobState};
 use crate::manifest::{AccessRules, Handler, Manifest};
 use crate::nip90::{self, Feedback, Incoming, ReplyTo, RequestError};
@@ -31,11 +31,11 @@ struct Refusal {
     /// A fixed word, for metrics.
     cause: &'static str,
     /// For the customer.
-    words: String,
+    message: String,
 }
 
-fn refusal<T>(cause: &'static str, words: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { cause, words: words.into() })
+fn refusal<T>(cause: &'static str, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { cause, message: message.into() })
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -61,7 +61,7 @@ impl<C: SqlConn> Agent<C> {
         let agent = author.pubkey();
         let is_for_us = nip90::named_keys(event).contains(&agent) && event.pubkey != agent;
         let is_for_us = is_for_us && !event.is_expired(now.seconds());
-        if is_for_us && self.rates.take(now, &event.pubkey, Rated::Pong) {
+        if is_for_us && self.rates.take(now, &event.pubkey, RateLimitKind::Pong) {
             self.rates.store(&mut self.batch);
             let pong = nip90::pong(&author, event, self.context.relay_url.as_deref(), now.seconds());
             self.outbox.stage(now, &[], pong);
@@ -94,17 +94,17 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         let parsed = match &author {
-            Author::Here(keys) => nip90::parse(event, keys),
-            Author::Remote(_) if nip90::is_encrypted(event) => {
+            EventSigner::Local(keys) => nip90::parse(event, keys),
+            EventSigner::Remote(_) if nip90::is_encrypted(event) => {
                 return self.take_encrypted(now, event, is_addressed, is_cancelled);
             }
-            Author::Remote(agent) => nip90::parse_with(event, agent, || Err("it is not encrypted")),
+            EventSigner::Remote(agent) => nip90::parse_with(event, agent, || Err("it is not encrypted")),
         };
         let request = match parsed {
             Ok(request) => request,
             Err(RequestError::NotForUs) => return Ok(()),
             Err(RequestError::Malformed { message, is_addressed, cipher }) => {
-                let refusal = Refusal { cause: "malformed", words: message };
+                let refusal = Refusal { cause: "malformed", message };
                 self.refuse(now, event, cipher, is_addressed, &refusal);
                 return Ok(());
             }
@@ -142,23 +142,23 @@ impl<C: SqlConn> Agent<C> {
         }
         let admitted = match manifest.encryption {
             false => refusal("encryption", "this agent takes no encrypted requests"),
-            true => self.admit_open(&event.pubkey, true),
+            true => self.admit_queued(&event.pubkey, true),
         };
         if let Err(refusal) = admitted {
             self.refuse(now, event, None, is_addressed, &refusal);
             return Ok(());
         }
-        let Ok(request) = nip90::unopened(event, &agent) else { return Ok(()) };
+        let Ok(request) = nip90::parse_undecrypted(event, &agent) else { return Ok(()) };
         let row = self.new_row(now, event, JobState::Received);
         let source = Source::Event(event.clone());
         let active = Active { row, request, source, last_created_at: 0, stage: Stage::Waiting };
         self.begin(now, active, true)
     }
 
-    /// Whether a request that has been decrypted by a remote signer is accepted; the cause and words if not.
-    pub(super) fn admit_opened(&self, request: &JobRequest) -> Result<(), (&'static str, String)> {
+    /// Whether a request that has been decrypted by a remote signer is accepted; the cause and a message if not.
+    pub(super) fn admit_decrypted(&self, request: &JobRequest) -> Result<(), (&'static str, String)> {
         let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(()) };
-        admit_content(manifest, request).map(drop).map_err(|Refusal { cause, words }| (cause, words))
+        admit_content(manifest, request).map(drop).map_err(|Refusal { cause, message }| (cause, message))
     }
 
     /// Whether a request has been delivered before.
@@ -197,17 +197,18 @@ impl<C: SqlConn> Agent<C> {
             return refusal("state", "this agent takes no jobs");
         };
         let needs_fetching = admit_content(manifest, request)?;
-        self.admit_open(&request.customer, needs_fetching)?;
+        self.admit_queued(&request.customer, needs_fetching)?;
         Ok(needs_fetching)
     }
 
-    /// What is decided by the jobs that are open.
-    fn admit_open(&self, customer: &PubKey, needs_fetching: bool) -> Result<(), Refusal> {
+    /// What is decided by the unfinished jobs.
+    fn admit_queued(&self, customer: &PubKey, needs_fetching: bool) -> Result<(), Refusal> {
         let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(()) };
         let limits = &manifest.limits;
         if self.jobs.of_customer(customer) >= limits.per_customer {
-            let words = format!("{} of your jobs are not finished yet; try again later", limits.per_customer);
-            return refusal("per_customer", words);
+            let message =
+                format!("{} of your jobs are not finished yet; try again later", limits.per_customer);
+            return refusal("per_customer", message);
         }
         if needs_fetching {
             self.admit_waiting(customer, limits.queue)?;
@@ -227,8 +228,8 @@ impl<C: SqlConn> Agent<C> {
         let (all, own) =
             waiting.fold((0, 0), |(all, own), open| (all + 1, own + usize::from(open.customer == *customer)));
         if own >= WAITING_INPUT_MAX {
-            let words = format!("{WAITING_INPUT_MAX} of your jobs wait for their inputs; try again later");
-            return refusal("per_customer", words);
+            let message = format!("{WAITING_INPUT_MAX} of your jobs wait for their inputs; try again later");
+            return refusal("per_customer", message);
         }
         if all >= (queue / WAITING_INPUT_PART).max(1) {
             return refusal("queue_full", "too many jobs wait for their inputs; try again later");
@@ -247,9 +248,9 @@ impl<C: SqlConn> Agent<C> {
         event: &Event,
         cipher: Option<Cipher>,
         is_addressed: bool,
-        Refusal { cause, words }: &Refusal,
+        Refusal { cause, message }: &Refusal,
     ) {
-        if !is_addressed || !self.rates.take(now, &event.pubkey, Rated::Error) {
+        if !is_addressed || !self.rates.take(now, &event.pubkey, RateLimitKind::Error) {
             self.metrics.count(|metrics| metrics.silent += 1);
             self.metrics.failed(cause);
             return;
@@ -261,8 +262,8 @@ impl<C: SqlConn> Agent<C> {
         let nonce = self.nonce();
         if let Some(author) = self.author() {
             let to = ReplyTo::event(event, cipher, self.context.relay_url.as_deref());
-            if let Ok(error) = nip90::feedback(author, &to, Feedback::Error(words), created_at, nonce) {
-                row.trace.sent.push(Traced::of(&error, "error", words));
+            if let Ok(error) = nip90::feedback(author, &to, Feedback::Error(message), created_at, nonce) {
+                row.trace.sent.push(Traced::of(&error, "error", message));
                 self.outbox.stage(now, &[], error);
             }
         }
@@ -331,7 +332,7 @@ fn admit_work(event: &Event, min: u32) -> Result<(), Refusal> {
         std::str::from_utf8(&text).ok()?.parse::<u32>().ok()
     });
     if event.id.leading_zero_bits() < min || target.is_some_and(|target| target < min) {
-        return refusal("work", format!("this agent wants {min} bits of proof of work (NIP-13)"));
+        return refusal("pow", format!("{min} bits of proof of work (NIP-13) are required"));
     }
     Ok(())
 }
@@ -340,23 +341,27 @@ fn admit_work(event: &Event, min: u32) -> Result<(), Refusal> {
 fn admit_content(manifest: &Manifest, request: &JobRequest) -> Result<bool, Refusal> {
     let Some(handler) = manifest.handlers.iter().find(|handler| handler.kind == request.kind) else {
         let kinds: Vec<String> = manifest.handlers.iter().map(|handler| handler.kind.to_string()).collect();
-        let words = format!("this agent does not do kind {}, but {}", request.kind, kinds.join(", "));
-        return refusal("kind", words);
+        let message = format!("kind {} is not supported; supported: {}", request.kind, kinds.join(", "));
+        return refusal("kind", message);
     };
     if request.cipher.is_some() && !manifest.encryption {
         return refusal("encryption", "this agent takes no encrypted requests");
     }
     let inputs = &request.inputs;
     if inputs.len() < handler.inputs_min {
-        let words =
+        let message =
             format!("at least {} inputs are needed, and there are {}", handler.inputs_min, inputs.len());
-        return refusal("inputs", words);
+        return refusal("inputs", message);
     }
     let is_taken = |kind: &InputKind| handler.inputs.is_empty() || handler.inputs.contains(kind);
     if let Some(input) = inputs.iter().find(|input| !is_taken(&input.kind)) {
         let takes: Vec<&str> = handler.inputs.iter().map(|kind| kind.name()).collect();
-        let words = format!("inputs of type {} are not taken, but {}", input.kind.name(), takes.join(", "));
-        return refusal("inputs", words);
+        let message = format!(
+            "inputs of type {} are not supported; supported: {}",
+            input.kind.name(),
+            takes.join(", ")
+        );
+        return refusal("inputs", message);
     }
     let bytes: usize =
         inputs.iter().filter(|input| input.kind == InputKind::Text).map(|input| input.data.len()).sum();
@@ -373,8 +378,9 @@ fn admit_content(manifest: &Manifest, request: &JobRequest) -> Result<bool, Refu
     admit_params(handler, request)?;
     let output = request.output.as_ref().filter(|output| !handler.outputs.is_empty() && !output.is_empty());
     if let Some(output) = output.filter(|output| !handler.outputs.contains(output)) {
-        let words = format!("output {} is not offered, but {}", cut(output), handler.outputs.join(", "));
-        return refusal("output", words);
+        let message =
+            format!("output {} is not supported; supported: {}", cut(output), handler.outputs.join(", "));
+        return refusal("output", message);
     }
     Ok(fetched > 0)
 }
@@ -392,8 +398,9 @@ fn admit_params(handler: &Handler, request: &JobRequest) -> Result<(), Refusal> 
         }
         let is_offered = |value: &String| param.values.is_empty() || param.values.contains(value);
         if let Some(value) = values.find(|value| !is_offered(value)) {
-            let words = format!("parameter {name} cannot be {}, but {}", cut(value), param.values.join(", "));
-            return refusal("params", words);
+            let message =
+                format!("parameter {name} cannot be {}; allowed: {}", cut(value), param.values.join(", "));
+            return refusal("params", message);
         }
     }
     Ok(())

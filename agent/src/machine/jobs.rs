@@ -13,12 +13,12 @@ use super::ready::Ready;
 use crate::executor::Executor;
 use crate::job::JobRequest;
 use crate::manifest::{Manifest, Schedule};
-use crate::store::{JobRow, OpenRow};
+use crate::store::{JobRow, UnfinishedRow};
 
 /// All open jobs.
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
-    open: HashMap<EventId, OpenRow>,
+    unfinished: HashMap<EventId, UnfinishedRow>,
     /// Those that can be started.
     ready: Ready,
     /// When something is to be done about a job, in milliseconds since 1970; one entry for a job at most.
@@ -45,16 +45,16 @@ impl Jobs {
         self.last_seq
     }
 
-    pub(super) fn get(&self, id: &EventId) -> Option<&OpenRow> {
-        self.open.get(id)
+    pub(super) fn get(&self, id: &EventId) -> Option<&UnfinishedRow> {
+        self.unfinished.get(id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &OpenRow> {
-        self.open.values()
+    pub(super) fn iter(&self) -> impl Iterator<Item = &UnfinishedRow> {
+        self.unfinished.values()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.open.len()
+        self.unfinished.len()
     }
 
     /// Open jobs of a customer.
@@ -63,8 +63,8 @@ impl Jobs {
     }
 
     /// Adds a job, or notes its new state; nothing is to be done about it until [`Jobs::set_ready`] or [`Jobs::set_wake`].
-    pub(super) fn put(&mut self, row: OpenRow) {
-        if self.open.insert(row.id, row).is_none() {
+    pub(super) fn put(&mut self, row: UnfinishedRow) {
+        if self.unfinished.insert(row.id, row).is_none() {
             *self.of_customer.entry(row.customer).or_default() += 1;
         }
         self.ready.remove(&row);
@@ -73,7 +73,7 @@ impl Jobs {
 
     /// It is no longer open.
     pub(super) fn remove(&mut self, id: &EventId) {
-        let Some(row) = self.open.remove(id) else { return };
+        let Some(row) = self.unfinished.remove(id) else { return };
         self.ready.remove(&row);
         self.set_wake(*id, None);
         if let Some(count) = self.of_customer.get_mut(&row.customer) {
@@ -86,14 +86,14 @@ impl Jobs {
 
     /// It waits for its turn only.
     pub(super) fn set_ready(&mut self, id: &EventId) {
-        if let Some(row) = self.open.get(id) {
+        if let Some(row) = self.unfinished.get(id) {
             self.ready.insert(row);
         }
     }
 
     /// The job whose turn is next.
-    pub(super) fn first_ready(&self) -> Option<OpenRow> {
-        self.ready.first().and_then(|id| self.open.get(&id)).copied()
+    pub(super) fn first_ready(&self) -> Option<UnfinishedRow> {
+        self.ready.first().and_then(|id| self.unfinished.get(&id)).copied()
     }
 
     /// A job of this customer is started.
@@ -163,18 +163,18 @@ pub(super) struct Attempt {
     pub(super) deadline: u64,
     /// The texts of the inputs, for the session.
     pub(super) said: String,
-    /// A piece of the result that has not been sent yet.
+    /// The part of the result that has not been sent yet.
     pub(super) partial: String,
-    /// When the next piece may be sent, in milliseconds since 1970.
+    /// When the next partial result may be sent, in milliseconds since 1970.
     pub(super) partial_at: u64,
     /// Pieces that were sent in this attempt.
     pub(super) partials: u32,
     /// The result, while it is stored; `call` is the effect.
-    pub(super) stored: Option<Stored>,
+    pub(super) stored: Option<PendingBlob>,
 }
 
 /// A result that is being stored.
-pub(super) struct Stored {
+pub(super) struct PendingBlob {
     pub(super) bytes: Bytes,
     /// Tokens read and written, if the executor knows.
     pub(super) tokens: Option<(u64, u64)>,
@@ -186,9 +186,9 @@ impl Active {
     }
 
     /// What is kept in memory of it.
-    pub(super) fn open_row(&self) -> OpenRow {
+    pub(super) fn unfinished_row(&self) -> UnfinishedRow {
         let JobRow { seq, id, customer, state, received_at, wake_at, .. } = self.row;
-        OpenRow { seq, id, customer, state, received_at, wake_at }
+        UnfinishedRow { seq, id, customer, state, received_at, wake_at }
     }
 
     /// The customer's event.

@@ -17,7 +17,7 @@ const OTHERS: PubKey = PubKey([0; 32]);
 
 /// What is limited besides jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rated {
+pub(super) enum RateLimitKind {
     /// Errors to requests that are refused; further refusals are silent.
     Error,
     Pong,
@@ -26,7 +26,7 @@ pub(super) enum Rated {
     /// Requests to vanish that go through the history.
     Vanish,
     /// Requests to the API by customers.
-    Read,
+    ApiRead,
 }
 
 /// For one customer, and for all together, so that many keys are no way around it; a minute.
@@ -41,7 +41,7 @@ struct Counts {
 /// What is stored of it, when it changes: pongs and cancellations leave no job behind from which they could be counted again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct Stored {
+struct StoredRates {
     minute: u64,
     pongs: u32,
     cancellations: u32,
@@ -62,18 +62,18 @@ impl Rates {
     pub(super) fn open(now: Now, conn: &impl SqlConn) -> Result<Self, StoreError> {
         let minute = now.seconds() / 60;
         let mut rates = Rates { minute, ..Rates::default() };
-        if let Some(stored) = store::get_meta::<Stored>(conn, Self::NAME)?
+        if let Some(stored) = store::get_meta::<StoredRates>(conn, Self::NAME)?
             && stored.minute == minute
         {
-            rates.all.rated[Rated::Pong as usize] = stored.pongs;
-            rates.all.rated[Rated::Cancellation as usize] = stored.cancellations;
+            rates.all.rated[RateLimitKind::Pong as usize] = stored.pongs;
+            rates.all.rated[RateLimitKind::Cancellation as usize] = stored.cancellations;
         }
         for (customer, state) in store::received_since(conn, minute * 60_000)? {
             let (all, counts) = rates.counts(now, &customer);
             counts.jobs = counts.jobs.saturating_add(1);
             if state == JobState::Rejected {
-                all.rated[Rated::Error as usize] += 1;
-                counts.rated[Rated::Error as usize] += 1;
+                all.rated[RateLimitKind::Error as usize] += 1;
+                counts.rated[RateLimitKind::Error as usize] += 1;
             }
         }
         Ok(rates)
@@ -97,7 +97,7 @@ impl Rates {
     }
 
     /// Counts something else; whether it may be done.
-    pub(super) fn take(&mut self, now: Now, customer: &PubKey, what: Rated) -> bool {
+    pub(super) fn take(&mut self, now: Now, customer: &PubKey, what: RateLimitKind) -> bool {
         let (all, counts) = self.counts(now, customer);
         let (own_max, all_max) = MAX[what as usize];
         let (all, own) = (&mut all.rated[what as usize], &mut counts.rated[what as usize]);
@@ -113,8 +113,8 @@ impl Rates {
     pub(super) fn store(&self, batch: &mut Batch) {
         let Rates { minute, all, .. } = self;
         let (pongs, cancellations) =
-            (all.rated[Rated::Pong as usize], all.rated[Rated::Cancellation as usize]);
-        store::put_meta(batch, Self::NAME, &Stored { minute: *minute, pongs, cancellations });
+            (all.rated[RateLimitKind::Pong as usize], all.rated[RateLimitKind::Cancellation as usize]);
+        store::put_meta(batch, Self::NAME, &StoredRates { minute: *minute, pongs, cancellations });
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(jobs(&mut rates, now, customer(2)), 3);
         assert_eq!(jobs(&mut rates, now, customer(1)), 0);
         assert_eq!(jobs(&mut rates, later, customer(1)), 3);
-        let errors = (0..50).filter(|_| rates.take(later, &customer(1), Rated::Error)).count();
+        let errors = (0..50).filter(|_| rates.take(later, &customer(1), RateLimitKind::Error)).count();
         assert_eq!(errors, 10);
     }
 
@@ -145,7 +145,8 @@ mod tests {
     fn a_flood_by_many_keys_is_sent_a_bounded_number_of_errors() {
         let mut rates = Rates::default();
         let now = Now::from_seconds(600);
-        let sent = (0..30_000).filter(|number| rates.take(now, &customer(*number), Rated::Error)).count();
+        let sent =
+            (0..30_000).filter(|number| rates.take(now, &customer(*number), RateLimitKind::Error)).count();
         assert_eq!(sent, 300);
         assert!(rates.customers.len() <= CUSTOMERS_MAX + 1);
         let jobs = |rates: &mut Rates, who| (0..5).filter(|_| rates.take_job(now, &who, 3)).count();
@@ -159,7 +160,8 @@ mod tests {
             (3, 0),
             "they share"
         );
-        let pongs = (0..1_000).filter(|number| rates.take(now, &customer(*number), Rated::Pong)).count();
+        let pongs =
+            (0..1_000).filter(|number| rates.take(now, &customer(*number), RateLimitKind::Pong)).count();
         assert_eq!(pongs, 60);
     }
 }

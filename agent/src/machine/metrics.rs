@@ -1,4 +1,4 @@
-//! What is counted. Counters outlive restarts; causes and states are fixed words, so there are few of them.
+//! What is counted. Counters outlive restarts; causes and states are fixed strings, so there are few of them.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub const CAUSES: [&str; 27] = [
     "result_refused",
     "signer",
     "state",
-    "work",
+    "pow",
 ];
 
 /// The cause as it is in [`CAUSES`] or [`failure::CAUSES`]; `None` if it is in neither.
@@ -80,9 +80,9 @@ pub struct Metrics {
     pub running: usize,
     #[serde(skip)]
     is_changed: bool,
-    /// What the host has not been told yet.
+    /// What has not been reported to the host yet.
     #[serde(skip)]
-    pub(super) untold: Counted,
+    pub(super) unreported: MetricsDelta,
 }
 
 impl Metrics {
@@ -101,7 +101,7 @@ impl Metrics {
     /// A job has ended; `cause` if it was refused or has failed.
     pub(super) fn ended(&mut self, state: JobState, cause: Option<&str>) {
         self.count(|metrics| {
-            for jobs in [&mut metrics.jobs, &mut metrics.untold.jobs] {
+            for jobs in [&mut metrics.jobs, &mut metrics.unreported.jobs] {
                 *jobs.entry(state.name().to_owned()).or_default() += 1;
             }
         });
@@ -112,7 +112,7 @@ impl Metrics {
     pub(super) fn failed(&mut self, cause: &str) {
         debug_assert!(known_cause(cause).is_some(), "{cause} is in no list of causes");
         self.count(|metrics| {
-            for failures in [&mut metrics.failures, &mut metrics.untold.failures] {
+            for failures in [&mut metrics.failures, &mut metrics.unreported.failures] {
                 *failures.entry(cause.to_owned()).or_default() += 1;
             }
         });
@@ -125,10 +125,10 @@ impl Metrics {
             let bucket = LATENCY_BOUNDS_MILLIS.partition_point(|bound| *bound < millis);
             metrics.latency[bucket] += 1;
             metrics.latency_millis += millis;
-            let untold = &mut metrics.untold;
-            untold.latency.resize(untold.latency.len().max(bucket + 1), 0);
-            untold.latency[bucket] += 1;
-            untold.latency_millis += millis;
+            let unreported = &mut metrics.unreported;
+            unreported.latency.resize(unreported.latency.len().max(bucket + 1), 0);
+            unreported.latency[bucket] += 1;
+            unreported.latency_millis += millis;
         });
     }
 
@@ -136,7 +136,7 @@ impl Metrics {
     pub(super) fn attempted(&mut self) {
         self.count(|metrics| {
             metrics.attempts += 1;
-            metrics.untold.attempts += 1;
+            metrics.unreported.attempts += 1;
         });
     }
 }
@@ -144,7 +144,7 @@ impl Metrics {
 /// What an agent has counted since its host asked before, and the jobs that it has now. What is zero is left out of its JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Counted {
+pub struct MetricsDelta {
     /// Jobs that have ended, as in [`Metrics::jobs`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub jobs: BTreeMap<String, u64>,
@@ -191,7 +191,7 @@ mod tests {
         let mut metrics = Metrics::default();
         metrics.ended(JobState::Failed, Some("timeout"));
         metrics.answered(7);
-        let before = Metrics { is_changed: false, untold: Counted::default(), ..metrics.clone() };
+        let before = Metrics { is_changed: false, unreported: MetricsDelta::default(), ..metrics.clone() };
         metrics.queued = 5;
         let json = serde_json::to_string(&metrics).unwrap();
         assert_eq!(serde_json::from_str::<Metrics>(&json).unwrap(), before);

@@ -4,16 +4,16 @@
 //! intake     events become jobs, or are refused (limits); cancel: cancellations, requests to vanish
 //! inputs     the texts of events, other jobs and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries
-//! respond    feedback, results, failures; storing: results that are too large for an event
-//! signer     a remote signer is asked, if it has the key; finish: for what, and what is made of its answers
+//! respond    feedback, results, failures; stored_result: results that are too large for an event
+//! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read;
 //!            expired: feedback that waited too long
 //! admin      deploy, roll back, pause, delete; announce: how it is found, again and again; tombstone: what is kept of one that is deleted
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
 //! sweep      what is old is forgotten
-//! jobs       what is kept in memory of jobs that are open; ready: whose turn it is
-//! commit     one transaction a call; beats: those of an agent with a remote signer
+//! jobs       what is kept in memory of unfinished jobs; ready: whose turn it is
+//! commit     one transaction a call; heartbeats: those of an agent with a remote signer
 //! ```
 //!
 //! **Writes and memory.** A call changes what is in memory and collects its writes, and its last act is one transaction. Effects are
@@ -24,12 +24,11 @@
 
 mod admin;
 mod announce;
-mod beats;
 mod cancel;
 mod commit;
 mod expired;
 mod export;
-mod finish;
+mod heartbeats;
 mod inputs;
 mod intake;
 mod jobs;
@@ -40,12 +39,13 @@ mod outbox;
 mod read_relays;
 mod reads;
 mod ready;
+mod remote_signing;
 mod respond;
 mod run;
 mod schedules;
 mod sessions;
 mod signer;
-mod storing;
+mod stored_result;
 mod sweep;
 mod tombstone;
 
@@ -56,7 +56,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
 use serde::{Deserialize, Serialize};
 
-use self::admin::Head;
+use self::admin::AgentRecord;
 use self::jobs::{Active, Jobs};
 use self::limits::Rates;
 use self::outbox::Outbox;
@@ -65,14 +65,14 @@ use self::schedules::Schedules;
 use self::signer::Signer;
 use self::sweep::Sweep;
 use crate::executor::{Executor, HttpEvent, HttpRequest};
-use crate::identity::{Author, Keys};
+use crate::identity::{EventSigner, Keys};
 use crate::manifest::{Handler, Manifest, ManifestError};
-use crate::nip46::Answers;
+use crate::nip46::SignerResponses;
 use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
 pub(crate) use self::metrics::known_cause;
-pub use self::metrics::{CAUSES, Counted, LATENCY_BOUNDS_MILLIS, Metrics};
+pub use self::metrics::{CAUSES, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
 pub use self::tombstone::Tombstone;
 pub use crate::store::{Said, Traced};
@@ -134,7 +134,7 @@ pub enum Effect {
         /// URLs of relays.
         relays: Vec<String>,
         /// The signer's answers.
-        answers: Answers,
+        answers: SignerResponses,
         /// Kind 24133, in this order.
         requests: Vec<Event>,
     },
@@ -147,7 +147,7 @@ pub enum Effect {
     },
     /// Store a blob on the host's Blossom server ([`Context::blossom`]), without a token; answered by `handle_stored`. It is
     /// carried out to its end also after [`Effect::Cancel`].
-    Store {
+    StoreBlob {
         /// For the answer.
         id: EffectId,
         /// Whose blob it will be.
@@ -158,8 +158,8 @@ pub enum Effect {
         mime: &'static str,
     },
     /// Read a blob of the host's Blossom server; answered like a call over HTTP: status 200 with `content-type`, 404, or
-    /// [`HttpFault::TooLarge`](crate::executor::HttpFault::TooLarge).
-    Read {
+    /// [`HttpError::TooLarge`](crate::executor::HttpError::TooLarge).
+    ReadBlob {
         /// For the answers.
         id: EffectId,
         /// Its name, 64 lowercase hexadecimal digits.
@@ -180,8 +180,8 @@ impl Effect {
             | Effect::Cancel { id }
             | Effect::Sign { id, .. }
             | Effect::Query { id, .. }
-            | Effect::Store { id, .. }
-            | Effect::Read { id, .. } => *id,
+            | Effect::StoreBlob { id, .. }
+            | Effect::ReadBlob { id, .. } => *id,
         }
     }
 }
@@ -216,7 +216,7 @@ pub enum AgentState {
     Paused,
     /// It takes no new jobs and finishes those it has.
     Draining,
-    /// It is gone; its announcements are retracted.
+    /// It is deleted; its announcements are retracted.
     Deleted,
 }
 
@@ -282,7 +282,7 @@ pub struct Agent<C> {
     context: Context,
     executors: ExecutorFactory,
     /// `None` before the first manifest.
-    head: Option<Head>,
+    head: Option<AgentRecord>,
     /// `None` without one, and when it is deleted.
     deployed: Option<Deployed>,
     jobs: Jobs,
@@ -293,14 +293,14 @@ pub struct Agent<C> {
     /// Of an agent whose key a remote signer has.
     signer: Option<Signer>,
     outbox: Outbox,
-    /// The last round of beats, if a remote signer has its key.
+    /// The last round of heartbeats, if a remote signer has its key.
     beat_round: u64,
     read_relays: ReadRelays,
     schedules: Schedules,
     rates: Rates,
     metrics: Metrics,
-    /// The jobs that waited and ran when [`Agent::take_counted`] last returned something.
-    told: (usize, usize),
+    /// The jobs that waited and ran when [`Agent::take_metrics_delta`] last returned something.
+    reported: (usize, usize),
     last_line: u64,
     sweep: Sweep,
     batch: Batch,
@@ -322,14 +322,14 @@ pub(crate) type ExecutorFactory = Box<dyn Fn(&Handler) -> Box<dyn Executor + Sen
 struct Deployed {
     manifest: Arc<Manifest>,
     /// `Err`: a secret is missing or wrong. Then nothing is accepted, so that nothing is lost.
-    author: Result<Author, String>,
+    author: Result<EventSigner, String>,
     allow: Vec<PubKey>,
     deny: Vec<PubKey>,
     /// What [`Schedules`] knows the manifest's schedules by, in their order.
     schedule_keys: Vec<String>,
 }
 
-/// What an open effect is for.
+/// What an effect in flight is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
     /// The call of an executor.
@@ -337,7 +337,7 @@ enum Awaited {
     /// An input of a job.
     Input(EventId),
     /// The result of a job, while it is stored.
-    Store(EventId),
+    StoreBlob(EventId),
     /// What was published.
     Publish,
     /// The list of a customer's relays.
@@ -379,7 +379,7 @@ impl<C: SqlConn> Agent<C> {
         store::open(&conn)?;
         let metrics: Metrics = store::get_meta(&conn, Metrics::NAME)?.unwrap_or_default();
         let mut agent = Agent {
-            head: store::get_meta(&conn, Head::NAME)?,
+            head: store::get_meta(&conn, AgentRecord::NAME)?,
             deployed: None,
             jobs: Jobs::open(store::last_seq(&conn)?),
             active: HashMap::new(),
@@ -390,7 +390,7 @@ impl<C: SqlConn> Agent<C> {
             read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
             rates: Rates::open(now, &conn)?,
-            told: (0, 0),
+            reported: (0, 0),
             metrics,
             last_line: store::last_line(&conn)?,
             sweep: store::get_meta(&conn, Sweep::NAME)?.unwrap_or_default(),
@@ -420,11 +420,11 @@ impl<C: SqlConn> Agent<C> {
     /// delivered again.
     pub fn deliver(&mut self, now: Now, events: &[Event]) -> Result<(), StoreError> {
         self.settle(now)?;
-        if let Some(Deployed { author: Err(fault), .. }) = &self.deployed {
-            return Err(StoreError::Failed(fault.clone()));
+        if let Some(Deployed { author: Err(error), .. }) = &self.deployed {
+            return Err(StoreError::Failed(error.clone()));
         }
-        if let Some(fault) = self.signer_is_behind() {
-            return Err(StoreError::Failed(fault));
+        if let Some(error) = self.signer_is_behind() {
+            return Err(StoreError::Failed(error));
         }
         for event in events {
             self.take_in(now, event)?;
@@ -446,17 +446,18 @@ impl<C: SqlConn> Agent<C> {
         let _ = self.settle(now);
     }
 
-    /// Something has come of an [`Effect::Http`], [`Effect::Ai`] or [`Effect::Read`].
+    /// Something has come of an [`Effect::Http`], [`Effect::Ai`] or [`Effect::ReadBlob`].
     pub fn handle_http(&mut self, now: Now, id: EffectId, event: HttpEvent) {
         let is_last = matches!(event, HttpEvent::End | HttpEvent::Failed(_));
         let awaited = self.awaited.get(&id).copied();
-        if is_last && !matches!(awaited, Some(Awaited::Store(_))) {
+        if is_last && !matches!(awaited, Some(Awaited::StoreBlob(_))) {
             self.awaited.remove(&id);
         }
         match awaited {
             Some(Awaited::Call(job)) => self.call_event(now, job, id, event),
             Some(Awaited::Input(job)) => self.fetch_event(now, job, id, event),
-            Some(Awaited::Publish | Awaited::RelayList(_) | Awaited::Signer | Awaited::Store(_)) | None => {}
+            Some(Awaited::Publish | Awaited::RelayList(_) | Awaited::Signer | Awaited::StoreBlob(_))
+            | None => {}
         }
         let _ = self.settle(now);
     }
@@ -471,10 +472,10 @@ impl<C: SqlConn> Agent<C> {
         let _ = self.settle(now);
     }
 
-    /// The outcome of an [`Effect::Store`]: the blob's URL, or why it is not stored, in words for the customer. Another outcome
+    /// The outcome of an [`Effect::StoreBlob`]: the blob's URL, or why it is not stored, as a message for the customer. Another outcome
     /// of the same effect changes nothing.
     pub fn handle_stored(&mut self, now: Now, id: EffectId, outcome: Result<String, String>) {
-        if let Some(Awaited::Store(job)) = self.awaited.get(&id).copied() {
+        if let Some(Awaited::StoreBlob(job)) = self.awaited.get(&id).copied() {
             self.awaited.remove(&id);
             self.result_stored(now, job, id, outcome);
         }
@@ -511,7 +512,7 @@ impl<C: SqlConn> Agent<C> {
             self.wake_jobs(now);
             self.run_schedules(now);
             self.renew_announcement(now);
-            self.beat(now);
+            self.heartbeat(now);
             self.sweep(now);
         }
         let _ = self.settle(now);
@@ -533,7 +534,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Who signs; `deliver` has checked that there is somebody.
-    fn author(&self) -> Option<&Author> {
+    fn author(&self) -> Option<&EventSigner> {
         self.deployed.as_ref()?.author.as_ref().ok()
     }
 

@@ -29,7 +29,7 @@ const AHEAD_SECONDS_MAX: u64 = 3_600;
 /// Events that go to the same relays.
 #[derive(Clone, Debug)]
 struct Entry {
-    /// Their row in the database. `None`: they are pieces of a result, or a beat, which are lost in a crash.
+    /// Their row in the database. `None`: they are pieces of a result, or a heartbeat, which are lost in a crash.
     row: Option<u64>,
     relays: Vec<String>,
     /// What the relay has not answered for.
@@ -53,7 +53,7 @@ pub(super) struct Outbox {
     /// Of this call; not yet in the batch.
     staged: Vec<Entry>,
     /// In the batch.
-    sealed: Vec<Entry>,
+    batched: Vec<Entry>,
     /// In the database.
     queue: VecDeque<Entry>,
     /// At the relay; or, as long as something lacks a signature, at the signer.
@@ -69,7 +69,7 @@ pub(super) struct Outbox {
 /// What was signed and is not stored.
 pub(super) struct Unsent {
     staged: Vec<Entry>,
-    sealed: Vec<Entry>,
+    batched: Vec<Entry>,
 }
 
 impl Outbox {
@@ -102,24 +102,24 @@ impl Outbox {
         row
     }
 
-    /// Adds a piece of a result, or a beat, which is not stored.
-    pub(super) fn stage_piece(&mut self, relays: &[String], event: Event) {
+    /// Adds a piece of a result, or a heartbeat, which is not stored.
+    pub(super) fn stage_partial(&mut self, relays: &[String], event: Event) {
         if !self.has_more && self.queue.len() < ENTRIES_MAX {
             self.staged.push(Entry::new(None, relays.to_owned(), vec![event]));
         }
     }
 
-    /// Takes back the pieces of a job's result that have not left.
-    pub(super) fn drop_pieces(&mut self, job: &EventId) {
+    /// Takes back the partial results of a job that have not been sent.
+    pub(super) fn drop_partials(&mut self, job: &EventId) {
         let is_of_job = |entry: &Entry| {
             entry.row.is_none() && entry.events.iter().any(|event| job_of(event) == Some(*job))
         };
         self.staged.retain(|entry| !is_of_job(entry));
-        self.sealed.retain(|entry| !is_of_job(entry));
+        self.batched.retain(|entry| !is_of_job(entry));
         self.queue.retain(|entry| !is_of_job(entry));
     }
 
-    /// Takes back the pieces of results, and beats, that a remote signer has not signed at once.
+    /// Takes back the pieces of results, and heartbeats, that a remote signer has not signed at once.
     pub(super) fn drop_unsigned_pieces(&mut self) {
         self.in_flight.retain(|entry| entry.row.is_some() || !entry.is_unsigned);
     }
@@ -127,33 +127,33 @@ impl Outbox {
     /// Takes back what has been added since the last [`Outbox::release`].
     pub(super) fn unstage(&mut self) {
         self.staged.clear();
-        self.sealed.clear();
+        self.batched.clear();
     }
 
     /// Takes out what is not stored.
     pub(super) fn set_aside(&mut self) -> Unsent {
-        Unsent { staged: std::mem::take(&mut self.staged), sealed: std::mem::take(&mut self.sealed) }
+        Unsent { staged: std::mem::take(&mut self.staged), batched: std::mem::take(&mut self.batched) }
     }
 
     /// Takes back what was set aside.
     pub(super) fn put_back(&mut self, unsent: Unsent) {
-        Unsent { staged: self.staged, sealed: self.sealed } = unsent;
+        Unsent { staged: self.staged, batched: self.batched } = unsent;
     }
 
     /// Adds what was staged to the batch.
-    pub(super) fn seal(&mut self, batch: &mut Batch) {
+    pub(super) fn add_to_batch(&mut self, batch: &mut Batch) {
         for entry in self.staged.drain(..) {
             if let Some(row) = entry.row {
                 let Entry { relays, events, .. } = entry.clone();
                 store::put_outbox(batch, &OutboxRow { row, relays, events });
             }
-            self.sealed.push(entry);
+            self.batched.push(entry);
         }
     }
 
     /// The batch is stored.
     pub(super) fn release(&mut self) {
-        for entry in self.sealed.drain(..) {
+        for entry in self.batched.drain(..) {
             if self.has_more || self.queue.len() >= ENTRIES_MAX {
                 self.has_more = true;
                 continue;
@@ -208,7 +208,7 @@ impl Outbox {
 
     /// Whether nothing is to be published.
     pub(super) fn is_empty(&self) -> bool {
-        self.staged.is_empty() && self.sealed.is_empty() && self.in_flight.is_empty() && !self.has_waiting()
+        self.staged.is_empty() && self.batched.is_empty() && self.in_flight.is_empty() && !self.has_waiting()
     }
 
     /// Feedback that has expired while it waited, and whether later events of its job wait behind it.
@@ -416,8 +416,8 @@ impl<C: SqlConn> Agent<C> {
             self.log(now, job, format!("the relay refuses an event of kind {}: {reason}", event.kind));
             if let Some(job) = job.filter(|_| nip90::is_result(event.kind)) {
                 let reason: String = reason.chars().take(200).collect();
-                let words = format!("the relay does not take the result: {reason}");
-                self.result_refused(now, &job, "result_refused", &words);
+                let message = format!("the relay does not take the result: {reason}");
+                self.result_refused(now, &job, "result_refused", &message);
             }
         }
     }

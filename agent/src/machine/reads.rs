@@ -5,8 +5,8 @@ use relay_engine::types::{EventId, Now, PubKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::limits::Rated;
-use super::{Agent, AgentState, CommandError, Counted, LogLine, Metrics};
+use super::limits::RateLimitKind;
+use super::{Agent, AgentState, CommandError, LogLine, Metrics, MetricsDelta};
 use crate::job::{JobEvent, JobState};
 use crate::manifest::Manifest;
 use crate::store::{self, JobRow, Said, Trace, Traced, VersionRow};
@@ -57,7 +57,7 @@ pub struct JobRecord {
     pub tokens: Option<(u64, u64)>,
     /// What it cost its customer, in millisatoshis.
     pub cost_msat: u64,
-    /// Pieces of the result that were sent before it.
+    /// Partial results that were sent before it.
     pub partials: u32,
     /// The request's event, encrypted if it was; or what a job of the agent's own is made of. Null once it is forgotten, and if it was refused.
     pub request: Value,
@@ -122,9 +122,9 @@ impl<C: SqlConn> Agent<C> {
 
     /// Why it cannot work: the secret of its key is missing or wrong, until it is opened with the secret; or what is wrong with its
     /// remote signer, perhaps a URL where it is to be allowed.
-    pub fn fault(&self) -> Option<&str> {
+    pub fn error(&self) -> Option<&str> {
         let secret = self.deployed.as_ref().and_then(|deployed| deployed.author.as_ref().err());
-        secret.map(String::as_str).or_else(|| self.signer.as_ref()?.fault())
+        secret.map(String::as_str).or_else(|| self.signer.as_ref()?.error())
     }
 
     /// All versions, oldest first.
@@ -233,7 +233,7 @@ impl<C: SqlConn> Agent<C> {
 
     /// Counts a request of a customer to the API; whether it may be answered.
     pub(crate) fn take_read(&mut self, now: Now, customer: &PubKey) -> bool {
-        self.rates.take(now, customer, Rated::Read)
+        self.rates.take(now, customer, RateLimitKind::ApiRead)
     }
 
     /// Forgets a customer: the session, and of finished jobs everything but that they were done. Open ones go on.
@@ -267,7 +267,7 @@ impl<C: SqlConn> Agent<C> {
     pub fn metrics(&self) -> Metrics {
         let (queued, running) = self.jobs_now();
         let mut metrics = self.metrics.clone();
-        (metrics.queued, metrics.running, metrics.untold) = (queued, running, Counted::default());
+        (metrics.queued, metrics.running, metrics.unreported) = (queued, running, MetricsDelta::default());
         metrics
     }
 
@@ -279,13 +279,15 @@ impl<C: SqlConn> Agent<C> {
 
     /// What it has counted since this was last called, or since it was opened. `None`: nothing has changed. Counters that
     /// were imported are not among it.
-    pub fn take_counted(&mut self) -> Option<Counted> {
+    pub fn take_metrics_delta(&mut self) -> Option<MetricsDelta> {
         let now = self.jobs_now();
-        if now == std::mem::replace(&mut self.told, now) && self.metrics.untold == Counted::default() {
+        if now == std::mem::replace(&mut self.reported, now)
+            && self.metrics.unreported == MetricsDelta::default()
+        {
             return None;
         }
-        let counted = std::mem::take(&mut self.metrics.untold);
-        Some(Counted { queued: now.0 as u64, running: now.1 as u64, ..counted })
+        let counted = std::mem::take(&mut self.metrics.unreported);
+        Some(MetricsDelta { queued: now.0 as u64, running: now.1 as u64, ..counted })
     }
 }
 
@@ -313,7 +315,7 @@ impl JobRecord {
             source,
             inputs: None,
             trace: Trace {
-                opened: None,
+                decrypted: None,
                 started_at: self.started_at,
                 tokens: self.tokens,
                 partials: self.partials,

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use relay_engine::types::{EventId, PubKey};
 
-use crate::store::OpenRow;
+use crate::store::UnfinishedRow;
 
 /// Jobs that can be started.
 #[derive(Debug, Default)]
@@ -50,11 +50,11 @@ impl Ready {
         }
     }
 
-    pub(super) fn insert(&mut self, row: &OpenRow) {
+    pub(super) fn insert(&mut self, row: &UnfinishedRow) {
         self.change(&row.customer, |jobs| _ = jobs.insert((row.seq, row.id)));
     }
 
-    pub(super) fn remove(&mut self, row: &OpenRow) {
+    pub(super) fn remove(&mut self, row: &UnfinishedRow) {
         if self.jobs.contains_key(&row.customer) {
             self.change(&row.customer, |jobs| _ = jobs.remove(&(row.seq, row.id)));
         }
@@ -91,9 +91,9 @@ mod tests {
     use super::*;
     use crate::job::JobState;
 
-    fn row(customer: u8, seq: u64) -> OpenRow {
+    fn row(customer: u8, seq: u64) -> UnfinishedRow {
         let id = EventId([seq as u8; 32]);
-        OpenRow {
+        UnfinishedRow {
             seq,
             id,
             customer: PubKey([customer; 32]),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     /// Starts jobs until there are none, or so many; gives their numbers.
-    fn start(ready: &mut Ready, rows: &[OpenRow], count: usize) -> Vec<u64> {
+    fn start(ready: &mut Ready, rows: &[UnfinishedRow], count: usize) -> Vec<u64> {
         let mut started = Vec::new();
         while started.len() < count
             && let Some(id) = ready.first()
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn customers_take_turns() {
         let mut ready = Ready::default();
-        let rows: Vec<OpenRow> = [(1, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6), (3, 7)]
+        let rows: Vec<UnfinishedRow> = [(1, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6), (3, 7)]
             .map(|(customer, seq)| row(customer, seq))
             .to_vec();
         rows.iter().for_each(|row| ready.insert(row));
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn who_sends_one_after_the_other_is_not_ahead_of_who_sends_all_at_once() {
         let mut ready = Ready::default();
-        let all: Vec<OpenRow> = (1..=50).map(|seq| row(1, seq)).collect();
+        let all: Vec<UnfinishedRow> = (1..=50).map(|seq| row(1, seq)).collect();
         all.iter().for_each(|row| ready.insert(row));
         let mut started = Vec::new();
         for seq in 101..=110 {

@@ -1,4 +1,4 @@
-//! What a customer is sent: feedback, pieces, the result, or an error. Within a job, times rise strictly and the result is last.
+//! What a customer is sent: feedback, partial results, the result, or an error. Within a job, times rise strictly and the result is last.
 
 use relay_engine::sql::SqlConn;
 use relay_engine::types::{Event, EventId, Limits, Now, Timestamp};
@@ -10,12 +10,12 @@ use crate::identity::{Draft, Missing, Sign, missing};
 use crate::job::JobEvent;
 use crate::manifest::Schedule;
 use crate::nip90::{self, Feedback, ReplyTo};
-use crate::store::{self, JobRow, Opened, Traced};
+use crate::store::{self, Decrypted, JobRow, Traced};
 
-/// Seconds for which pieces may be dated ahead of what is stored, so that not each of them is a write.
+/// Seconds for which partial results may be dated ahead of what is stored, so that not each of them is a write.
 const AHEAD_SECONDS: Timestamp = 30;
-/// Longest piece of a result, in bytes: an event has to hold it; and so has an event within a remote signer's request.
-const PIECE_BYTES_MAX: usize = 16 << 10;
+/// Longest partial of a result, in bytes: an event has to hold it; and so has an event within a remote signer's request.
+const PARTIAL_BYTES_MAX: usize = 16 << 10;
 const REMOTE_PIECE_BYTES_MAX: usize = 2 << 10;
 /// Longest text of an event that is kept in the history, in bytes of JSON.
 const TRACED_BYTES_MAX: usize = 64 << 10;
@@ -25,7 +25,7 @@ impl Traced {
     pub(crate) fn of(event: &Event, status: &str, text: &str) -> Self {
         Traced {
             id: match missing(event) {
-                Some(Missing::Seal(_)) => String::new(),
+                Some(Missing::Encryption(_)) => String::new(),
                 Some(Missing::Signature) | None => event.id.to_string(),
             },
             kind: event.kind,
@@ -78,7 +78,7 @@ impl<C: SqlConn> Agent<C> {
         self.batch.put_job(active.row.clone());
     }
 
-    /// Sends feedback that is not a piece.
+    /// Sends feedback that is not a partial result.
     pub(super) fn send_feedback(&mut self, now: Now, active: &mut Active, feedback: Feedback<'_>) {
         let Source::Event(_) = active.source else { return };
         let created_at = active.next_created_at(now);
@@ -91,28 +91,28 @@ impl<C: SqlConn> Agent<C> {
         self.outbox.stage(now, &active.request.relays, event);
     }
 
-    /// Bytes of the next piece of a result, at most. `None`: not now; a remote signer is asked for pieces only if it has nothing else
+    /// Bytes of the next partial of a result, at most. `None`: not now; a remote signer is asked for pieces only if it has nothing else
     /// to do, so that they keep nothing waiting.
     pub(super) fn piece_bytes_max(&self) -> Option<usize> {
         if self.keys().is_some() {
-            return Some(PIECE_BYTES_MAX);
+            return Some(PARTIAL_BYTES_MAX);
         }
         let is_free = self.signer.as_ref().is_some_and(|signer| signer.is_at_leisure());
         (is_free && self.outbox.is_empty()).then_some(REMOTE_PIECE_BYTES_MAX)
     }
 
-    /// Sends a piece of the result. It is lost if the process ends now; a second attempt begins anew anyway.
-    pub(super) fn send_piece(&mut self, now: Now, active: &mut Active, piece: &str) {
+    /// Sends a partial result. It is lost if the process ends now; a second attempt begins anew anyway.
+    pub(super) fn send_partial(&mut self, now: Now, active: &mut Active, partial: &str) {
         let Source::Event(_) = active.source else { return };
         let created_at = active.next_created_at(now);
-        let Some(event) = self.sign_feedback(active, Feedback::Partial(piece), created_at) else { return };
+        let Some(event) = self.sign_feedback(active, Feedback::Partial(partial), created_at) else { return };
         active.row.trace.partials += 1;
         if created_at > active.row.created_at_max {
-            // What follows after a crash must be later than this piece.
+            // What follows after a crash must be later than this partial result.
             active.row.created_at_max = created_at + AHEAD_SECONDS;
             self.save(active);
         }
-        self.outbox.stage_piece(&active.request.relays, event);
+        self.outbox.stage_partial(&active.request.relays, event);
     }
 
     fn sign_feedback(
@@ -147,9 +147,9 @@ impl<C: SqlConn> Agent<C> {
         };
         let event = match signed {
             Ok(event) => event,
-            Err(words) => return self.fail(now, active, JobEvent::Fail, "output_size", &words),
+            Err(message) => return self.fail(now, active, JobEvent::Fail, "output_size", &message),
         };
-        self.outbox.drop_pieces(&active.id());
+        self.outbox.drop_partials(&active.id());
         let row = &mut active.row;
         row.created_at_max = event.created_at;
         row.trace.tokens = tokens;
@@ -211,11 +211,11 @@ impl<C: SqlConn> Agent<C> {
         mut active: Active,
         event: JobEvent,
         cause: &'static str,
-        words: &str,
+        message: &str,
     ) {
-        self.outbox.drop_pieces(&active.id());
-        self.send_feedback(now, &mut active, Feedback::Error(words));
-        self.log(now, Some(active.id()), format!("{cause}: {words}"));
+        self.outbox.drop_partials(&active.id());
+        self.send_feedback(now, &mut active, Feedback::Error(message));
+        self.log(now, Some(active.id()), format!("{cause}: {message}"));
         self.end(now, active, event, Some(cause));
     }
 
@@ -234,7 +234,7 @@ impl<C: SqlConn> Agent<C> {
         row.advance(event);
         row.finished_at = now.millis();
         row.inputs = None;
-        row.trace.opened.iter_mut().for_each(Opened::forget);
+        row.trace.decrypted.iter_mut().for_each(Decrypted::forget);
         row.cause = cause.unwrap_or_default().to_owned();
         self.jobs.remove(&row.id);
         // «Responding» ends when the outbox no longer has its result.
@@ -245,7 +245,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// A result cannot be published, and never will be: the job has failed, and its customer is told why.
-    pub(super) fn result_refused(&mut self, now: Now, job: &EventId, cause: &'static str, words: &str) {
+    pub(super) fn result_refused(&mut self, now: Now, job: &EventId, cause: &'static str, message: &str) {
         let row = match self.batch.job_by_id(job) {
             Some(row) => Ok(Some(row.clone())),
             None => store::job_by_id(&self.conn, job),
@@ -256,7 +256,7 @@ impl<C: SqlConn> Agent<C> {
         }
         let Ok(mut active) = self.load(row) else { return };
         active.row.answer = 0;
-        self.send_feedback(now, &mut active, Feedback::Error(words));
+        self.send_feedback(now, &mut active, Feedback::Error(message));
         active.advance(JobEvent::Fail);
         active.row.cause = cause.to_owned();
         self.metrics.failed(cause);

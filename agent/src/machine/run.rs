@@ -7,13 +7,13 @@ use relay_engine::types::{Event, EventId, Now, PubKey, Timestamp};
 
 use super::jobs::{Active, Attempt, Source, Stage};
 use super::{Agent, Awaited, Deployed, Effect, EffectId};
-use crate::executor::{Failure, HttpEvent, ResolvedInput, Step, Task, Tools};
-use crate::identity::{Author, Draft, Sign};
+use crate::executor::{ExecutorContext, ExecutorError, HttpEvent, ResolvedInput, Step, Task};
+use crate::identity::{Draft, EventSigner, Sign};
 use crate::job::{JobEvent, JobRequest, JobState};
 use crate::manifest::{Handler, Manifest};
 use crate::nip90;
 use crate::secrets::Secrets;
-use crate::store::{self, JobRow, OpenRow, Opened};
+use crate::store::{self, Decrypted, JobRow, UnfinishedRow};
 
 /// Jobs started in one call of the machine; the host goes on with the next call.
 const STARTS_MAX: usize = 64;
@@ -21,18 +21,18 @@ const STARTS_MAX: usize = 64;
 pub(super) const QUEUED_MILLIS_MAX: u64 = 3_600_000;
 /// Longest wait between two attempts, in seconds.
 const BACKOFF_SECONDS_MAX: u64 = 600;
-/// Pieces of a result that are sent, and milliseconds between two of them.
-const PIECES_MAX: u32 = 64;
-const PIECE_MILLIS: u64 = 1_000;
+/// Partial results that are sent, and milliseconds between two of them.
+const PARTIALS_MAX: u32 = 64;
+const PARTIAL_MILLIS: u64 = 1_000;
 
 /// What an executor is given of its agent.
-struct JobTools<'a> {
+struct JobContext<'a> {
     secrets: &'a (dyn Secrets + Send + Sync),
-    author: &'a Author,
+    author: &'a EventSigner,
     now: Timestamp,
 }
 
-impl Tools for JobTools<'_> {
+impl ExecutorContext for JobContext<'_> {
     fn secret(&self, name: &str) -> Option<String> {
         self.secrets.get(name)
     }
@@ -47,9 +47,9 @@ impl Tools for JobTools<'_> {
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// Reads from the database which jobs are open. Those that ran are interrupted.
+    /// Reads from the database which jobs are unfinished. Those that ran are interrupted.
     pub(super) fn load_jobs(&mut self, now: Now) -> Result<(), StoreError> {
-        for mut open in store::open_jobs(&self.conn)? {
+        for mut open in store::unfinished_jobs(&self.conn)? {
             match open.state.after(JobEvent::Interrupt) {
                 Some(state) => {
                     self.metrics.count(|metrics| metrics.interrupted += 1);
@@ -69,7 +69,7 @@ impl<C: SqlConn> Agent<C> {
     /// Makes a job of what is stored.
     ///
     /// # Errors
-    /// Words for the log.
+    /// With a message for the log.
     pub(super) fn load(&self, row: JobRow) -> Result<Active, String> {
         let author = self.author().ok_or("the agent has no key")?;
         let (request, source) = match super::schedules::read(&row.source) {
@@ -80,13 +80,13 @@ impl<C: SqlConn> Agent<C> {
             }
             None if row.source.starts_with(br#"{"id":""#) => {
                 let event = Event::from_canonical(row.source.as_slice().into());
-                let request = match (author, &row.trace.opened) {
-                    (Author::Here(keys), _) => nip90::parse(&event, keys),
-                    (Author::Remote(agent), None) if nip90::is_encrypted(&event) => {
-                        nip90::unopened(&event, agent)
+                let request = match (author, &row.trace.decrypted) {
+                    (EventSigner::Local(keys), _) => nip90::parse(&event, keys),
+                    (EventSigner::Remote(agent), None) if nip90::is_encrypted(&event) => {
+                        nip90::parse_undecrypted(&event, agent)
                     }
-                    (Author::Remote(agent), opened) => nip90::parse_with(&event, agent, || {
-                        opened.as_ref().map(Opened::read).ok_or("it has not been decrypted")
+                    (EventSigner::Remote(agent), opened) => nip90::parse_with(&event, agent, || {
+                        opened.as_ref().map(Decrypted::read).ok_or("it has not been decrypted")
                     }),
                 };
                 let request = request.map_err(|error| format!("{error:?}"))?;
@@ -122,15 +122,15 @@ impl<C: SqlConn> Agent<C> {
             let row = self.read_row(open.seq)?;
             match self.load(row.clone()) {
                 Ok(active) => self.start(now, active)?,
-                Err(words) => self.unreadable(now, row, &words),
+                Err(message) => self.unreadable(now, row, &message),
             }
         }
         Ok(())
     }
 
-    /// A job of which nothing can be made any more: not even whom to tell.
-    fn unreadable(&mut self, now: Now, row: JobRow, words: &str) {
-        self.log(now, Some(row.id), format!("cannot be read again: {words}"));
+    /// A stored job that cannot be loaded: nobody can be answered.
+    fn unreadable(&mut self, now: Now, row: JobRow, message: &str) {
+        self.log(now, Some(row.id), format!("stored job cannot be loaded: {message}"));
         self.end_row(now, row, JobEvent::Fail, Some("internal"));
     }
 
@@ -146,7 +146,7 @@ impl<C: SqlConn> Agent<C> {
 
     /// Starts a queued job if it is the next one; it waits otherwise, also after an error.
     pub(super) fn start_or_wait(&mut self, now: Now, active: Active) -> Result<(), StoreError> {
-        self.wait_for_turn(now, active.open_row());
+        self.wait_for_turn(now, active.unfinished_row());
         let is_next = self.jobs.first_ready().is_some_and(|open| open.id == active.id());
         if is_next && self.has_room_to_start() {
             return self.start(now, active);
@@ -154,8 +154,8 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// It waits for its turn, its next attempt, or the end of its patience.
-    pub(super) fn wait_for_turn(&mut self, now: Now, open: OpenRow) {
+    /// It waits for its turn, its next attempt, or its timeout.
+    pub(super) fn wait_for_turn(&mut self, now: Now, open: UnfinishedRow) {
         self.jobs.put(open);
         let expiry = open.received_at + QUEUED_MILLIS_MAX;
         if open.wake_at <= now.millis() {
@@ -182,14 +182,14 @@ impl<C: SqlConn> Agent<C> {
         let Some((manifest, version)) = self.manifest_of(&active.row)? else { return Ok(()) };
         let kind = active.request.kind;
         let Some(handler) = manifest.handlers.iter().find(|handler| handler.kind == kind) else {
-            let words = format!("this agent does not do kind {kind} any more");
-            self.fail(now, active, JobEvent::Fail, "kind", &words);
+            let message = format!("kind {kind} is no longer supported");
+            self.fail(now, active, JobEvent::Fail, "kind", &message);
             return Ok(());
         };
         let limits = manifest.limits;
         if active.row.attempts >= limits.attempts.max(1) {
-            let words = format!("the work was interrupted {} times", active.row.attempts);
-            self.fail(now, active, JobEvent::Fail, "interrupted", &words);
+            let message = format!("the work was interrupted {} times", active.row.attempts);
+            self.fail(now, active, JobEvent::Fail, "interrupted", &message);
             return Ok(());
         }
         let history = if manifest.memory.sessions { self.history_of(now, &active)? } else { Vec::new() };
@@ -216,7 +216,7 @@ impl<C: SqlConn> Agent<C> {
         };
         let mut executor = (self.executors)(handler);
         let mut steps = Vec::new();
-        executor.start(&task, &self.tools(author, now), &mut steps);
+        executor.start(&task, &self.job_context(author, now), &mut steps);
         let said = task.inputs.iter().map(|input| input.text.as_str()).collect::<Vec<_>>().join("\n");
         active.stage = Stage::Running(Attempt {
             manifest: Arc::clone(&manifest),
@@ -230,7 +230,7 @@ impl<C: SqlConn> Agent<C> {
             stored: None,
         });
         self.metrics.attempted();
-        self.jobs.put(active.open_row());
+        self.jobs.put(active.unfinished_row());
         // An attempt that ends within this call is never stored as running.
         if let Some(active) = self.carry_out(now, active, steps) {
             self.save(&active);
@@ -239,15 +239,15 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    fn tools<'a>(&'a self, author: &'a Author, now: Now) -> JobTools<'a> {
-        JobTools { secrets: &*self.context.secrets, author, now: now.seconds() }
+    fn job_context<'a>(&'a self, author: &'a EventSigner, now: Now) -> JobContext<'a> {
+        JobContext { secrets: &*self.context.secrets, author, now: now.seconds() }
     }
 
-    /// It goes on; it is looked at again at its deadline, or when a piece may be sent.
+    /// It goes on; it is looked at again at its deadline, or when a partial result may be sent.
     fn keep_running(&mut self, active: Active) {
         let Stage::Running(attempt) = &active.stage else { return };
-        let has_piece = !attempt.partial.is_empty() && attempt.partials < PIECES_MAX;
-        let wake = if has_piece { attempt.deadline.min(attempt.partial_at) } else { attempt.deadline };
+        let has_partial = !attempt.partial.is_empty() && attempt.partials < PARTIALS_MAX;
+        let wake = if has_partial { attempt.deadline.min(attempt.partial_at) } else { attempt.deadline };
         self.jobs.set_wake(active.id(), Some(wake));
         self.active.insert(active.id(), active);
     }
@@ -261,11 +261,11 @@ impl<C: SqlConn> Agent<C> {
                     Effect::Http { id, request }
                 }),
                 Step::Ai { model, input } => self.call(&mut active, |id, _| Effect::Ai { id, model, input }),
-                Step::Partial(piece) => {
+                Step::Partial(partial) => {
                     if let Stage::Running(attempt) = &mut active.stage {
                         let max = attempt.manifest.limits.output_bytes;
-                        if attempt.partial.len() + piece.len() <= max {
-                            attempt.partial.push_str(&piece);
+                        if attempt.partial.len() + partial.len() <= max {
+                            attempt.partial.push_str(&partial);
                         }
                     }
                 }
@@ -275,11 +275,11 @@ impl<C: SqlConn> Agent<C> {
                         Stage::Waiting | Stage::Resolving(_) => 0,
                     };
                     if output.content.len() > max {
-                        let words = format!("the result is larger than {max} bytes");
-                        self.fail(now, active, JobEvent::Fail, "output_size", &words);
+                        let message = format!("the result is larger than {max} bytes");
+                        self.fail(now, active, JobEvent::Fail, "output_size", &message);
                         return None;
                     }
-                    return self.worked(now, active, output);
+                    return self.handle_output(now, active, output);
                 }
                 Step::Failed(failure) => {
                     self.attempt_failed(now, active, &failure);
@@ -288,7 +288,7 @@ impl<C: SqlConn> Agent<C> {
             }
         }
         let Stage::Running(Attempt { call: Some(_), .. }) = active.stage else {
-            let failure = Failure {
+            let failure = ExecutorError {
                 message: "the work ended without a result".to_owned(),
                 detail: "the executor neither waits for a call nor has a result".to_owned(),
                 cause: "no_result",
@@ -298,7 +298,7 @@ impl<C: SqlConn> Agent<C> {
             self.attempt_failed(now, active, &failure);
             return None;
         };
-        self.send_pieces(now, &mut active);
+        self.send_partials(now, &mut active);
         Some(active)
     }
 
@@ -314,19 +314,19 @@ impl<C: SqlConn> Agent<C> {
         self.held.push(effect(id, deadline));
     }
 
-    /// Sends the piece that waits, if it may be sent.
-    fn send_pieces(&mut self, now: Now, active: &mut Active) {
+    /// Sends the partial result that waits, if it may be sent.
+    fn send_partials(&mut self, now: Now, active: &mut Active) {
         let bytes_max = self.piece_bytes_max();
         let Stage::Running(attempt) = &mut active.stage else { return };
-        let may = attempt.partials < PIECES_MAX && now.millis() >= attempt.partial_at;
+        let may = attempt.partials < PARTIALS_MAX && now.millis() >= attempt.partial_at;
         if !may || attempt.partial.is_empty() {
             return;
         }
-        attempt.partial_at = now.millis() + PIECE_MILLIS;
+        attempt.partial_at = now.millis() + PARTIAL_MILLIS;
         let Some(bytes_max) = bytes_max else { return };
-        let piece = take_piece(&mut attempt.partial, attempt.manifest.limits.output_bytes.min(bytes_max));
+        let partial = take_partial(&mut attempt.partial, attempt.manifest.limits.output_bytes.min(bytes_max));
         attempt.partials += 1;
-        self.send_piece(now, active, &piece);
+        self.send_partial(now, active, &partial);
     }
 
     /// Something has come of an executor's call.
@@ -339,8 +339,8 @@ impl<C: SqlConn> Agent<C> {
                 if is_last {
                     attempt.call = None;
                 }
-                let tools = JobTools { secrets: &*self.context.secrets, author, now: now.seconds() };
-                attempt.executor.handle(&tools, event, &mut steps);
+                let context = JobContext { secrets: &*self.context.secrets, author, now: now.seconds() };
+                attempt.executor.handle(&context, event, &mut steps);
             }
             _ => {
                 self.active.insert(job, active);
@@ -353,7 +353,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// An attempt has failed: another one follows, or the job has failed.
-    pub(super) fn attempt_failed(&mut self, now: Now, mut active: Active, failure: &Failure) {
+    pub(super) fn attempt_failed(&mut self, now: Now, mut active: Active, failure: &ExecutorError) {
         let Stage::Running(attempt) = &active.stage else { return };
         let call = attempt.call;
         let attempts_max = attempt.manifest.limits.attempts;
@@ -367,15 +367,15 @@ impl<C: SqlConn> Agent<C> {
             return self.fail(now, active, JobEvent::Fail, failure.cause, &failure.message);
         }
         call.into_iter().for_each(|call| self.cancel_effect(call));
-        self.outbox.drop_pieces(&active.id());
+        self.outbox.drop_partials(&active.id());
         active.advance(JobEvent::Retry);
         active.row.wake_at = wake_at;
         active.row.created_at_max = active.last_created_at;
         self.save(&active);
-        self.wait_for_turn(now, active.open_row());
+        self.wait_for_turn(now, active.unfinished_row());
     }
 
-    /// Looks after the jobs whose time has come.
+    /// Handles the jobs whose timers are due.
     pub(super) fn wake_jobs(&mut self, now: Now) {
         while let Some(id) = self.jobs.pop_wake(now.millis()) {
             if let Some(active) = self.active.remove(&id) {
@@ -384,7 +384,7 @@ impl<C: SqlConn> Agent<C> {
             }
             let Some(open) = self.jobs.get(&id).copied() else { continue };
             if self.wake_waiting(now, open).is_err() {
-                // The store is not well: later.
+                // Retry later: the store failed.
                 self.jobs.set_wake(id, Some(now.millis() + 1_000));
                 return;
             }
@@ -394,15 +394,15 @@ impl<C: SqlConn> Agent<C> {
     fn wake_active(&mut self, now: Now, mut active: Active) {
         match &active.stage {
             Stage::Running(attempt) if now.millis() >= attempt.deadline && attempt.stored.is_some() => {
-                let words = "the result could not be stored in time";
-                self.fail(now, active, JobEvent::Fail, "output_store", words);
+                let message = "the result could not be stored in time";
+                self.fail(now, active, JobEvent::Fail, "output_store", message);
             }
             Stage::Running(attempt) if now.millis() >= attempt.deadline => {
-                let words = format!("the work took longer than {} s", attempt.manifest.limits.timeout_s);
-                self.fail(now, active, JobEvent::Fail, "timeout", &words);
+                let message = format!("the work took longer than {} s", attempt.manifest.limits.timeout_s);
+                self.fail(now, active, JobEvent::Fail, "timeout", &message);
             }
             Stage::Running(_) => {
-                self.send_pieces(now, &mut active);
+                self.send_partials(now, &mut active);
                 self.keep_running(active);
             }
             Stage::Resolving(_) | Stage::Waiting => {
@@ -411,12 +411,12 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    fn wake_waiting(&mut self, now: Now, open: OpenRow) -> Result<(), StoreError> {
-        let patience = match open.state {
+    fn wake_waiting(&mut self, now: Now, open: UnfinishedRow) -> Result<(), StoreError> {
+        let timeout = match open.state {
             JobState::WaitingInput => self.input_millis_max(),
             _ => QUEUED_MILLIS_MAX,
         };
-        if now.millis() >= open.received_at + patience {
+        if now.millis() >= open.received_at + timeout {
             return self.expire(now, open);
         }
         if open.state == JobState::WaitingInput {
@@ -427,7 +427,7 @@ impl<C: SqlConn> Agent<C> {
             let row = self.read_row(open.seq)?;
             match self.load(row.clone()) {
                 Ok(active) => self.fetch_inputs(now, active),
-                Err(words) => self.unreadable(now, row, &words),
+                Err(message) => self.unreadable(now, row, &message),
             }
             return Ok(());
         }
@@ -435,27 +435,27 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    fn expire(&mut self, now: Now, open: OpenRow) -> Result<(), StoreError> {
+    fn expire(&mut self, now: Now, open: UnfinishedRow) -> Result<(), StoreError> {
         let row = self.read_row(open.seq)?;
-        let (cause, words) = match open.state {
+        let (cause, message) = match open.state {
             JobState::WaitingInput => ("input_timeout", "the inputs did not come in time"),
             _ => ("queue_timeout", "the job waited too long for its turn"),
         };
         match self.load(row.clone()) {
-            Ok(active) => self.fail(now, active, JobEvent::Expire, cause, words),
+            Ok(active) => self.fail(now, active, JobEvent::Expire, cause, message),
             Err(_) => self.end_row(now, row, JobEvent::Expire, Some(cause)),
         }
         Ok(())
     }
 
-    /// Customers of jobs that are open.
-    pub(super) fn open_jobs_of(&self, customer: &PubKey) -> Vec<EventId> {
+    /// The unfinished jobs of a customer.
+    pub(super) fn unfinished_jobs_of(&self, customer: &PubKey) -> Vec<EventId> {
         self.jobs.iter().filter(|open| open.customer == *customer).map(|open| open.id).collect()
     }
 }
 
 /// At most `max` bytes of a text that waits.
-fn take_piece(text: &mut String, max: usize) -> String {
+fn take_partial(text: &mut String, max: usize) -> String {
     let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -10,7 +10,7 @@
 //! | is silent, or cannot be reached | everything is asked again, with backoff; what it has not signed after a day is dropped |
 //! | refuses an event, or signs another one | it is asked three times, then the event is dropped; a job whose result it was has failed |
 //! | refuses to decrypt a request | it is asked three times, then the job has failed |
-//! | wants its user's consent (`auth_url`) | the URL is in the log and is the agent's fault until it answers |
+//! | wants its user's consent (`auth_url`) | the URL is in the log and is the agent's error until it answers |
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,9 +18,9 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now, PubKey};
 use serde::{Deserialize, Serialize};
 
-use super::admin::Head;
-use super::finish::{cut, finish_here, finished, to_finish};
+use super::admin::AgentRecord;
 use super::outbox::job_of;
+use super::remote_signing::{complete_signature, cut, sign_locally, signing_method};
 use super::{Agent, Awaited, Effect, EffectId, SignerEvent};
 use crate::nip46::{Client, Method, Outcome};
 use crate::nip90;
@@ -36,7 +36,7 @@ const RETRY_MILLIS_MAX: u64 = 120_000;
 /// How often it may refuse the same.
 const REFUSALS_MAX: u32 = 3;
 /// Requests that are decrypted in one exchange.
-const OPENINGS_MAX: usize = 16;
+const DECRYPTIONS_MAX: usize = 16;
 /// Microseconds after which nobody waits for what is not signed.
 const UNSIGNED_MICROS_MAX: u64 = 86_400_000_000;
 
@@ -49,10 +49,10 @@ pub(super) struct Signer {
     exchange: Option<Exchange>,
     memory: SignerMemory,
     /// Jobs whose requests wait to be decrypted, each with the ticket of its need.
-    openings: VecDeque<(EventId, EffectId)>,
+    decryptions: VecDeque<(EventId, EffectId)>,
     /// How often it has refused an event, or the request of a job.
     refusals: HashMap<EventId, u32>,
-    fault: Option<String>,
+    error: Option<String>,
 }
 
 /// What is remembered of it.
@@ -81,19 +81,19 @@ struct Exchange {
     /// Milliseconds since 1970.
     deadline: u64,
     /// Those without an answer, by their ids.
-    asks: HashMap<String, Ask>,
+    asks: HashMap<String, SignerRequest>,
     /// Why it has not gone well.
     failure: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ask {
+enum SignerRequest {
     Connect,
     PublicKey,
     /// To encrypt or sign an event of the outbox.
     Event(EventId),
     /// To decrypt the request of a job.
-    Open(EventId, EffectId),
+    Decrypt(EventId, EffectId),
 }
 
 impl SignerMemory {
@@ -104,7 +104,7 @@ impl Signer {
     /// The signer of an agent, if it has one.
     pub(super) fn open(
         conn: &impl SqlConn,
-        head: &Head,
+        head: &AgentRecord,
         secrets: &dyn Secrets,
     ) -> Result<Option<Self>, StoreError> {
         let (Some(secret), Ok(pubkey)) = (&head.bunker, head.pubkey.parse()) else { return Ok(None) };
@@ -117,9 +117,9 @@ impl Signer {
             step: if is_connected { Step::Work } else { Step::Connect },
             exchange: None,
             memory,
-            openings: VecDeque::new(),
+            decryptions: VecDeque::new(),
             refusals: HashMap::new(),
-            fault: None,
+            error: None,
         }))
     }
 
@@ -139,8 +139,8 @@ impl Signer {
     }
 
     /// What is wrong with it.
-    pub(super) fn fault(&self) -> Option<&str> {
-        self.fault.as_deref()
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
     }
 
     /// Whether it may be asked now.
@@ -166,7 +166,7 @@ impl<C: SqlConn> Agent<C> {
         let before = self.signer.as_mut().and_then(|signer| signer.exchange.take());
         if let Some(Exchange { id, asks, .. }) = before {
             self.cancel_effect(id);
-            self.open_all_later(now, asks);
+            self.decrypt_all_later(now, asks);
             self.outbox.put_in_front(&mut self.batch);
         }
         if let Some(signer) = &mut signer {
@@ -175,10 +175,10 @@ impl<C: SqlConn> Agent<C> {
         self.signer = signer;
     }
 
-    fn open_all_later(&mut self, now: Now, asks: HashMap<String, Ask>) {
+    fn decrypt_all_later(&mut self, now: Now, asks: HashMap<String, SignerRequest>) {
         for ask in asks.into_values() {
-            if let Ask::Open(job, ticket) = ask {
-                self.open_later(now, job, ticket);
+            if let SignerRequest::Decrypt(job, ticket) = ask {
+                self.decrypt_later(now, job, ticket);
             }
         }
     }
@@ -186,8 +186,10 @@ impl<C: SqlConn> Agent<C> {
     /// Why nothing more can be accepted, if too much waits for a signer that fails.
     pub(super) fn signer_is_behind(&self) -> Option<String> {
         let signer = self.signer.as_ref().filter(|signer| signer.memory.tries > 0)?;
-        let fault = signer.fault().unwrap_or("it does not answer");
-        self.outbox.is_long().then(|| format!("too much waits for the remote signer: {fault}"))
+        let error = signer.error().unwrap_or("it does not answer");
+        self.outbox
+            .is_long()
+            .then(|| format!("too many unsigned events are queued for the remote signer: {error}"))
     }
 
     /// When something is to be done about it, in milliseconds since 1970.
@@ -214,7 +216,7 @@ impl<C: SqlConn> Agent<C> {
             self.outbox.take_next();
             for event in self.outbox.unsigned() {
                 let nonce = self.nonce();
-                self.outbox.replace(&event.id, finish_here(&event, &keys, nonce));
+                self.outbox.replace(&event.id, sign_locally(&event, &keys, nonce));
             }
             self.outbox.put_in_front(&mut self.batch);
             self.store()?;
@@ -227,14 +229,14 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Whether a request can be decrypted soon. Then the job's time is that of its inputs.
-    pub(super) fn ask_to_open(&mut self, now: Now, job: EventId) -> Option<EffectId> {
+    pub(super) fn ask_to_decrypt(&mut self, now: Now, job: EventId) -> Option<EffectId> {
         let is_failing = self.signer.as_ref().is_none_or(|signer| now.millis() < signer.memory.retry_at);
         if is_failing {
             return None;
         }
         self.last_effect += 1;
         let ticket = EffectId(self.last_effect);
-        self.signer.as_mut()?.openings.push_back((job, ticket));
+        self.signer.as_mut()?.decryptions.push_back((job, ticket));
         Some(ticket)
     }
 
@@ -243,26 +245,26 @@ impl<C: SqlConn> Agent<C> {
         loop {
             let unsigned = self.outbox.unsigned();
             let Some(signer) = self.signer.as_mut().filter(|signer| signer.is_free(now)) else { return };
-            if unsigned.is_empty() && signer.openings.is_empty() {
+            if unsigned.is_empty() && signer.decryptions.is_empty() {
                 return;
             }
             let client = match &signer.client {
                 Ok(client) => client.clone(),
-                Err(fault) => {
-                    let fault = fault.clone();
-                    return self.exchange_failed(now, &fault);
+                Err(error) => {
+                    let error = error.clone();
+                    return self.exchange_failed(now, &error);
                 }
             };
             let asks = match signer.step {
-                Step::Connect => vec![(Ask::Connect, Method::Connect)],
-                Step::PublicKey => vec![(Ask::PublicKey, Method::PublicKey)],
+                Step::Connect => vec![(SignerRequest::Connect, Method::Connect)],
+                Step::PublicKey => vec![(SignerRequest::PublicKey, Method::PublicKey)],
                 Step::Work => {
-                    let ask = |event: &Event| Some((Ask::Event(event.id), to_finish(event)?));
-                    let mut asks: Vec<(Ask, Method)> = unsigned.iter().filter_map(ask).collect();
-                    let count = signer.openings.len().min(OPENINGS_MAX);
-                    let openings: Vec<_> = signer.openings.drain(..count).collect();
-                    asks.extend(openings.into_iter().filter_map(|(job, ticket)| {
-                        self.to_open(&job).map(|method| (Ask::Open(job, ticket), method))
+                    let ask = |event: &Event| Some((SignerRequest::Event(event.id), signing_method(event)?));
+                    let mut asks: Vec<(SignerRequest, Method)> = unsigned.iter().filter_map(ask).collect();
+                    let count = signer.decryptions.len().min(DECRYPTIONS_MAX);
+                    let decryptions: Vec<_> = signer.decryptions.drain(..count).collect();
+                    asks.extend(decryptions.into_iter().filter_map(|(job, ticket)| {
+                        self.decryption(&job).map(|method| (SignerRequest::Decrypt(job, ticket), method))
                     }));
                     asks
                 }
@@ -280,14 +282,14 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// What is to be decrypted of a job's request.
-    fn to_open(&self, job: &EventId) -> Option<Method> {
+    fn decryption(&self, job: &EventId) -> Option<Method> {
         let event = self.active.get(job)?.event()?;
         let (cipher, payload) = nip90::payload(event);
         Some(Method::Decrypt(cipher, event.pubkey, payload))
     }
 
     /// Sends requests. False: there are none that can be sent.
-    fn begin_exchange(&mut self, now: Now, client: &Client, asks: Vec<(Ask, Method)>) -> bool {
+    fn begin_exchange(&mut self, now: Now, client: &Client, asks: Vec<(SignerRequest, Method)>) -> bool {
         let (mut sent, mut requests) = (HashMap::new(), Vec::new());
         for (ask, method) in asks {
             let nonce = self.nonce();
@@ -330,7 +332,7 @@ impl<C: SqlConn> Agent<C> {
         if let Outcome::AuthUrl(url) = &outcome {
             if exchange.asks.contains_key(&request) {
                 exchange.deadline = now.millis() + CONSENT_MILLIS;
-                self.set_fault(now, &format!("the remote signer wants its user's consent: {}", cut(url)));
+                self.set_error(now, &format!("the remote signer wants its user's consent: {}", cut(url)));
             }
             return;
         }
@@ -343,48 +345,48 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The signer has answered a request.
-    fn answered(&mut self, now: Now, ask: Ask, outcome: Outcome) {
+    fn answered(&mut self, now: Now, ask: SignerRequest, outcome: Outcome) {
         match ask {
             // A secret that has been used is refused, or not answered at all: whether it knows this client is seen next.
-            Ask::Connect => {}
-            Ask::PublicKey => self.has_key(outcome),
-            Ask::Event(id) => {
+            SignerRequest::Connect => {}
+            SignerRequest::PublicKey => self.handle_public_key(outcome),
+            SignerRequest::Event(id) => {
                 let event = self.outbox.unsigned().into_iter().find(|event| event.id == id);
                 let Some(event) = event else { return };
-                match finished(&event, outcome) {
+                match complete_signature(&event, outcome) {
                     Ok(finished) => self.outbox.replace(&id, Some(finished)),
-                    Err(words) => self.refused(now, ask, &id, &words),
+                    Err(message) => self.refused(now, ask, &id, &message),
                 }
             }
-            Ask::Open(job, ticket) => match outcome {
-                Outcome::Result(text) => self.opened(now, job, ticket, text),
-                Outcome::Refused(words) | Outcome::AuthUrl(words) => {
-                    self.refused(now, ask, &job, &cut(&words));
+            SignerRequest::Decrypt(job, ticket) => match outcome {
+                Outcome::Result(text) => self.decrypted(now, job, ticket, text),
+                Outcome::Refused(message) | Outcome::AuthUrl(message) => {
+                    self.refused(now, ask, &job, &cut(&message));
                 }
             },
         }
     }
 
     /// It refuses something.
-    fn refused(&mut self, now: Now, ask: Ask, what: &EventId, words: &str) {
+    fn refused(&mut self, now: Now, ask: SignerRequest, what: &EventId, message: &str) {
         let Some(signer) = &mut self.signer else { return };
         let is_last = signer.refused(what);
-        let words = format!("the remote signer refuses: {words}");
+        let message = format!("the remote signer refuses: {message}");
         match is_last {
-            true => self.give_up(now, ask, &words),
+            true => self.give_up(now, ask, &message),
             false => {
                 if let Some(exchange) = &mut signer.exchange {
-                    exchange.failure = Some(words);
+                    exchange.failure = Some(message);
                 }
-                if let Ask::Open(job, ticket) = ask {
-                    self.open_later(now, job, ticket);
+                if let SignerRequest::Decrypt(job, ticket) = ask {
+                    self.decrypt_later(now, job, ticket);
                 }
             }
         }
     }
 
-    /// It says for whom it signs.
-    fn has_key(&mut self, outcome: Outcome) {
+    /// The signer's answer to `get_public_key`.
+    fn handle_public_key(&mut self, outcome: Outcome) {
         let Some(signer) = &mut self.signer else { return };
         let failure = match &outcome {
             Outcome::Result(key) if key.trim().eq_ignore_ascii_case(&signer.pubkey.to_string()) => {
@@ -396,8 +398,8 @@ impl<C: SqlConn> Agent<C> {
             Outcome::Result(_) => {
                 "the remote signer signs for another key than the manifest's pubkey".to_owned()
             }
-            Outcome::Refused(words) | Outcome::AuthUrl(words) => {
-                format!("the remote signer refuses: {}", cut(words))
+            Outcome::Refused(message) | Outcome::AuthUrl(message) => {
+                format!("the remote signer refuses: {}", cut(message))
             }
         };
         if let Some(exchange) = &mut signer.exchange {
@@ -416,12 +418,12 @@ impl<C: SqlConn> Agent<C> {
                 signer.step = Step::PublicKey;
                 failure = None;
             }
-            // Otherwise `has_key` has gone on.
+            // Otherwise `handle_public_key` has gone on.
             Step::PublicKey => signer.step = Step::Connect,
             Step::Connect | Step::Work => {}
         }
         self.cancel_effect(id);
-        self.open_all_later(now, asks);
+        self.decrypt_all_later(now, asks);
         match failure {
             Some(failure) => self.exchange_failed(now, &failure),
             None => self.exchange_went_well(now),
@@ -431,12 +433,12 @@ impl<C: SqlConn> Agent<C> {
 
     fn exchange_went_well(&mut self, now: Now) {
         let Some(signer) = self.signer.as_mut().filter(|signer| signer.step == Step::Work) else { return };
-        let had_fault = signer.fault.take().is_some();
+        let had_error = signer.error.take().is_some();
         if signer.memory.tries > 0 {
             (signer.memory.tries, signer.memory.retry_at) = (0, 0);
             store::put_meta(&mut self.batch, SignerMemory::NAME, &signer.memory);
         }
-        if had_fault {
+        if had_error {
             self.log(now, None, "the remote signer answers again");
         }
     }
@@ -451,38 +453,38 @@ impl<C: SqlConn> Agent<C> {
         }
         signer.memory.retry_at = now.millis() + wait;
         store::put_meta(&mut self.batch, SignerMemory::NAME, &signer.memory);
-        for (job, ticket) in std::mem::take(&mut signer.openings) {
-            self.open_later(now, job, ticket);
+        for (job, ticket) in std::mem::take(&mut signer.decryptions) {
+            self.decrypt_later(now, job, ticket);
         }
-        self.set_fault(now, failure);
+        self.set_error(now, failure);
         let until = now.micros().saturating_sub(UNSIGNED_MICROS_MAX);
         for event in self.outbox.unsigned_before(until) {
-            self.give_up(now, Ask::Event(event.id), "it has not been signed in a day");
+            self.give_up(now, SignerRequest::Event(event.id), "it has not been signed in a day");
         }
         // Nobody waits for those.
         self.outbox.drop_unsigned_pieces();
         self.outbox.put_in_front(&mut self.batch);
     }
 
-    fn set_fault(&mut self, now: Now, fault: &str) {
+    fn set_error(&mut self, now: Now, error: &str) {
         let Some(signer) = &mut self.signer else { return };
-        if signer.fault.as_deref() != Some(fault) {
-            signer.fault = Some(fault.to_owned());
-            self.log(now, None, fault);
+        if signer.error.as_deref() != Some(error) {
+            signer.error = Some(error.to_owned());
+            self.log(now, None, error);
         }
     }
 
     /// Something will not be signed or decrypted.
-    fn give_up(&mut self, now: Now, ask: Ask, words: &str) {
+    fn give_up(&mut self, now: Now, ask: SignerRequest, message: &str) {
         match ask {
-            Ask::Connect | Ask::PublicKey => self.set_fault(now, words),
-            Ask::Open(job, ticket) => self.not_opened(now, job, ticket, words),
-            Ask::Event(id) => {
+            SignerRequest::Connect | SignerRequest::PublicKey => self.set_error(now, message),
+            SignerRequest::Decrypt(job, ticket) => self.decryption_failed(now, job, ticket, message),
+            SignerRequest::Event(id) => {
                 let event = self.outbox.unsigned().into_iter().find(|event| event.id == id);
                 let Some(event) = event else { return };
                 self.outbox.replace(&id, None);
                 let job = job_of(&event);
-                self.log(now, job, format!("an event of kind {} is not signed: {words}", event.kind));
+                self.log(now, job, format!("an event of kind {} is not signed: {message}", event.kind));
                 if let Some(job) = job.filter(|_| nip90::is_result(event.kind)) {
                     self.result_refused(now, &job, "signer", "this agent's signer does not sign the result");
                 }
@@ -491,7 +493,7 @@ impl<C: SqlConn> Agent<C> {
                 {
                     // The next version is announced whatever it says.
                     head.announcement = None;
-                    store::put_meta(&mut self.batch, Head::NAME, head);
+                    store::put_meta(&mut self.batch, AgentRecord::NAME, head);
                 }
             }
         }

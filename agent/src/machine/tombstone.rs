@@ -4,7 +4,7 @@
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::PubKey;
 
-use super::admin::Head;
+use super::admin::AgentRecord;
 use super::{Agent, AgentState, CommandError};
 
 /// See the module.
@@ -12,11 +12,11 @@ use super::{Agent, AgentState, CommandError};
 pub struct Tombstone {
     pubkey: PubKey,
     owner: PubKey,
-    head: Head,
+    head: AgentRecord,
 }
 
 impl Tombstone {
-    fn of(head: &Head) -> Option<Self> {
+    fn of(head: &AgentRecord) -> Option<Self> {
         let (pubkey, owner) = (head.pubkey.parse().ok()?, head.owner.parse().ok()?);
         (head.state == AgentState::Deleted).then(|| Tombstone { pubkey, owner, head: head.clone() })
     }
@@ -52,7 +52,7 @@ impl Tombstone {
     /// # Errors
     /// [`StoreError::Corrupt`].
     pub fn from_json(json: &[u8]) -> Result<Self, StoreError> {
-        let head: Head = serde_json::from_slice(json)
+        let head: AgentRecord = serde_json::from_slice(json)
             .map_err(|error| StoreError::Corrupt(format!("a tombstone: {error}")))?;
         Tombstone::of(&head).ok_or_else(|| StoreError::Corrupt("not a tombstone".to_owned()))
     }

@@ -1,4 +1,4 @@
-//! JSON with bounds, and errors with the path of the field, in words that show no value.
+//! JSON with bounds, and errors with the path of the field, whose messages show no value.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -42,7 +42,7 @@ pub(super) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Manifes
             // Its name is the end of the path.
             ManifestError::new(bounded(&path), "is not a known field")
         } else {
-            ManifestError::new(bounded(&path), in_words(&message))
+            ManifestError::new(bounded(&path), without_value(&message))
         }
     })
 }
@@ -84,7 +84,7 @@ fn bounded(path: &str) -> String {
 }
 
 /// What serde says, without the value.
-fn in_words(message: &str) -> String {
+fn without_value(message: &str) -> String {
     let expected = |prefix: &str| {
         let rest = message.strip_prefix(prefix)?;
         rest.rsplit_once(", expected ").map(|(_, expected)| expected)
@@ -107,7 +107,7 @@ fn in_words(message: &str) -> String {
         Some("a sequence") => "must be a list".to_owned(),
         Some(other) if other == "a map" || other.starts_with("struct ") => MUST_BE_OBJECT.to_owned(),
         Some(_) => "has the wrong form".to_owned(),
-        // Our own words.
+        // Our own messages.
         None => message.to_owned(),
     }
 }

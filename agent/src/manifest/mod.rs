@@ -106,7 +106,7 @@ pub struct Manifest {
     /// Further relays on which it is announced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<String>,
-    /// Whether it is announced (kinds 0, 10002, 31990 and beats).
+    /// Whether it is announced (kinds 0, 10002, 31990 and heartbeats).
     #[serde(default = "yes")]
     pub announce: bool,
     /// Whether encrypted requests are taken.

@@ -33,7 +33,7 @@ impl Bunker {
     /// # Errors
     /// What is wrong with it, without its text.
     pub fn parse(url: &str) -> Result<Self, &'static str> {
-        let rest = url.trim().strip_prefix("bunker://").ok_or("is no bunker:// URL")?;
+        let rest = url.trim().strip_prefix("bunker://").ok_or("is not a bunker:// URL")?;
         let (signer, query) = rest.split_once('?').unwrap_or((rest, ""));
         let signer = parse_pubkey(signer.trim_end_matches('/'))
             .ok_or("does not begin with the signer's public key")?;
@@ -56,7 +56,7 @@ impl Bunker {
 fn relay(url: &str) -> Result<String, &'static str> {
     let is_relay =
         Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "wss" | "ws") && url.host().is_some());
-    is_relay.then(|| url.to_owned()).ok_or("names a relay that is no wss:// URL")
+    is_relay.then(|| url.to_owned()).ok_or("names a relay that is not a wss:// URL")
 }
 
 #[cfg(test)]
@@ -76,14 +76,14 @@ mod tests {
         let many = (0..9).map(|at| format!("&relay=wss://{at}.example")).collect::<String>();
         assert_eq!(bunker(&format!("bunker://KEY?{many}")).unwrap().relays.len(), 4);
         for (url, why) in [
-            ("", "is no bunker:// URL"),
-            ("nostrconnect://KEY?relay=wss://a.example", "is no bunker:// URL"),
+            ("", "is not a bunker:// URL"),
+            ("nostrconnect://KEY?relay=wss://a.example", "is not a bunker:// URL"),
             ("bunker://?relay=wss://a.example", "does not begin with the signer's public key"),
             ("bunker://KEYf?relay=wss://a.example", "does not begin with the signer's public key"),
             ("bunker://KEY", "names no relay"),
             ("bunker://KEY?secret=x", "names no relay"),
-            ("bunker://KEY?relay=https://a.example", "names a relay that is no wss:// URL"),
-            ("bunker://KEY?relay=a.example", "names a relay that is no wss:// URL"),
+            ("bunker://KEY?relay=https://a.example", "names a relay that is not a wss:// URL"),
+            ("bunker://KEY?relay=a.example", "names a relay that is not a wss:// URL"),
         ] {
             assert_eq!(bunker(url).unwrap_err(), why, "{url}");
         }

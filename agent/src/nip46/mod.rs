@@ -5,7 +5,7 @@ mod bunker;
 mod wire;
 
 pub use bunker::Bunker;
-pub use wire::{Answers, Frames, is_same_relay};
+pub use wire::{Frames, SignerResponses, is_same_relay};
 
 use std::fmt;
 
@@ -46,7 +46,7 @@ pub enum Method {
 pub enum Outcome {
     /// The result; of [`Method::Sign`] the JSON of the signed event.
     Result(String),
-    /// It does not do it, in its words.
+    /// It refuses, with its message.
     Refused(String),
     /// Its user has to allow it at this URL; another answer may follow.
     AuthUrl(String),
@@ -108,8 +108,8 @@ impl Client {
     }
 
     /// Which events are the signer's answers.
-    pub fn answers(&self) -> Answers {
-        Answers { signer: self.bunker.signer, client: self.keys.pubkey() }
+    pub fn answers(&self) -> SignerResponses {
+        SignerResponses { signer: self.bunker.signer, client: self.keys.pubkey() }
     }
 
     /// A request, signed. `nonce` must be random and used once.
@@ -161,15 +161,15 @@ impl Client {
         }
         let content = Draft::of(event).content;
         let (_, text) = cipher::decrypt(&self.keys, &self.bunker.signer, content.trim()).ok()?;
-        let Answer { id, result, error } = serde_json::from_str(&text).ok()?;
-        let words = error.map(|error| match error {
-            Value::String(words) => words,
+        let SignerResponse { id, result, error } = serde_json::from_str(&text).ok()?;
+        let message = error.map(|error| match error {
+            Value::String(message) => message,
             other => other.to_string(),
         });
-        let words = words.filter(|words| !words.is_empty() && words != "null");
-        let outcome = match (result, words) {
+        let message = message.filter(|message| !message.is_empty() && message != "null");
+        let outcome = match (result, message) {
             (Some(Value::String(result)), Some(url)) if result == "auth_url" => Outcome::AuthUrl(url),
-            (_, Some(words)) => Outcome::Refused(words),
+            (_, Some(message)) => Outcome::Refused(message),
             (Some(Value::String(result)), None) => Outcome::Result(result),
             // Some give an object where a string is due.
             (Some(result), None) if !result.is_null() => Outcome::Result(result.to_string()),
@@ -180,7 +180,7 @@ impl Client {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct SignerResponse {
     id: String,
     #[serde(default)]
     result: Option<Value>,

@@ -9,14 +9,14 @@ use super::KIND_REMOTE_SIGNING;
 
 /// A signer's answers to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answers {
+pub struct SignerResponses {
     /// The signer's own public key.
     pub signer: PubKey,
     /// The public key by which it knows the agent.
     pub client: PubKey,
 }
 
-impl Answers {
+impl SignerResponses {
     /// What they match. They are ephemeral.
     pub fn filter(&self) -> Filter {
         let client = self.client.to_string();
@@ -106,9 +106,9 @@ impl Frames {
 enum Frame {
     /// An event.
     Event(Event),
-    /// It does not take a request, in its words.
+    /// It refuses a request, with its message.
     Refused(String),
-    /// It has ended the subscription, in its words.
+    /// It has ended the subscription, with its message.
     Closed(String),
     /// Of no use here.
     Other,

@@ -15,7 +15,7 @@ use crate::manifest::{Manifest, PublicParam};
 /// Longest topic, in bytes: relays in general take no longer value of a one-letter tag.
 const TOPIC_BYTES_MAX: usize = 1_024;
 
-/// The `d` of an agent's announcement and of its beats: 16 digits of its key. It does not change with the manifest, so that a
+/// The `d` of an agent's announcement and of its heartbeats: 16 digits of its key. It does not change with the manifest, so that a
 /// new version replaces the old one's announcement, and no other agent has the same.
 pub fn announcement_d(agent: &PubKey) -> String {
     agent.to_string().chars().take(16).collect()

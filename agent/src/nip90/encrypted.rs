@@ -1,4 +1,4 @@
-//! Encrypted contents: opening those of others.
+//! Encrypted contents: decrypting those of others.
 
 use relay_engine::types::{Event, PubKey};
 
@@ -7,12 +7,16 @@ use crate::cipher::{Cipher, CipherError, decrypt};
 use crate::identity::Keys;
 
 /// Decrypts the content of an event; `peer` is the other party. The cipher is told by the payload.
-pub(crate) fn open(event: &Event, peer: &PubKey, keys: &Keys) -> Result<(Cipher, String), CipherError> {
+pub(crate) fn decrypt_content(
+    event: &Event,
+    peer: &PubKey,
+    keys: &Keys,
+) -> Result<(Cipher, String), CipherError> {
     decrypt(keys, peer, content(event).trim())
 }
 
 /// Why a request cannot be decrypted, for its customer.
-pub(super) fn words(error: CipherError) -> &'static str {
+pub(super) fn cipher_message(error: CipherError) -> &'static str {
     match error {
         CipherError::Malformed | CipherError::Version(_) => {
             "the request cannot be decrypted: its content is neither NIP-44, version 2, nor NIP-04"

@@ -5,10 +5,10 @@ use relay_engine::types::{Event, Timestamp};
 use super::KIND_FEEDBACK;
 use super::reply::{ReplyTo, tag};
 use crate::cipher::CipherError;
-use crate::identity::{Draft, Seal, Sign};
+use crate::identity::{Draft, Encryption, Sign};
 
-/// Characters of words to a customer; longer ones are cut.
-pub const WORDS_CHARS_MAX: usize = 500;
+/// Characters of a message to a customer; longer ones are cut.
+pub const MESSAGE_CHARS_MAX: usize = 500;
 /// Seconds after which feedback expires (NIP-40).
 pub(super) const EXPIRES_SECONDS: Timestamp = 600;
 
@@ -17,9 +17,9 @@ pub(super) const EXPIRES_SECONDS: Timestamp = 600;
 pub enum Feedback<'a> {
     /// The job is accepted. Words if there is something to say, else empty.
     Processing(&'a str),
-    /// A piece of the result. It is the content, and as long as the caller makes it.
+    /// A partial result. It is the content, and as long as the caller makes it.
     Partial(&'a str),
-    /// The job is refused or has failed, in words.
+    /// The job is refused or has failed, with a message.
     Error(&'a str),
 }
 
@@ -33,11 +33,11 @@ impl<'a> Feedback<'a> {
         }
     }
 
-    /// `["status", status, words]`.
+    /// `["status", status, message]`.
     fn status_tag(self) -> Vec<String> {
         match self {
-            Feedback::Processing(words) | Feedback::Error(words) if !words.is_empty() => {
-                tag(["status", self.status(), &cut(words)])
+            Feedback::Processing(message) | Feedback::Error(message) if !message.is_empty() => {
+                tag(["status", self.status(), &cut(message)])
             }
             _ => tag(["status", self.status()]),
         }
@@ -46,21 +46,21 @@ impl<'a> Feedback<'a> {
     fn content(self) -> String {
         match self {
             Feedback::Processing(_) => String::new(),
-            Feedback::Partial(piece) => piece.to_owned(),
-            Feedback::Error(words) => cut(words),
+            Feedback::Partial(partial) => partial.to_owned(),
+            Feedback::Error(message) => cut(message),
         }
     }
 }
 
-fn cut(words: &str) -> String {
-    words.chars().take(WORDS_CHARS_MAX).collect()
+fn cut(message: &str) -> String {
+    message.chars().take(MESSAGE_CHARS_MAX).collect()
 }
 
 /// Feedback about a job. It expires after 600 seconds. Within a job, `created_at` must rise strictly, and none follows the result.
 /// `nonce` must be random and used once; a plain reply needs none.
 ///
 /// # Errors
-/// [`CipherError::Length`] if the piece is too long for the cipher.
+/// [`CipherError::Length`] if the text is too long for the cipher.
 pub fn feedback(
     author: &impl Sign,
     to: &ReplyTo<'_>,
@@ -79,7 +79,7 @@ pub fn feedback(
         Some(cipher) => {
             let hidden = serde_json::json!([status, ["content", content]]).to_string();
             let tags = vec![to.e(), to.p(), tag(["encrypted"]), expiration];
-            author.seal(draft(tags, hidden), &Seal { cipher, peer: to.customer, nonce })
+            author.sign_encrypted(draft(tags, hidden), &Encryption { cipher, peer: to.customer, nonce })
         }
     }
 }

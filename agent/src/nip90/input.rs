@@ -19,7 +19,7 @@ const MARKER_BYTES_MAX: usize = 256;
 /// refused, so that no job is done on something else than its customer meant.
 ///
 /// # Errors
-/// Words for the customer.
+/// With a message for the customer.
 pub(super) fn input(tag: &OwnedTag) -> Result<Option<Input>, String> {
     let field = |at: usize| tag.get(at).map(|text| text.trim()).filter(|text| !text.is_empty());
     let Some(data) = tag.get(1) else {

@@ -7,14 +7,14 @@
 //! incoming   what an event is to an agent: request, cancellation, ping, request to vanish; whom it names
 //! request    job requests, plain and encrypted, as clients really write them (tags, input)
 //! reply      to whom an answer goes; feedback and result write them (encrypted, size)
-//! announce   kinds 0, 10002, 10050 and 31990, and their retraction; alive: beats and pongs
+//! announce   kinds 0, 10002, 10050 and 31990, and their retraction; heartbeat: heartbeats and ping replies
 //! relays     URLs of relays that strangers name
 //! ```
 
-mod alive;
 mod announce;
 mod encrypted;
 mod feedback;
+mod heartbeat;
 mod incoming;
 mod input;
 mod relays;
@@ -28,17 +28,17 @@ use std::ops::RangeInclusive;
 
 use relay_engine::types::Kind;
 
-pub use alive::{BEAT_EVERY_SECONDS, BEAT_EXPIRES_SECONDS, beat, pong};
 pub use announce::{announcement_d, announcements, retraction};
 pub(crate) use feedback::dated;
-pub use feedback::{Feedback, WORDS_CHARS_MAX, feedback, has_expired};
+pub use feedback::{Feedback, MESSAGE_CHARS_MAX, feedback, has_expired};
+pub use heartbeat::{HEARTBEAT_EVERY_SECONDS, HEARTBEAT_EXPIRES_SECONDS, heartbeat, pong};
 pub use incoming::{Incoming, cancelled, named_keys};
 pub use input::text_of;
 pub use relays::{RELAYS_MAX, public_relay, read_relays};
 pub use reply::ReplyTo;
 pub use request::{
-    INPUTS_MAX, PARAMS_BYTES_MAX, PARAMS_MAX, RequestError, is_encrypted, is_same_param, parse, parse_with,
-    payload, unopened,
+    INPUTS_MAX, PARAMS_BYTES_MAX, PARAMS_MAX, RequestError, is_encrypted, is_same_param, parse,
+    parse_undecrypted, parse_with, payload,
 };
 pub use result::{fits, result};
 pub use size::SHARED_EVENT_BYTES_MAX;
@@ -46,7 +46,7 @@ pub use size::SHARED_EVENT_BYTES_MAX;
 /// How events are read, for [`testing`](crate::testing).
 #[cfg(feature = "testing")]
 pub(crate) mod reading {
-    pub(crate) use super::encrypted::open;
+    pub(crate) use super::encrypted::decrypt_content;
     pub(crate) use super::request::msat;
     pub(crate) use super::tags::{OwnedTag, content, has, inner, tags};
 }
@@ -66,7 +66,7 @@ pub const KIND_RELAYS: Kind = 10_002;
 /// Relays for direct messages (NIP-17).
 pub const KIND_DM_RELAYS: Kind = 10_050;
 /// Heartbeat of an agent; replaceable, so there is one for each key.
-pub const KIND_BEAT: Kind = 11_998;
+pub const KIND_HEARTBEAT: Kind = 11_998;
 /// Announcement of an agent (NIP-89).
 pub const KIND_ANNOUNCEMENT: Kind = 31_990;
 

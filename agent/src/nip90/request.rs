@@ -2,7 +2,7 @@
 
 use relay_engine::types::{Event, PubKey};
 
-use super::encrypted::{open, words};
+use super::encrypted::{cipher_message, decrypt_content};
 use super::incoming::named_keys;
 use super::input::{input, quoted, swapped};
 use super::is_request;
@@ -61,7 +61,7 @@ impl RequestError {
 /// # Errors
 /// [`RequestError`], with what to answer.
 pub fn parse(event: &Event, keys: &Keys) -> Result<JobRequest, RequestError> {
-    parse_with(event, &keys.pubkey(), || open(event, &event.pubkey, keys).map_err(words))
+    parse_with(event, &keys.pubkey(), || decrypt_content(event, &event.pubkey, keys).map_err(cipher_message))
 }
 
 /// Whether a request is encrypted.
@@ -75,7 +75,7 @@ pub fn payload(event: &Event) -> (Cipher, String) {
     (if payload.contains("?iv=") { Cipher::Nip04 } else { Cipher::Nip44 }, payload)
 }
 
-/// As [`parse`], for agent `agent`. `decrypted` gives the text of an encrypted request and its cipher, or words for the customer
+/// As [`parse`], for agent `agent`. `decrypted` gives the text of an encrypted request and its cipher, or a message for the customer
 /// why there is none.
 ///
 /// # Errors
@@ -119,7 +119,7 @@ pub fn parse_with(
 ///
 /// # Errors
 /// [`RequestError::NotForUs`].
-pub fn unopened(event: &Event, agent: &PubKey) -> Result<JobRequest, RequestError> {
+pub fn parse_undecrypted(event: &Event, agent: &PubKey) -> Result<JobRequest, RequestError> {
     Ok(JobRequest {
         id: event.id,
         customer: event.pubkey,

@@ -4,10 +4,10 @@ use relay_engine::types::{Event, Limits, Timestamp};
 
 use super::reply::{ReplyTo, tag};
 use super::result_kind;
-use super::size::{NIP44_BYTES_MAX, SHARED_EVENT_BYTES_MAX, event_bytes, sealed_bytes, tags_bytes};
+use super::size::{NIP44_BYTES_MAX, SHARED_EVENT_BYTES_MAX, encrypted_bytes, event_bytes, tags_bytes};
 use super::tags::tags;
 use crate::cipher::{Cipher, CipherError};
-use crate::identity::{Draft, Seal, Sign};
+use crate::identity::{Draft, Encryption, Sign};
 
 /// Largest value of a one-letter tag, in bytes, that relays in general take.
 const VALUE_BYTES_MAX: usize = 1_024;
@@ -54,7 +54,7 @@ pub fn result(
     }
     match to.cipher {
         None => Ok(author.sign(&draft)),
-        Some(cipher) => author.seal(draft, &Seal { cipher, peer: to.customer, nonce }),
+        Some(cipher) => author.sign_encrypted(draft, &Encryption { cipher, peer: to.customer, nonce }),
     }
 }
 
@@ -66,7 +66,7 @@ fn sealed_event_bytes(
     bytes: usize,
 ) -> Option<usize> {
     // Base64 has nothing to escape.
-    Some(event_bytes(&bare(to, created_at, String::new())) + sealed_bytes(cipher, bytes)?)
+    Some(event_bytes(&bare(to, created_at, String::new())) + encrypted_bytes(cipher, bytes)?)
 }
 
 /// A result without what may be left out.
@@ -92,21 +92,21 @@ fn inputs(request: &Event) -> Vec<Vec<String>> {
 /// Whether a result of this content can be published on a relay with these limits.
 ///
 /// # Errors
-/// Words for the customer.
+/// With a message for the customer.
 pub fn fits(to: &ReplyTo<'_>, content: &str, limits: &Limits) -> Result<(), String> {
     let bytes = content.len();
     let content_chars = match to.cipher {
         None => content.chars().count(),
-        Some(cipher) => sealed_bytes(cipher, bytes).ok_or_else(|| {
+        Some(cipher) => encrypted_bytes(cipher, bytes).ok_or_else(|| {
             format!("the result has {bytes} bytes, and an encrypted one {NIP44_BYTES_MAX} at most")
         })?,
     };
-    let sealed = match to.cipher {
+    let encrypted = match to.cipher {
         None => content.to_owned(),
         // Only its length counts: base64 has nothing to escape.
         Some(_) => "=".repeat(content_chars),
     };
-    let event_bytes = event_bytes(&bare(to, TEN_DIGITS, sealed));
+    let event_bytes = event_bytes(&bare(to, TEN_DIGITS, encrypted));
     if content_chars > limits.content_chars_max {
         return Err(format!(
             "the result has {content_chars} characters, and {} at most fit",

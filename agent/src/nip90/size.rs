@@ -51,7 +51,7 @@ fn digits(number: u64) -> usize {
 
 /// Bytes of the payload that a text of `bytes` bytes is encrypted to; `None` if not all clients could
 /// decrypt it.
-pub(super) fn sealed_bytes(cipher: Cipher, bytes: usize) -> Option<usize> {
+pub(super) fn encrypted_bytes(cipher: Cipher, bytes: usize) -> Option<usize> {
     // An empty text is sent as a line feed.
     let bytes = bytes.max(1);
     match cipher {

@@ -13,7 +13,7 @@ pub(super) struct Batch {
     /// To be delivered.
     pub(super) parts: VecDeque<Part>,
     /// Under way, by delivery.
-    pub(super) open: BTreeMap<u64, Part>,
+    pub(super) in_flight: BTreeMap<u64, Part>,
     /// To be stored for later, each with the delivery that is still under way, if any.
     pub(super) late: Vec<(Part, Option<u64>)>,
     /// Deliveries that take longer are waited for no more, nor are those for which there has been no room.
@@ -35,7 +35,7 @@ impl Batch {
             position,
             unrouted: events,
             parts: VecDeque::new(),
-            open: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             late: Vec::new(),
             slow_at,
             retry_at: None,
@@ -49,19 +49,19 @@ impl Batch {
 
     /// Whether there are deliveries that have not been made, or not answered.
     pub(super) fn is_under_way(&self) -> bool {
-        !self.parts.is_empty() || !self.open.is_empty()
+        !self.parts.is_empty() || !self.in_flight.is_empty()
     }
 
     /// Every delivery under way, or not made yet, becomes one that is stored for later.
     pub(super) fn give_up_waiting(&mut self) {
         self.late.extend(std::mem::take(&mut self.parts).into_iter().map(|part| (part, None)));
-        self.late.extend(std::mem::take(&mut self.open).into_iter().map(|(id, part)| (part, Some(id))));
+        self.late.extend(std::mem::take(&mut self.in_flight).into_iter().map(|(id, part)| (part, Some(id))));
     }
 
     /// Removes the parts of an agent that is deleted.
     pub(super) fn forget(&mut self, agent: &PubKey) {
         self.parts.retain(|part| part.agent != *agent);
-        self.open.retain(|_, part| part.agent != *agent);
+        self.in_flight.retain(|_, part| part.agent != *agent);
         self.late.retain(|(part, _)| part.agent != *agent);
     }
 }

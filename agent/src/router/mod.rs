@@ -23,13 +23,13 @@
 //! outbox     events for agents that failed
 //! in_flight  deliveries that the host has not answered
 //! progress   the confirmed position, and the latest requests
-//! beats      heartbeats
+//! heartbeats      heartbeats
 //! tombstones what is left of agents that are gone
 //! ```
 
 mod batch;
-mod beats;
 mod columns;
+mod heartbeats;
 mod in_flight;
 mod outbox;
 mod progress;
@@ -51,7 +51,7 @@ use crate::manifest::Manifest;
 use crate::nip90::{self, Incoming};
 use crate::secrets::Secrets;
 use batch::{Batch, Part, Parts};
-use beats::Beats;
+use heartbeats::Heartbeats;
 use in_flight::InFlight;
 use outbox::Outbox;
 use progress::Progress;
@@ -64,7 +64,7 @@ const RETRY_MS: u64 = 1_000;
 
 /// An agent, as the router knows it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct AgentEntry {
     /// Its public key.
     pub pubkey: PubKey,
     /// Its owner.
@@ -98,7 +98,7 @@ pub struct Router<C> {
     progress: Progress,
     batch: Option<Batch>,
     outbox: Outbox,
-    beats: Beats,
+    heartbeats: Heartbeats,
     in_flight: InFlight,
     /// The last delivery.
     deliveries: u64,
@@ -118,7 +118,7 @@ impl<C: SqlConn> Router<C> {
             progress: Progress::open(&conn)?,
             batch: None,
             outbox: Outbox::open(&conn)?,
-            beats: Beats::open(&conn)?,
+            heartbeats: Heartbeats::open(&conn)?,
             in_flight: InFlight::default(),
             deliveries: 0,
             now: Now::default(),
@@ -131,7 +131,7 @@ impl<C: SqlConn> Router<C> {
     ///
     /// # Errors
     /// If the store fails; then nothing has changed.
-    pub fn put(&mut self, now: Now, entry: Entry) -> Result<(), StoreError> {
+    pub fn put(&mut self, now: Now, entry: AgentEntry) -> Result<(), StoreError> {
         let agent = entry.pubkey;
         let is_deleted = entry.state == AgentState::Deleted;
         self.conn.transaction(&mut || {
@@ -163,7 +163,7 @@ impl<C: SqlConn> Router<C> {
         if known.is_none() && earlier.as_ref() == Some(tombstone) {
             return Ok(true);
         }
-        let deleted = known.map(|entry| Entry { state: AgentState::Deleted, ..entry.clone() });
+        let deleted = known.map(|entry| AgentEntry { state: AgentState::Deleted, ..entry.clone() });
         self.conn.transaction(&mut || {
             if let Some(entry) = &deleted {
                 Table::save(&self.conn, entry)?;
@@ -186,9 +186,9 @@ impl<C: SqlConn> Router<C> {
     }
 
     /// An entry has been written.
-    fn changed(&mut self, now: Now, entry: Entry) {
+    fn changed(&mut self, now: Now, entry: AgentEntry) {
         let (agent, is_deleted) = (entry.pubkey, entry.state == AgentState::Deleted);
-        self.beats.changed(self.table.get(&agent), &entry);
+        self.heartbeats.changed(self.table.get(&agent), &entry);
         self.table.insert(entry);
         if is_deleted {
             self.outbox.forget(&agent);
@@ -200,7 +200,7 @@ impl<C: SqlConn> Router<C> {
     }
 
     /// All agents that are not deleted, by name.
-    pub fn agents(&self) -> impl Iterator<Item = &Entry> {
+    pub fn agents(&self) -> impl Iterator<Item = &AgentEntry> {
         self.table.by_name()
     }
 
@@ -210,7 +210,7 @@ impl<C: SqlConn> Router<C> {
     }
 
     /// An agent.
-    pub fn get(&self, agent: &PubKey) -> Option<&Entry> {
+    pub fn get(&self, agent: &PubKey) -> Option<&AgentEntry> {
         self.table.get(agent)
     }
 
@@ -252,7 +252,7 @@ impl<C: SqlConn> Router<C> {
         self.advance(now);
     }
 
-    /// The next delivery to make; at most one is open for each agent, and 4 MiB in all, by the event that passes it. Each has
+    /// The next delivery to make; at most one is in flight for each agent, and 4 MiB in all, by the event that passes it. Each has
     /// to be answered by [`Router::handle_delivered`], after which there may be another.
     pub fn poll_delivery(&mut self) -> Option<Delivery> {
         if self.in_flight.is_full() {
@@ -263,7 +263,7 @@ impl<C: SqlConn> Router<C> {
         let delivery = match (part, &mut self.batch) {
             (Some(part), Some(batch)) => {
                 let delivery = Delivery { id, agent: part.agent, events: part.events.clone() };
-                batch.open.insert(id, part);
+                batch.in_flight.insert(id, part);
                 Some(delivery)
             }
             _ => {
@@ -282,7 +282,7 @@ impl<C: SqlConn> Router<C> {
     pub fn handle_delivered(&mut self, now: Now, id: u64, is_accepted: bool) {
         self.in_flight.remove(id);
         if let Some(batch) = &mut self.batch {
-            if let Some(part) = batch.open.remove(&id) {
+            if let Some(part) = batch.in_flight.remove(&id) {
                 if !is_accepted {
                     batch.late.push((part, None));
                 }
@@ -310,18 +310,18 @@ impl<C: SqlConn> Router<C> {
 
     /// Beats (kind 11998) to publish, signed, for active announced agents whose time has come: at most 100 at a time. If they
     /// are not published, the agent's next one is in four minutes.
-    pub fn poll_beats(&mut self, now: Now) -> Vec<Event> {
+    pub fn poll_heartbeats(&mut self, now: Now) -> Vec<Event> {
         self.now = now;
-        self.beats.poll(&self.conn, now, &self.table, &*self.secrets)
+        self.heartbeats.poll(&self.conn, now, &self.table, &*self.secrets)
     }
 
-    /// When [`Router::handle_timeout`] and [`Router::poll_beats`] are to be called.
+    /// When [`Router::handle_timeout`] and [`Router::poll_heartbeats`] are to be called.
     pub fn poll_timeout(&self) -> Option<Now> {
         let batch = self.batch.as_ref().and_then(|batch| {
             let slow_at = batch.is_under_way().then_some(batch.slow_at);
             batch.retry_at.into_iter().chain(slow_at).min()
         });
-        let times = [batch, self.outbox.poll_timeout(), self.beats.poll_timeout(self.now, &self.table)];
+        let times = [batch, self.outbox.poll_timeout(), self.heartbeats.poll_timeout(self.now, &self.table)];
         times.into_iter().flatten().min()
     }
 
@@ -391,9 +391,9 @@ impl<C: SqlConn> Router<C> {
             }
             Incoming::Ping => return Ok(rules::ping(&self.table, event)),
             Incoming::Cancellation => {
-                self.progress.given(&self.conn, &event.pubkey, nip90::cancelled(event))?
+                self.progress.assigned_agents(&self.conn, &event.pubkey, nip90::cancelled(event))?
             }
-            Incoming::Vanish => self.progress.given_of(&self.conn, &event.pubkey)?,
+            Incoming::Vanish => self.progress.assigned_agents_of(&self.conn, &event.pubkey)?,
             Incoming::Other => return Ok(Vec::new()),
         };
         Ok(prefixes.into_iter().flat_map(|prefix| self.table.with_prefix(prefix)).collect())

@@ -40,7 +40,7 @@ pub(super) struct Outbox {
     /// When the others are to be tried again.
     due: BTreeSet<(Now, PubKey)>,
     /// The agents of deliveries under way.
-    open: BTreeMap<u64, PubKey>,
+    in_flight: BTreeMap<u64, PubKey>,
     /// Bytes of all rows.
     bytes: u64,
     /// Events that there was no room for, until they are polled.
@@ -56,7 +56,7 @@ struct Waiting {
     size: Size,
     failures: u32,
     /// The last row of the delivery under way, and what is in it.
-    open: Option<(u64, Size)>,
+    in_flight: Option<(u64, Size)>,
 }
 
 /// How much waits.
@@ -148,8 +148,8 @@ impl Outbox {
         self.bytes += size.bytes;
         match delivery {
             Some(id) => {
-                waiting.open = Some((last, size));
-                self.open.insert(id, agent);
+                waiting.in_flight = Some((last, size));
+                self.in_flight.insert(id, agent);
             }
             None if before == 0 => self.wait(now, agent),
             None => {}
@@ -172,7 +172,7 @@ impl Outbox {
         self.bytes = self.bytes.saturating_sub(size.bytes);
         self.ready.retain(|own| own != agent);
         self.due.retain(|(_, own)| own != agent);
-        self.open.retain(|_, own| own != agent);
+        self.in_flight.retain(|_, own| own != agent);
     }
 
     /// The next delivery, which has this id.
@@ -181,8 +181,8 @@ impl Outbox {
             match first(conn, &agent) {
                 Ok(Some((number, events))) => {
                     if let Some(waiting) = self.agents.get_mut(&agent) {
-                        waiting.open = Some((number, Size::of(&events)));
-                        self.open.insert(id, agent);
+                        waiting.in_flight = Some((number, Size::of(&events)));
+                        self.in_flight.insert(id, agent);
                         return Some((agent, events));
                     }
                 }
@@ -195,9 +195,9 @@ impl Outbox {
 
     /// A delivery has ended.
     pub(super) fn handle(&mut self, conn: &impl SqlConn, now: Now, id: u64, is_accepted: bool) {
-        let Some(agent) = self.open.remove(&id) else { return };
+        let Some(agent) = self.in_flight.remove(&id) else { return };
         let Some(waiting) = self.agents.get_mut(&agent) else { return };
-        let Some((number, size)) = waiting.open.take() else { return };
+        let Some((number, size)) = waiting.in_flight.take() else { return };
         let params = [SqlValue::Blob(&agent.0), SqlValue::Int(number as i64)];
         // If the rows stay, the events are delivered once more, and recognised.
         if !is_accepted || conn.exec(DELETE, &params).is_err() {

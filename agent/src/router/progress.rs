@@ -111,7 +111,7 @@ impl Progress {
     }
 
     /// Prefixes of the keys of the agents that were given one of these requests of `author`.
-    pub(super) fn given(
+    pub(super) fn assigned_agents(
         &mut self,
         conn: &impl SqlConn,
         author: &PubKey,
@@ -124,7 +124,7 @@ impl Progress {
     }
 
     /// Prefixes of the keys of the agents that were given a request of `author`.
-    pub(super) fn given_of(
+    pub(super) fn assigned_agents_of(
         &mut self,
         conn: &impl SqlConn,
         author: &PubKey,

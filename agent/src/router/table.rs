@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Kind, PubKey};
 
-use super::{Entry, columns};
+use super::{AgentEntry, columns};
 use crate::machine::AgentState;
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS agent_router_agent (pubkey BLOB PRIMARY KEY, owner BLOB NOT NULL, \
@@ -21,12 +21,12 @@ const DELETE: &str = "DELETE FROM agent_router_agent WHERE pubkey = ?";
 /// All agents that are not deleted.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    entries: BTreeMap<PubKey, Entry>,
+    entries: BTreeMap<PubKey, AgentEntry>,
     names: BTreeSet<(String, PubKey)>,
     /// Active agents that take open jobs, by kind, sorted.
     open_to: BTreeMap<Kind, Vec<PubKey>>,
-    /// How many beat.
-    beating: usize,
+    /// How many agents have heartbeats.
+    heartbeats_count: usize,
 }
 
 impl Table {
@@ -41,7 +41,7 @@ impl Table {
     }
 
     /// Writes an entry, or deletes it if that is its state. Memory is unchanged until [`Table::insert`].
-    pub(super) fn save(conn: &impl SqlConn, entry: &Entry) -> Result<(), StoreError> {
+    pub(super) fn save(conn: &impl SqlConn, entry: &AgentEntry) -> Result<(), StoreError> {
         let pubkey = SqlValue::Blob(&entry.pubkey.0);
         let Some(state) = number_of(entry.state) else { return conn.exec(DELETE, &[pubkey]) };
         let manifest =
@@ -60,9 +60,9 @@ impl Table {
     }
 
     /// Adds or replaces an entry; one that is deleted is removed.
-    pub(super) fn insert(&mut self, entry: Entry) {
+    pub(super) fn insert(&mut self, entry: AgentEntry) {
         if let Some(old) = self.entries.remove(&entry.pubkey) {
-            self.beating -= usize::from(old.beats());
+            self.heartbeats_count -= usize::from(old.sends_heartbeats());
             for handler in &old.manifest.handlers {
                 if let Some(agents) = self.open_to.get_mut(&handler.kind) {
                     agents.retain(|agent| *agent != old.pubkey);
@@ -81,12 +81,12 @@ impl Table {
                 }
             }
         }
-        self.beating += usize::from(entry.beats());
+        self.heartbeats_count += usize::from(entry.sends_heartbeats());
         self.names.insert((entry.manifest.name.clone(), entry.pubkey));
         self.entries.insert(entry.pubkey, entry);
     }
 
-    pub(super) fn get(&self, agent: &PubKey) -> Option<&Entry> {
+    pub(super) fn get(&self, agent: &PubKey) -> Option<&AgentEntry> {
         self.entries.get(agent)
     }
 
@@ -94,13 +94,13 @@ impl Table {
         self.entries.is_empty()
     }
 
-    /// Whether any of them beats.
+    /// Whether any of them has heartbeats.
     pub(super) fn has_beating(&self) -> bool {
-        self.beating > 0
+        self.heartbeats_count > 0
     }
 
     /// All, by name.
-    pub(super) fn by_name(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn by_name(&self) -> impl Iterator<Item = &AgentEntry> {
         self.names.iter().filter_map(|(_, pubkey)| self.entries.get(pubkey))
     }
 
@@ -128,7 +128,7 @@ fn number_of(state: AgentState) -> Option<i64> {
     }
 }
 
-fn read(row: &[SqlValue<'_>]) -> Result<Entry, StoreError> {
+fn read(row: &[SqlValue<'_>]) -> Result<AgentEntry, StoreError> {
     let pubkey = columns::pubkey(row, 0)?;
     let state = match columns::int(row, 2)? {
         0 => AgentState::Active,
@@ -138,7 +138,7 @@ fn read(row: &[SqlValue<'_>]) -> Result<Entry, StoreError> {
     };
     let manifest = serde_json::from_slice(columns::blob(row, 5)?)
         .map_err(|error| StoreError::Corrupt(format!("the manifest of agent {pubkey}: {error}")))?;
-    Ok(Entry {
+    Ok(AgentEntry {
         pubkey,
         owner: columns::pubkey(row, 1)?,
         state,

@@ -83,23 +83,24 @@ pub(crate) struct Trace {
     /// Tokens read and written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens: Option<(u64, u64)>,
-    /// Pieces of the result that were sent before it.
+    /// Partial results that were sent before it.
     pub(crate) partials: u32,
-    /// What was sent, in order, but for these pieces.
+    /// What was sent, in order, without the partial results.
     pub(crate) sent: Vec<Traced>,
     /// Of an encrypted request to an agent whose key a remote signer has.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) opened: Option<Opened>,
+    #[serde(rename = "opened")]
+    pub(crate) decrypted: Option<Decrypted>,
 }
 
 /// What a remote signer has decrypted of a request.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Opened {
+pub(crate) struct Decrypted {
     pub(crate) cipher: Cipher,
     pub(crate) text: String,
 }
 
-impl Opened {
+impl Decrypted {
     /// The cipher and the text.
     pub(crate) fn read(&self) -> (Cipher, String) {
         (self.cipher, self.text.clone())
@@ -111,7 +112,7 @@ impl Opened {
     }
 }
 
-impl fmt::Debug for Opened {
+impl fmt::Debug for Decrypted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.cipher.fmt(f)
     }
@@ -134,7 +135,7 @@ pub struct Traced {
 
 /// What is kept in memory of a job that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OpenRow {
+pub(crate) struct UnfinishedRow {
     pub(crate) seq: u64,
     pub(crate) id: EventId,
     pub(crate) customer: PubKey,
@@ -309,10 +310,10 @@ pub(crate) fn history_of(
 }
 
 /// The jobs that are open, oldest first.
-pub(crate) fn open_jobs(conn: &impl SqlConn) -> Result<Vec<OpenRow>, StoreError> {
+pub(crate) fn unfinished_jobs(conn: &impl SqlConn) -> Result<Vec<UnfinishedRow>, StoreError> {
     let mut found = Vec::new();
     conn.query(OPEN, &[], &mut |row| {
-        found.push(OpenRow {
+        found.push(UnfinishedRow {
             seq: unsigned(row, 0)?,
             id: id(row, 1)?,
             customer: key(row, 2)?,
@@ -361,7 +362,7 @@ mod tests {
     #[test]
     fn open_states_are_those_of_the_index() {
         for (number, state) in JobState::ALL.iter().enumerate() {
-            assert_eq!(state.is_open(), number < 4, "{state:?}");
+            assert_eq!(state.is_unfinished(), number < 4, "{state:?}");
         }
     }
 }

@@ -12,7 +12,7 @@ const PUT: &str = "INSERT OR REPLACE INTO agent_log (slot, number, at, job, mess
 const LIST: &str = "SELECT number, at, job, message FROM agent_log WHERE number > ? ORDER BY number LIMIT ?";
 const LAST: &str = "SELECT coalesce(max(number), 0) FROM agent_log";
 
-/// A line: its number, its time in milliseconds, its job and its words.
+/// A line: its number, its time in milliseconds, its job and its message.
 pub(crate) type Line = (u64, u64, Option<EventId>, String);
 
 /// Adds a line.

@@ -32,8 +32,8 @@ pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_jobs, sizes};
 pub use jobs::Traced;
 pub(crate) use jobs::{
-    JobRow, OpenRow, Opened, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, has_job, history, history_of, job,
-    job_by_id, last_seq, open_jobs, received_since,
+    Decrypted, JobRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, UnfinishedRow, has_job, history, history_of,
+    job, job_by_id, last_seq, received_since, unfinished_jobs,
 };
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
@@ -48,7 +48,7 @@ use relay_engine::types::{EventId, PubKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The layout that this version writes. Another one is refused.
+/// The schema version that this version writes. Another one is refused.
 const SCHEMA: u64 = 1;
 
 const CREATE: [&str; 9] = [
@@ -94,7 +94,10 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
                 let _ = conn.exec(INDEX_OF_CUSTOMERS, &[]);
                 Ok(())
             }
-            other => Err(StoreError::Corrupt(format!("layout {other:?}, and this version reads {SCHEMA}"))),
+            other => Err(StoreError::Corrupt(format!(
+                "the database has schema version {}; this version of the relay reads {SCHEMA}",
+                other.unwrap_or_default()
+            ))),
         };
     }
     let mut batch = Batch::default();

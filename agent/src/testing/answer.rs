@@ -3,7 +3,7 @@
 use relay_engine::types::{Event, EventId};
 
 use crate::identity::Keys;
-use crate::nip90::reading::{OwnedTag, content, has, inner, msat, open, tags};
+use crate::nip90::reading::{OwnedTag, content, decrypt_content, has, inner, msat, tags};
 use crate::nip90::{KIND_FEEDBACK, is_result};
 
 /// The status of a job, as others write it.
@@ -42,14 +42,14 @@ impl Status {
 
 /// Feedback (kind 7000) or a result (kinds 6000 to 6999).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct JobAnswer {
     /// The request that it is about: its first `e`.
     pub request: Option<EventId>,
     /// What has become of the job.
     pub status: Status,
-    /// More about the status, in words.
-    pub words: Option<String>,
-    /// The result, a piece of it, or words.
+    /// A message about the status.
+    pub message: Option<String>,
+    /// The result, a part of it, or a message.
     pub content: String,
     /// What is asked for, in millisatoshis.
     pub amount_msat: Option<u64>,
@@ -59,7 +59,7 @@ pub struct Answer {
 
 /// Why an answer cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerError {
+pub enum JobAnswerError {
     /// It is neither feedback nor a result.
     Kind,
     /// It is encrypted, and not for this key, or damaged.
@@ -70,28 +70,28 @@ pub enum AnswerError {
 /// tags, which may also be one bare tag.
 ///
 /// # Errors
-/// [`AnswerError`].
-pub fn read_answer(event: &Event, keys: &Keys) -> Result<Answer, AnswerError> {
+/// [`JobAnswerError`].
+pub fn read_answer(event: &Event, keys: &Keys) -> Result<JobAnswer, JobAnswerError> {
     let is_feedback = event.kind == KIND_FEEDBACK;
     if !is_feedback && !is_result(event.kind) {
-        return Err(AnswerError::Kind);
+        return Err(JobAnswerError::Kind);
     }
     let mut tags = tags(event, |name| matches!(name, b"e" | b"status" | b"amount"));
     let mut text = content(event);
     if has(event, b"encrypted") {
-        text = open(event, &event.pubkey, keys).map_err(|_| AnswerError::Encrypted)?.1;
+        text = decrypt_content(event, &event.pubkey, keys).map_err(|_| JobAnswerError::Encrypted)?.1;
         if is_feedback {
-            let hidden = inner(&text).map_err(|_| AnswerError::Encrypted)?;
+            let hidden = inner(&text).map_err(|_| JobAnswerError::Encrypted)?;
             text = value(&hidden, "content", 1).unwrap_or_default().to_owned();
             // Hidden tags come first, so that they are found first.
             tags.splice(0..0, hidden);
         }
     }
     let status = value(&tags, "status", 1).map(Status::read);
-    Ok(Answer {
+    Ok(JobAnswer {
         request: value(&tags, "e", 1).and_then(|id| id.parse().ok()),
         status: status.unwrap_or(if is_feedback { Status::Other(String::new()) } else { Status::Success }),
-        words: value(&tags, "status", 2).map(str::to_owned),
+        message: value(&tags, "status", 2).map(str::to_owned),
         content: text,
         amount_msat: value(&tags, "amount", 1).and_then(msat),
         bolt11: value(&tags, "amount", 2).filter(|text| is_bolt11(text)).map(str::to_owned),

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use crate::executor::{
-    Access, Executor, Failure, HttpEvent, HttpFault, HttpLimits, HttpRequest, Output, Step, Task, Tools,
+    Access, Executor, ExecutorContext, ExecutorError, HttpError, HttpEvent, HttpLimits, HttpRequest, Output,
+    Step, Task,
 };
 use crate::manifest::Handler;
 
@@ -24,7 +25,7 @@ struct Calling {
 }
 
 impl Executor for Calling {
-    fn start(&mut self, task: &Task, _tools: &dyn Tools, steps: &mut Vec<Step>) {
+    fn start(&mut self, task: &Task, _context: &dyn ExecutorContext, steps: &mut Vec<Step>) {
         let mut lines: Vec<String> =
             task.history.iter().map(|said| format!("{:?}: {}", said.role, said.text)).collect();
         lines.extend(task.inputs.iter().map(|input| input.text.clone()));
@@ -41,7 +42,7 @@ impl Executor for Calling {
         }));
     }
 
-    fn handle(&mut self, _tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>) {
+    fn handle(&mut self, _context: &dyn ExecutorContext, event: HttpEvent, steps: &mut Vec<Step>) {
         match event {
             HttpEvent::Head(status, headers) => {
                 self.status = status;
@@ -59,7 +60,7 @@ impl Executor for Calling {
                 steps.push(Step::Done(Output { content, tokens: Some((3, 4)) }));
             }
             HttpEvent::End => steps.push(self.failed("http_status", self.status == 503)),
-            HttpEvent::Failed(HttpFault::Connection(_)) => steps.push(self.failed("connection", true)),
+            HttpEvent::Failed(HttpError::Connection(_)) => steps.push(self.failed("connection", true)),
             HttpEvent::Failed(_) => steps.push(self.failed("response_size", false)),
         }
     }
@@ -67,7 +68,7 @@ impl Executor for Calling {
 
 impl Calling {
     fn failed(&self, cause: &'static str, is_retryable: bool) -> Step {
-        Step::Failed(Failure {
+        Step::Failed(ExecutorError {
             message: "the work has failed".to_owned(),
             detail: format!("status {}", self.status),
             cause,

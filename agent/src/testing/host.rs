@@ -7,7 +7,7 @@ use relay_engine::sql::SqlConn;
 use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
 use sha2::{Digest, Sha256};
 
-use crate::executor::{HttpEvent, HttpFault, HttpRequest};
+use crate::executor::{HttpError, HttpEvent, HttpRequest};
 use crate::machine::{Agent, Effect, EffectId, Published};
 use crate::nip90;
 
@@ -78,15 +78,15 @@ impl FakeHost {
                 agent.handle_events(now, id, events);
             }
             Effect::Http { id, request } => self.calls.push((id, request)),
-            Effect::Store { id, owner, bytes, mime } => {
+            Effect::StoreBlob { id, owner, bytes, mime } => {
                 let stored = self.put_blob(owner, bytes, mime);
                 agent.handle_stored(now, id, stored);
             }
-            Effect::Read { id, sha256, bytes_max } => {
+            Effect::ReadBlob { id, sha256, bytes_max } => {
                 let events = match self.blobs.get(&sha256) {
                     None => vec![HttpEvent::Head(404, Vec::new()), HttpEvent::End],
                     Some(blob) if blob.bytes.len() > bytes_max => {
-                        vec![HttpEvent::Failed(HttpFault::TooLarge)]
+                        vec![HttpEvent::Failed(HttpError::TooLarge)]
                     }
                     Some(blob) => {
                         let head = HttpEvent::Head(200, vec![("content-type".to_owned(), blob.mime.clone())]);
@@ -97,7 +97,7 @@ impl FakeHost {
             }
             Effect::Sign { id, requests, .. } => self.signing.push((id, requests)),
             Effect::Ai { id, .. } => {
-                agent.handle_http(now, id, HttpEvent::Failed(HttpFault::Unsupported));
+                agent.handle_http(now, id, HttpEvent::Failed(HttpError::Unsupported));
             }
             Effect::Cancel { id } => {
                 self.calls.retain(|(open, _)| *open != id);

@@ -6,7 +6,7 @@ mod customer;
 mod executors;
 mod host;
 
-pub use answer::{Answer, AnswerError, Status, read_answer};
+pub use answer::{JobAnswer, JobAnswerError, Status, read_answer};
 pub use customer::{Customer, Request};
 pub use executors::{EXECUTOR_URL, calling_executor};
 pub use host::{BLOSSOM_URL, FakeHost, StoredBlob, answers};

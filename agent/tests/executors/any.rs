@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use relay_agent::executor::failure::CAUSES;
-use relay_agent::executor::{HttpEvent, HttpFault, Step};
+use relay_agent::executor::{HttpError, HttpEvent, Step};
 use serde_json::{Value, json};
 
 use crate::support::{Attempt, NOW, TestTools, handler, head, task};
@@ -58,8 +58,8 @@ fn responses() -> impl Strategy<Value = Vec<HttpEvent>> {
     ];
     let end = prop_oneof![
         6 => Just(HttpEvent::End),
-        1 => Just(HttpEvent::Failed(HttpFault::Timeout)),
-        1 => Just(HttpEvent::Failed(HttpFault::Connection("reset".to_owned()))),
+        1 => Just(HttpEvent::Failed(HttpError::Timeout)),
+        1 => Just(HttpEvent::Failed(HttpError::Connection("reset".to_owned()))),
     ];
     let body = prop::collection::vec(piece, 0..4);
     (prop::option::weighted(0.95, (status, media_type, body, any::<bool>())), end).prop_map(

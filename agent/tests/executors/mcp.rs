@@ -1,7 +1,7 @@
 //! `mcp`: servers of the revision without sessions, of the earlier ones, and those that follow none.
 
 use bytes::Bytes;
-use relay_agent::executor::{Access, HttpEvent, HttpFault, HttpRequest, Step, Task};
+use relay_agent::executor::{Access, HttpError, HttpEvent, HttpRequest, Step, Task};
 use serde_json::{Value, json};
 
 use crate::support::{Attempt, NOW, TestTools, handler, head, response, task};
@@ -203,11 +203,11 @@ fn a_session_is_closed_after_a_failure_too_if_the_server_is_there() {
     let mut attempt = in_session(&task(&["cats"]));
     attempt.handle(response(200, JSON, &result(3, json!({"isError": true}))));
     assert_eq!(attempt.calls().last().unwrap().0.method, "DELETE");
-    attempt.handle([HttpEvent::Failed(HttpFault::Timeout)]);
+    attempt.handle([HttpEvent::Failed(HttpError::Timeout)]);
     check_failed(&attempt, "refused", false, "the agent's tool has failed");
 
     let mut gone = in_session(&task(&["cats"]));
-    gone.handle([HttpEvent::Failed(HttpFault::Connection("reset".to_owned()))]);
+    gone.handle([HttpEvent::Failed(HttpError::Connection("reset".to_owned()))]);
     assert_eq!(gone.calls().len(), 4);
     check_failed(&gone, "connection", true, "reset");
 

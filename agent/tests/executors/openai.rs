@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use relay_agent::executor::{Access, HttpEvent, HttpFault, Message, Output, Role, Step, Task};
+use relay_agent::executor::{Access, HttpError, HttpEvent, Message, Output, Role, Step, Task};
 use relay_agent::manifest::Handler;
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ fn a_request_without_options_or_key_is_small() {
 }
 
 #[test]
-fn what_cannot_be_asked_is_not() {
+fn invalid_requests_are_not_sent() {
     let check = |config: Value, task: &Task, cause: &str, message: &str, detail: &str| {
         let attempt = start(config, task);
         let failure = attempt.outcome().unwrap_err();
@@ -286,7 +286,7 @@ fn a_status_says_whose_fault_it_is() {
         "redirects to https://other.example/ are not followed",
     );
     // The body breaks off: the status counts.
-    let fault = HttpEvent::Failed(HttpFault::TooLarge);
+    let fault = HttpEvent::Failed(HttpError::TooLarge);
     check_failed(vec![head(500, &[]), fault], "http_status", true, "500");
     for (value, want) in
         [("7", Some(7)), (" 7 ", Some(7)), ("Sun, 06 Nov 1994 08:49:37 GMT", None), ("-1", None)]
@@ -301,21 +301,21 @@ fn a_status_says_whose_fault_it_is() {
 #[test]
 fn a_call_fails_in_the_machines_words() {
     let fault = |fault| vec![HttpEvent::Failed(fault)];
-    let refused = HttpFault::Forbidden("10.0.0.1 is not public".to_owned());
+    let refused = HttpError::Forbidden("10.0.0.1 is not public".to_owned());
     check_failed(
         fault(refused),
         "address",
         false,
         "https://api.example.com/v1/chat/completions: not allowed: 10.0.0.1",
     );
-    check_failed(fault(HttpFault::Unsupported), "address", false, "this host cannot");
-    check_failed(fault(HttpFault::Timeout), "timeout", true, "time-out");
-    check_failed(fault(HttpFault::TooLarge), "response_size", false, "larger");
-    check_failed(fault(HttpFault::Connection("reset".to_owned())), "connection", true, "reset");
+    check_failed(fault(HttpError::Unsupported), "address", false, "this host cannot");
+    check_failed(fault(HttpError::Timeout), "timeout", true, "time-out");
+    check_failed(fault(HttpError::TooLarge), "response_size", false, "larger");
+    check_failed(fault(HttpError::Connection("reset".to_owned())), "connection", true, "reset");
     let mid = vec![
         head(200, &[("content-type", SSE)]),
         HttpEvent::Chunk(Bytes::from(data(&[&piece("a")]))),
-        HttpEvent::Failed(HttpFault::Connection("reset".to_owned())),
+        HttpEvent::Failed(HttpError::Connection("reset".to_owned())),
     ];
     check_failed(mid, "connection", true, "reset");
     check_failed(vec![HttpEvent::End], "response", true, "no response");
@@ -365,7 +365,7 @@ fn partial_results_come_at_most_once_a_second() {
     assert_eq!(pieces, ["abc", "d"]);
     assert_eq!(attempt.outcome().unwrap().content, "abcde");
     // What comes afterwards changes nothing.
-    attempt.handle([chunk("f"), HttpEvent::End, HttpEvent::Failed(HttpFault::Timeout)]);
+    attempt.handle([chunk("f"), HttpEvent::End, HttpEvent::Failed(HttpError::Timeout)]);
     assert_eq!(attempt.outcome().unwrap().content, "abcde");
 }
 

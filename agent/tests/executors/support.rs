@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use relay_agent::executor::{
-    Executor, Failure, HttpEvent, HttpRequest, Message, Output, ResolvedInput, Step, Task, Tools, executor,
+    Executor, ExecutorContext, ExecutorError, HttpEvent, HttpRequest, Message, Output, ResolvedInput, Step,
+    Task, executor,
 };
 use relay_agent::identity::Draft;
 use relay_agent::job::{Input, InputKind};
@@ -52,7 +53,7 @@ impl Default for TestTools {
     }
 }
 
-impl Tools for TestTools {
+impl ExecutorContext for TestTools {
     fn secret(&self, name: &str) -> Option<String> {
         self.secrets.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
     }
@@ -108,7 +109,7 @@ impl Attempt {
     }
 
     /// The outcome, which must be the last step.
-    pub(crate) fn outcome(&self) -> Result<&Output, &Failure> {
+    pub(crate) fn outcome(&self) -> Result<&Output, &ExecutorError> {
         let is_end = |step: &Step| matches!(step, Step::Done(_) | Step::Failed(_));
         assert_eq!(self.steps.iter().filter(|step| is_end(step)).count(), 1, "{:?}", self.steps);
         match self.steps.last() {

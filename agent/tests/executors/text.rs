@@ -1,7 +1,7 @@
 //! `echo` and `text`.
 
 use proptest::prelude::*;
-use relay_agent::executor::{Failure, Output, Step, Task};
+use relay_agent::executor::{ExecutorError, Output, Step, Task};
 use serde_json::{Value, json};
 
 use crate::support::{Attempt, TestTools, handler, task};
@@ -19,7 +19,7 @@ fn check(json: Value, task: &Task, want: &str) {
 
 fn check_failed(json: Value, task: &Task, cause: &str, message: &str) {
     match only_step(json, task) {
-        Step::Failed(Failure { message: said, cause: is, is_retryable: false, .. }) => {
+        Step::Failed(ExecutorError { message: said, cause: is, is_retryable: false, .. }) => {
             assert_eq!((is, &*said), (cause, message));
         }
         step => panic!("{step:?}"),

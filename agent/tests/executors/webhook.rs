@@ -1,11 +1,11 @@
 //! `webhook`: what a program is posted, and what it may answer.
 
 use bytes::Bytes;
-use relay_agent::executor::{Access, HttpEvent, HttpFault, Message, Role, Task};
+use relay_agent::executor::{Access, HttpError, HttpEvent, Message, Role, Task};
 use relay_agent::job::InputKind;
 use relay_engine::testing::signing;
 use relay_engine::verify::Libsecp256k1;
-use relay_site::nip98::{self, Origin, Request};
+use relay_site::nip98::{self, Request, ServerUrl};
 use serde_json::json;
 
 use crate::support::{Attempt, NOW, TestTools, handler, head, response, task};
@@ -52,7 +52,7 @@ fn the_request_is_signed_by_the_agent() {
     let (request, _) = &attempt.calls()[0];
     let authorization = &request.headers.iter().find(|(name, _)| name == "authorization").unwrap().1;
     let check = |method, path_and_query| {
-        let request = Request { method, origin: Origin::Url("http://127.0.0.1:9000"), path_and_query };
+        let request = Request { method, origin: ServerUrl::Url("http://127.0.0.1:9000"), path_and_query };
         nip98::check(Some(authorization), &request, NOW, &Libsecp256k1, |_| true)
     };
     let signed = check("POST", "/jobs?a=1").unwrap();
@@ -135,8 +135,8 @@ fn anything_else_is_a_failure() {
     check(response(404, "", ""), "http_status", false, "the agent's backend refuses the request");
     check(response(429, "", ""), "rate_limited", true, "the agent's backend is busy");
     check(response(500, "", ""), "http_status", true, failed);
-    check(vec![HttpEvent::Failed(HttpFault::Timeout)], "timeout", true, "the agent's backend took too long");
-    let dropped = HttpEvent::Failed(HttpFault::Connection("reset".to_owned()));
+    check(vec![HttpEvent::Failed(HttpError::Timeout)], "timeout", true, "the agent's backend took too long");
+    let dropped = HttpEvent::Failed(HttpError::Connection("reset".to_owned()));
     let mid = vec![
         head(200, &[("content-type", "text/plain")]),
         HttpEvent::Chunk(Bytes::from_static(b"H")),

@@ -1,6 +1,6 @@
 //! `workers_ai`: the binding's answers.
 
-use relay_agent::executor::{HttpEvent, HttpFault, Step, Task};
+use relay_agent::executor::{HttpError, HttpEvent, Step, Task};
 use serde_json::{Value, json};
 
 use crate::support::{Attempt, TestTools, handler, response, task};
@@ -57,9 +57,9 @@ fn both_shapes_of_answers_are_read() {
 #[test]
 fn failures_are_named() {
     for (events, cause, is_retryable) in [
-        (vec![HttpEvent::Failed(HttpFault::Unsupported)], "address", false),
-        (vec![HttpEvent::Failed(HttpFault::Connection("3040: capacity".to_owned()))], "connection", true),
-        (vec![HttpEvent::Failed(HttpFault::Timeout)], "timeout", true),
+        (vec![HttpEvent::Failed(HttpError::Unsupported)], "address", false),
+        (vec![HttpEvent::Failed(HttpError::Connection("3040: capacity".to_owned()))], "connection", true),
+        (vec![HttpEvent::Failed(HttpError::Timeout)], "timeout", true),
         (response(429, "application/json", ""), "rate_limited", true),
         (response(500, "application/json", "{}"), "http_status", true),
         (response(200, "application/json", &" ".repeat(100_000)), "response_size", false),

@@ -11,7 +11,7 @@ use crate::world::{START, World, manifest};
 enum Expected {
     /// It is answered.
     Taken,
-    /// It is refused, with these words.
+    /// It is refused, with this message.
     Refused(&'static str),
     /// Nothing is sent.
     Silent,
@@ -28,9 +28,9 @@ fn check(manifest: &Manifest, request: impl FnOnce(Request, &PubKey) -> Request,
     match expected {
         Taken => assert_eq!(statuses, ["processing", "result"], "{request:?}"),
         Silent => assert_eq!(statuses, [""; 0], "{request:?}"),
-        Refused(words) => {
+        Refused(message) => {
             assert_eq!(statuses, ["error"], "{request:?}");
-            assert_eq!(world.last(&customer, &request.id).1, *words, "{request:?}");
+            assert_eq!(world.last(&customer, &request.id).1, *message, "{request:?}");
             world.deliver(&request);
             world.crash();
             world.run();
@@ -56,7 +56,7 @@ fn requests_for_others_and_of_other_kinds() {
     check(&plain, |request, _| request.to(&other), &Silent);
     check(&plain, |request, agent| request.to(&other).to(agent), &Taken);
     let foreign = |_: Request, agent: &PubKey| Request::new(5100, START).to(agent);
-    check(&plain, foreign, &Refused("this agent does not do kind 5100, but 5050"));
+    check(&plain, foreign, &Refused("kind 5100 is not supported; supported: 5050"));
     check(&plain, |_, _| Request::new(5100, START), &Silent);
     check(&with("access", json!({"open_jobs": false})), |request, _| request, &Silent);
 }
@@ -70,7 +70,7 @@ fn access() {
     check(&with("access", json!({"deny": [me]})), |request, _| request, &Silent);
     check(&with("access", json!({"allow": [other]})), |request, agent| request.to(agent), &no);
     check(&with("access", json!({"allow": [other, me]})), |request, agent| request.to(agent), &Taken);
-    let work = Refused("this agent wants 60 bits of proof of work (NIP-13)");
+    let work = Refused("60 bits of proof of work (NIP-13) are required");
     check(&with("access", json!({"min_pow": 60})), |request, agent| request.to(agent), &work);
     let public = with("encryption", json!(false));
     let encrypted = |request: Request, agent: &PubKey| request.to(agent).encrypted(Cipher::Nip04, agent);
@@ -106,7 +106,7 @@ fn inputs_and_parameters() {
     check(&min, to, &Refused("at least 1 inputs are needed, and there are 0"));
     check(&min, |request, agent| request.to(agent).text("x"), &Taken);
     let urls = handler(|handler| handler["inputs"] = json!(["url", "event"]));
-    let taken = Refused("inputs of type text are not taken, but url, event");
+    let taken = Refused("inputs of type text are not supported; supported: url, event");
     check(&urls, |request, agent| request.to(agent).text("x"), &taken);
     let small = with("limits", json!({"input_bytes": 10}));
     check(&small, |request, agent| request.to(agent).text("12345").text("67890"), &Taken);
@@ -128,11 +128,11 @@ fn inputs_and_parameters() {
     check(&params, to, &Refused("parameter top-k is missing"));
     check(&params, |request, agent| request.to(agent).tag(&["param", "top_k", "2"]), &Taken);
     let three = |request: Request, agent: &PubKey| request.to(agent).tag(&["param", "top-k", "3"]);
-    check(&params, three, &Refused("parameter top-k cannot be 3, but 1, 2"));
+    check(&params, three, &Refused("parameter top-k cannot be 3; allowed: 1, 2"));
 
     let outputs = handler(|handler| handler["outputs"] = json!(["text/plain", "text/markdown"]));
     check(&outputs, |request, agent| request.to(agent).tag(&["output", "text/markdown"]), &Taken);
-    let png = Refused("output image/png is not offered, but text/plain, text/markdown");
+    let png = Refused("output image/png is not supported; supported: text/plain, text/markdown");
     check(&outputs, |request, agent| request.to(agent).tag(&["output", "image/png"]), &png);
 
     let many = |request: Request, agent: &PubKey| {
@@ -209,12 +209,12 @@ fn the_queue_is_bounded() {
     let taken = ("processing".to_owned(), String::new());
     assert_eq!(ask(1, 1), taken);
     assert_eq!(ask(1, 2), taken);
-    let words = "2 of your jobs are not finished yet; try again later";
-    assert_eq!(ask(1, 3), ("error".to_owned(), words.to_owned()));
+    let message = "2 of your jobs are not finished yet; try again later";
+    assert_eq!(ask(1, 3), ("error".to_owned(), message.to_owned()));
     assert_eq!(ask(2, 1), taken);
     assert_eq!(ask(3, 1), taken);
-    let words = "this agent's queue is full; try again later";
-    assert_eq!(ask(4, 1), ("error".to_owned(), words.to_owned()));
+    let message = "this agent's queue is full; try again later";
+    assert_eq!(ask(4, 1), ("error".to_owned(), message.to_owned()));
     world.answer(200, "done");
     let request = Customer::new(4).sign(&world.request().text("again"));
     world.deliver(&request);
@@ -255,7 +255,7 @@ fn an_agent_does_not_answer_itself() {
 }
 
 #[test]
-fn an_agent_that_is_closed_and_opened_counts_on() {
+fn rate_limits_survive_a_restart() {
     let mut world = World::new(&with("limits", json!({"per_customer_per_min": 3})));
     let ask = |world: &mut World, number: u64| {
         let customer = Customer::new(number);

@@ -1,6 +1,6 @@
 //! Jobs whose work takes time: it ends, fails, is tried again, takes too long, is taken back, or the process dies meanwhile.
 
-use relay_agent::executor::{HttpEvent, HttpFault};
+use relay_agent::executor::{HttpError, HttpEvent};
 use relay_agent::job::JobState;
 use relay_agent::testing::Customer;
 use relay_engine::types::{Event, EventId};
@@ -17,7 +17,7 @@ fn state(world: &World, id: &EventId) -> JobState {
     world.agent.job(id).unwrap().expect("a job").state
 }
 
-/// What customer 1 was told last: a status and its words.
+/// What customer 1 was told last: a status and its message.
 fn told(world: &World, id: &EventId) -> (String, String) {
     world.last(&Customer::new(1), id)
 }
@@ -85,7 +85,7 @@ fn what_fails_in_passing_is_tried_again_with_longer_and_longer_waits() {
     world.pass(1);
     assert_eq!(world.host.calls.len(), 1);
     let (id, _) = world.host.calls.remove(0);
-    world.agent.handle_http(world.now, id, HttpEvent::Failed(HttpFault::Connection("reset".to_owned())));
+    world.agent.handle_http(world.now, id, HttpEvent::Failed(HttpError::Connection("reset".to_owned())));
     world.run();
     world.pass(3);
     assert_eq!(world.host.calls.len(), 0);
@@ -192,7 +192,7 @@ fn after_a_crash_the_result_is_still_later_than_all_pieces() {
 }
 
 #[test]
-fn a_customer_takes_a_job_back() {
+fn a_customer_cancels_a_job() {
     let customer = Customer::new(1);
     let mut world = World::calling(&manifest(|_| ()));
     let request = asked(&mut world, "hello");

@@ -78,7 +78,7 @@ impl Bunker {
         }
         let answer = match self.call(&method, &params) {
             Ok(result) => json!({"id": call["id"], "result": result}),
-            Err(words) => json!({"id": call["id"], "result": null, "error": words}),
+            Err(message) => json!({"id": call["id"], "result": null, "error": message}),
         };
         let answer = self.write(&request.pubkey, &answer);
         self.given.push(answer.clone());

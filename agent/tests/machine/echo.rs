@@ -2,7 +2,7 @@
 
 use relay_agent::cipher::Cipher;
 use relay_agent::job::JobState;
-use relay_agent::machine::{Counted, Metrics};
+use relay_agent::machine::{Metrics, MetricsDelta};
 use relay_agent::testing::Customer;
 
 use crate::world::{START, World, manifest};
@@ -106,7 +106,7 @@ fn content(json: &str) -> String {
 fn what_is_counted_is_taken_once() {
     let limits = serde_json::json!({"concurrency": 1, "per_customer_per_min": 1000});
     let mut world = World::calling(&manifest(|json| json["limits"] = limits));
-    assert_eq!(world.agent.take_counted(), None);
+    assert_eq!(world.agent.take_metrics_delta(), None);
     let customer = Customer::new(1);
     let ask = |world: &mut World, text: &str| {
         let request = customer.sign(&world.request().text(text));
@@ -115,33 +115,33 @@ fn what_is_counted_is_taken_once() {
     for text in ["first", "second", "third"] {
         ask(&mut world, text);
     }
-    let taken = world.agent.take_counted().unwrap();
+    let taken = world.agent.take_metrics_delta().unwrap();
     assert_eq!((taken.attempts, taken.queued, taken.running), (1, 2, 1));
     assert!(taken.jobs.is_empty());
-    assert_eq!(world.agent.take_counted(), None, "nothing has happened since");
+    assert_eq!(world.agent.take_metrics_delta(), None, "nothing has happened since");
 
     world.answer(200, "done");
-    let taken = world.agent.take_counted().unwrap();
-    let done = Counted {
+    let taken = world.agent.take_metrics_delta().unwrap();
+    let done = MetricsDelta {
         jobs: [("done".to_owned(), 1)].into(),
         attempts: 1,
         latency: vec![1],
         queued: 1,
         running: 1,
-        ..Counted::default()
+        ..MetricsDelta::default()
     };
     assert_eq!(taken, done);
     let json = serde_json::to_string(&taken).unwrap();
     assert_eq!(json, r#"{"jobs":{"done":1},"attempts":1,"latency":[1],"queued":1,"running":1}"#);
-    assert_eq!(serde_json::from_str::<Counted>(&json).unwrap(), done);
+    assert_eq!(serde_json::from_str::<MetricsDelta>(&json).unwrap(), done);
 
     world.crash();
     world.run();
-    let taken = world.agent.take_counted().unwrap();
+    let taken = world.agent.take_metrics_delta().unwrap();
     assert_eq!((taken.jobs.len(), taken.attempts, taken.queued, taken.running), (0, 1, 1, 1));
     world.answer(404, "");
     world.answer(200, "done");
-    let taken = world.agent.take_counted().unwrap();
+    let taken = world.agent.take_metrics_delta().unwrap();
     assert_eq!(taken.jobs, [("done".to_owned(), 1), ("failed".to_owned(), 1)].into());
     assert_eq!(taken.failures, [("http_status".to_owned(), 1)].into());
     assert_eq!((taken.queued, taken.running), (0, 0));

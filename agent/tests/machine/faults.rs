@@ -135,7 +135,7 @@ fn each_statement_of_opening_may_fail() {
 }
 
 #[test]
-fn a_database_of_another_layout_is_refused() {
+fn a_database_of_another_schema_version_is_refused() {
     use relay_engine::sql::SqlConn;
     let sqlite = Sqlite::new();
     drop(Agent::open(Now::from_seconds(START), sqlite.clone(), context(0)).unwrap());
@@ -185,8 +185,8 @@ fn a_result_that_the_relay_refuses_is_an_error() {
     let request = Customer::new(1).sign(&world.request().text("hello"));
     world.deliver(&request);
     assert_eq!(world.statuses(&request.id), ["processing", "error"]);
-    let words = "the relay does not take the result: blocked: no such kinds";
-    assert_eq!(world.last(&Customer::new(1), &request.id).1, words);
+    let message = "the relay does not take the result: blocked: no such kinds";
+    assert_eq!(world.last(&Customer::new(1), &request.id).1, message);
     let job = world.agent.job(&request.id).unwrap().unwrap();
     assert_eq!((job.state, job.cause.as_str()), (JobState::Failed, "result_refused"));
     let answers = world.host.answers_to(&request.id);

@@ -1,7 +1,7 @@
 //! Inputs that are events, results of other jobs, or URLs.
 
 use relay_agent::cipher::Cipher;
-use relay_agent::executor::{Access, HttpEvent, HttpFault};
+use relay_agent::executor::{Access, HttpError, HttpEvent};
 use relay_agent::identity::Draft;
 use relay_agent::job::JobState;
 use relay_agent::testing::{Customer, Request};
@@ -45,8 +45,8 @@ fn is_result(text: &str) -> (String, String) {
     ("result".to_owned(), text.to_owned())
 }
 
-fn is_error(words: &str) -> (String, String) {
-    ("error".to_owned(), words.to_owned())
+fn is_error(message: &str) -> (String, String) {
+    ("error".to_owned(), message.to_owned())
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn urls_are_read_with_limits() {
     assert_eq!(told(&world, &id), is_error("the URL answers with status 404"));
     let id = ask(&mut world, "https://text.example/c");
     let (call, _) = world.host.calls.remove(0);
-    world.agent.handle_http(world.now, call, HttpEvent::Failed(HttpFault::TooLarge));
+    world.agent.handle_http(world.now, call, HttpEvent::Failed(HttpError::TooLarge));
     world.run();
     assert_eq!(told(&world, &id), is_error("the text of the URL is too large"));
     for url in [
@@ -236,8 +236,8 @@ fn urls_are_read_with_limits() {
         "https://a@b.example/",
     ] {
         let id = ask(&mut world, url);
-        let (status, words) = told(&world, &id);
-        assert!(status == "error" && words.starts_with("the URL is not read"), "{url}: {words}");
+        let (status, message) = told(&world, &id);
+        assert!(status == "error" && message.starts_with("the URL is not read"), "{url}: {message}");
         assert_eq!(world.host.calls.len(), 0);
     }
 }

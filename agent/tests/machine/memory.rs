@@ -134,7 +134,7 @@ fn an_agent_moves_to_another_host_with_its_key_and_what_it_remembers() {
     let (mine, theirs) = (there.job(&done.id).unwrap().unwrap(), world.agent.job(&done.id).unwrap().unwrap());
     assert_eq!((mine.state, &mine.sent), (JobState::Done, &theirs.sent));
     assert_eq!(there.metrics().jobs["done"], 1);
-    assert_eq!(there.take_counted(), None, "this host has not done it");
+    assert_eq!(there.take_metrics_delta(), None, "this host has not done it");
     // Its request comes once more, and is known.
     there.deliver(world.now, &[done]).unwrap();
     assert_eq!(there.metrics().duplicates, 1);

@@ -95,8 +95,8 @@ fn jobs_that_wait_for_a_kind_that_is_gone_are_told_so() {
     let other = manifest(|json| json["handlers"][0]["kind"] = json!(5100));
     world.agent.deploy(world.now, &other, &owner()).unwrap();
     world.run();
-    let (status, words) = world.last(&Customer::new(1), &queued.id);
-    assert_eq!((status.as_str(), words.as_str()), ("error", "this agent does not do kind 5050 any more"));
+    let (status, message) = world.last(&Customer::new(1), &queued.id);
+    assert_eq!((status.as_str(), message.as_str()), ("error", "kind 5050 is no longer supported"));
     world.answer(200, "done");
 }
 
@@ -107,8 +107,8 @@ fn a_paused_agent_takes_no_jobs_and_keeps_those_it_has() {
     let queued = asked(&mut world, "queued");
     world.agent.set_state(world.now, AgentState::Paused).unwrap();
     let refused = asked(&mut world, "refused");
-    let words = "this agent is paused and takes no new jobs";
-    assert_eq!(world.last(&Customer::new(1), &refused.id), ("error".to_owned(), words.to_owned()));
+    let message = "this agent is paused and takes no new jobs";
+    assert_eq!(world.last(&Customer::new(1), &refused.id), ("error".to_owned(), message.to_owned()));
     world.answer(200, "done");
     assert_eq!(world.statuses(&running.id), ["processing", "result"]);
     assert_eq!(world.host.calls.len(), 0);
@@ -230,7 +230,7 @@ fn without_its_secret_it_accepts_nothing_and_goes_on_when_it_has_it_again() {
     let without =
         Context { secrets: std::sync::Arc::new(secrets), relay_url: None, blossom: None, seed: [9; 32] };
     let mut agent = Agent::open(world.now, world.sqlite.clone(), without).unwrap();
-    assert_eq!(agent.fault(), Some("secret AGENT_MASTER_SECRET is not set"));
+    assert_eq!(agent.error(), Some("secret AGENT_MASTER_SECRET is not set"));
     let other = Customer::new(2).sign(&world.request().text("new"));
     assert!(agent.deliver(world.now, std::slice::from_ref(&other)).is_err());
     assert_eq!(agent.poll_timeout(), None);

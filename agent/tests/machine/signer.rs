@@ -199,7 +199,7 @@ fn what_a_silent_signer_has_not_signed_waits_for_it_across_restarts() {
     let id = world.order(&Customer::new(1), &world.request());
     assert_eq!(world.statuses(&id), [""; 0]);
     world.pass(120);
-    assert_eq!(world.agent.fault(), Some("the remote signer does not answer"));
+    assert_eq!(world.agent.error(), Some("the remote signer does not answer"));
     assert!(world.agent.is_idle() || world.agent.poll_timeout().is_some());
     assert_eq!(world.state(&id).0, JobState::Responding);
     world.crash();
@@ -209,7 +209,7 @@ fn what_a_silent_signer_has_not_signed_waits_for_it_across_restarts() {
     world.pass(600);
     // `processing` has expired meanwhile.
     assert_eq!(world.statuses(&id), ["result"]);
-    assert_eq!((world.state(&id), world.agent.fault()), ((JobState::Done, String::new()), None));
+    assert_eq!((world.state(&id), world.agent.error()), ((JobState::Done, String::new()), None));
     let log: Vec<String> = world.agent.logs(0, 100).unwrap().into_iter().map(|line| line.message).collect();
     let said = log.iter().filter(|line| line.contains("does not answer")).count();
     assert_eq!(said, 2, "once for each opening: {log:?}");
@@ -247,7 +247,10 @@ fn a_signer_that_is_behind_gets_no_more_work() {
         match world.agent.deliver(world.now, &[event]) {
             Ok(()) => accepted += 1,
             Err(error) => {
-                assert!(error.to_string().contains("too much waits for the remote signer"), "{error}");
+                assert!(
+                    error.to_string().contains("too many unsigned events are queued for the remote signer"),
+                    "{error}"
+                );
                 break;
             }
         }
@@ -300,7 +303,7 @@ fn a_signer_for_another_key_is_asked_for_no_signature() {
     let mut world = Signed::new(Manner::SaysAnother);
     let id = world.order(&Customer::new(1), &world.request());
     world.pass(600);
-    assert!(world.agent.fault().unwrap().contains("signs for another key"), "{:?}", world.agent.fault());
+    assert!(world.agent.error().unwrap().contains("signs for another key"), "{:?}", world.agent.error());
     assert!(!world.bunker.asked.contains(&"sign_event".to_owned()));
     assert_eq!(world.state(&id).0, JobState::Responding);
     world.check();
@@ -364,13 +367,13 @@ fn where_its_user_has_to_consent_is_in_the_log_and_is_the_fault() {
     let mut world = Signed::new(Manner::Consent);
     let id = world.order(&Customer::new(1), &world.request());
     let fault = "the remote signer wants its user's consent: https://signer.example/ok";
-    assert_eq!(world.agent.fault(), Some(fault));
+    assert_eq!(world.agent.error(), Some(fault));
     assert_eq!(world.agent.logs(0, 100).unwrap().last().unwrap().message, fault);
     // The user does; the signer answers the requests that it has.
     world.bunker.manner = Manner::Willing;
     world.pass(900);
     assert_eq!(
-        (world.statuses(&id), world.agent.fault()),
+        (world.statuses(&id), world.agent.error()),
         (vec!["processing".into(), "result".into()], None)
     );
     world.check();
@@ -384,7 +387,7 @@ fn a_host_that_reaches_no_relay_says_so_and_tries_again() {
     world.host.run(world.now, &mut world.agent);
     let (open, _) = world.host.signing.remove(0);
     world.agent.handle_signer(world.now, open, SignerEvent::Failed("no route".to_owned()));
-    assert_eq!(world.agent.fault(), Some("the remote signer cannot be asked: no route"));
+    assert_eq!(world.agent.error(), Some("the remote signer cannot be asked: no route"));
     world.run();
     assert!(world.host.signing.is_empty() && world.agent.is_idle(), "it can be closed until then");
     world.pass(10);
@@ -516,5 +519,5 @@ fn a_key_that_comes_to_the_host_signs_what_waits() {
     world.agent.deploy(world.now, &imported, &owner()).unwrap();
     world.host.run(world.now, &mut world.agent);
     assert_eq!(world.statuses(&id), ["processing", "result"]);
-    assert_eq!(world.agent.fault(), None);
+    assert_eq!(world.agent.error(), None);
 }

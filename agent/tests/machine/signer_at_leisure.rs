@@ -1,64 +1,64 @@
-//! What a remote signer is asked for only if it answers: beats, and pieces of results.
+//! What a remote signer is asked for only if it answers: heartbeats, and pieces of results.
 
 use relay_agent::cipher::Cipher;
 use relay_agent::executor::HttpEvent;
 use relay_agent::machine::AgentState;
-use relay_agent::nip90::{BEAT_EVERY_SECONDS, KIND_BEAT};
+use relay_agent::nip90::{HEARTBEAT_EVERY_SECONDS, KIND_HEARTBEAT};
 use relay_agent::testing::Customer;
 use serde_json::{Value, json};
 
 use crate::bunker::Manner;
 use crate::signer::Signed;
 
-fn beats(world: &Signed) -> usize {
-    world.host.stored.iter().filter(|event| event.kind == KIND_BEAT).count()
+fn heartbeats(world: &Signed) -> usize {
+    world.host.stored.iter().filter(|event| event.kind == KIND_HEARTBEAT).count()
 }
 
 #[test]
 fn an_announced_agent_beats_by_its_signer() {
     let mut world = Signed::with(Manner::Willing, |json| json["announce"] = json!(true));
-    world.pass(10 * BEAT_EVERY_SECONDS);
-    assert!((10..=11).contains(&beats(&world)), "{}", beats(&world));
-    let last = world.host.stored.iter().rev().find(|event| event.kind == KIND_BEAT).unwrap();
-    assert!(world.now.seconds() - last.created_at <= BEAT_EVERY_SECONDS);
-    // Each opening is not another beat.
-    let before = beats(&world);
+    world.pass(10 * HEARTBEAT_EVERY_SECONDS);
+    assert!((10..=11).contains(&heartbeats(&world)), "{}", heartbeats(&world));
+    let last = world.host.stored.iter().rev().find(|event| event.kind == KIND_HEARTBEAT).unwrap();
+    assert!(world.now.seconds() - last.created_at <= HEARTBEAT_EVERY_SECONDS);
+    // Each opening is not another heartbeat.
+    let before = heartbeats(&world);
     for _ in 0..5 {
         world.crash();
         world.pass(1);
     }
-    assert!(beats(&world) <= before + 1);
+    assert!(heartbeats(&world) <= before + 1);
 
-    let before = beats(&world);
+    let before = heartbeats(&world);
     world.agent.set_state(world.now, AgentState::Paused).unwrap();
     world.run();
-    world.pass(5 * BEAT_EVERY_SECONDS);
-    assert_eq!(beats(&world), before, "it is not there");
+    world.pass(5 * HEARTBEAT_EVERY_SECONDS);
+    assert_eq!(heartbeats(&world), before, "it is not there");
     world.agent.set_state(world.now, AgentState::Active).unwrap();
     world.run();
-    world.pass(BEAT_EVERY_SECONDS);
-    assert!(beats(&world) > before);
+    world.pass(HEARTBEAT_EVERY_SECONDS);
+    assert!(heartbeats(&world) > before);
     world.check();
     let mut quiet = Signed::new(Manner::Willing);
-    quiet.pass(2 * BEAT_EVERY_SECONDS);
-    assert_eq!(beats(&quiet), 0, "it is not announced");
+    quiet.pass(2 * HEARTBEAT_EVERY_SECONDS);
+    assert_eq!(heartbeats(&quiet), 0, "it is not announced");
 }
 
 #[test]
 fn a_signer_that_fails_is_asked_for_no_beats_and_one_that_refuses_them_signs_the_rest() {
     let mut world = Signed::with(Manner::Willing, |json| json["announce"] = json!(true));
-    world.pass(BEAT_EVERY_SECONDS);
-    let before = beats(&world);
+    world.pass(HEARTBEAT_EVERY_SECONDS);
+    let before = heartbeats(&world);
     world.bunker.manner = Manner::Silent;
-    world.pass(20 * BEAT_EVERY_SECONDS);
+    world.pass(20 * HEARTBEAT_EVERY_SECONDS);
     world.bunker.manner = Manner::Willing;
     world.pass(600);
-    let late = world.host.stored.iter().filter(|event| event.kind == KIND_BEAT).skip(before);
+    let late = world.host.stored.iter().filter(|event| event.kind == KIND_HEARTBEAT).skip(before);
     assert!(late.clone().count() <= 3, "none of those that were not signed comes late");
     assert!(late.clone().all(|event| event.created_at + 660 > world.now.seconds()));
 
-    world.bunker.manner = Manner::Refusing(KIND_BEAT);
-    world.pass(2 * BEAT_EVERY_SECONDS);
+    world.bunker.manner = Manner::Refusing(KIND_HEARTBEAT);
+    world.pass(2 * HEARTBEAT_EVERY_SECONDS);
     let job = world.order(&Customer::new(1), &world.request());
     world.pass(60);
     assert_eq!(world.statuses(&job), ["processing", "result"]);

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use relay_agent::cipher::Cipher;
-use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
+use relay_agent::executor::{HttpError, HttpEvent, HttpRequest};
 use relay_agent::job::JobState;
 use relay_agent::machine::{AgentState, Effect, EffectId, Published};
 use relay_agent::manifest::Manifest;
@@ -177,7 +177,7 @@ impl Simulation {
                 }
                 self.world.agent.handle_published(self.world.now, id, &outcomes);
             }
-            Effect::Store { id, owner, bytes, mime } => {
+            Effect::StoreBlob { id, owner, bytes, mime } => {
                 self.world.host.refuses_blobs = self.rng.one_in(6).then(|| "full".to_owned());
                 let stored = self.world.host.put_blob(owner, bytes, mime);
                 if self.rng.one_in(6) {
@@ -189,7 +189,7 @@ impl Simulation {
             | Effect::Query { .. }
             | Effect::Ai { .. }
             | Effect::Sign { .. }
-            | Effect::Read { .. }) => {
+            | Effect::ReadBlob { .. }) => {
                 self.world.host.is_blind = self.rng.one_in(6);
                 self.world.host.carry_out(self.world.now, &mut self.world.agent, effect);
             }
@@ -212,7 +212,7 @@ impl Simulation {
             2 => agent.handle_http(now, id, HttpEvent::Chunk(large())),
             3 => {
                 self.calls.remove(at);
-                agent.handle_http(now, id, HttpEvent::Failed(HttpFault::Connection("reset".to_owned())));
+                agent.handle_http(now, id, HttpEvent::Failed(HttpError::Connection("reset".to_owned())));
             }
             4 => {
                 self.calls.remove(at);
@@ -346,7 +346,7 @@ impl Simulation {
                 "seed {seed}: {answers:?}"
             );
             // Encrypted feedback does not tell its status; their number does.
-            let is_hidden = statuses.contains(&"encrypted");
+            let is_pending_removal = statuses.contains(&"encrypted");
             let of = |wanted: &str| statuses.iter().filter(|status| **status == wanted).count();
             match job.state {
                 JobState::Done => {
@@ -369,7 +369,7 @@ impl Simulation {
                     assert!(self.cancelled.contains(&request.id), "seed {seed}: {request:?}");
                     assert_eq!((of("result"), of("error")), (0, 0), "seed {seed}: {statuses:?}");
                 }
-                _ if !is_hidden => {
+                _ if !is_pending_removal => {
                     assert_eq!((of("result"), of("error")), (0, 1), "seed {seed}: {statuses:?}");
                     assert_eq!(statuses.last(), Some(&"error"), "seed {seed}: {statuses:?}");
                 }
@@ -425,7 +425,7 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
                         Effect::Publish { events, relays, .. } => {
                             world.host.publish(&events, &relays);
                         }
-                        Effect::Store { owner, bytes, mime, .. } => {
+                        Effect::StoreBlob { owner, bytes, mime, .. } => {
                             world.host.put_blob(owner, bytes, mime).unwrap();
                         }
                         _ => {}

@@ -50,8 +50,8 @@ fn a_request_that_does_not_fit_into_a_row_is_refused() {
     let request = Customer::new(1).sign(&world.request().text("x").tag(&["other", &"x".repeat(1_990_000)]));
     world.deliver(&request);
     assert_eq!(world.statuses(&request.id), ["error"]);
-    let (_, words) = world.last(&Customer::new(1), &request.id);
-    assert_eq!(words, "the request is larger than 1500000 bytes");
+    let (_, message) = world.last(&Customer::new(1), &request.id);
+    assert_eq!(message, "the request is larger than 1500000 bytes");
     check_goes_on(&mut world);
 }
 

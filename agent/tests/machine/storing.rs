@@ -43,7 +43,7 @@ fn answer_large(world: &mut World) -> Effect {
     world.agent.handle_http(world.now, id, HttpEvent::Chunk(large().into()));
     world.agent.handle_http(world.now, id, HttpEvent::End);
     let effect = world.agent.poll_effect().expect("it is stored");
-    assert!(matches!(effect, Effect::Store { .. }) && world.agent.poll_effect().is_none());
+    assert!(matches!(effect, Effect::StoreBlob { .. }) && world.agent.poll_effect().is_none());
     effect
 }
 
@@ -94,24 +94,24 @@ fn a_result_that_fits_is_not_a_blob() {
 #[test]
 fn what_is_not_stored_is_an_error_in_words() {
     let fits = "the result has 131073 characters, and 131072 at most fit; ";
-    let check = |world: &mut World, request: Request, result: &str, cause: &str, words: &str| {
+    let check = |world: &mut World, request: Request, result: &str, cause: &str, message: &str| {
         let request = ask(&request, world);
         world.answer(200, result);
-        assert_eq!(world.last(&Customer::new(1), &request.id), ("error".to_owned(), words.to_owned()));
+        assert_eq!(world.last(&Customer::new(1), &request.id), ("error".to_owned(), message.to_owned()));
         assert_eq!(end(world, &request), (JobState::Failed, cause.to_owned()));
         assert!(world.host.blobs.is_empty() && world.agent.is_idle());
     };
     let mut failing = world(|_| ());
     failing.host.refuses_blobs = Some("this server has no room left".to_owned());
     let request = failing.request();
-    let words = "the result cannot be stored: this server has no room left";
-    check(&mut failing, request, &large(), "output_store", words);
+    let message = "the result cannot be stored: this server has no room left";
+    check(&mut failing, request, &large(), "output_store", message);
 
     let mut too_large = world(|_| ());
     let request = too_large.request();
-    let words =
+    let message =
         "the result has 400001 characters, and 131072 at most fit; a blob has 400000 bytes at most here";
-    check(&mut too_large, request, &"x".repeat(400_001), "output_size", words);
+    check(&mut too_large, request, &"x".repeat(400_001), "output_size", message);
 
     let mut bounded = world(|json| json["limits"]["output_bytes"] = json!(LARGE - 1));
     let request = bounded.request();
@@ -122,8 +122,8 @@ fn what_is_not_stored_is_an_error_in_words() {
     let sqlite = without.sqlite.clone();
     without.agent = Agent::open_with_executors(without.now, sqlite, context, calling_executor).unwrap();
     let request = without.request();
-    let words = "larger results have to be stored on a Blossom server, and this agent has none";
-    check(&mut without, request, &large(), "output_size", &format!("{fits}{words}"));
+    let message = "larger results have to be stored on a Blossom server, and this agent has none";
+    check(&mut without, request, &large(), "output_size", &format!("{fits}{message}"));
 }
 
 /// Anybody can read a blob.
@@ -133,8 +133,11 @@ fn an_encrypted_result_is_never_a_blob() {
     let agent = world.pubkey();
     let request = ask(&world.request().text("secret").encrypted(Cipher::Nip44, &agent), &mut world);
     world.answer(200, &large());
-    let (_, words) = world.last(&Customer::new(1), &request.id);
-    assert!(words.ends_with("; an encrypted result is not stored where anybody could read it"), "{words}");
+    let (_, message) = world.last(&Customer::new(1), &request.id);
+    assert!(
+        message.ends_with("; an encrypted result is not stored where anybody could read it"),
+        "{message}"
+    );
     assert_eq!(end(&world, &request), (JobState::Failed, "output_size".to_owned()));
     assert!(world.host.blobs.is_empty());
 }
@@ -144,15 +147,15 @@ fn a_slow_store_has_its_time_and_what_comes_later_changes_nothing() {
     let mut world = world(|_| ());
     let request = ask(&world.request().text("hello"), &mut world);
     world.pass(99);
-    let Effect::Store { id, .. } = answer_large(&mut world) else { unreachable!() };
+    let Effect::StoreBlob { id, .. } = answer_large(&mut world) else { unreachable!() };
     // The attempt's own time is over, and the result is not lost for it.
     world.pass(28);
     assert_eq!(world.statuses(&request.id), ["processing"]);
     assert_eq!(end(&world, &request), (JobState::Running, String::new()));
     world.pass(3);
     assert_eq!(end(&world, &request), (JobState::Failed, "output_store".to_owned()));
-    let (_, words) = world.last(&Customer::new(1), &request.id);
-    assert_eq!(words, "the result could not be stored in time");
+    let (_, message) = world.last(&Customer::new(1), &request.id);
+    assert_eq!(message, "the result could not be stored in time");
     world.agent.handle_stored(world.now, id, Ok("https://late.example".to_owned()));
     world.run();
     assert_eq!(world.statuses(&request.id), ["processing", "error"]);
@@ -165,7 +168,7 @@ fn outcomes_that_come_twice_or_of_something_else_change_nothing() {
     let request = ask(&world.request().text("hello"), &mut world);
     let (call, _) = world.host.calls[0].clone();
     world.agent.handle_stored(world.now, call, Ok("https://wrong.example".to_owned()));
-    let Effect::Store { id, .. } = answer_large(&mut world) else { unreachable!() };
+    let Effect::StoreBlob { id, .. } = answer_large(&mut world) else { unreachable!() };
     world.agent.handle_http(world.now, id, HttpEvent::End);
     world.agent.handle_http(world.now, call, HttpEvent::End);
     world.run();
@@ -183,7 +186,7 @@ fn outcomes_that_come_twice_or_of_something_else_change_nothing() {
 fn a_job_is_cancelled_and_an_agent_deleted_while_a_result_is_stored() {
     let mut world = world(|_| ());
     let request = ask(&world.request().text("hello"), &mut world);
-    let Effect::Store { id, .. } = answer_large(&mut world) else { unreachable!() };
+    let Effect::StoreBlob { id, .. } = answer_large(&mut world) else { unreachable!() };
     let cancel = Customer::new(1).cancel(&[request.id], world.now.seconds());
     world.deliver(&cancel);
     assert_eq!(world.host.cancelled, [id]);
@@ -192,7 +195,7 @@ fn a_job_is_cancelled_and_an_agent_deleted_while_a_result_is_stored() {
     assert_eq!(world.statuses(&request.id), ["processing"]);
 
     let request = ask(&world.request().text("again"), &mut world);
-    let Effect::Store { id, .. } = answer_large(&mut world) else { unreachable!() };
+    let Effect::StoreBlob { id, .. } = answer_large(&mut world) else { unreachable!() };
     world.agent.set_state(world.now, AgentState::Deleted).unwrap();
     world.agent.handle_stored(world.now, id, Ok("https://late.example".to_owned()));
     world.run();
@@ -220,7 +223,7 @@ fn what_is_stored_counts_as_running() {
 fn a_crash_while_a_result_is_stored_runs_the_job_again() {
     let mut world = world(|_| ());
     let request = ask(&world.request().text("hello"), &mut world);
-    let Effect::Store { owner, bytes, mime, .. } = answer_large(&mut world) else { unreachable!() };
+    let Effect::StoreBlob { owner, bytes, mime, .. } = answer_large(&mut world) else { unreachable!() };
     world.host.put_blob(owner, bytes, mime).unwrap();
     world.crash();
     world.run();
@@ -275,8 +278,8 @@ fn a_blob_of_the_host_is_an_input() {
     let (mut bounded, text, ..) = world(|json| json["limits"] = json!({"input_bytes": 8}));
     check(&mut bounded, &text, ("error", "the text of the URL is too large"));
     let (mut elsewhere, text, ..) = world(|json| json["network"]["allow_domains"] = json!(["other.example"]));
-    let words = "the URL is not read: not one of the domains that the agent reads";
-    check(&mut elsewhere, &text, ("error", words));
+    let message = "the URL is not read: not one of the domains that the agent reads";
+    check(&mut elsewhere, &text, ("error", message));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Manifests: what is taken, and what is refused with which path and words.
+//! Manifests: what is taken, and what is refused with which path and message.
 
 mod examples;
 mod fields;

@@ -15,7 +15,7 @@ use crate::hex;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
     /// No attack, for comparison.
-    Calm,
+    Baseline,
     /// A REQ of 100 filters with 50 tag conditions over five own events of many tags, repeated as soon as it is answered.
     Tags,
     /// 40 connections, each with 31 REQs that match nothing, repeated as soon as they are answered.
@@ -45,7 +45,7 @@ pub enum Case {
 impl Case {
     /// All of them.
     pub const ALL: [Case; 12] = [
-        Case::Calm,
+        Case::Baseline,
         Case::Tags,
         Case::Scans,
         Case::Counts,
@@ -62,7 +62,7 @@ impl Case {
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
-            Case::Calm => "calm",
+            Case::Baseline => "baseline",
             Case::Tags => "tags",
             Case::Scans => "scans",
             Case::Counts => "counts",
@@ -88,7 +88,7 @@ impl Case {
     /// Prepares the attack; returns the connections that it uses.
     pub(super) fn prepare(self, attacker: &Attacker<'_>) -> Result<Vec<Connection>> {
         match self {
-            Case::Calm | Case::Cursors => Ok(Vec::new()),
+            Case::Baseline | Case::Cursors => Ok(Vec::new()),
             Case::Tags => {
                 let mut connection = attacker.connect()?;
                 for number in 0..5 {
@@ -150,7 +150,7 @@ impl Case {
         scope: &'scope Scope<'scope, 'env>,
     ) {
         match self {
-            Case::Calm | Case::Idle | Case::Hashtags => keep_open(attacker, kept, scope),
+            Case::Baseline | Case::Idle | Case::Hashtags => keep_open(attacker, kept, scope),
             Case::Tags => {
                 // Every condition but the last matches one of the events, so the mismatch is found last.
                 let conditions = |filter: usize| {

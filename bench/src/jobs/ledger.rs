@@ -18,8 +18,8 @@ const VERIFIED_JOBS_MAX: usize = 2_000;
 pub(super) struct Ledger {
     jobs: Vec<Job>,
     by_id: FxHashMap<[u8; 32], usize>,
-    /// Public keys of the machines, in hex.
-    machines: Vec<String>,
+    /// Public keys of the agents, in hex.
+    agents: Vec<String>,
     result_kind: u16,
     echo: bool,
     /// The signatures of every `verify_each`-th job's answers are checked.
@@ -44,7 +44,7 @@ pub(super) struct Ledger {
 /// One job.
 struct Job {
     customer: String,
-    machine: usize,
+    agent: usize,
     input: String,
     sent: Duration,
     ok_micros: Option<u32>,
@@ -61,7 +61,7 @@ impl Ledger {
     pub(super) fn new(plan: &Plan, requests: &[Request]) -> Self {
         let jobs = requests.iter().map(|request| Job {
             customer: request.customer.clone(),
-            machine: request.machine,
+            agent: request.agent,
             input: request.input.clone(),
             sent: Duration::ZERO,
             ok_micros: None,
@@ -74,7 +74,7 @@ impl Ledger {
         Ledger {
             jobs: jobs.collect(),
             by_id: requests.iter().enumerate().map(|(number, request)| (request.id, number)).collect(),
-            machines: plan.machines.iter().map(|key| hex::encode(key)).collect(),
+            agents: plan.agents.iter().map(|key| hex::encode(key)).collect(),
             result_kind: plan.kind + 1000,
             echo: plan.echo,
             verify_each: requests.len().div_ceil(VERIFIED_JOBS_MAX).max(1),
@@ -134,7 +134,7 @@ impl Ledger {
             return;
         };
         let job = &mut self.jobs[number];
-        if answer.pubkey != self.machines[job.machine] || answer.tag("p") != Some(&job.customer) {
+        if answer.pubkey != self.agents[job.agent] || answer.tag("p") != Some(&job.customer) {
             self.wrong += 1;
             return;
         }
@@ -205,7 +205,7 @@ impl Ledger {
         customers.sort_unstable();
         customers.dedup();
         Report {
-            machines: self.machines.len(),
+            agents: self.agents.len(),
             jobs: self.sent,
             customers: customers.len(),
             results: results.len(),

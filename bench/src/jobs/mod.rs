@@ -1,4 +1,4 @@
-//! `relay-bench jobs`: throughput and latency of data vending machines (NIP-90), of any implementation; every answer is checked.
+//! `relay-bench jobs`: throughput and latency of data vending machines (NIP-90), called agents here, of any implementation; every answer is checked.
 
 mod answer;
 mod ledger;
@@ -26,8 +26,8 @@ use request::Request;
 /// Options.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Public keys of the machines; the requests name one after the other.
-    pub machines: Vec<[u8; 32]>,
+    /// Public keys of the agents; the requests name one after the other.
+    pub agents: Vec<[u8; 32]>,
     /// Kind of the requests, 5000 to 5999.
     pub kind: u16,
     /// Requests.
@@ -46,12 +46,12 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// What was measured. A machine did everything right if `results` is `jobs`; all that is not 0 or empty of `refused` to
+/// What was measured. An agent did everything right if `results` is `jobs`; all that is not 0 or empty of `refused` to
 /// `stray` is a fault.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// Machines that were asked.
-    pub machines: usize,
+    pub agents: usize,
     /// Requests sent.
     pub jobs: usize,
     /// Maximum number of jobs without a result.
@@ -62,13 +62,13 @@ pub struct Report {
     pub results: usize,
     /// Requests that the relay did not accept, by reason.
     pub refused: BTreeMap<String, usize>,
-    /// Jobs that the machine refused or gave up, by status and words.
+    /// Jobs that the agent refused or gave up, by status and words.
     pub failed: BTreeMap<String, usize>,
     /// Jobs without a result in time.
     pub unanswered: usize,
     /// Results beyond the first of a job, and answers that came twice.
     pub surplus: usize,
-    /// Answers by another key than that of the machine that was asked, not to the customer, or of a content that is not the
+    /// Answers by another key than that of the agent that was asked, not to the customer, or of a content that is not the
     /// input though it should be.
     pub wrong: usize,
     /// Answers, of those looked at, whose id or signature is wrong.
@@ -116,7 +116,7 @@ const TICK: Duration = Duration::from_millis(20);
 const LISTENER: Token = Token(0);
 const PUBLISHER: Token = Token(1);
 
-/// Publishes the requests and waits for their answers. `process` is what is measured besides: the machine or the relay.
+/// Publishes the requests and waits for their answers. `process` is what is measured besides: the agent or the relay.
 ///
 /// # Errors
 /// If connections fail, a subscription is refused, or `process` is not there.

@@ -15,8 +15,8 @@ pub(super) struct Request {
     pub(super) id: [u8; 32],
     /// The customer's public key, in hex.
     pub(super) customer: String,
-    /// Which of the machines it goes to.
-    pub(super) machine: usize,
+    /// Which of the agents it goes to.
+    pub(super) agent: usize,
     /// Its one input.
     pub(super) input: String,
     frame: Option<Message>,
@@ -30,7 +30,7 @@ impl Request {
     pub(super) fn sign_all(plan: &Plan, now: u64) -> Vec<Request> {
         let customers: Vec<Author> =
             (0..plan.customers.max(1) as u64).map(|rank| Author::derive(plan.seed, rank)).collect();
-        let machines: Vec<String> = plan.machines.iter().map(|key| hex::encode(key)).collect();
+        let agents: Vec<String> = plan.agents.iter().map(|key| hex::encode(key)).collect();
         let per_thread = plan.count.div_ceil(THREADS).max(1);
         let parts: Vec<_> =
             (0..THREADS).map(|at| at * per_thread..plan.count.min((at + 1) * per_thread)).collect();
@@ -38,9 +38,9 @@ impl Request {
             let workers: Vec<_> = parts
                 .into_iter()
                 .map(|part| {
-                    let (customers, machines) = (&customers, &machines);
+                    let (customers, agents) = (&customers, &agents);
                     scope.spawn(move || {
-                        part.map(|number| Self::sign(plan, number, now, customers, machines))
+                        part.map(|number| Self::sign(plan, number, now, customers, agents))
                             .collect::<Vec<_>>()
                     })
                 })
@@ -49,23 +49,20 @@ impl Request {
         })
     }
 
-    fn sign(plan: &Plan, number: usize, now: u64, customers: &[Author], machines: &[String]) -> Request {
+    fn sign(plan: &Plan, number: usize, now: u64, customers: &[Author], agents: &[String]) -> Request {
         let author = number % customers.len();
-        let machine = number % machines.len();
+        let agent = number % agents.len();
         let input = input(plan, number);
         let tag = |fields: &[&str]| fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>();
-        let tags = vec![
-            tag(&["i", &input, "text"]),
-            tag(&["output", "text/plain"]),
-            tag(&["p", &machines[machine]]),
-        ];
+        let tags =
+            vec![tag(&["i", &input, "text"]), tag(&["output", "text/plain"]), tag(&["p", &agents[agent]])];
         let draft = Draft { author, created_at: now, kind: plan.kind, tags, content: String::new() };
         let unsigned = draft.finish(customers);
         let frame = Message::text(format!(r#"["EVENT",{}]"#, unsigned.sign(customers)));
         Request {
             id: unsigned.id,
             customer: customers[author].pubkey.clone(),
-            machine,
+            agent,
             input,
             frame: Some(frame),
         }
@@ -77,7 +74,7 @@ impl Request {
     }
 }
 
-/// A text that no other request has, in upper case, so that a machine that turns texts into upper case echoes it too.
+/// A text that no other request has, in upper case, so that an agent that turns texts into upper case echoes it too.
 fn input(plan: &Plan, number: usize) -> String {
     let mut rng = Rng::new("relay-bench input", plan.seed ^ number as u64);
     let mut text = format!("JOB {number} ");

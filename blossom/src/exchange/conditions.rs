@@ -9,7 +9,7 @@ use crate::blob::{Blob, Sha256};
 
 /// What is sent of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ConditionResult {
     /// All of it, or a range that is not empty.
     Send(Option<Range<u64>>),
     /// 304.
@@ -20,34 +20,34 @@ pub(super) enum Verdict {
     Unsatisfiable,
 }
 
-/// Judges the conditions of a request, in the order of RFC 9110, 13.2.2.
-pub(super) fn judge(head: &Head, blob: &Blob) -> Verdict {
+/// Evaluates the conditions of a request, in the order of RFC 9110, 13.2.2.
+pub(super) fn check_conditions(head: &Head, blob: &Blob) -> ConditionResult {
     let etag = etag(&blob.sha256);
     let has = |name| head.header(name).is_some();
     let lists = |name, weak| head.lines(name).any(|line| names(line, &etag, weak));
     let date = |name| head.header(name).and_then(read_date);
     if has("if-match") {
         if !lists("if-match", false) {
-            return Verdict::Failed;
+            return ConditionResult::Failed;
         }
     } else if date("if-unmodified-since").is_some_and(|date| blob.uploaded > date) {
-        return Verdict::Failed;
+        return ConditionResult::Failed;
     }
     if has("if-none-match") {
         if lists("if-none-match", true) {
-            return Verdict::NotModified;
+            return ConditionResult::NotModified;
         }
     } else if date("if-modified-since").is_some_and(|date| blob.uploaded <= date) {
-        return Verdict::NotModified;
+        return ConditionResult::NotModified;
     }
     let mut ranges = head.lines("range");
-    let (Some(value), None) = (ranges.next(), ranges.next()) else { return Verdict::Send(None) };
+    let (Some(value), None) = (ranges.next(), ranges.next()) else { return ConditionResult::Send(None) };
     let is_fresh = head.header("if-range").is_none_or(|condition| {
         condition.trim() == etag || read_date(condition).is_some_and(|date| blob.uploaded == date)
     });
     // Ranges are defined for GET only.
     if head.is_head() || !is_fresh {
-        return Verdict::Send(None);
+        return ConditionResult::Send(None);
     }
     range(value, blob.size)
 }
@@ -92,8 +92,8 @@ fn names(list: &str, etag: &str, weak: bool) -> bool {
 
 /// A Range header: one range of bytes, cut at the end of the blob. Other units, several ranges and malformed headers are
 /// ignored.
-fn range(value: &str, size: u64) -> Verdict {
-    let all = Verdict::Send(None);
+fn range(value: &str, size: u64) -> ConditionResult {
+    let all = ConditionResult::Send(None);
     let Some((unit, set)) = value.split_once('=') else { return all };
     let Some((first, last)) = set.trim().split_once('-') else { return all };
     if !unit.trim().eq_ignore_ascii_case("bytes") {
@@ -105,15 +105,15 @@ fn range(value: &str, size: u64) -> Verdict {
     }
     match (number(first), number(last)) {
         (None, None) => all,
-        (None, Some(0)) => Verdict::Unsatisfiable,
+        (None, Some(0)) => ConditionResult::Unsatisfiable,
         // The last bytes; an empty blob has none.
         (None, Some(_)) if size == 0 => all,
-        (None, Some(count)) => Verdict::Send(Some(size.saturating_sub(count)..size)),
+        (None, Some(count)) => ConditionResult::Send(Some(size.saturating_sub(count)..size)),
         (Some(first), Some(last)) if last < first => all,
-        (Some(first), _) if first >= size => Verdict::Unsatisfiable,
+        (Some(first), _) if first >= size => ConditionResult::Unsatisfiable,
         (Some(first), last) => {
             let end = last.map_or(size, |last| last.saturating_add(1).min(size));
-            Verdict::Send(Some(first..end))
+            ConditionResult::Send(Some(first..end))
         }
     }
 }
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn ranges_are_cut_refused_or_ignored() {
-        use Verdict::{Send, Unsatisfiable};
+        use ConditionResult::{Send, Unsatisfiable};
         let cases = [
             ("bytes=0-9", 100, Send(Some(0..10))),
             ("bytes=0-0", 100, Send(Some(0..1))),
@@ -177,16 +177,23 @@ mod tests {
             ("", 100, Send(None)),
         ];
         for (value, size, want) in cases {
-            assert_eq!(judge(&head("GET", &[("range", value)]), &blob(size)), want, "{value} of {size}");
+            assert_eq!(
+                check_conditions(&head("GET", &[("range", value)]), &blob(size)),
+                want,
+                "{value} of {size}"
+            );
         }
         let whole = Send(None);
-        assert_eq!(judge(&head("HEAD", &[("range", "bytes=0-9")]), &blob(100)), whole);
-        assert_eq!(judge(&head("GET", &[("range", "bytes=0-1"), ("range", "bytes=3-4")]), &blob(100)), whole);
+        assert_eq!(check_conditions(&head("HEAD", &[("range", "bytes=0-9")]), &blob(100)), whole);
+        assert_eq!(
+            check_conditions(&head("GET", &[("range", "bytes=0-1"), ("range", "bytes=3-4")]), &blob(100)),
+            whole
+        );
     }
 
     #[test]
     fn conditions_are_judged_in_order() {
-        use Verdict::{Failed, NotModified, Send};
+        use ConditionResult::{Failed, NotModified, Send};
         let own = etag(&Sha256([0xab; 32]));
         let (own, weak) = (own.as_str(), format!("W/{own}"));
         let listed = format!("\"a,b\", {weak} ,\"c\"");
@@ -199,7 +206,7 @@ mod tests {
         );
         let range = ("range", "bytes=0-9");
         let part = Send(Some(0..10));
-        let cases: [(&[(&str, &str)], Verdict); 27] = [
+        let cases: [(&[(&str, &str)], ConditionResult); 27] = [
             (&[], Send(None)),
             (&[("if-none-match", own)], NotModified),
             (&[("if-none-match", &weak)], NotModified),
@@ -229,7 +236,7 @@ mod tests {
             (&[range, ("if-range", later)], Send(None)),
         ];
         for (headers, want) in cases {
-            assert_eq!(judge(&head("GET", headers), &blob(100)), want, "{headers:?}");
+            assert_eq!(check_conditions(&head("GET", headers), &blob(100)), want, "{headers:?}");
         }
     }
 

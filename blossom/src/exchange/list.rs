@@ -7,7 +7,7 @@ use super::request::{number, token};
 use super::response::Response;
 use super::step::{Input, Step};
 use super::storing::problem;
-use super::{Context, Head, State, Turn};
+use super::{Context, Head, State, Transition};
 use crate::descriptor::Descriptor;
 use crate::index::{Command, Outcome};
 use crate::token::Verb;
@@ -22,7 +22,7 @@ pub(super) const SECONDS_MAX: u64 = (1 << 53) - 1;
 #[derive(Clone, Debug)]
 pub(super) struct List;
 
-pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     let pubkey = pubkey(head.param.as_deref().unwrap_or_default(), "the path")?;
     let command = command(head, Some(pubkey.to_string()))?;
     if !context.settings.list_public {
@@ -35,7 +35,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
 }
 
 impl List {
-    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Turn {
+    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Transition {
         Err(match input {
             Input::Answered(Outcome::Blobs(blobs)) => {
                 let described = |blob| Descriptor::new(context.base_url, blob);

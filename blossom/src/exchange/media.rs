@@ -1,24 +1,24 @@
-//! `PUT /media` (BUD-05): a picture is stored without its metadata, and a smaller one beside it. The original is in memory as a
+//! `PUT /media` (BUD-05): a picture is stored without its metadata, and with a thumbnail beside it. The original is in memory as a
 //! whole and is not kept.
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256 as Hasher};
 
-use super::request::{Announced, Announcement, type_is_taken};
+use super::request::{UploadHead, UploadHeaders, type_is_taken};
 use super::response::Response;
-use super::step::{Failure, Input, Processed, Step};
+use super::step::{Input, Processed, Step, StepError};
 use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, problem, wanted};
-use super::{Context, Head, State, Turn};
+use super::{Context, Head, State, Transition};
 use crate::blob::{Media, Sha256};
 use crate::index::{Command, Outcome};
 use crate::mime;
 use crate::payment::Operation;
-use crate::token::{Defect, Verb};
+use crate::token::{TokenError, Verb};
 
 /// A picture under way.
 #[derive(Clone, Debug)]
-pub(super) struct Making {
-    announced: Announced,
+pub(super) struct MediaUpload {
+    head: UploadHead,
     stage: Stage,
 }
 
@@ -42,12 +42,12 @@ enum Stage {
     },
     Store {
         storing: Box<Storing>,
-        /// The smaller picture, if it is new.
+        /// The thumbnail, if it is new.
         thumbnail: Option<Sha256>,
         /// What is known of this upload.
         media: Media,
     },
-    /// The smaller picture belongs to none and is being deleted.
+    /// The thumbnail belongs to no picture and is being deleted.
     Clean(Response),
 }
 
@@ -79,8 +79,8 @@ fn unsupported() -> Response {
     Response::error(422, "this server cannot process such pictures; /upload takes them as they are")
 }
 
-pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
-    let by = Announcement {
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
+    let by = UploadHeaders {
         length: "content-length",
         mime: "content-type",
         verb: Verb::Media,
@@ -88,20 +88,20 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
         bytes_max: context.settings.media_bytes_max,
         path: None,
     };
-    let announced = Announced::read(context, head, &by)?;
-    may_be_processed(context, announced.mime.as_deref())?;
-    let making = Box::new(Making { announced, stage: Stage::Check });
-    let command = making.check(context, making.announced.known());
-    Ok((State::Media(making), Step::Ask(command)))
+    let upload = UploadHead::read(context, head, &by)?;
+    may_be_processed(context, upload.mime.as_deref())?;
+    let upload = Box::new(MediaUpload { head: upload, stage: Stage::Check });
+    let command = upload.check(context, upload.head.known());
+    Ok((State::Media(upload), Step::Ask(command)))
 }
 
-impl Making {
-    pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Turn {
+impl MediaUpload {
+    pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Transition {
         match std::mem::replace(&mut self.stage, Stage::Read) {
             Stage::Check => match input {
                 Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
-                    self.announced.price.is_offered(context)?;
-                    let bytes_max = self.announced.length;
+                    self.head.price.is_offered(context)?;
+                    let bytes_max = self.head.length;
                     self.at(Stage::Read, Step::Read { bytes_max })
                 }
                 other => Err(problem(other).into()),
@@ -118,7 +118,7 @@ impl Making {
             },
             Stage::Process { original } => match input {
                 Input::Processed(processed) => self.processed(context, original, processed),
-                Input::Failed(Failure::Unsupported) => Err(unsupported()),
+                Input::Failed(StepError::Unsupported) => Err(unsupported()),
                 other => Err(problem(other).into()),
             },
             Stage::Thumbnail { storing, mut picture } => match storing.resume(context, input) {
@@ -149,7 +149,7 @@ impl Making {
                     };
                     match thumbnail.filter(|thumbnail| named != Some(*thumbnail)) {
                         Some(sha256) => {
-                            let owner = Some(self.announced.token.pubkey.to_string());
+                            let owner = Some(self.head.token.pubkey.to_string());
                             self.at(Stage::Clean(response), Step::Ask(Command::Delete { sha256, owner }))
                         }
                         None => Err(response),
@@ -161,39 +161,50 @@ impl Making {
         }
     }
 
-    fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Turn {
+    fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Transition {
         self.stage = stage;
         Ok((State::Media(self), step))
     }
 
     fn check(&self, context: &Context<'_>, sha256: Option<Sha256>) -> Command {
-        let mime = self.announced.mime.clone().unwrap_or_else(|| mime::UNKNOWN.to_owned());
-        let owner = self.announced.token.pubkey.to_string();
-        Command::Check(wanted(context, owner, sha256, self.announced.length, mime))
+        let mime = self.head.mime.clone().unwrap_or_else(|| mime::UNKNOWN.to_owned());
+        let owner = self.head.token.pubkey.to_string();
+        Command::Check(wanted(context, owner, sha256, self.head.length, mime))
     }
 
-    fn read(self: Box<Self>, context: &Context<'_>, bytes: Bytes) -> Turn {
+    fn read(self: Box<Self>, context: &Context<'_>, bytes: Bytes) -> Transition {
         let original = hash(&bytes);
-        match self.announced.sha256 {
-            Some(declared) if declared != original => return Err(Failure::WrongHash.into()),
-            _ => self.announced.token.names(&original).map_err(|_| Response::from(Defect::OtherHash))?,
+        match self.head.sha256 {
+            Some(declared) if declared != original => return Err(StepError::WrongHash.into()),
+            _ => self.head.token.names(&original).map_err(|_| Response::from(TokenError::OtherHash))?,
         }
-        let declared = self.announced.mime.as_deref().filter(|mime| mime::essence(mime) != mime::UNKNOWN);
+        let declared = self.head.mime.as_deref().filter(|mime| mime::essence(mime) != mime::UNKNOWN);
         let mime = declared.or_else(|| mime::sniff(&bytes)).unwrap_or(mime::UNKNOWN).to_owned();
         type_is_taken(context, &mime)?;
-        if self.announced.known().is_some() {
+        if self.head.known().is_some() {
             return self.process(context, original, bytes, mime);
         }
         let command = self.check(context, Some(original));
         self.at(Stage::CheckHash { bytes, original, mime }, Step::Ask(command))
     }
 
-    fn process(self: Box<Self>, context: &Context<'_>, original: Sha256, bytes: Bytes, mime: String) -> Turn {
-        self.announced.price.pay(context)?;
+    fn process(
+        self: Box<Self>,
+        context: &Context<'_>,
+        original: Sha256,
+        bytes: Bytes,
+        mime: String,
+    ) -> Transition {
+        self.head.price.pay(context)?;
         self.at(Stage::Process { original }, Step::Process { bytes, mime })
     }
 
-    fn processed(self: Box<Self>, context: &Context<'_>, original: Sha256, processed: Processed) -> Turn {
+    fn processed(
+        self: Box<Self>,
+        context: &Context<'_>,
+        original: Sha256,
+        processed: Processed,
+    ) -> Transition {
         let Processed { bytes, mime, media, thumbnail } = processed;
         // The bytes may tell another type than was declared.
         type_is_taken(context, &mime)?;
@@ -208,7 +219,12 @@ impl Making {
         }
     }
 
-    fn store(self: Box<Self>, context: &Context<'_>, picture: Picture, thumbnail: Option<Sha256>) -> Turn {
+    fn store(
+        self: Box<Self>,
+        context: &Context<'_>,
+        picture: Picture,
+        thumbnail: Option<Sha256>,
+    ) -> Transition {
         let Picture { bytes, mime, media } = picture;
         let plan = self.plan(context, bytes, mime, Some(media.clone()));
         let (storing, step) = Storing::begin(context, plan);
@@ -218,7 +234,7 @@ impl Making {
     fn plan(&self, context: &Context<'_>, bytes: Bytes, mime: String, media: Option<Media>) -> Plan {
         let length = bytes.len() as u64;
         Plan {
-            owner: self.announced.token.pubkey.to_string(),
+            owner: self.head.token.pubkey.to_string(),
             expected: Expected::Is(hash(&bytes)),
             source: Source::Bytes(bytes),
             length: Some(length),

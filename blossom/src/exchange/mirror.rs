@@ -6,12 +6,12 @@ use url::Url;
 
 use super::request::{Price, may_upload, token};
 use super::response::Response;
-use super::step::{Failure, Input, Step};
-use super::storing::{Expected, Plan, Problem, Progress, Source, Storing, problem};
-use super::{Context, Head, State, Turn};
+use super::step::{Input, Step, StepError};
+use super::storing::{Expected, Plan, Progress, Source, Storing, StoringError, problem};
+use super::{Context, Head, State, Transition};
 use crate::blob::Sha256;
 use crate::payment::Operation;
-use crate::token::{Defect, Token, Verb};
+use crate::token::{Token, TokenError, Verb};
 
 /// Longest body, in bytes.
 const BODY_BYTES_MAX: u64 = 16 << 10;
@@ -28,13 +28,13 @@ struct Body {
     url: String,
 }
 
-pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     if !context.settings.mirror {
         return Err(Response::error(403, "this server does not fetch blobs from others"));
     }
     let token = token(context, head, Verb::Upload)?;
     if token.hashes.is_empty() {
-        return Err(Defect::NoHash.into());
+        return Err(TokenError::NoHash.into());
     }
     may_upload(context, &token.pubkey)?;
     let price = Price::new(head, Operation::Mirror, 0, token.only_hash(), Some(token.pubkey));
@@ -42,7 +42,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
 }
 
 impl Mirror {
-    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Turn {
+    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Transition {
         match self {
             Mirror::Read(token, price) => match input {
                 Input::Body(body) => fetch(context, token, price, &body),
@@ -52,10 +52,10 @@ impl Mirror {
                 Progress::Step(storing, step) => Ok((State::Mirror(Mirror::Store(storing)), step)),
                 Progress::End(end) => Err(match end {
                     Ok(kept) => kept.response(context),
-                    Err(Problem::NotNamed | Problem::Failed(Failure::WrongHash)) => {
+                    Err(StoringError::NotNamed | StoringError::Failed(StepError::WrongHash)) => {
                         Response::error(409, "the SHA-256 of the mirrored blob is not in the token's x tags")
                     }
-                    Err(Problem::Failed(Failure::Incomplete | Failure::Stalled)) => {
+                    Err(StoringError::Failed(StepError::Incomplete | StepError::Stalled)) => {
                         Response::error(502, "the origin's response ended early")
                     }
                     Err(problem) => problem.into(),
@@ -65,7 +65,7 @@ impl Mirror {
     }
 }
 
-fn fetch(context: &Context<'_>, token: Token, price: Price, body: &Bytes) -> Turn {
+fn fetch(context: &Context<'_>, token: Token, price: Price, body: &Bytes) -> Transition {
     let Ok(Body { url }) = serde_json::from_slice(body) else {
         return Err(Response::error(400, "the body must be JSON: {\"url\": \"https://...\"}"));
     };

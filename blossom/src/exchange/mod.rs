@@ -12,13 +12,13 @@
 //! | `read`, `upload`, `parts`, `mirror`, `media`, `delete`, `list`, `report`, `operator` | the endpoints |
 //! | `own` | blobs that the host itself stores, without a request |
 
+mod admin;
 mod conditions;
 mod delete;
+mod internal_upload;
 mod list;
 mod media;
 mod mirror;
-mod operator;
-mod own;
 mod parts;
 mod read;
 mod report;
@@ -28,20 +28,20 @@ mod step;
 mod storing;
 mod upload;
 
-pub use own::{Own, OwnStep};
+pub use internal_upload::{InternalUpload, InternalUploadStep};
 pub use read::RELAY_OWNER;
-pub(crate) use request::{is_open, own_name};
+pub(crate) use request::{is_open, server_url};
 pub use response::{Body, Response};
-pub use step::{Failure, Input, Processed, Receive, Received, Reservation, Step, Uploader};
+pub use step::{Input, Processed, Receive, Received, Reservation, Step, StepError, Uploader};
 
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
-use relay_site::nip98::Origin;
+use relay_site::nip98::ServerUrl;
 use relay_site::{BlossomRoute, BlossomSettings};
 
 use crate::payment::Payments;
 
-/// What a request is judged by.
+/// What a request is checked against.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// The settings of Blossom.
@@ -52,7 +52,7 @@ pub struct Context<'a> {
     /// that the request names.
     pub base_url: &'a str,
     /// The URL to which requests are sent, for signed requests of operators (NIP-98).
-    pub origin: Origin<'a>,
+    pub origin: ServerUrl<'a>,
     /// The relay's name, for the page.
     pub name: &'a str,
     /// Whether only this machine can reach the server.
@@ -158,15 +158,15 @@ enum State {
     Check(upload::Check),
     Part(Box<parts::Patch>),
     Mirror(mirror::Mirror),
-    Media(Box<media::Making>),
+    Media(Box<media::MediaUpload>),
     Delete(delete::Delete),
     List(list::List),
     Report(report::Report),
-    Operate(operator::Operate),
+    Operate(admin::Operate),
 }
 
 /// The next step and what follows it, or the end.
-type Turn = Result<(State, Step), Response>;
+type Transition = Result<(State, Step), Response>;
 
 impl Exchange {
     /// Reads the head of a request.
@@ -184,7 +184,7 @@ impl Exchange {
             R::Report => report::begin(),
             R::Page => Err(crate::page::answer(context).into()),
             R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Collect => {
-                operator::begin(context, &head)
+                admin::begin(context, &head)
             }
         };
         let mut exchange = Exchange { head, state: State::Over };
@@ -211,7 +211,7 @@ impl Exchange {
         self.take(turn)
     }
 
-    fn take(&mut self, turn: Turn) -> Step {
+    fn take(&mut self, turn: Transition) -> Step {
         match turn {
             Ok((state, step)) => {
                 self.state = state;

@@ -3,9 +3,9 @@
 
 use super::request::{Price, blob, declared_type, fits, length, may_upload, number, token, type_is_taken};
 use super::response::Response;
-use super::step::{Failure, Input, Receive, Received, Step};
-use super::storing::{Kept, Problem, bytes_are_taken, commit, problem, receive, wanted};
-use super::{Context, Head, State, Turn};
+use super::step::{Input, Receive, Received, Step, StepError};
+use super::storing::{Kept, StoringError, bytes_are_taken, commit, problem, receive, wanted};
+use super::{Context, Head, State, Transition};
 use crate::blob::Sha256;
 use crate::index::{Command, Key, Outcome, Part, PartHead, Refusal, Wanted};
 use crate::mime;
@@ -51,10 +51,10 @@ enum Stage {
         upload: u64,
     },
     /// The part or the joining is given up.
-    Clean(Problem),
+    Clean(StoringError),
 }
 
-pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     let (sha256, _) = blob(head.param.as_deref())?;
     let bytes_max = context.settings.blob_bytes_max;
     let of_part = length(head, "content-length", bytes_max)?;
@@ -97,7 +97,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
 }
 
 impl Patch {
-    pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Turn {
+    pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Transition {
         match std::mem::replace(&mut self.stage, Stage::Begin) {
             Stage::Quote { wanted, unpaid } => match input {
                 Input::Answered(Outcome::Accepted) => Err(unpaid),
@@ -110,7 +110,8 @@ impl Patch {
             Stage::Begin => match input {
                 Input::Answered(Outcome::Begun { upload, key }) => {
                     if let Err(unpaid) = self.price.pay(context) {
-                        return self.give_up(Command::AbortPart { upload, key }, Problem::Unpaid(unpaid));
+                        return self
+                            .give_up(Command::AbortPart { upload, key }, StoringError::Unpaid(unpaid));
                     }
                     let length = self.part.length;
                     let mime = mime::UNKNOWN.to_owned();
@@ -154,16 +155,16 @@ impl Patch {
             },
             Stage::Join { upload } => match input {
                 Input::Received(Received { sha256, size, first, kept_mime, .. }) if sha256 == self.sha256 => {
-                    let mime = kept_mime.unwrap_or_else(|| mime::declared_or_told(&self.mime, &first));
+                    let mime = kept_mime.unwrap_or_else(|| mime::declared_or_sniffed(&self.mime, &first));
                     if let Err(response) = bytes_are_taken(context, &mime, &first) {
-                        return self.give_up(Command::AbortParts { upload }, Problem::Type(response));
+                        return self.give_up(Command::AbortParts { upload }, StoringError::Type(response));
                     }
                     let commit = commit(context, upload, (sha256, size), mime, None);
                     self.at(Stage::Finish { upload }, Step::Ask(Command::Finish(commit)))
                 }
                 // Nobody knows which part is wrong.
-                Input::Failed(Failure::WrongHash) => {
-                    self.give_up(Command::AbortParts { upload }, Problem::Failed(Failure::WrongHash))
+                Input::Failed(StepError::WrongHash) => {
+                    self.give_up(Command::AbortParts { upload }, StoringError::Failed(StepError::WrongHash))
                 }
                 other => self.give_up(Command::Abort { upload }, problem(other)),
             },
@@ -184,19 +185,19 @@ impl Patch {
         key: Key,
         parts: Vec<Part>,
         only_hash: bool,
-    ) -> Turn {
+    ) -> Transition {
         let (hash, length) = (Some(self.sha256), Some(self.total));
         let receive = receive(context, &self.owner, key, hash, length, self.total, self.mime.clone());
         let receive = Receive { only_hash, ..receive };
         self.at(Stage::Join { upload }, Step::Join { parts, receive })
     }
 
-    fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Turn {
+    fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Transition {
         self.stage = stage;
         Ok((State::Part(self), step))
     }
 
-    fn give_up(self: Box<Self>, command: Command, problem: Problem) -> Turn {
+    fn give_up(self: Box<Self>, command: Command, problem: StoringError) -> Transition {
         self.at(Stage::Clean(problem), Step::Ask(command))
     }
 }

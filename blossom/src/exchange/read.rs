@@ -3,12 +3,12 @@
 
 use url::{Url, form_urlencoded};
 
-use super::conditions::{Verdict, date, etag, judge};
+use super::conditions::{ConditionResult, check_conditions, date, etag};
 use super::request::{Price, blob, number};
 use super::response::{Body, Response};
-use super::step::{Failure, Input, Step};
-use super::storing::{Expected, Kept, Plan, Problem, Progress, Source, Storing, problem};
-use super::{Context, Head, State, Turn};
+use super::step::{Input, Step, StepError};
+use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, StoringError, problem};
+use super::{Context, Head, State, Transition};
 use crate::blob::{Blob, Sha256};
 use crate::index::{Command, Outcome, Refusal};
 use crate::mime;
@@ -42,13 +42,13 @@ pub(super) enum Read {
     Pull(Box<Storing>),
 }
 
-pub(super) fn begin(_: &Context<'_>, head: &Head) -> Turn {
+pub(super) fn begin(_: &Context<'_>, head: &Head) -> Transition {
     let (sha256, _) = blob(head.param.as_deref())?;
     Ok((State::Read(Read::Look(sha256)), Step::Ask(Command::Get(sha256))))
 }
 
 impl Read {
-    pub(super) fn resume(self, context: &Context<'_>, head: &Head, input: Input) -> Turn {
+    pub(super) fn resume(self, context: &Context<'_>, head: &Head, input: Input) -> Transition {
         match self {
             Read::Look(sha256) => match input {
                 Input::Answered(Outcome::Blob(blob)) => Err(serve(context, head, blob)),
@@ -76,12 +76,14 @@ impl Read {
                 Progress::Step(storing, step) => Ok((State::Read(Read::Pull(storing)), step)),
                 Progress::End(end) => Err(match end {
                     Ok(Kept::New(blob) | Kept::Old(blob)) => serve(context, head, blob),
-                    Err(Problem::Busy) => Problem::Busy.into(),
-                    Err(Problem::Failed(failure @ (Failure::Full | Failure::Store(_)))) => failure.into(),
-                    Err(Problem::Refused(refusal @ (Refusal::TotalQuota | Refusal::TooMany))) => {
+                    Err(StoringError::Busy) => StoringError::Busy.into(),
+                    Err(StoringError::Failed(failure @ (StepError::Full | StepError::Store(_)))) => {
+                        failure.into()
+                    }
+                    Err(StoringError::Refused(refusal @ (Refusal::TotalQuota | Refusal::TooMany))) => {
                         refusal.into()
                     }
-                    Err(Problem::Internal) => Response::internal(),
+                    Err(StoringError::Internal) => Response::internal(),
                     Err(_) => Response::error(404, "not found, and none of the named servers gives it"),
                 }),
             },
@@ -95,8 +97,8 @@ fn missing() -> Response {
 
 /// The response with a blob that is here.
 fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
-    let verdict = judge(head, &blob);
-    if let Verdict::Send(range) = &verdict {
+    let verdict = check_conditions(head, &blob);
+    if let ConditionResult::Send(range) = &verdict {
         let size = range.as_ref().map_or(blob.size, |range| range.end - range.start);
         let price = Price::new(head, Operation::Download, size, Some(blob.sha256), None);
         if let Err(response) = price.pay(context) {
@@ -105,12 +107,12 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
     }
     let size = blob.size;
     match verdict {
-        Verdict::Failed => Response::error(412, "the blob's ETag or date is another one"),
-        Verdict::Unsatisfiable => Response::error(416, &format!("the blob has {size} bytes"))
+        ConditionResult::Failed => Response::error(412, "precondition failed"),
+        ConditionResult::Unsatisfiable => Response::error(416, &format!("the blob has {size} bytes"))
             .with("content-range", format!("bytes */{size}"))
             .with("accept-ranges", "bytes"),
-        Verdict::NotModified => with_validators(Response::empty(304), context, &blob),
-        Verdict::Send(range) => {
+        ConditionResult::NotModified => with_validators(Response::empty(304), context, &blob),
+        ConditionResult::Send(range) => {
             let status = if range.is_some() { 206 } else { 200 };
             // Stored types are parsed, but the edge takes them from objects that others may have written.
             let mime = mime::parse(&blob.mime).unwrap_or_else(|_| mime::UNKNOWN.to_owned());
@@ -211,7 +213,7 @@ impl Hints {
         }
     }
 
-    fn pull(self, context: &Context<'_>) -> Turn {
+    fn pull(self, context: &Context<'_>) -> Transition {
         if self.urls.is_empty() {
             return Err(missing());
         }

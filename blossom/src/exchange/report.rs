@@ -7,7 +7,7 @@ use relay_site::authorization::SignedEvent as Signed;
 use super::response::Response;
 use super::step::{Input, Step};
 use super::storing::problem;
-use super::{Context, State, Turn};
+use super::{Context, State, Transition};
 use crate::blob::Sha256;
 use crate::index::{Command, Outcome, SignedEvent};
 
@@ -27,12 +27,12 @@ pub(super) enum Report {
     Ask,
 }
 
-pub(super) fn begin() -> Turn {
+pub(super) fn begin() -> Transition {
     Ok((State::Report(Report::Read), Step::Read { bytes_max: BODY_BYTES_MAX }))
 }
 
 impl Report {
-    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Turn {
+    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Transition {
         match (self, input) {
             (Report::Read, Input::Body(body)) => {
                 let event = read(context, &body)?;

@@ -2,7 +2,7 @@
 
 use relay_engine::types::PubKey;
 use relay_site::authorization;
-use relay_site::nip98::Origin;
+use relay_site::nip98::ServerUrl;
 
 use super::response::Response;
 use super::step::Uploader;
@@ -104,15 +104,15 @@ pub(super) fn type_is_taken(context: &Context<'_>, mime: &str) -> Result<(), Res
 /// 401.
 pub(super) fn token(context: &Context<'_>, head: &Head, verb: Verb) -> Result<Token, Response> {
     let header = head.header("authorization");
-    Ok(Token::check(header, verb, own_name(context), context.now, context.verifier)?)
+    Ok(Token::check(header, verb, server_url(context), context.now, context.verifier)?)
 }
 
 /// The URL that `server` tags of tokens name, if this server knows its own.
-pub(crate) fn own_name<'a>(context: &Context<'a>) -> Option<&'a str> {
+pub(crate) fn server_url<'a>(context: &Context<'a>) -> Option<&'a str> {
     match context.origin {
         // Nobody else's server is there, and it is nobody else's name.
-        Origin::Host(host) if !authorization::is_loopback(host) => None,
-        Origin::Host(_) | Origin::Url(_) => Some(context.base_url),
+        ServerUrl::Host(host) if !authorization::is_loopback(host) => None,
+        ServerUrl::Host(_) | ServerUrl::Url(_) => Some(context.base_url),
     }
 }
 
@@ -210,13 +210,13 @@ impl Price {
         if payments.quote(&purchase).is_empty() {
             return Ok(());
         }
-        payments.judge(&purchase, proof).map_err(|why| Response::error(400, &why))
+        payments.check(&purchase, proof).map_err(|why| Response::error(400, &why))
     }
 }
 
-/// An upload, as its head announces it.
+/// What the head of an upload says.
 #[derive(Clone, Debug)]
-pub(super) struct Announced {
+pub(super) struct UploadHead {
     /// Whose it is.
     pub(super) token: Token,
     /// The hash in `X-SHA-256` or the path.
@@ -229,9 +229,9 @@ pub(super) struct Announced {
     pub(super) price: Price,
 }
 
-/// Which headers announce an upload, and what it is for.
+/// Which headers describe an upload, and what it is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Announcement {
+pub(super) struct UploadHeaders {
     pub(super) length: &'static str,
     pub(super) mime: &'static str,
     pub(super) verb: Verb,
@@ -241,12 +241,12 @@ pub(super) struct Announcement {
     pub(super) path: Option<Sha256>,
 }
 
-impl Announced {
+impl UploadHead {
     /// Checks all that the head tells of an upload, cheap things first.
     ///
     /// # Errors
     /// The response.
-    pub(super) fn read(context: &Context<'_>, head: &Head, by: &Announcement) -> Result<Self, Response> {
+    pub(super) fn read(context: &Context<'_>, head: &Head, by: &UploadHeaders) -> Result<Self, Response> {
         let header = head.header("x-sha-256").map(|value| value.trim().parse::<Sha256>()).transpose();
         let header = header.map_err(|error| Response::error(400, &format!("X-SHA-256 {error}")))?;
         if let (Some(path), Some(header)) = (by.path, header)
@@ -260,7 +260,7 @@ impl Announced {
         let token = token(context, head, by.verb)?;
         match &sha256 {
             Some(sha256) => token.names(sha256)?,
-            None if token.hashes.is_empty() => return Err(crate::token::Defect::NoHash.into()),
+            None if token.hashes.is_empty() => return Err(crate::token::TokenError::NoHash.into()),
             None => {}
         }
         may_upload(context, &token.pubkey)?;
@@ -269,7 +269,7 @@ impl Announced {
         }
         let known = sha256.or_else(|| token.only_hash());
         let price = Price::new(head, by.operation, length, known, Some(token.pubkey));
-        Ok(Announced { token, sha256, length, mime, price })
+        Ok(UploadHead { token, sha256, length, mime, price })
     }
 
     /// The hash, if it is known before the bytes.

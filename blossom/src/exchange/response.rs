@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
-use relay_site::Answer;
+use relay_site::HttpResponse;
 use serde::Serialize;
 
-use super::step::Failure;
+use super::step::StepError;
 use crate::blob::Blob;
 use crate::descriptor::Descriptor;
 use crate::index::Refusal;
-use crate::token::Defect;
+use crate::token::TokenError;
 
 /// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,18 +41,18 @@ pub enum Body {
 impl Response {
     /// A response without a body.
     pub(super) fn empty(status: u16) -> Self {
-        Answer::empty(status).into()
+        HttpResponse::empty(status).into()
     }
 
     /// An error: `{"error": message}`, and the message in `X-Reason`.
     pub(super) fn error(status: u16, message: &str) -> Self {
-        Answer::error(status, message).into()
+        HttpResponse::error(status, message).into()
     }
 
     /// A document.
     pub(super) fn json(status: u16, document: &impl Serialize) -> Self {
         let text = serde_json::to_string(document).expect("documents are serialisable");
-        Answer::new(status, "application/json", format!("{text}\n")).into()
+        HttpResponse::new(status, "application/json", format!("{text}\n")).into()
     }
 
     /// The descriptor of a blob.
@@ -86,15 +86,15 @@ impl Response {
     }
 }
 
-impl From<Answer> for Response {
-    fn from(Answer { status, headers, body }: Answer) -> Self {
+impl From<HttpResponse> for Response {
+    fn from(HttpResponse { status, headers, body }: HttpResponse) -> Self {
         Response { status, headers, body: Body::Bytes(body) }
     }
 }
 
-impl From<Defect> for Response {
+impl From<TokenError> for Response {
     /// 401 for every defect of a token: at that clients sign again.
-    fn from(defect: Defect) -> Self {
+    fn from(defect: TokenError) -> Self {
         Self::error(401, defect.message()).with("www-authenticate", "Nostr")
     }
 }
@@ -103,7 +103,7 @@ impl From<Refusal> for Response {
     fn from(refusal: Refusal) -> Self {
         let (status, message) = match refusal {
             Refusal::Banned => (403, "this blob is banned here"),
-            Refusal::KeyQuota => (429, "your blobs here have as many bytes as a key may have"),
+            Refusal::KeyQuota => (429, "storage quota exceeded"),
             Refusal::TotalQuota => (507, "this server has no room left"),
             Refusal::TooMany => (429, "too many uploads of yours, or for you, are under way"),
             Refusal::NotOwner => (403, "this blob belongs to others"),
@@ -120,21 +120,21 @@ impl From<Refusal> for Response {
     }
 }
 
-impl From<Failure> for Response {
+impl From<StepError> for Response {
     /// What has failed, in plain words. The messages of stores are for the operator's log only.
-    fn from(failure: Failure) -> Self {
+    fn from(failure: StepError) -> Self {
         match failure {
-            Failure::TooLong => Self::error(413, "the body is too long"),
-            Failure::Incomplete => Self::error(400, "the body ended before its length"),
-            Failure::Stalled => Self::error(408, "the body did not go on for too long"),
-            Failure::WrongHash => Self::error(409, "the SHA-256 of the bytes is another one"),
-            Failure::Refused(refusal) => refusal.into(),
-            Failure::Full => Self::error(507, "this server has no room left"),
-            Failure::Store(_) => unavailable("the store has failed; try again"),
-            Failure::Forbidden(why) => Self::error(403, &format!("that address may not be fetched: {why}")),
-            Failure::Origin(why) => Self::error(502, &format!("the origin gives no blob: {why}")),
-            Failure::Unprocessable(why) => Self::error(422, &why),
-            Failure::Unsupported => Self::error(501, "this server cannot do that"),
+            StepError::TooLong => Self::error(413, "the body is too long"),
+            StepError::Incomplete => Self::error(400, "the body ended before its length"),
+            StepError::Stalled => Self::error(408, "no data received for too long"),
+            StepError::WrongHash => Self::error(409, "SHA-256 does not match"),
+            StepError::Refused(refusal) => refusal.into(),
+            StepError::Full => Self::error(507, "this server has no room left"),
+            StepError::Store(_) => unavailable("the store has failed; try again"),
+            StepError::Forbidden(why) => Self::error(403, &format!("that address may not be fetched: {why}")),
+            StepError::Origin(why) => Self::error(502, &format!("the origin returned no blob: {why}")),
+            StepError::Unprocessable(why) => Self::error(422, &why),
+            StepError::Unsupported => Self::error(501, "this server cannot do that"),
         }
     }
 }

@@ -105,7 +105,7 @@ pub struct Receive {
 
 /// What room the index has reserved for bytes that are fetched: as many as their origin announces, before any of them is stored; if it
 /// does not, those that have come, at every 64 MiB. A host asks the index each command, and goes on if it is [`Outcome::Accepted`]; a
-/// refusal is [`Failure::Refused`].
+/// refusal is [`StepError::Refused`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
     upload: u64,
@@ -160,7 +160,7 @@ pub enum Input {
     /// The index has answered.
     Answered(Outcome),
     /// Whether the event had not been used before.
-    Used(Result<(), nip98::Rejection>),
+    Used(Result<(), nip98::Nip98Error>),
     /// A body, complete.
     Body(Bytes),
     /// Bytes are stored.
@@ -172,7 +172,7 @@ pub enum Input {
     /// URLs of servers (kind 10063).
     Servers(Vec<String>),
     /// It has failed, and nothing is stored.
-    Failed(Failure),
+    Failed(StepError),
 }
 
 /// Bytes that were stored.
@@ -200,13 +200,13 @@ pub struct Processed {
     pub mime: String,
     /// What was found out. `original` is the hash of the original.
     pub media: Media,
-    /// A smaller picture (bytes and type).
+    /// A thumbnail (bytes and type).
     pub thumbnail: Option<(Bytes, String)>,
 }
 
 /// Why a step has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum StepError {
     /// The body is longer than allowed.
     TooLong,
     /// The body ended before its length, or its client left.

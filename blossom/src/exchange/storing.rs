@@ -7,7 +7,7 @@ use super::Context;
 use super::list::SECONDS_MAX;
 use super::request::{self, Price};
 use super::response::{Response, busy};
-use super::step::{Failure, Input, Receive, Received, Reservation, Step};
+use super::step::{Input, Receive, Received, Reservation, Step, StepError};
 use crate::blob::{Blob, Media, Sha256};
 use crate::index::{Command, Commit, Key, Outcome, Refusal, Wanted};
 use crate::mime;
@@ -93,7 +93,7 @@ impl Plan {
         }
         let declared = self.mime.clone().or_else(|| mime::of_origin(received.mime.as_deref()));
         if let Some(declared) = declared {
-            return mime::declared_or_told(&declared, &received.first);
+            return mime::declared_or_sniffed(&declared, &received.first);
         }
         let sniffed = mime::sniff(&received.first).map(str::to_owned);
         sniffed.or_else(|| self.mime_of_extension()).unwrap_or_else(|| mime::UNKNOWN.to_owned())
@@ -196,7 +196,7 @@ enum Stage {
         upload: u64,
         key: Key,
     },
-    Learn {
+    SetHash {
         upload: u64,
         staged: Key,
         commit: Commit,
@@ -216,7 +216,7 @@ enum Stage {
 }
 
 /// How an upload ends.
-pub(super) type End = Result<Kept, Problem>;
+pub(super) type End = Result<Kept, StoringError>;
 
 /// A blob that is stored.
 #[derive(Clone, Debug)]
@@ -236,10 +236,10 @@ impl Kept {
 
 /// Why nothing is stored.
 #[derive(Clone, Debug)]
-pub(super) enum Problem {
+pub(super) enum StoringError {
     Busy,
     Refused(Refusal),
-    Failed(Failure),
+    Failed(StepError),
     /// The hash is none of those that the token names.
     NotNamed,
     /// Blobs of this type are not taken.
@@ -250,15 +250,15 @@ pub(super) enum Problem {
     Internal,
 }
 
-impl From<Problem> for Response {
-    fn from(problem: Problem) -> Self {
+impl From<StoringError> for Response {
+    fn from(problem: StoringError) -> Self {
         match problem {
-            Problem::Busy => busy(),
-            Problem::Refused(refusal) => refusal.into(),
-            Problem::Failed(failure) => failure.into(),
-            Problem::NotNamed => crate::token::Defect::OtherHash.into(),
-            Problem::Type(response) | Problem::Unpaid(response) => response,
-            Problem::Internal => Response::internal(),
+            StoringError::Busy => busy(),
+            StoringError::Refused(refusal) => refusal.into(),
+            StoringError::Failed(failure) => failure.into(),
+            StoringError::NotNamed => crate::token::TokenError::OtherHash.into(),
+            StoringError::Type(response) | StoringError::Unpaid(response) => response,
+            StoringError::Internal => Response::internal(),
         }
     }
 }
@@ -299,7 +299,7 @@ impl Storing {
     pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
         match std::mem::replace(&mut self.stage, Stage::Begin) {
             Stage::Quote { wanted, unpaid } => match input {
-                Input::Answered(Outcome::Accepted) => end(Err(Problem::Unpaid(unpaid))),
+                Input::Answered(Outcome::Accepted) => end(Err(StoringError::Unpaid(unpaid))),
                 Input::Answered(Outcome::Exists(_)) => {
                     self.at(Stage::Begin, Step::Ask(Command::Begin(wanted)))
                 }
@@ -310,7 +310,7 @@ impl Storing {
                 Input::Received(received) => self.received(context, upload, key, received),
                 other => self.abort(upload, None, problem(other)),
             },
-            Stage::Learn { upload, staged, commit } => match input {
+            Stage::SetHash { upload, staged, commit } => match input {
                 Input::Answered(Outcome::Begun { upload, key }) => {
                     let (mime, expires_at) = (commit.mime.clone(), commit.expires_at);
                     let commit = Commit { upload, ..commit };
@@ -320,7 +320,7 @@ impl Storing {
                 // The index has ended the upload.
                 Input::Answered(Outcome::Exists(blob)) => self.discard(staged, Ok(Kept::Old(blob))),
                 Input::Answered(Outcome::Refused(refusal)) => {
-                    self.discard(staged, Err(Problem::Refused(refusal)))
+                    self.discard(staged, Err(StoringError::Refused(refusal)))
                 }
                 other => self.abort(upload, Some(staged), problem(other)),
             },
@@ -335,7 +335,7 @@ impl Storing {
                 Input::Answered(Outcome::Stored(blob)) => end(Ok(Kept::New(blob))),
                 Input::Answered(Outcome::Exists(blob)) => end(Ok(Kept::Old(blob))),
                 // The index has ended the upload.
-                Input::Answered(Outcome::Refused(refusal)) => end(Err(Problem::Refused(refusal))),
+                Input::Answered(Outcome::Refused(refusal)) => end(Err(StoringError::Refused(refusal))),
                 other => self.abort(upload, None, problem(other)),
             },
             // Whatever came of cleaning up: what is left is swept later.
@@ -351,17 +351,17 @@ impl Storing {
             // Nobody owns what they do not have.
             (Input::Answered(Outcome::Here { upload }), Some(sha256)) => (upload, sha256.to_string(), true),
             (Input::Answered(Outcome::Here { upload }), None) => {
-                return self.abort(upload, None, Problem::Internal);
+                return self.abort(upload, None, StoringError::Internal);
             }
             (Input::Answered(Outcome::Exists(blob)), _) => return end(Ok(Kept::Old(blob))),
             (Input::Answered(Outcome::Missing), _) if plan.pull.is_some() => {
-                return end(Err(Problem::Failed(Failure::Origin("it was asked lately".to_owned()))));
+                return end(Err(StoringError::Failed(StepError::Origin("it was asked lately".to_owned()))));
             }
             (other, _) => return end(Err(problem(other))),
         };
         let price = plan.price.as_ref().filter(|_| !only_hash);
         if let Some(Err(unpaid)) = price.map(|price| price.pay(context)) {
-            return self.abort(upload, None, Problem::Unpaid(unpaid));
+            return self.abort(upload, None, StoringError::Unpaid(unpaid));
         }
         let mut receive = receive(
             context,
@@ -398,19 +398,20 @@ impl Storing {
         let is_staged = plan.expected.known().is_none();
         let staged = is_staged.then(|| key.clone());
         if !plan.expected.has(&received.sha256) {
-            let problem = if is_staged { Problem::NotNamed } else { Problem::Failed(Failure::WrongHash) };
+            let problem =
+                if is_staged { StoringError::NotNamed } else { StoringError::Failed(StepError::WrongHash) };
             return self.abort(upload, staged, problem);
         }
         let mime = plan.mime_of(&received);
         if let Err(response) = bytes_are_taken(context, &mime, &received.first) {
-            return self.abort(upload, staged, Problem::Type(response));
+            return self.abort(upload, staged, StoringError::Type(response));
         }
         let Received { sha256, size, .. } = received;
         let commit = commit(context, upload, (sha256, size), mime, plan.media.clone());
         match staged {
             Some(staged) => {
-                let step = Step::Ask(Command::Learn { upload, sha256, size });
-                self.at(Stage::Learn { upload, staged, commit }, step)
+                let step = Step::Ask(Command::SetHash { upload, sha256, size });
+                self.at(Stage::SetHash { upload, staged, commit }, step)
             }
             None => self.finish(commit),
         }
@@ -421,7 +422,7 @@ impl Storing {
         self.at(stage, Step::Ask(Command::Finish(commit)))
     }
 
-    fn abort(self: Box<Self>, upload: u64, staged: Option<Key>, problem: Problem) -> Progress {
+    fn abort(self: Box<Self>, upload: u64, staged: Option<Key>, problem: StoringError) -> Progress {
         let command = match &self.plan.pull {
             Some(urls) if is_miss(&problem) => Command::AbortPull { upload, urls: urls.clone() },
             _ => Command::Abort { upload },
@@ -444,11 +445,11 @@ fn end(end: End) -> Progress {
 }
 
 /// Whether other servers are the reason.
-fn is_miss(problem: &Problem) -> bool {
-    use Failure as F;
+fn is_miss(problem: &StoringError) -> bool {
+    use StepError as F;
     match problem {
-        Problem::Type(_) => true,
-        Problem::Failed(failure) => {
+        StoringError::Type(_) => true,
+        StoringError::Failed(failure) => {
             let is_ours = matches!(failure, F::Full | F::Store(_) | F::Refused(_) | F::Unsupported);
             !is_ours
         }
@@ -457,12 +458,12 @@ fn is_miss(problem: &Problem) -> bool {
 }
 
 /// Why this input is not what was hoped for.
-pub(super) fn problem(input: Input) -> Problem {
+pub(super) fn problem(input: Input) -> StoringError {
     match input {
-        Input::Answered(Outcome::Busy) => Problem::Busy,
-        Input::Answered(Outcome::Refused(refusal)) => Problem::Refused(refusal),
-        Input::Failed(Failure::Refused(refusal)) => Problem::Refused(refusal),
-        Input::Failed(failure) => Problem::Failed(failure),
-        _ => Problem::Internal,
+        Input::Answered(Outcome::Busy) => StoringError::Busy,
+        Input::Answered(Outcome::Refused(refusal)) => StoringError::Refused(refusal),
+        Input::Failed(StepError::Refused(refusal)) => StoringError::Refused(refusal),
+        Input::Failed(failure) => StoringError::Failed(failure),
+        _ => StoringError::Internal,
     }
 }

@@ -6,15 +6,15 @@
 
 use relay_site::BlossomRoute;
 
-use super::request::{Announced, Announcement, Price, blob};
+use super::request::{Price, UploadHead, UploadHeaders, blob};
 use super::response::Response;
-use super::step::{Failure, Input, Step};
-use super::storing::{Expected, Kept, Plan, Problem, Progress, Source, Storing, problem, wanted};
-use super::{Context, Head, State, Turn};
+use super::step::{Input, Step, StepError};
+use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, StoringError, problem, wanted};
+use super::{Context, Head, State, Transition};
 use crate::index::{Command, Outcome};
 use crate::mime;
 use crate::payment::Operation;
-use crate::token::{Defect, Verb};
+use crate::token::{TokenError, Verb};
 
 /// An upload.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Upload {
     is_declared: bool,
 }
 
-pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     let (path, extension) = match head.route {
         BlossomRoute::PutBlob => {
             let (sha256, extension) = blob(head.param.as_deref())?;
@@ -33,10 +33,10 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
         _ => (None, None),
     };
     let bytes_max = context.settings.blob_bytes_max;
-    let announced = Announced::read(
+    let upload = UploadHead::read(
         context,
         head,
-        &Announcement {
+        &UploadHeaders {
             length: "content-length",
             mime: "content-type",
             verb: Verb::Upload,
@@ -45,34 +45,36 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Turn {
             path,
         },
     )?;
-    let known = announced.known();
-    let is_declared = announced.sha256.is_some();
+    let known = upload.known();
+    let is_declared = upload.sha256.is_some();
     let plan = Plan {
-        owner: announced.token.pubkey.to_string(),
+        owner: upload.token.pubkey.to_string(),
         source: Source::Body,
-        expected: Expected::new(known, announced.token.hashes),
-        length: Some(announced.length),
+        expected: Expected::new(known, upload.token.hashes),
+        length: Some(upload.length),
         bytes_max,
         key_bytes_max: context.settings.key_bytes_max,
-        mime: announced.mime,
+        mime: upload.mime,
         extension: extension.map(str::to_owned),
         media: None,
         pull: None,
-        price: Some(announced.price),
+        price: Some(upload.price),
     };
     let (storing, step) = Storing::begin(context, plan);
     Ok((State::Upload(Upload { storing, is_declared }), step))
 }
 
 impl Upload {
-    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Turn {
+    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Transition {
         let is_declared = self.is_declared;
         match self.storing.resume(context, input) {
             Progress::Step(storing, step) => Ok((State::Upload(Upload { storing, is_declared }), step)),
             Progress::End(end) => Err(match end {
                 Ok(kept) => kept.response(context),
                 // The token does not fit the bytes; whoever signs another one may upload them.
-                Err(Problem::Failed(Failure::WrongHash)) if !is_declared => Defect::OtherHash.into(),
+                Err(StoringError::Failed(StepError::WrongHash)) if !is_declared => {
+                    TokenError::OtherHash.into()
+                }
                 Err(problem) => problem.into(),
             }),
         }
@@ -97,16 +99,16 @@ pub(super) struct Check {
     is_free_if_here: bool,
 }
 
-pub(super) fn check(context: &Context<'_>, head: &Head) -> Turn {
+pub(super) fn check(context: &Context<'_>, head: &Head) -> Transition {
     let settings = context.settings;
     let (verb, operation, bytes_max) = match head.route {
         BlossomRoute::CheckMedia => (Verb::Media, Operation::Media, settings.media_bytes_max),
         _ => (Verb::Upload, Operation::Upload, settings.blob_bytes_max),
     };
-    let announced = Announced::read(
+    let upload = UploadHead::read(
         context,
         head,
-        &Announcement {
+        &UploadHeaders {
             length: "x-content-length",
             mime: "x-content-type",
             verb,
@@ -116,18 +118,18 @@ pub(super) fn check(context: &Context<'_>, head: &Head) -> Turn {
         },
     )?;
     if verb == Verb::Media {
-        super::media::may_be_processed(context, announced.mime.as_deref())?;
+        super::media::may_be_processed(context, upload.mime.as_deref())?;
     }
-    let known = announced.known();
-    let owner = announced.token.pubkey.to_string();
-    let mime = announced.mime.unwrap_or_else(|| mime::UNKNOWN.to_owned());
-    let wanted = wanted(context, owner, known, announced.length, mime);
-    let check = Check { price: announced.price, is_free_if_here: verb == Verb::Upload };
+    let known = upload.known();
+    let owner = upload.token.pubkey.to_string();
+    let mime = upload.mime.unwrap_or_else(|| mime::UNKNOWN.to_owned());
+    let wanted = wanted(context, owner, known, upload.length, mime);
+    let check = Check { price: upload.price, is_free_if_here: verb == Verb::Upload };
     Ok((State::Check(check), Step::Ask(Command::Check(wanted))))
 }
 
 impl Check {
-    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Turn {
+    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Transition {
         Err(match input {
             Input::Answered(Outcome::Exists(_)) if self.is_free_if_here => Response::empty(200),
             Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {

@@ -6,7 +6,7 @@ use relay_engine::types::PubKey;
 use super::Run;
 use super::command::{Commit, Outcome};
 use super::schema::put_meta;
-use super::sql::{self, bytes, exec, from_json, key, n, one, some, text, to_json};
+use super::sql::{self, bytes, exec, from_json, int, key, nonzero_int, query_one, text, to_json};
 use crate::blob::{Blob, Sha256};
 use crate::mime::{UNKNOWN, essence};
 
@@ -51,26 +51,29 @@ pub(super) struct BlobRow {
 
 /// How long a blob is kept; `None` is for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Keep {
+pub(super) struct Retention {
     /// Until then.
     pub(super) expires_at: Option<u64>,
     /// Seconds after the last download.
     pub(super) unused: Option<u64>,
 }
 
-impl Keep {
-    /// Changes nothing of any other by [`Keep::or`].
-    pub(super) const NO_LONGER: Keep = Keep { expires_at: Some(1), unused: Some(1) };
+impl Retention {
+    /// Never extends another one in [`Retention::or`].
+    pub(super) const NONE: Retention = Retention { expires_at: Some(1), unused: Some(1) };
 
     /// No seconds are no rule.
-    pub(super) fn new(expires_at: Option<u64>, unused: Option<u64>) -> Keep {
-        Keep { expires_at: expires_at.map(|at| at.max(1)), unused: unused.filter(|seconds| *seconds > 0) }
+    pub(super) fn new(expires_at: Option<u64>, unused: Option<u64>) -> Retention {
+        Retention {
+            expires_at: expires_at.map(|at| at.max(1)),
+            unused: unused.filter(|seconds| *seconds > 0),
+        }
     }
 
     /// As long as either wants.
-    fn or(self, other: Keep) -> Keep {
+    fn or(self, other: Retention) -> Retention {
         let later = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a.max(b));
-        Keep {
+        Retention {
             expires_at: later(self.expires_at, other.expires_at),
             unused: later(self.unused, other.unused),
         }
@@ -96,34 +99,34 @@ impl BlobRow {
         let media = bytes(row, 8)?;
         let blob = Blob {
             sha256: sql::sha256(row, 0)?,
-            size: n(row, 3)?,
+            size: int(row, 3)?,
             mime: text(row, 4)?,
-            uploaded: n(row, 2)?,
-            expires_at: some(row, 5)?,
+            uploaded: int(row, 2)?,
+            expires_at: nonzero_int(row, 5)?,
             media: if media.is_empty() { None } else { Some(from_json(media)?) },
         };
-        Ok(BlobRow { blob, owner: key(row, 1)?, unused: some(row, 6)?, accessed: n(row, 7)? })
+        Ok(BlobRow { blob, owner: key(row, 1)?, unused: nonzero_int(row, 6)?, accessed: int(row, 7)? })
     }
 
-    /// The smaller picture that belongs to it.
+    /// Its thumbnail.
     pub(super) fn thumbnail(&self) -> Option<Sha256> {
         self.blob.media.as_ref()?.thumbnail
     }
 
-    fn kept(&self) -> Keep {
-        Keep { expires_at: self.blob.expires_at, unused: self.unused }
+    fn kept(&self) -> Retention {
+        Retention { expires_at: self.blob.expires_at, unused: self.unused }
     }
 }
 
 impl<C: SqlConn> Run<'_, C> {
     /// A live blob. One read.
     pub(super) fn blob(&self, sha256: &Sha256) -> Result<Option<BlobRow>, StoreError> {
-        one(self.conn, GET, &[(*sha256).into()], BlobRow::read)
+        query_one(self.conn, GET, &[(*sha256).into()], BlobRow::read)
     }
 
     /// A blob becomes live. Two rows, one more with retention, those of [`Run::link_thumbnail`], and the totals.
     pub(super) fn insert_blob(&mut self, owner: PubKey, mut commit: Commit) -> Result<Blob, StoreError> {
-        let keep = Keep::new(commit.expires_at, commit.unused_seconds);
+        let keep = Retention::new(commit.expires_at, commit.unused_seconds);
         if let Some(media) = &mut commit.media
             && let Some(thumbnail) = media.thumbnail
             && !self.link_thumbnail(&commit.sha256, &thumbnail, owner, keep)?
@@ -156,7 +159,7 @@ impl<C: SqlConn> Run<'_, C> {
         self.state.totals.blobs += 1;
         self.state.totals.bytes = self.state.totals.bytes.saturating_add(blob.size);
         self.state.is_totals_due = true;
-        self.state.own(&owner, blob.size);
+        self.state.add_owned_bytes(&owner, blob.size);
         Ok(blob)
     }
 
@@ -170,7 +173,7 @@ impl<C: SqlConn> Run<'_, C> {
             false => Vec::new(),
         };
         for owner in &owners {
-            self.state.disown(owner, row.blob.size);
+            self.state.subtract_owned_bytes(owner, row.blob.size);
         }
         self.unlink_thumbnails(row)?;
         for sql in [DELETE, DELETE_OWNERS, DELETE_EVENTS] {
@@ -181,14 +184,14 @@ impl<C: SqlConn> Run<'_, C> {
         self.state.is_totals_due = true;
         if has_thumbnail {
             for owner in owners {
-                self.let_thumbnail_go(row, &owner)?;
+                self.remove_thumbnail_owner(row, &owner)?;
             }
         }
         Ok(())
     }
 
     /// Somebody uploads a live blob again: it is kept as long as either upload wants. Nothing if that changes nothing.
-    pub(super) fn keep(&mut self, row: &mut BlobRow, keep: Keep) -> Result<(), StoreError> {
+    pub(super) fn keep(&mut self, row: &mut BlobRow, keep: Retention) -> Result<(), StoreError> {
         let (old, new) = (row.kept(), row.kept().or(keep));
         let accessed = if is_stale(row, self.now) { self.now } else { row.accessed };
         if new != old || accessed != row.accessed {
@@ -200,7 +203,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// One of its owners says which type a blob of unknown type has. One row.
-    pub(super) fn learn_mime(&mut self, row: &mut BlobRow, mime: &str) -> Result<(), StoreError> {
+    pub(super) fn fill_in_mime(&mut self, row: &mut BlobRow, mime: &str) -> Result<(), StoreError> {
         if essence(&row.blob.mime) == UNKNOWN && essence(mime) != UNKNOWN {
             row.blob.mime = mime.to_owned();
             exec(self.conn, SET_MIME, &[mime.into(), row.blob.sha256.into()])?;

@@ -43,7 +43,7 @@ pub enum Command {
     /// The hash and size of a begun upload are known now, for its bytes have come: the same answers, and [`Outcome::Begun`] has the
     /// key where the bytes belong; [`Outcome::Exists`] instead of [`Outcome::Here`], and the uploader is an owner now. Any other
     /// answer but [`Outcome::Busy`] has ended the upload.
-    Learn {
+    SetHash {
         /// The upload.
         upload: u64,
         /// Its hash.
@@ -86,9 +86,9 @@ pub enum Command {
         /// The upload.
         upload: u64,
     },
-    /// An owner lets a blob go, or an operator removes it (`owner` is `None`): [`Outcome::Deleted`], [`Outcome::Missing`] or
+    /// An owner deletes a blob, or an administrator removes it (`owner` is `None`): [`Outcome::Deleted`], [`Outcome::Missing`] or
     /// [`Outcome::Refused`]. With its last owner the uploads of it that are under way are given up: what they send from then on is
-    /// [`Refusal::Gone`], and the bytes are removed now and once more when they end. An operator's removal does that, and removes
+    /// [`Refusal::Gone`], and the bytes are removed now and once more when they end. An administrator's removal does that, and removes
     /// what the store may have, also if the blob is [`Outcome::Missing`].
     Delete {
         /// The blob.
@@ -150,7 +150,7 @@ pub enum Command {
     },
     /// A blob with all that is known: [`Outcome::Info`] or [`Outcome::Missing`].
     Stat(Sha256),
-    /// Removes and refuses a blob, as an operator's [`Command::Delete`]: [`Outcome::Done`].
+    /// Removes and refuses a blob, as an administrator's [`Command::Delete`]: [`Outcome::Done`].
     Ban {
         /// The blob.
         sha256: Sha256,
@@ -191,7 +191,7 @@ impl Command {
     pub fn may_remove(&self) -> bool {
         matches!(
             self,
-            Command::Learn { .. }
+            Command::SetHash { .. }
                 | Command::Finish(_)
                 | Command::Abort { .. }
                 | Command::AbortPull { .. }
@@ -350,7 +350,7 @@ pub enum Outcome {
         /// The blob is here already, so that they are hashed and not stored.
         is_here: bool,
     },
-    /// The owner has let it go.
+    /// The owner is removed, and the blob with its last owner.
     Deleted,
     /// Blobs.
     Blobs(Vec<Blob>),

@@ -2,7 +2,7 @@
 //! in its stream.
 //!
 //! A description is remembered while its author owns the blob, and only if they own it when it comes: clients publish it after
-//! the upload. When the author deletes the last one of a blob, they let the blob go.
+//! the upload. When the author deletes the last one of a blob, they are removed as its owner.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, PubKey};
@@ -10,7 +10,7 @@ use relay_engine::types::{Event, EventId, PubKey};
 use super::Run;
 use super::command::{Outcome, SignedEvent};
 use super::schema::{get_meta, put_meta};
-use super::sql::{all, exec, n, one, parse_key, sha256};
+use super::sql::{exec, int, parse_key, query_all, query_one, sha256};
 use crate::blob::Sha256;
 
 const LINK: &str = "INSERT OR IGNORE INTO blossom_events (event, sha256, author) VALUES (?, ?, ?)";
@@ -22,17 +22,17 @@ const OWNED: &str =
     "SELECT sha256 FROM blossom_blobs WHERE owner = ? AND uploaded <= ? AND since <= ? LIMIT ?";
 const OWNED_FURTHER: &str =
     "SELECT sha256 FROM blossom_owners WHERE owner = ? AND uploaded <= ? AND since <= ? LIMIT ?";
-const LEAVE: &str = "INSERT INTO blossom_leaving (owner, until) VALUES (?, ?) \
+const INSERT_VANISHING: &str = "INSERT INTO blossom_leaving (owner, until) VALUES (?, ?) \
                      ON CONFLICT (owner) DO UPDATE SET until = excluded.until";
-const HAS_LEFT: &str = "DELETE FROM blossom_leaving WHERE owner = ?";
+const DELETE_VANISHING: &str = "DELETE FROM blossom_leaving WHERE owner = ?";
 const FORGET_REPORTS: &str = "DELETE FROM blossom_reports WHERE reporter = ? AND at <= ?";
 
 /// Blobs that one event describes. It is one (NIP-94); some clients add the original's hash.
 const DESCRIBED_MAX: usize = 16;
 /// Descriptions of a blob by one author that are remembered, the first ones.
 const DESCRIPTIONS_MAX: u64 = 100;
-/// Blobs that a command lets go of; [`super::Command::Sweep`] goes on.
-pub(super) const LEAVING_MAX: u64 = 200;
+/// Blobs that a command removes an owner of; [`super::Command::Sweep`] goes on.
+pub(super) const VANISHED_BLOBS_MAX: u64 = 200;
 
 impl SignedEvent {
     /// An event of the relay as [`super::Command::Apply`] takes it; `None` if it means nothing to the index. Of requests to vanish
@@ -60,7 +60,7 @@ fn event_id(text: &str) -> Result<EventId, StoreError> {
 
 impl<C: SqlConn> Run<'_, C> {
     /// An event of the relay. One row for the position. A description writes two for each blob; a deletion or a request to
-    /// vanish what [`Run::let_go`] does, for at most some blobs of a request.
+    /// vanish what [`Run::remove_owner`] does, for at most some blobs of a request.
     pub(super) fn apply(&mut self, event: &SignedEvent, seq: u64) -> Result<Outcome, StoreError> {
         let author = parse_key(&event.pubkey)?;
         match event.kind {
@@ -93,7 +93,7 @@ impl<C: SqlConn> Run<'_, C> {
                 exec(self.conn, UNLINK, &[id.0[..].into(), hash.into()])?;
                 // Who edits a description publishes another one and deletes this.
                 if self.descriptions(&hash, &author)? == 0 {
-                    self.let_go_of(&hash, &author)?;
+                    self.remove_owner_of(&hash, &author)?;
                 }
             }
         }
@@ -103,44 +103,49 @@ impl<C: SqlConn> Run<'_, C> {
     /// Descriptions of a blob by one author. Reads at most a hundred entries of an index.
     fn descriptions(&self, hash: &Sha256, author: &PubKey) -> Result<u64, StoreError> {
         let params = [(*hash).into(), (*author).into(), DESCRIPTIONS_MAX.into()];
-        Ok(one(self.conn, LINKS, &params, |row| n(row, 0))?.unwrap_or(0))
+        Ok(query_one(self.conn, LINKS, &params, |row| int(row, 0))?.unwrap_or(0))
     }
 
     /// Its author owns nothing any more that was theirs before. Also their reports are forgotten.
     fn vanish(&mut self, event: &SignedEvent, author: PubKey) -> Result<(), StoreError> {
         let until = event.created_at;
         exec(self.conn, FORGET_REPORTS, &[author.into(), until.into()])?;
-        let until = self.state.leaving.get(&author).map_or(until, |other| until.max(*other));
-        if self.leave(author, until, LEAVING_MAX)? == LEAVING_MAX {
-            exec(self.conn, LEAVE, &[author.into(), until.into()])?;
-            self.state.leaving.insert(author, until);
+        let until = self.state.vanishing.get(&author).map_or(until, |other| until.max(*other));
+        if self.remove_vanished_blobs(author, until, VANISHED_BLOBS_MAX)? == VANISHED_BLOBS_MAX {
+            exec(self.conn, INSERT_VANISHING, &[author.into(), until.into()])?;
+            self.state.vanishing.insert(author, until);
         }
         Ok(())
     }
 
-    /// Lets go of at most `limit` blobs; how many it was. If they are fewer, that was all.
-    pub(super) fn leave(&mut self, owner: PubKey, until: u64, limit: u64) -> Result<u64, StoreError> {
+    /// Removes the owner of at most `limit` blobs; returns how many. If they are fewer, that was all.
+    pub(super) fn remove_vanished_blobs(
+        &mut self,
+        owner: PubKey,
+        until: u64,
+        limit: u64,
+    ) -> Result<u64, StoreError> {
         let mut count = 0;
         for sql in [OWNED, OWNED_FURTHER] {
             let params = [owner.into(), until.into(), until.into(), (limit - count).into()];
             for hash in self.hashes(sql, &params)? {
-                self.let_go_of(&hash, &owner)?;
+                self.remove_owner_of(&hash, &owner)?;
                 count += 1;
             }
         }
-        if count < limit && self.state.leaving.remove(&owner).is_some() {
-            exec(self.conn, HAS_LEFT, &[owner.into()])?;
+        if count < limit && self.state.vanishing.remove(&owner).is_some() {
+            exec(self.conn, DELETE_VANISHING, &[owner.into()])?;
         }
         Ok(count)
     }
 
     fn hashes(&self, sql: &str, params: &[super::sql::Param]) -> Result<Vec<Sha256>, StoreError> {
-        all(self.conn, sql, params, |row| sha256(row, 0))
+        query_all(self.conn, sql, params, |row| sha256(row, 0))
     }
 
-    fn let_go_of(&mut self, hash: &Sha256, owner: &PubKey) -> Result<(), StoreError> {
+    fn remove_owner_of(&mut self, hash: &Sha256, owner: &PubKey) -> Result<(), StoreError> {
         match self.blob(hash)? {
-            Some(row) if self.is_owner(&row, owner)? => self.let_go(&row, owner),
+            Some(row) if self.is_owner(&row, owner)? => self.remove_owner(&row, owner),
             _ => Ok(()),
         }
     }

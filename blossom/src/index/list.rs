@@ -9,7 +9,7 @@ use relay_engine::types::PubKey;
 use super::Run;
 use super::blobs::{BlobRow, select};
 use super::command::Outcome;
-use super::sql::{Param, all, parse_key};
+use super::sql::{Param, parse_key, query_all};
 use crate::blob::Sha256;
 
 /// Most blobs of a page.
@@ -87,7 +87,7 @@ impl<C: SqlConn> Run<'_, C> {
                  ORDER BY {t}.uploaded DESC, {t}.sha256 DESC LIMIT ?",
                 select!()
             );
-            blobs.extend(all(self.conn, &sql, &params, |row| Ok(BlobRow::read(row)?.blob))?);
+            blobs.extend(query_all(self.conn, &sql, &params, |row| Ok(BlobRow::read(row)?.blob))?);
         }
         blobs.sort_unstable_by_key(|blob| Reverse((blob.uploaded, blob.sha256)));
         blobs.truncate(limit as usize);

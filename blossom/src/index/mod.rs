@@ -1,4 +1,4 @@
-//! Which blobs there are, whose they are, and which bytes may go: the judge of all races. A [`Command`] is one transaction.
+//! Which blobs there are, whose they are, and which bytes may be removed: every race is decided here. A [`Command`] is one transaction.
 //!
 //! - Live blobs have their bytes: a blob becomes live when its bytes are stored ([`Command::Finish`]), and bytes are removed
 //!   only while they are neither live nor being uploaded.
@@ -10,11 +10,11 @@
 //!
 //! `schema.rs` has the tables and what an upload costs.
 
+mod admin;
 mod blobs;
 mod command;
 mod events;
 mod list;
-mod operator;
 mod owners;
 mod parts;
 mod pulls;
@@ -130,7 +130,7 @@ impl<C: SqlConn> Run<'_, C> {
             Command::BeginPull(wanted, urls) => self.begin_pull(&wanted, &urls),
             Command::AbortPull { upload, urls } => self.abort_pull(upload, &urls),
             Command::Reserve { upload, size } => self.reserve(upload, size),
-            Command::Learn { upload, sha256, size } => self.learn(upload, sha256, size),
+            Command::SetHash { upload, sha256, size } => self.set_hash(upload, sha256, size),
             Command::Finish(commit) => self.finish(commit),
             Command::Abort { upload } => self.abort(upload),
             Command::BeginPart(wanted, part) => self.begin_part(&wanted, part),

@@ -4,9 +4,9 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::PubKey;
 
 use super::Run;
-use super::blobs::{BlobRow, Keep};
+use super::blobs::{BlobRow, Retention};
 use super::command::{Outcome, Refusal};
-use super::sql::{all, exec, has, key, n, one, parse_key};
+use super::sql::{exec, has, int, key, parse_key, query_all, query_one};
 use super::state::State;
 use crate::blob::Sha256;
 
@@ -28,13 +28,13 @@ const OWNED_MAX: usize = 10_000;
 
 impl State {
     /// An owner has more bytes.
-    pub(super) fn own(&mut self, owner: &PubKey, size: u64) {
+    pub(super) fn add_owned_bytes(&mut self, owner: &PubKey, size: u64) {
         if let Some(bytes) = self.owned.get_mut(owner) {
             *bytes = bytes.saturating_add(size);
         }
     }
 
-    pub(super) fn disown(&mut self, owner: &PubKey, size: u64) {
+    pub(super) fn subtract_owned_bytes(&mut self, owner: &PubKey, size: u64) {
         if let Some(bytes) = self.owned.get_mut(owner) {
             *bytes = bytes.saturating_sub(size);
         }
@@ -54,7 +54,7 @@ impl<C: SqlConn> Run<'_, C> {
         &mut self,
         row: &mut BlobRow,
         owner: PubKey,
-        keep: Keep,
+        keep: Retention,
         mime: &str,
     ) -> Result<(), StoreError> {
         let (uploaded, sha256) = (row.blob.uploaded, row.blob.sha256);
@@ -62,54 +62,54 @@ impl<C: SqlConn> Run<'_, C> {
             let params =
                 [owner.into(), uploaded.into(), sha256.into(), self.now.into(), row.blob.size.into()];
             exec(self.conn, INSERT, &params)?;
-            self.state.own(&owner, row.blob.size);
-            self.own_thumbnail(row, owner, keep)?;
+            self.state.add_owned_bytes(&owner, row.blob.size);
+            self.add_thumbnail_owner(row, owner, keep)?;
         } else {
-            if self.state.leaving.contains_key(&owner) {
+            if self.state.vanishing.contains_key(&owner) {
                 // What they upload after a request to vanish is theirs again.
                 exec(self.conn, RENEW_FIRST, &[self.now.into(), sha256.into(), owner.into()])?;
                 exec(self.conn, RENEW, &[self.now.into(), owner.into(), uploaded.into(), sha256.into()])?;
             }
-            self.learn_mime(row, mime)?;
+            self.fill_in_mime(row, mime)?;
         }
         self.keep(row, keep)
     }
 
-    /// One of its owners lets a blob go; with the last one it ends. Two rows for a further owner, four for the one in the row
-    /// of the blob, and those of its thumbnail, else as [`Run::remove_blob`] and [`Run::expel`].
-    pub(super) fn let_go(&mut self, row: &BlobRow, owner: &PubKey) -> Result<(), StoreError> {
+    /// Removes an owner of a blob, and the blob with its last owner. Two rows for a further owner, four for the one in the row
+    /// of the blob, and those of its thumbnail, else as [`Run::remove_blob`] and [`Run::purge`].
+    pub(super) fn remove_owner(&mut self, row: &BlobRow, owner: &PubKey) -> Result<(), StoreError> {
         let (uploaded, sha256) = (row.blob.uploaded, row.blob.sha256);
         let mut leaves = *owner;
         if row.owner == *owner {
-            let next = one(self.conn, NEXT, &[sha256.into()], |row| Ok((key(row, 0)?, n(row, 1)?)))?;
+            let next = query_one(self.conn, NEXT, &[sha256.into()], |row| Ok((key(row, 0)?, int(row, 1)?)))?;
             let Some((next, since)) = next else {
                 self.remove_blob(row)?;
-                return self.expel(&sha256);
+                return self.purge(&sha256);
             };
             exec(self.conn, PROMOTE, &[next.into(), since.into(), sha256.into()])?;
             leaves = next;
         }
         exec(self.conn, DELETE, &[leaves.into(), uploaded.into(), sha256.into()])?;
         exec(self.conn, UNLINK, &[sha256.into(), (*owner).into()])?;
-        self.state.disown(owner, row.blob.size);
-        self.let_thumbnail_go(row, owner)
+        self.state.subtract_owned_bytes(owner, row.blob.size);
+        self.remove_thumbnail_owner(row, owner)
     }
 
-    /// An owner lets a blob go, or an operator removes it.
+    /// An owner deletes a blob, or an administrator removes it.
     pub(super) fn delete(&mut self, sha256: &Sha256, owner: Option<&str>) -> Result<Outcome, StoreError> {
         let owner = owner.map(parse_key).transpose()?;
         let Some(row) = self.blob(sha256)? else {
             if owner.is_none() {
-                self.expel(sha256)?;
+                self.purge(sha256)?;
             }
             return Ok(Outcome::Missing);
         };
         match owner {
             None => {
                 self.remove_blob(&row)?;
-                self.expel(sha256)?;
+                self.purge(sha256)?;
             }
-            Some(owner) if self.is_owner(&row, &owner)? => self.let_go(&row, &owner)?,
+            Some(owner) if self.is_owner(&row, &owner)? => self.remove_owner(&row, &owner)?,
             Some(_) => return Ok(Outcome::Refused(Refusal::NotOwner)),
         }
         Ok(Outcome::Deleted)
@@ -118,7 +118,7 @@ impl<C: SqlConn> Run<'_, C> {
     /// At most `limit` owners of a blob.
     pub(super) fn owners(&self, row: &BlobRow, limit: u64) -> Result<Vec<PubKey>, StoreError> {
         let mut owners = vec![row.owner];
-        owners.extend(all(self.conn, ALL, &[row.blob.sha256.into(), limit.into()], |row| key(row, 0))?);
+        owners.extend(query_all(self.conn, ALL, &[row.blob.sha256.into(), limit.into()], |row| key(row, 0))?);
         Ok(owners)
     }
 
@@ -129,7 +129,7 @@ impl<C: SqlConn> Run<'_, C> {
         }
         let mut bytes = 0;
         for sql in [BYTES, BYTES_FURTHER] {
-            bytes += one(self.conn, sql, &[(*owner).into()], |row| n(row, 0))?.unwrap_or(0);
+            bytes += query_one(self.conn, sql, &[(*owner).into()], |row| int(row, 0))?.unwrap_or(0);
         }
         if self.state.owned.len() >= OWNED_MAX {
             self.state.owned.clear();

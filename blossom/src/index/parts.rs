@@ -8,7 +8,7 @@ use super::Run;
 use super::command::{Key, Outcome, Part, PartHead, Refusal, Wanted};
 use super::sql::{exec, parse_key};
 use super::state::{PartRow, Parts, Upload};
-use super::uploads::{Kind, Verdict};
+use super::uploads::{Kind, UploadDecision};
 use crate::blob::Sha256;
 
 const INSERT: &str = "INSERT INTO blossom_parts (id, upload, start, length, stored) VALUES (?, ?, ?, ?, 0)";
@@ -125,15 +125,15 @@ impl<C: SqlConn> Run<'_, C> {
         let parts = found.and_then(|id| self.state.uploads.get(&id)?.parts.as_ref());
         let has_it = parts.is_some_and(|parts| parts.have(part));
         let bytes = parts.map_or(0, Parts::bytes).saturating_add(if has_it { 0 } else { part.length });
-        match self.judge(&owner, Some(&sha256), bytes.min(wanted.size), wanted.quotas(), found)? {
-            Verdict::Exists(mut row) => {
+        match self.decide_upload(&owner, Some(&sha256), bytes.min(wanted.size), wanted.quotas(), found)? {
+            UploadDecision::Exists(mut row) => {
                 found.map_or(Ok(()), |id| self.give_up(id))?;
                 let keep = wanted.keep(&row, self.now);
                 self.add_owner(&mut row, owner, keep, &wanted.mime)?;
                 return Ok(Outcome::Exists(row.blob));
             }
             // Its owner-to-be shows that they have it: their parts come as if it were new.
-            Verdict::Here(_) => {
+            UploadDecision::Here(_) => {
                 let size = bytes.min(wanted.size);
                 if let Some(refusal) = self.refusal(&owner, Some(&sha256), size, wanted.quotas(), found)?
                     && !has_it
@@ -141,15 +141,15 @@ impl<C: SqlConn> Run<'_, C> {
                     return Ok(Outcome::Refused(refusal));
                 }
             }
-            Verdict::Busy => return Ok(Outcome::Busy),
-            Verdict::Refused(Refusal::Banned) => {
+            UploadDecision::Busy => return Ok(Outcome::Busy),
+            UploadDecision::Refused(Refusal::Banned) => {
                 found.map_or(Ok(()), |id| self.give_up(id))?;
                 return Ok(Outcome::Refused(Refusal::Banned));
             }
             // What it has stored it has reserved.
-            Verdict::Refused(_) if has_it => {}
-            Verdict::Refused(refusal) => return Ok(Outcome::Refused(refusal)),
-            Verdict::Free => {}
+            UploadDecision::Refused(_) if has_it => {}
+            UploadDecision::Refused(refusal) => return Ok(Outcome::Refused(refusal)),
+            UploadDecision::Free => {}
         }
         if other_length {
             return Ok(Outcome::Refused(Refusal::OtherLength));

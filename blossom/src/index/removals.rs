@@ -6,7 +6,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use super::Run;
 use super::command::{Key, Outcome};
 use super::parts::part_id;
-use super::sql::{all, exec, has, text};
+use super::sql::{exec, has, query_all, text};
 use super::state::Taken;
 use super::uploads::staged_key;
 use crate::blob::Sha256;
@@ -97,7 +97,7 @@ impl<C: SqlConn> Run<'_, C> {
     /// The first removals that nobody has taken.
     fn waiting(&self, limit: usize) -> Result<Vec<Key>, StoreError> {
         let among = (self.state.taken.len() + limit) as u64;
-        let keys = all(self.conn, NEXT, &[among.into()], |row| text(row, 0))?;
+        let keys = query_all(self.conn, NEXT, &[among.into()], |row| text(row, 0))?;
         Ok(keys.into_iter().filter(|key| !self.state.taken.contains_key(key)).take(limit).collect())
     }
 

@@ -17,8 +17,8 @@
 //!                   index (reporter)
 //! blossom_events    PRIMARY KEY (event, sha256), author     what kind 1063 describes: events.rs
 //!                   index (sha256, author)
-//! blossom_thumbnails PRIMARY KEY (thumbnail, picture)       smaller pictures: thumbnails.rs
-//! blossom_leaving   owner PRIMARY KEY, until                authors of kind 62 whose blobs are being let go: events.rs
+//! blossom_thumbnails PRIMARY KEY (thumbnail, picture)       thumbnails: thumbnails.rs
+//! blossom_leaving   owner PRIMARY KEY, until                authors of kind 62 ("vanishing") whose blobs are being removed: events.rs
 //! ```
 //!
 //! Durable Objects bill rows written, entries of indexes too. An upload writes six: itself and out again, its blob and the
@@ -26,15 +26,15 @@
 
 use relay_engine::sql::{SqlConn, StoreError};
 
-use super::sql::{self, corrupt, from_json, n};
+use super::sql::{self, corrupt, from_json, int};
 
-/// The layout that this version writes. Another one is refused.
+/// The schema version that this version writes. Another one is refused.
 const SCHEMA: u64 = 1;
 
 /// Databases of the first days have no such index. With it an operator's list of all blobs reads a page and not all of them.
 const UPLOADED: &str =
     "CREATE INDEX IF NOT EXISTS blossom_blobs_uploaded ON blossom_blobs (uploaded, sha256)";
-/// Databases of the first days have no such table.
+/// The first databases of schema version 1 have no such table.
 const THUMBNAILS: &str = "CREATE TABLE IF NOT EXISTS blossom_thumbnails (thumbnail BLOB NOT NULL, picture BLOB NOT NULL, \
                           PRIMARY KEY (thumbnail, picture)) WITHOUT ROWID";
 const CREATE: [&str; 19] = [
@@ -78,12 +78,15 @@ const PUT: &str = "INSERT INTO blossom_meta (name, value) VALUES (?, ?) \
 /// Makes the tables of an empty database, or checks those that there are.
 pub(super) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
     let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'blossom_meta'";
-    if sql::one(conn, tables, &[], |row| n(row, 0))?.unwrap_or(0) == 0 {
+    if sql::query_one(conn, tables, &[], |row| int(row, 0))?.unwrap_or(0) == 0 {
         return conn.transaction(&mut || CREATE.iter().try_for_each(|sql| conn.exec(sql, &[])));
     }
     match get_meta::<u64>(conn, "schema")? {
         Some(SCHEMA) => [THUMBNAILS, UPLOADED].iter().try_for_each(|sql| conn.exec(sql, &[])),
-        other => Err(corrupt(&format!("layout {other:?}, and this version reads {SCHEMA}"))),
+        other => Err(corrupt(&format!(
+            "the database has schema version {}; this version of the relay reads {SCHEMA}",
+            other.unwrap_or_default()
+        ))),
     }
 }
 
@@ -92,7 +95,7 @@ pub(super) fn get_meta<T: serde::de::DeserializeOwned>(
     conn: &impl SqlConn,
     name: &str,
 ) -> Result<Option<T>, StoreError> {
-    sql::one(conn, GET, &[name.as_bytes().into()], |row| from_json(sql::bytes(row, 0)?))
+    sql::query_one(conn, GET, &[name.as_bytes().into()], |row| from_json(sql::bytes(row, 0)?))
 }
 
 /// Sets the value of a name. One row.

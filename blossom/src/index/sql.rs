@@ -70,7 +70,7 @@ pub(super) fn exec(conn: &impl SqlConn, sql: &str, params: &[Param]) -> Result<(
 }
 
 /// All rows of a query, each read by `read`.
-pub(super) fn all<T>(
+pub(super) fn query_all<T>(
     conn: &impl SqlConn,
     sql: &str,
     params: &[Param],
@@ -85,18 +85,18 @@ pub(super) fn all<T>(
 }
 
 /// The last row of a query, which has at most one.
-pub(super) fn one<T>(
+pub(super) fn query_one<T>(
     conn: &impl SqlConn,
     sql: &str,
     params: &[Param],
     read: impl FnMut(&[SqlValue<'_>]) -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {
-    Ok(all(conn, sql, params, read)?.pop())
+    Ok(query_all(conn, sql, params, read)?.pop())
 }
 
 /// Whether a query has a row.
 pub(super) fn has(conn: &impl SqlConn, sql: &str, params: &[Param]) -> Result<bool, StoreError> {
-    Ok(one(conn, sql, params, |_| Ok(()))?.is_some())
+    Ok(query_one(conn, sql, params, |_| Ok(()))?.is_some())
 }
 
 pub(super) fn corrupt(what: &str) -> StoreError {
@@ -104,7 +104,7 @@ pub(super) fn corrupt(what: &str) -> StoreError {
 }
 
 /// An integer column.
-pub(super) fn n(row: &[SqlValue<'_>], column: usize) -> Result<u64, StoreError> {
+pub(super) fn int(row: &[SqlValue<'_>], column: usize) -> Result<u64, StoreError> {
     match row.get(column) {
         Some(SqlValue::Int(int)) => (*int).try_into().map_err(|_| corrupt("a negative number")),
         _ => Err(corrupt("a column is no integer")),
@@ -112,8 +112,8 @@ pub(super) fn n(row: &[SqlValue<'_>], column: usize) -> Result<u64, StoreError> 
 }
 
 /// An integer column in which 0 is nothing.
-pub(super) fn some(row: &[SqlValue<'_>], column: usize) -> Result<Option<u64>, StoreError> {
-    Ok(Some(n(row, column)?).filter(|int| *int > 0))
+pub(super) fn nonzero_int(row: &[SqlValue<'_>], column: usize) -> Result<Option<u64>, StoreError> {
+    Ok(Some(int(row, column)?).filter(|int| *int > 0))
 }
 
 pub(super) fn bytes<'a>(row: &[SqlValue<'a>], column: usize) -> Result<&'a [u8], StoreError> {

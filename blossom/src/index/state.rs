@@ -7,13 +7,13 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::PubKey;
 use serde::{Deserialize, Serialize};
 
-use super::blobs::Keep;
+use super::blobs::Retention;
 use super::command::Key;
 use super::list::PageEnds;
 use super::pulls::Misses;
 use super::removals::TAKEN_SECONDS;
 use super::schema::{get_meta, put_meta};
-use super::sql::{all, bytes, has, key, n, one, sha256, some, text};
+use super::sql::{bytes, has, int, key, nonzero_int, query_all, query_one, sha256, text};
 use super::sweep::{NEXT_END, abandoned_at};
 use crate::blob::Sha256;
 
@@ -37,8 +37,8 @@ pub(super) struct State {
     pub(super) next_end: Option<u64>,
     /// Reports that may come before all are counted.
     pub(super) reports_room: u64,
-    /// Authors whose blobs are being let go, and until which time they have to be theirs for that.
-    pub(super) leaving: BTreeMap<PubKey, u64>,
+    /// Authors of requests to vanish whose blobs are being removed, and the time of the request.
+    pub(super) vanishing: BTreeMap<PubKey, u64>,
     /// Not in the tables: a cursor that was deleted before a restart is unknown.
     pub(super) page_ends: PageEnds,
     /// Not in the tables either.
@@ -68,7 +68,7 @@ pub(super) struct Upload {
     pub(super) began_at: u64,
     /// `abandoned_at` as it is in the table, which lags behind while parts come.
     pub(super) abandoned_at_stored: u64,
-    pub(super) keep: Keep,
+    pub(super) keep: Retention,
     /// Its hash was not known when it began, so its bytes may be in `staged/`.
     pub(super) is_staged: bool,
     /// Its blob was banned or deleted. It is kept only because its host may still put bytes.
@@ -137,31 +137,31 @@ impl State {
         state.totals = get_meta(conn, "totals")?.unwrap_or_default();
         let uploads = "SELECT id, owner, sha256, size, key_max, total_max, abandoned_at, flags, \
                        expires_at, unused, began_at FROM blossom_uploads";
-        state.uploads = all(conn, uploads, &[], |row| {
-            let flags = n(row, 7)?;
+        state.uploads = query_all(conn, uploads, &[], |row| {
+            let flags = int(row, 7)?;
             let upload = Upload {
                 owner: key(row, 1)?,
                 sha256: if bytes(row, 2)?.is_empty() { None } else { Some(sha256(row, 2)?) },
-                size: n(row, 3)?,
-                key_max: some(row, 4)?.map(|max| max - 1),
-                total_max: some(row, 5)?.map(|max| max - 1),
-                abandoned_at: n(row, 6)?,
-                abandoned_at_stored: n(row, 6)?,
-                keep: Keep { expires_at: some(row, 8)?, unused: some(row, 9)? },
-                began_at: n(row, 10)?,
+                size: int(row, 3)?,
+                key_max: nonzero_int(row, 4)?.map(|max| max - 1),
+                total_max: nonzero_int(row, 5)?.map(|max| max - 1),
+                abandoned_at: int(row, 6)?,
+                abandoned_at_stored: int(row, 6)?,
+                keep: Retention { expires_at: nonzero_int(row, 8)?, unused: nonzero_int(row, 9)? },
+                began_at: int(row, 10)?,
                 is_staged: flags & FLAG_STAGED != 0,
                 is_given_up: flags & FLAG_GIVEN_UP != 0,
                 is_here: flags & FLAG_HERE != 0,
                 parts: (flags & FLAG_PARTS != 0 && flags & FLAG_GIVEN_UP == 0).then(Parts::default),
             };
-            Ok((n(row, 0)?, upload))
+            Ok((int(row, 0)?, upload))
         })?
         .into_iter()
         .collect();
         let parts = "SELECT id, upload, start, length, stored FROM blossom_parts";
-        let parts = all(conn, parts, &[], |row| {
-            let part = PartRow { start: n(row, 2)?, length: n(row, 3)?, is_stored: n(row, 4)? > 0 };
-            Ok((n(row, 0)?, n(row, 1)?, part))
+        let parts = query_all(conn, parts, &[], |row| {
+            let part = PartRow { start: int(row, 2)?, length: int(row, 3)?, is_stored: int(row, 4)? > 0 };
+            Ok((int(row, 0)?, int(row, 1)?, part))
         })?;
         for (id, upload, part) in parts {
             if let Some(parts) = state.uploads.get_mut(&upload).and_then(|upload| upload.parts.as_mut()) {
@@ -169,15 +169,16 @@ impl State {
             }
         }
         let taken = "SELECT key, taken_at, again FROM blossom_removals WHERE taken_at > 0";
-        state.taken = all(conn, taken, &[], |row| {
-            Ok((text(row, 0)?, Taken { at: n(row, 1)?, is_again: n(row, 2)? > 0 }))
+        state.taken = query_all(conn, taken, &[], |row| {
+            Ok((text(row, 0)?, Taken { at: int(row, 1)?, is_again: int(row, 2)? > 0 }))
         })?
         .into_iter()
         .collect();
         state.is_removal_due = has(conn, "SELECT 1 FROM blossom_removals WHERE taken_at = 0 LIMIT 1", &[])?;
-        state.next_end = one(conn, NEXT_END, &[], |row| n(row, 0))?;
-        let leaving = "SELECT owner, until FROM blossom_leaving";
-        state.leaving = all(conn, leaving, &[], |row| Ok((key(row, 0)?, n(row, 1)?)))?.into_iter().collect();
+        state.next_end = query_one(conn, NEXT_END, &[], |row| int(row, 0))?;
+        let vanishing = "SELECT owner, until FROM blossom_leaving";
+        state.vanishing =
+            query_all(conn, vanishing, &[], |row| Ok((key(row, 0)?, int(row, 1)?)))?.into_iter().collect();
         Ok(state)
     }
 
@@ -198,7 +199,7 @@ impl State {
 
     /// See [`super::Index::next_due`].
     pub(super) fn next_due(&self) -> Option<u64> {
-        if self.is_removal_due || !self.leaving.is_empty() {
+        if self.is_removal_due || !self.vanishing.is_empty() {
             return Some(0);
         }
         let uploads = self.uploads.values().map(abandoned_at);

@@ -5,9 +5,9 @@ use relay_engine::sql::{SqlConn, StoreError};
 use super::Run;
 use super::blobs::{BlobRow, select};
 use super::command::Outcome;
-use super::events::LEAVING_MAX;
+use super::events::VANISHED_BLOBS_MAX;
 use super::removals::TAKEN_SECONDS;
-use super::sql::{all, n, one};
+use super::sql::{int, query_all, query_one};
 use super::state::Upload;
 
 const ENDED: &str =
@@ -27,7 +27,8 @@ pub(super) fn abandoned_at(upload: &Upload) -> u64 {
 impl<C: SqlConn> Run<'_, C> {
     /// At most 200 of each kind. The rows that ending a blob, an upload or an ownership takes.
     pub(super) fn sweep(&mut self) -> Result<Outcome, StoreError> {
-        let ended = all(self.conn, ENDED, &[self.now.into(), (SWEPT_MAX as u64).into()], BlobRow::read)?;
+        let ended =
+            query_all(self.conn, ENDED, &[self.now.into(), (SWEPT_MAX as u64).into()], BlobRow::read)?;
         for row in &ended {
             // Thumbnails may have gone with their pictures.
             if let Some(row) = self.blob(&row.blob.sha256)? {
@@ -40,18 +41,18 @@ impl<C: SqlConn> Run<'_, C> {
         for id in &uploads {
             self.give_up(*id)?;
         }
-        let mut left = LEAVING_MAX;
-        while let Some((owner, until)) = self.state.leaving.first_key_value().map(|(k, v)| (*k, *v))
+        let mut left = VANISHED_BLOBS_MAX;
+        while let Some((owner, until)) = self.state.vanishing.first_key_value().map(|(k, v)| (*k, *v))
             && left > 0
         {
-            left -= self.leave(owner, until, left)?;
+            left -= self.remove_vanished_blobs(owner, until, left)?;
         }
         let is_more =
-            ended.len() == SWEPT_MAX || uploads.len() == SWEPT_MAX || !self.state.leaving.is_empty();
+            ended.len() == SWEPT_MAX || uploads.len() == SWEPT_MAX || !self.state.vanishing.is_empty();
         if is_more {
             return Ok(Outcome::Swept(Some(self.now)));
         }
-        self.state.next_end = one(self.conn, NEXT_END, &[], |row| n(row, 0))?;
+        self.state.next_end = query_one(self.conn, NEXT_END, &[], |row| int(row, 0))?;
         let uploads = self.state.uploads.values().map(abandoned_at);
         let taken = self.state.taken.values().map(|taken| taken.at + TAKEN_SECONDS);
         Ok(Outcome::Swept(self.state.next_end.into_iter().chain(uploads).chain(taken).min()))

@@ -1,13 +1,13 @@
-//! Smaller pictures that `/media` has made, and the pictures that they belong to. They are blobs of their own, which anybody may
-//! upload. Who owns a picture owns its thumbnail, and lets it go with the last picture that has it; a picture whose thumbnail has
+//! Thumbnails that `/media` has made, and the pictures that they belong to. They are blobs of their own, which anybody may
+//! upload. Who owns a picture owns its thumbnail, and is removed as its owner with the last picture that has it; a picture whose thumbnail has
 //! ended has none.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::PubKey;
 
 use super::Run;
-use super::blobs::{BlobRow, Keep};
-use super::sql::{all, exec, sha256, to_json};
+use super::blobs::{BlobRow, Retention};
+use super::sql::{exec, query_all, sha256, to_json};
 use crate::blob::{Media, Sha256};
 
 const LINK: &str = "INSERT OR IGNORE INTO blossom_thumbnails (thumbnail, picture) VALUES (?, ?)";
@@ -24,7 +24,7 @@ impl<C: SqlConn> Run<'_, C> {
         picture: &Sha256,
         thumbnail: &Sha256,
         owner: PubKey,
-        keep: Keep,
+        keep: Retention,
     ) -> Result<bool, StoreError> {
         let Some(mut row) = self.blob(thumbnail)? else { return Ok(false) };
         let mime = row.blob.mime.clone();
@@ -34,11 +34,11 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// A picture has a further owner.
-    pub(super) fn own_thumbnail(
+    pub(super) fn add_thumbnail_owner(
         &mut self,
         picture: &BlobRow,
         owner: PubKey,
-        keep: Keep,
+        keep: Retention,
     ) -> Result<(), StoreError> {
         let Some(thumbnail) = picture.thumbnail() else { return Ok(()) };
         let Some(mut row) = self.blob(&thumbnail)? else { return Ok(()) };
@@ -47,7 +47,11 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// An owner has let a picture go. Reads the other pictures with the same thumbnail.
-    pub(super) fn let_thumbnail_go(&mut self, picture: &BlobRow, owner: &PubKey) -> Result<(), StoreError> {
+    pub(super) fn remove_thumbnail_owner(
+        &mut self,
+        picture: &BlobRow,
+        owner: &PubKey,
+    ) -> Result<(), StoreError> {
         let Some(thumbnail) = picture.thumbnail() else { return Ok(()) };
         let Some(row) = self.blob(&thumbnail)? else { return Ok(()) };
         if !self.is_owner(&row, owner)? {
@@ -61,7 +65,7 @@ impl<C: SqlConn> Run<'_, C> {
                 return Ok(());
             }
         }
-        self.let_go(&row, owner)
+        self.remove_owner(&row, owner)
     }
 
     /// A blob ends: it is no picture with a thumbnail any more, and no thumbnail. One row for the former, two for each picture
@@ -87,6 +91,6 @@ impl<C: SqlConn> Run<'_, C> {
 
     /// Pictures with this thumbnail.
     fn pictures(&self, thumbnail: &Sha256) -> Result<Vec<Sha256>, StoreError> {
-        all(self.conn, PICTURES, &[(*thumbnail).into()], |row| sha256(row, 0))
+        query_all(self.conn, PICTURES, &[(*thumbnail).into()], |row| sha256(row, 0))
     }
 }

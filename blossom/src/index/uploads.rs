@@ -4,7 +4,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::PubKey;
 
 use super::Run;
-use super::blobs::{BlobRow, Keep};
+use super::blobs::{BlobRow, Retention};
 use super::command::{Commit, Key, Outcome, Refusal, Wanted};
 use super::sql::{exec, has, parse_key};
 use super::state::{Parts, Upload};
@@ -14,7 +14,7 @@ use crate::mime::{UNKNOWN, retention};
 const INSERT: &str = "INSERT INTO blossom_uploads (id, owner, sha256, size, key_max, total_max, abandoned_at, began_at, \
                       expires_at, unused, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const RESERVE: &str = "UPDATE blossom_uploads SET size = ? WHERE id = ?";
-const LEARN: &str = "UPDATE blossom_uploads SET sha256 = ?, size = ? WHERE id = ?";
+const SET_HASH: &str = "UPDATE blossom_uploads SET sha256 = ?, size = ? WHERE id = ?";
 const GIVE_UP: &str = "UPDATE blossom_uploads SET size = 0, flags = ? WHERE id = ?";
 const DELETE: &str = "DELETE FROM blossom_uploads WHERE id = ?";
 const IS_BANNED: &str = "SELECT 1 FROM blossom_bans WHERE sha256 = ?";
@@ -23,7 +23,7 @@ const IS_BANNED: &str = "SELECT 1 FROM blossom_bans WHERE sha256 = ?";
 pub(super) const UPLOADS_MAX: usize = 1_024;
 
 /// Whether bytes may be uploaded.
-pub(super) enum Verdict {
+pub(super) enum UploadDecision {
     /// The uploader owns it.
     Exists(Box<BlobRow>),
     /// Others own it, and the uploader may too.
@@ -61,20 +61,20 @@ impl Wanted {
     }
 
     /// How long a blob that is here already is kept from now on.
-    pub(super) fn keep(&self, row: &BlobRow, now: u64) -> Keep {
+    pub(super) fn keep(&self, row: &BlobRow, now: u64) -> Retention {
         if self.retention.is_empty() {
-            return Keep::new(self.expires_at, self.unused_seconds);
+            return Retention::new(self.expires_at, self.unused_seconds);
         }
-        retention(&self.retention, &row.blob.mime, row.blob.size).map_or_else(Keep::default, |rule| {
-            Keep::new(rule.age_seconds.map(|age| now.saturating_add(age)), rule.unused_seconds)
+        retention(&self.retention, &row.blob.mime, row.blob.size).map_or_else(Retention::default, |rule| {
+            Retention::new(rule.age_seconds.map(|age| now.saturating_add(age)), rule.unused_seconds)
         })
     }
 
     /// The same where its type is known only when the bytes have come: with rules it is not kept any longer.
-    fn keep_later(&self) -> Keep {
+    fn keep_later(&self) -> Retention {
         match self.retention.is_empty() {
-            true => Keep::new(self.expires_at, self.unused_seconds),
-            false => Keep::NO_LONGER,
+            true => Retention::new(self.expires_at, self.unused_seconds),
+            false => Retention::NONE,
         }
     }
 }
@@ -85,33 +85,35 @@ pub(super) fn staged_key(upload: u64) -> Key {
 }
 
 impl<C: SqlConn> Run<'_, C> {
-    /// Judges an upload, apart from what upload `own` itself reserves. Two reads; with a quota also what
+    /// Decides on an upload, apart from what upload `own` itself reserves. Two reads; with a quota also what
     /// [`Run::owned_bytes`] reads.
-    pub(super) fn judge(
+    pub(super) fn decide_upload(
         &mut self,
         owner: &PubKey,
         sha256: Option<&Sha256>,
         size: u64,
         quotas: Quotas,
         own: Option<u64>,
-    ) -> Result<Verdict, StoreError> {
+    ) -> Result<UploadDecision, StoreError> {
         if let Some(sha256) = sha256 {
             if self.is_banned(sha256)? {
-                return Ok(Verdict::Refused(Refusal::Banned));
+                return Ok(UploadDecision::Refused(Refusal::Banned));
             }
             if let Some(row) = self.blob(sha256)? {
                 if self.is_owner(&row, owner)? {
-                    return Ok(Verdict::Exists(Box::new(row)));
+                    return Ok(UploadDecision::Exists(Box::new(row)));
                 }
                 let quotas = Quotas { total_max: None, ..quotas };
                 let refusal = self.refusal(owner, Some(sha256), row.blob.size, quotas, own)?;
-                return Ok(refusal.map_or(Verdict::Here(Box::new(row)), Verdict::Refused));
+                return Ok(refusal.map_or(UploadDecision::Here(Box::new(row)), UploadDecision::Refused));
             }
             if self.state.taken.contains_key(&sha256.to_string()) {
-                return Ok(Verdict::Busy);
+                return Ok(UploadDecision::Busy);
             }
         }
-        Ok(self.refusal(owner, sha256, size, quotas, own)?.map_or(Verdict::Free, Verdict::Refused))
+        Ok(self
+            .refusal(owner, sha256, size, quotas, own)?
+            .map_or(UploadDecision::Free, UploadDecision::Refused))
     }
 
     /// Whether an owner has too much under way, or quotas leave no room.
@@ -169,31 +171,32 @@ impl<C: SqlConn> Run<'_, C> {
 
     pub(super) fn check(&mut self, wanted: &Wanted) -> Result<Outcome, StoreError> {
         let owner = parse_key(&wanted.owner)?;
-        let verdict = self.judge(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)?;
-        Ok(match verdict {
-            Verdict::Exists(row) | Verdict::Here(row) => Outcome::Exists(row.blob),
-            Verdict::Busy => Outcome::Busy,
-            Verdict::Refused(refusal) => Outcome::Refused(refusal),
-            Verdict::Free => Outcome::Accepted,
+        let decision =
+            self.decide_upload(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)?;
+        Ok(match decision {
+            UploadDecision::Exists(row) | UploadDecision::Here(row) => Outcome::Exists(row.blob),
+            UploadDecision::Busy => Outcome::Busy,
+            UploadDecision::Refused(refusal) => Outcome::Refused(refusal),
+            UploadDecision::Free => Outcome::Accepted,
         })
     }
 
     /// An upload begins. One row, and one if a removal is called off.
     pub(super) fn begin(&mut self, wanted: &Wanted) -> Result<Outcome, StoreError> {
         let owner = parse_key(&wanted.owner)?;
-        match self.judge(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)? {
-            Verdict::Exists(mut row) => {
+        match self.decide_upload(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)? {
+            UploadDecision::Exists(mut row) => {
                 let keep = wanted.keep(&row, self.now);
                 self.add_owner(&mut row, owner, keep, &wanted.mime)?;
                 Ok(Outcome::Exists(row.blob))
             }
-            Verdict::Here(row) => {
+            UploadDecision::Here(row) => {
                 let upload = self.insert_upload(owner, wanted, row.blob.size, Kind::Here)?;
                 Ok(Outcome::Here { upload })
             }
-            Verdict::Busy => Ok(Outcome::Busy),
-            Verdict::Refused(refusal) => Ok(Outcome::Refused(refusal)),
-            Verdict::Free => {
+            UploadDecision::Busy => Ok(Outcome::Busy),
+            UploadDecision::Refused(refusal) => Ok(Outcome::Refused(refusal)),
+            UploadDecision::Free => {
                 let upload = self.insert_upload(owner, wanted, wanted.size, Kind::Whole)?;
                 let key = wanted.sha256.map_or_else(|| staged_key(upload), |sha256| sha256.to_string());
                 Ok(Outcome::Begun { upload, key })
@@ -267,7 +270,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// The hash of staged bytes is known. One row, and one if a removal is called off.
-    pub(super) fn learn(&mut self, id: u64, sha256: Sha256, size: u64) -> Result<Outcome, StoreError> {
+    pub(super) fn set_hash(&mut self, id: u64, sha256: Sha256, size: u64) -> Result<Outcome, StoreError> {
         let Some(upload) = self.state.uploads.get(&id) else {
             self.queue(&staged_key(id))?;
             return Ok(Outcome::Refused(Refusal::Gone));
@@ -280,19 +283,19 @@ impl<C: SqlConn> Run<'_, C> {
             return self.too_late(&sha256);
         }
         let (owner, keep, quotas) = (upload.owner, upload.keep, upload.quotas());
-        match self.judge(&owner, Some(&sha256), size, quotas, Some(id))? {
-            Verdict::Exists(mut row) | Verdict::Here(mut row) => {
+        match self.decide_upload(&owner, Some(&sha256), size, quotas, Some(id))? {
+            UploadDecision::Exists(mut row) | UploadDecision::Here(mut row) => {
                 self.give_up(id)?;
                 self.add_owner(&mut row, owner, keep, UNKNOWN)?;
                 Ok(Outcome::Exists(row.blob))
             }
-            Verdict::Busy => Ok(Outcome::Busy),
-            Verdict::Refused(refusal) => {
+            UploadDecision::Busy => Ok(Outcome::Busy),
+            UploadDecision::Refused(refusal) => {
                 self.give_up(id)?;
                 Ok(Outcome::Refused(refusal))
             }
-            Verdict::Free => {
-                exec(self.conn, LEARN, &[sha256.into(), size.into(), id.into()])?;
+            UploadDecision::Free => {
+                exec(self.conn, SET_HASH, &[sha256.into(), size.into(), id.into()])?;
                 self.call_off(&sha256)?;
                 if let Some(upload) = self.state.uploads.get_mut(&id) {
                     upload.sha256 = Some(sha256);
@@ -331,7 +334,7 @@ impl<C: SqlConn> Run<'_, C> {
             return Ok(Outcome::Refused(refusal));
         }
         if let Some(mut row) = live {
-            let keep = Keep::new(commit.expires_at, commit.unused_seconds);
+            let keep = Retention::new(commit.expires_at, commit.unused_seconds);
             self.add_owner(&mut row, upload.owner, keep, &commit.mime)?;
             return Ok(Outcome::Exists(row.blob));
         }
@@ -360,9 +363,9 @@ impl<C: SqlConn> Run<'_, C> {
         upload.sha256.map_or(Ok(()), |sha256| self.free(&sha256))
     }
 
-    /// A blob is banned or its last owner has let it go: uploads of it are given up, and what the store has of it is removed. One
+    /// A blob is banned or has lost its last owner: uploads of it are aborted, and its bytes are removed. One
     /// row for the bytes and one for each upload, and two for each part.
-    pub(super) fn expel(&mut self, sha256: &Sha256) -> Result<(), StoreError> {
+    pub(super) fn purge(&mut self, sha256: &Sha256) -> Result<(), StoreError> {
         let uploads = self.state.uploads.iter();
         let is_it = |upload: &Upload| upload.sha256.as_ref() == Some(sha256) && !upload.is_given_up;
         let ids: Vec<u64> = uploads.filter(|(_, upload)| is_it(upload)).map(|(id, _)| *id).collect();

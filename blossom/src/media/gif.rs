@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::orientation::UPRIGHT;
-use super::{Fault, Stripped};
+use super::{MediaError, Stripped};
 
 const IMAGE: u8 = 0x2c;
 const EXTENSION: u8 = 0x21;
@@ -13,7 +13,7 @@ const APPLICATION: u8 = 0xff;
 /// Extensions of applications that are kept: how often it is played, the colour profile.
 const KEPT: [&[u8]; 3] = [b"NETSCAPE2.0", b"ANIMEXTS1.0", b"ICCRGBG1012"];
 
-pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, Fault> {
+pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, MediaError> {
     let mut blocks = Blocks { bytes, at: 0 };
     let head = blocks.take(13)?;
     let size = (u32::from(head[6]) | u32::from(head[7]) << 8, u32::from(head[8]) | u32::from(head[9]) << 8);
@@ -49,7 +49,7 @@ pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, Fault> {
                 }
             }
             TRAILER if has_image => break,
-            _ => return Err(Fault::Broken),
+            _ => return Err(MediaError::Broken),
         }
     }
     kept.push(TRAILER);
@@ -62,18 +62,18 @@ struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Fault> {
-        let taken = self.bytes.get(self.at..self.at + length).ok_or(Fault::Broken)?;
+    fn take(&mut self, length: usize) -> Result<&'a [u8], MediaError> {
+        let taken = self.bytes.get(self.at..self.at + length).ok_or(MediaError::Broken)?;
         self.at += length;
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Result<u8, Fault> {
+    fn byte(&mut self) -> Result<u8, MediaError> {
         Ok(self.take(1)?[0])
     }
 
     /// A table of colours, if these flags say so.
-    fn colours(&mut self, flags: u8) -> Result<(), Fault> {
+    fn colours(&mut self, flags: u8) -> Result<(), MediaError> {
         if flags & 0x80 != 0 {
             self.take(3 << ((flags & 7) + 1))?;
         }
@@ -81,7 +81,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// Sub-blocks and their end.
-    fn data(&mut self) -> Result<(), Fault> {
+    fn data(&mut self) -> Result<(), MediaError> {
         while let length @ 1.. = self.byte()? {
             self.take(usize::from(length))?;
         }

@@ -5,19 +5,19 @@ use img_parts::ImageEXIF as _;
 use img_parts::jpeg::{Jpeg, JpegSegment, markers};
 
 use super::orientation;
-use super::{Fault, Stripped};
+use super::{MediaError, Stripped};
 
 /// The marker TEM, which no picture has, and the highest one without a meaning.
 const TEM: u8 = 0x01;
 /// Bytes of a JFIF segment without thumbnail. The last two say how large that is.
 const JFIF_BYTES: usize = 14;
 
-pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, Fault> {
-    let mut jpeg = Jpeg::from_bytes(bytes.clone()).map_err(|_| Fault::Broken)?;
-    let (width, height) = jpeg.dimensions().ok_or(Fault::Broken)?;
+pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, MediaError> {
+    let mut jpeg = Jpeg::from_bytes(bytes.clone()).map_err(|_| MediaError::Broken)?;
+    let (width, height) = jpeg.dimensions().ok_or(MediaError::Broken)?;
     let orientation = jpeg.exif().map_or(orientation::UPRIGHT, |exif| orientation::read(&exif));
     let first =
-        jpeg.segments_mut().pop().filter(|last| last.marker() == markers::SOS).ok_or(Fault::Broken)?;
+        jpeg.segments_mut().pop().filter(|last| last.marker() == markers::SOS).ok_or(MediaError::Broken)?;
     let head = std::mem::take(jpeg.segments_mut());
     let mut kept: Vec<_> =
         head.iter().filter_map(|segment| keep(segment.marker(), segment.contents())).collect();
@@ -47,10 +47,10 @@ fn keep(marker: u8, contents: &Bytes) -> Option<JpegSegment> {
 
 /// Adds the header of the first scan, and of the rest of the file scans and segments between them up to the end of the picture.
 /// What follows (other pictures, films) goes.
-fn scans(kept: &mut Vec<JpegSegment>, first: JpegSegment, mut rest: Bytes) -> Result<(), Fault> {
+fn scans(kept: &mut Vec<JpegSegment>, first: JpegSegment, mut rest: Bytes) -> Result<(), MediaError> {
     let mut segment = Some((first.marker(), first.contents().clone()));
     loop {
-        let end = next_marker(&rest).ok_or(Fault::Broken)?;
+        let end = next_marker(&rest).ok_or(MediaError::Broken)?;
         let coded = rest.split_to(end);
         match segment.take() {
             Some((marker @ markers::SOS, contents)) => {
@@ -65,7 +65,8 @@ fn scans(kept: &mut Vec<JpegSegment>, first: JpegSegment, mut rest: Bytes) -> Re
             return Ok(());
         }
         let length = rest.get(2..4).map(|bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])));
-        let length = length.filter(|length| *length >= 2 && length + 2 <= rest.len()).ok_or(Fault::Broken)?;
+        let length =
+            length.filter(|length| *length >= 2 && length + 2 <= rest.len()).ok_or(MediaError::Broken)?;
         let contents = rest.split_to(length + 2).slice(4..);
         segment = Some((marker, contents));
     }

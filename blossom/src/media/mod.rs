@@ -1,5 +1,5 @@
 //! What `/media` does to pictures (BUD-05): metadata is removed and the pixels stay as they are coded; dimensions, blurhash and a
-//! smaller picture are found out. Bytes in, bytes out.
+//! thumbnail are found out. Bytes in, bytes out.
 //!
 //! Containers are rewritten from lists of what a viewer needs. Whatever is not listed goes: EXIF, XMP, IPTC, comments, times,
 //! thumbnails inside, what programs add, what follows the end of the picture. Colour profiles stay, and of EXIF the orientation.
@@ -8,20 +8,20 @@
 //! |---|---|
 //! | `jpeg`, `png`, `webp`, `gif` | one container each |
 //! | `orientation` | the one tag of EXIF that is read and kept |
-//! | `preview` | blurhash and smaller picture (feature `thumbnails`; without it there are none) |
+//! | `thumbnail` | blurhash and thumbnail (feature `thumbnails`; without it there are none) |
 
 mod gif;
 mod jpeg;
 mod orientation;
 mod png;
 #[cfg(feature = "thumbnails")]
-mod preview;
+mod thumbnail;
 mod webp;
 
 use bytes::Bytes;
 
 use crate::blob::{Media, Sha256};
-use crate::exchange::{Failure, Processed};
+use crate::exchange::{Processed, StepError};
 use crate::mime;
 
 /// Most pixels of a picture (of one frame, if it is animated).
@@ -29,7 +29,7 @@ pub const PIXELS_MAX: u64 = 100_000_000;
 
 /// Why a picture is not processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+enum MediaError {
     /// It ends early, or is not what its format says.
     Broken,
     TooLarge,
@@ -51,12 +51,12 @@ impl Stripped {
         (width, height): (u32, u32),
         orientation: u8,
         encode: impl FnOnce() -> Bytes,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, MediaError> {
         if width == 0 || height == 0 {
-            return Err(Fault::Broken);
+            return Err(MediaError::Broken);
         }
         if u64::from(width) * u64::from(height) > PIXELS_MAX {
-            return Err(Fault::TooLarge);
+            return Err(MediaError::TooLarge);
         }
         Ok(Stripped { bytes: encode(), mime, size: (width, height), orientation })
     }
@@ -72,11 +72,11 @@ impl Stripped {
 /// reason of a refusal. `media.original` of the result is not set.
 ///
 /// Takes as much memory as the picture has bytes. With the feature `thumbnails` also what its pixels take, at most 256 MiB;
-/// pictures that would take more have neither blurhash nor smaller picture.
+/// pictures that would take more have neither blurhash nor thumbnail.
 ///
 /// # Errors
-/// [`Failure::Unprocessable`] with the reason.
-pub fn process(bytes: &Bytes, declared: &str) -> Result<Processed, Failure> {
+/// [`StepError::Unprocessable`] with the reason.
+pub fn process(bytes: &Bytes, declared: &str) -> Result<Processed, StepError> {
     let sniffed = mime::sniff(bytes);
     let strip = match sniffed {
         Some("image/jpeg") => jpeg::strip,
@@ -85,26 +85,26 @@ pub fn process(bytes: &Bytes, declared: &str) -> Result<Processed, Failure> {
         Some("image/gif") => gif::strip,
         other => {
             let mime = other.unwrap_or(mime::essence(declared));
-            return Err(Failure::Unprocessable(format!(
+            return Err(StepError::Unprocessable(format!(
                 "/media takes JPEG, PNG, WebP and GIF, and this is {mime}; /upload takes it as it is"
             )));
         }
     };
     let processed = strip(bytes).and_then(|stripped| {
-        let preview = preview(&stripped)?;
+        let thumbnail = thumbnail(&stripped)?;
         let media = Media {
             original: Sha256([0; 32]),
             dim: Some(stripped.dim()),
-            blurhash: preview.blurhash,
+            blurhash: thumbnail.blurhash,
             thumbnail: None,
         };
         let Stripped { bytes, mime, .. } = stripped;
-        Ok(Processed { bytes, mime: mime.to_owned(), media, thumbnail: preview.thumbnail })
+        Ok(Processed { bytes, mime: mime.to_owned(), media, thumbnail: thumbnail.thumbnail })
     });
     processed.map_err(|fault| {
-        Failure::Unprocessable(match fault {
-            Fault::Broken => "the picture is broken or incomplete".to_owned(),
-            Fault::TooLarge => {
+        StepError::Unprocessable(match fault {
+            MediaError::Broken => "the picture is broken or incomplete".to_owned(),
+            MediaError::TooLarge => {
                 format!("the picture has more than {} megapixels", PIXELS_MAX / 1_000_000)
             }
         })
@@ -113,16 +113,16 @@ pub fn process(bytes: &Bytes, declared: &str) -> Result<Processed, Failure> {
 
 /// What is made from the pixels.
 #[derive(Clone, Debug, Default)]
-struct Preview {
+struct Thumbnail {
     blurhash: Option<String>,
     /// Bytes and type.
     thumbnail: Option<(Bytes, String)>,
 }
 
 #[cfg(feature = "thumbnails")]
-use self::preview::preview;
+use self::thumbnail::thumbnail;
 
 #[cfg(not(feature = "thumbnails"))]
-fn preview(_: &Stripped) -> Result<Preview, Fault> {
-    Ok(Preview::default())
+fn thumbnail(_: &Stripped) -> Result<Thumbnail, MediaError> {
+    Ok(Thumbnail::default())
 }

@@ -5,7 +5,7 @@ use img_parts::ImageEXIF as _;
 use img_parts::png::Png;
 
 use super::orientation;
-use super::{Fault, Stripped};
+use super::{MediaError, Stripped};
 
 /// Chunks that a viewer needs: pixels, transparency, colours, density, animation.
 const KEPT: [[u8; 4]; 17] = [
@@ -16,9 +16,9 @@ const KEPT: [[u8; 4]; 17] = [
 const FRAME: [u8; 4] = *b"fdAT";
 const HEADER_BYTES: usize = 13;
 
-pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, Fault> {
-    let mut png = Png::from_bytes(bytes.clone()).map_err(|_| Fault::Broken)?;
-    let size = png.dimensions().ok_or(Fault::Broken)?;
+pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, MediaError> {
+    let mut png = Png::from_bytes(bytes.clone()).map_err(|_| MediaError::Broken)?;
+    let size = png.dimensions().ok_or(MediaError::Broken)?;
     let chunks = png.chunks();
     let starts = chunks
         .first()
@@ -28,7 +28,7 @@ pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, Fault> {
     let is_known =
         chunks.iter().all(|chunk| chunk.kind()[0].is_ascii_lowercase() || KEPT.contains(&chunk.kind()));
     if !(starts && ends && is_known) || png.chunk_by_type(*b"IDAT").is_none() {
-        return Err(Fault::Broken);
+        return Err(MediaError::Broken);
     }
     let orientation = png.exif().map_or(orientation::UPRIGHT, |exif| orientation::read(&exif));
     png.chunks_mut().retain(|chunk| KEPT.contains(&chunk.kind()) || chunk.kind() == FRAME);

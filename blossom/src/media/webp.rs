@@ -8,7 +8,7 @@ use img_parts::webp::{
 };
 
 use super::orientation;
-use super::{Fault, Stripped};
+use super::{MediaError, Stripped};
 
 /// Flags of the extended header.
 const EXIF: u8 = 0b1000;
@@ -17,15 +17,15 @@ const HEADER_BYTES: usize = 10;
 /// What a frame says of itself, before its chunks.
 const FRAME_HEADER_BYTES: usize = 16;
 
-pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, Fault> {
-    let mut webp = WebP::from_bytes(bytes.clone()).map_err(|_| Fault::Broken)?;
-    let size = webp.dimensions().ok_or(Fault::Broken)?;
+pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, MediaError> {
+    let mut webp = WebP::from_bytes(bytes.clone()).map_err(|_| MediaError::Broken)?;
+    let size = webp.dimensions().ok_or(MediaError::Broken)?;
     let first = webp.chunks().first().map(RiffChunk::id);
     if !first.is_some_and(|id| matches!(id, CHUNK_VP8 | CHUNK_VP8L | CHUNK_VP8X)) {
-        return Err(Fault::Broken);
+        return Err(MediaError::Broken);
     }
     if ![CHUNK_VP8, CHUNK_VP8L, CHUNK_ANMF].into_iter().any(|id| webp.has_chunk(id)) {
-        return Err(Fault::Broken);
+        return Err(MediaError::Broken);
     }
     // Only the extended format has EXIF.
     let is_extended = first == Some(CHUNK_VP8X);
@@ -48,9 +48,9 @@ pub(super) fn strip(bytes: &Bytes) -> Result<Stripped, Fault> {
     Stripped::new("image/webp", size, orientation, || webp.encoder().bytes())
 }
 
-fn header(data: &Bytes, has_exif: bool) -> Result<Bytes, Fault> {
+fn header(data: &Bytes, has_exif: bool) -> Result<Bytes, MediaError> {
     if data.len() < HEADER_BYTES {
-        return Err(Fault::Broken);
+        return Err(MediaError::Broken);
     }
     let mut header = BytesMut::from(&data[..HEADER_BYTES]);
     header[0] &= !(EXIF | XMP);
@@ -61,16 +61,16 @@ fn header(data: &Bytes, has_exif: bool) -> Result<Bytes, Fault> {
 }
 
 /// A frame with the chunks of its pixels alone.
-fn frame(data: &Bytes) -> Result<Bytes, Fault> {
+fn frame(data: &Bytes) -> Result<Bytes, MediaError> {
     let mut kept = BytesMut::with_capacity(data.len());
     let mut rest = data.clone();
     kept.put(split(&mut rest, FRAME_HEADER_BYTES)?);
     while !rest.is_empty() {
         let head = split(&mut rest, 8)?;
         let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-        let length = usize::try_from(length).map_err(|_| Fault::Broken)?;
+        let length = usize::try_from(length).map_err(|_| MediaError::Broken)?;
         // With a byte to fill up, which may be missing at the end.
-        let padded = length.checked_add(length % 2).ok_or(Fault::Broken)?;
+        let padded = length.checked_add(length % 2).ok_or(MediaError::Broken)?;
         let padded = if rest.len() == length { length } else { padded };
         let contents = split(&mut rest, padded)?;
         if [CHUNK_ALPH, CHUNK_VP8, CHUNK_VP8L].iter().any(|id| head.starts_with(id)) {
@@ -81,6 +81,6 @@ fn frame(data: &Bytes) -> Result<Bytes, Fault> {
     Ok(kept.freeze())
 }
 
-fn split(rest: &mut Bytes, length: usize) -> Result<Bytes, Fault> {
-    if length > rest.len() { Err(Fault::Broken) } else { Ok(rest.split_to(length)) }
+fn split(rest: &mut Bytes, length: usize) -> Result<Bytes, MediaError> {
+    if length > rest.len() { Err(MediaError::Broken) } else { Ok(rest.split_to(length)) }
 }

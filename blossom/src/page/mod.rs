@@ -8,12 +8,12 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use relay_site::Answer;
+use relay_site::HttpResponse;
 use relay_site::blossom::RetentionRule;
 use relay_site::page::{STYLE, escape, fill_in, grouped};
 use sha2::{Digest as _, Sha256};
 
-use crate::exchange::{Context, is_open, own_name};
+use crate::exchange::{Context, is_open, server_url};
 
 const TEMPLATE: &str = include_str!("page.html");
 const FILES_STYLE: &str = include_str!("style.css");
@@ -36,8 +36,8 @@ static CONTENT_POLICY: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The page, as a response.
-pub fn answer(context: &Context<'_>) -> Answer {
-    Answer::new(200, "text/html; charset=utf-8", render(context))
+pub fn answer(context: &Context<'_>) -> HttpResponse {
+    HttpResponse::new(200, "text/html; charset=utf-8", render(context))
         .with("content-security-policy", CONTENT_POLICY.as_str())
 }
 
@@ -60,7 +60,7 @@ fn render(context: &Context<'_>) -> String {
             ("{{figures}}", figures),
             ("{{bytes_max}}", settings.blob_bytes_max.to_string()),
             ("{{bytes_shown}}", size(settings.blob_bytes_max)),
-            ("{{server}}", escape(own_name(context).unwrap_or_default())),
+            ("{{server}}", escape(server_url(context).unwrap_or_default())),
             ("{{list}}", if settings.list_public { "public" } else { "signed" }.to_owned()),
             ("{{limits}}", rows(&limits(context))),
             ("{{endpoints}}", rows(&endpoints)),
@@ -159,7 +159,7 @@ fn endpoints(context: &Context<'_>) -> Vec<(&'static str, &'static str)> {
         ("PUT /<sha256>", "the same, for a hash that is known"),
         ("PATCH /<sha256>", "store a file in parts"),
         ("GET /list/<pubkey>", if settings.list_public { "the files of a key" } else { "your files" }),
-        ("DELETE /<sha256>", "let a file go"),
+        ("DELETE /<sha256>", "delete your file"),
         ("PUT /report", "report files to the operator"),
     ];
     if settings.mirror {
@@ -175,16 +175,16 @@ fn endpoints(context: &Context<'_>) -> Vec<(&'static str, &'static str)> {
 mod tests {
     use relay_engine::verify::Libsecp256k1;
     use relay_site::BlossomSettings;
-    use relay_site::nip98::Origin;
+    use relay_site::nip98::ServerUrl;
 
     use super::*;
     use crate::exchange::Keys;
 
     fn page(settings: &BlossomSettings, is_local: bool) -> String {
-        page_at(Origin::Url("https://cdn.example.com"), settings, is_local)
+        page_at(ServerUrl::Url("https://cdn.example.com"), settings, is_local)
     }
 
-    fn page_at(origin: Origin<'_>, settings: &BlossomSettings, is_local: bool) -> String {
+    fn page_at(origin: ServerUrl<'_>, settings: &BlossomSettings, is_local: bool) -> String {
         let base_url = "https://cdn.example.com";
         let answer = answer(&Context {
             settings,
@@ -216,9 +216,9 @@ mod tests {
     fn tokens_of_the_page_name_the_server_only_where_it_can_check_that() {
         let settings = BlossomSettings::default();
         for (origin, want) in [
-            (Origin::Url("https://cdn.example.com"), "https://cdn.example.com"),
-            (Origin::Host("127.0.0.1:7777"), "https://cdn.example.com"),
-            (Origin::Host("cdn.example.com"), ""),
+            (ServerUrl::Url("https://cdn.example.com"), "https://cdn.example.com"),
+            (ServerUrl::Host("127.0.0.1:7777"), "https://cdn.example.com"),
+            (ServerUrl::Host("cdn.example.com"), ""),
         ] {
             let page = page_at(origin, &settings, false);
             assert!(page.contains(&format!("data-server=\"{want}\"")), "{origin:?}");

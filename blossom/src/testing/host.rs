@@ -7,13 +7,13 @@ use bytes::Bytes;
 use relay_engine::testing::Sqlite;
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
-use relay_site::nip98::{Author, Origin, UsedEvents};
+use relay_site::nip98::{ServerUrl, SignerTrust, UsedEvents};
 use relay_site::{BlossomSettings, FEATURES, Route, Table};
 use sha2::{Digest, Sha256 as Hasher};
 
 use crate::blob::Sha256;
 use crate::exchange::{
-    Body, Context, Exchange, Failure, Head, Input, Keys, Processed, Receive, Received, Response, Step,
+    Body, Context, Exchange, Head, Input, Keys, Processed, Receive, Received, Response, Step, StepError,
 };
 use crate::index::{Command, Index, Outcome};
 use crate::payment::Payments;
@@ -33,10 +33,10 @@ pub struct Object {
 }
 
 /// Another server's response to a URL.
-pub type Origins = BTreeMap<String, Result<(Bytes, Option<String>), Failure>>;
+pub type Origins = BTreeMap<String, Result<(Bytes, Option<String>), StepError>>;
 
 /// Strips a picture.
-pub type Processor = fn(&Bytes, &str) -> Result<Processed, Failure>;
+pub type Processor = fn(&Bytes, &str) -> Result<Processed, StepError>;
 
 /// The host.
 pub struct Host<'a> {
@@ -75,7 +75,7 @@ pub struct Host<'a> {
     /// What strips pictures; hosts without it do not.
     pub processor: Option<Processor>,
     /// What the next step that moves bytes fails with.
-    pub failure: Option<Failure>,
+    pub failure: Option<StepError>,
     /// What happens while the next body is being received.
     pub meanwhile: Option<fn(&mut Host<'_>)>,
     /// How often the index is still busy.
@@ -288,8 +288,8 @@ impl<'a> Host<'a> {
             keys: Keys { admins, allowed: allowed.as_deref(), denied },
             base_url: self.base_url,
             origin: match self.base_url.split_once("://") {
-                Some((_, host)) if !self.has_url => Origin::Host(host),
-                _ => Origin::Url(self.base_url),
+                Some((_, host)) if !self.has_url => ServerUrl::Host(host),
+                _ => ServerUrl::Url(self.base_url),
             },
             name: "Test relay",
             is_local: self.is_local,
@@ -309,17 +309,17 @@ impl<'a> Host<'a> {
         }
         match step {
             Step::Ask(command) => {
-                if self.busy > 0 && matches!(command, Command::Begin(_) | Command::Learn { .. }) {
+                if self.busy > 0 && matches!(command, Command::Begin(_) | Command::SetHash { .. }) {
                     self.busy -= 1;
                     return Input::Answered(Outcome::Busy);
                 }
                 match self.index.run(self.now, command) {
                     Ok(outcome) => Input::Answered(outcome),
-                    Err(error) => Input::Failed(Failure::Store(error.to_string())),
+                    Err(error) => Input::Failed(StepError::Store(error.to_string())),
                 }
             }
-            Step::Use(signed) => Input::Used(self.used.take(&signed, Author::Permitted, self.now)),
-            Step::Read { bytes_max } if body.len() as u64 > bytes_max => Input::Failed(Failure::TooLong),
+            Step::Use(signed) => Input::Used(self.used.take(&signed, SignerTrust::Allowed, self.now)),
+            Step::Read { bytes_max } if body.len() as u64 > bytes_max => Input::Failed(StepError::TooLong),
             Step::Read { .. } => Input::Body(body.clone()),
             Step::Receive(receive) => {
                 if let Some(act) = self.meanwhile.take() {
@@ -329,7 +329,7 @@ impl<'a> Host<'a> {
             }
             Step::Put { bytes, receive } => self.receive(receive, bytes, None),
             Step::Fetch { urls, receive, mut reservation } => {
-                let mut failure = Failure::Origin("no such server".to_owned());
+                let mut failure = StepError::Origin("no such server".to_owned());
                 for url in urls {
                     match self.origins.get(&url).cloned() {
                         Some(Ok((bytes, mime))) => {
@@ -340,7 +340,7 @@ impl<'a> Host<'a> {
                             };
                             let asked = asked.map(|command| self.index.run(self.now, command));
                             if let Some(Ok(Outcome::Refused(refusal))) = asked {
-                                return Input::Failed(Failure::Refused(refusal));
+                                return Input::Failed(StepError::Refused(refusal));
                             }
                             return self.receive(receive, bytes, mime);
                         }
@@ -371,7 +371,7 @@ impl<'a> Host<'a> {
             }
             Step::Process { bytes, mime } => match self.processor {
                 Some(process) => process(&bytes, &mime).map_or_else(Input::Failed, Input::Processed),
-                None => Input::Failed(Failure::Unsupported),
+                None => Input::Failed(StepError::Unsupported),
             },
             Step::Discard(key) => {
                 self.objects.remove(&key);
@@ -389,11 +389,11 @@ impl<'a> Host<'a> {
         let size = bytes.len() as u64;
         let sha256 = Sha256(Hasher::digest(&bytes).into());
         let failure = if size > receive.bytes_max || receive.length.is_some_and(|length| size > length) {
-            Failure::TooLong
+            StepError::TooLong
         } else if receive.length.is_some_and(|length| size < length) {
-            Failure::Incomplete
+            StepError::Incomplete
         } else if receive.sha256.is_some_and(|expected| expected != sha256) {
-            Failure::WrongHash
+            StepError::WrongHash
         } else {
             let first = bytes.slice(..bytes.len().min(4_096));
             let kept = receive.mime_from(mime.as_deref());

@@ -12,7 +12,7 @@ fn delete(number: u64, target: &str, verb: &str, hashes: &[Sha256]) -> Request {
 }
 
 #[test]
-fn an_owner_lets_a_blob_go() {
+fn an_owner_deletes_a_blob() {
     let mut host = host();
     let path = stored(&mut host, "image/png", BODY);
     let (own, other) = (hash(BODY), hash(b"other"));
@@ -41,14 +41,14 @@ fn an_owner_lets_a_blob_go() {
 }
 
 #[test]
-fn the_last_of_several_owners_takes_it_along() {
+fn a_blob_is_deleted_with_its_last_owner() {
     let mut host = host();
     let path = stored(&mut host, "image/png", BODY);
     check("second owner", &host.send(&upload(2, BODY)), 200);
-    check("first lets go", &host.send(&delete(1, &path, "delete", &[hash(BODY)])), 204);
+    check("first deletes", &host.send(&delete(1, &path, "delete", &[hash(BODY)])), 204);
     check("still here", &get(&mut host, &path), 200);
     check("no longer an owner", &host.send(&delete(1, &path, "delete", &[hash(BODY)])), 403);
-    check("second lets go", &host.send(&delete(2, &path, "delete", &[hash(BODY)])), 204);
+    check("second deletes", &host.send(&delete(2, &path, "delete", &[hash(BODY)])), 204);
     check("gone", &get(&mut host, &path), 404);
 }
 

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use relay_blossom::blob::{Blob, Media};
-use relay_blossom::exchange::{Failure, Keys, Processed, Received};
+use relay_blossom::exchange::{Keys, Processed, Received, StepError};
 use relay_blossom::index::{BlobInfo, Part, Refusal};
 use relay_blossom::payment::{Method, Payment, Payments, Purchase};
 use relay_blossom::{Command, Context, Exchange, Head, Input, Outcome, Step};
 use relay_engine::testing::signing::{event, key};
 use relay_engine::verify::Libsecp256k1;
-use relay_site::nip98::{Origin, Rejection};
+use relay_site::nip98::{Nip98Error, ServerUrl};
 use relay_site::{BlossomRoute, BlossomSettings};
 
 use crate::world::{NOW, URL, hash, header, pubkey, signed, token};
@@ -79,7 +79,7 @@ fn inputs(body: &Bytes) -> Vec<Input> {
     let mut inputs: Vec<Input> = outcomes.map(Input::Answered).into();
     inputs.extend([
         Input::Used(Ok(())),
-        Input::Used(Err(Rejection::Replayed)),
+        Input::Used(Err(Nip98Error::Replayed)),
         Input::Body(body.clone()),
         Input::Body(Bytes::from_static(b"nonsense")),
         received(hash(BODY), 8),
@@ -89,9 +89,9 @@ fn inputs(body: &Bytes) -> Vec<Input> {
         Input::Processed(picture),
         Input::Done,
         Input::Servers(vec!["home.example".to_owned()]),
-        Input::Failed(Failure::WrongHash),
-        Input::Failed(Failure::Store("it".to_owned())),
-        Input::Failed(Failure::Unsupported),
+        Input::Failed(StepError::WrongHash),
+        Input::Failed(StepError::Store("it".to_owned())),
+        Input::Failed(StepError::Unsupported),
     ]);
     inputs
 }
@@ -199,7 +199,7 @@ impl Ledger {
                 self.uploads.insert(*upload);
             }
             (Step::Ask(Command::Check(_)), Some(O::Accepted | O::Exists(_))) => self.permitted = true,
-            (Step::Ask(Command::Learn { upload, .. }), Some(O::Exists(_) | O::Refused(_)))
+            (Step::Ask(Command::SetHash { upload, .. }), Some(O::Exists(_) | O::Refused(_)))
             | (
                 Step::Ask(
                     Command::Abort { upload }
@@ -245,7 +245,7 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
         settings: &settings,
         keys: Keys { admins: &admins, allowed: None, denied: &[] },
         base_url: URL,
-        origin: Origin::Url(URL),
+        origin: ServerUrl::Url(URL),
         name: "relay",
         is_local: true,
         processes_media: true,
@@ -330,7 +330,7 @@ impl Payments for Wallet {
         vec![Payment { method: Method::Cashu, value: "creqA".to_owned() }]
     }
 
-    fn judge(&self, _: &Purchase<'_>, _: &Payment) -> Result<(), String> {
+    fn check(&self, _: &Purchase<'_>, _: &Payment) -> Result<(), String> {
         Err("not paid".to_owned())
     }
 }

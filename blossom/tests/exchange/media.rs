@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use relay_blossom::Sha256;
 use relay_blossom::blob::Media;
-use relay_blossom::exchange::{Failure, Processed};
+use relay_blossom::exchange::{Processed, StepError};
 use relay_blossom::testing::Request;
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::world::{PNG, URL, check, get, hash, host, pubkey, token, upload};
 const STRIPPED: &[u8] = b"stripped";
 const THUMBNAIL: &[u8] = b"small";
 
-fn strip(bytes: &Bytes, mime: &str) -> Result<Processed, Failure> {
+fn strip(bytes: &Bytes, mime: &str) -> Result<Processed, StepError> {
     assert!(bytes.starts_with(PNG) && mime == "image/png");
     Ok(Processed {
         bytes: Bytes::from_static(STRIPPED),
@@ -90,7 +90,7 @@ fn a_picture_goes_without_a_smaller_one_if_that_has_no_room() {
 }
 
 /// A picture as the server processes it.
-fn process(bytes: &Bytes, mime: &str) -> Result<Processed, Failure> {
+fn process(bytes: &Bytes, mime: &str) -> Result<Processed, StepError> {
     relay_blossom::media::process(bytes, mime)
 }
 
@@ -206,7 +206,7 @@ fn what_is_refused_and_before_what() {
     host.settings.media_bytes_max = 5;
     check("too long", &host.send(&put(&own)), 413);
     host.settings.media_bytes_max = 1_000;
-    host.processor = Some(|_, _| Err(Failure::Unprocessable("the picture is broken".to_owned())));
+    host.processor = Some(|_, _| Err(StepError::Unprocessable("the picture is broken".to_owned())));
     let reply = host.send(&put(&own));
     check("broken", &reply, 422);
     assert_eq!(reply.header("x-reason"), Some("the picture is broken"));

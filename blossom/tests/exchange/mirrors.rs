@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use relay_blossom::Sha256;
-use relay_blossom::exchange::Failure;
+use relay_blossom::exchange::StepError;
 use relay_blossom::testing::{Host, Request};
 
 use crate::world::{PNG, check, get, hash, host, stored, token, upload};
@@ -57,7 +57,7 @@ fn of_several_hashes_the_url_names_one_or_the_bytes_do() {
     let mut host = with_origin(AWAY, None);
     let reply = host.send(&mirror(AWAY, &hashes));
     check("by the bytes", &reply, 201);
-    assert_eq!(reply.steps, ["Read", "Ask(Begin)", "Fetch", "Ask(Learn)", "Promote", "Ask(Finish)"]);
+    assert_eq!(reply.steps, ["Read", "Ask(Begin)", "Fetch", "Ask(SetHash)", "Promote", "Ask(Finish)"]);
     let url = format!("https://away.example/{}.png", hash(BODY));
     let mut host = with_origin(&url, None);
     let reply = host.send(&mirror(&url, &hashes));
@@ -114,13 +114,13 @@ fn what_cannot_be_mirrored() {
         assert!(host.objects.is_empty(), "{what}");
     }
     let failures = [
-        (Failure::Forbidden("a private address".to_owned()), 403),
-        (Failure::Origin("404".to_owned()), 502),
-        (Failure::TooLong, 413),
-        (Failure::Incomplete, 502),
-        (Failure::Stalled, 502),
-        (Failure::Full, 507),
-        (Failure::Store("secret".to_owned()), 503),
+        (StepError::Forbidden("a private address".to_owned()), 403),
+        (StepError::Origin("404".to_owned()), 502),
+        (StepError::TooLong, 413),
+        (StepError::Incomplete, 502),
+        (StepError::Stalled, 502),
+        (StepError::Full, 507),
+        (StepError::Store("secret".to_owned()), 503),
     ];
     for (failure, status) in failures {
         let mut host = host();

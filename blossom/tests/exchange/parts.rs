@@ -1,7 +1,7 @@
 //! PATCH (BUD-14): uploads in parts.
 
 use bytes::Bytes;
-use relay_blossom::exchange::Failure;
+use relay_blossom::exchange::StepError;
 use relay_blossom::index::{PartHead, Wanted};
 use relay_blossom::testing::{Host, Object, Reply, Request};
 use relay_blossom::{Command, Outcome};
@@ -109,7 +109,7 @@ fn heads_of_parts_are_checked() {
 fn a_part_that_fails_is_sent_again() {
     let mut host = host();
     check("first", &send(&mut host, 0..10), 204);
-    host.failure = Some(Failure::Incomplete);
+    host.failure = Some(StepError::Incomplete);
     let reply = send(&mut host, 10..20);
     check("broken off", &reply, 400);
     assert_eq!(reply.steps, ["Ask(BeginPart)", "Receive", "Ask(AbortPart)"]);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use relay_blossom::Command;
-use relay_blossom::exchange::Failure;
+use relay_blossom::exchange::StepError;
 use relay_blossom::payment::{Method, Operation, Payment, Payments, Purchase};
 use relay_blossom::testing::Request;
 
@@ -25,7 +25,7 @@ impl Payments for Wallet {
         vec![invoice(Method::Lightning, "lnbc30n1"), invoice(Method::Cashu, "creqA")]
     }
 
-    fn judge(&self, purchase: &Purchase<'_>, proof: &Payment) -> Result<(), String> {
+    fn check(&self, purchase: &Purchase<'_>, proof: &Payment) -> Result<(), String> {
         self.judged.fetch_add(1, Ordering::Relaxed);
         assert!(purchase.sha256.is_some_and(|hash| hash.len() == 64));
         assert_eq!(purchase.pubkey.is_none(), purchase.operation == Operation::Download);
@@ -122,7 +122,7 @@ fn parts_and_pictures_are_paid_before_they_come() {
     let wallet = Wallet::default();
     let mut host = host();
     host.payments = Some(&wallet);
-    host.processor = Some(|_, _| Err(Failure::Unprocessable("no picture".to_owned())));
+    host.processor = Some(|_, _| Err(StepError::Unprocessable("no picture".to_owned())));
     let long: &[u8] = b"longer than five";
     let target = format!("/{}", hash(long));
     let part = Request::new("PATCH", &target)

@@ -1,7 +1,7 @@
 //! Pull-through: blobs that are not here come from the servers that the request names (BUD-10).
 
 use bytes::Bytes;
-use relay_blossom::exchange::{Failure, RELAY_OWNER};
+use relay_blossom::exchange::{RELAY_OWNER, StepError};
 use relay_blossom::index::Wanted;
 use relay_blossom::testing::{Host, Request};
 use relay_blossom::{Command, Outcome};
@@ -82,7 +82,7 @@ fn what_is_not_pulled() {
     check("turned off", &reply, 404);
     assert_eq!(reply.steps, ["Ask(Get)"]);
     host.settings.pull_through = true;
-    host.failure = Some(Failure::Full);
+    host.failure = Some(StepError::Full);
     check("no room", &get(&mut host, &format!("{path}?xs=away.example")), 507);
     host.settings.blob_bytes_max = 3;
     check("too long", &get(&mut host, &format!("{path}?xs=away.example")), 404);

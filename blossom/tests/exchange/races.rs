@@ -19,9 +19,9 @@ fn of_two_uploads_of_a_blob_one_is_first() {
     host.meanwhile = Some(|host| check("the fast one", &host.send(&upload(2, BODY)), 201));
     check("the slow one", &host.send(&upload(1, BODY)), 200);
     assert_eq!(host.objects.len(), 1);
-    check("first owner lets go", &host.send(&delete(2)), 204);
+    check("first owner deletes", &host.send(&delete(2)), 204);
     assert_eq!(get(&mut host, &format!("/{}", hash(BODY))).body, BODY, "it is the other's");
-    check("second lets go", &host.send(&delete(1)), 204);
+    check("second deletes", &host.send(&delete(1)), 204);
     assert!(host.objects.is_empty());
 }
 

@@ -1,6 +1,6 @@
 //! PUT /upload (BUD-02), PUT /<sha256> (BUD-13), HEAD /upload (BUD-06).
 
-use relay_blossom::exchange::Failure;
+use relay_blossom::exchange::StepError;
 use relay_blossom::testing::{Host, Request};
 use relay_blossom::{Command, Outcome};
 use relay_site::blossom::RetentionRule;
@@ -290,11 +290,11 @@ fn a_token_for_several_blobs_uploads_each_of_them() {
         let request = Request::new("PUT", "/upload").with("authorization", &token).body(body);
         let reply = host.send(&request);
         check("new", &reply, 201);
-        let want = ["Ask(Begin)", "Receive", "Ask(Learn)", "Promote", "Ask(Finish)"];
+        let want = ["Ask(Begin)", "Receive", "Ask(SetHash)", "Promote", "Ask(Finish)"];
         assert_eq!(reply.steps, want, "the hash is learnt from the bytes");
         let reply = host.send(&request);
         check("old", &reply, 200);
-        assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Learn)", "Discard"]);
+        assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(SetHash)", "Discard"]);
         // With X-SHA-256 it is known before.
         let reply = host.send(&request.with("x-sha-256", &hash(body).to_string()));
         assert_eq!((reply.status, reply.steps.len()), (200, 1));
@@ -399,13 +399,13 @@ fn quotas_bans_and_busy_blobs() {
 #[test]
 fn failures_leave_nothing() {
     let cases = [
-        (Failure::TooLong, 413),
-        (Failure::Incomplete, 400),
-        (Failure::Stalled, 408),
-        (Failure::WrongHash, 401),
-        (Failure::Full, 507),
-        (Failure::Store("secret: /data".to_owned()), 503),
-        (Failure::Unsupported, 501),
+        (StepError::TooLong, 413),
+        (StepError::Incomplete, 400),
+        (StepError::Stalled, 408),
+        (StepError::WrongHash, 401),
+        (StepError::Full, 507),
+        (StepError::Store("secret: /data".to_owned()), 503),
+        (StepError::Unsupported, 501),
     ];
     for (failure, status) in cases {
         let mut host = host();

@@ -51,7 +51,7 @@ fn script() -> Vec<Step> {
     let part = |offset, length| Command::BeginPart(wanted(1, 3, 100), PartHead { offset, length });
     let described = event(2, 1063, START, &[&["x", &sha(1).to_string()], &["x", &sha(2).to_string()]]);
     let deleted = event(2, 5, START, &[&["e", &described.id]]);
-    let let_go = |owner, n| Command::Delete { sha256: sha(n), owner: Some(key(owner)) };
+    let remove_owner = |owner, n| Command::Delete { sha256: sha(n), owner: Some(key(owner)) };
     vec![
         at(
             0,
@@ -66,15 +66,15 @@ fn script() -> Vec<Step> {
         at(0, Command::Begin(unknown(2, 10))),   // 3
         with(0, |upload, _| Command::Finish(commit(upload, 1, 10))),
         with(1, |upload, _| Command::Finish(commit(upload, 1, 10))),
-        with(2, |upload, _| Command::Learn { upload, sha256: sha(2), size: 10 }),
-        with(3, |upload, _| Command::Learn { upload, sha256: sha(1), size: 10 }),
+        with(2, |upload, _| Command::SetHash { upload, sha256: sha(2), size: 10 }),
+        with(3, |upload, _| Command::SetHash { upload, sha256: sha(1), size: 10 }),
         with(2, |upload, _| Command::Finish(commit(upload, 2, 10))),
         with(0, |upload, _| Command::Finish(commit(upload, 77, 10))),
         at(0, Command::TakeRemoval),
         at(0, Command::Removed(sha(77).to_string())),
         at(0, Command::Apply(described, 5)),
-        at(0, let_go(1, 1)),
-        at(0, let_go(9, 1)),
+        at(0, remove_owner(1, 1)),
+        at(0, remove_owner(9, 1)),
         at(0, Command::Report(event(7, 1984, START, &[&["x", &sha(1).to_string(), "spam"]]))),
         at(0, part(0, 50)),  // 4
         at(0, part(40, 60)), // 5
@@ -121,10 +121,10 @@ fn script() -> Vec<Step> {
         with(16, |upload, _| Command::Finish(picture(upload, 12, 11))),
         with(17, |upload, _| Command::Finish(picture(upload, 13, 11))),
         at(401, Command::Begin(wanted(5, 12, 10))),
-        at(401, let_go(4, 12)),
-        at(401, let_go(5, 12)),
+        at(401, remove_owner(4, 12)),
+        at(401, remove_owner(5, 12)),
         at(401, Command::Delete { sha256: sha(11), owner: None }),
-        at(401, let_go(4, 13)),
+        at(401, remove_owner(4, 13)),
         at(401, Command::TakeRemoval),
         at(401, Command::Totals),
         at(401, Command::Stat(sha(9))),
@@ -283,7 +283,7 @@ fn each_statement_of_opening_may_fail() {
 }
 
 #[test]
-fn a_database_of_another_layout_is_refused() {
+fn a_database_of_another_schema_version_is_refused() {
     let world = World::new();
     world.sqlite.exec("UPDATE blossom_meta SET value = x'3939' WHERE name = x'736368656d61'", &[]).unwrap();
     let error = Index::open(world.sqlite).err().unwrap();

@@ -41,7 +41,7 @@ fn a_ban_refuses_uploads_that_are_under_way() {
         assert_eq!(world.remove_all(), [sha(1).to_string()], "and since then");
     }
     let (upload, staged) = world.begin(unknown(1, 10));
-    world.refused(Command::Learn { upload, sha256: sha(1), size: 10 }, Refusal::Banned);
+    world.refused(Command::SetHash { upload, sha256: sha(1), size: 10 }, Refusal::Banned);
     assert_eq!(world.remove_all(), [staged]);
 }
 

@@ -1,4 +1,4 @@
-//! Owners: who may let a blob go, and lists.
+//! Owners: who may delete a blob, and lists.
 
 use relay_blossom::index::Refusal;
 use relay_blossom::{Command, Outcome};

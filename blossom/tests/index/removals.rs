@@ -27,12 +27,12 @@ fn an_upload_calls_off_a_removal_and_waits_for_one_that_is_under_way() {
     world.check(Command::Begin(wanted(2, 1, 10)), &Outcome::Busy);
     world.check(Command::Check(wanted(2, 1, 10)), &Outcome::Busy);
     let (unknown, _) = world.begin(unknown(2, 10));
-    let learn = Command::Learn { upload: unknown, sha256: sha(1), size: 10 };
-    world.check(learn.clone(), &Outcome::Busy);
+    let set_hash = Command::SetHash { upload: unknown, sha256: sha(1), size: 10 };
+    world.check(set_hash.clone(), &Outcome::Busy);
     world.reopen();
     world.check(Command::Begin(wanted(2, 1, 10)), &Outcome::Busy);
     world.check(Command::Removed(bytes.clone()), &Outcome::Done);
-    assert!(matches!(world.run(learn), Outcome::Begun { .. }));
+    assert!(matches!(world.run(set_hash), Outcome::Begun { .. }));
     assert_eq!(take(&mut world), None);
     // Who says so again is not believed.
     world.run(Command::Abort { upload: unknown });
@@ -102,15 +102,15 @@ fn a_removal_that_nobody_reports_is_handed_out_again() {
 fn a_deletion_gives_up_uploads_of_the_blob_and_removes_it_twice() {
     let ban = Command::Ban { sha256: sha(1), reason: String::new() };
     let remove = Command::Delete { sha256: sha(1), owner: None };
-    let let_go = Command::Delete { sha256: sha(1), owner: Some(key(2)) };
+    let remove_owner = Command::Delete { sha256: sha(1), owner: Some(key(2)) };
     let bytes = sha(1).to_string();
-    for (end, refusal) in [(ban, Refusal::Banned), (remove, Refusal::Gone), (let_go, Refusal::Gone)] {
+    for (end, refusal) in [(ban, Refusal::Banned), (remove, Refusal::Gone), (remove_owner, Refusal::Gone)] {
         let mut world = World::new();
         let (known, _) = world.begin(wanted(1, 1, 10));
         let (failing, _) = world.begin(wanted(1, 1, 10));
         let (dead, _) = world.begin(wanted(1, 1, 10));
         let (staged, _) = world.begin(unknown(1, 10));
-        world.run(Command::Learn { upload: staged, sha256: sha(1), size: 10 });
+        world.run(Command::SetHash { upload: staged, sha256: sha(1), size: 10 });
         world.part(wanted(3, 1, 10), 0, 5);
         let (joining, joined) = world.part(wanted(4, 1, 10), 0, 10);
         assert!(joined.is_some());
@@ -240,7 +240,7 @@ fn what_is_known_is_not_swept_away() {
     for unknown in ["", "x", "parts/", "staged/", "staged/+1", &sha(0xab).to_string().to_uppercase()] {
         world.check(Command::IsKnown(unknown.to_owned()), &Outcome::Missing);
     }
-    world.run(Command::Learn { upload, sha256: sha(6), size: 10 });
+    world.run(Command::SetHash { upload, sha256: sha(6), size: 10 });
     world.check(Command::IsKnown(staged), &Outcome::Accepted);
     world.check(Command::IsKnown(sha(6).to_string()), &Outcome::Accepted);
 }

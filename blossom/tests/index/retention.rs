@@ -70,7 +70,7 @@ fn whoever_wants_a_blob_longer_keeps_it() {
         let wanted = Wanted { sha256: None, ..keep(2, 1, second.0, second.1) };
         let (upload, _) = world.begin(wanted);
         world.reopen();
-        world.run(Command::Learn { upload, sha256: sha(1), size: 10 });
+        world.run(Command::SetHash { upload, sha256: sha(1), size: 10 });
         sweep(&mut world, ends);
     };
     let (soon, late) = (Some(START + 500), Some(START + 900));

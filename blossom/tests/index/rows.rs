@@ -51,7 +51,7 @@ fn an_upload_costs_six_rows() {
 fn an_upload_of_unknown_hash_costs_a_row_more() {
     let mut world = world();
     let Outcome::Begun { upload, .. } = world.costs(Command::Begin(unknown(1, 10)), 1) else { panic!() };
-    world.costs(Command::Learn { upload, sha256: sha(1), size: 10 }, 1);
+    world.costs(Command::SetHash { upload, sha256: sha(1), size: 10 }, 1);
     world.costs(Command::Finish(commit(upload, 1, 10)), 5 + NO_RETENTION);
 }
 

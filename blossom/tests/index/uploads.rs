@@ -152,17 +152,17 @@ fn a_failed_upload_leaves_nothing_unless_another_one_is_under_way() {
 #[test]
 fn an_unknown_hash_is_judged_when_it_is_known() {
     let mut world = World::new();
-    let learn = |upload, n| Command::Learn { upload, sha256: sha(n), size: 10 };
+    let set_hash = |upload, n| Command::SetHash { upload, sha256: sha(n), size: 10 };
     let (upload, staged) = world.begin(unknown(1, 10));
     assert_eq!(staged, format!("staged/{upload}"));
-    world.check(learn(upload, 1), &Outcome::Begun { upload, key: sha(1).to_string() });
-    world.check(learn(upload, 1), &Outcome::Begun { upload, key: sha(1).to_string() });
+    world.check(set_hash(upload, 1), &Outcome::Begun { upload, key: sha(1).to_string() });
+    world.check(set_hash(upload, 1), &Outcome::Begun { upload, key: sha(1).to_string() });
     assert!(matches!(world.run(Command::Finish(commit(upload, 1, 10))), Outcome::Stored(_)));
     assert_eq!(world.remove_all(), [""; 0]);
 
     // It is here already.
     let (upload, staged) = world.begin(unknown(2, 10));
-    assert!(matches!(world.run(learn(upload, 1)), Outcome::Exists(_)));
+    assert!(matches!(world.run(set_hash(upload, 1)), Outcome::Exists(_)));
     assert_eq!(world.list(Some(2), None, 9), [sha(1)]);
     assert_eq!(world.remove_all(), [staged]);
     world.refused(Command::Finish(commit(upload, 1, 10)), Refusal::Gone);
@@ -171,23 +171,23 @@ fn an_unknown_hash_is_judged_when_it_is_known() {
     world.run(Command::Ban { sha256: sha(2), reason: String::new() });
     world.remove_all();
     let (upload, staged) = world.begin(unknown(2, 10));
-    world.refused(learn(upload, 2), Refusal::Banned);
+    world.refused(set_hash(upload, 2), Refusal::Banned);
     assert_eq!(world.remove_all(), [staged]);
 
     // It fails before and after.
     let (upload, staged) = world.begin(unknown(2, 10));
     world.run(Command::Abort { upload });
     assert_eq!(world.remove_all(), std::slice::from_ref(&staged));
-    world.refused(learn(upload, 3), Refusal::Gone);
+    world.refused(set_hash(upload, 3), Refusal::Gone);
     assert_eq!(world.remove_all(), [staged], "the bytes may have come after their removal");
     let (upload, staged) = world.begin(unknown(2, 10));
-    world.run(learn(upload, 3));
+    world.run(set_hash(upload, 3));
     world.run(Command::Abort { upload });
     assert_eq!(world.remove_all(), [sha(3).to_string(), staged]);
 
     // It turns out longer than there is room.
     let (upload, staged) = world.begin(Wanted { key_bytes_max: Some(15), ..unknown(2, 1) });
-    world.refused(learn(upload, 4), Refusal::KeyQuota);
+    world.refused(set_hash(upload, 4), Refusal::KeyQuota);
     assert_eq!(world.remove_all(), [staged]);
     assert_eq!(world.totals().uploads, 0);
 }
@@ -245,7 +245,7 @@ fn quotas_count_what_is_live_and_what_is_under_way() {
     world.refused(Command::Finish(commit(upload, 11, 101)), Refusal::KeyQuota);
     world.refused(Command::Begin(quota(1, 12, 1)), Refusal::KeyQuota);
     world.upload(quota(5, 11, 100));
-    // An owner who lets go has room again, and so have both when the blob is removed.
+    // An owner who deletes has room again, and so have both when the blob is removed.
     world.upload(quota(6, 20, 70));
     world.upload(quota(7, 20, 70));
     world.refused(Command::Begin(quota(7, 21, 31)), Refusal::KeyQuota);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use image::ImageFormat;
 use img_parts::png::{Png, PngChunk};
-use relay_blossom::exchange::Failure;
+use relay_blossom::exchange::StepError;
 use relay_blossom::media::{PIXELS_MAX, process};
 
 use crate::samples::{self, encode, pixels};
@@ -11,7 +11,7 @@ use crate::samples::{self, encode, pixels};
 #[track_caller]
 fn refused(what: &str, bytes: impl Into<Bytes>, want: &str) {
     match process(&bytes.into(), "image/jpeg") {
-        Err(Failure::Unprocessable(why)) => assert!(why.contains(want), "{what}: {why}"),
+        Err(StepError::Unprocessable(why)) => assert!(why.contains(want), "{what}: {why}"),
         other => panic!("{what}: {other:?}"),
     }
 }
@@ -35,7 +35,7 @@ fn pictures_that_end_early_are_refused() {
         };
         for length in 0..end {
             let result = process(&whole.slice(..length), mime);
-            assert!(matches!(result, Err(Failure::Unprocessable(_))), "{what}: {length} of {end}");
+            assert!(matches!(result, Err(StepError::Unprocessable(_))), "{what}: {length} of {end}");
         }
         process(&whole.slice(..end), mime).unwrap();
     }
@@ -51,7 +51,7 @@ fn any_bit_may_be_wrong() {
                 broken[at] ^= 1 << bit;
                 match process(&broken.into(), mime) {
                     Ok(_) => taken += 1,
-                    Err(Failure::Unprocessable(_)) => {}
+                    Err(StepError::Unprocessable(_)) => {}
                     Err(other) => panic!("{what} {at}.{bit}: {other:?}"),
                 }
             }

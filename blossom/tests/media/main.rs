@@ -1,6 +1,6 @@
 //! What `/media` does to pictures.
 
 mod hostile;
-mod previews;
 mod samples;
 mod stripping;
+mod thumbnails;

@@ -7,7 +7,7 @@ use image::codecs::gif::GifDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbaImage};
-use relay_blossom::exchange::{Failure, Processed};
+use relay_blossom::exchange::{Processed, StepError};
 use relay_blossom::media::process;
 
 use crate::samples::{self, GPS_ENTRY, HEIGHT, PROFILE, SECRET, WIDTH, contains, encode, pixels};
@@ -124,7 +124,7 @@ fn other_types_are_refused_with_a_reason() {
     ];
     for (bytes, declared, want) in cases {
         match process(&Bytes::from_static(bytes), declared) {
-            Err(Failure::Unprocessable(why)) => assert!(why.contains(want), "{declared}: {why}"),
+            Err(StepError::Unprocessable(why)) => assert!(why.contains(want), "{declared}: {why}"),
             other => panic!("{declared}: {other:?}"),
         }
     }

@@ -38,7 +38,7 @@ impl Connection {
     /// Sends bytes as they are.
     ///
     /// # Errors
-    /// If the server has closed the connection, or takes nothing for the endpoint's patience.
+    /// If the server has closed the connection, or takes nothing for the endpoint's timeout.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.stream {
             Stream::Plain(socket) => socket.write_all(bytes),
@@ -70,7 +70,7 @@ impl Connection {
     /// Reads one response to a request with `method`, after any interim ones (1xx).
     ///
     /// # Errors
-    /// If the connection ends within the response or before it, nothing comes for the endpoint's patience, or what
+    /// If the connection ends within the response or before it, nothing comes for the endpoint's timeout, or what
     /// comes is no HTTP/1.1.
     pub fn response(&mut self, method: &str) -> io::Result<Response> {
         let mut interim = Vec::new();
@@ -100,7 +100,7 @@ impl Connection {
         Ok(self.head()?.status)
     }
 
-    /// Whether the server has closed the connection, or does within the endpoint's patience, sending nothing more.
+    /// Whether the server has closed the connection, or does within the endpoint's timeout, sending nothing more.
     pub fn is_closed(&mut self) -> bool {
         self.unread.is_empty() && matches!(self.fill(), Ok(0))
     }

@@ -27,7 +27,7 @@ pub struct Endpoint {
     addresses: Vec<SocketAddr>,
     tls: Option<Arc<ClientConfig>>,
     /// Longest wait for a connection, a write or a read.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 impl Endpoint {
@@ -35,7 +35,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// For other schemes, for a URL without a host, and if the name has no address.
-    pub fn new(url: &str, patience: Duration) -> io::Result<Self> {
+    pub fn new(url: &str, timeout: Duration) -> io::Result<Self> {
         let bad = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
         let parsed = Url::parse(url).map_err(|error| bad(format!("{url}: {error}")))?;
         let (scheme, tls) = match parsed.scheme() {
@@ -51,7 +51,7 @@ impl Endpoint {
         if addresses.is_empty() {
             return Err(bad(format!("{host} has no address")));
         }
-        Ok(Endpoint { host: bare, authority, scheme, addresses, tls, patience })
+        Ok(Endpoint { host: bare, authority, scheme, addresses, tls, timeout })
     }
 
     /// The URL of a path on this server.
@@ -73,7 +73,7 @@ impl Endpoint {
     pub fn connect(&self) -> io::Result<Connection> {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in &self.addresses {
-            match TcpStream::connect_timeout(address, self.patience) {
+            match TcpStream::connect_timeout(address, self.timeout) {
                 Ok(socket) => return self.prepare(socket),
                 Err(error) => last = error,
             }
@@ -83,8 +83,8 @@ impl Endpoint {
 
     fn prepare(&self, socket: TcpStream) -> io::Result<Connection> {
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(self.patience))?;
-        socket.set_write_timeout(Some(self.patience))?;
+        socket.set_read_timeout(Some(self.timeout))?;
+        socket.set_write_timeout(Some(self.timeout))?;
         let Some(config) = &self.tls else {
             return Ok(Connection::plain(socket));
         };

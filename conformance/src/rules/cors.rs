@@ -3,7 +3,7 @@
 use crate::context::{Context, lock};
 use crate::http::Response;
 use crate::suite::Strength::{Must, Practice};
-use crate::suite::{Check, Miss, Rule, fail, rule};
+use crate::suite::{Check, NotPassed, Rule, fail, rule};
 
 const SECTION: &str = "BUD-01 Cross origin headers";
 const ERRORS: &str = "BUD-01 Error responses";
@@ -43,7 +43,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("cors-too-large", SECTION, Practice, "414 and 431 allow any origin too", |ctx| {
         let response = ctx.get(&format!("/{}", "a".repeat(100_000))).send()?;
         if !matches!(response.status, 414 | 431) {
-            return Err(Miss::Skip(format!("{}: neither 414 nor 431", response.summary())));
+            return Err(NotPassed::Skip(format!("{}: neither 414 nor 431", response.summary())));
         }
         allows_origin(&response)
     }),
@@ -130,7 +130,7 @@ fn allows_origin(response: &Response) -> Check {
 
 fn has_reason(response: &Response) -> Check {
     if response.status < 400 {
-        return Err(Miss::Skip(format!("{} is no error", response.summary())));
+        return Err(NotPassed::Skip(format!("{} is no error", response.summary())));
     }
     response.ensure(
         response.header("x-reason").is_some_and(|reason| !reason.is_empty()),

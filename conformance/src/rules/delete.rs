@@ -50,23 +50,23 @@ pub(super) const RULES: &[Rule] = &[
         ctx.delete_as(&blob.sha256, &ctx.key)?.expect(&[200, 204])?;
         ctx.expect_served(&blob)
     }),
-    rule("delete-last-owner", DELETE, Must, "it goes when the last owner lets go", |ctx| {
+    rule("delete-last-owner", DELETE, Must, "it is deleted with its last owner", |ctx| {
         let blob = deletable(ctx)?;
         ctx.store_second(&blob)?;
         ctx.delete_as(&blob.sha256, &ctx.key)?.expect(&[200, 204])?;
         ctx.delete_as(&blob.sha256, &ctx.second)?.expect(&[200, 204])?;
         ctx.expect_absent(&blob.sha256)
     }),
-    rule("delete-own-list", DELETE, Must, "who let go of a blob has it in his list no longer", |ctx| {
+    rule("delete-own-list", DELETE, Must, "a deleted blob is no longer in its owner's list", |ctx| {
         super::list::offered(ctx)?;
         let blob = deletable(ctx)?;
         ctx.store_second(&blob)?;
         ctx.delete_as(&blob.sha256, &ctx.key)?.expect(&[200, 204])?;
         let lists = [super::list::all(ctx, &ctx.key)?, super::list::all(ctx, &ctx.second)?];
         let has = lists.map(|list| list.contains(&blob.sha256));
-        ensure(has == [false, true], || format!("in the list of who let go, of the other: {has:?}"))
+        ensure(has == [false, true], || format!("in the list of who deleted it, of the other: {has:?}"))
     }),
-    rule("delete-not-owner-any-more", DELETE, Safety, "who let go cannot delete it again", |ctx| {
+    rule("delete-not-owner-any-more", DELETE, Safety, "a former owner cannot delete it again", |ctx| {
         let blob = deletable(ctx)?;
         ctx.store_second(&blob)?;
         ctx.delete_as(&blob.sha256, &ctx.key)?.expect(&[200, 204])?;

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::nostr::Token;
 use crate::request::Request;
 use crate::suite::Strength::{Practice, Safety, Should};
-use crate::suite::{Check, Miss, Rule, fail, rule};
+use crate::suite::{Check, NotPassed, Rule, fail, rule};
 
 const PUT: &str = "BUD-02 PUT /upload";
 const STATUS: &str = "BUD-02 PUT /upload status codes";
@@ -125,7 +125,7 @@ pub(super) const RULES: &[Rule] = &[
         let mut connection = ctx.connect()?;
         connection.send_body(&request.head_bytes(&ctx.server));
         connection.send_body(&blob.bytes[..900]);
-        std::thread::sleep(ctx.options.pace);
+        std::thread::sleep(ctx.options.body_pause);
         ctx.expect_absent(&blob.sha256)?;
         connection.send_body(&blob.bytes[900..]);
         request.receive(&mut connection)?.expect(&[201])?;
@@ -139,7 +139,7 @@ pub(super) const RULES: &[Rule] = &[
         let mut connection = ctx.connect()?;
         connection.send_body(&request.head_bytes(&ctx.server));
         for piece in blob.bytes.chunks(125) {
-            std::thread::sleep(ctx.options.pace);
+            std::thread::sleep(ctx.options.body_pause);
             connection.send_body(piece);
         }
         request.receive(&mut connection)?.expect(&[201])?;
@@ -184,7 +184,7 @@ pub(super) fn put<'a>(ctx: &'a Context, blob: &Blob) -> Request<'a> {
 }
 
 /// Uploads a blob under the name of another; gives both.
-fn mismatch(ctx: &Context) -> Result<(crate::http::Response, Blob, Blob), Miss> {
+fn mismatch(ctx: &Context) -> Result<(crate::http::Response, Blob, Blob), NotPassed> {
     ctx.thousand()?;
     let (announced, sent) = (ctx.blob(30), ctx.blob(30));
     let response = put(ctx, &announced).body(&sent.bytes).send()?;
@@ -192,10 +192,12 @@ fn mismatch(ctx: &Context) -> Result<(crate::http::Response, Blob, Blob), Miss> 
 }
 
 /// Announces a length, and sends no body.
-fn announce(ctx: &Context, length: &str) -> Result<crate::http::Response, Miss> {
+fn announce(ctx: &Context, length: &str) -> Result<crate::http::Response, NotPassed> {
     let request = put(ctx, &ctx.blob(10)).without_body().header("Content-Length", length).malformed();
     match request.send() {
-        Err(Miss::Fail(text)) => Err(Miss::Fail(format!("{text}; it is refused only when it has been sent"))),
+        Err(NotPassed::Fail(text)) => {
+            Err(NotPassed::Fail(format!("{text}; it is refused only when it has been sent")))
+        }
         other => other,
     }
 }
@@ -205,7 +207,7 @@ fn begun(
     ctx: &Context,
     length: usize,
     act: impl FnOnce(&mut crate::http::Connection, &Blob) -> Check,
-) -> Result<Blob, Miss> {
+) -> Result<Blob, NotPassed> {
     ctx.thousand()?;
     let blob = ctx.blob(length);
     ctx.note(&blob.sha256, &ctx.key);
@@ -214,7 +216,7 @@ fn begun(
     connection.send_body(&request.head_bytes(&ctx.server));
     act(&mut connection, &blob)?;
     drop(connection);
-    std::thread::sleep(ctx.options.pace.min(Duration::from_millis(200)));
+    std::thread::sleep(ctx.options.body_pause.min(Duration::from_millis(200)));
     Ok(blob)
 }
 

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::{Key, Token};
 use crate::suite::Strength::{Must, Practice, Safety, Should};
-use crate::suite::{Check, Miss, Rule, ensure, fail, rule};
+use crate::suite::{Check, NotPassed, Rule, ensure, fail, rule};
 
 const LIST: &str = "BUD-12 GET /list";
 const STATUS: &str = "BUD-12 GET /list status codes";
@@ -51,7 +51,7 @@ pub(super) const RULES: &[Rule] = &[
             list(ctx, &ctx.key, "")?.iter().filter_map(|item| item["uploaded"].as_u64()).collect();
         ensure(times.is_sorted_by(|one, other| one >= other), || format!("uploaded: {times:?}"))
     }),
-    rule("list-limit", LIST, Must, "limit limits", |ctx| {
+    rule("list-limit", LIST, Must, "`limit` bounds the list", |ctx| {
         several(ctx)?;
         for limit in 1..=3 {
             let found = list(ctx, &ctx.key, &format!("limit={limit}"))?.len();
@@ -158,7 +158,7 @@ pub(super) fn offered(ctx: &Context) -> Check {
     ctx.offered("GET /list", || request(ctx, &ctx.key, ""))
 }
 
-fn request(ctx: &Context, key: &Key, query: &str) -> Result<Response, Miss> {
+fn request(ctx: &Context, key: &Key, query: &str) -> Result<Response, NotPassed> {
     let end = if query.is_empty() { String::new() } else { format!("?{query}") };
     let path = format!("/list/{}{end}", key.pubkey);
     let response = ctx.get(&path).send()?;
@@ -169,12 +169,12 @@ fn request(ctx: &Context, key: &Key, query: &str) -> Result<Response, Miss> {
 }
 
 /// One page of a key's list.
-pub(super) fn list(ctx: &Context, key: &Key, query: &str) -> Result<Vec<Value>, Miss> {
+pub(super) fn list(ctx: &Context, key: &Key, query: &str) -> Result<Vec<Value>, NotPassed> {
     let response = request(ctx, key, query)?;
     array(&response)
 }
 
-fn array(response: &Response) -> Result<Vec<Value>, Miss> {
+fn array(response: &Response) -> Result<Vec<Value>, NotPassed> {
     response.expect(&[200])?;
     match response.json() {
         Some(Value::Array(items)) => Ok(items),
@@ -187,7 +187,7 @@ fn hashes(items: &[Value]) -> Vec<String> {
 }
 
 /// All of a key's list, page by page.
-pub(super) fn all(ctx: &Context, key: &Key) -> Result<Vec<String>, Miss> {
+pub(super) fn all(ctx: &Context, key: &Key) -> Result<Vec<String>, NotPassed> {
     let mut all: Vec<String> = hashes(&list(ctx, key, "")?);
     let mut last = all.last().cloned();
     for _ in 0..200 {

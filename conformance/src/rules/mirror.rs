@@ -1,4 +1,4 @@
-//! BUD-04: `PUT /mirror`, and the guard of the server's own network.
+//! BUD-04: `PUT /mirror`, and SSRF protection: the server's own network is not reached.
 
 use std::net::TcpListener;
 
@@ -10,13 +10,13 @@ use crate::http::{Endpoint, Response};
 use crate::nostr::Token;
 use crate::origin::{Origin, Reply};
 use crate::suite::Strength::{Must, Practice, Safety, Should};
-use crate::suite::{Check, Miss, Rule, ensure, fail, rule, skip};
+use crate::suite::{Check, NotPassed, Rule, ensure, fail, rule, skip};
 
 use super::integrity::ABSURD;
 
 const MIRROR: &str = "BUD-04 PUT /mirror";
 const STATUS: &str = "BUD-04 status codes";
-const GUARD: &str = "BUD-04 guard";
+const SSRF: &str = "BUD-04 SSRF";
 
 /// Most requests that a server may send for one mirror request: the first, three redirects, and as many HEADs.
 const REQUESTS_MAX: usize = 8;
@@ -74,7 +74,7 @@ pub(super) const RULES: &[Rule] = &[
         let url = local(ctx, &wanted.path(), Reply::Blob(Vec::new(), sent.bytes.clone()))?;
         mirror(ctx, &wanted, &url)?.expect(&[409]).map(|_| ())
     }),
-    rule("mirror-mismatch-stores", GUARD, Safety, "a blob that is not the x is not stored", |ctx| {
+    rule("mirror-mismatch-stores", SSRF, Safety, "a blob that is not the x is not stored", |ctx| {
         let (wanted, sent) = (ctx.blob(300), ctx.blob(300));
         let url = local(ctx, &wanted.path(), Reply::Blob(Vec::new(), sent.bytes.clone()))?;
         mirror(ctx, &wanted, &url)?.expect(&[400, 401, 403, 409, 502])?;
@@ -99,14 +99,14 @@ pub(super) const RULES: &[Rule] = &[
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         mirror(ctx, &blob, &format!("http://127.0.0.1:{port}{}", blob.path()))?.expect(&[502]).map(|_| ())
     }),
-    rule("mirror-cut", GUARD, Safety, "what an origin breaks off is not stored", |ctx| {
+    rule("mirror-cut", SSRF, Safety, "what an origin breaks off is not stored", |ctx| {
         let blob = ctx.blob(300);
         let url = local(ctx, &blob.path(), Reply::Cut(blob.bytes.clone()))?;
         let response = mirror(ctx, &blob, &url)?;
         response.ensure(response.status >= 400, "the origin announced 100 bytes more")?;
         ctx.expect_absent(&blob.sha256)
     }),
-    rule("mirror-huge", GUARD, Safety, "an origin that announces 2^50 bytes is refused", |ctx| {
+    rule("mirror-huge", SSRF, Safety, "an origin that announces 2^50 bytes is refused", |ctx| {
         let blob = ctx.blob(300);
         let url = local(ctx, &blob.path(), Reply::Announce(ABSURD))?;
         mirror(ctx, &blob, &url)?.expect(&[402, 403, 413, 502, 507]).map(|_| ())
@@ -118,7 +118,7 @@ pub(super) const RULES: &[Rule] = &[
         mirror(ctx, &blob, &url)?.expect(&[201])?;
         ctx.expect_served(&blob)
     }),
-    rule("mirror-redirect-loop", GUARD, Safety, "redirects without end are given up soon", |ctx| {
+    rule("mirror-redirect-loop", SSRF, Safety, "redirects without end are given up soon", |ctx| {
         let blob = ctx.blob(300);
         let url = local(ctx, &blob.path(), Reply::Status(404))?;
         local(ctx, &blob.path(), Reply::To(url.clone()))?;
@@ -128,7 +128,7 @@ pub(super) const RULES: &[Rule] = &[
         let count = ctx.origin.connections() - before;
         response.ensure(count <= REQUESTS_MAX, &format!("the origin was asked {count} times"))
     }),
-    rule("mirror-redirect-scheme", GUARD, Safety, "a redirect to another scheme is not followed", |ctx| {
+    rule("mirror-redirect-scheme", SSRF, Safety, "a redirect to another scheme is not followed", |ctx| {
         every_scheme(ctx, |blob, target| {
             let url = local(ctx, &ctx.blob(1).path(), Reply::To(target.to_owned()))?;
             let response = mirror(ctx, blob, &url)?;
@@ -175,7 +175,7 @@ pub(super) const RULES: &[Rule] = &[
         }
         Ok(())
     }),
-    rule("mirror-scheme", GUARD, Safety, "only http and https are fetched", |ctx| {
+    rule("mirror-scheme", SSRF, Safety, "only http and https are fetched", |ctx| {
         offered(ctx)?;
         every_scheme(ctx, |blob, url| {
             let response = mirror(ctx, blob, url)?;
@@ -183,15 +183,17 @@ pub(super) const RULES: &[Rule] = &[
             Ok(())
         })
     }),
-    rule("mirror-huge-body", GUARD, Safety, "a body of 2 MB is refused", |ctx| {
+    rule("mirror-huge-body", SSRF, Safety, "a body of 2 MB is refused", |ctx| {
         offered(ctx)?;
         let url = format!("https://blossom.invalid/{}", "x".repeat(2 << 20));
         mirror(ctx, &ctx.blob(1), &url)?.expect_refusal()?;
         ctx.expect_alive()
     }),
-    rule("guard-literal", GUARD, Safety, "127.0.0.1 is not reached", |ctx| guarded(ctx, &["127.0.0.1"])),
-    rule("guard-callback", GUARD, Safety, "the private address of the callback is not reached", |ctx| {
-        guards(ctx)?;
+    rule("ssrf-literal", SSRF, Safety, "127.0.0.1 is not reached", |ctx| {
+        refuses_private(ctx, &["127.0.0.1"])
+    }),
+    rule("ssrf-callback", SSRF, Safety, "the private address of the callback is not reached", |ctx| {
+        protects_network(ctx)?;
         if !ctx.origin.is_private() {
             return skip("the callback is a public address");
         }
@@ -202,17 +204,23 @@ pub(super) const RULES: &[Rule] = &[
         }
         not_reached(ctx, &ctx.origin, ctx.origin.host())
     }),
-    rule("guard-name", GUARD, Safety, "localhost is not reached", |ctx| {
-        guarded(ctx, &["localhost", "LOCALHOST", "localhost.", "a.localhost"])
+    rule("ssrf-name", SSRF, Safety, "localhost is not reached", |ctx| {
+        refuses_private(ctx, &["localhost", "LOCALHOST", "localhost.", "a.localhost"])
     }),
-    rule("guard-forms", GUARD, Safety, "other ways to write 127.0.0.1 do not reach it", |ctx| {
-        guarded(ctx, &["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.000.000.001", "0", "0.0.0.0"])
+    rule("ssrf-forms", SSRF, Safety, "other ways to write 127.0.0.1 do not reach it", |ctx| {
+        refuses_private(
+            ctx,
+            &["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.000.000.001", "0", "0.0.0.0"],
+        )
     }),
-    rule("guard-v6", GUARD, Safety, "IPv6 forms do not reach it", |ctx| {
-        guarded(ctx, &["[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::]", "[0:0:0:0:0:0:0:1]"])
+    rule("ssrf-v6", SSRF, Safety, "IPv6 forms do not reach it", |ctx| {
+        refuses_private(ctx, &["[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::]", "[0:0:0:0:0:0:0:1]"])
     }),
-    rule("guard-userinfo", GUARD, Safety, "a name before @ does not hide the address", |ctx| {
-        guarded(ctx, &["example.com@127.0.0.1", "example.com:80@127.0.0.1", "example.com%2f@127.0.0.1"])
+    rule("ssrf-userinfo", SSRF, Safety, "a name before @ does not hide the address", |ctx| {
+        refuses_private(
+            ctx,
+            &["example.com@127.0.0.1", "example.com:80@127.0.0.1", "example.com%2f@127.0.0.1"],
+        )
     }),
 ];
 
@@ -222,14 +230,14 @@ pub(super) fn offered(ctx: &Context) -> Check {
     ctx.offered("PUT /mirror", || mirror(ctx, &ctx.blob(1), "not a url"))
 }
 
-fn mirror(ctx: &Context, blob: &Blob, url: &str) -> Result<Response, Miss> {
+fn mirror(ctx: &Context, blob: &Blob, url: &str) -> Result<Response, NotPassed> {
     ctx.note(&blob.sha256, &ctx.key);
     let token = Token::new("upload").x(&blob.sha256);
     ctx.put("/mirror").token(&token, &ctx.key).json(&json!({"url": url})).send()
 }
 
 /// The URL at which the callback listener gives this reply, if the server can reach it.
-fn local(ctx: &Context, path: &str, reply: Reply) -> Result<String, Miss> {
+fn local(ctx: &Context, path: &str, reply: Reply) -> Result<String, NotPassed> {
     offered(ctx)?;
     if ctx.origin.is_private() && !ctx.options.private_allowed {
         return skip("the callback is a private address: --callback with a public one, or --private-allowed");
@@ -241,13 +249,13 @@ fn local(ctx: &Context, path: &str, reply: Reply) -> Result<String, Miss> {
 }
 
 /// The URL of an origin that has the blob.
-fn source(ctx: &Context, blob: &Blob) -> Result<String, Miss> {
+fn source(ctx: &Context, blob: &Blob) -> Result<String, NotPassed> {
     let Some(url) = &ctx.options.mirror_origin else {
         let headers = vec![("Content-Type".to_owned(), blob.mime.clone())];
         return local(ctx, &blob.path(), Reply::Blob(headers, blob.bytes.clone()));
     };
     offered(ctx)?;
-    let server = Endpoint::new(url, ctx.options.patience)?;
+    let server = Endpoint::new(url, ctx.options.timeout)?;
     let token = Token::new("upload").x(&blob.sha256);
     let response = ctx.put("/upload").token(&token, &ctx.key).blob(blob).send_to(&server)?;
     if !response.is_success() {
@@ -271,16 +279,16 @@ fn every_scheme(ctx: &Context, check: impl Fn(&Blob, &str) -> Check) -> Check {
 }
 
 /// No host of these leads to the listener on loopback, neither over http nor over https.
-fn guarded(ctx: &Context, hosts: &[&str]) -> Check {
-    guards(ctx)?;
+fn refuses_private(ctx: &Context, hosts: &[&str]) -> Check {
+    protects_network(ctx)?;
     if !ctx.server.is_loopback() {
         return skip("the server is on another machine, whose loopback is not watched");
     }
     hosts.iter().try_for_each(|host| not_reached(ctx, &ctx.loopback, host))
 }
 
-/// Skips unless the server mirrors, and guards its network.
-fn guards(ctx: &Context) -> Check {
+/// Skips unless the server mirrors, and protects_network its network.
+fn protects_network(ctx: &Context) -> Check {
     offered(ctx)?;
     if ctx.options.private_allowed {
         return skip("the server is set up to fetch from private addresses");

@@ -3,7 +3,6 @@
 mod conditional;
 mod cors;
 mod delete;
-mod harmless;
 mod integrity;
 mod list;
 mod media;
@@ -18,6 +17,7 @@ mod ranges;
 mod report;
 mod retrieve;
 mod scope;
+mod stored_scripts;
 mod tokens;
 mod upload;
 mod wire;
@@ -34,7 +34,7 @@ pub(crate) fn all() -> Vec<Rule> {
         conditional::RULES,
         upload::RULES,
         integrity::RULES,
-        harmless::RULES,
+        stored_scripts::RULES,
         preflight::RULES,
         mirror::RULES,
         media::RULES,

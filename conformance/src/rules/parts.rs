@@ -6,7 +6,7 @@ use crate::http::Response;
 use crate::nostr::Token;
 use crate::request::Request;
 use crate::suite::Strength::{Must, Practice, Safety, Should};
-use crate::suite::{Check, Miss, Rule, fail, rule, skip};
+use crate::suite::{Check, NotPassed, Rule, fail, rule, skip};
 
 use super::integrity::ABSURD;
 
@@ -70,7 +70,7 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("parts-concurrent", CHUNKING, Should, "parts may be sent at once", |ctx| {
         let blob = begin(ctx, 2000)?;
-        let results: Vec<Result<Response, Miss>> = std::thread::scope(|scope| {
+        let results: Vec<Result<Response, NotPassed>> = std::thread::scope(|scope| {
             let send = |from: usize| part(ctx, &blob, from, from + 200).send();
             let threads: Vec<_> =
                 (0..2000).step_by(200).map(|from| scope.spawn(move || send(from))).collect();
@@ -205,7 +205,7 @@ pub(super) const RULES: &[Rule] = &[
             connection.send_body(&request.head_bytes(&ctx.server));
             connection.send_body(&blob.bytes[100..150]);
             drop(connection);
-            std::thread::sleep(ctx.options.pace);
+            std::thread::sleep(ctx.options.body_pause);
             ctx.expect_absent(&blob.sha256)?;
             // The upload is resumed.
             finish(ctx, &blob, &[(100, 300)])
@@ -274,13 +274,13 @@ fn offered(ctx: &Context) -> Check {
 }
 
 /// A blob to upload.
-fn begin(ctx: &Context, length: usize) -> Result<Blob, Miss> {
+fn begin(ctx: &Context, length: usize) -> Result<Blob, NotPassed> {
     offered(ctx)?;
     Ok(ctx.blob(length))
 }
 
 /// A blob to upload to a server that wants tokens.
-fn closed(ctx: &Context) -> Result<Blob, Miss> {
+fn closed(ctx: &Context) -> Result<Blob, NotPassed> {
     let blob = begin(ctx, 300)?;
     if ctx.uploads_are_open()? { skip("uploads need no token here") } else { Ok(blob) }
 }

@@ -103,7 +103,7 @@ pub(super) const RULES: &[Rule] = &[
         connection.send_body(&request.bytes());
         connection.send_body(&blob.bytes[..60]);
         drop(connection);
-        std::thread::sleep(ctx.options.pace);
+        std::thread::sleep(ctx.options.body_pause);
         ctx.expect_absent(&blob.sha256)?;
         put(ctx, &blob).send()?.expect(&[201])?;
         ctx.expect_served(&blob)

@@ -6,7 +6,7 @@ use crate::blob::Blob;
 use crate::context::Context;
 use crate::http::Response;
 use crate::suite::Strength::{Must, Practice, Safety};
-use crate::suite::{Miss, Rule, ensure, fail, rule};
+use crate::suite::{NotPassed, Rule, ensure, fail, rule};
 
 const UPLOADS: &str = "BUD-02 concurrency";
 const DELETES: &str = "BUD-12 concurrency";
@@ -58,10 +58,10 @@ pub(super) const RULES: &[Rule] = &[
             let mut connection = ctx.connect()?;
             connection.send_body(&request.head_bytes(&ctx.server));
             connection.send_body(&blob.bytes[..1000]);
-            std::thread::sleep(ctx.options.pace.min(Duration::from_millis(200)));
+            std::thread::sleep(ctx.options.body_pause.min(Duration::from_millis(200)));
             ctx.upload(&blob)?.expect(&[201])?;
             drop(connection);
-            std::thread::sleep(ctx.options.pace.min(Duration::from_millis(200)));
+            std::thread::sleep(ctx.options.body_pause.min(Duration::from_millis(200)));
             ctx.expect_served(&blob)
         },
     ),
@@ -118,7 +118,7 @@ pub(super) const RULES: &[Rule] = &[
         }
         Ok(())
     }),
-    rule("race-owners", DELETES, Safety, "owners that let go at once leave nothing behind", |ctx| {
+    rule("race-owners", DELETES, Safety, "concurrent deletes by all owners delete the blob", |ctx| {
         super::tokens::deletable(ctx)?;
         for _ in 0..ROUNDS {
             let blob = ctx.stored(500)?;
@@ -165,24 +165,18 @@ pub(super) const RULES: &[Rule] = &[
             Ok(())
         },
     ),
-    rule(
-        "race-slow-reader",
-        "BUD-01 concurrency",
-        Safety,
-        "readers that do not read hold up nobody",
-        |ctx| {
-            let blob = ctx.stored(2 << 20)?;
-            let mut idle = Vec::new();
-            for _ in 0..20 {
-                let mut connection = ctx.connect()?;
-                connection.send_body(&ctx.read(&blob)?.bytes());
-                idle.push(connection);
-            }
-            ctx.expect_served(&ctx.thousand()?)?;
-            ctx.upload(&ctx.blob(100))?.expect(&[201]).map(|_| ())
-        },
-    ),
-    rule("race-slow-writer", UPLOADS, Safety, "uploads that stand still hold up nobody", |ctx| {
+    rule("race-slow-reader", "BUD-01 concurrency", Safety, "slow readers do not block others", |ctx| {
+        let blob = ctx.stored(2 << 20)?;
+        let mut idle = Vec::new();
+        for _ in 0..20 {
+            let mut connection = ctx.connect()?;
+            connection.send_body(&ctx.read(&blob)?.bytes());
+            idle.push(connection);
+        }
+        ctx.expect_served(&ctx.thousand()?)?;
+        ctx.upload(&ctx.blob(100))?.expect(&[201]).map(|_| ())
+    }),
+    rule("race-slow-writer", UPLOADS, Safety, "stalled uploads do not block others", |ctx| {
         ctx.thousand()?;
         let mut idle = Vec::new();
         for _ in 0..20 {
@@ -198,8 +192,8 @@ pub(super) const RULES: &[Rule] = &[
 /// Does `act` for every item, each on a thread, at once.
 fn at_once<T: Sync>(
     items: &[T],
-    act: impl Fn(&T) -> Result<Response, Miss> + Sync,
-) -> Vec<Result<Response, Miss>> {
+    act: impl Fn(&T) -> Result<Response, NotPassed> + Sync,
+) -> Vec<Result<Response, NotPassed>> {
     let start = std::sync::Barrier::new(items.len());
     std::thread::scope(|scope| {
         let (act, start) = (&act, &start);
@@ -211,14 +205,16 @@ fn at_once<T: Sync>(
         };
         let threads: Vec<_> = items.iter().map(spawn).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|_| Err(Miss::Fail("a thread of the suite panicked".to_owned())))
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(NotPassed::Fail("a thread of the suite panicked".to_owned())))
         };
         threads.into_iter().map(join).collect()
     })
 }
 
 /// Whether the blob is served; fails if it is neither whole nor gone.
-fn whole_or_gone(ctx: &Context, blob: &Blob) -> Result<bool, Miss> {
+fn whole_or_gone(ctx: &Context, blob: &Blob) -> Result<bool, NotPassed> {
     let response = ctx.download(&blob.sha256)?;
     match response.status {
         200 if response.body == blob.bytes => Ok(true),

@@ -4,7 +4,7 @@ use crate::blob::Blob;
 use crate::context::Context;
 use crate::http::Response;
 use crate::suite::Strength::{Http, Practice, Safety, Should};
-use crate::suite::{Check, Miss, Rule, rule, skip};
+use crate::suite::{Check, NotPassed, Rule, rule, skip};
 
 const BUD: &str = "BUD-01 Range requests";
 
@@ -52,7 +52,7 @@ pub(super) const RULES: &[Rule] = &[
             let range = format!("bytes={start}-{}", start + 299);
             whole.extend(ctx.read(&blob)?.header("Range", &range).send()?.expect(&[206])?.body.clone());
         }
-        if whole == blob.bytes { Ok(()) } else { Err(Miss::Fail("the pieces are not the blob".into())) }
+        if whole == blob.bytes { Ok(()) } else { Err(NotPassed::Fail("the pieces are not the blob".into())) }
     }),
     rule("range-beyond", BUD, Should, "a range that starts past the end is 416", |ctx| {
         let blob = supported(ctx)?;
@@ -163,15 +163,15 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// The empty blob, on the server.
-pub(super) fn empty(ctx: &Context) -> Result<Blob, Miss> {
+pub(super) fn empty(ctx: &Context) -> Result<Blob, NotPassed> {
     match ctx.sample("empty", || Blob::new(Vec::new(), "application/octet-stream")) {
-        Err(Miss::Fail(why)) => skip(format!("the empty blob is not taken: {why}")),
+        Err(NotPassed::Fail(why)) => skip(format!("the empty blob is not taken: {why}")),
         other => other,
     }
 }
 
 /// A blob of 1,000 bytes of a server that knows ranges; whether it does is what `range-first` tests.
-fn supported(ctx: &Context) -> Result<Blob, Miss> {
+fn supported(ctx: &Context) -> Result<Blob, NotPassed> {
     let blob = ctx.thousand()?;
     let response = ctx.read(&blob)?.header("Range", "bytes=0-99").send()?;
     match response.status {
@@ -214,7 +214,7 @@ fn if_range(ctx: &Context, validator: &str) -> Check {
 }
 
 /// The blob's ETag; skips if it has none, or a weak one.
-pub(super) fn strong_etag(ctx: &Context, blob: &Blob) -> Result<String, Miss> {
+pub(super) fn strong_etag(ctx: &Context, blob: &Blob) -> Result<String, NotPassed> {
     let response = super::retrieve::served(ctx, blob)?;
     match response.header("etag") {
         Some(etag) if etag.starts_with('"') => Ok(etag.to_owned()),

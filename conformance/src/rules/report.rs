@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::now;
 use crate::suite::Strength::{Must, Practice, Safety};
-use crate::suite::{Check, Miss, Rule, rule, skip};
+use crate::suite::{Check, NotPassed, Rule, rule, skip};
 
 const REPORT: &str = "BUD-09 PUT /report";
 
@@ -89,7 +89,7 @@ fn report(ctx: &Context, kind: u64, hashes: &[&str]) -> Value {
 }
 
 /// Sends a report; skips if the server has rules about who may report.
-fn send(ctx: &Context, event: &Value) -> Result<Response, Miss> {
+fn send(ctx: &Context, event: &Value) -> Result<Response, NotPassed> {
     let response = ctx.put("/report").json(event).send()?;
     if response.status == 403 {
         return skip(format!("{}: not everybody may report", response.summary()));

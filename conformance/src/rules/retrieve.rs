@@ -80,7 +80,7 @@ pub(super) const RULES: &[Rule] = &[
             let Ok(url) = base.and_then(|base| base.join(target)) else {
                 return fail(format!("{}; Link: {link}", response.summary()));
             };
-            let server = crate::http::Endpoint::new(url.as_str(), ctx.options.patience)?;
+            let server = crate::http::Endpoint::new(url.as_str(), ctx.options.timeout)?;
             let preview = ctx.get(url.path()).send_to(&server)?;
             preview.expect(&[200])?;
             preview.ensure(preview.mime().starts_with("image/"), &format!("got {:?}", preview.mime()))
@@ -189,7 +189,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// The blob from this server itself.
-pub(super) fn served(ctx: &Context, blob: &Blob) -> Result<crate::http::Response, crate::suite::Miss> {
+pub(super) fn served(ctx: &Context, blob: &Blob) -> Result<crate::http::Response, crate::suite::NotPassed> {
     let response = ctx.read(blob)?.send()?;
     if (300..400).contains(&response.status) {
         return skip(format!("{}: served elsewhere", response.summary()));
@@ -199,7 +199,7 @@ pub(super) fn served(ctx: &Context, blob: &Blob) -> Result<crate::http::Response
 }
 
 /// A blob that was uploaded without a type, of bytes that are of no type.
-fn untyped(ctx: &Context) -> Result<Blob, crate::suite::Miss> {
+fn untyped(ctx: &Context) -> Result<Blob, crate::suite::NotPassed> {
     let blob =
         ctx.sample("untyped", || ctx.blob_of(&[0, 1, 2, 3, 0xfe, 0xff], "application/octet-stream"))?;
     Ok(blob)

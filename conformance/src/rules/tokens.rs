@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::{Form, Token, header, now};
 use crate::suite::Strength::{Http, Must, Practice, Safety, Should};
-use crate::suite::{Check, Miss, Rule, fail, rule, skip};
+use crate::suite::{Check, NotPassed, Rule, fail, rule, skip};
 
 const KIND: &str = "BUD-11 Validation 1";
 const CREATED: &str = "BUD-11 Validation 2";
@@ -223,7 +223,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// A stored blob that its owner may delete.
-pub(super) fn deletable(ctx: &Context) -> Result<Blob, Miss> {
+pub(super) fn deletable(ctx: &Context) -> Result<Blob, NotPassed> {
     ctx.offered("DELETE", || {
         let blob = ctx.stored(30)?;
         ctx.delete_as(&blob.sha256, &ctx.key)
@@ -251,7 +251,7 @@ fn each_refused(
     ctx: &Context,
     verb: &str,
     blob: Blob,
-    send: impl Fn(&Blob, &str) -> Result<Response, Miss>,
+    send: impl Fn(&Blob, &str) -> Result<Response, NotPassed>,
 ) -> Check {
     for (name, value) in defects(ctx, verb, &blob.sha256) {
         ctx.note(&blob.sha256, &ctx.key);

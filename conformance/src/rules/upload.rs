@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::{Token, now};
 use crate::suite::Strength::{Http, Must, Practice, Safety, Should};
-use crate::suite::{Check, Miss, Rule, fail, rule, skip};
+use crate::suite::{Check, NotPassed, Rule, fail, rule, skip};
 
 const PUT: &str = "BUD-02 PUT /upload";
 const DESCRIPTOR: &str = "BUD-02 Blob Descriptor";
@@ -105,12 +105,12 @@ pub(super) const RULES: &[Rule] = &[
         descriptor(response.expect(&[200, 201])?, &blob)?;
         ctx.expect_served(&blob)
     }),
-    rule("upload-large", PUT, Practice, "a blob of --big bytes comes back whole", |ctx| {
+    rule("upload-large", PUT, Practice, "a blob of --large-blob-bytes comes back whole", |ctx| {
         ctx.thousand()?;
-        let blob = ctx.blob(ctx.options.big);
+        let blob = ctx.blob(ctx.options.large_blob_bytes);
         let response = ctx.upload(&blob)?;
         if matches!(response.status, 402 | 413) {
-            return skip(format!("{}; give --big a smaller size", response.summary()));
+            return skip(format!("{}; give --large-blob-bytes a smaller size", response.summary()));
         }
         descriptor(response.expect(&[201])?, &blob)?;
         ctx.expect_served(&blob)
@@ -160,8 +160,8 @@ pub(super) const RULES: &[Rule] = &[
             return fail(format!("{}; url: {text} is no absolute URL", response.summary()));
         };
         let path = url.path().to_owned();
-        let server = crate::http::Endpoint::new(text, ctx.options.patience);
-        let server = server.map_err(|error| Miss::Fail(format!("url: {text}: {error}")))?;
+        let server = crate::http::Endpoint::new(text, ctx.options.timeout);
+        let server = server.map_err(|error| NotPassed::Fail(format!("url: {text}: {error}")))?;
         let served = ctx.read_path("GET", &path, &blob.sha256)?.send_to(&server)?;
         served.expect(&[200, 307, 308])?;
         served.ensure(served.status != 200 || served.body == blob.bytes, "other bytes came")
@@ -240,7 +240,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// Checks that a response is a descriptor of this blob.
-pub(super) fn descriptor(response: &Response, blob: &Blob) -> Result<Value, Miss> {
+pub(super) fn descriptor(response: &Response, blob: &Blob) -> Result<Value, NotPassed> {
     let Some(found) = response.json() else {
         return fail(format!("{}; the body is no JSON", response.summary()));
     };
@@ -263,7 +263,7 @@ pub(super) fn well_formed(response: &Response, found: &Value) -> Check {
     response.ensure(right, &format!("no descriptor: {found}"))
 }
 
-fn nip94(ctx: &Context, blob: &Blob) -> Result<(Response, Value), Miss> {
+fn nip94(ctx: &Context, blob: &Blob) -> Result<(Response, Value), NotPassed> {
     let response = ctx.upload(blob)?;
     let found = descriptor(response.expect(&[200])?, blob)?;
     match found.get("nip94") {

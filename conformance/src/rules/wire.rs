@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::http::Connection;
 use crate::request::Request;
 use crate::suite::Strength::{Http, Practice, Safety};
-use crate::suite::{Check, Miss, Rule, ensure, fail, rule, skip};
+use crate::suite::{Check, NotPassed, Rule, ensure, fail, rule, skip};
 
 use super::integrity::put;
 
@@ -249,7 +249,7 @@ pub(super) const RULES: &[Rule] = &[
         let mut connection = ctx.connect()?;
         for piece in bytes.chunks(bytes.len().div_ceil(8)) {
             connection.send_body(piece);
-            std::thread::sleep(ctx.options.pace / 4);
+            std::thread::sleep(ctx.options.body_pause / 4);
         }
         request.receive(&mut connection)?.expect_no_breakdown().map(|_| ())
     }),
@@ -296,8 +296,8 @@ fn then_right(ctx: &Context, request: &Request<'_>) -> Check {
             response.status == 200 && response.body == blob.bytes,
             &format!("it came behind {} on one connection", request.summary()),
         ),
-        Err(Miss::Fail(text)) if text.contains("closed without a response") => Ok(()),
-        Err(Miss::Fail(text)) => fail(format!("{text}; it came behind {}", request.summary())),
+        Err(NotPassed::Fail(text)) if text.contains("closed without a response") => Ok(()),
+        Err(NotPassed::Fail(text)) => fail(format!("{text}; it came behind {}", request.summary())),
         skip => skip.map(|_| ()),
     }
 }

@@ -127,11 +127,11 @@ fn mirrors() -> Vec<Case> {
     vec![
         bug(
             Unguarded,
-            &["guard-literal", "guard-name", "guard-forms", "guard-v6", "guard-userinfo", "guard-callback"],
+            &["ssrf-literal", "ssrf-name", "ssrf-forms", "ssrf-v6", "ssrf-userinfo", "ssrf-callback"],
         ),
-        bug(GuardsLiteralsOnly, &["guard-name"]),
-        bug(GuardsNamesOnly, &["guard-literal", "guard-forms", "guard-userinfo"]),
-        bug(GuardsV4Only, &["guard-v6"]),
+        bug(GuardsLiteralsOnly, &["ssrf-name"]),
+        bug(GuardsNamesOnly, &["ssrf-literal", "ssrf-forms", "ssrf-userinfo"]),
+        bug(GuardsV4Only, &["ssrf-v6"]),
         bug(MirrorsAnyHash, &["mirror-mismatch", "mirror-mismatch-stores"]).on(MIRRORS),
         bug(StoresMirrorMismatch, &["mirror-mismatch-stores"]).on(MIRRORS),
         bug(EndlessRedirects, &["mirror-redirect-loop"]).on(MIRRORS),

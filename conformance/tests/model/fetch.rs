@@ -1,4 +1,4 @@
-//! The model's `PUT /mirror`, with a guard of its own network.
+//! The model's `PUT /mirror`, with SSRF protection.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! relay to agent, POST /deliver     {"known":{"state":"active","version":1},
-//!                                    "confirmed":[{"opening":"6b0f…","id":3,"outcomes":["accepted"]}]}, events for the agent
-//!                 the response      {"opening":"6b0f…","is_busy":false,"publish":[{"id":4,"events":2}],
+//!                                    "confirmed":[{"instance":"6b0f…","id":3,"outcomes":["accepted"]}]}, events for the agent
+//!                 the response      {"instance":"6b0f…","is_busy":false,"publish":[{"id":4,"events":2}],
 //!                                    "is_deleted":false,"entry":null,"counted":{"jobs":{"done":1}}}, events to publish
 //! agent to relay, POST /agents/publish {"counted":{"jobs":{"done":1}}}, events; the response is a JSON list of an outcome for each
 //!                 POST /agents/query   a filter, encoded; the response is an event a line
@@ -16,18 +16,18 @@
 //! An agent that has changed tells the relay at once. If that fails, its next response does: it has the agent's entry if the
 //! relay knows another version or state.
 //!
-//! What an agent has counted since it last said so ([`Counted`]) travels with what it says anyway. It is said once: what is
+//! What an agent has counted since it last said so ([`MetricsDelta`]) travels with what it says anyway. It is said once: what is
 //! lost on the way is missing from `/metrics`, and is in the agent's own counters.
 
 use std::fmt;
 
-use relay_agent::machine::{AgentState, Counted, EffectId, Published};
-use relay_agent::router::Entry;
+use relay_agent::machine::{AgentState, EffectId, MetricsDelta, Published};
+use relay_agent::router::AgentEntry;
 use relay_engine::types::{Event, Filter};
 use relay_engine::wire;
 use serde::{Deserialize, Serialize};
 
-use super::ask::EntryJson;
+use super::api_request::EntryJson;
 use crate::object::bytes::{filters_bytes, filters_from};
 
 /// The path of [`Delivery`] in an agent's object.
@@ -37,9 +37,9 @@ pub const PUBLISH_PATH: &str = "/agents/publish";
 /// The path of an agent's queries, in the relay's object.
 pub const QUERY_PATH: &str = "/agents/query";
 
-/// Random, and new each time an agent's object is opened: the ids of its effects begin again then.
+/// Identifies an instance of an agent's object: random, and new each time it is opened, since the ids of its effects begin again then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opening(pub u64);
+pub struct InstanceId(pub u64);
 
 /// A message of the other object that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl fmt::Display for Malformed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confirmation {
     /// Of the response that had it.
-    pub opening: Opening,
+    pub instance: InstanceId,
     /// The publication's.
     pub id: EffectId,
     /// One for each event.
@@ -79,7 +79,7 @@ pub struct Known {
 
 impl Known {
     /// What this entry says.
-    pub fn of(entry: &Entry) -> Self {
+    pub fn of(entry: &AgentEntry) -> Self {
         Known { state: entry.state, version: entry.version }
     }
 }
@@ -108,7 +108,7 @@ pub struct Publication {
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// For confirmations.
-    pub opening: Opening,
+    pub instance: InstanceId,
     /// Whether the agent works on jobs, or has more to publish once this is confirmed.
     pub is_busy: bool,
     /// What the relay is to publish: also what an earlier response has had, if it has not been confirmed.
@@ -116,9 +116,9 @@ pub struct Reply {
     /// Whether the agent has been deleted.
     pub is_deleted: bool,
     /// What the router should know, if it knows something else.
-    pub entry: Option<Entry>,
+    pub entry: Option<AgentEntry>,
     /// What the agent has counted, unless nothing has changed.
-    pub counted: Option<Counted>,
+    pub counted: Option<MetricsDelta>,
 }
 
 /// [`Published`] in JSON.
@@ -138,27 +138,27 @@ struct DeliveryHead {
 
 #[derive(Deserialize, Serialize)]
 struct ConfirmationHead {
-    opening: String,
+    instance: String,
     id: u64,
     outcomes: Vec<Outcome>,
 }
 
 #[derive(Deserialize, Serialize)]
 struct ReplyHead {
-    opening: String,
+    instance: String,
     is_busy: bool,
     publish: Vec<PublicationHead>,
     #[serde(default)]
     is_deleted: bool,
     entry: Option<EntryJson>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    counted: Option<Counted>,
+    counted: Option<MetricsDelta>,
 }
 
 #[derive(Deserialize, Serialize)]
 struct PublishHead {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    counted: Option<Counted>,
+    counted: Option<MetricsDelta>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -187,14 +187,14 @@ impl From<Outcome> for Published {
     }
 }
 
-impl Opening {
+impl InstanceId {
     fn encode(self) -> String {
         // Numbers of JavaScript have 53 bits.
         format!("{:016x}", self.0)
     }
 
     fn decode(text: &str) -> Result<Self, Malformed> {
-        u64::from_str_radix(text, 16).map(Opening).map_err(Malformed::new)
+        u64::from_str_radix(text, 16).map(InstanceId).map_err(Malformed::new)
     }
 }
 
@@ -202,7 +202,7 @@ impl Delivery {
     /// The body of a request.
     pub fn encode(&self) -> Vec<u8> {
         let confirmed = self.confirmed.iter().map(|confirmation| ConfirmationHead {
-            opening: confirmation.opening.encode(),
+            instance: confirmation.instance.encode(),
             id: confirmation.id.0,
             outcomes: confirmation.outcomes.iter().map(Outcome::from).collect(),
         });
@@ -217,7 +217,7 @@ impl Delivery {
         let (head, events) = head_of::<DeliveryHead>(body)?;
         let confirmed = head.confirmed.into_iter().map(|confirmation| {
             Ok(Confirmation {
-                opening: Opening::decode(&confirmation.opening)?,
+                instance: InstanceId::decode(&confirmation.instance)?,
                 id: EffectId(confirmation.id),
                 outcomes: confirmation.outcomes.into_iter().map(Published::from).collect(),
             })
@@ -237,7 +237,7 @@ impl Reply {
         let publish = publish
             .map(|publication| PublicationHead { id: publication.id.0, events: publication.events.len() });
         let head = ReplyHead {
-            opening: self.opening.encode(),
+            instance: self.instance.encode(),
             is_busy: self.is_busy,
             publish: publish.collect(),
             is_deleted: self.is_deleted,
@@ -261,18 +261,18 @@ impl Reply {
             })
             .collect();
         Ok(Reply {
-            opening: Opening::decode(&head.opening)?,
+            instance: InstanceId::decode(&head.instance)?,
             is_busy: head.is_busy,
             publish,
             is_deleted: head.is_deleted,
-            entry: head.entry.map(Entry::try_from).transpose()?,
+            entry: head.entry.map(AgentEntry::try_from).transpose()?,
             counted: head.counted,
         })
     }
 }
 
 /// The body of a request to publish events, with what the agent has counted.
-pub fn encode_publish(counted: Option<Counted>, events: &[Event]) -> Vec<u8> {
+pub fn encode_publish(counted: Option<MetricsDelta>, events: &[Event]) -> Vec<u8> {
     with_head(&PublishHead { counted }, events.iter())
 }
 
@@ -280,7 +280,7 @@ pub fn encode_publish(counted: Option<Counted>, events: &[Event]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Malformed`].
-pub fn decode_publish(body: &[u8]) -> Result<(Option<Counted>, Vec<Event>), Malformed> {
+pub fn decode_publish(body: &[u8]) -> Result<(Option<MetricsDelta>, Vec<Event>), Malformed> {
     let (PublishHead { counted }, events) = head_of(body)?;
     Ok((counted, decode_events(events)?))
 }
@@ -373,9 +373,9 @@ mod tests {
         signed.map(|event| event_of_json(&event.json()).unwrap()).collect()
     }
 
-    fn entry() -> Entry {
+    fn entry() -> AgentEntry {
         let manifest = br#"{"name":"echo","handlers":[{"kind":5050,"executor":"echo"}]}"#;
-        Entry {
+        AgentEntry {
             pubkey: PubKey([1; 32]),
             owner: PubKey([2; 32]),
             state: AgentState::Paused,
@@ -389,10 +389,11 @@ mod tests {
     fn deliveries_and_replies_survive_the_way_to_the_other_object() {
         let outcomes =
             vec![Published::Accepted, Published::Refused("a\nb".into()), Published::Failed("\"c\"".into())];
-        let counted = Counted { attempts: 2, latency: vec![0, 1], running: 1, ..Counted::default() };
+        let counted =
+            MetricsDelta { attempts: 2, latency: vec![0, 1], running: 1, ..MetricsDelta::default() };
         for count in [0, 1, 3] {
             let confirmed = vec![Confirmation {
-                opening: Opening(u64::MAX),
+                instance: InstanceId(u64::MAX),
                 id: EffectId(3),
                 outcomes: outcomes.clone(),
             }];
@@ -406,7 +407,7 @@ mod tests {
             let publish =
                 [count, 0, 1].map(|count| Publication { id: EffectId(count), events: events(count) });
             let sent = Reply {
-                opening: Opening(0),
+                instance: InstanceId(0),
                 is_busy: count == 1,
                 publish: publish.into(),
                 is_deleted: count == 3,
@@ -416,7 +417,7 @@ mod tests {
             let received = Reply::decode(&sent.encode()).unwrap();
             assert_eq!((received.is_deleted, &received.entry), (sent.is_deleted, &sent.entry));
             assert_eq!(received.counted, sent.counted);
-            assert_eq!((received.opening, received.is_busy), (sent.opening, sent.is_busy));
+            assert_eq!((received.instance, received.is_busy), (sent.instance, sent.is_busy));
             let parts = |reply: &Reply| {
                 let parts = reply.publish.iter().map(|own| (own.id, own.events.clone()));
                 parts.collect::<Vec<_>>()
@@ -443,7 +444,7 @@ mod tests {
             assert!(Delivery::decode(body).is_err(), "{body:?}");
             assert!(Reply::decode(body).is_err(), "{body:?}");
         }
-        assert!(Reply::decode(br#"{"opening":"xyz","is_busy":false,"publish":[]}"#).is_err());
+        assert!(Reply::decode(br#"{"instance":"xyz","is_busy":false,"publish":[]}"#).is_err());
         assert!(decode_filter(b"").is_err());
         assert!(decode_outcomes(b"[\"maybe\"]").is_err());
     }

@@ -7,26 +7,26 @@
 //! travels back with the response, so a job whose executor makes no call costs one request; everything else is sent to
 //! the relay's object. See [`message`].
 
-pub mod ask;
-pub mod elsewhere;
+pub mod api_request;
 mod env_secrets;
 pub mod message;
+pub mod remote_relays;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use relay_agent::api;
-use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
+use relay_agent::executor::{HttpError, HttpEvent, HttpRequest};
 use relay_agent::machine::{
-    Agent, AgentState, Context, Counted, Effect, EffectId, Published, SignerEvent, Tombstone,
+    Agent, AgentState, Context, Effect, EffectId, MetricsDelta, Published, SignerEvent, Tombstone,
 };
-use relay_agent::nip46::Answers;
+use relay_agent::nip46::SignerResponses;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now, PubKey};
 
 pub use env_secrets::EnvSecrets;
 
-use message::{Confirmation, Delivery, Known, Opening, Publication, Reply};
+use message::{Confirmation, Delivery, InstanceId, Known, Publication, Reply};
 
 /// The runtime, as an agent uses it. Nothing here waits: outcomes are reported later.
 pub trait AgentHost {
@@ -34,7 +34,7 @@ pub trait AgentHost {
     fn publish(&self, id: EffectId, events: &[Event]);
 
     /// Publishes events on other relays, as far as they take them.
-    fn publish_elsewhere(&self, events: &[Event], relays: &[String]);
+    fn publish_to_remote_relays(&self, events: &[Event], relays: &[String]);
 
     /// Makes a call; answered by [`AgentObject::http`].
     fn call(&self, id: EffectId, request: HttpRequest);
@@ -43,7 +43,7 @@ pub trait AgentHost {
     fn call_model(&self, id: EffectId, model: &str, input: Bytes);
 
     /// Asks a remote signer on its relays; answered by [`AgentObject::signer`].
-    fn ask_signer(&self, id: EffectId, relays: &[String], answers: Answers, requests: &[Event]);
+    fn ask_signer(&self, id: EffectId, relays: &[String], answers: SignerResponses, requests: &[Event]);
 
     /// Ends a call of either kind, or a question to a signer.
     fn cancel(&self, id: EffectId);
@@ -76,7 +76,7 @@ pub const RESPONSE_MEMORY_MAX: u64 = 60 << 20;
 /// While an agent is busy, or waits for the relay, an alarm comes this often: without requests, the platform evicts an object after 70 seconds or more,
 /// and then the alarm resumes its work.
 const AWAKE_SECONDS: u64 = 30;
-/// A wait that is longer than any that an opening begins.
+/// A wait that is longer than any that an instance begins.
 const LONG_MILLIS: u64 = 2 * 3_600_000;
 /// Steps of work that is due in one call; the rest is left to an alarm, so that other objects of the isolate have their turn.
 const TIMEOUTS_MAX: usize = 16;
@@ -88,7 +88,7 @@ pub(crate) const NO_MEMORY: &str = "the isolate has no memory for more work";
 pub struct AgentObject<C: SqlConn, H> {
     agent: Agent<C>,
     host: H,
-    opening: Opening,
+    instance: InstanceId,
     /// Publications that have not been confirmed.
     publications: BTreeMap<EffectId, Unconfirmed>,
     /// Calls, questions to a signer, and blobs on their way, that have not been answered.
@@ -132,17 +132,23 @@ pub fn is_opened<C: SqlConn>(conn: &C) -> Result<bool, StoreError> {
 const HAS_TABLE: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'agent_meta'";
 
 impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
-    /// Opens the agent in `conn`. `opening` must be random and new each time.
+    /// Opens the agent in `conn`. `instance` must be random and new each time.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn open(now: Now, conn: C, host: H, context: Context, opening: Opening) -> Result<Self, StoreError> {
+    pub fn open(
+        now: Now,
+        conn: C,
+        host: H,
+        context: Context,
+        instance: InstanceId,
+    ) -> Result<Self, StoreError> {
         let agent = Agent::open(now, conn, context)?;
         let (publications, calls) = Default::default();
         // Every call ends with an alarm that is set early enough, and the object's alarm survives its memory. What was not to be
-        // done for long then is not due to what the opening has begun.
+        // done for long then is not due to what the instance has begun.
         let alarm = agent.poll_timeout().filter(|at| at.millis_since(now) >= LONG_MILLIS);
-        Ok(AgentObject { agent, host, opening, publications, calls, alarm, is_told_gone: false })
+        Ok(AgentObject { agent, host, instance, publications, calls, alarm, is_told_gone: false })
     }
 
     /// The relay's object delivers events and confirms publications.
@@ -150,10 +156,10 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// # Errors
     /// If the store fails, or events would take memory that the isolate does not have; the events have to be delivered again.
     pub fn deliver(&mut self, now: Now, delivery: Delivery) -> Result<Reply, StoreError> {
-        for Confirmation { opening, id, outcomes } in delivery.confirmed {
+        for Confirmation { instance, id, outcomes } in delivery.confirmed {
             let is_open = self.publications.get(&id).is_some_and(|own| own.via == Via::Response);
-            // Ids of an earlier opening name other publications.
-            if opening == self.opening && is_open {
+            // Ids of an earlier instance name other publications.
+            if instance == self.instance && is_open {
                 self.confirm(now, id, &outcomes);
             }
         }
@@ -173,12 +179,12 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         let unconfirmed = self.publications.iter().filter(|(_, own)| own.via == Via::Response);
         let publish = unconfirmed.map(|(id, own)| Publication { id: *id, events: own.events.clone() });
         Ok(Reply {
-            opening: self.opening,
+            instance: self.instance,
             is_busy: self.is_busy(),
             publish: publish.collect(),
             is_deleted: self.agent.state() == Some(AgentState::Deleted),
             entry,
-            counted: self.take_counted(),
+            counted: self.take_metrics_delta(),
         })
     }
 
@@ -195,8 +201,8 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     }
 
     /// What it has counted since this was last called, or a reply has had it; for a request to the relay's object.
-    pub fn take_counted(&mut self) -> Option<Counted> {
-        self.agent.take_counted()
+    pub fn take_metrics_delta(&mut self) -> Option<MetricsDelta> {
+        self.agent.take_metrics_delta()
     }
 
     /// The outcomes of [`AgentHost::publish`]; `Err` if the relay could not be asked.
@@ -212,7 +218,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     pub fn http(&mut self, now: Now, id: EffectId, mut event: HttpEvent) {
         if matches!(event, HttpEvent::Chunk(_)) && self.host.memory_used_bytes() > RESPONSE_MEMORY_MAX {
             self.host.cancel(id);
-            event = HttpEvent::Failed(HttpFault::Connection(NO_MEMORY.into()));
+            event = HttpEvent::Failed(HttpError::Connection(NO_MEMORY.into()));
         }
         if matches!(event, HttpEvent::End | HttpEvent::Failed(_)) {
             self.calls.remove(&id);
@@ -262,7 +268,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
             events.into_iter().zip(outcomes).filter(|(_, outcome)| **outcome == Published::Accepted);
         let accepted: Vec<Event> = accepted.map(|(event, _)| event).collect();
         if !relays.is_empty() && !accepted.is_empty() {
-            self.host.publish_elsewhere(&accepted, &relays);
+            self.host.publish_to_remote_relays(&accepted, &relays);
         }
     }
 
@@ -316,7 +322,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                     }
                     self.publications.insert(id, Unconfirmed { events, relays, via });
                 }
-                Effect::Send { events, relays, .. } => self.host.publish_elsewhere(&events, &relays),
+                Effect::Send { events, relays, .. } => self.host.publish_to_remote_relays(&events, &relays),
                 Effect::Http { id, request } => {
                     self.calls.insert(id);
                     self.host.call(id, request);
@@ -333,11 +339,11 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                     self.calls.remove(&id);
                     self.host.cancel(id);
                 }
-                Effect::Store { id, owner, bytes, mime } => {
+                Effect::StoreBlob { id, owner, bytes, mime } => {
                     self.calls.insert(id);
                     self.host.store_blob(id, owner, bytes, mime);
                 }
-                Effect::Read { id, sha256, bytes_max } => {
+                Effect::ReadBlob { id, sha256, bytes_max } => {
                     self.calls.insert(id);
                     self.host.read_blob(id, &sha256, bytes_max);
                 }

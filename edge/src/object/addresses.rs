@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use relay_engine::policy::AddressConnections;
 use relay_engine::types::ClientAddress;
-use relay_site::{Answer, Networks};
+use relay_site::{HttpResponse, Networks};
 
 use crate::settings::NetworkSettings;
 
@@ -22,10 +22,10 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// The response to the handshake.
-    pub fn answer(self) -> Answer {
+    pub fn answer(self) -> HttpResponse {
         match self {
-            ConnectError::Full => Answer::too_many_connections(),
-            ConnectError::AddressFull => Answer::too_many_from_address(),
+            ConnectError::Full => HttpResponse::too_many_connections(),
+            ConnectError::AddressFull => HttpResponse::too_many_from_address(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The metrics of agents, as far as they have reported to the relay's object since it woke up.
 
 use relay_agent::identity::npub;
-use relay_agent::machine::{Counted, LATENCY_BOUNDS_MILLIS};
+use relay_agent::machine::{LATENCY_BOUNDS_MILLIS, MetricsDelta};
 use relay_agent::totals::agents_by_state;
 use relay_engine::relay::Histogram;
 use relay_engine::types::PubKey;
@@ -19,7 +19,7 @@ const MILLIS: f64 = 1e3;
 
 impl<C: RowCountingConn> Agents<C> {
     /// An agent reports what it has counted.
-    pub(super) fn count(&mut self, agent: &PubKey, counted: &Counted) {
+    pub(super) fn count(&mut self, agent: &PubKey, counted: &MetricsDelta) {
         self.tally.add(agent, counted);
         if self.router.get(agent).is_none() {
             self.tally.deleted(agent);

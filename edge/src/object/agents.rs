@@ -12,20 +12,20 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use relay_agent::api;
-use relay_agent::machine::{AgentState, Counted, EffectId, Published, Tombstone};
-use relay_agent::router::{Entry, Router};
+use relay_agent::machine::{AgentState, EffectId, MetricsDelta, Published, Tombstone};
+use relay_agent::router::{AgentEntry, Router};
 use relay_agent::secrets::Secrets;
 use relay_agent::totals::Tally;
 use relay_engine::relay::{Party, PublishOutcome, StreamId, Ticket};
 use relay_engine::sql::StoreError;
 use relay_engine::store::{Backend, Reader, Scan, ScanLimits, ScanStep, Take};
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
-use relay_site::Answer;
-use relay_site::nip98::Author;
+use relay_site::HttpResponse;
+use relay_site::nip98::SignerTrust;
 
 use super::consumers::retry_ms;
-use super::{Host, NextTurn, Object, RowCountingConn};
-use crate::agent::message::{Confirmation, Delivery, Known, Opening, Reply};
+use super::{Host, NextTick, Object, RowCountingConn};
+use crate::agent::message::{Confirmation, Delivery, InstanceId, Known, Reply};
 
 /// Events and bytes of a batch; it ends with the event that passes either.
 const BATCH_EVENTS_MAX: usize = 64;
@@ -98,17 +98,17 @@ struct Call {
 }
 
 struct Publication {
-    origin: Origin,
+    origin: PublicationSource,
     outcomes: Vec<Option<Published>>,
 }
 
 /// Who waits for the outcomes.
-enum Origin {
+enum PublicationSource {
     /// An agent, which has published this in the answer to a call.
-    Answer(CallId, Opening, EffectId),
+    AgentReply(CallId, InstanceId, EffectId),
     /// An agent, by a request.
     Request,
-    /// Nobody: the router's beats.
+    /// Nobody: the router's heartbeats.
     Nobody,
 }
 
@@ -195,11 +195,11 @@ impl<C: RowCountingConn> Agents<C> {
         {
             let outcomes = outcomes.into_iter().flatten().collect();
             match origin {
-                Origin::Answer(call, opening, id) => {
-                    self.confirm(now, call, Confirmation { opening, id, outcomes });
+                PublicationSource::AgentReply(call, instance, id) => {
+                    self.confirm(now, call, Confirmation { instance, id, outcomes });
                 }
-                Origin::Request => self.answers.push_back((id, outcomes)),
-                Origin::Nobody => {}
+                PublicationSource::Request => self.answers.push_back((id, outcomes)),
+                PublicationSource::Nobody => {}
             }
         }
     }
@@ -263,10 +263,10 @@ fn published(outcome: PublishOutcome) -> Published {
 
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// An agent's object has answered [`Host::call_agent`], or failed to.
-    pub fn agent_answered(&mut self, now: Now, id: CallId, reply: Option<Reply>) -> NextTurn {
+    pub fn agent_answered(&mut self, now: Now, id: CallId, reply: Option<Reply>) -> NextTick {
         if let Some(mut agents) = self.agents.take() {
             match reply {
-                Some(Reply { opening, is_busy, publish, is_deleted, entry, counted })
+                Some(Reply { instance, is_busy, publish, is_deleted, entry, counted })
                     if agents.calls.contains_key(&id) =>
                 {
                     self.correct_entry(&mut agents, now, id, is_deleted, entry);
@@ -281,7 +281,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                         agents.end_call(now, id, true);
                     }
                     for publication in publish {
-                        let origin = Origin::Answer(id, opening, publication.id);
+                        let origin = PublicationSource::AgentReply(id, instance, publication.id);
                         self.publish_all(&mut agents, now, origin, &publication.events);
                     }
                 }
@@ -304,13 +304,13 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         &mut self,
         now: Now,
         events: &[Event],
-        counted: Option<&Counted>,
-    ) -> (Option<PublicationId>, NextTurn) {
+        counted: Option<&MetricsDelta>,
+    ) -> (Option<PublicationId>, NextTick) {
         let id = self.agents.take().map(|mut agents| {
             if let (Some(event), Some(counted)) = (events.first(), counted) {
                 agents.count(&event.pubkey, counted);
             }
-            let id = self.publish_all(&mut agents, now, Origin::Request, events);
+            let id = self.publish_all(&mut agents, now, PublicationSource::Request, events);
             if events.is_empty() {
                 agents.publications.remove(&id);
                 agents.answers.push_back((id, Vec::new()));
@@ -368,9 +368,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ///
     /// # Errors
     /// If the store fails, or agents are disabled.
-    pub fn put_agent(&mut self, now: Now, entry: Entry) -> (Result<(), String>, NextTurn) {
+    pub fn put_agent(&mut self, now: Now, entry: AgentEntry) -> (Result<(), String>, NextTick) {
         let Some(mut agents) = self.agents.take() else {
-            return (Err("agents are disabled".into()), NextTurn::None);
+            return (Err("agents are disabled".into()), NextTick::None);
         };
         let outcome = self.put_entry(&mut agents, now, entry);
         self.agents = Some(agents);
@@ -381,9 +381,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ///
     /// # Errors
     /// If the store fails, or agents are disabled.
-    pub fn bury_agent(&mut self, now: Now, tombstone: &Tombstone) -> (Result<bool, String>, NextTurn) {
+    pub fn bury_agent(&mut self, now: Now, tombstone: &Tombstone) -> (Result<bool, String>, NextTick) {
         let Some(mut agents) = self.agents.take() else {
-            return (Err("agents are disabled".into()), NextTurn::None);
+            return (Err("agents are disabled".into()), NextTick::None);
         };
         let before = self.rows();
         let outcome = agents.router.bury(now, tombstone);
@@ -412,17 +412,17 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         now: Now,
         call: CallId,
         is_deleted: bool,
-        entry: Option<Entry>,
+        entry: Option<AgentEntry>,
     ) {
         let Some(Call { agent, is_current: true, .. }) = agents.calls.get(&call) else { return };
         let Some(own) = agents.router.get(agent) else { return };
-        let deleted = is_deleted.then(|| Entry { state: AgentState::Deleted, ..own.clone() });
+        let deleted = is_deleted.then(|| AgentEntry { state: AgentState::Deleted, ..own.clone() });
         if let Some(entry) = deleted.or(entry.filter(|entry| entry.pubkey == *agent)) {
             let _ = self.put_entry(agents, now, entry);
         }
     }
 
-    fn put_entry(&mut self, agents: &mut Agents<C>, now: Now, entry: Entry) -> Result<(), StoreError> {
+    fn put_entry(&mut self, agents: &mut Agents<C>, now: Now, entry: AgentEntry) -> Result<(), StoreError> {
         let before = self.rows();
         let agent = entry.pubkey;
         for call in agents.calls.values_mut().filter(|call| call.agent == agent) {
@@ -456,7 +456,11 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ///
     /// # Errors
     /// The response.
-    pub fn admit_agent_request(&self, agent: &PubKey, request: &api::Request<'_>) -> Result<Author, Answer> {
+    pub fn admit_agent_request(
+        &self,
+        agent: &PubKey,
+        request: &api::Request<'_>,
+    ) -> Result<SignerTrust, HttpResponse> {
         let entry = self.router().and_then(|router| router.get(agent));
         api::admit(request.route, request.id, request.caller, false, entry)
     }
@@ -467,7 +471,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             .is_some_and(|router| router.get(agent).is_some() || router.agents().count() < self.agents_max)
     }
 
-    /// Takes events from the stream, makes deliveries and confirmations, publishes beats.
+    /// Takes events from the stream, makes deliveries and confirmations, publishes heartbeats.
     pub(super) fn run_agents(&mut self, now: Now) {
         let Some(mut agents) = self.agents.take() else { return };
         let before = self.rows();
@@ -480,8 +484,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         }
         if agents.router.poll_timeout().is_some_and(|at| at <= now) {
             agents.router.handle_timeout(now);
-            for beat in agents.router.poll_beats(now) {
-                self.publish_all(&mut agents, now, Origin::Nobody, &[beat]);
+            for heartbeat in agents.router.poll_heartbeats(now) {
+                self.publish_all(&mut agents, now, PublicationSource::Nobody, &[heartbeat]);
             }
         }
         for _ in 0..BATCHES_MAX {
@@ -498,7 +502,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             self.host.call_agent(id, &agent, message);
         }
         for (agent, events) in agents.router.take_dropped() {
-            self.host.log(&format!("too much waits for agent {agent}: {events} events have been dropped"));
+            self.host.log(&format!("the queue of agent {agent} is full: {events} events were dropped"));
             agents.tally.dropped(events);
         }
         let has_undelivered = agents.has_undelivered(now);
@@ -576,7 +580,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         &mut self,
         agents: &mut Agents<C>,
         now: Now,
-        origin: Origin,
+        origin: PublicationSource,
         events: &[Event],
     ) -> PublicationId {
         let id = agents.next_id();

@@ -36,14 +36,14 @@ pub(super) const ATTACHMENT_BYTES_MAX: usize = 15_000;
 pub type Key = u64;
 
 /// The name of a session blob: the first bytes of its SHA-256.
-pub type BlobName = [u8; 16];
+pub type OverflowName = [u8; 16];
 
 /// A session, encoded.
 #[derive(Debug)]
 pub(super) struct Saved {
     pub(super) attachment: Vec<u8>,
     /// The blobs that it names.
-    pub(super) blobs: BTreeMap<BlobName, Rc<[u8]>>,
+    pub(super) blobs: BTreeMap<OverflowName, Rc<[u8]>>,
 }
 
 /// Encodes the sessions of one connection. Keeps the encoded filters, which most changes of a session leave as they are.
@@ -58,11 +58,11 @@ pub(super) struct Encoder {
 struct Encoded {
     bytes: Rc<[u8]>,
     /// Computed on first use.
-    name: OnceCell<BlobName>,
+    name: OnceCell<OverflowName>,
 }
 
 impl Encoded {
-    fn name(&self) -> BlobName {
+    fn name(&self) -> OverflowName {
         *self.name.get_or_init(|| name_of(&self.bytes))
     }
 }
@@ -127,8 +127,8 @@ fn inline_bytes_max(lists: &[Rc<Encoded>], room: usize) -> usize {
     usize::MAX
 }
 
-fn name_of(bytes: &[u8]) -> BlobName {
-    let mut name = BlobName::default();
+fn name_of(bytes: &[u8]) -> OverflowName {
+    let mut name = OverflowName::default();
     name.iter_mut().zip(Sha256::digest(bytes)).for_each(|(to, from)| *to = from);
     name
 }
@@ -156,7 +156,7 @@ fn tail_bytes(
     session: &SessionSnapshot,
     lists: &[Rc<Encoded>],
     bound: usize,
-    blobs: &mut BTreeMap<BlobName, Rc<[u8]>>,
+    blobs: &mut BTreeMap<OverflowName, Rc<[u8]>>,
 ) -> Vec<u8> {
     let mut out = Vec::new();
     let mut write = Write(&mut out);
@@ -164,7 +164,7 @@ fn tail_bytes(
     let mut list = |write: &mut Write<'_>| {
         let Some(list) = lists.next() else { return };
         // Lists that are shorter than a name are never blobs.
-        if list.bytes.len() > bound.max(size_of::<BlobName>()) {
+        if list.bytes.len() > bound.max(size_of::<OverflowName>()) {
             write.number(1);
             write.raw(&list.name());
             blobs.insert(list.name(), Rc::clone(&list.bytes));
@@ -194,7 +194,7 @@ fn joined(mut head: Vec<u8>, tail_kind: u8, tail: &[u8]) -> Vec<u8> {
 }
 
 /// Looks blobs up by name when an attachment is decoded.
-pub(super) type Blobs<'a> = dyn FnMut(BlobName) -> Option<Vec<u8>> + 'a;
+pub(super) type Blobs<'a> = dyn FnMut(OverflowName) -> Option<Vec<u8>> + 'a;
 
 /// The key alone, also if the rest is malformed.
 pub(super) fn key_of(attachment: &[u8]) -> Option<Key> {
@@ -244,7 +244,7 @@ pub(super) fn address_of(attachment: &[u8]) -> Option<ClientAddress> {
 pub(super) fn load(
     attachment: &[u8],
     blobs: &mut Blobs<'_>,
-) -> Result<(SessionSnapshot, Vec<BlobName>), Malformed> {
+) -> Result<(SessionSnapshot, Vec<OverflowName>), Malformed> {
     let mut read = Read(attachment);
     if read.array()? != [VERSION] {
         return Err(Malformed);
@@ -280,7 +280,7 @@ pub(super) fn load(
 fn load_tail(
     mut read: Read<'_>,
     session: &mut SessionSnapshot,
-    names: &mut Vec<BlobName>,
+    names: &mut Vec<OverflowName>,
     blobs: &mut Blobs<'_>,
 ) -> Result<(), Malformed> {
     let mut filters = |read: &mut Read<'_>| match read.number()? {
@@ -350,7 +350,7 @@ mod tests {
     fn progress() -> impl Strategy<Value = Progress> {
         prop_oneof![
             Just(Progress::Live),
-            any::<u64>().prop_map(|after| Progress::Behind { after: Seq(after) }),
+            any::<u64>().prop_map(|after| Progress::Lagging { after: Seq(after) }),
             (any::<u64>(), any::<Option<(u64, [u8; 32])>>()).prop_map(|(horizon, last)| {
                 Progress::Scanning { horizon: Seq(horizon), last: last.map(|(at, id)| (at, EventId(id))) }
             }),

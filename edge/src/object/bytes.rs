@@ -56,7 +56,7 @@ impl Write<'_> {
     pub(super) fn progress(&mut self, progress: Progress) {
         match progress {
             Progress::Live => self.number(0),
-            Progress::Behind { after } => {
+            Progress::Lagging { after } => {
                 self.number(1);
                 self.number(after.0);
             }
@@ -170,7 +170,7 @@ impl<'a> Read<'a> {
     pub(super) fn progress(&mut self) -> Result<Progress, Malformed> {
         match self.number()? {
             0 => Ok(Progress::Live),
-            1 => Ok(Progress::Behind { after: Seq(self.number()?) }),
+            1 => Ok(Progress::Lagging { after: Seq(self.number()?) }),
             2 => Ok(Progress::Scanning {
                 horizon: Seq(self.number()?),
                 last: self.option(|read| Ok((read.number()?, EventId(read.array()?))))?,

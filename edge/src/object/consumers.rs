@@ -15,7 +15,7 @@ use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Backend, Reader, Seq, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 
-use super::{Host, NextTurn, Object, RowCountingConn};
+use super::{Host, NextTick, Object, RowCountingConn};
 use crate::settings::ConsumerSettings;
 
 /// Events and bytes of a batch; it ends with the event that passes either.
@@ -124,7 +124,7 @@ impl Consumers {
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The consumer has answered the batch that [`Host::deliver`] was last given for it, or failed to. `accepted`: it
     /// has processed all of it, durably.
-    pub fn acknowledge(&mut self, now: Now, name: &str, accepted: bool) -> NextTurn {
+    pub fn acknowledge(&mut self, now: Now, name: &str, accepted: bool) -> NextTick {
         let before = self.rows();
         let store = self.relay.store().conn();
         let consumer = self.consumers.0.iter_mut().find(|consumer| consumer.name == name);

@@ -109,8 +109,8 @@ impl Counters {
             Family::by(CLIENT_MESSAGES, "verb", received_by_verb(machine)),
             Family::by(RELAY_MESSAGES, "verb", sent_by_verb(machine)),
             Family::by(EVENTS, "kind", events_by_kind(machine)),
-            Family::by(ROWS_READ, "for", rows.map(|(purpose, count)| (purpose, count.read))),
-            Family::by(ROWS_WRITTEN, "for", rows.map(|(purpose, count)| (purpose, count.written))),
+            Family::by(ROWS_READ, "purpose", rows.map(|(purpose, count)| (purpose, count.read))),
+            Family::by(ROWS_WRITTEN, "purpose", rows.map(|(purpose, count)| (purpose, count.written))),
         ];
         all.extend(COUNTERS_AND_GAUGES.map(|(metric, of)| Family::single(metric, of(machine))));
         all.extend(OWN.map(|(metric, of)| Family::single(metric, of(self))));
@@ -125,7 +125,7 @@ type Number = fn(&Counters) -> u64;
 
 /// The counters' names.
 const OWN: [(Metric, Number); 15] = [
-    (Metric::counter("relay_turns", "Turns taken"), |n| n.turns),
+    (Metric::counter("relay_ticks", "Ticks of objects"), |n| n.turns),
     (Metric::counter("relay_commits", "Transactions that stored events"), |n| n.commits),
     (COMMIT_ERRORS, |n| n.commit_errors),
     (Metric::counter("relay_sessions_restored", "Sessions restored after hibernation or eviction"), |n| {
@@ -151,18 +151,22 @@ const OWN: [(Metric, Number); 15] = [
     }),
     (
         Metric::counter(
-            "relay_session_blobs_saved",
+            "relay_session_overflow_saved",
             "Blobs written to SQLite for sessions that do not fit in an attachment",
         ),
         |n| n.blobs_saved,
     ),
-    (Metric::counter("relay_session_blobs_failed", "Session blobs that could not be written"), |n| {
-        n.blobs_failed
-    }),
+    (
+        Metric::counter(
+            "relay_session_overflow_failed",
+            "Session state beside attachments that could not be written",
+        ),
+        |n| n.blobs_failed,
+    ),
     (EVENTS_EXPIRED, |n| n.events_expired),
     (
         Metric::counter(
-            "relay_events_retired",
+            "relay_events_removed_by_retention",
             "Events removed because they were older than object.retention_seconds",
         ),
         |n| n.events_retired,

@@ -2,9 +2,9 @@
 //!
 //! Generic over the runtime, so that everything except a thin layer over workerd is tested natively. That layer reports
 //! what happens ([`Object::connect`], [`Object::text`], [`Object::disconnect`], [`Object::alarm`]); calls return whether and when
-//! the object needs a turn ([`NextTurn`]). Nothing here waits or reads a clock.
+//! the object needs a turn ([`NextTick`]). Nothing here waits or reads a clock.
 //!
-//! In a turn ([`Object::turn`]) all events that have arrived since the last one are verified in one batch, stored in one
+//! In a turn ([`Object::tick`]) all events that have arrived since the last one are verified in one batch, stored in one
 //! transaction and answered with OK; then requests take a few steps. Between calls, everything that a session needs is in
 //! the attachment of its socket and survives hibernation; see `attachment`. Unanswered messages do not survive: the
 //! attachment says that there are some, and their socket is closed if they were lost; see `unanswered`.
@@ -20,9 +20,9 @@ mod closing;
 mod consumers;
 mod metrics;
 mod output;
-mod session_blobs;
+mod session_overflow;
 mod sweep;
-mod turn;
+mod tick;
 mod unanswered;
 mod undelivered;
 
@@ -30,7 +30,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, Live, Peer, PublishOutcome, Relay, Ticket, TopCosts};
+use relay_engine::relay::{ConnId, LiveEvent, Peer, PublishOutcome, Relay, Ticket, TopCosts};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats, StoreError};
 #[cfg(feature = "libsecp256k1")]
@@ -39,20 +39,20 @@ use relay_engine::types::{ClientAddress, Event, Now};
 use relay_engine::verify::Verifier;
 use relay_site::metrics::{
     ADDRESS_COST, AUTHOR_BYTES, CONNECTIONS_OF_BUSIEST_ADDRESS, REFUSED_BY_ADDRESS, STORE_BYTES,
-    STORE_EVENTS, STORE_HIDDEN,
+    STORE_EVENTS, STORE_PENDING_REMOVAL,
 };
 
 pub use addresses::ConnectError;
 #[cfg(feature = "libsecp256k1")]
 pub use agents::{CallId, PublicationId};
-pub use attachment::{BlobName, Key};
+pub use attachment::{Key, OverflowName};
 pub use metrics::RowCount;
 
 use crate::metrics::{
     Family, MEMORY_BYTES, MEMORY_USED_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES,
     STORE_MAINTENANCE_FAILURES,
 };
-use crate::settings::{OUTPUT_BYTES_MAX, ObjectSettings, Settings};
+use crate::settings::{OUTPUT_BYTES_MAX, ObjectSettings, Settings, StoreSettings};
 use addresses::Addresses;
 use attachment::Encoder;
 use closing::ClosingSockets;
@@ -114,7 +114,7 @@ pub trait RowCountingConn: SqlConn + Clone {
 
 /// When an object is to take its next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NextTurn {
+pub enum NextTick {
     /// Not until something happens.
     None,
     /// After the messages that have already arrived have been passed in.
@@ -135,6 +135,8 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
     relay: Relay<SqlBackend<C>>,
     verifier: Arc<dyn Verifier>,
     settings: ObjectSettings,
+    store_settings: StoreSettings,
+    write_stall_seconds: u64,
     conns: HashMap<ConnId, Connection<H::Socket>>,
     by_key: HashMap<Key, ConnId>,
     /// Sockets that may be read again.
@@ -170,14 +172,14 @@ struct Connection<S> {
     address: Option<ClientAddress>,
     encoder: Encoder,
     /// Its session blobs in the store.
-    blobs: BTreeSet<BlobName>,
+    blobs: BTreeSet<OverflowName>,
     backlog: Option<Backlog>,
     /// Whether its attachment says that it has unanswered messages.
     is_marked_unanswered: bool,
 }
 
 impl<S> Connection<S> {
-    fn new(key: Key, socket: S, address: Option<ClientAddress>, blobs: BTreeSet<BlobName>) -> Self {
+    fn new(key: Key, socket: S, address: Option<ClientAddress>, blobs: BTreeSet<OverflowName>) -> Self {
         let encoder = Encoder::default();
         Connection { key, socket, address, encoder, blobs, backlog: None, is_marked_unanswered: false }
     }
@@ -195,7 +197,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         verifier: Arc<dyn Verifier>,
         seed: [u8; 32],
     ) -> Result<Self, SqlOpenError> {
-        session_blobs::create(&conn)?;
+        session_overflow::create(&conn)?;
         sweep::create(&conn)?;
         for created in [consumers::create(&conn), undelivered::create(&conn)] {
             match created {
@@ -223,6 +225,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             relay,
             verifier,
             settings: settings.object.clone(),
+            store_settings: settings.store.clone(),
+            write_stall_seconds: settings.network.write_stall_seconds,
             conns: HashMap::new(),
             by_key: HashMap::new(),
             resumed: Vec::new(),
@@ -249,7 +253,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         &mut self,
         now: Now,
         sockets: impl IntoIterator<Item = (Key, H::Socket, Vec<u8>)>,
-    ) -> NextTurn {
+    ) -> NextTick {
         let before = self.rows();
         self.undelivered = undelivered::read(self.relay.store().conn());
         for (socket_key, socket, attached) in sockets {
@@ -261,7 +265,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             let store = self.relay.store().conn();
             let has_unanswered = attachment::has_unanswered(&attached);
             let loaded = attachment::key_of(&attached).filter(|_| !has_unanswered).and_then(|key| {
-                let mut blob = |name| session_blobs::read(store, key, name).ok().flatten();
+                let mut blob = |name| session_overflow::read(store, key, name).ok().flatten();
                 attachment::load(&attached, &mut blob).ok().map(|(session, names)| (key, session, names))
             });
             let Some((key, mut session, names)) = loaded else {
@@ -275,7 +279,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             };
             self.counters.sessions_restored += 1;
             if let Some(after) = self.undelivered {
-                session.fall_behind(after);
+                session.start_lagging(after);
             }
             let address = session.address;
             let id = self.relay.restore(now, session);
@@ -288,7 +292,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             self.relay.handle_backlog(id, bytes);
         }
         self.set_output_memory();
-        session_blobs::sweep(self.relay.store().conn(), |key| self.by_key.contains_key(&key));
+        session_overflow::sweep(self.relay.store().conn(), |key| self.by_key.contains_key(&key));
         self.counters.rows.maintenance.add(self.rows().since(before));
         self.flush(now)
     }
@@ -316,7 +320,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         socket: H::Socket,
         host: Option<String>,
         from: Option<IpAddr>,
-    ) -> Result<NextTurn, ConnectError> {
+    ) -> Result<NextTick, ConnectError> {
         self.admit(from)?;
         let address = self.addresses.limited(from);
         let peer = Peer { host: host.filter(|host| host.len() <= HOST_BYTES_MAX), address };
@@ -328,8 +332,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// A text message.
-    pub fn text(&mut self, now: Now, key: Key, text: &str) -> NextTurn {
-        let Some(&id) = self.by_key.get(&key) else { return NextTurn::None };
+    pub fn text(&mut self, now: Now, key: Key, text: &str) -> NextTick {
+        let Some(&id) = self.by_key.get(&key) else { return NextTick::None };
         let (before, metrics) = (self.rows(), self.relay.metrics());
         let events = metrics.messages_event;
         let deferred = metrics.messages_deferred;
@@ -345,11 +349,11 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             return self.flush(now);
         }
         self.unanswered_bytes += text.len();
-        if self.unanswered_bytes > UNANSWERED_BYTES_MAX { self.turn(now) } else { self.flush(now) }
+        if self.unanswered_bytes > UNANSWERED_BYTES_MAX { self.tick(now) } else { self.flush(now) }
     }
 
     /// Publishes an event that a key of the host's own has signed; see [`Relay::publish`].
-    pub fn publish(&mut self, now: Now, event: &Event) -> (Ticket, NextTurn) {
+    pub fn publish(&mut self, now: Now, event: &Event) -> (Ticket, NextTick) {
         let ticket = self.relay.publish(now, event);
         (ticket, self.flush(now))
     }
@@ -365,15 +369,16 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// Ephemeral events that the object of another shard has verified and forwarded.
-    pub fn live(&mut self, now: Now, events: Vec<Event>) -> NextTurn {
-        let live: Vec<Live> = events.into_iter().map(|event| Live::ephemeral(event, None)).collect();
+    pub fn live(&mut self, now: Now, events: Vec<Event>) -> NextTick {
+        let live: Vec<LiveEvent> =
+            events.into_iter().map(|event| LiveEvent::ephemeral(event, None)).collect();
         self.relay.handle_live(now, &live);
         self.flush(now)
     }
 
     /// A binary message.
-    pub fn binary(&mut self, now: Now, key: Key) -> NextTurn {
-        let Some(&id) = self.by_key.get(&key) else { return NextTurn::None };
+    pub fn binary(&mut self, now: Now, key: Key) -> NextTick {
+        let Some(&id) = self.by_key.get(&key) else { return NextTick::None };
         self.relay.handle_binary(id);
         self.flush(now)
     }
@@ -385,7 +390,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         if self.relay.wants_input(id) {
             return true;
         }
-        self.turn(now);
+        self.tick(now);
         self.by_key.get(&key).is_none_or(|id| self.relay.wants_input(*id))
     }
 
@@ -395,7 +400,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// A socket has closed.
-    pub fn disconnect(&mut self, now: Now, key: Key) -> NextTurn {
+    pub fn disconnect(&mut self, now: Now, key: Key) -> NextTick {
         if let Some(id) = self.by_key.get(&key).copied() {
             self.end_session(id);
         } else if self.forget_closing(key) {
@@ -422,8 +427,12 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             (STORE_MAINTENANCE_FAILURES, self.relay.store().maintenance_failures()),
         ];
         if let Ok(store) = self.stats() {
-            let Stats { events, hidden, bytes } = store;
-            others.extend([(STORE_EVENTS, events), (STORE_HIDDEN, hidden), (STORE_BYTES, bytes)]);
+            let Stats { events, pending_removal, bytes } = store;
+            others.extend([
+                (STORE_EVENTS, events),
+                (STORE_PENDING_REMOVAL, pending_removal),
+                (STORE_BYTES, bytes),
+            ]);
         }
         let mut families = self.counters.families(self.relay.metrics(), others);
         let TopCosts { addresses, authors } = TopCosts::of_all([&self.relay.costliest(now)]);
@@ -457,7 +466,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             let before = self.rows();
             let store = self.relay.store().conn();
             // Blobs that cannot be deleted now are swept when the object next wakes up.
-            let _ = session_blobs::delete(store, conn.key, conn.blobs.iter());
+            let _ = session_overflow::delete(store, conn.key, conn.blobs.iter());
             self.counters.rows.maintenance.add(self.rows().since(before));
         }
     }

@@ -51,7 +51,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let Some(conn) = self.conns.get(&id) else { return };
         let bytes = self.host.buffered_bytes(&conn.socket);
         let little = self.output_bytes_max / UNREPORTED_SHARE / self.conns.len();
-        let little = little.min(self.relay.outbox_bytes_pause() / 2);
+        let little = little.min(self.relay.outbox_pause_bytes() / 2);
         let bytes = if bytes > little { bytes } else { 0 };
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let known = conn.backlog.map_or(0, |backlog| backlog.bytes);
@@ -71,7 +71,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     /// Updates the backlogs of slow readers, and closes those that have read nothing for `write_stall_seconds`.
     pub(super) fn check_slow_readers(&mut self, now: Now) {
-        let stall_ms_max = self.settings.write_stall_seconds.saturating_mul(1000);
+        let stall_ms_max = self.write_stall_seconds.saturating_mul(1000);
         for id in self.slow.clone() {
             self.update_backlog(now, id);
             let Some(conn) = self.conns.get(&id) else { continue };

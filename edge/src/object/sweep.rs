@@ -1,6 +1,6 @@
-//! Alarms: hidden events, expired ones (NIP-40) and those older than `retention_seconds` are removed from the store.
+//! Alarms: events pending removal, expired ones (NIP-40) and those older than `retention_seconds` are removed from the store.
 //!
-//! Expired events are never sent, so that sweeping them may wait, and many share one alarm. Hidden events, the rest of
+//! Expired events are never sent, so that sweeping them may wait, and many share one alarm. Events pending removal, the rest of
 //! large deletions, are removed as soon as clients have been served in between.
 //!
 //! ```text
@@ -9,11 +9,11 @@
 
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{
-    Backend, Reader, Removed, StoreError, remove_hidden, sweep_expired, sweep_older_than,
+    Backend, Reader, Removed, StoreError, remove_pending, sweep_expired, sweep_older_than,
 };
 use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
 
-use super::{Host, NextTurn, Object, RowCountingConn};
+use super::{Host, NextTick, Object, RowCountingConn};
 
 /// Events swept in one transaction, which ends earlier with the keys that the store removes in one.
 const SWEEP_EVENTS_MAX: usize = 256;
@@ -33,7 +33,7 @@ pub(super) fn create<C: SqlConn>(conn: &C) -> Result<(), StoreError> {
 
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The alarm that was set has fired.
-    pub fn alarm(&mut self, now: Now) -> NextTurn {
+    pub fn alarm(&mut self, now: Now) -> NextTick {
         self.counters.alarms += 1;
         // A later one may have been set since the object woke up for this one.
         self.alarm = self.alarm.filter(|at| at.millis_since(now) > ALARM_EARLY_MS_MAX);
@@ -53,7 +53,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             Ok(true) => self.set_alarm(now.plus_millis(1)),
             Ok(false) => self.schedule_alarms(now),
             // Full or failing storage: try again later.
-            Err(_) => self.set_alarm_by(now.plus_millis(self.settings.sweep_seconds.saturating_mul(1000))),
+            Err(_) => {
+                self.set_alarm_by(now.plus_millis(self.store_settings.sweep_seconds.saturating_mul(1000)))
+            }
         }
         self.flush(now)
     }
@@ -70,10 +72,10 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.schedule_agents(now);
     }
 
-    /// Whether there is something to remove for which no future commit sets an alarm: retention sweeps, and hidden
+    /// Whether there is something to remove for which no future commit sets an alarm: retention sweeps, and marked as removed
     /// events.
     pub fn needs_alarms(&self) -> bool {
-        self.settings.retention_seconds > 0 || self.has_hidden()
+        self.store_settings.retention_seconds > 0 || self.has_pending_removals()
     }
 
     /// Makes sure that an alarm is set for what agents wait for.
@@ -88,18 +90,18 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Sets the alarm for at once if there are hidden events to remove.
+    /// Sets the alarm for at once if there are events pending removal to remove.
     pub(super) fn schedule_removal(&mut self, now: Now) {
         let at = now.plus_millis(1);
-        if self.has_hidden() && self.alarm.is_none_or(|set| at < set) {
+        if self.has_pending_removals() && self.alarm.is_none_or(|set| at < set) {
             // What the replaced alarm was for is scheduled again after this one.
             self.set_alarm(at);
         }
     }
 
-    fn has_hidden(&self) -> bool {
+    fn has_pending_removals(&self) -> bool {
         let mut found = Vec::new();
-        let read = self.relay.store().reader().and_then(|reader| reader.hidden(1, &mut found));
+        let read = self.relay.store().reader().and_then(|reader| reader.pending_removal(1, &mut found));
         // Failing storage: try again later.
         read.is_err() || !found.is_empty()
     }
@@ -108,15 +110,15 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// is set, so that clients are served in between.
     fn sweep(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         let store = self.relay.store();
-        let hidden = remove_hidden(store)?;
+        let pending_removal = remove_pending(store)?;
         let expired = sweep_expired(store, now, SWEEP_EVENTS_MAX)?;
         self.counters.events_expired += expired.events as u64;
-        let retired = match self.settings.retention_seconds {
+        let retired = match self.store_settings.retention_seconds {
             0 => Removed::default(),
             // It may read every old event: only once the rest is removed.
-            _ if hidden.more || expired.more => Removed::default(),
+            _ if pending_removal.more || expired.more => Removed::default(),
             seconds => {
-                let spared = &self.settings.retention_kinds_spared;
+                let spared = &self.store_settings.retention_kinds_spared;
                 let is_removable = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);
                 sweep_older_than(store, now.saturating_sub(seconds), &is_removable, SWEEP_EVENTS_MAX)?
             }
@@ -125,7 +127,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         if retired.events > 0 {
             self.relay.handle_removed();
         }
-        Ok(hidden.more || expired.more || retired.more)
+        Ok(pending_removal.more || expired.more || retired.more)
     }
 
     fn soonest_expiry(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -133,7 +135,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let mut found = Vec::new();
         reader.expiring(Timestamp::MAX - 1, 1, &mut found)?;
         let Some(seq) = found.first() else { return Ok(None) };
-        let json = reader.event_or_hidden(*seq)?;
+        let json = reader.event_or_pending_removal(*seq)?;
         Ok(json.and_then(|json| parse_expiration(CanonicalEvent::trusted(&json).tags())))
     }
 
@@ -141,7 +143,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     fn soonest_sweep(&self, now: Now) -> Option<Timestamp> {
         // If storage fails, now: the alarm tries again.
         let expiry = self.soonest_expiry().unwrap_or(Some(now.seconds()));
-        let aged = (self.settings.retention_seconds > 0).then(|| self.next_retention_sweep(now));
+        let aged = (self.store_settings.retention_seconds > 0).then(|| self.next_retention_sweep(now));
         expiry.into_iter().chain(aged).min()
     }
 
@@ -173,7 +175,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     /// The second after `at` at which an alarm is set: a multiple of `sweep_seconds`, so that many events share it.
     fn alarm_for(&self, at: Timestamp) -> Timestamp {
-        at.saturating_add(1).checked_next_multiple_of(self.settings.sweep_seconds).unwrap_or(at)
+        at.saturating_add(1).checked_next_multiple_of(self.store_settings.sweep_seconds).unwrap_or(at)
     }
 
     /// Makes sure that an alarm is set for second `at` or soon after.

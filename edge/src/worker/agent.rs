@@ -18,11 +18,11 @@ use js_sys::Uint8Array;
 use relay_agent::api::{self, Follower, Reply, no_agent};
 use relay_agent::executor::{HttpEvent, HttpRequest};
 use relay_agent::machine::{Context, EffectId, Published, Tombstone};
-use relay_agent::nip46::Answers;
+use relay_agent::nip46::SignerResponses;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, Filter, Now, PubKey};
-use relay_site::nip98::{Author, Rejection};
-use relay_site::{AgentRoute, Answer};
+use relay_site::nip98::{Nip98Error, SignerTrust};
+use relay_site::{AgentRoute, HttpResponse};
 use wasm_bindgen::JsCast;
 use worker::{
     AbortController, DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State,
@@ -35,12 +35,12 @@ use super::entry::response;
 use super::js::{self, Storage};
 use super::sql::DurableSql;
 use super::{blossom, calls, memory, shards, variables};
-use crate::agent::ask::{API_PATH, Ask, ENTRY_PATH, decode_deployment, encode_entry};
-use crate::agent::elsewhere::Elsewhere;
+use crate::agent::api_request::{API_PATH, ApiRequest, ENTRY_PATH, decode_deployment, encode_entry};
 use crate::agent::message::{
-    DELIVER_PATH, Delivery, Opening, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes, encode_filter,
-    encode_publish,
+    DELIVER_PATH, Delivery, InstanceId, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes,
+    encode_filter, encode_publish,
 };
+use crate::agent::remote_relays::RemoteRelays;
 use crate::agent::{AgentHost, AgentObject, NO_MEMORY, WORK_MEMORY_MAX, is_opened};
 use crate::settings::Settings;
 
@@ -64,24 +64,24 @@ struct Shared {
     settings: OnceCell<Settings>,
     /// Opened on first use, and again if that failed.
     agent: RefCell<Option<AgentObject<DurableSql, Runtime>>>,
-    wishes: Wishes,
+    pending_effects: PendingEffects,
     /// What goes to other relays.
-    elsewhere: RefCell<Elsewhere>,
+    remote_relays: RefCell<RemoteRelays>,
     /// Open calls; removing one ends it.
     calls: Calls,
     followers: RefCell<Vec<Following>>,
 }
 
-type Wishes = Rc<RefCell<VecDeque<Wish>>>;
+type PendingEffects = Rc<RefCell<VecDeque<PendingEffect>>>;
 type Calls = Rc<RefCell<BTreeMap<EffectId, AbortController>>>;
 
 /// What the agent wants, until it is begun.
-enum Wish {
+enum PendingEffect {
     Publish(EffectId, Vec<Event>),
-    PublishElsewhere(Vec<Event>, Vec<String>),
+    PublishToRemoteRelays(Vec<Event>, Vec<String>),
     Call(EffectId, HttpRequest),
     CallModel(EffectId, String, Bytes),
-    AskSigner(EffectId, Vec<String>, Answers, Vec<Event>),
+    AskSigner(EffectId, Vec<String>, SignerResponses, Vec<Event>),
     Query(EffectId, Filter),
     StoreBlob(EffectId, PubKey, Bytes, &'static str),
     ReadBlob(EffectId, String, usize),
@@ -91,51 +91,51 @@ enum Wish {
 /// The runtime, as the agent uses it.
 struct Runtime {
     storage: Storage,
-    wishes: Wishes,
+    pending_effects: PendingEffects,
     calls: Calls,
 }
 
 impl Runtime {
-    fn wish(&self, wish: Wish) {
-        if let Ok(mut wishes) = self.wishes.try_borrow_mut() {
-            wishes.push_back(wish);
+    fn pending_effect(&self, pending_effect: PendingEffect) {
+        if let Ok(mut pending_effects) = self.pending_effects.try_borrow_mut() {
+            pending_effects.push_back(pending_effect);
         }
     }
 }
 
 impl AgentHost for Runtime {
     fn publish(&self, id: EffectId, events: &[Event]) {
-        self.wish(Wish::Publish(id, events.to_vec()));
+        self.pending_effect(PendingEffect::Publish(id, events.to_vec()));
     }
 
-    fn publish_elsewhere(&self, events: &[Event], relays: &[String]) {
-        self.wish(Wish::PublishElsewhere(events.to_vec(), relays.to_vec()));
+    fn publish_to_remote_relays(&self, events: &[Event], relays: &[String]) {
+        self.pending_effect(PendingEffect::PublishToRemoteRelays(events.to_vec(), relays.to_vec()));
     }
 
     fn call(&self, id: EffectId, request: HttpRequest) {
-        self.wish(Wish::Call(id, request));
+        self.pending_effect(PendingEffect::Call(id, request));
     }
 
     fn call_model(&self, id: EffectId, model: &str, input: Bytes) {
-        self.wish(Wish::CallModel(id, model.to_owned(), input));
+        self.pending_effect(PendingEffect::CallModel(id, model.to_owned(), input));
     }
 
-    fn ask_signer(&self, id: EffectId, relays: &[String], answers: Answers, requests: &[Event]) {
-        self.wish(Wish::AskSigner(id, relays.to_vec(), answers, requests.to_vec()));
+    fn ask_signer(&self, id: EffectId, relays: &[String], answers: SignerResponses, requests: &[Event]) {
+        self.pending_effect(PendingEffect::AskSigner(id, relays.to_vec(), answers, requests.to_vec()));
     }
 
     fn cancel(&self, id: EffectId) {
-        if let Ok(mut wishes) = self.wishes.try_borrow_mut() {
-            wishes.retain(|wish| match wish {
-                Wish::Call(own, _)
-                | Wish::CallModel(own, ..)
-                | Wish::AskSigner(own, ..)
-                | Wish::ReadBlob(own, ..) => *own != id,
-                Wish::Publish(..)
-                | Wish::PublishElsewhere(..)
-                | Wish::Query(..)
-                | Wish::StoreBlob(..)
-                | Wish::Bury(_) => true,
+        if let Ok(mut pending_effects) = self.pending_effects.try_borrow_mut() {
+            pending_effects.retain(|pending_effect| match pending_effect {
+                PendingEffect::Call(own, _)
+                | PendingEffect::CallModel(own, ..)
+                | PendingEffect::AskSigner(own, ..)
+                | PendingEffect::ReadBlob(own, ..) => *own != id,
+                PendingEffect::Publish(..)
+                | PendingEffect::PublishToRemoteRelays(..)
+                | PendingEffect::Query(..)
+                | PendingEffect::StoreBlob(..)
+                | PendingEffect::Bury(_) => true,
             });
         }
         let open = self.calls.try_borrow_mut().ok().and_then(|mut calls| calls.remove(&id));
@@ -145,19 +145,19 @@ impl AgentHost for Runtime {
     }
 
     fn query(&self, id: EffectId, filter: &Filter) {
-        self.wish(Wish::Query(id, filter.clone()));
+        self.pending_effect(PendingEffect::Query(id, filter.clone()));
     }
 
     fn store_blob(&self, id: EffectId, owner: PubKey, bytes: Bytes, mime: &'static str) {
-        self.wish(Wish::StoreBlob(id, owner, bytes, mime));
+        self.pending_effect(PendingEffect::StoreBlob(id, owner, bytes, mime));
     }
 
     fn read_blob(&self, id: EffectId, sha256: &str, bytes_max: usize) {
-        self.wish(Wish::ReadBlob(id, sha256.to_owned(), bytes_max));
+        self.pending_effect(PendingEffect::ReadBlob(id, sha256.to_owned(), bytes_max));
     }
 
     fn bury(&self, tombstone: &Tombstone) {
-        self.wish(Wish::Bury(tombstone.clone()));
+        self.pending_effect(PendingEffect::Bury(tombstone.clone()));
     }
 
     fn set_alarm(&self, at: Now) {
@@ -209,10 +209,14 @@ impl Shared {
             done
         };
         loop {
-            let wish = self.wishes.try_borrow_mut().ok().and_then(|mut wishes| wishes.pop_front());
-            let Some(wish) = wish else { break };
+            let pending_effect = self
+                .pending_effects
+                .try_borrow_mut()
+                .ok()
+                .and_then(|mut pending_effects| pending_effects.pop_front());
+            let Some(pending_effect) = pending_effect else { break };
             let shared = Rc::clone(self);
-            worker::wasm_bindgen_futures::spawn_local(async move { shared.carry_out(wish).await });
+            worker::wasm_bindgen_futures::spawn_local(async move { shared.carry_out(pending_effect).await });
         }
         Ok(done)
     }
@@ -234,16 +238,19 @@ impl Shared {
         }
         let message = |error| js::error_message(&error);
         let storage = self.storage()?;
-        let host =
-            Runtime { storage: storage.clone(), wishes: self.wishes.clone(), calls: self.calls.clone() };
+        let host = Runtime {
+            storage: storage.clone(),
+            pending_effects: self.pending_effects.clone(),
+            calls: self.calls.clone(),
+        };
         let context = Context {
             secrets: Arc::new(variables::agent_secrets(&self.env)),
             relay_url: settings.url.clone(),
             blossom: blossom::server(settings),
             seed: js::random().map_err(message)?,
         };
-        let opening = Opening(u64::from_be_bytes(js::random().map_err(message)?));
-        let agent = AgentObject::open(now(), DurableSql::new(storage), host, context, opening)
+        let instance = InstanceId(u64::from_be_bytes(js::random().map_err(message)?));
+        let agent = AgentObject::open(now(), DurableSql::new(storage), host, context, instance)
             .map_err(|error| error.to_string())?;
         OPEN.with_borrow_mut(|open| {
             // Before it grows.
@@ -265,48 +272,53 @@ impl Shared {
         place.is_none()
     }
 
-    async fn carry_out(self: Rc<Self>, wish: Wish) {
-        match wish {
-            Wish::Publish(id, events) => {
-                let counted =
-                    self.agent.try_borrow_mut().ok().and_then(|mut agent| agent.as_mut()?.take_counted());
+    async fn carry_out(self: Rc<Self>, pending_effect: PendingEffect) {
+        match pending_effect {
+            PendingEffect::Publish(id, events) => {
+                let counted = self
+                    .agent
+                    .try_borrow_mut()
+                    .ok()
+                    .and_then(|mut agent| agent.as_mut()?.take_metrics_delta());
                 let answer = self.ask_relay(PUBLISH_PATH, encode_publish(counted, &events)).await;
                 let outcomes: std::result::Result<Vec<Published>, String> =
                     answer.and_then(|body| decode_outcomes(&body).map_err(|error| error.to_string()));
                 self.report(|agent| agent.published(now(), id, outcomes));
             }
-            Wish::Query(id, filter) => {
+            PendingEffect::Query(id, filter) => {
                 let answer = self.ask_relay(QUERY_PATH, encode_filter(&filter)).await;
                 let events = answer.and_then(|body| decode_events(&body).map_err(|error| error.to_string()));
                 self.report(|agent| agent.found(now(), id, events));
             }
-            Wish::PublishElsewhere(events, relays) => self.publish_elsewhere(&events, relays),
-            Wish::Call(id, request) => {
+            PendingEffect::PublishToRemoteRelays(events, relays) => {
+                self.publish_to_remote_relays(&events, relays)
+            }
+            PendingEffect::Call(id, request) => {
                 let Some(signal) = self.begin_call(id) else { return };
                 let private = self.settings().map(|settings| &*settings.agents.allow_private_hosts);
                 calls::http(private.unwrap_or_default(), request, &signal, |event| self.tell(id, event))
                     .await;
                 self.end_call(id);
             }
-            Wish::StoreBlob(id, owner, bytes, mime) => {
+            PendingEffect::StoreBlob(id, owner, bytes, mime) => {
                 let stored = match self.settings() {
                     Ok(settings) => blossom::put_own(&self.env, settings, &owner, bytes, mime).await,
                     Err(message) => Err(message),
                 };
                 self.report(|agent| agent.stored(now(), id, stored));
             }
-            Wish::ReadBlob(id, sha256, bytes_max) => {
+            PendingEffect::ReadBlob(id, sha256, bytes_max) => {
                 if self.begin_call(id).is_none() {
                     return;
                 }
                 blossom::read_own(&self.env, &sha256, bytes_max, |event| self.tell(id, event)).await;
                 self.end_call(id);
             }
-            Wish::Bury(tombstone) => self.bury(&tombstone).await,
-            Wish::AskSigner(id, relays, answers, requests) => {
+            PendingEffect::Bury(tombstone) => self.bury(&tombstone).await,
+            PendingEffect::AskSigner(id, relays, answers, requests) => {
                 self.ask_signer(id, &relays, &answers, &requests).await;
             }
-            Wish::CallModel(id, model, input) => {
+            PendingEffect::CallModel(id, model, input) => {
                 let Some(signal) = self.begin_call(id) else { return };
                 calls::model(&self.env, &model, &input, &signal, |event| self.tell(id, event)).await;
                 self.end_call(id);
@@ -315,9 +327,11 @@ impl Shared {
     }
 
     /// Publishes events on other relays after those that wait already.
-    fn publish_elsewhere(self: &Rc<Self>, events: &[Event], relays: Vec<String>) {
-        let has_room =
-            self.elsewhere.try_borrow_mut().is_ok_and(|mut elsewhere| elsewhere.add(events, relays));
+    fn publish_to_remote_relays(self: &Rc<Self>, events: &[Event], relays: Vec<String>) {
+        let has_room = self
+            .remote_relays
+            .try_borrow_mut()
+            .is_ok_and(|mut remote_relays| remote_relays.add(events, relays));
         if !has_room {
             worker::console_log!("too much is to be published on other relays");
         }
@@ -327,15 +341,16 @@ impl Shared {
     /// Begins what may be begun on other relays; each that ends makes room for the next.
     fn begin_elsewhere(self: &Rc<Self>) {
         loop {
-            let next = self.elsewhere.try_borrow_mut().ok().and_then(|mut elsewhere| elsewhere.begin());
+            let next =
+                self.remote_relays.try_borrow_mut().ok().and_then(|mut remote_relays| remote_relays.begin());
             let Some((relay, events)) = next else { return };
             let shared = Rc::clone(self);
             worker::wasm_bindgen_futures::spawn_local(async move {
                 if let Err(message) = calls::publish(&relay, &events).await {
                     worker::console_log!("publishing on {relay}: {message}");
                 }
-                if let Ok(mut elsewhere) = shared.elsewhere.try_borrow_mut() {
-                    elsewhere.end(&relay);
+                if let Ok(mut remote_relays) = shared.remote_relays.try_borrow_mut() {
+                    remote_relays.end(&relay);
                 }
                 shared.begin_elsewhere();
             });
@@ -426,7 +441,7 @@ impl Shared {
                     Err(message) => Response::error(format!("{message}\n"), 503),
                 }
             }
-            (Method::Post, API_PATH) => match Ask::decode(&body) {
+            (Method::Post, API_PATH) => match ApiRequest::decode(&body) {
                 Ok((ask, body)) => {
                     let answer = self.ask(&ask, body).await;
                     match Follower::of(&ask.request(body), now()) {
@@ -441,13 +456,13 @@ impl Shared {
     }
 
     /// Answers a request to the API. The router knows what has changed before the client does.
-    async fn ask(self: &Rc<Self>, ask: &Ask, body: &[u8]) -> Answer {
+    async fn ask(self: &Rc<Self>, ask: &ApiRequest, body: &[u8]) -> HttpResponse {
         let deployment = matches!(ask.route, AgentRoute::Deploy | AgentRoute::Update)
             .then(|| decode_deployment(body))
             .transpose();
         let deployment = match deployment {
             Ok(deployment) => deployment,
-            Err(error) => return Answer::error(400, &error.to_string()),
+            Err(error) => return HttpResponse::error(400, &error.to_string()),
         };
         match self.has_agent() {
             Ok(false) if ask.route != AgentRoute::Deploy => {
@@ -497,14 +512,14 @@ impl Shared {
     /// Marks the event that has signed a request as used, if its author is permitted what it asks for.
     fn is_repeated(
         self: &Rc<Self>,
-        ask: &Ask,
-    ) -> std::result::Result<std::result::Result<(), Rejection>, String> {
+        ask: &ApiRequest,
+    ) -> std::result::Result<std::result::Result<(), Nip98Error>, String> {
         let Some(signed) = &ask.signed else { return Ok(Ok(())) };
         // Others are refused below, and those who may do this with what is their own may do it again.
         let is_permitted = ask.route == AgentRoute::Deploy || {
             let entry = self.with(|agent| api::entry(agent.agent()))?;
             let admitted = api::admit(ask.route, ask.id.as_deref(), ask.caller, false, entry.as_ref());
-            admitted == Ok(Author::Permitted)
+            admitted == Ok(SignerTrust::Allowed)
         };
         if !is_permitted {
             return Ok(Ok(()));
@@ -515,16 +530,25 @@ impl Shared {
 }
 
 /// Storage or the other object has failed; the client may try again.
-fn unavailable(message: &str) -> Answer {
+fn unavailable(message: &str) -> HttpResponse {
     worker::console_error!("a request to the agents' API: {message}");
-    Answer::error(503, "not now, please try again")
+    HttpResponse::error(503, "temporarily unavailable, try again")
 }
 
 impl DurableObject for AgentDurableObject {
     fn new(state: State, env: Env) -> Self {
-        let (settings, agent, wishes, elsewhere, calls, followers) = Default::default();
+        let (settings, agent, pending_effects, remote_relays, calls, followers) = Default::default();
         AgentDurableObject {
-            shared: Rc::new(Shared { state, env, settings, agent, wishes, elsewhere, calls, followers }),
+            shared: Rc::new(Shared {
+                state,
+                env,
+                settings,
+                agent,
+                pending_effects,
+                remote_relays,
+                calls,
+                followers,
+            }),
         }
     }
 

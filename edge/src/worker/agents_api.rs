@@ -7,9 +7,9 @@ use js_sys::Uint8Array;
 use relay_agent::api::{self, Caller};
 use relay_agent::identity::{npub, parse_pubkey};
 use relay_engine::types::PubKey;
-use relay_site::nip98::{self, Author, Origin, Signed, UsedEvents};
+use relay_site::nip98::{self, ServerUrl, Signed, SignerTrust, UsedEvents};
 use relay_site::route::Endpoint;
-use relay_site::{AgentRoute, Answer, Found};
+use relay_site::{AgentRoute, Found, HttpResponse};
 use wasm_bindgen::JsValue;
 use worker::{Date, Env, Error, Method, Request, RequestInit, Response, Result, Stub};
 
@@ -17,7 +17,7 @@ use super::agent::AGENT;
 use super::entry::{address, response};
 use super::shards::{stub, stub_of};
 use super::{variables, verifier};
-use crate::agent::ask::{ADMIT_PATH, API_PATH, Ask, GONE_PATH, ROOM_PATH, encode_deployment};
+use crate::agent::api_request::{ADMIT_PATH, API_PATH, ApiRequest, GONE_PATH, ROOM_PATH, encode_deployment};
 use crate::settings::Settings;
 use crate::used::SignedBy;
 
@@ -54,7 +54,7 @@ pub(super) async fn respond(
     let agent = match params.agent.as_deref().map(parse_pubkey) {
         Some(None) => {
             let message = "must be an npub or 64 hexadecimal digits";
-            return response(Answer::error_in(400, "npub", message));
+            return response(HttpResponse::error_in(400, "npub", message));
         }
         agent => agent.flatten(),
     };
@@ -62,7 +62,7 @@ pub(super) async fn respond(
         Ok(authenticated) => authenticated,
         Err(answer) => return response(answer),
     };
-    let ask = Ask {
+    let ask = ApiRequest {
         route,
         id: params.id,
         query: request.url()?.query().unwrap_or_default().to_owned(),
@@ -85,11 +85,11 @@ pub(super) async fn respond(
             if admitted.status_code() != 200 {
                 return Ok(admitted);
             }
-            Author::Permitted
+            SignerTrust::Allowed
         }
         // An owner who reads or commands is known to the agent's object only, and is a stranger here.
-        _ if may_deploy => Author::Permitted,
-        _ => Author::Stranger,
+        _ if may_deploy => SignerTrust::Allowed,
+        _ => SignerTrust::Unknown,
     };
     if let Some(signed) = &signed {
         // After the permission, so that strangers cannot fill the memory of others' used events.
@@ -116,7 +116,7 @@ pub(super) async fn respond(
             {
                 let message =
                     format!("this relay has {} agents, the most that it takes", settings.agents.agents_max);
-                return response(Answer::error(409, &message));
+                return response(HttpResponse::error(409, &message));
             }
             let body = encode_deployment(&deployment);
             post(&object(&deployment.pubkey)?, API_PATH, &ask.encode(&body)).await
@@ -145,7 +145,7 @@ fn authenticate(
     request: &Request,
     settings: &Settings,
     route: AgentRoute,
-) -> Result<std::result::Result<(Option<Signed>, Caller), Answer>> {
+) -> Result<std::result::Result<(Option<Signed>, Caller), HttpResponse>> {
     let authorization = request.headers().get("authorization")?;
     let (method, url, address) = (request.method(), request.url()?, address(request));
     let path_and_query = match url.query() {
@@ -154,7 +154,7 @@ fn authenticate(
     };
     let parts = nip98::Request {
         method: method.as_ref(),
-        origin: Origin::Url(settings.url.as_deref().unwrap_or(&address)),
+        origin: ServerUrl::Url(settings.url.as_deref().unwrap_or(&address)),
         path_and_query: &path_and_query,
     };
     let now = Date::now().as_millis() / 1_000;
@@ -174,7 +174,7 @@ async fn receive(
     request: &mut Request,
     endpoint: &Endpoint,
     signed: Option<&Signed>,
-) -> Result<std::result::Result<Vec<u8>, Answer>> {
+) -> Result<std::result::Result<Vec<u8>, HttpResponse>> {
     let bytes_max = endpoint.bounds.body_bytes_max.min(BODY_BYTES_MAX);
     let mut body = Vec::new();
     // A request without a body has no stream.
@@ -183,7 +183,7 @@ async fn receive(
             body.extend_from_slice(&piece?);
             if body.len() > bytes_max {
                 let message = format!("is longer than {bytes_max} bytes");
-                return Ok(Err(Answer::error_in(413, "body", &message)));
+                return Ok(Err(HttpResponse::error_in(413, "body", &message)));
             }
         }
     }
@@ -198,7 +198,7 @@ async fn receive(
 }
 
 /// Failures of other objects, in a response.
-pub(super) fn unavailable(error: &Error) -> Answer {
+pub(super) fn unavailable(error: &Error) -> HttpResponse {
     worker::console_error!("the agents' API: {error}");
-    Answer::error(503, "not now, please try again")
+    HttpResponse::error(503, "temporarily unavailable, try again")
 }

@@ -10,9 +10,9 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use js_sys::futures::JsFuture;
 use js_sys::{ArrayBuffer, JSON, Reflect, Uint8Array};
-use relay_agent::executor::{Access, HttpEvent, HttpFault, HttpRequest};
+use relay_agent::executor::{Access, HttpError, HttpEvent, HttpRequest};
 use relay_agent::fetch::{PrivateHosts, check_url, redirect};
-use relay_agent::nip46::{Answers as SignerAnswers, Frames as SignerFrames};
+use relay_agent::nip46::{Frames as SignerFrames, SignerResponses as SignerAnswers};
 use relay_engine::types::Event;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::{
@@ -21,7 +21,7 @@ use worker::{
 };
 
 use super::js;
-use crate::agent::elsewhere::{Answers, FRAME_BYTES_MAX, SIGNER_FRAME_BYTES_MAX};
+use crate::agent::remote_relays::{FRAME_BYTES_MAX, SIGNER_FRAME_BYTES_MAX, SignerResponses};
 
 /// Another relay that has not taken all events by then is left.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ pub(super) async fn http(
         let exchange = Box::pin(exchange(private, request, signal, &mut tell));
         match select(exchange, Delay::from(Duration::from_millis(ms))).await {
             Either::Left((outcome, _)) => outcome,
-            Either::Right(_) => Err(HttpFault::Timeout),
+            Either::Right(_) => Err(HttpError::Timeout),
         }
     };
     tell(outcome.map_or_else(HttpEvent::Failed, |()| HttpEvent::End));
@@ -52,12 +52,12 @@ async fn exchange(
     mut request: HttpRequest,
     signal: &AbortSignal,
     tell: &mut impl FnMut(HttpEvent),
-) -> std::result::Result<(), HttpFault> {
-    let broken = |error: Error| HttpFault::Connection(error.to_string());
-    let private = PrivateHosts::parse(private).map_err(HttpFault::Forbidden)?;
+) -> std::result::Result<(), HttpError> {
+    let broken = |error: Error| HttpError::Connection(error.to_string());
+    let private = PrivateHosts::parse(private).map_err(HttpError::Forbidden)?;
     let mut response = loop {
         check_url(&request.url, request.access, &private, &request.allow_domains)
-            .map_err(|forbidden| HttpFault::Forbidden(forbidden.0))?;
+            .map_err(|forbidden| HttpError::Forbidden(forbidden.0))?;
         let response = send(&request, signal).await.map_err(broken)?;
         let location = response.headers().get("location").ok().flatten();
         match redirect(&request, response.status_code(), location.as_deref()) {
@@ -73,7 +73,7 @@ async fn exchange(
         let chunk = chunk.map_err(broken)?;
         bytes += chunk.len();
         if bytes > request.limits.response_bytes_max {
-            return Err(HttpFault::TooLarge);
+            return Err(HttpError::TooLarge);
         }
         tell(HttpEvent::Chunk(chunk.into()));
     }
@@ -104,7 +104,7 @@ pub(super) async fn model(
 ) {
     let binding = Reflect::get(env, &JsValue::from_str("AI")).unwrap_or_default();
     if !binding.is_object() {
-        return tell(HttpEvent::Failed(HttpFault::Unsupported));
+        return tell(HttpEvent::Failed(HttpError::Unsupported));
     }
     match run_model(&binding, model, input).await {
         _ if signal.aborted() => {}
@@ -113,7 +113,7 @@ pub(super) async fn model(
             tell(HttpEvent::Chunk(body));
             tell(HttpEvent::End);
         }
-        Err(error) => tell(HttpEvent::Failed(HttpFault::Connection(js::error_message(&error)))),
+        Err(error) => tell(HttpEvent::Failed(HttpError::Connection(js::error_message(&error)))),
     }
 }
 
@@ -252,7 +252,7 @@ async fn exchange_events(socket: &WebSocket, events: &[Event]) -> Result<()> {
         let json = String::from_utf8_lossy(event.json());
         socket.send_with_str(format!("[\"EVENT\",{json}]"))?;
     }
-    let mut answers = Answers::new(events);
+    let mut answers = SignerResponses::new(events);
     while !answers.is_complete() {
         match frames.next().await {
             Some(Ok(WebsocketEvent::Message(message))) => {

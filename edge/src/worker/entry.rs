@@ -3,8 +3,8 @@
 
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
-use relay_site::nip98::{self, Origin};
-use relay_site::{Answer, FEATURES, Operator, OperatorRequest, Route, Table, settings as names};
+use relay_site::nip98::{self, ServerUrl};
+use relay_site::{AdminAuth, AdminRequest, FEATURES, HttpResponse, Route, Table, settings as names};
 use serde_json::json;
 use worker::ResponseBody;
 use worker::{Context, Date, Env, Headers, Request, Response, Result, event};
@@ -35,10 +35,10 @@ fn table(has_agents: bool, has_blossom: bool) -> Table {
 
 /// Authorisation of the operator. It remembers used NIP-98 events for as long as the isolate lives: another isolate would
 /// accept the same event again, which can only repeat a read.
-static OPERATOR: OnceLock<Operator> = OnceLock::new();
+static ADMIN_AUTH: OnceLock<AdminAuth> = OnceLock::new();
 
 /// The isolate's last answer about health, and when it was asked for, in milliseconds.
-static HEALTH: Mutex<Option<(u64, Answer)>> = Mutex::new(None);
+static HEALTH: Mutex<Option<(u64, HttpResponse)>> = Mutex::new(None);
 /// How old that answer may be.
 const HEALTH_AGE_MILLIS_MAX: u64 = 1_000;
 
@@ -55,7 +55,7 @@ impl relay_site::Headers for HeaderLines<'_> {
 async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Response> {
     let settings = match variables::settings(&env) {
         Ok(settings) => settings,
-        Err(message) => return response(Answer::error(500, &message)),
+        Err(message) => return response(HttpResponse::error(500, &message)),
     };
     let (method, path) = (request.method().to_string(), request.path());
     let [without_agents, with_agents] = &*TABLES;
@@ -79,27 +79,27 @@ async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Respo
         let answered = blossom::respond(request, &env, &context, &settings, route, param).await;
         let answered = answered.or_else(|error| {
             worker::console_error!("Blossom: {error}");
-            response(Answer::error(503, "not now, please try again"))
+            response(HttpResponse::error(503, "temporarily unavailable, try again"))
         })?;
         return with_headers(&answered, shared);
     }
     let mut answer = match found.endpoint.map(|endpoint| endpoint.route) {
         Ok(Route::Socket) => return connect(request, &env, &settings).await,
-        Ok(Route::Information) => Answer::information(settings.description().information()),
-        Ok(Route::Page) => Answer::page(settings.description().page(&address(&request))),
-        Ok(Route::Icon) => Answer::icon(),
+        Ok(Route::Information) => HttpResponse::information(settings.description().information()),
+        Ok(Route::Page) => HttpResponse::page(settings.description().page(&address(&request))),
+        Ok(Route::Icon) => HttpResponse::icon(),
         Ok(Route::Health) => health(&env, &settings).await,
-        Ok(Route::Agents(_) | Route::Blossom(_)) => Answer::error(404, "not found"),
+        Ok(Route::Agents(_) | Route::Blossom(_)) => HttpResponse::error(404, "not found"),
         Ok(route @ (Route::Metrics | Route::Config)) => {
             match (authorise(&mut request, &method, &settings, route).await?, route) {
                 (Err(answer), _) => answer,
                 (Ok(_), Route::Config) => {
                     let config = names::effective_config(settings.without_secrets());
-                    Answer::new(200, "application/json", config)
+                    HttpResponse::new(200, "application/json", config)
                 }
                 (Ok(is_signed), _) => {
-                    let is_for_operator = is_signed || settings.metrics_token.is_some();
-                    Answer::new(200, PROMETHEUS, metrics_text(&env, &settings, is_for_operator).await)
+                    let is_for_admin = is_signed || settings.metrics_token.is_some();
+                    HttpResponse::new(200, PROMETHEUS, metrics_text(&env, &settings, is_for_admin).await)
                 }
             }
         }
@@ -116,10 +116,10 @@ async fn authorise(
     method: &str,
     settings: &Settings,
     route: Route,
-) -> Result<std::result::Result<bool, Answer>> {
-    let operator = OPERATOR.get_or_init(|| {
+) -> Result<std::result::Result<bool, HttpResponse>> {
+    let admin_auth = ADMIN_AUTH.get_or_init(|| {
         let token = settings.metrics_token.as_ref().map(Secret::reveal);
-        Operator::new(token, &settings.policy.admin_pubkeys)
+        AdminAuth::new(token, &settings.policy.admin_pubkeys)
     });
     let url = request.url()?;
     let path_and_query = match url.query() {
@@ -128,10 +128,10 @@ async fn authorise(
     };
     let (authorization, address) = (request.headers().get("authorization")?, address(request));
     let verifier = verifier(0)?;
-    let operator_request = OperatorRequest {
+    let admin_request = AdminRequest {
         request: nip98::Request {
             method,
-            origin: Origin::Url(settings.url.as_deref().unwrap_or(&address)),
+            origin: ServerUrl::Url(settings.url.as_deref().unwrap_or(&address)),
             path_and_query: &path_and_query,
         },
         authorization: authorization.as_deref(),
@@ -139,13 +139,13 @@ async fn authorise(
         verifier: &*verifier,
     };
     let payload = match route {
-        Route::Config => operator.admin(&operator_request).map(Some),
-        _ => operator.metrics(&operator_request, true),
+        Route::Config => admin_auth.admin(&admin_request).map(Some),
+        _ => admin_auth.metrics(&admin_request, true),
     };
     Ok(match payload {
         Ok(Some(mut payload)) => {
             payload.update(&request.bytes().await?);
-            payload.finish().map(|()| true).map_err(Answer::from)
+            payload.finish().map(|()| true).map_err(HttpResponse::from)
         }
         Ok(None) => Ok(false),
         Err(answer) => Err(answer),
@@ -173,7 +173,7 @@ fn with_headers<'a>(
 }
 
 /// Converts an answer into a response of the runtime.
-pub(super) fn response(answer: Answer) -> Result<Response> {
+pub(super) fn response(answer: HttpResponse) -> Result<Response> {
     let headers = Headers::new();
     for (name, value) in &answer.headers {
         headers.append(name, value)?;
@@ -211,7 +211,7 @@ async fn ask<T: serde::de::DeserializeOwned>(
 }
 
 /// The health of all shards, cached for a second, so that frequent requests wake no objects.
-async fn health(env: &Env, settings: &Settings) -> Answer {
+async fn health(env: &Env, settings: &Settings) -> HttpResponse {
     let now = Date::now().as_millis();
     let last = HEALTH.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some((at, answer)) = last
@@ -224,7 +224,7 @@ async fn health(env: &Env, settings: &Settings) -> Answer {
     answer
 }
 
-async fn ask_health(env: &Env, settings: &Settings) -> Answer {
+async fn ask_health(env: &Env, settings: &Settings) -> HttpResponse {
     let placement = &settings.placement;
     let (mut events, mut bytes, mut state) = (0, 0, "ok".to_owned());
     let ask_one = |shard| ask::<serde_json::Value>(env, placement, shard, "/stats");
@@ -245,14 +245,14 @@ async fn ask_health(env: &Env, settings: &Settings) -> Answer {
         "shards": placement.shards.count(),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    Answer::new(if state == "ok" { 200 } else { 503 }, "application/json", format!("{document}\n"))
+    HttpResponse::new(if state == "ok" { 200 } else { 503 }, "application/json", format!("{document}\n"))
 }
 
-async fn metrics_text(env: &Env, settings: &Settings, is_for_operator: bool) -> String {
+async fn metrics_text(env: &Env, settings: &Settings, is_for_admin: bool) -> String {
     let placement = &settings.placement;
     let ask_one = |shard| ask::<Vec<Family>>(env, placement, shard, "/metric-families");
     let mut shards = placement.shards.ask_all(ask_one).await;
-    if !is_for_operator {
+    if !is_for_admin {
         shards = shards.into_iter().map(|(shard, answer)| (shard, metrics::without_names(answer))).collect();
     }
     metrics::render(&shards)

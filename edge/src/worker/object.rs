@@ -19,7 +19,7 @@ use js_sys::Uint8Array;
 use relay_engine::store::Seq;
 use relay_engine::types::{Event, Now};
 use relay_engine::wire;
-use relay_site::Answer;
+use relay_site::HttpResponse;
 use wasm_bindgen::prelude::*;
 use worker::{
     Delay, DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State, WebSocket,
@@ -31,7 +31,7 @@ use super::js::{self, Socket, Storage};
 use super::shards::{LIVE_PATH, OtherShards, stub_of};
 use super::sql::DurableSql;
 use super::{memory, variables, verifier};
-use crate::object::{Host, Key, NextTurn, Object};
+use crate::object::{Host, Key, NextTick, Object};
 
 /// One shard of the relay.
 #[durable_object]
@@ -45,11 +45,11 @@ struct Shared {
     /// Opened on first use, and again if that failed.
     object: RefCell<Option<Object<DurableSql, Runtime>>>,
     /// Whether a turn is scheduled and has not begun.
-    turn_is_due: Cell<bool>,
+    tick_is_due: Cell<bool>,
     /// When the timer for a later turn fires, in milliseconds since 1970; infinite if none is set.
     timer_at: Cell<f64>,
     /// Calls [`Shared::turn`]; created once, so that a turn allocates no closure.
-    on_turn: RefCell<Option<Closure<dyn FnMut()>>>,
+    on_tick: RefCell<Option<Closure<dyn FnMut()>>>,
     on_timer: RefCell<Option<Closure<dyn FnMut()>>>,
     /// Batches for consumers that have not been sent yet.
     deliveries: Deliveries,
@@ -195,7 +195,7 @@ impl Shared {
     /// Calls `work` with the object, which is opened if needed, and schedules what it needs next.
     fn with<T>(
         self: &Rc<Self>,
-        work: impl FnOnce(&mut Object<DurableSql, Runtime>) -> (T, NextTurn),
+        work: impl FnOnce(&mut Object<DurableSql, Runtime>) -> (T, NextTick),
     ) -> std::result::Result<T, String> {
         let (done, next, resumed) = {
             let mut place = self.object.try_borrow_mut().map_err(|_| "the object is in use".to_owned())?;
@@ -204,7 +204,7 @@ impl Shared {
                 *place = Some(object);
                 next
             } else {
-                NextTurn::None
+                NextTick::None
             };
             let object = place.as_mut().ok_or("the object is gone")?;
             let (done, next) = work(object);
@@ -214,7 +214,7 @@ impl Shared {
             }
             #[cfg(feature = "libsecp256k1")]
             self.agents.answer(object);
-            (done, if next == NextTurn::None { woken } else { next }, resumed)
+            (done, if next == NextTick::None { woken } else { next }, resumed)
         };
         if !resumed.is_empty()
             && let Ok(mut waiting) = self.waiting.try_borrow_mut()
@@ -255,7 +255,7 @@ impl Shared {
     }
 
     /// Opens the store and restores the sessions from their sockets' attachments.
-    fn open(&self) -> std::result::Result<(Object<DurableSql, Runtime>, NextTurn), String> {
+    fn open(&self) -> std::result::Result<(Object<DurableSql, Runtime>, NextTick), String> {
         let settings = variables::settings(&self.env)?;
         let storage: Storage = self.storage()?;
         let seed = js::random().map_err(|error| js::error_message(&error))?;
@@ -297,22 +297,22 @@ impl Shared {
         Ok(storage.unchecked_into())
     }
 
-    fn schedule(self: &Rc<Self>, next: NextTurn) {
+    fn schedule(self: &Rc<Self>, next: NextTick) {
         match next {
-            NextTurn::None => {}
-            NextTurn::Soon if self.turn_is_due.replace(true) => {}
-            NextTurn::Soon => self.call_in(&self.on_turn, 0.0, |shared| {
-                shared.turn_is_due.set(false);
-                shared.turn();
+            NextTick::None => {}
+            NextTick::Soon if self.tick_is_due.replace(true) => {}
+            NextTick::Soon => self.call_in(&self.on_tick, 0.0, |shared| {
+                shared.tick_is_due.set(false);
+                shared.tick();
             }),
-            NextTurn::After(ms) => {
+            NextTick::After(ms) => {
                 // A timer that is set for later does not delay this one.
                 let at = js_sys::Date::now() + ms as f64;
                 if at < self.timer_at.get() {
                     self.timer_at.set(at);
                     self.call_in(&self.on_timer, ms as f64, |shared| {
                         shared.timer_at.set(f64::INFINITY);
-                        shared.turn();
+                        shared.tick();
                     });
                 }
             }
@@ -337,8 +337,8 @@ impl Shared {
         js::set_timeout(closure.as_ref().unchecked_ref(), ms);
     }
 
-    fn turn(self: &Rc<Self>) {
-        if let Err(message) = self.with(|object| ((), object.turn(now()))) {
+    fn tick(self: &Rc<Self>) {
+        if let Err(message) = self.with(|object| ((), object.tick(now()))) {
             worker::console_error!("a turn: {message}");
         }
     }
@@ -362,10 +362,10 @@ impl Shared {
         let from =
             request.headers().get("cf-connecting-ip")?.and_then(|address| address.parse::<IpAddr>().ok());
         // Before there is a socket.
-        match self.with(|object| (object.admit(from), NextTurn::None)) {
+        match self.with(|object| (object.admit(from), NextTick::None)) {
             Ok(Ok(())) => {}
             Ok(Err(refused)) => return response(refused.answer()),
-            Err(message) => return response(Answer::error(503, &message).with("retry-after", "30")),
+            Err(message) => return response(HttpResponse::error(503, &message).with("retry-after", "30")),
         }
         let key = Key::from_be_bytes(js::random()?);
         let pair = WebSocketPair::new()?;
@@ -374,12 +374,12 @@ impl Shared {
         let socket: Socket = AsRef::<web_sys::WebSocket>::as_ref(&pair.server).clone().unchecked_into();
         let connected = self.with(|object| match object.connect(now(), key, socket, host, from) {
             Ok(next) => (Ok(()), next),
-            Err(refused) => (Err(refused), NextTurn::None),
+            Err(refused) => (Err(refused), NextTick::None),
         });
         let refusal = match connected {
             Ok(Ok(())) => return Response::from_websocket(pair.client),
             Ok(Err(refused)) => refused.answer(),
-            Err(message) => Answer::error(503, &message).with("retry-after", "30"),
+            Err(message) => HttpResponse::error(503, &message).with("retry-after", "30"),
         };
         let _ = pair.server.close(Some(1013), Some("too many connections"));
         response(refusal)
@@ -413,11 +413,11 @@ impl Shared {
             }
             "/metric-families" => {
                 let families =
-                    self.with(|object| (object.families(now()), NextTurn::None)).map_err(Error::RustError)?;
+                    self.with(|object| (object.families(now()), NextTick::None)).map_err(Error::RustError)?;
                 Response::from_json(&families)
             }
             "/stats" => {
-                let stats = self.with(|object| (object.stats(), NextTurn::None)).map_err(Error::RustError)?;
+                let stats = self.with(|object| (object.stats(), NextTick::None)).map_err(Error::RustError)?;
                 let stats = stats.map_err(Error::RustError)?;
                 Response::from_json(
                     &serde_json::json!({ "events": stats.events, "store_bytes": stats.bytes }),
@@ -437,9 +437,9 @@ impl DurableObject for RelayDurableObject {
                 state,
                 env,
                 object: RefCell::default(),
-                turn_is_due: Cell::default(),
+                tick_is_due: Cell::default(),
                 timer_at: Cell::new(f64::INFINITY),
-                on_turn: RefCell::default(),
+                on_tick: RefCell::default(),
                 on_timer: RefCell::default(),
                 deliveries: Deliveries::default(),
                 #[cfg(feature = "libsecp256k1")]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use relay_edge::metrics::render;
 use relay_edge::object::ConnectError;
-use relay_edge::settings::{NetworkSettings, ObjectSettings, Settings};
+use relay_edge::settings::{NetworkSettings, Settings};
 use relay_edge::shard::Shards;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::types::Limits;
@@ -13,9 +13,12 @@ use relay_engine::types::Limits;
 use super::world::{Hibernates, Runtime, Socket};
 
 fn runtime(hibernates: Hibernates, limits: Limits) -> Runtime {
-    let network = NetworkSettings { connections_per_address_max: 3, ..NetworkSettings::default() };
-    let object = ObjectSettings { write_stall_seconds: 10, ..ObjectSettings::default() };
-    Runtime::new(Settings { network, object, limits, ..Settings::default() }, hibernates)
+    let network = NetworkSettings {
+        connections_per_address_max: 3,
+        write_stall_seconds: 10,
+        ..NetworkSettings::default()
+    };
+    Runtime::new(Settings { network, limits, ..Settings::default() }, hibernates)
 }
 
 fn connect(runtime: &mut Runtime, from: &str) -> Result<Rc<Socket>, ConnectError> {
@@ -142,6 +145,7 @@ fn exempt_addresses_have_no_limits() {
     let network = NetworkSettings {
         exempt_addresses: vec!["192.0.2.0/24".into(), "2001:db8::/32".into()],
         connections_per_address_max: 1,
+        ..NetworkSettings::default()
     };
     let limits = Limits { address_requests_per_minute_max: 5, ..Limits::default() };
     let mut runtime = Runtime::new(Settings { network, limits, ..Settings::default() }, Hibernates::Never);

@@ -4,10 +4,10 @@ use relay_agent::api::{self, Caller};
 use relay_agent::executor::HttpEvent;
 use relay_agent::identity::npub;
 use relay_agent::machine::AgentState;
-use relay_agent::router::Entry;
+use relay_agent::router::AgentEntry;
 use relay_edge::agent::{RESPONSE_MEMORY_MAX, WORK_MEMORY_MAX, is_opened};
 use relay_edge::metrics::{render, without_names};
-use relay_edge::object::{NextTurn, RowCountingConn};
+use relay_edge::object::{NextTick, RowCountingConn};
 use relay_edge::settings::Settings;
 use relay_edge::shard::Shards;
 use relay_engine::testing::Rng;
@@ -23,7 +23,7 @@ use super::world::{Hibernates, Runtime};
 const ECHO: &str = r#"{"name":"echo","handlers":[{"kind":5050,"executor":"echo"}]}"#;
 const WEBHOOK: &str = r#"{"name":"hook","handlers":[{"kind":5100,"executor":"webhook",
     "config":{"url":"https://hook.example/job"}}],"limits":{"timeout_s":300}}"#;
-const BEAT: u16 = 11_998;
+const HEARTBEAT: u16 = 11_998;
 
 fn world() -> (World, PubKey) {
     let mut world = World::new(Settings::default());
@@ -163,13 +163,13 @@ fn an_idle_agent_costs_its_beats_and_nothing_else() {
     world.advance(300);
     let place = &world.agents[&agent];
     let (requests, rows) = (place.requests, place.store.as_ref().unwrap().rows().written);
-    let (beats, alarms) = (world.published(&agent, BEAT), world.relay.alarms);
+    let (heartbeats, alarms) = (world.published(&agent, HEARTBEAT), world.relay.alarms);
     world.advance(2_400);
     let place = &world.agents[&agent];
     assert_eq!(place.requests, requests);
     assert_eq!(place.store.as_ref().unwrap().rows().written, rows);
-    assert_eq!(world.published(&agent, BEAT), beats, "each replaces the one before");
-    assert_eq!(world.relay.alarms - alarms, 10, "one alarm for each beat");
+    assert_eq!(world.published(&agent, HEARTBEAT), heartbeats, "each replaces the one before");
+    assert_eq!(world.relay.alarms - alarms, 10, "one alarm for each heartbeat");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_relay_without_agents_does_nothing_for_them() {
             runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, job.json()));
             runtime.drive();
         }
-        assert_eq!(runtime.next, NextTurn::None);
+        assert_eq!(runtime.next, NextTick::None);
         (runtime.store.rows().written - before, runtime.host.alarms_set.get())
     });
     assert_eq!(costs[0], costs[1]);
@@ -202,7 +202,7 @@ fn waking_up_sets_no_alarm() {
     let set = world.relay.host.alarms_set.get();
     for _ in 0..20 {
         world.relay.evict();
-        world.relay.next = NextTurn::Soon;
+        world.relay.next = NextTick::Soon;
         world.run();
     }
     assert_eq!(world.relay.host.alarms_set.get(), set);
@@ -504,7 +504,8 @@ fn an_answer_that_is_older_than_the_routers_entry_does_not_replace_it() {
     }
     // Its response says that it is paused, and comes after the news that it is active.
     set(&mut world, AgentState::Active);
-    let entry = Entry { version: 1, ..world.relay.object().router().unwrap().get(&agent).unwrap().clone() };
+    let entry =
+        AgentEntry { version: 1, ..world.relay.object().router().unwrap().get(&agent).unwrap().clone() };
     world.relay.object().put_agent(now, entry).0.unwrap();
     world.run();
     assert_eq!(world.relay.object().router().unwrap().get(&agent).unwrap().state, AgentState::Active);

@@ -22,7 +22,7 @@ fn delete(world: &mut World, agent: PubKey) {
     world.with_agent(agent, |agent| {
         agent.with(now, |agent| agent.set_state(now, AgentState::Deleted)).unwrap();
     });
-    let entry = relay_agent::router::Entry { state: AgentState::Deleted, ..known.unwrap() };
+    let entry = relay_agent::router::AgentEntry { state: AgentState::Deleted, ..known.unwrap() };
     let (outcome, next) = world.relay.object().put_agent(now, entry);
     outcome.unwrap();
     world.relay.next = next;

@@ -11,12 +11,12 @@ use relay_agent::executor::HttpRequest;
 use relay_agent::identity;
 use relay_agent::machine::{BlobServer, Context, EffectId, Tombstone};
 use relay_agent::manifest::Manifest;
-use relay_agent::nip46::Answers;
+use relay_agent::nip46::SignerResponses;
 use relay_agent::nip90;
-use relay_agent::router::Entry;
-use relay_edge::agent::message::{Delivery, Opening, Reply, decode_publish, encode_publish};
+use relay_agent::router::AgentEntry;
+use relay_edge::agent::message::{Delivery, InstanceId, Reply, decode_publish, encode_publish};
 use relay_edge::agent::{AgentHost, AgentObject};
-use relay_edge::object::{CallId, NextTurn, PublicationId};
+use relay_edge::object::{CallId, NextTick, PublicationId};
 use relay_edge::settings::Settings;
 use relay_engine::testing::signing::Signed;
 use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
@@ -26,7 +26,7 @@ use super::sqlite::Sqlite;
 use super::world::{Hibernates, Runtime, agent_secrets};
 
 /// What an agent has asked its runtime for.
-pub(super) enum Wish {
+pub(super) enum PendingEffect {
     Publish(EffectId, Vec<Event>),
     Query(EffectId, Filter),
     Call(EffectId, HttpRequest),
@@ -35,12 +35,12 @@ pub(super) enum Wish {
 
 #[derive(Clone, Default)]
 pub(super) struct FakeAgentHost {
-    pub(super) wishes: Rc<RefCell<VecDeque<Wish>>>,
+    pub(super) pending_effects: Rc<RefCell<VecDeque<PendingEffect>>>,
     pub(super) alarm: Rc<Cell<Option<Now>>>,
     pub(super) alarms_set: Rc<Cell<u32>>,
     pub(super) cancelled: Rc<RefCell<Vec<EffectId>>>,
     /// Other relays, and what was sent to each.
-    pub(super) elsewhere: Rc<RefCell<Vec<(String, EventId)>>>,
+    pub(super) remote_relays: Rc<RefCell<Vec<(String, EventId)>>>,
     /// Blobs that are to be stored.
     pub(super) stored: Rc<RefCell<Vec<(EffectId, PubKey, Bytes)>>>,
     pub(super) memory_used_bytes: Rc<Cell<u64>>,
@@ -48,24 +48,24 @@ pub(super) struct FakeAgentHost {
 
 impl AgentHost for FakeAgentHost {
     fn publish(&self, id: EffectId, events: &[Event]) {
-        self.wishes.borrow_mut().push_back(Wish::Publish(id, events.to_vec()));
+        self.pending_effects.borrow_mut().push_back(PendingEffect::Publish(id, events.to_vec()));
     }
 
-    fn publish_elsewhere(&self, events: &[Event], relays: &[String]) {
+    fn publish_to_remote_relays(&self, events: &[Event], relays: &[String]) {
         for relay in relays {
-            self.elsewhere.borrow_mut().extend(events.iter().map(|event| (relay.clone(), event.id)));
+            self.remote_relays.borrow_mut().extend(events.iter().map(|event| (relay.clone(), event.id)));
         }
     }
 
     fn call(&self, id: EffectId, request: HttpRequest) {
-        self.wishes.borrow_mut().push_back(Wish::Call(id, request));
+        self.pending_effects.borrow_mut().push_back(PendingEffect::Call(id, request));
     }
 
     fn call_model(&self, _: EffectId, _: &str, _: Bytes) {
         panic!("no agent here calls a model");
     }
 
-    fn ask_signer(&self, _: EffectId, _: &[String], _: Answers, _: &[Event]) {
+    fn ask_signer(&self, _: EffectId, _: &[String], _: SignerResponses, _: &[Event]) {
         panic!("no agent here has a remote signer");
     }
 
@@ -74,7 +74,7 @@ impl AgentHost for FakeAgentHost {
     }
 
     fn query(&self, id: EffectId, filter: &Filter) {
-        self.wishes.borrow_mut().push_back(Wish::Query(id, filter.clone()));
+        self.pending_effects.borrow_mut().push_back(PendingEffect::Query(id, filter.clone()));
     }
 
     fn store_blob(&self, id: EffectId, owner: PubKey, bytes: Bytes, _: &'static str) {
@@ -86,7 +86,7 @@ impl AgentHost for FakeAgentHost {
     }
 
     fn bury(&self, tombstone: &Tombstone) {
-        self.wishes.borrow_mut().push_back(Wish::Bury(tombstone.clone()));
+        self.pending_effects.borrow_mut().push_back(PendingEffect::Bury(tombstone.clone()));
     }
 
     fn set_alarm(&self, at: Now) {
@@ -155,7 +155,7 @@ impl World {
             agent.with(now, |agent| {
                 tombstone.iter().for_each(|tombstone| agent.restore(tombstone).unwrap());
                 agent.deploy(now, &manifest, &owner).unwrap();
-                Entry {
+                AgentEntry {
                     pubkey,
                     owner,
                     state: agent.state().unwrap(),
@@ -184,7 +184,7 @@ impl World {
                 blossom: Some(BlobServer { base_url: "https://relay.test".into(), blob_bytes_max: 1 << 20 }),
                 seed: [self.opened as u8; 32],
             };
-            let opened = AgentObject::open(now, store, place.host.clone(), context, Opening(self.opened));
+            let opened = AgentObject::open(now, store, place.host.clone(), context, InstanceId(self.opened));
             place.object = Some(opened.unwrap());
         }
         work(place.object.as_mut().unwrap())
@@ -198,14 +198,14 @@ impl World {
         };
         self.relay.text(key, &format!(r#"["EVENT",{}]"#, event.json()));
         while !self.stored().iter().any(|stored| stored.id.to_string() == event.id) {
-            assert_eq!(self.relay.next, NextTurn::Soon, "{} is stored", event.id);
-            self.turn();
+            assert_eq!(self.relay.next, NextTick::Soon, "{} is stored", event.id);
+            self.tick();
         }
     }
 
-    fn turn(&mut self) {
+    fn tick(&mut self) {
         let now = self.relay.now;
-        self.relay.next = self.relay.object().turn(now);
+        self.relay.next = self.relay.object().tick(now);
         self.collect_answers();
     }
 
@@ -221,8 +221,8 @@ impl World {
     /// Does the next thing that waits, and nothing else. `false`: nothing does.
     pub(super) fn step(&mut self) -> bool {
         let now = self.relay.now;
-        if self.relay.next == NextTurn::Soon {
-            self.turn();
+        if self.relay.next == NextTick::Soon {
+            self.tick();
             return true;
         }
         if let Some((agent, body)) = self.orphans.pop_front() {
@@ -241,10 +241,14 @@ impl World {
             self.collect_answers();
             return true;
         }
-        let mut wishes =
-            self.agents.iter().map(|(key, place)| (*key, place.host.wishes.borrow_mut().pop_front()));
-        if let Some((agent, wish)) = wishes.find_map(|(key, wish)| Some((key, wish?))) {
-            self.carry_out(agent, wish);
+        let mut pending_effects = self
+            .agents
+            .iter()
+            .map(|(key, place)| (*key, place.host.pending_effects.borrow_mut().pop_front()));
+        if let Some((agent, pending_effect)) =
+            pending_effects.find_map(|(key, pending_effect)| Some((key, pending_effect?)))
+        {
+            self.carry_out(agent, pending_effect);
             return true;
         }
         false
@@ -260,12 +264,12 @@ impl World {
         self.with_agent(agent, |agent| agent.deliver(now, delivery)).ok().map(|reply| reply.encode())
     }
 
-    fn carry_out(&mut self, agent: PubKey, wish: Wish) {
+    fn carry_out(&mut self, agent: PubKey, pending_effect: PendingEffect) {
         let now = self.relay.now;
-        match wish {
-            Wish::Publish(effect, events) => {
+        match pending_effect {
+            PendingEffect::Publish(effect, events) => {
                 let place = self.agents.get_mut(&agent).unwrap();
-                let counted = place.object.as_mut().and_then(|agent| agent.take_counted());
+                let counted = place.object.as_mut().and_then(|agent| agent.take_metrics_delta());
                 let body = encode_publish(counted, &events);
                 let (counted, events) = decode_publish(&body).unwrap();
                 let (id, next) = self.relay.object().publish_for_agent(now, &events, counted.as_ref());
@@ -273,12 +277,12 @@ impl World {
                 self.waiting.insert(id.unwrap(), (agent, effect));
                 self.collect_answers();
             }
-            Wish::Query(effect, filter) => {
+            PendingEffect::Query(effect, filter) => {
                 let found = self.relay.object().find_for_agent(now, filter);
                 self.with_agent(agent, |agent| agent.found(now, effect, found));
             }
-            Wish::Call(effect, request) => self.calls.push((agent, effect, request)),
-            Wish::Bury(tombstone) => {
+            PendingEffect::Call(effect, request) => self.calls.push((agent, effect, request)),
+            PendingEffect::Bury(tombstone) => {
                 let (kept, next) = self.relay.object().bury_agent(now, &tombstone);
                 self.relay.next = next;
                 if std::mem::take(&mut self.is_lost_when_buried) {
@@ -312,8 +316,8 @@ impl World {
             self.run();
             self.relay.now = self.relay.now.plus_millis(500);
             let now = self.relay.now;
-            if matches!(self.relay.next, NextTurn::After(_)) && self.relay.object.is_some() {
-                self.turn();
+            if matches!(self.relay.next, NextTick::After(_)) && self.relay.object.is_some() {
+                self.tick();
             }
             if self.relay.host.alarm.get().is_some_and(|at| at <= now) {
                 self.relay.host.alarm.set(None);
@@ -336,7 +340,7 @@ impl World {
     /// The relay's object loses its memory, and what it was sent.
     pub(super) fn evict_relay(&mut self) {
         self.relay.evict();
-        self.relay.next = NextTurn::None;
+        self.relay.next = NextTick::None;
         self.replies.clear();
         let calls = std::mem::take(&mut *self.relay.host.agent_calls.borrow_mut());
         self.orphans.extend(calls.into_iter().map(|(_, agent, body)| (agent, body)));
@@ -352,7 +356,7 @@ impl World {
     pub(super) fn evict_agents(&mut self) {
         for place in self.agents.values_mut() {
             place.object = None;
-            place.host.wishes.borrow_mut().clear();
+            place.host.pending_effects.borrow_mut().clear();
         }
         self.waiting.clear();
         self.calls.clear();

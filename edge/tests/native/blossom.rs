@@ -89,6 +89,6 @@ fn the_bucket_is_looked_through_page_by_page_once_a_day() {
         listing.write(&conn).unwrap();
         assert_eq!(Listing::read(&conn), Ok(Some(listing)));
     }
-    assert_eq!(failed.next(None, 3_000), Listing::later(3_000), "the operator's wish is done");
+    assert_eq!(failed.next(None, 3_000), Listing::later(3_000), "the operator's pending_effect is done");
     assert!(!Listing::is_old(1_000, 4_599) && Listing::is_old(1_000, 4_600));
 }

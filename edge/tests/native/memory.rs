@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use relay_edge::settings::{ObjectSettings, Settings};
+use relay_edge::settings::{NetworkSettings, Settings};
 use relay_engine::testing::signing::{event, key};
 
 use super::world::{Hibernates, Runtime, Socket};
@@ -31,8 +31,8 @@ fn queued_bytes(readers: &[Rc<Socket>]) -> usize {
 #[test]
 fn output_of_many_slow_readers_is_bounded_and_complete() {
     // Forever, so that no client is closed for reading nothing.
-    let object = ObjectSettings { write_stall_seconds: 1 << 30, ..ObjectSettings::default() };
-    let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Hibernates::Never);
+    let network = NetworkSettings { write_stall_seconds: 1 << 30, ..NetworkSettings::default() };
+    let mut runtime = Runtime::new(Settings { network, ..Settings::default() }, Hibernates::Never);
     publish(&mut runtime);
     let readers: Vec<_> = (0..READERS).map(|_| runtime.connect().unwrap()).collect();
     for reader in &readers {
@@ -67,8 +67,8 @@ fn output_of_many_slow_readers_is_bounded_and_complete() {
 /// none; other clients are still served, and the memory is free again when the sockets are gone.
 #[test]
 fn readers_that_never_read_cannot_fill_the_memory_by_being_closed() {
-    let object = ObjectSettings { write_stall_seconds: 10, ..ObjectSettings::default() };
-    let mut runtime = Runtime::new(Settings { object, ..Settings::default() }, Hibernates::Never);
+    let network = NetworkSettings { write_stall_seconds: 10, ..NetworkSettings::default() };
+    let mut runtime = Runtime::new(Settings { network, ..Settings::default() }, Hibernates::Never);
     let writer = publish(&mut runtime);
     let mut crowd = Vec::new();
     for round in 0..10 {

@@ -1,17 +1,17 @@
 //! Alarms: expired and aged events leave the store, with few alarms for many events.
 
-use relay_edge::settings::{ObjectSettings, Settings};
+use relay_edge::settings::{Settings, StoreSettings};
 use relay_engine::testing::signing::{event, key};
 
 use super::world::{Hibernates, Runtime};
 
-fn settings(object: ObjectSettings) -> Settings {
-    Settings { object, ..Settings::default() }
+fn settings(store: StoreSettings) -> Settings {
+    Settings { store, ..Settings::default() }
 }
 
 #[test]
 fn expired_events_go_with_one_alarm_a_minute() {
-    let mut runtime = Runtime::new(settings(ObjectSettings::default()), Hibernates::Always);
+    let mut runtime = Runtime::new(settings(StoreSettings::default()), Hibernates::Always);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();
     for n in 0..20 {
@@ -31,12 +31,12 @@ fn expired_events_go_with_one_alarm_a_minute() {
 
 #[test]
 fn events_older_than_the_retention_are_removed() {
-    let object = ObjectSettings {
+    let store = StoreSettings {
         retention_seconds: 1_000,
         retention_kinds_spared: vec![7],
-        ..ObjectSettings::default()
+        ..StoreSettings::default()
     };
-    let mut runtime = Runtime::new(settings(object), Hibernates::Never);
+    let mut runtime = Runtime::new(settings(store), Hibernates::Never);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();
     for (kind, age) in
@@ -56,7 +56,7 @@ fn events_older_than_the_retention_are_removed() {
 
 #[test]
 fn a_later_expiry_does_not_postpone_an_earlier_one() {
-    let mut runtime = Runtime::new(settings(ObjectSettings::default()), Hibernates::Always);
+    let mut runtime = Runtime::new(settings(StoreSettings::default()), Hibernates::Always);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();
     for (n, at) in [30, 31_536_000, 40, 31_000_000].into_iter().enumerate() {
@@ -74,8 +74,8 @@ fn a_later_expiry_does_not_postpone_an_earlier_one() {
 
 #[test]
 fn a_missed_sweep_runs_soon_after_waking_up() {
-    let object = ObjectSettings { retention_seconds: 1_000, ..ObjectSettings::default() };
-    let mut runtime = Runtime::new(settings(object), Hibernates::Always);
+    let store = StoreSettings { retention_seconds: 1_000, ..StoreSettings::default() };
+    let mut runtime = Runtime::new(settings(store), Hibernates::Always);
     let socket = runtime.connect().unwrap();
     let note = event(&key(1)).at(runtime.now.seconds()).sign();
     runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
@@ -102,8 +102,8 @@ fn a_missed_sweep_runs_soon_after_waking_up() {
 #[test]
 fn frequent_wake_ups_do_not_postpone_retention_sweeps() {
     for sweep_seconds in [1, 60, 7_000] {
-        let object = ObjectSettings { retention_seconds: 1_000, sweep_seconds, ..ObjectSettings::default() };
-        let mut runtime = Runtime::new(settings(object), Hibernates::Always);
+        let store = StoreSettings { retention_seconds: 1_000, sweep_seconds, ..StoreSettings::default() };
+        let mut runtime = Runtime::new(settings(store), Hibernates::Always);
         let socket = runtime.connect().unwrap();
         let t = runtime.now.seconds();
         let mut retired_at = None;
@@ -132,7 +132,7 @@ fn frequent_wake_ups_do_not_postpone_retention_sweeps() {
 #[test]
 fn the_rest_of_a_large_deletion_is_removed_by_alarms() {
     for hibernates in [Hibernates::Always, Hibernates::Never] {
-        let mut runtime = Runtime::new(settings(ObjectSettings::default()), hibernates);
+        let mut runtime = Runtime::new(settings(StoreSettings::default()), hibernates);
         let socket = runtime.connect().unwrap();
         let t = runtime.now.seconds();
         let mut request = event(&key(1)).kind(5).at(t);

@@ -24,7 +24,7 @@ fn a_turn_sends_a_bounded_number_of_frames() {
     let mut turns = Vec::new();
     while turns.iter().sum::<usize>() < 1_001 {
         let now = runtime.now;
-        runtime.object().turn(now);
+        runtime.object().tick(now);
         turns.push(reader.output.borrow_mut().drain(..).count());
         assert!(turns.iter().all(|frames| (1..=FRAMES_MAX).contains(frames)), "{turns:?}");
     }

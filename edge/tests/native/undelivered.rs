@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use relay_edge::object::{Key, NextTurn};
+use relay_edge::object::{Key, NextTick};
 use relay_edge::settings::Settings;
 use relay_engine::testing::signing::{event, key};
 
@@ -47,8 +47,8 @@ fn what_an_instance_had_not_delivered_is_read_from_the_store_by_the_next() {
 
     publish(&mut runtime, &writer, "cut short");
     let now = runtime.now;
-    runtime.next = runtime.object().turn(now);
-    assert_eq!(runtime.next, NextTurn::Soon, "it must not hibernate");
+    runtime.next = runtime.object().tick(now);
+    assert_eq!(runtime.next, NextTick::Soon, "it must not hibernate");
     assert_eq!(runtime.store.count("edge_undelivered"), 1);
     let before = received(&sockets);
     assert!((1..all).contains(&before.len()), "{} of {all} in the first turn", before.len());

@@ -1,7 +1,7 @@
 //! Signed requests that an object remembers.
 
 use relay_edge::used::{SignedBy, USED_MAX, decode_taken, encode_taken};
-use relay_site::nip98::Rejection;
+use relay_site::nip98::Nip98Error;
 
 use super::sqlite::Sqlite;
 
@@ -19,7 +19,7 @@ fn an_event_signs_one_request_as_long_as_it_is_accepted() {
     assert_eq!(take(1, NOW + 60, NOW), Ok(()));
     assert_eq!(take(2, NOW + 60, NOW), Ok(()), "another one");
     for later in [0, 60, 120] {
-        assert_eq!(take(1, NOW + 60, NOW + later), Err(Rejection::Replayed));
+        assert_eq!(take(1, NOW + 60, NOW + later), Err(Nip98Error::Replayed));
     }
     assert_eq!(conn.count("used_events"), 2);
     assert_eq!(take(3, NOW + 121, NOW + 121), Ok(()));
@@ -33,14 +33,14 @@ fn no_more_than_so_many_are_remembered_and_none_is_forgotten_for_another() {
     for number in 0..USED_MAX as u64 {
         assert_eq!(signed(number, NOW).take(&conn, NOW), Ok(Ok(())));
     }
-    assert_eq!(signed(99_999, NOW).take(&conn, NOW), Ok(Err(Rejection::Busy)));
-    assert_eq!(signed(0, NOW).take(&conn, NOW), Ok(Err(Rejection::Replayed)));
+    assert_eq!(signed(99_999, NOW).take(&conn, NOW), Ok(Err(Nip98Error::Busy)));
+    assert_eq!(signed(0, NOW).take(&conn, NOW), Ok(Err(Nip98Error::Replayed)));
     assert_eq!(signed(99_999, NOW + 61).take(&conn, NOW + 61), Ok(Ok(())));
 }
 
 #[test]
 fn what_became_of_it_travels() {
-    for taken in [Ok(()), Err(Rejection::Replayed), Err(Rejection::Busy)] {
+    for taken in [Ok(()), Err(Nip98Error::Replayed), Err(Nip98Error::Busy)] {
         assert_eq!(decode_taken(encode_taken(&taken)), Some(taken));
     }
     assert_eq!(decode_taken(b"nonsense"), None);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use relay_agent::secrets::Secrets;
 use relay_edge::agent::EnvSecrets;
 use relay_edge::agent::message::Delivery;
-use relay_edge::object::{CallId, ConnectError, Host, Key, NextTurn, Object};
+use relay_edge::object::{CallId, ConnectError, Host, Key, NextTick, Object};
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::relay::{Config, PublishOutcome};
 use relay_engine::store::Seq;
@@ -141,7 +141,7 @@ pub(super) struct Runtime {
     pub(super) object: Option<TestObject>,
     pub(super) sockets: BTreeMap<Key, Rc<Socket>>,
     pub(super) now: Now,
-    pub(super) next: NextTurn,
+    pub(super) next: NextTick,
     /// Alarms that have fired.
     pub(super) alarms: u32,
     built: u64,
@@ -157,7 +157,7 @@ impl Runtime {
             object: None,
             sockets: BTreeMap::new(),
             now: Now::from_seconds(BEGINS_AT),
-            next: NextTurn::None,
+            next: NextTick::None,
             alarms: 0,
             built: 0,
             hibernates,
@@ -191,9 +191,9 @@ impl Runtime {
 
     /// Drops all memory, after the turn that is due: an object does not hibernate before it.
     pub(super) fn hibernate(&mut self) {
-        if self.next == NextTurn::Soon {
+        if self.next == NextTick::Soon {
             let now = self.now;
-            self.next = self.object().turn(now);
+            self.next = self.object().tick(now);
         }
         self.object = None;
     }
@@ -248,14 +248,14 @@ impl Runtime {
                 while let Some(key) = object.poll_resumed() {
                     resumed.push(key);
                 }
-                (object.turn(now), resumed)
+                (object.tick(now), resumed)
             };
             self.next = next;
             for key in resumed {
                 busy = true;
                 self.sockets[&key].is_paused.set(false);
             }
-            if !busy && self.next != NextTurn::Soon && !self.has_input() {
+            if !busy && self.next != NextTick::Soon && !self.has_input() {
                 return;
             }
         }
@@ -319,7 +319,7 @@ impl ObjectWorld {
             url: config.url.clone(),
             // A scan that has matched nothing begins again after memory is lost: it must end between two hibernations, which
             // here come every third turn and in workerd never while a turn is due.
-            object: ObjectSettings { turn_steps_max: 16, ..ObjectSettings::default() },
+            object: ObjectSettings { tick_steps_max: 16 },
             ..Settings::default()
         };
         ObjectWorld(Rc::new(RefCell::new(Runtime::new(settings, hibernates))))
@@ -364,8 +364,8 @@ impl World for ObjectWorld {
         runtime.drive();
         let (ticket, mut next) = runtime.object().publish(now, &event);
         // Until there is an outcome: an event without one is lost when memory is.
-        while next == NextTurn::Soon {
-            next = runtime.object().turn(now);
+        while next == NextTick::Soon {
+            next = runtime.object().tick(now);
         }
         let (answered, outcome) = runtime.object().poll_published()?;
         assert_eq!(answered, ticket);

@@ -5,7 +5,7 @@
 
 use super::SubSlot;
 use super::ids::{FreeIds, next_id, shrink_sparse};
-use super::keys::Keys;
+use super::keys::InternedTerms;
 use super::kinds::{KindSets, KindsCode};
 use crate::types::{Kind, Timestamp};
 
@@ -40,13 +40,13 @@ pub(super) struct Conditions {
 /// Of these keys, sorted, the event needs one.
 #[derive(Debug)]
 pub(super) struct Condition {
-    pub(super) subject: Subject,
+    pub(super) class: TermClass,
     pub(super) keys: Box<[u32]>,
 }
 
 /// What a list is about, so that only the event's keys of that sort are looked up in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Subject {
+pub(super) enum TermClass {
     Author,
     /// A tag's letter.
     Tag(u8),
@@ -56,14 +56,14 @@ pub(super) enum Subject {
 
 /// A key of the event that is matched; each is listed once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct EventKey {
+pub(super) struct EventTerm {
     pub(super) key: u32,
-    pub(super) subject: Subject,
+    pub(super) class: TermClass,
 }
 
 /// All of them, and the stamps that say whether a key is among them.
-pub(super) struct EventKeys<'a> {
-    pub(super) list: &'a [EventKey],
+pub(super) struct EventTerms<'a> {
+    pub(super) list: &'a [EventTerm],
     pub(super) stamps: &'a [u32],
     pub(super) epoch: u32,
 }
@@ -73,7 +73,7 @@ impl Conditions {
     pub(super) fn are_met(
         &self,
         kind: Kind,
-        event_keys: &EventKeys<'_>,
+        event_keys: &EventTerms<'_>,
         kind_sets: &KindSets,
         compared: &mut usize,
     ) -> bool {
@@ -91,13 +91,13 @@ impl Conditions {
     }
 }
 
-impl EventKeys<'_> {
+impl EventTerms<'_> {
     fn any(&self, condition: &Condition) -> bool {
-        let Condition { subject, keys } = condition;
+        let Condition { class, keys } = condition;
         if keys.len() <= SHORT_LIST.max(self.list.len()) {
             return keys.iter().any(|key| self.stamps[*key as usize] == self.epoch);
         }
-        let mut same_subject = self.list.iter().filter(|same_subject| same_subject.subject == *subject);
+        let mut same_subject = self.list.iter().filter(|same_subject| same_subject.class == *class);
         same_subject.any(|same_subject| keys.binary_search(&same_subject.key).is_ok())
     }
 }
@@ -158,7 +158,12 @@ impl CheckedFilters {
 
     /// Frees a filter that no posting refers to any more and releases its references. Returns the next of its
     /// subscription and the number of keys released.
-    pub(super) fn remove(&mut self, id: u32, keys: &mut Keys, kind_sets: &mut KindSets) -> (u32, usize) {
+    pub(super) fn remove(
+        &mut self,
+        id: u32,
+        keys: &mut InternedTerms,
+        kind_sets: &mut KindSets,
+    ) -> (u32, usize) {
         let next = std::mem::replace(&mut self.heads[id as usize].next, NO_FILTER);
         self.heads[id as usize].slot = FREE;
         self.free.release(id);

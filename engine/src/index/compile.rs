@@ -17,10 +17,10 @@
 //! subscription costs to insert, so a follow list of thousands is never the anchor where one `#t` can be. Kinds are
 //! no condition: the group of a posting states them.
 
-use super::checked::{CheckedFilters, Condition, Subject};
-use super::keys::Keys;
+use super::checked::{CheckedFilters, Condition, TermClass};
+use super::keys::InternedTerms;
 use super::kinds::KindsCode;
-use super::name::Name;
+use super::name::Term;
 use super::postings::{Check, GROUPS_MAX, Group, PostingIds};
 use super::{Index, SubSlot};
 use crate::types::{Filter, TagFilter, Timestamp};
@@ -36,7 +36,7 @@ enum Anchor {
     All,
 }
 
-/// How many events a filter is a candidate of.
+/// How many events have to be compared with a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breadth {
     /// Those that have one of its ids, authors or tag values.
@@ -117,20 +117,20 @@ impl Index {
             self.checked.set_conditions(id, KindsCode::ANY, conditions);
         }
         match anchor {
-            Anchor::Ids => self.add_postings(&mut compiled, checked_head, listed(&filter.ids).map(Name::id)),
+            Anchor::Ids => self.add_postings(&mut compiled, checked_head, listed(&filter.ids).map(Term::id)),
             Anchor::Authors => {
-                self.add_postings(&mut compiled, checked_head, listed(&filter.authors).map(Name::author));
+                self.add_postings(&mut compiled, checked_head, listed(&filter.authors).map(Term::author));
             }
             Anchor::Kinds => {
-                let names = listed(&filter.kinds).map(|kind| Name::kind(*kind));
+                let names = listed(&filter.kinds).map(|kind| Term::kind(*kind));
                 self.add_postings(&mut compiled, checked_head, names);
             }
             Anchor::Tag(at) => {
                 let tag = &filter.tags[at];
-                let names = tag.values.iter().map(|value| Name::tag(tag.letter, value));
+                let names = tag.values.iter().map(|value| Term::tag(tag.letter, value));
                 self.add_postings(&mut compiled, checked_head, names);
             }
-            Anchor::All => self.add_postings(&mut compiled, checked_head, std::iter::once(Name::ALL)),
+            Anchor::All => self.add_postings(&mut compiled, checked_head, std::iter::once(Term::ALL)),
         }
         self.kind_sets.release(compiled.kinds);
         compiled.checked.unwrap_or(checked_head)
@@ -140,14 +140,14 @@ impl Index {
     fn conditions(&mut self, filter: &Filter, anchor: Anchor) -> Vec<Condition> {
         let mut lists = Vec::new();
         if filter.authors.is_some() && anchor != Anchor::Authors {
-            let names = listed(&filter.authors).map(Name::author);
-            lists.push(Condition { subject: Subject::Author, keys: add_refs(&mut self.keys, names) });
+            let names = listed(&filter.authors).map(Term::author);
+            lists.push(Condition { class: TermClass::Author, keys: add_refs(&mut self.keys, names) });
         }
         for (at, tag) in filter.tags.iter().enumerate() {
             if anchor != Anchor::Tag(at) {
-                let names = tag.values.iter().map(|value| Name::tag(tag.letter, value));
+                let names = tag.values.iter().map(|value| Term::tag(tag.letter, value));
                 let keys = add_refs(&mut self.keys, names);
-                lists.push(Condition { subject: Subject::Tag(tag.letter), keys });
+                lists.push(Condition { class: TermClass::Tag(tag.letter), keys });
             }
         }
         lists
@@ -157,7 +157,7 @@ impl Index {
         &mut self,
         compiled: &mut Compiled,
         checked_head: u32,
-        names: impl Iterator<Item = Name>,
+        names: impl Iterator<Item = Term>,
     ) {
         for name in names {
             let key = self.keys.intern(&name);
@@ -209,7 +209,7 @@ fn listed<T>(list: &Option<Box<[T]>>) -> impl Iterator<Item = &T> {
     list.iter().flat_map(|list| list.iter())
 }
 
-fn add_refs(keys: &mut Keys, names: impl Iterator<Item = Name>) -> Box<[u32]> {
+fn add_refs(keys: &mut InternedTerms, names: impl Iterator<Item = Term>) -> Box<[u32]> {
     let mut list = Vec::with_capacity(names.size_hint().0);
     for name in names {
         let key = keys.intern(&name);

@@ -1,18 +1,18 @@
-//! The keys of posting lists: ids, authors, kinds and tag values ([`Name`]), interned to dense ids.
+//! The keys of posting lists: ids, authors, kinds and tag values ([`Term`]), interned to dense ids.
 
 use hashbrown::HashTable;
 
 use super::ids::{FreeIds, next_id, shrink_sparse};
-use super::name::{COUNTERS, DIGESTS_AT, Dimension, KeyedHash, Name, TAGS_AT};
+use super::name::{COUNTERS, DIGESTS_AT, KeyedHash, TAGS_AT, Term, TermKind};
 use super::pages::{PAGE, Pages};
 use super::postings::Group;
 
 /// One interned key.
 #[derive(Debug)]
-pub(super) struct Key {
+pub(super) struct InternedTerm {
     /// Its name, taken apart so that a key fills one cache line.
     words: [u64; 4],
-    dimension: Dimension,
+    kind: TermKind,
     /// Conditions that name this key without a posting on it.
     references: u32,
     /// Its postings; see [`Group`].
@@ -20,31 +20,31 @@ pub(super) struct Key {
 }
 
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Key>() == 64, "a cache line");
+const _: () = assert!(size_of::<InternedTerm>() == 64, "a cache line");
 
-impl Key {
+impl InternedTerm {
     fn is_free(&self) -> bool {
-        self.dimension == Dimension::NONE
+        self.kind == TermKind::NONE
     }
 
-    fn is_called(&self, name: &Name) -> bool {
-        self.words == name.words && self.dimension == name.dimension
+    fn is_called(&self, name: &Term) -> bool {
+        self.words == name.words && self.kind == name.kind
     }
 }
 
-impl Default for Key {
+impl Default for InternedTerm {
     /// One that is free.
     fn default() -> Self {
-        Key { words: [0; 4], dimension: Dimension::NONE, references: 0, groups: Vec::new() }
+        InternedTerm { words: [0; 4], kind: TermKind::NONE, references: 0, groups: Vec::new() }
     }
 }
 
 /// The interning table. Names are spread over shards, so that growing one is a pause of microseconds.
 #[derive(Debug)]
-pub(super) struct Keys {
+pub(super) struct InternedTerms {
     keyed: KeyedHash,
     shards: Box<[HashTable<(u32, u32)>]>,
-    keys: Pages<Key>,
+    keys: Pages<InternedTerm>,
     /// The last event that each key was a term of.
     pub(super) stamps: Vec<u32>,
     free: FreeIds,
@@ -54,9 +54,9 @@ pub(super) struct Keys {
 
 const SHARDS: usize = 256;
 
-impl Keys {
+impl InternedTerms {
     pub(super) fn new(keyed: KeyedHash) -> Self {
-        Keys {
+        InternedTerms {
             keyed,
             shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
             keys: Pages::new(),
@@ -69,12 +69,12 @@ impl Keys {
 
     /// The hash, as the tables take it, and the shard. The tables read the lowest and the highest bits, the
     /// shard is chosen by bits between.
-    fn locate(&self, name: &Name) -> (u32, u64, usize) {
+    fn locate(&self, name: &Term) -> (u32, u64, usize) {
         let hash = self.keyed.hash(name);
         (hash, spread(hash), (hash >> 17) as usize % SHARDS)
     }
 
-    pub(super) fn find(&self, name: &Name) -> Option<u32> {
+    pub(super) fn find(&self, name: &Term) -> Option<u32> {
         let (hash, spread, shard) = self.locate(name);
         let keys = &self.keys;
         let same =
@@ -82,14 +82,14 @@ impl Keys {
         self.shards[shard].find(spread, same).map(|(_, id)| *id)
     }
 
-    /// The id of `name`, new if necessary. Takes no reference: add a posting or call [`Keys::add_ref`].
-    pub(super) fn intern(&mut self, name: &Name) -> u32 {
+    /// The id of `name`, new if necessary. Takes no reference: add a posting or call [`InternedTerms::add_ref`].
+    pub(super) fn intern(&mut self, name: &Term) -> u32 {
         if let Some(id) = self.find(name) {
             return id;
         }
         let (hash, spread_hash, shard) = self.locate(name);
-        let Name { words, dimension } = *name;
-        let key = Key { words, dimension, references: 0, groups: Vec::new() };
+        let Term { words, kind } = *name;
+        let key = InternedTerm { words, kind, references: 0, groups: Vec::new() };
         let id = self.free.take(self.slots()).unwrap_or_else(|| {
             let id = next_id(self.stamps.len());
             self.stamps.push(0);
@@ -100,7 +100,7 @@ impl Keys {
         self.table_bytes -= table.allocation_size();
         table.insert_unique(spread_hash, (hash, id), |(hash, _)| spread(*hash));
         self.table_bytes += table.allocation_size();
-        self.counts[name.dimension.counter()] += 1;
+        self.counts[name.kind.counter()] += 1;
         id
     }
 
@@ -123,9 +123,9 @@ impl Keys {
         if key.is_free() || key.references > 0 || !key.groups.is_empty() {
             return;
         }
-        let name = Name { words: key.words, dimension: key.dimension };
+        let name = Term { words: key.words, kind: key.kind };
         self.keys.clear(id);
-        self.counts[name.dimension.counter()] -= 1;
+        self.counts[name.kind.counter()] -= 1;
         let (_, spread_hash, shard) = self.locate(&name);
         let table = &mut self.shards[shard];
         self.table_bytes -= table.allocation_size();
@@ -165,7 +165,7 @@ impl Keys {
         self.keys.get(id).map_or(&[], |key| &key.groups)
     }
 
-    /// The postings of a key; `None`: it and those beside it are free.
+    /// The postings of a key; `None` if the page of this id has been freed.
     pub(super) fn groups_mut(&mut self, id: u32) -> Option<&mut Vec<Group>> {
         self.keys.get_mut(id).map(|key| &mut key.groups)
     }
@@ -179,8 +179,8 @@ impl Keys {
         &self.keyed
     }
 
-    pub(super) fn has(&self, dimension: Dimension) -> bool {
-        self.counts[dimension.counter()] > 0
+    pub(super) fn has(&self, kind: TermKind) -> bool {
+        self.counts[kind.counter()] > 0
     }
 
     pub(super) fn has_tags(&self) -> bool {
@@ -194,9 +194,9 @@ impl Keys {
         if !long && self.counts[TAGS_AT + usize::from(letter)] == 0 {
             return None;
         }
-        match Name::short_tag(letter, value) {
+        match Term::short_tag(letter, value) {
             Some(name) => self.find(&name),
-            None if long => self.find(&Name::tag(letter, value)),
+            None if long => self.find(&Term::tag(letter, value)),
             None => None,
         }
     }

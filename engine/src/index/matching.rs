@@ -1,12 +1,12 @@
 //! From an event to the subscriptions that want it.
 
-use super::checked::{EventKey, EventKeys, Subject};
-use super::keys::Keys;
-use super::name::{Dimension, Name};
+use super::checked::{EventTerm, EventTerms, TermClass};
+use super::keys::InternedTerms;
+use super::name::{Term, TermKind};
 use super::postings::Check;
 use super::slots::DEAD;
 use super::{Index, MatchStats, SubSlot};
-use crate::types::{CanonicalEvent, EventId, Kind, MatchCost, PubKey, Timestamp};
+use crate::types::{CanonicalEvent, EventId, Kind, MatchWork, PubKey, Timestamp};
 
 /// The event being matched.
 pub(super) struct Facts<'a> {
@@ -22,7 +22,7 @@ impl Index {
         let epoch = self.next_epoch();
         let bytes = collect_keys(&mut self.keys, &event, epoch, &mut self.event_keys);
         let Index { keys, slots, checked, kind_sets, event_keys, .. } = self;
-        let event_keys = EventKeys { list: event_keys, stamps: &keys.stamps, epoch };
+        let event_keys = EventTerms { list: event_keys, stamps: &keys.stamps, epoch };
         let stamps = &mut slots.stamps[..];
         let out_before = out.len();
         let (mut candidates, mut compared) = (0, 0);
@@ -60,7 +60,7 @@ impl Index {
                 }
             }
         }
-        let cost = MatchCost { bytes, comparisons: candidates + compared };
+        let cost = MatchWork { bytes, comparisons: candidates + compared };
         MatchStats { candidates, matches: out.len() - out_before, cost }
     }
 
@@ -102,26 +102,31 @@ fn report(stamps: &mut [u32], epoch: u32, slot: SubSlot, out: &mut Vec<SubSlot>)
 }
 
 /// The keys that `event` has, each once, whatever postings they have. Returns the bytes of tags that were read.
-fn collect_keys(keys: &mut Keys, event: &Facts<'_>, epoch: u32, event_keys: &mut Vec<EventKey>) -> usize {
+fn collect_keys(
+    keys: &mut InternedTerms,
+    event: &Facts<'_>,
+    epoch: u32,
+    event_keys: &mut Vec<EventTerm>,
+) -> usize {
     event_keys.clear();
-    let mut add = |keys: &mut Keys, subject: Subject, key: Option<u32>| {
+    let mut add = |keys: &mut InternedTerms, class: TermClass, key: Option<u32>| {
         let Some(key) = key else { return };
         let stamp = &mut keys.stamps[key as usize];
         if *stamp != epoch {
             *stamp = epoch;
-            event_keys.push(EventKey { key, subject });
+            event_keys.push(EventTerm { key, class });
         }
     };
     let named = [
-        (Dimension::ALL, Subject::Other, Name::ALL),
-        (Dimension::KIND, Subject::Other, Name::kind(event.kind)),
-        (Dimension::AUTHOR, Subject::Author, Name::author(&event.pubkey)),
-        (Dimension::ID, Subject::Other, Name::id(&event.id)),
+        (TermKind::ALL, TermClass::Other, Term::ALL),
+        (TermKind::KIND, TermClass::Other, Term::kind(event.kind)),
+        (TermKind::AUTHOR, TermClass::Author, Term::author(&event.pubkey)),
+        (TermKind::ID, TermClass::Other, Term::id(&event.id)),
     ];
-    for (dimension, subject, name) in named {
+    for (dimension, class, name) in named {
         if keys.has(dimension) {
             let key = keys.find(&name);
-            add(keys, subject, key);
+            add(keys, class, key);
         }
     }
     if !keys.has_tags() {
@@ -129,9 +134,9 @@ fn collect_keys(keys: &mut Keys, event: &Facts<'_>, epoch: u32, event_keys: &mut
     }
     let mut tags = event.view.tags();
     let all = tags.unread();
-    for (letter, value) in event.view.found_among(tags.by_ref()) {
+    for (letter, value) in event.view.indexed_values_in(tags.by_ref()) {
         let key = keys.find_tag(letter, &value);
-        add(keys, Subject::Tag(letter), key);
+        add(keys, TermClass::Tag(letter), key);
     }
     all - tags.unread()
 }

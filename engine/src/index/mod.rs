@@ -35,15 +35,15 @@ mod tests;
 
 pub use compile::Breadth;
 
-use checked::{CheckedFilters, EventKey};
-use keys::Keys;
+use checked::{CheckedFilters, EventTerm};
+use keys::InternedTerms;
 use kinds::KindSets;
 use matching::Facts;
 use name::KeyedHash;
 use slots::Slots;
 use sweep::Phase;
 
-use crate::types::{CanonicalEvent, Event, Filter, MatchCost};
+use crate::types::{CanonicalEvent, Event, Filter, MatchWork};
 
 /// A subscription's id: dense, so that a table of what belongs to each is a plain list. It has a new
 /// owner only after its subscription ended and a sweep took out its postings.
@@ -58,20 +58,20 @@ pub struct MatchStats {
     /// Slots reported.
     pub matches: usize,
     /// Bytes of tags read, and keys compared: what large events and filters of many conditions cost.
-    pub cost: MatchCost,
+    pub cost: MatchWork,
 }
 
 /// The live subscriptions of one shard.
 #[derive(Debug)]
 pub struct Index {
-    keys: Keys,
+    keys: InternedTerms,
     slots: Slots,
     checked: CheckedFilters,
     kind_sets: KindSets,
     /// The event being matched, counted from 1.
     epoch: u32,
     /// Scratch: keys of that event.
-    event_keys: Vec<EventKey>,
+    event_keys: Vec<EventTerm>,
     phase: Phase,
     postings: usize,
     /// References of dead subscriptions that have not been swept.
@@ -96,7 +96,7 @@ impl Index {
     /// clients choose the keys of its tables.
     pub fn with_seed(seed: u64) -> Self {
         Index {
-            keys: Keys::new(KeyedHash::new(seed)),
+            keys: InternedTerms::new(KeyedHash::new(seed)),
             slots: Slots::default(),
             checked: CheckedFilters::default(),
             kind_sets: KindSets::default(),
@@ -203,7 +203,7 @@ impl Index {
             + self.kind_sets.bytes()
             + self.posting_bytes
             + self.group_bytes
-            + self.event_keys.capacity() * size_of::<EventKey>()
+            + self.event_keys.capacity() * size_of::<EventTerm>()
     }
 }
 

@@ -4,7 +4,7 @@
 //! longer text by its SHA-256, so a value's length costs no memory.
 //!
 //! Clients choose these bytes, so names are hashed with a secret key: MULTILINEAR-HM (Lemire and Kaser, «Strongly universal
-//! string hashing is fast», 2014) over eight 32-bit words and the dimension. Without the key no client finds two names
+//! string hashing is fast», 2014) over eight 32-bit words and the kind. Without the key no client finds two names
 //! that collide with a chance above 2^-32, which `rustc-hash`, with or without a seed, does not promise; and five
 //! multiplications are faster than SipHash.
 
@@ -15,16 +15,16 @@ use crate::types::{EventId, Kind, PubKey};
 /// What a key names: all events, a kind, an author or an id; or a tag, with the form of its value (high byte) and its
 /// letter (low byte).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Dimension(u16);
+pub(super) struct TermKind(u16);
 
-impl Dimension {
+impl TermKind {
     /// Every event.
-    pub(super) const ALL: Dimension = Dimension(0);
-    pub(super) const KIND: Dimension = Dimension(1);
-    pub(super) const AUTHOR: Dimension = Dimension(2);
-    pub(super) const ID: Dimension = Dimension(3);
+    pub(super) const ALL: TermKind = TermKind(0);
+    pub(super) const KIND: TermKind = TermKind(1);
+    pub(super) const AUTHOR: TermKind = TermKind(2);
+    pub(super) const ID: TermKind = TermKind(3);
     /// No key: a free entry, or a block that is hashed as a name is.
-    pub(super) const NONE: Dimension = Dimension(u16::MAX);
+    pub(super) const NONE: TermKind = TermKind(u16::MAX);
 
     const FORM_HEX: u16 = 1;
     const FORM_DIGEST: u16 = 2;
@@ -32,10 +32,10 @@ impl Dimension {
     const FORM_TEXT: u16 = 3;
 
     fn tag(letter: u8, form: u16) -> Self {
-        Dimension(form << 8 | u16::from(letter))
+        TermKind(form << 8 | u16::from(letter))
     }
 
-    /// Where the keys of this dimension are counted.
+    /// Where the keys of this kind are counted.
     pub(super) fn counter(self) -> usize {
         let (form, letter) = (self.0 >> 8, usize::from(self.0 as u8));
         match form {
@@ -46,59 +46,59 @@ impl Dimension {
     }
 }
 
-/// Where [`Dimension::counter`] counts: the four plain dimensions, tags by letter, digests by letter.
+/// Where [`TermKind::counter`] counts: the four plain dimensions, tags by letter, digests by letter.
 pub(super) const TAGS_AT: usize = 4;
 pub(super) const DIGESTS_AT: usize = TAGS_AT + 256;
 pub(super) const COUNTERS: usize = DIGESTS_AT + 256;
 
 /// A key by value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Name {
+pub(super) struct Term {
     /// The 32 bytes as words: compared and hashed without a call.
     pub(super) words: [u64; 4],
-    pub(super) dimension: Dimension,
+    pub(super) kind: TermKind,
 }
 
-impl Name {
-    pub(super) const ALL: Name = Name { words: [0; 4], dimension: Dimension::ALL };
+impl Term {
+    pub(super) const ALL: Term = Term { words: [0; 4], kind: TermKind::ALL };
 
-    fn new(bytes: &[u8; 32], dimension: Dimension) -> Self {
+    fn new(bytes: &[u8; 32], kind: TermKind) -> Self {
         let bytes = bytes.as_chunks::<8>().0;
-        Name { words: std::array::from_fn(|at| u64::from_le_bytes(bytes[at])), dimension }
+        Term { words: std::array::from_fn(|at| u64::from_le_bytes(bytes[at])), kind }
     }
 
     pub(super) fn id(id: &EventId) -> Self {
-        Self::new(&id.0, Dimension::ID)
+        Self::new(&id.0, TermKind::ID)
     }
 
     pub(super) fn author(author: &PubKey) -> Self {
-        Self::new(&author.0, Dimension::AUTHOR)
+        Self::new(&author.0, TermKind::AUTHOR)
     }
 
     pub(super) fn kind(kind: Kind) -> Self {
-        Name { words: [u64::from(kind), 0, 0, 0], dimension: Dimension::KIND }
+        Term { words: [u64::from(kind), 0, 0, 0], kind: TermKind::KIND }
     }
 
     /// A block of something that is not a key, to be hashed with the same care.
     pub(super) fn block(bytes: [u8; 32]) -> Self {
-        Self::new(&bytes, Dimension::NONE)
+        Self::new(&bytes, TermKind::NONE)
     }
 
     pub(super) fn tag(letter: u8, value: &[u8]) -> Self {
         Self::short_tag(letter, value).unwrap_or_else(|| {
-            Self::new(&Sha256::digest(value).into(), Dimension::tag(letter, Dimension::FORM_DIGEST))
+            Self::new(&Sha256::digest(value).into(), TermKind::tag(letter, TermKind::FORM_DIGEST))
         })
     }
 
     /// The name of a value that needs no digest.
     pub(super) fn short_tag(letter: u8, value: &[u8]) -> Option<Self> {
         if let Ok(PubKey(bytes)) = PubKey::from_hex(value) {
-            return Some(Self::new(&bytes, Dimension::tag(letter, Dimension::FORM_HEX)));
+            return Some(Self::new(&bytes, TermKind::tag(letter, TermKind::FORM_HEX)));
         }
         let mut bytes = [0; 32];
         bytes.get_mut(..value.len())?.copy_from_slice(value);
-        let form = Dimension::FORM_TEXT + value.len() as u16;
-        Some(Self::new(&bytes, Dimension::tag(letter, form)))
+        let form = TermKind::FORM_TEXT + value.len() as u16;
+        Some(Self::new(&bytes, TermKind::tag(letter, form)))
     }
 }
 
@@ -123,10 +123,9 @@ impl KeyedHash {
     }
 
     #[inline]
-    pub(super) fn hash(&self, name: &Name) -> u32 {
+    pub(super) fn hash(&self, name: &Term) -> u32 {
         let key = &self.keys;
-        let mut sum =
-            key[0].wrapping_add(key[1].wrapping_add(u64::from(name.dimension.0)).wrapping_mul(key[2]));
+        let mut sum = key[0].wrapping_add(key[1].wrapping_add(u64::from(name.kind.0)).wrapping_mul(key[2]));
         for (pair, key) in name.words.iter().zip(key[3..].as_chunks::<2>().0) {
             let left = key[0].wrapping_add(pair & 0xffff_ffff);
             let right = key[1].wrapping_add(pair >> 32);

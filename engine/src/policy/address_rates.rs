@@ -37,7 +37,7 @@ struct Buckets {
 
 impl Buckets {
     fn owes(mut self, limits: &Limits, now: Now) -> bool {
-        self.fanout.has_one(limits.address_fanout_rows_per_minute_max, now);
+        self.fanout.has_one(limits.address_fanout_cost_per_minute_max, now);
         self.fanout.owes()
     }
 }
@@ -52,21 +52,21 @@ impl AddressRates {
             || self.with(address, limits, now, |buckets, now| buckets.events.take(per_minute, now))
     }
 
-    /// Whether another EVENT may be delivered. False if those before it have used up `address_fanout_rows_per_minute_max`.
+    /// Whether another EVENT may be delivered. False if those before it have used up `address_fanout_cost_per_minute_max`.
     ///
     /// Cost: the logarithm of how many addresses are remembered.
-    pub fn has_fanout(&mut self, address: ClientAddress, limits: &Limits, now: Now) -> bool {
-        let per_minute = limits.address_fanout_rows_per_minute_max;
+    pub fn has_fanout_budget(&mut self, address: ClientAddress, limits: &Limits, now: Now) -> bool {
+        let per_minute = limits.address_fanout_cost_per_minute_max;
         per_minute == 0
             || self.with(address, limits, now, |buckets, now| buckets.fanout.has_one(per_minute, now))
     }
 
-    /// An event of this address has been delivered, which has cost so many rows. That is known only afterwards, so it is the
+    /// An event of this address has been delivered, at this cost. That is known only afterwards, so it is the
     /// events that follow which are refused.
     ///
     /// Cost: the logarithm of how many addresses are remembered.
     pub fn spend_fanout(&mut self, address: ClientAddress, rows: u64, limits: &Limits, now: Now) {
-        let per_minute = limits.address_fanout_rows_per_minute_max;
+        let per_minute = limits.address_fanout_cost_per_minute_max;
         if per_minute > 0 {
             self.with(address, limits, now, |buckets, now| buckets.fanout.spend(rows, per_minute, now));
         }
@@ -112,7 +112,7 @@ impl AddressRates {
         let buckets = self.active.entry(address).or_insert_with(|| {
             before.remove(&address).unwrap_or_else(|| Buckets {
                 events: Bucket::full(limits.address_events_per_minute_max, now),
-                fanout: Bucket::full(limits.address_fanout_rows_per_minute_max, now),
+                fanout: Bucket::full(limits.address_fanout_cost_per_minute_max, now),
                 requests: Bucket::full(limits.address_requests_per_minute_max, now),
             })
         });
@@ -154,25 +154,25 @@ mod tests {
     #[test]
     fn events_that_reach_many_make_those_after_them_wait() {
         let (mut limits, mut rates) = (LIMITS(), AddressRates::default());
-        limits.address_fanout_rows_per_minute_max = 6_000;
+        limits.address_fanout_cost_per_minute_max = 6_000;
         let one = address(1);
-        assert!(rates.has_fanout(one, &limits, at(0)));
+        assert!(rates.has_fanout_budget(one, &limits, at(0)));
         rates.spend_fanout(one, 5_999, &limits, at(0));
-        assert!(rates.has_fanout(one, &limits, at(0)), "a row is left");
+        assert!(rates.has_fanout_budget(one, &limits, at(0)), "a unit is left");
         rates.spend_fanout(one, 60_000, &limits, at(0));
-        assert!(!rates.has_fanout(one, &limits, at(9)), "and now none");
-        assert!(rates.has_fanout(address(2), &limits, at(9)), "another address");
+        assert!(!rates.has_fanout_budget(one, &limits, at(9)), "and now none");
+        assert!(rates.has_fanout_budget(address(2), &limits, at(9)), "another address");
         assert!(rates.take_event(one, &limits, at(9)) && rates.take_request(one, &limits, at(9)));
         // A hundred come back each second. Meanwhile others are forgotten.
         for minute in 1..10 {
             rates.take_event(address(3), &limits, at(60_000 * minute));
         }
         assert_eq!(rates.len(), 2);
-        assert!(!rates.has_fanout(one, &limits, at(599_999)), "it owed them, however silent it was");
-        assert!(rates.has_fanout(one, &limits, at(600_000)), "they are paid back");
-        limits.address_fanout_rows_per_minute_max = 0;
+        assert!(!rates.has_fanout_budget(one, &limits, at(599_999)), "it owed them, however silent it was");
+        assert!(rates.has_fanout_budget(one, &limits, at(600_000)), "they are paid back");
+        limits.address_fanout_cost_per_minute_max = 0;
         rates.spend_fanout(one, u64::MAX, &limits, at(10));
-        assert!(rates.has_fanout(one, &limits, at(10)), "no bound");
+        assert!(rates.has_fanout_budget(one, &limits, at(10)), "no bound");
     }
 
     /// Neither by turns of the memory nor by shards whose clocks were read apart.

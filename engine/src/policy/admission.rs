@@ -30,7 +30,7 @@ pub enum AdmissionError {
     /// The author is in `deny_pubkeys`.
     DeniedAuthor,
     /// There is an `allow_pubkeys`, and the author is not in it.
-    UnknownAuthor,
+    AuthorNotAllowed,
     /// NIP-13: the id has too few leading zero bits.
     ProofOfWork { bits: u32, min: u32 },
     /// NIP-13: the `nonce` tag commits to less.
@@ -168,7 +168,7 @@ fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), A
         return Err(AdmissionError::DeniedAuthor);
     }
     if policy.allow_pubkeys.as_ref().is_some_and(|authors| !authors.contains(&event.pubkey)) {
-        return Err(AdmissionError::UnknownAuthor);
+        return Err(AdmissionError::AuthorNotAllowed);
     }
     Ok(())
 }

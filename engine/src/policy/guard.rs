@@ -1,11 +1,11 @@
-//! The read guard of NIP-17, NIP-59 and NIP-04: private kinds go to their parties only.
+//! The read guard: private messages (NIP-17, NIP-59, NIP-04) are sent to their authors and recipients only.
 
 use crate::types::{CanonicalEvent, Filter, Kind, PubKey};
 
 /// Whether filters may be asked by a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// They may; single events can still be hidden by [`may_see`].
+    /// They may; single events can still be withheld by [`may_see`].
     Open,
     /// They ask for guarded kinds by name, and the client has not authenticated.
     NeedsAuth,
@@ -36,9 +36,9 @@ pub fn access(filters: &[Filter], guarded_kinds: &[Kind], keys: &[PubKey]) -> Ac
     worst
 }
 
-/// Whether `filter` can match an event that [`may_see`] hides from a connection that has authenticated `keys`.
+/// Whether `filter` can match an event that a connection that has authenticated `keys` may not read ([`may_see`]).
 /// Decided by the filter alone: what a reply says of it is the same whether or not there is such an event.
-pub fn may_hide(filter: &Filter, guarded_kinds: &[Kind], keys: &[PubKey]) -> bool {
+pub fn may_match_restricted(filter: &Filter, guarded_kinds: &[Kind], keys: &[PubKey]) -> bool {
     let asks_guarded = match &filter.kinds {
         Some(kinds) => kinds.iter().any(|kind| guarded_kinds.contains(kind)),
         None => !guarded_kinds.is_empty(),
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_that_name_guarded_kinds_need_a_party() {
+    fn requests_that_name_guarded_kinds_need_an_author_or_recipient() {
         let guarded = [1059];
         let by_me = Filter { authors: Some([ME].into()), ..to(OTHER) };
         let mixed_to_other = Filter { kinds: Some([4, 1059].into()), ..to(OTHER) };
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_whole_where_each_match_is_of_ones_own_or_of_an_open_kind() {
+    fn a_request_is_unrestricted_if_all_its_matches_are_ones_own_or_of_public_kinds() {
         let guarded = [1059];
         let any_kind_to = |key| Filter { kinds: None, ..to(key) };
         let by = |keys: &[PubKey]| Filter { authors: Some(keys.into()), ..Filter::default() };
@@ -137,8 +137,8 @@ mod tests {
             ("no time at all", Filter { since: Some(2), until: Some(1), ..Filter::default() }, &[], false),
         ];
         for (name, filter, keys, expected) in cases {
-            assert_eq!(may_hide(&filter, &guarded, keys), expected, "{name}");
-            assert!(!may_hide(&filter, &[], keys), "{name}, without a guard");
+            assert_eq!(may_match_restricted(&filter, &guarded, keys), expected, "{name}");
+            assert!(!may_match_restricted(&filter, &[], keys), "{name}, without a guard");
         }
     }
 }

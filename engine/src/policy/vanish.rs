@@ -6,7 +6,7 @@ use crate::types::{Event, Kind};
 /// The kind of requests to vanish.
 pub const VANISH_KIND: Kind = 62;
 
-/// Whether `event` is a request to vanish from the relay known as `own`, or from all relays.
+/// Whether `event` is a request to vanish from the relay at `relay_url`, or from all relays.
 pub fn names_relay(event: &Event, relay_url: Option<&str>) -> bool {
     event.kind == VANISH_KIND
         && event.tags().named(b"relay").filter_map(|tag| tag.value()).any(|value| {

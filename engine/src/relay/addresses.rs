@@ -19,15 +19,20 @@ impl SharedRates {
     }
 
     /// Whether another event of this address may be delivered.
-    pub(super) fn has_fanout(&self, address: Option<ClientAddress>, limits: &Limits, now: Now) -> bool {
-        limits.address_fanout_rows_per_minute_max == 0
-            || address.is_none_or(|address| self.with(|rates| rates.has_fanout(address, limits, now)))
+    pub(super) fn has_fanout_budget(
+        &self,
+        address: Option<ClientAddress>,
+        limits: &Limits,
+        now: Now,
+    ) -> bool {
+        limits.address_fanout_cost_per_minute_max == 0
+            || address.is_none_or(|address| self.with(|rates| rates.has_fanout_budget(address, limits, now)))
     }
 
-    /// The delivery of an event of this address has cost so many rows.
+    /// The delivery of an event of this address has this cost.
     pub(super) fn spend_fanout(&self, address: Option<ClientAddress>, rows: u64, limits: &Limits, now: Now) {
         if let Some(address) = address
-            && limits.address_fanout_rows_per_minute_max > 0
+            && limits.address_fanout_cost_per_minute_max > 0
         {
             self.with(|rates| rates.spend_fanout(address, rows, limits, now));
         }

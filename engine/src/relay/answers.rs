@@ -1,18 +1,20 @@
-//! The steps that jobs take: a step reads a bounded number of rows, so no job starves another, and holds no read
+//! The steps that queries take: a step has a bounded cost, so no query starves another, and holds no read
 //! transaction when it is over, so no slow reader pins one.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::ids::{ConnId, StreamId};
-use super::jobs::{CountJob, Job, ScanJob, StepResult};
 use super::outbox::Outbox;
+use super::queries::{CountQuery, Query, ScanQuery, StepResult};
 use super::queued_output::QueuedOutput;
 use super::session::Session;
-use super::subscriptions::{AnswerPosition, Owner, State, SubKey};
+use super::subscriptions::{FullRank, Owner, State, SubKey};
 use super::{Relay, messages};
-use crate::policy::{may_hide, may_see};
-use crate::store::{Backend, Completeness, CountStep, Everyone, ScanStep, StoreError, Take, Viewer, replay};
+use crate::policy::{may_match_restricted, may_see};
+use crate::store::{
+    Backend, Completeness, CountStep, ScanStep, StoreError, Take, Unrestricted, Viewer, replay,
+};
 use crate::types::{CanonicalEvent, Event, Filter, Kind, Limits, Now, PubKey, SubId};
 use crate::wire::frames::Complete;
 
@@ -35,7 +37,7 @@ impl Viewer for Party<'_> {
     }
 
     fn sees_all_matches(&self, filter: &Filter) -> bool {
-        !may_hide(filter, self.guarded_kinds, self.keys)
+        !may_match_restricted(filter, self.guarded_kinds, self.keys)
     }
 }
 
@@ -65,14 +67,14 @@ impl Sink<'_> {
 }
 
 impl<B: Backend> Relay<B> {
-    /// One step of a job, which counts down the rows that it may read.
-    pub(super) fn step(&mut self, now: Now, job: Job, rows: &mut usize) -> StepResult {
-        match job {
-            Job::Scan(job) => self.step_scan(now, job, rows),
-            Job::Count(job) => self.step_count(now, job, rows),
-            Job::Replay(job) => self.replay_to_client(now, job, rows),
-            Job::Neg(job) => self.step_neg(now, job, rows),
-            Job::StreamReplay(key) => {
+    /// One step of a query, which counts down the cost that it may have.
+    pub(super) fn step(&mut self, now: Now, query: Query, rows: &mut usize) -> StepResult {
+        match query {
+            Query::Scan(query) => self.step_scan(now, query, rows),
+            Query::Count(query) => self.step_count(now, query, rows),
+            Query::Replay(query) => self.replay_to_client(now, query, rows),
+            Query::Neg(query) => self.step_neg(now, query, rows),
+            Query::StreamReplay(key) => {
                 match self.subscriptions.get(key).map(|subscription| &subscription.owner) {
                     Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, rows),
                     _ => StepResult::Done,
@@ -81,13 +83,13 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    fn step_scan(&mut self, now: Now, mut job: Box<ScanJob>, rows: &mut usize) -> StepResult {
+    fn step_scan(&mut self, now: Now, mut query: Box<ScanQuery>, rows: &mut usize) -> StepResult {
         let config = &*self.config;
-        let Some(subscription) = self.subscriptions.get_mut(job.key) else { return StepResult::Done };
-        let Some(session) = self.sessions.get_mut(job.conn) else { return StepResult::Done };
+        let Some(subscription) = self.subscriptions.get_mut(query.key) else { return StepResult::Done };
+        let Some(session) = self.sessions.get_mut(query.conn) else { return StepResult::Done };
         if session.is_slow(self.queued_output, &config.limits) {
-            job.scan.release_cursors();
-            return StepResult::Stall(job.conn, Job::Scan(job));
+            query.scan.release_cursors();
+            return StepResult::Stall(query.conn, Query::Scan(query));
         }
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
         let (backlog_bytes, queued_output, limits) = (*backlog_bytes, self.queued_output, &config.limits);
@@ -95,9 +97,9 @@ impl<B: Backend> Relay<B> {
         let mut sink =
             Sink { head: &subscription.head, outbox, backlog_bytes, queued_output, limits, sent: 0 };
         let mut last = None;
-        let sent_before = job.sent_before;
+        let sent_before = query.sent_before;
         let step = self.store.reader().and_then(|reader| {
-            job.scan.step(&reader, now.seconds(), rows, &viewer, &mut |hit| {
+            query.scan.step(&reader, now.seconds(), rows, &viewer, &mut |hit| {
                 let position = (hit.event.created_at(), hit.event.id());
                 if sent_before.is_some_and(|before| !comes_after(position, before)) {
                     return Take::Known;
@@ -112,21 +114,21 @@ impl<B: Backend> Relay<B> {
         if let (State::Scanning { last: sent_last, .. }, Some(last)) = (&mut subscription.state, last) {
             *sent_last = Some(last);
         }
-        self.mark_ready(job.conn);
-        self.mark_changed(job.conn);
+        self.mark_ready(query.conn);
+        self.mark_changed(query.conn);
         match step {
             Ok(ScanStep::More) if slow => {
-                job.scan.release_cursors();
-                StepResult::Stall(job.conn, Job::Scan(job))
+                query.scan.release_cursors();
+                StepResult::Stall(query.conn, Query::Scan(query))
             }
-            Ok(ScanStep::More) => StepResult::Again(Job::Scan(job)),
+            Ok(ScanStep::More) => StepResult::Again(Query::Scan(query)),
             Ok(ScanStep::Done(completeness)) => {
-                self.note_answered(now, job.asked_at);
-                self.end_scan(job.key, completeness);
+                self.note_answered(now, query.asked_at);
+                self.end_scan(query.key, completeness);
                 StepResult::Done
             }
             Err(error) => {
-                self.fail_subscription(job.key, &error);
+                self.fail_subscription(query.key, &error);
                 StepResult::Done
             }
         }
@@ -149,7 +151,7 @@ impl<B: Backend> Relay<B> {
             return;
         };
         if missed {
-            subscription.state = State::Behind;
+            subscription.state = State::Lagging;
             self.catch_up(conn, key);
         }
         let hint = match completeness {
@@ -169,26 +171,26 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(conn);
     }
 
-    fn step_count(&mut self, now: Now, mut job: Box<CountJob>, rows: &mut usize) -> StepResult {
+    fn step_count(&mut self, now: Now, mut query: Box<CountQuery>, rows: &mut usize) -> StepResult {
         let config = &*self.config;
-        let Some(session) = self.sessions.get_mut(job.conn) else { return StepResult::Done };
+        let Some(session) = self.sessions.get_mut(query.conn) else { return StepResult::Done };
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
         let step =
-            self.store.reader().and_then(|reader| job.count.step(&reader, now.seconds(), rows, &viewer));
+            self.store.reader().and_then(|reader| query.count.step(&reader, now.seconds(), rows, &viewer));
         match step {
-            Ok(CountStep::More) => return StepResult::Again(Job::Count(job)),
+            Ok(CountStep::More) => return StepResult::Again(Query::Count(query)),
             Ok(CountStep::Done(counted)) => {
-                self.end_count(&job);
+                self.end_count(&query);
                 if counted.withheld {
-                    self.refuse_withheld(job.conn, &job.query);
+                    self.refuse_withheld(query.conn, &query.id);
                 } else {
                     let hll = counted.hll.as_deref();
-                    self.send_count(job.conn, &job.query, counted.count, counted.approximate, hll);
+                    self.send_count(query.conn, &query.id, counted.count, counted.approximate, hll);
                 }
             }
             Err(error) => {
-                self.end_count(&job);
-                self.send_closed(job.conn, &job.query, &messages::store(&error));
+                self.end_count(&query);
+                self.send_closed(query.conn, &query.id, &messages::store(&error));
             }
         }
         StepResult::Done
@@ -200,12 +202,12 @@ impl<B: Backend> Relay<B> {
         let Some(stream) = self.streams.get_mut(stream) else { return StepResult::Done };
         let limits = &self.config.limits;
         if stream.is_full(limits) {
-            stream.stalled = Some(Job::StreamReplay(key));
+            stream.stalled = Some(Query::StreamReplay(key));
             return StepResult::Done;
         }
         let mut last = subscription.covered;
         let replayed = self.store.reader().and_then(|reader| {
-            replay(&reader, &subscription.filters, last, rows, now.seconds(), &Everyone, &mut |hit| {
+            replay(&reader, &subscription.filters, last, rows, now.seconds(), &Unrestricted, &mut |hit| {
                 stream.push(Some(hit.seq), Event::from_canonical(hit.event.json().into()));
                 last = hit.seq;
                 if stream.is_full(limits) { Take::CountedAndPause } else { Take::Counted }
@@ -213,12 +215,12 @@ impl<B: Backend> Relay<B> {
         });
         match replayed {
             Ok(replayed) if subscription.record_progress(replayed) => StepResult::Done,
-            Ok(_) => StepResult::Again(Job::StreamReplay(key)),
+            Ok(_) => StepResult::Again(Query::StreamReplay(key)),
             Err(_) => {
                 // A stream has no client to answer, and nothing may be left out: it is tried again later.
                 subscription.covered = last;
                 self.metrics.stream_errors += 1;
-                self.streams.retry(now, Job::StreamReplay(key));
+                self.streams.retry(now, Query::StreamReplay(key));
                 StepResult::Done
             }
         }
@@ -255,6 +257,6 @@ impl<B: Backend> Relay<B> {
 }
 
 /// Whether `position` comes after `other` in the order of answers.
-fn comes_after(position: AnswerPosition, other: AnswerPosition) -> bool {
+fn comes_after(position: FullRank, other: FullRank) -> bool {
     (Reverse(position.0), position.1) > (Reverse(other.0), other.1)
 }

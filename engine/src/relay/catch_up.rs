@@ -6,8 +6,8 @@
 //! log all are live. So catching up costs one read of the log for each connection, plus the matches.
 //!
 //! The index costs as much memory as those filters do in the index of live subscriptions, so there is one only while the
-//! replay runs: it is dropped when the reader is slow, and rebuilt, at its cost in rows, once the reader has read. It takes
-//! [`REPLAY_VALUES_MAX`] values and counts as memory of running work ([`super::running`]); subscriptions beyond have the
+//! replay runs: it is dropped when the reader is slow, and rebuilt, at its cost, once the reader has read. It takes
+//! [`REPLAY_VALUES_MAX`] values and counts as memory of running work ([`super::query_memory`]); subscriptions beyond have the
 //! next replay.
 
 use std::collections::VecDeque;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use super::Relay;
 use super::ids::ConnId;
-use super::jobs::{Job, ReplayJob, StepResult};
-use super::running::{Reservation, WIDE_FROM_BYTES};
+use super::queries::{Query, ReplayQuery, StepResult};
+use super::query_memory::{LARGE_FROM_BYTES, Reservation};
 use super::session::Session;
 use super::subscriptions::{SubKey, Subscriptions};
 use crate::index::Index;
@@ -28,8 +28,8 @@ use crate::types::{Now, parse_expiration};
 const REPLAY_VALUES_MAX: usize = 20_000;
 /// Bytes of a value in the index.
 const VALUE_BYTES: usize = 300;
-/// Values that enter the index in the time of a row.
-const VALUES_PER_ROW: usize = 4;
+/// Values that enter the index for one unit of cost.
+const VALUES_PER_COST: usize = 4;
 /// What queueing an event costs, in comparisons (`store/cost.rs`). What sending it costs is the host's to say.
 const QUEUED_COMPARISONS: usize = 2;
 
@@ -49,7 +49,7 @@ impl SharedReplay {
         SharedReplay { index, keys: Vec::new(), values: 0, values_max: bytes_max / VALUE_BYTES }
     }
 
-    /// Adds the subscriptions that are `behind`, while there are values and rows left.
+    /// Adds the subscriptions that are `behind`, while there are values and budget left.
     fn add_subscriptions(
         &mut self,
         behind: &mut VecDeque<SubKey>,
@@ -66,7 +66,7 @@ impl SharedReplay {
             behind.pop_front();
             let Some(subscription) = subscriptions.get(key) else { continue };
             self.values += values;
-            *rows = rows.saturating_sub(1 + values / VALUES_PER_ROW);
+            *rows = rows.saturating_sub(1 + values / VALUES_PER_COST);
             let slot = self.index.subscribe(&*subscription.filters).0 as usize;
             if self.keys.len() <= slot {
                 self.keys.resize(slot + 1, None);
@@ -97,19 +97,19 @@ fn values_of(subscriptions: &Subscriptions, key: SubKey) -> usize {
 }
 
 /// A replay that has not begun.
-fn new_replay_job(conn: ConnId) -> Job {
-    Job::Replay(Box::new(ReplayJob { conn, replay: None, reservation: Reservation::of(0) }))
+fn new_replay_query(conn: ConnId) -> Query {
+    Query::Replay(Box::new(ReplayQuery { conn, replay: None, reservation: Reservation::of(0) }))
 }
 
 impl<B: Backend> Relay<B> {
     /// A client's subscription is behind: events above its `covered` are read back when its reader reads.
     pub(super) fn catch_up(&mut self, conn: ConnId, key: SubKey) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        session.behind.push_back(key);
+        session.lagging.push_back(key);
         if std::mem::replace(&mut session.is_replaying, true) {
             return;
         }
-        let replay = new_replay_job(conn);
+        let replay = new_replay_query(conn);
         if session.is_slow(self.queued_output, &self.config.limits) {
             session.stalled.push(replay);
         } else {
@@ -119,27 +119,28 @@ impl<B: Backend> Relay<B> {
 
     /// Bytes that the next replay of a connection may come to hold.
     pub(super) fn replay_bytes_max(&self, conn: ConnId) -> usize {
-        let behind = self.sessions.get(conn).into_iter().flat_map(|session| &session.behind);
+        let behind = self.sessions.get(conn).into_iter().flat_map(|session| &session.lagging);
         let values = behind.map(|key| values_of(&self.subscriptions, *key));
         let (all, most) = values.fold((0, 0), |(all, most), values| (all + values, values.max(most)));
-        (VALUE_BYTES * all.min(REPLAY_VALUES_MAX.max(most))).max(WIDE_FROM_BYTES / 2)
+        (VALUE_BYTES * all.min(REPLAY_VALUES_MAX.max(most))).max(LARGE_FROM_BYTES / 2)
     }
 
     /// Reads back from the store what a client was not sent live.
     pub(super) fn replay_to_client(
         &mut self,
         now: Now,
-        mut job: Box<ReplayJob>,
+        mut query: Box<ReplayQuery>,
         rows: &mut usize,
     ) -> StepResult {
-        let conn = job.conn;
+        let conn = query.conn;
         let Some(session) = self.sessions.get_mut(conn) else { return StepResult::Done };
         if session.is_slow(self.queued_output, &self.config.limits) {
-            return self.stall_replay(job);
+            return self.stall_replay(query);
         }
         let seed = self.subscriptions.index_seed();
-        let mut replay = job.replay.take().unwrap_or_else(|| SharedReplay::new(seed, job.reservation.bytes));
-        replay.add_subscriptions(&mut session.behind, &self.subscriptions, rows);
+        let mut replay =
+            query.replay.take().unwrap_or_else(|| SharedReplay::new(seed, query.reservation.bytes));
+        replay.add_subscriptions(&mut session.lagging, &self.subscriptions, rows);
         let Some(after) = replay.covered(&self.subscriptions) else { return self.finish_replay(conn) };
         let replayed = self.continue_replay(now, conn, &mut replay, after, rows);
         self.mark_ready(conn);
@@ -163,13 +164,13 @@ impl<B: Backend> Relay<B> {
         match replayed.caught_up {
             true => self.finish_replay(conn),
             false => {
-                job.replay = Some(replay);
-                if is_slow { self.stall_replay(job) } else { StepResult::Again(Job::Replay(job)) }
+                query.replay = Some(replay);
+                if is_slow { self.stall_replay(query) } else { StepResult::Again(Query::Replay(query)) }
             }
         }
     }
 
-    /// Continues the replay after `after`, and queues matches until the reader is slow or the rows are used up, which may be
+    /// Continues the replay after `after`, and queues matches until the reader is slow or the budget is used up, which may be
     /// between two subscriptions that an event is for.
     fn continue_replay(
         &mut self,
@@ -183,18 +184,18 @@ impl<B: Backend> Relay<B> {
         let here = Replayed { covered: after, caught_up: false };
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(here) };
         let mut queued_output = self.queued_output;
-        let (frame_rows, rows_max) = (config.frame_rows, *rows);
+        let (frame_cost, rows_max) = (config.frame_cost, *rows);
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
         let (subscriptions, SharedReplay { index, keys, .. }) = (&mut self.subscriptions, replay);
         let (mut matched, mut sent, mut cut_short) = (Vec::new(), 0_usize, None);
         let replayed = read_log(&self.store.reader()?, after, rows, &mut |hit| {
             matched.clear();
             let mut cost = index.matches_stored(hit.event, &mut matched).cost;
-            let is_hidden = || {
+            let is_restricted = || {
                 parse_expiration(hit.event.tags()).is_some_and(|at| at <= now.seconds())
                     || !may_see(hit.event, &config.policy.guarded_kinds, auth.keys())
             };
-            if matched.is_empty() || is_hidden() {
+            if matched.is_empty() || is_restricted() {
                 return (Take::Counted, cost);
             }
             let (mut body, mut take) = (None, Take::Counted);
@@ -213,9 +214,9 @@ impl<B: Backend> Relay<B> {
                 outbox.push_event(Arc::clone(&sub.head), Arc::clone(body));
                 queued_output.change(before, outbox.bytes());
                 sent += 1;
-                cost.comparisons += QUEUED_COMPARISONS + in_comparisons(frame_rows);
+                cost.comparisons += QUEUED_COMPARISONS + in_comparisons(frame_cost);
                 // One event may be for hundreds of subscriptions.
-                let is_spent = frame_rows > 0 && sent.saturating_mul(frame_rows) >= rows_max;
+                let is_spent = frame_cost > 0 && sent.saturating_mul(frame_cost) >= rows_max;
                 if is_spent || outbox.bytes() + *backlog_bytes >= queued_output.pause(&config.limits) {
                     take = Take::CountedAndPause;
                 }
@@ -231,18 +232,18 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The reader is slow: its subscriptions wait without an index.
-    fn stall_replay(&mut self, mut job: Box<ReplayJob>) -> StepResult {
-        let replay = job.replay.take();
-        if let Some(session) = self.sessions.get_mut(job.conn) {
-            session.behind.extend(replay.iter().flat_map(SharedReplay::keys));
+    fn stall_replay(&mut self, mut query: Box<ReplayQuery>) -> StepResult {
+        let replay = query.replay.take();
+        if let Some(session) = self.sessions.get_mut(query.conn) {
+            session.lagging.extend(replay.iter().flat_map(SharedReplay::keys));
         }
-        StepResult::Stall(job.conn, Job::Replay(job))
+        StepResult::Stall(query.conn, Query::Replay(query))
     }
 
     /// All subscriptions of a replay are live or closed. Starts another replay for those that are still behind.
     fn finish_replay(&mut self, conn: ConnId) -> StepResult {
         let Some(session) = self.sessions.get_mut(conn) else { return StepResult::Done };
-        session.is_replaying = !session.behind.is_empty();
-        if session.is_replaying { StepResult::Again(new_replay_job(conn)) } else { StepResult::Done }
+        session.is_replaying = !session.lagging.is_empty();
+        if session.is_replaying { StepResult::Again(new_replay_query(conn)) } else { StepResult::Done }
     }
 }

@@ -2,26 +2,26 @@
 
 use super::fair_batches::FairBatches;
 use super::ingest::InFlightId;
-use super::jobs::Origin;
 use super::publish::PublishOutcome;
+use super::queries::Origin;
 use super::{Relay, messages};
 use crate::store::{self, Backend, Done, Op, Outcome, Refusal, Seq, StoreError, Taken};
 use crate::types::{ClientAddress, Event, Now};
 
-/// Cost at which a [`Commit`] ends, see [`cost`]: a mebibyte of content, or 16,000 tags. An event is stored under a key for
+/// Cost at which a [`Commit`] ends, see [`commit_keys`]: a mebibyte of content, or 16,000 tags. An event is stored under a key for
 /// each of its tags, so that a store may need twenty times its size, and most of its time, for them.
-const COMMIT_COST: usize = 16_384;
+const COMMIT_KEYS_MAX: usize = 16_384;
 /// What an event without tags costs: its body, and the keys it always has.
-const EVENT_COST: usize = 8;
+const EVENT_KEYS: usize = 8;
 /// Bytes of an event that cost as much as a key.
 const KEY_BYTES: usize = 64;
 /// What the commits of a shard that are under way may cost together: one that is being made durable, and the next one.
 /// Small ones are not counted one by one, because a writer makes all that wait durable together.
-const IN_FLIGHT_COST: usize = 2 * COMMIT_COST;
+const IN_FLIGHT_KEYS_MAX: usize = 2 * COMMIT_KEYS_MAX;
 
 /// What storing an event costs, in keys.
-fn cost(bytes: usize, tags: usize) -> usize {
-    EVENT_COST + tags + bytes / KEY_BYTES
+fn commit_keys(bytes: usize, tags: usize) -> usize {
+    EVENT_KEYS + tags + bytes / KEY_BYTES
 }
 
 /// Verified changes of one shard, to be made durable in one go.
@@ -44,7 +44,7 @@ pub struct CommitReply {
 
 /// An event to deliver to live subscriptions.
 #[derive(Clone, Debug)]
-pub struct Live {
+pub struct LiveEvent {
     /// Its sequence number; `None` for ephemeral events, which have none.
     pub seq: Option<Seq>,
     /// The event.
@@ -56,14 +56,14 @@ pub struct Live {
     pub taken: Taken,
 }
 
-impl Live {
+impl LiveEvent {
     /// An ephemeral event.
     pub fn ephemeral(event: Event, publisher: Option<ClientAddress>) -> Self {
-        Live { seq: None, event, publisher, taken: Taken::NOTHING }
+        LiveEvent { seq: None, event, publisher, taken: Taken::NOTHING }
     }
 }
 
-/// The sequence number in a [`Live`] whose event was delivered when it was stored: only what it removes now is news.
+/// The sequence number in a [`LiveEvent`] whose event was delivered when it was stored: only what it removes now is news.
 pub(super) const DELIVERED_BEFORE: Seq = Seq(0);
 
 /// What [`commit`] did.
@@ -72,7 +72,7 @@ pub struct Committed {
     /// One reply a commit, in their order.
     pub replies: Vec<CommitReply>,
     /// What was stored, in order, for every shard's [`Relay::handle_live`].
-    pub live: Vec<Live>,
+    pub live: Vec<LiveEvent>,
     /// An error of the store, if there was one: of several, one that is not a full disk.
     pub error: Option<StoreError>,
 }
@@ -148,7 +148,7 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
                 Outcome::Duplicate if !taken.is_nothing() => DELIVERED_BEFORE,
                 _ => return None,
             };
-            Some(Live { seq: Some(seq), event: into_event(op), publisher, taken })
+            Some(LiveEvent { seq: Some(seq), event: into_event(op), publisher, taken })
         })
         .collect();
     let mut results = results.into_iter().map(|result| result.map(|done| done.outcome));
@@ -183,7 +183,7 @@ struct Change {
 
 impl CommitQueue {
     pub(super) fn push(&mut self, op: Op, id: InFlightId, origin: Origin, tags: usize) {
-        let cost = cost(op.event().json().len(), tags);
+        let cost = commit_keys(op.event().json().len(), tags);
         self.waiting.push(origin, cost, Change { op, publisher: origin.address(), id });
     }
 
@@ -196,7 +196,7 @@ impl CommitQueue {
             ids: Vec::with_capacity(len),
             cost: 0,
         };
-        commit.cost = self.waiting.take(COMMIT_COST, |Change { op, publisher, id }| {
+        commit.cost = self.waiting.take(COMMIT_KEYS_MAX, |Change { op, publisher, id }| {
             commit.ops.push(op);
             commit.publishers.push(publisher);
             commit.ids.push(id);
@@ -211,7 +211,7 @@ impl<B: Backend> Relay<B> {
     /// many, shared fairly between client addresses. To be called until it returns `None`: a shard has at most two
     /// commits of that size under way, and the next one follows when [`Relay::handle_committed`] has been called for one of them.
     pub fn poll_commit(&mut self) -> Option<Commit> {
-        if self.pending.waiting.is_empty() || self.pending.in_flight >= IN_FLIGHT_COST {
+        if self.pending.waiting.is_empty() || self.pending.in_flight >= IN_FLIGHT_KEYS_MAX {
             return None;
         }
         Some(self.pending.take())

@@ -14,9 +14,9 @@ pub struct Config {
     /// connection's own Host header, which proves less, and of the requests to vanish only those to all
     /// relays count.
     pub url: Option<String>,
-    /// What it costs the host to send a frame, in rows of `limits.scan_rows_max` (microseconds, about), beside reading and
+    /// What it costs the host to send a frame, in units of cost (about microseconds), beside reading and
     /// queueing the event. Stored events that are sent are charged for it; 0 for a host that writes many frames at once.
-    pub frame_rows: usize,
+    pub frame_cost: usize,
 }
 
 /// What the host knows of a client.

@@ -14,17 +14,17 @@ const KEYS_MAX: usize = 64;
 /// Minutes after which nothing is left of any count.
 const MINUTES_MAX: u64 = 63;
 
-/// What an EVENT costs beside the bytes of its message, in rows: its hash, its signature, its commit.
-pub(super) const EVENT_ROWS: u64 = 60;
-/// What any message costs, in rows.
-const MESSAGE_ROWS: u64 = 2;
-/// Bytes of a message that are read in the time of a row.
-const BYTES_PER_ROW: u64 = 512;
+/// What an EVENT costs beside the bytes of its message: its hash, its signature, its commit.
+pub(super) const EVENT_COST: u64 = 60;
+/// What any message costs.
+const MESSAGE_COST: u64 = 2;
+/// Bytes of a message that are read for one unit of cost.
+const BYTES_PER_COST: u64 = 512;
 
 /// Those that cost the most lately, most first, each with what it cost at least.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopCosts {
-    /// Client addresses, by the rows of work (about a microsecond each) that their messages and requests took.
+    /// Client addresses, by the cost of their messages and requests, in units of about a microsecond.
     pub addresses: Vec<(ClientAddress, u64)>,
     /// Authors, by the bytes of their events with valid signatures.
     pub authors: Vec<(PubKey, u64)>,
@@ -62,7 +62,7 @@ pub(super) struct Costs {
 }
 
 impl Costs {
-    /// Work for a client, in rows. Those without an address are exempt.
+    /// Work for a client, in units of cost. Those without an address are exempt.
     pub(super) fn charge_address(&mut self, now: Now, address: Option<ClientAddress>, rows: u64) {
         if let Some(address) = address {
             self.addresses.add(now, address, rows);
@@ -71,7 +71,7 @@ impl Costs {
 
     /// A message, in bytes.
     pub(super) fn charge_message(&mut self, now: Now, address: Option<ClientAddress>, bytes: usize) {
-        self.charge_address(now, address, MESSAGE_ROWS + bytes as u64 / BYTES_PER_ROW);
+        self.charge_address(now, address, MESSAGE_COST + bytes as u64 / BYTES_PER_COST);
     }
 
     /// An event whose signature is valid.

@@ -1,6 +1,6 @@
-//! Live events that are still being delivered, so that none holds the shard for long, however many subscriptions want it.
+//! LiveEvent events that are still being delivered, so that none holds the shard for long, however many subscriptions want it.
 //!
-//! An event is delivered at once to as many subscriptions as `scan_rows_max` rows allow; the others get it in the next
+//! An event is delivered at once to as many subscriptions as `scan_cost_max` rows allow; the others get it in the next
 //! turns of [`Relay::work`]. Events that come meanwhile wait behind it, ephemeral ones too, so each subscription gets
 //! its events in the order of their commits. An event is matched when its turn comes, and a subscription made after that has
 //! found it in the store, so it is skipped.
@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use super::commit::DELIVERED_BEFORE;
-use super::{Live, Relay};
+use super::{LiveEvent, Relay};
 use crate::index::SubSlot;
 use crate::store::{Backend, Seq};
 use crate::types::Now;
@@ -34,7 +34,7 @@ pub(super) struct Matched {
 /// Events on their way to their subscriptions, in order.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
-    waiting: VecDeque<Live>,
+    waiting: VecDeque<LiveEvent>,
     /// Bytes of the events that wait.
     bytes: usize,
     /// Of the first event, if it has been delivered in part.
@@ -56,26 +56,26 @@ impl Deliveries {
         self.waiting.len() > EVENTS_MAX || self.bytes > BYTES_MAX
     }
 
-    fn push(&mut self, live: Live) {
+    fn push(&mut self, live: LiveEvent) {
         self.bytes += live.event.json().len();
         self.waiting.push_back(live);
     }
 
     /// The first event, and the subscriptions that it matched if it has been delivered in part.
-    fn take(&mut self) -> Option<(Live, Option<Matched>)> {
+    fn take(&mut self) -> Option<(LiveEvent, Option<Matched>)> {
         let live = self.waiting.pop_front()?;
         self.bytes -= live.event.json().len();
         Some((live, self.matched.take()))
     }
 
     /// Puts back the first event, which has been delivered in part.
-    fn put_back(&mut self, live: Live, matched: Matched) {
+    fn put_back(&mut self, live: LiveEvent, matched: Matched) {
         self.bytes += live.event.json().len();
         self.waiting.push_front(live);
         self.matched = Some(matched);
     }
 
-    /// Whether the next turn is a delivery's. It is every other turn while there are jobs too.
+    /// Whether the next turn is a delivery's. It is every other turn while there are queries too.
     pub(super) fn take_turn(&mut self, has_jobs: bool) -> bool {
         let yields = has_jobs && self.had_turn;
         self.had_turn = !self.is_empty() && !yields;
@@ -87,7 +87,7 @@ impl<B: Backend> Relay<B> {
     /// Events committed by any shard, this one's own included, in commit order; ephemeral events of other
     /// shards in any. What takes more than a step is delivered by [`Relay::work`], unless more than 1,024 events or 4 MiB wait
     /// for that: then the first of them are delivered to the last subscription in this call.
-    pub fn handle_live(&mut self, now: Now, live: &[Live]) {
+    pub fn handle_live(&mut self, now: Now, live: &[LiveEvent]) {
         live.iter().for_each(|live| self.neg_sets.note_live(live));
         let mut rows = self.delivery_rows();
         for live in live.iter().filter(|live| live.seq != Some(DELIVERED_BEFORE)) {
@@ -97,11 +97,11 @@ impl<B: Backend> Relay<B> {
 
     /// The rows that a step of delivery may take.
     pub(super) fn delivery_rows(&self) -> usize {
-        self.config.limits.scan_rows_max.max(1)
+        self.config.limits.scan_cost_max.max(1)
     }
 
     /// Delivers an event to as many subscriptions as `rows` allow, which are counted down; the others get it later.
-    pub(super) fn deliver(&mut self, now: Now, live: &Live, rows: &mut usize) {
+    pub(super) fn deliver(&mut self, now: Now, live: &LiveEvent, rows: &mut usize) {
         if !self.deliveries.is_empty() || *rows == 0 {
             self.deliveries.push(live.clone());
             while self.deliveries.is_full() {
@@ -136,7 +136,7 @@ impl<B: Backend> Relay<B> {
 
     /// While stored events are being delivered: the sequence number up to which all subscriptions have been sent theirs. A host
     /// that loses its memory then restores its sessions behind it
-    /// ([`SessionSnapshot::fall_behind`](super::SessionSnapshot::fall_behind)), so that nothing is missed; some
+    /// ([`SessionSnapshot::start_lagging`](super::SessionSnapshot::start_lagging)), so that nothing is missed; some
     /// subscriptions may be sent events again.
     pub fn delivered_before(&self) -> Option<Seq> {
         let next = self.deliveries.waiting.iter().find_map(|live| live.seq)?;

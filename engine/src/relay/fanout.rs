@@ -1,6 +1,6 @@
 //! From a committed or ephemeral event to the connections that asked for it.
 //!
-//! A subscription is live, scanning, or behind. While it scans what is stored, newer matches are only noted;
+//! A subscription is live, scanning, or lagging. While it scans what is stored, newer matches are only noted;
 //! once the scan is done they are read back from the store by sequence number. The same happens to a reader that is
 //! slow: its events wait in the store, and it resumes after the last sequence number it was sent. So there is no gap,
 //! no duplicate and no queue that grows with a reader's slowness. Only ephemeral events cannot be read
@@ -8,12 +8,12 @@
 
 use std::sync::Arc;
 
-use super::costs::EVENT_ROWS;
+use super::costs::EVENT_COST;
 use super::deliveries::Matched;
 use super::ids::ConnId;
-use super::jobs::Job;
+use super::queries::Query;
 use super::subscriptions::{Owner, State};
-use super::{Live, Relay, messages};
+use super::{LiveEvent, Relay, messages};
 use crate::index::SubSlot;
 use crate::policy::may_see;
 use crate::store::{Backend, Seq};
@@ -29,17 +29,17 @@ impl<B: Backend> Relay<B> {
     pub(super) fn deliver_some(
         &mut self,
         now: Now,
-        live: &Live,
+        live: &LiveEvent,
         matched: Option<Matched>,
         rows: &mut usize,
     ) -> Option<Matched> {
-        let Live { seq, event, .. } = live;
+        let LiveEvent { seq, event, .. } = live;
         if event.is_expired(now.seconds()) && seq.is_some() {
             matched.into_iter().for_each(|matched| self.subscriptions.reuse(matched));
             return None;
         }
         let mut matched = matched.unwrap_or_else(|| self.match_live(now, live, rows));
-        let match_rows = 1 + self.config.frame_rows;
+        let match_rows = 1 + self.config.frame_cost;
         while let Some(slot) = matched.slots.get(matched.done) {
             if *rows == 0 {
                 return Some(matched);
@@ -56,15 +56,15 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Finds the subscriptions that an event is for, and charges for its delivery to them.
-    fn match_live(&mut self, now: Now, live: &Live, rows: &mut usize) -> Matched {
+    fn match_live(&mut self, now: Now, live: &LiveEvent, rows: &mut usize) -> Matched {
         self.advance_subscriptions(now);
         let (stats, matched) = self.subscriptions.matches(&live.event);
         self.metrics.fanout_candidates.record(stats.candidates as u64);
         self.metrics.fanout_matches.record(stats.matches as u64);
         *rows = rows.saturating_sub(stats.candidates);
-        let all_rows = (stats.candidates + stats.matches * (1 + self.config.frame_rows)) as u64;
+        let all_rows = (stats.candidates + stats.matches * (1 + self.config.frame_cost)) as u64;
         self.costs.charge_address(now, live.publisher, all_rows);
-        if all_rows > EVENT_ROWS {
+        if all_rows > EVENT_COST {
             self.address_rates.spend_fanout(live.publisher, all_rows, &self.config.limits, now);
         }
         matched
@@ -83,8 +83,8 @@ impl<B: Backend> Relay<B> {
                 let Some(stream) = self.streams.get_mut(*stream) else { return };
                 if let State::Live = subscription.state {
                     if stream.is_full(limits) {
-                        subscription.fall_behind(seq);
-                        stream.stalled = Some(Job::StreamReplay(key));
+                        subscription.start_lagging(seq);
+                        stream.stalled = Some(Query::StreamReplay(key));
                         self.metrics.streams_lagged += 1;
                     } else {
                         stream.push(Some(seq), event.clone());
@@ -101,9 +101,9 @@ impl<B: Backend> Relay<B> {
         }
         match &mut subscription.state {
             State::Scanning { missed, .. } => *missed = true,
-            State::Behind => {}
+            State::Lagging => {}
             State::Live if session.is_slow(self.queued_output, limits) => {
-                subscription.fall_behind(seq);
+                subscription.start_lagging(seq);
                 self.catch_up(conn, key);
                 self.metrics.subscriptions_lagged += 1;
                 self.mark_changed(conn);
@@ -147,7 +147,7 @@ impl<B: Backend> Relay<B> {
                 pending_ephemeral.push(event.clone());
                 session.account(&mut self.queued_output);
             }
-            State::Live | State::Behind if !full => {
+            State::Live | State::Lagging if !full => {
                 let head = Arc::clone(&subscription.head);
                 self.push_live(conn, head, event);
             }
@@ -166,7 +166,7 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(conn);
     }
 
-    /// The reader has taken some output: jobs that waited for that are queued again.
+    /// The reader has taken some output: queries that waited for that are queued again.
     pub(super) fn after_drain(&mut self, conn: ConnId) {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return };
@@ -175,8 +175,8 @@ impl<B: Backend> Relay<B> {
         }
         let stalled = std::mem::take(&mut session.stalled);
         let missed = std::mem::take(&mut session.ephemeral_missed);
-        for job in stalled {
-            self.enqueue(job);
+        for query in stalled {
+            self.enqueue(query);
         }
         if missed > 0 {
             self.mark_changed(conn);

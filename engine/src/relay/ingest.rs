@@ -5,12 +5,12 @@
 //! signature, so a forged copy sent first must not make the valid one fail. Where ids are hashed by the batch, one in
 //! flight may claim another's id; so an apparent copy is compared whole, and hashed at once if it differs.
 
-use super::costs::EVENT_ROWS;
+use super::costs::EVENT_COST;
+use super::hash::{KeyedMap, KeyedState};
 use super::ids::{ConnId, Ticket};
-use super::jobs::Origin;
-use super::keyed::{KeyedMap, KeyedState};
 use super::publish::PublishOutcome;
-use super::{Live, Relay, VerifyBatch, VerifyChecked, messages};
+use super::queries::Origin;
+use super::{LiveEvent, Relay, VerifyBatch, VerifyChecked, messages};
 use crate::policy::{self, Candidate, Publisher, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
@@ -200,7 +200,7 @@ impl<B: Backend> Relay<B> {
             if !self.address_rates.take_event(session.address, &config.limits, now) {
                 return Decision::refuse(messages::TOO_MANY_EVENTS_OF_ADDRESS);
             }
-            if !self.address_rates.has_fanout(session.address, &config.limits, now) {
+            if !self.address_rates.has_fanout_budget(session.address, &config.limits, now) {
                 return Decision::refuse(messages::TOO_MUCH_FANOUT_OF_ADDRESS);
             }
             if let Err(refused) = policy::admit_sender(&config.policy, session.auth.keys()) {
@@ -287,7 +287,7 @@ impl<B: Backend> Relay<B> {
             origin = Origin::of(conn, session.address);
             session.in_flight += 1;
             session.in_flight_bytes += event.json().len();
-            self.costs.charge_address(now, session.address, EVENT_ROWS);
+            self.costs.charge_address(now, session.address, EVENT_COST);
         }
         let flight = Flight {
             id: event.id,
@@ -349,9 +349,9 @@ impl<B: Backend> Relay<B> {
         if event.class() == Class::Ephemeral {
             self.metrics.events_ephemeral += 1;
             let publisher = self.ingest.flight(id).origin.address();
-            let live = Live::ephemeral(verified.into_event(), publisher);
+            let live = LiveEvent::ephemeral(verified.into_event(), publisher);
             self.deliver(now, &live, rows);
-            self.relayed.push_back(live);
+            self.forwarded.push_back(live);
             self.finish(now, id, PublishOutcome::Delivered);
         } else {
             let op = if event.kind == VANISH_KIND { Op::Vanish(verified) } else { Op::Put(verified) };

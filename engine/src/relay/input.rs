@@ -42,8 +42,8 @@ impl<B: Backend> Relay<B> {
         self.bad_message(conn, messages::NOT_UTF8);
     }
 
-    /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. `about` is what
-    /// an [`IdScanner`] found in it: its type, and its id if there is one.
+    /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. `reply_to` is what an
+    /// [`IdScanner`] found in it: its type, and its id if there is one.
     pub fn handle_oversized(&mut self, conn: ConnId, bytes: u64, reply_to: ReplyTarget) {
         let bytes_max = self.config.limits.message_bytes_max;
         let error =

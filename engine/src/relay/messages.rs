@@ -107,7 +107,7 @@ pub(super) fn admission_error(error: &AdmissionError) -> String {
         }
         AdmissionError::Kind(kind) => format!("blocked: this relay does not take events of kind {kind}"),
         AdmissionError::DeniedAuthor => "blocked: this relay does not take events of this author".to_owned(),
-        AdmissionError::UnknownAuthor => "restricted: this author may not write to this relay".to_owned(),
+        AdmissionError::AuthorNotAllowed => "restricted: this author may not write to this relay".to_owned(),
         AdmissionError::ProofOfWork { bits, min } => format!("pow: difficulty {bits} is less than {min}"),
         AdmissionError::CommittedProofOfWork { target, min } => {
             format!("pow: committed target {target} is less than {min}")

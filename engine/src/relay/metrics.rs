@@ -87,8 +87,8 @@ pub struct Metrics {
     pub messages_deferred: u64,
     /// Bytes of messages that wait now, which `deferred_bytes_max` bounds.
     pub deferred_bytes: u64,
-    /// Bytes that running scans, counts and replays may come to hold, which `running_bytes_max` bounds; now.
-    pub running_bytes: u64,
+    /// Bytes that running scans, counts and replays may come to hold, which `query_bytes_max` bounds; now.
+    pub query_bytes: u64,
     /// Reconciliations open now (NIP-77).
     pub reconciliations: u64,
     /// Bytes of the sets of reconciliations, which `neg_sets_bytes_max` bounds; now.
@@ -173,7 +173,7 @@ impl Default for Metrics {
             messages_bad: 0,
             messages_deferred: 0,
             deferred_bytes: 0,
-            running_bytes: 0,
+            query_bytes: 0,
             reconciliations: 0,
             neg_sets_bytes: 0,
             bytes_parsed: 0,

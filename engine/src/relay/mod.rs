@@ -25,26 +25,26 @@ mod deliveries;
 mod fair_batches;
 mod fanout;
 mod future_filters;
+mod hash;
 mod ids;
 mod ingest;
 mod input;
-mod jobs;
-mod keyed;
 mod messages;
 mod metrics;
 mod neg;
 mod outbox;
 mod output;
 mod publish;
+mod queries;
+mod query_memory;
 mod queued_output;
 mod reply;
 mod requests;
-mod running;
+mod scheduler;
 mod session;
 mod snapshot;
 mod streams;
 mod subscriptions;
-mod turns;
 mod values;
 
 use std::collections::VecDeque;
@@ -54,7 +54,7 @@ use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
 pub use answers::Party;
-pub use commit::{Commit, CommitReply, Committed, Live, commit};
+pub use commit::{Commit, CommitReply, Committed, LiveEvent, commit};
 pub use config::{Config, Peer};
 pub use costs::TopCosts;
 pub use ids::{ConnId, StreamId, Ticket};
@@ -76,9 +76,9 @@ use commit::CommitQueue;
 use costs::Costs;
 use deliveries::Deliveries;
 use ingest::Ingest;
-use jobs::Jobs;
 use neg::Sets;
 use publish::Published;
+use queries::Queries;
 use queued_output::QueuedOutput;
 use session::{Session, Sessions};
 use streams::Streams;
@@ -107,7 +107,7 @@ pub struct Relay<B> {
     subscriptions: Subscriptions,
     deliveries: Deliveries,
     values: FilterValues,
-    jobs: Jobs,
+    queries: Queries,
     /// Sets of events for NIP-77.
     neg_sets: Sets,
     /// Of the last NEG-OPEN.
@@ -120,7 +120,7 @@ pub struct Relay<B> {
     resumed: VecDeque<ConnId>,
     /// Connections that wait for the number of events in flight to fall.
     waiting_for_ingest: Vec<ConnId>,
-    relayed: VecDeque<Live>,
+    forwarded: VecDeque<LiveEvent>,
     /// Connections whose snapshots are not what they were.
     changed: VecDeque<ConnId>,
     metrics: Metrics,
@@ -129,7 +129,7 @@ pub struct Relay<B> {
 impl<B: Backend> Relay<B> {
     /// A shard without connections. `seed` is secret and random: challenges and hash keys come from it.
     pub fn new(config: Arc<Config>, store: B, verifier: Arc<dyn Verifier>, seed: [u8; 32]) -> Self {
-        let jobs = Jobs::new(config.limits.address_jobs_max);
+        let queries = Queries::new(config.limits.address_queries_max);
         let index_seed = u64::from_le_bytes(Sha256::digest(seed)[..8].try_into().expect("eight bytes"));
         Relay {
             config,
@@ -146,7 +146,7 @@ impl<B: Backend> Relay<B> {
             subscriptions: Subscriptions::new(index_seed),
             deliveries: Deliveries::default(),
             values: FilterValues::default(),
-            jobs,
+            queries,
             neg_sets: Sets::default(),
             neg_serial: 0,
             streams: Streams::default(),
@@ -155,7 +155,7 @@ impl<B: Backend> Relay<B> {
             closing: VecDeque::new(),
             resumed: VecDeque::new(),
             waiting_for_ingest: Vec::new(),
-            relayed: VecDeque::new(),
+            forwarded: VecDeque::new(),
             changed: VecDeque::new(),
             metrics: Metrics::default(),
         }
@@ -198,8 +198,8 @@ impl<B: Backend> Relay<B> {
         for key in session.subs.into_values() {
             self.subscriptions.remove(key);
         }
-        self.jobs.remove_connection(conn, session.address);
-        self.metrics.running_bytes = self.jobs.running_bytes();
+        self.queries.remove_connection(conn, session.address);
+        self.metrics.query_bytes = self.queries.query_bytes();
         self.values.remove_connection(conn);
         self.metrics.reconciliations -= session.reconciliations.len() as u64;
         session.reconciliations.clear();
@@ -243,9 +243,9 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Output that one reader may leave waiting now, in bytes, before its answers pause: `outbox_bytes_pause`, or less where
+    /// Output that one reader may leave waiting now, in bytes, before its answers pause: `outbox_pause_bytes`, or less where
     /// much waits for all of them.
-    pub fn outbox_bytes_pause(&self) -> usize {
+    pub fn outbox_pause_bytes(&self) -> usize {
         self.queued_output.pause(&self.config.limits)
     }
 
@@ -262,8 +262,8 @@ impl<B: Backend> Relay<B> {
     }
 
     /// An ephemeral event that was accepted here and is for the other shards' [`Relay::handle_live`].
-    pub fn poll_relayed(&mut self) -> Option<Live> {
-        self.relayed.pop_front()
+    pub fn poll_forwarded(&mut self) -> Option<LiveEvent> {
+        self.forwarded.pop_front()
     }
 
     /// When [`Relay::handle_timeout`] wants to be called at the latest.

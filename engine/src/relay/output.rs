@@ -3,8 +3,8 @@
 use super::ids::{ConnId, Ticket};
 use super::publish::PublishOutcome;
 use super::session::Close;
-use super::{Commit, Committed, Live, Relay, VerifyBatch, commit};
-use crate::store::{Backend, StoreError, remove_hidden};
+use super::{Commit, Committed, LiveEvent, Relay, VerifyBatch, commit};
+use crate::store::{Backend, StoreError, remove_pending};
 use crate::types::Now;
 
 /// What a machine wants its host to do.
@@ -16,7 +16,7 @@ pub enum Output {
     /// what is live to every shard's [`Relay::handle_live`].
     Commit(Commit),
     /// Hand this ephemeral event to the other shards' [`Relay::handle_live`].
-    Relay(Live),
+    Forward(LiveEvent),
     /// [`Relay::drain`] this connection once its socket can take more.
     Ready(ConnId),
     /// Close this connection once everything that [`Relay::drain`] has for it is out.
@@ -44,8 +44,8 @@ impl<B: Backend> Relay<B> {
         if let Some(changes) = self.poll_commit() {
             return Some(Output::Commit(changes));
         }
-        if let Some(live) = self.poll_relayed() {
-            return Some(Output::Relay(live));
+        if let Some(live) = self.poll_forwarded() {
+            return Some(Output::Forward(live));
         }
         if let Some(conn) = self.poll_ready() {
             return Some(Output::Ready(conn));
@@ -60,8 +60,8 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The loop of a host with one shard and one thread: verifies, commits and answers until nothing is left or
-    /// `steps_max` steps of requests have been taken, takes a step towards removing what is hidden in the store
-    /// ([`remove_hidden`]), and hands everything else to `host`. True if requests have more steps to take, or something
+    /// `steps_max` steps of requests have been taken, takes a step towards removing what is pending removal in the store
+    /// ([`remove_pending`]), and hands everything else to `host`. True if requests have more steps to take, or something
     /// is still to be removed.
     pub fn run(&mut self, now: Now, steps_max: usize, host: &mut dyn FnMut(&mut Self, Output)) -> bool {
         for step in 0.. {
@@ -82,7 +82,7 @@ impl<B: Backend> Relay<B> {
                         }
                     }
                     // There are no other shards.
-                    Output::Relay(_) => {}
+                    Output::Forward(_) => {}
                     output => host(self, output),
                 }
             }
@@ -91,7 +91,7 @@ impl<B: Backend> Relay<B> {
             }
             self.work(now);
         }
-        let removes_more = match remove_hidden(&self.store) {
+        let removes_more = match remove_pending(&self.store) {
             Ok(removed) => removed.more,
             Err(error) => {
                 host(self, Output::StoreFailed(error));

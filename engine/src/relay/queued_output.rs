@@ -22,7 +22,7 @@ impl QueuedOutput {
 
     /// Queued bytes of one reader at which its scans and live events pause.
     pub(super) fn pause(self, limits: &Limits) -> usize {
-        self.share(limits.outbox_bytes_pause, limits)
+        self.share(limits.outbox_pause_bytes, limits)
     }
 
     /// Queued bytes of one reader at which ephemeral events, which cannot wait in the store, are not sent.
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn the_share_falls_from_the_full_one_to_the_small_one() {
         let limits = Limits {
-            outbox_bytes_pause: 1_000,
+            outbox_pause_bytes: 1_000,
             shard_outbox_bytes_max: 80_000,
             connections_max: 100,
             ..Limits::default()

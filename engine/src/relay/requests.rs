@@ -1,4 +1,4 @@
-//! REQ, COUNT and CLOSE as they come: what is admitted, and the subscriptions and jobs that they start and end.
+//! REQ, COUNT and CLOSE as they come: what is admitted, and the subscriptions and queries that they start and end.
 //!
 //! A subscription goes live first, noting the last committed sequence number; its scan answers up to that one and no
 //! further. So nothing is missed and nothing is sent twice.
@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::answers::Party;
 use super::ids::ConnId;
-use super::jobs::{CountJob, Job, ScanJob};
-use super::running::Reservation;
+use super::queries::{CountQuery, Query, ScanQuery};
+use super::query_memory::Reservation;
 use super::snapshot::{Progress, SubSnapshot};
 use super::subscriptions::{Owner, State, SubKey};
-use super::values::{Cost, Purpose, TooMany};
+use super::values::{FilterUsage, Purpose, TooMany};
 use super::{Relay, messages};
 use crate::policy::{Access, access};
 use crate::store::{Backend, Count, Scan, ScanLimits, Seq, cursor_bytes_max};
@@ -39,12 +39,18 @@ impl<B: Backend> Relay<B> {
         let Some(key) = self.subscribe(conn, sub, &filters, State::scanning(), horizon) else { return };
         let reservation = self.reservation_for(&filters);
         let scan = self.scan(filters, horizon);
-        let job =
-            ScanJob { key, conn, scan, asked_at: now, sent_before: None, has_started: false, reservation };
-        self.start(Job::Scan(Box::new(job)));
+        let query =
+            ScanQuery { key, conn, scan, asked_at: now, sent_before: None, has_started: false, reservation };
+        self.start(Query::Scan(Box::new(query)));
     }
 
-    fn admit_req(&mut self, now: Now, conn: ConnId, filters: &[Filter], ended: Cost) -> Result<(), String> {
+    fn admit_req(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        filters: &[Filter],
+        ended: FilterUsage,
+    ) -> Result<(), String> {
         self.admit_request(now, conn, filters)?;
         let limits = &self.config.limits;
         let open = self.sessions.get(conn).map_or(0, |session| session.subs.len());
@@ -67,7 +73,7 @@ impl<B: Backend> Relay<B> {
         if self.sessions.get(conn).is_some_and(|session| session.counts >= COUNTS_MAX) {
             return Err(messages::TOO_MANY_COUNTS.into());
         }
-        self.admit_values(conn, Purpose::Count, filters, Cost::default())
+        self.admit_values(conn, Purpose::Count, filters, FilterUsage::default())
     }
 
     /// Starts a COUNT that has been admitted.
@@ -81,19 +87,25 @@ impl<B: Backend> Relay<B> {
         self.values.add(conn, Purpose::Count, &filters, &self.config.limits);
         self.note_gauges();
         self.mark_changed(conn);
-        let rows_max = self.config.limits.count_rows_max;
+        let rows_max = self.config.limits.count_cost_max;
         let reservation = self.reservation_for(&filters);
         let count = Count::new(filters, self.store.classes(), horizon, rows_max);
-        self.start(Job::Count(Box::new(CountJob { conn, query, count, has_started: false, reservation })));
+        self.start(Query::Count(Box::new(CountQuery {
+            conn,
+            id: query,
+            count,
+            has_started: false,
+            reservation,
+        })));
     }
 
     /// A COUNT has been answered, or has failed.
-    pub(super) fn end_count(&mut self, job: &CountJob) {
-        let Some(session) = self.sessions.get_mut(job.conn) else { return };
+    pub(super) fn end_count(&mut self, query: &CountQuery) {
+        let Some(session) = self.sessions.get_mut(query.conn) else { return };
         session.counts -= 1;
-        self.values.remove(job.conn, Purpose::Count, job.count.filters(), &self.config.limits);
+        self.values.remove(query.conn, Purpose::Count, query.count.filters(), &self.config.limits);
         self.note_gauges();
-        self.mark_changed(job.conn);
+        self.mark_changed(query.conn);
     }
 
     pub(super) fn handle_close(&mut self, conn: ConnId, sub: &SubId) {
@@ -130,7 +142,7 @@ impl<B: Backend> Relay<B> {
         conn: ConnId,
         purpose: Purpose,
         filters: &[Filter],
-        replaced: Cost,
+        replaced: FilterUsage,
     ) -> Result<(), String> {
         let limits = &self.config.limits;
         self.values.admit(conn, purpose, filters, replaced, limits).map_err(|too_many| match too_many {
@@ -144,7 +156,7 @@ impl<B: Backend> Relay<B> {
             limit_default: self.config.limits.limit_default,
             limit_max: self.config.limits.limit_max,
         };
-        Scan::new(filters, limits, self.store.classes(), horizon).with_hit_rows(self.config.frame_rows)
+        Scan::new(filters, limits, self.store.classes(), horizon).with_hit_cost(self.config.frame_cost)
     }
 
     /// The memory that answering `filters` may take at most.
@@ -178,8 +190,8 @@ impl<B: Backend> Relay<B> {
             Progress::Live => {
                 self.subscribe(conn, sub, filters, State::Live, Seq(0));
             }
-            Progress::Behind { after } => {
-                if let Some(key) = self.subscribe(conn, sub, filters, State::Behind, after) {
+            Progress::Lagging { after } => {
+                if let Some(key) = self.subscribe(conn, sub, filters, State::Lagging, after) {
                     self.catch_up(conn, key);
                 }
             }
@@ -193,7 +205,7 @@ impl<B: Backend> Relay<B> {
                     scan.begin_for(&Party { guarded_kinds: &self.config.policy.guarded_kinds, keys: &[] });
                 }
                 let reservation = self.reservation_for(filters);
-                let job = ScanJob {
+                let query = ScanQuery {
                     key,
                     conn,
                     scan,
@@ -202,7 +214,7 @@ impl<B: Backend> Relay<B> {
                     has_started: false,
                     reservation,
                 };
-                self.start(Job::Scan(Box::new(job)));
+                self.start(Query::Scan(Box::new(query)));
             }
         }
     }
@@ -215,8 +227,8 @@ impl<B: Backend> Relay<B> {
             session.pending_ephemeral_bytes -= ended.pending_ephemeral_bytes();
             session.account(&mut self.queued_output);
             // They hold its filters, and cursors for them.
-            session.stalled.retain(|job| !job.is_for(key));
-            session.behind.retain(|behind| *behind != key);
+            session.stalled.retain(|query| !query.is_for(key));
+            session.lagging.retain(|behind| *behind != key);
             self.values.remove(conn, Purpose::Subscription, &ended.filters, &self.config.limits);
         }
         self.note_gauges();

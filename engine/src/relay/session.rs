@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::ids::ConnId;
-use super::jobs::{JOBS_WAITING_MAX, Job};
 use super::neg::Reconciliation;
 use super::outbox::Outbox;
+use super::queries::{QUERIES_WAITING_MAX, Query};
 use super::queued_output::QueuedOutput;
 use super::subscriptions::SubKey;
 use crate::policy::{Auth, Bucket};
@@ -64,16 +64,16 @@ pub(super) struct Session {
     pub(super) in_flight: usize,
     /// Bytes of those events.
     pub(super) in_flight_bytes: usize,
-    /// Jobs that wait for the outbox to empty.
-    pub(super) stalled: Vec<Job>,
+    /// Queries that wait for the outbox to empty.
+    pub(super) stalled: Vec<Query>,
     /// Its subscriptions that have fallen behind and that its replay does not have yet.
-    pub(super) behind: VecDeque<SubKey>,
+    pub(super) lagging: VecDeque<SubKey>,
     /// It has a replay: as long as subscriptions are behind.
     pub(super) is_replaying: bool,
     /// Requests whose first step has not been taken.
     pub(super) not_started: usize,
-    /// Its jobs that wait for their turn.
-    pub(super) jobs_waiting: usize,
+    /// Its queries that wait for their turn.
+    pub(super) queries_waiting: usize,
     /// COUNTs that have not been answered.
     pub(super) counts: usize,
     /// Its reconciliations (NIP-77), by the id that the client chose.
@@ -108,10 +108,10 @@ impl Session {
             in_flight: 0,
             in_flight_bytes: 0,
             stalled: Vec::new(),
-            behind: VecDeque::new(),
+            lagging: VecDeque::new(),
             is_replaying: false,
             not_started: 0,
-            jobs_waiting: 0,
+            queries_waiting: 0,
             counts: 0,
             reconciliations: BTreeMap::new(),
             pending_ephemeral_bytes: 0,
@@ -156,7 +156,7 @@ impl Session {
             && self.deferred.len() < limits.deferred_messages_max
             && self.deferred_bytes < limits.message_bytes_max
             && (has_none || (self.deferred_bytes as u64) < share)
-            && self.jobs_waiting < JOBS_WAITING_MAX
+            && self.queries_waiting < QUERIES_WAITING_MAX
             && self.queued_bytes() < queued_output.pause(limits)
     }
 

@@ -12,7 +12,7 @@
 //!
 //! Nor does it say which live events are still being delivered. A host may not hibernate meanwhile ([`Relay::has_work`]); one that
 //! may lose its memory keeps [`Relay::delivered_before`] beside the snapshots, and applies it to them with
-//! [`SessionSnapshot::fall_behind`].
+//! [`SessionSnapshot::start_lagging`].
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ pub enum Progress {
     /// It is sent events as they come.
     Live,
     /// Events above this number are to be read back from the store.
-    Behind {
+    Lagging {
         /// The last number it was sent, or could have been.
         after: Seq,
     },
@@ -80,10 +80,10 @@ pub enum Progress {
 impl SessionSnapshot {
     /// For a session whose host lost its memory while events above `after` were being delivered
     /// ([`Relay::delivered_before`]): its live subscriptions read them back from the store.
-    pub fn fall_behind(&mut self, after: Seq) {
+    pub fn start_lagging(&mut self, after: Seq) {
         for (_, sub) in &mut self.subs {
             if sub.progress == Progress::Live {
-                sub.progress = Progress::Behind { after };
+                sub.progress = Progress::Lagging { after };
             }
         }
     }
@@ -107,7 +107,7 @@ impl<B: Backend> Relay<B> {
         let session = self.sessions.get(conn)?;
         let counts = match session.counts {
             0 => Vec::new(),
-            _ => self.jobs.counts_of(conn, session.address),
+            _ => self.queries.counts_of(conn, session.address),
         };
         // In memory only: they are reported as missed, like those that a slow reader missed.
         let pending = |key: &SubKey| match &self.subscriptions.get(*key)?.state {
@@ -122,7 +122,7 @@ impl<B: Backend> Relay<B> {
                 let subscription = self.subscriptions.get(*key)?;
                 let progress = match &subscription.state {
                     State::Live => Progress::Live,
-                    State::Behind => Progress::Behind { after: subscription.covered },
+                    State::Lagging => Progress::Lagging { after: subscription.covered },
                     State::Scanning { last, .. } => {
                         Progress::Scanning { horizon: subscription.covered, last: *last }
                     }

@@ -1,7 +1,7 @@
 //! Internal streams: filters whose matches go to the host instead of a socket.
 //!
 //! Other services in the relay's process (agents, Blossom) subscribe here, through the same index as clients and by the
-//! same live and behind states: a stream whose consumer is slow waits in the store, not in memory. A consumer that
+//! same live and lagging states: a stream whose consumer is slow waits in the store, not in memory. A consumer that
 //! keeps the last sequence number it has dealt with and after a restart opens its stream from there is handed every
 //! stored match at least once.
 //!
@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::ids::StreamId;
-use super::jobs::Job;
+use super::queries::Query;
 use super::subscriptions::{Owner, State, SubKey};
 use super::{FastMap, Relay};
 use crate::store::{Backend, Seq, StoreError};
@@ -29,7 +29,7 @@ pub(super) struct Stream {
     /// Bytes of the events in `queue`.
     bytes: usize,
     /// Its replay, which waits for the queue to be polled.
-    pub(super) stalled: Option<Job>,
+    pub(super) stalled: Option<Query>,
     /// Ephemeral events that did not fit, not yet reported to the host.
     missed: u64,
 }
@@ -42,7 +42,7 @@ impl Stream {
 
     /// Whether further stored events must wait in the store.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
-        self.bytes >= limits.outbox_bytes_pause
+        self.bytes >= limits.outbox_pause_bytes
     }
 
     /// An ephemeral event, which cannot wait in the store. False if it did not fit.
@@ -62,7 +62,7 @@ pub(super) struct Streams {
     next: u64,
     by_id: FastMap<StreamId, Stream>,
     /// Replays that the store failed, and when they are tried again.
-    failed: Vec<Job>,
+    failed: Vec<Query>,
     retry_at: Now,
 }
 
@@ -72,7 +72,7 @@ impl Streams {
     }
 
     /// The store failed this replay; it is tried again after a second.
-    pub(super) fn retry(&mut self, now: Now, replay: Job) {
+    pub(super) fn retry(&mut self, now: Now, replay: Query) {
         self.retry_at = now.plus_millis(RETRY_MS);
         self.failed.push(replay);
     }
@@ -83,7 +83,7 @@ impl Streams {
     }
 
     /// Replays that are to be tried again now.
-    pub(super) fn take_failed(&mut self, now: Now) -> Vec<Job> {
+    pub(super) fn take_failed(&mut self, now: Now) -> Vec<Query> {
         if now < self.retry_at { Vec::new() } else { std::mem::take(&mut self.failed) }
     }
 }
@@ -96,14 +96,14 @@ impl<B: Backend> Relay<B> {
     /// oldest event stored, `None` with the next one. What has been deleted or has expired meanwhile is not
     /// handed out. `limit` is ignored, and the read guard does not apply: a host is trusted.
     ///
-    /// Costs one read of every event above `after`, and memory for about `outbox_bytes_pause` bytes of events
+    /// Costs one read of every event above `after`, and memory for about `outbox_pause_bytes` bytes of events
     /// however slow the consumer is (for ephemeral ones `outbox_bytes_max`).
     ///
     /// # Errors
     /// If the store cannot be read.
     pub fn open_stream(&mut self, filters: &[Filter], after: Option<Seq>) -> Result<StreamId, StoreError> {
         let (state, covered) = match after {
-            Some(after) => (State::Behind, after),
+            Some(after) => (State::Lagging, after),
             None => (State::Live, self.last_seq()?),
         };
         let stream = StreamId(self.streams.next);
@@ -113,7 +113,7 @@ impl<B: Backend> Relay<B> {
         let queue = VecDeque::new();
         self.streams.by_id.insert(stream, Stream { key, queue, bytes: 0, stalled: None, missed: 0 });
         if after.is_some() {
-            self.enqueue(Job::StreamReplay(key));
+            self.enqueue(Query::StreamReplay(key));
         }
         Ok(stream)
     }
@@ -138,7 +138,7 @@ impl<B: Backend> Relay<B> {
         if entry.queue.is_empty() {
             entry.queue.shrink_to(32);
         }
-        if entry.bytes <= self.config.limits.outbox_bytes_pause / 2
+        if entry.bytes <= self.config.limits.outbox_pause_bytes / 2
             && let Some(replay) = entry.stalled.take()
         {
             self.enqueue(replay);
@@ -157,7 +157,7 @@ impl<B: Backend> Relay<B> {
         let subscription = self.subscriptions.get(entry.key)?;
         Some(match subscription.state {
             State::Live => subscription.covered.max(self.subscriptions.delivered()),
-            State::Behind | State::Scanning { .. } => subscription.covered,
+            State::Lagging | State::Scanning { .. } => subscription.covered,
         })
     }
 

@@ -23,18 +23,18 @@ pub(super) enum Owner {
 }
 
 /// A position in the order of answers: newest first, ties by lowest id.
-pub(super) type AnswerPosition = (Timestamp, EventId);
+pub(super) type FullRank = (Timestamp, EventId);
 
 /// The progress of a subscription.
 #[derive(Debug)]
 pub(super) enum State {
     /// Stored events are being sent, up to a horizon. `missed`: a newer one has matched since. `pending_ephemeral`:
     /// events to send after EOSE. `last`: the position of the last stored event that was sent, if any was.
-    Scanning { missed: bool, pending_ephemeral: Vec<Event>, last: Option<AnswerPosition> },
+    Scanning { missed: bool, pending_ephemeral: Vec<Event>, last: Option<FullRank> },
     /// Events are sent as they come.
     Live,
     /// Events above `covered` are being read back from the store.
-    Behind,
+    Lagging,
 }
 
 impl State {
@@ -70,7 +70,7 @@ impl Subscription {
             State::Scanning { pending_ephemeral, .. } => {
                 pending_ephemeral.iter().map(|event| self.frame_bytes(event)).sum()
             }
-            State::Live | State::Behind => 0,
+            State::Live | State::Lagging => 0,
         }
     }
 
@@ -80,8 +80,8 @@ impl Subscription {
     }
 
     /// Its reader cannot take this stored event now: it is read back from the store later.
-    pub(super) fn fall_behind(&mut self, seq: Seq) {
-        self.state = State::Behind;
+    pub(super) fn start_lagging(&mut self, seq: Seq) {
+        self.state = State::Lagging;
         self.covered = Seq(seq.0 - 1);
     }
 
@@ -158,7 +158,7 @@ impl Subscriptions {
         key
     }
 
-    /// Takes a subscription out of the index and the table; its jobs find it gone.
+    /// Takes a subscription out of the index and the table; its queries find it gone.
     pub(super) fn remove(&mut self, key: SubKey) -> Option<Subscription> {
         let filters = Arc::clone(&self.get(key)?.filters);
         self.future.forget(key.slot, &filters);
@@ -185,7 +185,7 @@ impl Subscriptions {
         self.enter(created_at_max);
     }
 
-    /// Filters that can match an event of second `created_at` enter the index.
+    /// Filters that can match an event with this `created_at` enter the index.
     fn enter(&mut self, created_at: Timestamp) {
         while let Some((since, slot)) = self.future.pop(created_at) {
             let Some(subscription) = &self.slots[slot.0 as usize] else { continue };

@@ -51,53 +51,53 @@ pub(super) enum Purpose {
 
 /// What filters cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cost {
+pub(super) struct FilterUsage {
     /// Values, and what is charged as such.
     pub(super) values: usize,
     /// Memory.
     pub(super) bytes: usize,
 }
 
-impl Cost {
+impl FilterUsage {
     fn of(filters: &[Filter], purpose: Purpose, limits: &Limits) -> Self {
         // The filter itself counts too.
         let values =
             filters.iter().map(|filter| 1 + stored_values(filter) + candidate(filter, purpose, limits)).sum();
-        Cost { values, bytes: REQUEST_BYTES + filters.iter().map(bytes).sum::<usize>() }
+        FilterUsage { values, bytes: REQUEST_BYTES + filters.iter().map(bytes).sum::<usize>() }
     }
 }
 
-impl Add for Cost {
-    type Output = Cost;
+impl Add for FilterUsage {
+    type Output = FilterUsage;
 
-    fn add(self, other: Cost) -> Cost {
-        Cost { values: self.values + other.values, bytes: self.bytes + other.bytes }
+    fn add(self, other: FilterUsage) -> FilterUsage {
+        FilterUsage { values: self.values + other.values, bytes: self.bytes + other.bytes }
     }
 }
 
-impl Sub for Cost {
-    type Output = Cost;
+impl Sub for FilterUsage {
+    type Output = FilterUsage;
 
-    fn sub(self, other: Cost) -> Cost {
-        Cost { values: self.values - other.values, bytes: self.bytes - other.bytes }
+    fn sub(self, other: FilterUsage) -> FilterUsage {
+        FilterUsage { values: self.values - other.values, bytes: self.bytes - other.bytes }
     }
 }
 
 /// The cost of all filters that are held, by connection.
 #[derive(Debug, Default)]
 pub(super) struct FilterValues {
-    all: Cost,
+    all: FilterUsage,
     by_conn: FastMap<ConnId, Held>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
-    subscriptions: Cost,
-    counts: Cost,
+    subscriptions: FilterUsage,
+    counts: FilterUsage,
 }
 
 impl Held {
-    fn of(&mut self, purpose: Purpose) -> &mut Cost {
+    fn of(&mut self, purpose: Purpose) -> &mut FilterUsage {
         match purpose {
             Purpose::Subscription => &mut self.subscriptions,
             Purpose::Count => &mut self.counts,
@@ -155,12 +155,12 @@ fn guaranteed_values(limits: &Limits) -> usize {
 
 impl FilterValues {
     /// What those of all connections cost.
-    pub(super) fn all(&self) -> Cost {
+    pub(super) fn all(&self) -> FilterUsage {
         self.all
     }
 
     pub(super) fn add(&mut self, conn: ConnId, purpose: Purpose, filters: &[Filter], limits: &Limits) {
-        let cost = Cost::of(filters, purpose, limits);
+        let cost = FilterUsage::of(filters, purpose, limits);
         let held = self.by_conn.entry(conn).or_default().of(purpose);
         *held = *held + cost;
         self.all = self.all + cost;
@@ -168,7 +168,7 @@ impl FilterValues {
 
     pub(super) fn remove(&mut self, conn: ConnId, purpose: Purpose, filters: &[Filter], limits: &Limits) {
         let Some(held) = self.by_conn.get_mut(&conn) else { return };
-        let cost = Cost::of(filters, purpose, limits);
+        let cost = FilterUsage::of(filters, purpose, limits);
         *held.of(purpose) = *held.of(purpose) - cost;
         self.all = self.all - cost;
     }
@@ -186,11 +186,11 @@ impl FilterValues {
         conn: ConnId,
         purpose: Purpose,
         filters: &[Filter],
-        replaced: Cost,
+        replaced: FilterUsage,
         limits: &Limits,
     ) -> Result<(), TooMany> {
         let Held { subscriptions, counts } = self.by_conn.get(&conn).copied().unwrap_or_default();
-        let new = Cost::of(filters, purpose, limits);
+        let new = FilterUsage::of(filters, purpose, limits);
         if purpose == Purpose::Subscription
             && subscriptions.values + new.values > limits.connection_values_max
         {

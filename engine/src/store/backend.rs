@@ -9,9 +9,9 @@ pub use crate::sql::StoreError;
 pub use crate::types::Seq;
 use crate::types::{Event, EventId, Kind, PubKey, Timestamp};
 
-/// Where an event stands in the order of answers: newest first, and in one second the lowest id first.
+/// Where an event stands in the order of answers: newest first, and of one `created_at` the lowest id first.
 ///
-/// The id is cut to eight bytes, so two events of one second may share a rank (on purpose; finding such ids
+/// The id is cut to eight bytes, so two events of one `created_at` may share a rank (on purpose; finding such ids
 /// takes 2^32 hashes). Code that merges postings compares whole ids when ranks are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rank {
@@ -27,7 +27,7 @@ impl Rank {
         Rank { created_at, prefix: id.prefix() }
     }
 
-    /// Before every event of second `until` and older.
+    /// Before every event with a `created_at` of `until` or older.
     pub const fn newest(until: Timestamp) -> Self {
         Rank { created_at: until, prefix: 0 }
     }
@@ -73,7 +73,7 @@ pub enum Bound {
 pub enum Tombstone {
     /// NIP-09 by `e`: the event of this id, if it is this author's to delete.
     Id(EventId, PubKey),
-    /// NIP-09 by `a`: versions of this address up to a second.
+    /// NIP-09 by `a`: versions of this address up to a timestamp.
     Address {
         /// The kind before the first colon.
         kind: Kind,
@@ -82,17 +82,17 @@ pub enum Tombstone {
         /// What follows the second colon.
         d: Box<[u8]>,
     },
-    /// NIP-62: everything of this key up to a second.
+    /// NIP-62: everything of this key up to a timestamp.
     Vanished(PubKey),
 }
 
 /// Sizes that a backend can report cheaply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Events stored, without hidden ones.
+    /// Events stored, without ones pending removal.
     pub events: u64,
-    /// Events that are hidden and still to be removed ([`Writer::hide`]).
-    pub hidden: u64,
+    /// Events that are pending removal and still to be removed ([`Writer::mark_removed`]).
+    pub pending_removal: u64,
     /// Bytes the store takes on disk or in memory, as far as it knows.
     pub bytes: u64,
 }
@@ -101,31 +101,31 @@ pub struct Stats {
 ///
 /// Short-lived: opened for one scan step or one look-up, never held across a wait.
 ///
-/// An event that was hidden ([`Writer::hide`]) is not found by look-ups by number or id. Postings, the log, the
+/// An event that was pending removal ([`Writer::mark_removed`]) is not found by look-ups by number or id. Postings, the log, the
 /// expirations and the kinds list it until it is removed, so that a reader of these lists is charged what skipping it
 /// costs.
 pub trait Reader {
     /// The highest sequence number ever given to an event, whether or not it is still stored.
     fn last_seq(&self) -> Result<Seq, StoreError>;
 
-    /// The sequence number of the event with this id, unless it is hidden.
+    /// The sequence number of the event with this id, unless it is pending removal.
     fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, StoreError>;
 
-    /// The canonical JSON of an event, unless it is hidden.
+    /// The canonical JSON of an event, unless it is pending removal.
     fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
-        if self.is_hidden(seq)? { Ok(None) } else { self.event_or_hidden(seq) }
+        if self.is_pending_removal(seq)? { Ok(None) } else { self.event_or_pending_removal(seq) }
     }
 
-    /// The canonical JSON of an event, also of a hidden one.
-    fn event_or_hidden(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
+    /// The canonical JSON of an event, also of one pending removal.
+    fn event_or_pending_removal(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
 
-    /// Whether an event is hidden. Costs next to nothing while none is.
-    fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError>;
+    /// Whether an event is pending removal. Costs next to nothing while none is.
+    fn is_pending_removal(&self, seq: Seq) -> Result<bool, StoreError>;
 
-    /// Appends the sequence numbers of up to `max` hidden events to `out`, ascending.
-    fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
+    /// Appends the sequence numbers of up to `max` events pending removal to `out`, ascending.
+    fn pending_removal(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
-    /// Appends up to `max` postings of `term` to `out`, in order, from `start` on, none older than second
+    /// Appends up to `max` postings of `term` to `out`, in order, from `start` on, none with a `created_at` below
     /// `oldest`. Fewer than `max` means that there are no more.
     fn postings(
         &self,
@@ -139,10 +139,10 @@ pub trait Reader {
     /// Appends the sequence numbers of up to `max` stored events above `after` to `out`, ascending.
     fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
-    /// The second up to which `key` is deleted.
+    /// The timestamp up to which `key` is deleted.
     fn tombstone(&self, key: &Tombstone) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Appends up to `max` events that are to be swept ([`Event::sweep_at`]) at second `until` or before, soonest first.
+    /// Appends up to `max` events that are to be swept ([`Event::sweep_at`]) at timestamp `until` or before, soonest first.
     fn expiring(&self, until: Timestamp, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
     /// The kinds of which events are stored, ascending, where the backend has no term over all events
@@ -158,13 +158,13 @@ pub trait Writer: Reader {
     /// Stores an event under its terms. `seq` is above every earlier one and the id is not stored yet.
     fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
 
-    /// Hides a stored event until it is removed. Costs a bit, whatever the event is found by.
-    fn hide(&mut self, seq: Seq) -> Result<(), StoreError>;
+    /// Marks a stored event as removed (a logical delete) until its keys are removed. Costs a bit, whatever the event is found by.
+    fn mark_removed(&mut self, seq: Seq) -> Result<(), StoreError>;
 
-    /// Removes an event, hidden or not; `terms` are those it was stored under.
+    /// Removes an event, whether or not it is marked; `terms` are those it was stored under.
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
 
-    /// Remembers that `key` is deleted up to second `until`, or later if that is known already.
+    /// Remembers that `key` is deleted up to timestamp `until`, or later if that is known already.
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 }
 
@@ -185,8 +185,8 @@ pub trait Backend {
     /// Which terms it keeps postings for.
     fn classes(&self) -> TermClasses;
 
-    /// How many keys one change removes at once, about: what a commit or a step of upkeep may take to remove is a few
-    /// milliseconds. What is more is hidden, or left to the next step. With 0, a commit removes nothing at once.
+    /// How many keys one change removes at once, about. A transaction spends at most a few milliseconds on removal;
+    /// the remaining events are marked as removed and removed later. With 0, a commit removes nothing at once.
     fn removed_keys_max(&self) -> usize;
 
     /// The last committed state.

@@ -7,7 +7,7 @@
 mod backend;
 mod cost;
 mod count;
-pub mod keyed;
+pub mod kv;
 mod memory;
 mod merge;
 mod put;
@@ -21,14 +21,14 @@ pub use backend::{
     Backend, Bound, Posting, REMOVED_KEYS_MAX, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer,
 };
 pub(crate) use cost::in_comparisons;
-pub use count::{Count, CountStep, Counted, HLL_REGISTERS};
+pub use count::{Count, CountResult, CountStep, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use merge::cursor_bytes_max;
 pub use put::{
     Done, Op, Outcome, Refusal, Removed, Taken, commit, commit_and_tell, commit_removals, remove,
-    remove_hidden, sweep_expired, sweep_older_than,
+    remove_pending, sweep_expired, sweep_older_than,
 };
 pub use replay::{Replayed, read_log, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, ScanStep, Take};
 pub use terms::{Term, TermClasses, terms_of};
-pub use viewer::{Everyone, Viewer};
+pub use viewer::{Unrestricted, Viewer};

@@ -1,7 +1,7 @@
 //! Replay: events in the order they were committed, for a live reader that fell behind.
 
 use super::{Hit, Reader, Seq, StoreError, Take, Viewer, cost};
-use crate::types::{CanonicalEvent, Filter, FoundBy, MatchCost, Timestamp, parse_expiration};
+use crate::types::{CanonicalEvent, EventMatcher, Filter, MatchWork, Timestamp, parse_expiration};
 
 /// How far a replay has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Replayed {
 const CHUNK: usize = 256;
 
 /// Hands out stored events with sequence numbers above `after` that match any of `filters` and that `viewer` may see,
-/// in the order they were committed. Spends up to `rows` rows of cost, subtracting what it reads, as [`super::Scan::step`]
+/// in the order they were committed. Spends a cost of up to `cost`, subtracting what it reads, as [`super::Scan::step`]
 /// does; `limit` is ignored.
 ///
 /// # Errors
@@ -32,11 +32,11 @@ pub fn replay<R: Reader>(
     sink: &mut dyn FnMut(Hit<'_>) -> Take,
 ) -> Result<Replayed, StoreError> {
     read_log(reader, after, rows, &mut |hit| {
-        let mut found_by = FoundBy::new(hit.event);
-        let wanted = filters.iter().any(|filter| found_by.matches(filter))
+        let mut matcher = EventMatcher::new(hit.event);
+        let wanted = filters.iter().any(|filter| matcher.matches(filter))
             && parse_expiration(hit.event.tags()).is_none_or(|at| at > now)
             && (viewer.sees_all_of(hit.event.kind()) || viewer.sees(hit.event));
-        (if wanted { sink(hit) } else { Take::Counted }, found_by.cost())
+        (if wanted { sink(hit) } else { Take::Counted }, matcher.cost())
     })
 }
 
@@ -50,7 +50,7 @@ pub fn read_log<R: Reader>(
     reader: &R,
     after: Seq,
     rows: &mut usize,
-    examine: &mut dyn FnMut(Hit<'_>) -> (Take, MatchCost),
+    examine: &mut dyn FnMut(Hit<'_>) -> (Take, MatchWork),
 ) -> Result<Replayed, StoreError> {
     let mut covered = after;
     let mut seqs = Vec::new();

@@ -16,7 +16,7 @@ pub enum Term {
     /// Versions of one replaceable or addressable event: kind, author, `d` tag.
     Address(Kind, PubKey, Box<[u8]>),
     /// Events with an indexed tag: letter and first value. Only what is written has a posting: an event that is found by
-    /// the empty `d` of its address ([`CanonicalEvent::found_by`]) may have none.
+    /// the empty `d` of its address ([`CanonicalEvent::indexed_values`]) may have none.
     Tag(u8, Box<[u8]>),
 }
 

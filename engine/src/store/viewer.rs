@@ -12,16 +12,16 @@ pub trait Viewer {
     /// Whether it may see this event.
     fn sees(&self, event: CanonicalEvent<'_>) -> bool;
 
-    /// Whether nothing that `filter` can match is hidden from it, decided by the filter alone. Where it is not so, no
-    /// answer says that it is complete, whether or not anything was hidden.
+    /// Whether it may see all that `filter` can match, decided by the filter alone. Where it may not, no answer says
+    /// that it is complete, whether or not anything was withheld.
     fn sees_all_matches(&self, filter: &Filter) -> bool;
 }
 
-/// A viewer that nothing is hidden from.
+/// The host itself, which may read every event.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Everyone;
+pub struct Unrestricted;
 
-impl Viewer for Everyone {
+impl Viewer for Unrestricted {
     fn sees_all_of(&self, _: Kind) -> bool {
         true
     }

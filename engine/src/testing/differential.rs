@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::{Oracle, OracleCount, OracleOutcome, OracleViewer, Rng, World, filter_json, filter_over};
 use crate::policy;
 use crate::store::{
-    Backend, Completeness, Count, CountStep, Everyone, Hit, Op, Outcome, Reader, Refusal, Scan, ScanLimits,
-    ScanStep, Seq, Take, Viewer, commit, remove, remove_hidden, replay, sweep_expired,
+    Backend, Completeness, Count, CountStep, Hit, Op, Outcome, Reader, Refusal, Scan, ScanLimits, ScanStep,
+    Seq, Take, Unrestricted, Viewer, commit, remove, remove_pending, replay, sweep_expired,
 };
 use crate::types::{CanonicalEvent, Event, EventId, Filter, Kind, PubKey, Timestamp};
 use crate::verify::Verified;
@@ -103,7 +103,8 @@ impl Viewer for Guarded {
     }
 
     fn sees_all_matches(&self, filter: &Filter) -> bool {
-        PubKey::from_hex(self.0.as_bytes()).is_ok_and(|key| !policy::may_hide(filter, &[1059], &[key]))
+        PubKey::from_hex(self.0.as_bytes())
+            .is_ok_and(|key| !policy::may_match_restricted(filter, &[1059], &[key]))
     }
 }
 
@@ -130,7 +131,7 @@ impl<B: Backend> Case<B> {
             }
             self.ask_while_changing();
         }
-        while remove_hidden(&self.backend).expect("remove").more {}
+        while remove_pending(&self.backend).expect("remove").more {}
         self.check_stored();
         let (mut seqs, reader) = (Vec::new(), self.backend.reader().expect("reader"));
         reader.log(Seq(0), usize::MAX, &mut seqs).expect("log");
@@ -153,7 +154,7 @@ impl<B: Backend> Case<B> {
             assert_eq!(swept, self.oracle.sweep(self.now), "swept, world {}", self.seed);
         }
         if self.world.rng.one_in(3) {
-            remove_hidden(&self.backend).expect("remove");
+            remove_pending(&self.backend).expect("remove");
         }
         if self.world.rng.one_in(16) {
             let id = self.world.op().event().id;
@@ -179,7 +180,7 @@ impl<B: Backend> Case<B> {
         assert_eq!(reader.last_seq(), Ok(Seq(self.oracle.last())), "world {}", self.seed);
         let mut seqs = Vec::new();
         reader.log(Seq(0), usize::MAX, &mut seqs).expect("log");
-        seqs.retain(|seq| !reader.is_hidden(*seq).expect("is_hidden"));
+        seqs.retain(|seq| !reader.is_pending_removal(*seq).expect("is_pending_removal"));
         let stored: Vec<(u64, String)> = seqs
             .iter()
             .map(|&seq| {
@@ -199,7 +200,7 @@ impl<B: Backend> Case<B> {
         let context = || format!("world {seed}, at {now}: {}", Value::from(texts.clone()));
         let own_key = World::pubkey(self.world.rng.below(6) as u8).to_string();
         let guarded = self.world.rng.one_in(2);
-        let viewer: &dyn Viewer = if guarded { &Guarded(own_key.clone()) } else { &Everyone };
+        let viewer: &dyn Viewer = if guarded { &Guarded(own_key.clone()) } else { &Unrestricted };
         let keys = [own_key];
         let party = match guarded {
             true => OracleViewer { guarded: GUARDED_KINDS, keys: &keys },
@@ -274,7 +275,7 @@ impl<B: Backend> Case<B> {
             let reader = self.backend.reader().expect("reader");
             let step = count.step(&reader, self.now, &mut rows, viewer).expect("step");
             if let CountStep::Done(counted) = step {
-                // There is no bound on rows.
+                // There is no bound on the cost.
                 let may_lack = counted.approximate;
                 return OracleCount { count: counted.count, may_lack, withheld: counted.withheld };
             }
@@ -321,7 +322,7 @@ impl<B: Backend> Case<B> {
                     hits.push((hit.event.created_at(), hit.event.id(), hit.seq.0));
                     Take::Counted
                 };
-                let step = scan.step(&reader, self.now, &mut rows, &Everyone, &mut sink).expect("step");
+                let step = scan.step(&reader, self.now, &mut rows, &Unrestricted, &mut sink).expect("step");
                 if step != ScanStep::More {
                     assert_eq!(step, ScanStep::Done(Completeness::Finish), "world {}", self.seed);
                     break;

@@ -119,9 +119,9 @@ impl Writer for FailingWriter<'_> {
         self.inner.insert(seq, event, terms)
     }
 
-    fn hide(&mut self, seq: Seq) -> Result<(), StoreError> {
+    fn mark_removed(&mut self, seq: Seq) -> Result<(), StoreError> {
         self.left.tick()?;
-        self.inner.hide(seq)
+        self.inner.mark_removed(seq)
     }
 
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError> {
@@ -148,18 +148,18 @@ macro_rules! reads_inner {
                 self.inner.seq_of(id)
             }
 
-            fn event_or_hidden(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+            fn event_or_pending_removal(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
                 self.left.tick()?;
-                self.inner.event_or_hidden(seq)
+                self.inner.event_or_pending_removal(seq)
             }
 
-            fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
-                self.inner.is_hidden(seq)
+            fn is_pending_removal(&self, seq: Seq) -> Result<bool, StoreError> {
+                self.inner.is_pending_removal(seq)
             }
 
-            fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+            fn pending_removal(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
                 self.left.tick()?;
-                self.inner.hidden(max, out)
+                self.inner.pending_removal(max, out)
             }
 
             fn postings(

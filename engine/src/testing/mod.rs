@@ -1,9 +1,9 @@
-//! Generators, a naive oracle and the store conformance suite (feature `testing`), for this crate's tests and
+//! Generators, a naive oracle and the tests for storage backends (feature `testing`), for this crate's tests and
 //! for other crates' tests, benches and fuzz targets.
 //!
 //! The oracle shares no code with the store and the index: it has a parser and loops of its own.
 
-mod conformance;
+mod backend_tests;
 mod differential;
 mod drain;
 mod failing;
@@ -16,7 +16,7 @@ pub mod signing;
 mod sqlite;
 mod world;
 
-pub use conformance::conformance;
+pub use backend_tests::backend_tests;
 pub use differential::{Groups, differential, differential_over};
 pub use drain::{drained, settle};
 pub use failing::FailingBackend;

@@ -29,9 +29,9 @@ pub struct OracleAnswer {
     pub more: bool,
     /// Whether some filter has `limit: 0`.
     pub not_asked: bool,
-    /// Whether some filter could match hidden events, as far as the filter alone shows.
+    /// Whether some filter could match restricted events, as far as the filter alone shows.
     pub may_lack: bool,
-    /// Whether the filters have only ids, and all of these that are stored are hidden.
+    /// Whether the filters have only ids, and all of these that are stored are restricted.
     pub withheld: bool,
 }
 
@@ -64,7 +64,7 @@ impl OracleViewer<'_> {
         !self.guarded.contains(&event.kind) || self.keys.iter().any(is_party)
     }
 
-    /// Whether `filter`, NIP-01 JSON, can match hidden events.
+    /// Whether `filter`, NIP-01 JSON, can match restricted events.
     pub fn may_lack(&self, filter: &Value) -> bool {
         let fields = filter.as_object().expect("a filter");
         let asks_guarded = match fields.get("kinds") {

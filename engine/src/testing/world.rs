@@ -152,14 +152,14 @@ pub fn filter_over(rng: &mut Rng, events: &[Event]) -> Filter {
         filter.kinds = Some((0..*rng.pick(&some)).map(|_| rng.pick(events).kind).collect());
     }
     if rng.one_in(3) {
-        let letters: Vec<u8> = rng.pick(events).view().found_by().map(|(letter, _)| letter).collect();
+        let letters: Vec<u8> = rng.pick(events).view().indexed_values().map(|(letter, _)| letter).collect();
         if !letters.is_empty() {
             let letter = *rng.pick(&letters);
             let wanted = *rng.pick(&some);
             let mut values = Vec::new();
             for _ in 0..20 * wanted {
                 let event = rng.pick(events);
-                let of_letter = event.view().found_by().filter(|(name, _)| *name == letter);
+                let of_letter = event.view().indexed_values().filter(|(name, _)| *name == letter);
                 values.extend(of_letter.map(|(_, value)| value.into()).take(wanted - values.len()));
             }
             filter.tags = Box::new([TagFilter { letter, values: values.into() }]);
@@ -330,7 +330,7 @@ impl World {
             let some = self.rng.below(4);
             let mut authors: Vec<PubKey> = (0..some).map(|_| World::pubkey(self.author())).collect();
             if self.rng.one_in(3) {
-                // So many that the planner makes a broad scan; nearly all of them have no events.
+                // So many that the planner makes a full scan; nearly all of them have no events.
                 authors.extend((16..=255).map(World::pubkey));
             }
             filter.authors = Some(authors.into());

@@ -113,13 +113,13 @@ impl Event {
         Class::of(self.kind)
     }
 
-    /// The second from which a store may sweep the event: when it expires; [`NO_EXPIRY`] if it never does or is a
+    /// The timestamp from which a store may sweep the event: when it expires; [`NO_EXPIRY`] if it never does or is a
     /// removal request ([`is_removal_request`]).
     pub fn sweep_at(&self) -> Timestamp {
         if is_removal_request(self.kind) { NO_EXPIRY } else { self.expires_at }
     }
 
-    /// Whether NIP-40 forbids serving the event at second `now`.
+    /// Whether NIP-40 forbids serving the event at time `now`.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at <= now
     }
@@ -167,12 +167,12 @@ impl<'a> CanonicalEvent<'a> {
     ///
     /// This is the one place that knows of the implicit empty `d`: `#d` finds an event by the same value as an `a` tag
     /// that names it, as strfry does.
-    pub fn found_by(self) -> impl Iterator<Item = (u8, Cow<'a, [u8]>)> {
-        self.found_among(self.tags())
+    pub fn indexed_values(self) -> impl Iterator<Item = (u8, Cow<'a, [u8]>)> {
+        self.indexed_values_in(self.tags())
     }
 
-    /// [`CanonicalEvent::found_by`] over its own tags, which the caller reads from the start.
-    pub(crate) fn found_among(
+    /// [`CanonicalEvent::indexed_values`] over its own tags, which the caller reads from the start.
+    pub(crate) fn indexed_values_in(
         self,
         tags: impl Iterator<Item = Tag<'a>>,
     ) -> impl Iterator<Item = (u8, Cow<'a, [u8]>)> {
@@ -274,14 +274,14 @@ mod tests {
     #[test]
     fn an_address_has_a_third_part_that_need_not_be_written() {
         let (id, pubkey, sig) = ("1".repeat(64), "2".repeat(64), "3".repeat(128));
-        let found_by = |kind: Kind, tags: &str| {
+        let indexed_values = |kind: Kind, tags: &str| {
             let json = format!(
                 r#"{{"id":"{id}","pubkey":"{pubkey}","created_at":17,"kind":{kind},"tags":{tags},"content":"","sig":"{sig}"}}"#
             );
             let event = Event::from_canonical(json.as_bytes().into());
             let mut found: Vec<(char, String)> = event
                 .view()
-                .found_by()
+                .indexed_values()
                 .map(|(letter, value)| (letter as char, String::from_utf8(value.into_owned()).unwrap()))
                 .collect();
             found.sort();
@@ -292,19 +292,19 @@ mod tests {
             values.iter().map(|value| ('d', (*value).to_owned())).collect()
         };
         for kind in [0, 3, 10_000, 10_002, 19_999] {
-            assert_eq!(found_by(kind, "[]"), d(&[""]), "kind {kind}");
-            assert_eq!(found_by(kind, r#"[["d","x"]]"#), d(&["", "x"]), "kind {kind}");
+            assert_eq!(indexed_values(kind, "[]"), d(&[""]), "kind {kind}");
+            assert_eq!(indexed_values(kind, r#"[["d","x"]]"#), d(&["", "x"]), "kind {kind}");
         }
         for kind in [30_000, 39_999] {
-            assert_eq!(found_by(kind, "[]"), d(&[""]), "kind {kind}");
-            assert_eq!(found_by(kind, r#"[["d"]]"#), d(&[""]), "kind {kind}");
-            assert_eq!(found_by(kind, r#"[["d",""]]"#), d(&[""]), "kind {kind}");
-            assert_eq!(found_by(kind, r#"[["d","x"],["d","y"]]"#), d(&["x", "y"]), "kind {kind}");
-            assert_eq!(found_by(kind, r#"[["d","x"],["d",""]]"#), d(&["", "x"]), "kind {kind}");
+            assert_eq!(indexed_values(kind, "[]"), d(&[""]), "kind {kind}");
+            assert_eq!(indexed_values(kind, r#"[["d"]]"#), d(&[""]), "kind {kind}");
+            assert_eq!(indexed_values(kind, r#"[["d",""]]"#), d(&[""]), "kind {kind}");
+            assert_eq!(indexed_values(kind, r#"[["d","x"],["d","y"]]"#), d(&["x", "y"]), "kind {kind}");
+            assert_eq!(indexed_values(kind, r#"[["d","x"],["d",""]]"#), d(&["", "x"]), "kind {kind}");
         }
         for kind in [1, 2, 4, 9_999, 20_000, 29_999, 40_000] {
-            assert_eq!(found_by(kind, "[]"), [], "kind {kind}");
-            assert_eq!(found_by(kind, r#"[["d",""]]"#), d(&[""]), "kind {kind}");
+            assert_eq!(indexed_values(kind, "[]"), [], "kind {kind}");
+            assert_eq!(indexed_values(kind, r#"[["d",""]]"#), d(&[""]), "kind {kind}");
         }
     }
 

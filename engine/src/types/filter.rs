@@ -83,7 +83,7 @@ impl Filter {
 
     /// [`Filter::matches`] on stored bytes; decodes only what the filter asks about.
     ///
-    /// Reads the tags once for each tag condition; [`super::FoundBy`] is for asking many.
+    /// Reads the tags once for each tag condition; [`super::EventMatcher`] is for asking many.
     pub fn matches_stored(&self, event: CanonicalEvent<'_>) -> bool {
         self.matches_stored_but_tags(event) && (self.tags.is_empty() || self.matches_tags(event))
     }
@@ -117,10 +117,10 @@ impl Filter {
         self.ids.as_ref().is_none_or(|list| list.binary_search(id).is_ok())
     }
 
-    /// Whether every tag condition finds one of its values ([`CanonicalEvent::found_by`]).
+    /// Whether every tag condition finds one of its values ([`CanonicalEvent::indexed_values`]).
     pub fn matches_tags(&self, event: CanonicalEvent<'_>) -> bool {
         self.tags.iter().all(|wanted| {
-            event.found_by().any(|(letter, value)| letter == wanted.letter && wanted.contains(&value))
+            event.indexed_values().any(|(letter, value)| letter == wanted.letter && wanted.contains(&value))
         })
     }
 }

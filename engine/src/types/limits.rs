@@ -33,28 +33,25 @@ pub struct Limits {
     /// Values in all lists of one REQ or COUNT: bounds the index memory of a subscription.
     pub filter_values_max: usize,
     /// Values in all lists of all subscriptions of a connection: bounds what one client costs, at some 300 bytes a value. A
-    /// filter itself counts as one, and a tag value as one more for each 256 bytes. A filter without ids, authors and tags
-    /// is compared with every event and counts as a hundredth of this bound more, or a ten-thousandth of `shard_values_max` if
-    /// that is less (1,000 by default); where it has kinds, each of them as a tenth of that.
+    /// filter itself counts as one, and a tag value as one more for each 256 bytes. A filter without ids, authors and
+    /// tags is compared with every event, and counts `n = min(connection_values_max / 100, shard_values_max / 10,000)` values more (1,000 by default); if it has kinds, `n / 10` for each kind instead.
     pub connection_values_max: usize,
-    /// The same for all connections of a shard, running COUNTs included. While no more than half of them are in use, a
-    /// REQ or COUNT may have a third of what is left of that half; the other half is for connections that hold no more
-    /// than 500, or four filters of every event.
+    /// The same for all connections of a shard, running COUNTs included. With `used` of them in use, a REQ or COUNT
+    /// may take `(shard_values_max / 2 - used) / 3`; the other half is for connections that hold no more than 500, or four filters of every event.
     pub shard_values_max: usize,
     /// Largest `limit` honoured; larger ones are clamped and NIP-67 says `more`.
     pub limit_max: u32,
     /// `limit` of a filter that has none.
     pub limit_default: u32,
-    /// Rows one step of a scan, count or replay may read before another client address gets its turn, and rows that a
-    /// step of live delivery may take. A row is
-    /// about a microsecond of work (not an SQL row): a posting or a small event; large events and those that many conditions ask about are
-    /// more (`store/cost.rs`).
-    pub scan_rows_max: usize,
-    /// Rows one COUNT may read in all; past it the answer is `approximate`.
-    pub count_rows_max: u64,
+    /// What one step of a scan, count or replay may cost before another client address is served, and what a step of live
+    /// delivery may cost. A unit of cost is about a microsecond of work: a posting, a small event, a subscription that an event is
+    /// queued for; large events, and those that many conditions ask about, cost more (`store/cost.rs`).
+    pub scan_cost_max: usize,
+    /// Cost of one COUNT in all; past it the answer is `approximate`.
+    pub count_cost_max: u64,
     /// Output waiting for one reader, in bytes, from which on its scans and live events pause and
     /// resume after the last event sent.
-    pub outbox_bytes_pause: usize,
+    pub outbox_pause_bytes: usize,
     /// Output waiting for one reader, in bytes, past which the connection is closed with 1008, because it
     /// sends requests faster than it reads the answers.
     pub outbox_bytes_max: usize,
@@ -86,9 +83,9 @@ pub struct Limits {
     /// quarter of what is left of it is not read until fewer of its own wait; so those that have most are the first to
     /// pause, and a connection that has nothing waiting is always read.
     pub deferred_bytes_max: usize,
-    /// Output waiting for all readers of a shard, in bytes. A reader's `outbox_bytes_pause` (and `outbox_bytes_max`, for
-    /// ephemeral events) holds in full while no more than a quarter of it waits and falls from there on; from half of it
-    /// on, a reader has an equal part, by `connections_max`, of the other half. An event for each reader, and answers such as
+    /// Output waiting for all readers of a shard, in bytes. A reader's `outbox_pause_bytes` (and `outbox_bytes_max`, for
+    /// ephemeral events) holds in full while at most a quarter of it is queued, and falls from there on; from half of
+    /// it on, each reader may have `shard_outbox_bytes_max / 2 / connections_max`. An event for each reader, and answers such as
     /// OK, may go past it.
     pub shard_outbox_bytes_max: usize,
     /// Memory of the filters of all connections of a shard, in bytes, the index included: some 180 for an id, an author or a
@@ -98,21 +95,21 @@ pub struct Limits {
     /// EVENT and AUTH messages that all connections of a client address may send per minute on average; 0 is unlimited. Carriers
     /// put many people behind one address, and a relay that sends others' events has one.
     pub address_events_per_minute_max: u32,
-    /// What the live delivery of the events of a client address may cost per minute on average, over all shards, in rows: one
-    /// for each subscription that an event is compared with, and one more (six more on the edge) for each that it is sent to. An
-    /// event below 60 rows is free. When they are used up, EVENT messages of the address are refused; 0 is unlimited. The
+    /// What the live delivery of the events of a client address may cost per minute on average, over all shards: one
+    /// for each subscription that an event is compared with, and one more (six more on the edge) for each that it is sent to.
+    /// An event that costs less than 60 is free. When they are used up, EVENT messages of the address are refused; 0 is unlimited. The
     /// default is a tenth of a thread.
-    pub address_fanout_rows_per_minute_max: u32,
+    pub address_fanout_cost_per_minute_max: u32,
     /// REQ and COUNT messages that all connections of a client address may send per minute on average; 0 is unlimited.
     pub address_requests_per_minute_max: u32,
     /// Scans, counts and replays of a client address that may be unfinished in a shard at a time: that have begun, whether
     /// or not they wait for memory. Those that wait for their reader are not counted. Further ones wait before their first step,
     /// and hold only their filters in memory.
-    pub address_jobs_max: usize,
+    pub address_queries_max: usize,
     /// Bytes that running scans, counts and replays of all connections may come to hold: cursors, and what is read
     /// ahead of them. A request that could hold more than 256 KiB (that is some 700 authors or tag values) waits until
     /// it fits into half of this beside the others of its sort, and into a quarter beside those of its address.
-    pub running_bytes_max: usize,
+    pub query_bytes_max: usize,
     /// Reconciliations (NIP-77) that a connection may have open; their ids are apart from those of subscriptions.
     pub neg_sessions_max: usize,
     /// Most events that a reconciliation may be about. A set takes 40 bytes of memory an event.
@@ -189,9 +186,9 @@ impl Default for Limits {
             shard_values_max: 10_000_000,
             limit_max: 5_000,
             limit_default: 500,
-            scan_rows_max: 2_000,
-            count_rows_max: 1_000_000,
-            outbox_bytes_pause: 1 << 20,
+            scan_cost_max: 2_000,
+            count_cost_max: 1_000_000,
+            outbox_pause_bytes: 1 << 20,
             outbox_bytes_max: 8 << 20,
             deferred_messages_max: 256,
             verify_batch_max: 256,
@@ -208,10 +205,10 @@ impl Default for Limits {
             shard_outbox_bytes_max: 256 << 20,
             shard_filter_bytes_max: 512 << 20,
             address_events_per_minute_max: 60_000,
-            address_fanout_rows_per_minute_max: 6_000_000,
+            address_fanout_cost_per_minute_max: 6_000_000,
             address_requests_per_minute_max: 60_000,
-            address_jobs_max: 64,
-            running_bytes_max: 64 << 20,
+            address_queries_max: 64,
+            query_bytes_max: 64 << 20,
             neg_sessions_max: 20,
             neg_set_events_max: 1_000_000,
             neg_sets_bytes_max: 64 << 20,

@@ -5,8 +5,8 @@
 
 mod address;
 mod event;
+mod event_matcher;
 mod filter;
-mod found_by;
 mod hex;
 mod kind;
 mod limits;
@@ -16,8 +16,8 @@ mod time;
 
 pub use address::ClientAddress;
 pub use event::{CanonicalEvent, Event, NO_EXPIRY};
+pub use event_matcher::{EventMatcher, MatchWork};
 pub use filter::{Filter, SubId, TagFilter};
-pub use found_by::{FoundBy, MatchCost};
 pub use hex::{EventId, HexError, PubKey, Sig};
 pub use kind::{Class, Kind, is_list, is_removal_request};
 pub use limits::Limits;

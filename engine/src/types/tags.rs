@@ -167,7 +167,7 @@ fn hex_digit(character: u8) -> u8 {
     }
 }
 
-/// The second a set of tags says its event expires (NIP-40), if a first `expiration` tag has a number.
+/// The timestamp at which a set of tags says its event expires (NIP-40), if a first `expiration` tag has a number.
 pub fn parse_expiration(tags: Tags<'_>) -> Option<Timestamp> {
     let value = tags.find(b"expiration")?;
     std::str::from_utf8(&value).ok()?.parse().ok()

@@ -271,7 +271,7 @@ impl<'a> RawEvent<'a> {
         len
     }
 
-    /// The second it says it expires (NIP-40), [`NO_EXPIRY`] if never. Costs a pass over the tags if one may be
+    /// The timestamp at which it says it expires (NIP-40), [`NO_EXPIRY`] if never. Costs a pass over the tags if one may be
     /// called so.
     pub fn expires_at(&self) -> Timestamp {
         match self.tags.may_expire {

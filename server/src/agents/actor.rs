@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
-use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
+use relay_agent::executor::{HttpError, HttpEvent, HttpRequest};
 use relay_agent::machine::{Agent, Context, Effect, EffectId, Published, SignerEvent};
 use relay_engine::relay::PublishOutcome;
 use relay_engine::sql::StoreError;
@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::registry::{Inbox, Message};
-use super::running::Running;
+use super::runtime::AgentRuntime;
 use super::signers;
 use super::sqlite::Sqlite;
 use crate::handle::RelayHandle;
@@ -33,7 +33,7 @@ const NO_BLOBS: &str = "the store of blobs is not open";
 const MESSAGES_MAX: usize = 32;
 
 /// Runs until there is nothing left to do.
-pub(super) async fn run(running: Arc<Running>, pubkey: PubKey, inbox: Arc<Inbox>) {
+pub(super) async fn run(running: Arc<AgentRuntime>, pubkey: PubKey, inbox: Arc<Inbox>) {
     loop {
         match open(&running, &pubkey).await {
             Ok((agent, _slot)) => {
@@ -50,7 +50,7 @@ pub(super) async fn run(running: Arc<Running>, pubkey: PubKey, inbox: Arc<Inbox>
                     tracing::warn!(agent = %pubkey, %error, "a deleted agent's file can't be removed; trying again");
                     wake = Some(now().plus_millis(REOPEN_MS));
                 }
-                running.wakes().fall_asleep(&pubkey, wake);
+                running.wakes().agent_closed(&pubkey, wake);
             }
             Err(error) => {
                 tracing::error!(agent = %pubkey, %error, "an agent can't be opened");
@@ -68,7 +68,7 @@ pub(super) async fn run(running: Arc<Running>, pubkey: PubKey, inbox: Arc<Inbox>
 
 /// Opens an agent's file, once fewer than the most are open.
 async fn open<'a>(
-    running: &'a Running,
+    running: &'a AgentRuntime,
     pubkey: &PubKey,
 ) -> Result<(Agent<Sqlite>, tokio::sync::SemaphorePermit<'a>), StoreError> {
     let slot = match running.slots.try_acquire() {
@@ -76,7 +76,7 @@ async fn open<'a>(
         Err(_) => {
             running.waiting.fetch_add(1, Ordering::Relaxed);
             // Those that are idle make way.
-            running.pressure.notify_waiters();
+            running.evict_idle.notify_waiters();
             let slot = running.slots.acquire().await;
             running.waiting.fetch_sub(1, Ordering::Relaxed);
             slot.map_err(|_| StoreError::Failed("the relay is stopping".to_owned()))?
@@ -102,7 +102,7 @@ async fn open<'a>(
 }
 
 struct Actor<'a> {
-    running: &'a Arc<Running>,
+    running: &'a Arc<AgentRuntime>,
     inbox: &'a Arc<Inbox>,
     pubkey: PubKey,
     agent: Agent<Sqlite>,
@@ -144,7 +144,7 @@ impl Actor<'_> {
             let wait = timeout.into_iter().chain(closes).min();
             tokio::select! {
                 () = self.inbox.wake.notified() => {}
-                () = self.running.pressure.notified(), if is_idle => {}
+                () = self.running.evict_idle.notified(), if is_idle => {}
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }
@@ -162,7 +162,7 @@ impl Actor<'_> {
             return self.carry_out();
         }
         self.carry_out();
-        if let Some(counted) = self.agent.take_counted() {
+        if let Some(counted) = self.agent.take_metrics_delta() {
             self.running.tally().add(&self.pubkey, &counted);
         }
         true
@@ -209,7 +209,7 @@ impl Actor<'_> {
                 }
                 Effect::Http { id, request } => self.call(id, request),
                 Effect::Ai { id, .. } => {
-                    self.agent.handle_http(now(), id, HttpEvent::Failed(HttpFault::Unsupported));
+                    self.agent.handle_http(now(), id, HttpEvent::Failed(HttpError::Unsupported));
                 }
                 Effect::Sign { id, relays, answers, requests } => {
                     let (running, inbox) = (Arc::clone(self.running), Arc::clone(self.inbox));
@@ -225,8 +225,8 @@ impl Actor<'_> {
                         call.abort();
                     }
                 }
-                Effect::Store { id, owner, bytes, mime } => self.store(id, owner, bytes, mime),
-                Effect::Read { id, sha256, bytes_max } => self.read(id, sha256, bytes_max),
+                Effect::StoreBlob { id, owner, bytes, mime } => self.store(id, owner, bytes, mime),
+                Effect::ReadBlob { id, sha256, bytes_max } => self.read(id, sha256, bytes_max),
                 Effect::Query { id, filter } => {
                     let (handle, inbox) = (self.running.handle.clone(), Arc::clone(self.inbox));
                     tokio::spawn(async move {
@@ -291,7 +291,7 @@ impl Actor<'_> {
             let waiting = Arc::new(Semaphore::new(HTTP_EVENTS_MAX));
             let opened = match running.handle.blossom() {
                 Some(blossom) => blossom.read_own(&sha256, bytes_max).await,
-                None => Err(vec![HttpEvent::Failed(HttpFault::Connection(NO_BLOBS.to_owned()))]),
+                None => Err(vec![HttpEvent::Failed(HttpError::Connection(NO_BLOBS.to_owned()))]),
             };
             let (mut reading, mut others) = match opened {
                 Ok(reading) => (Some(reading), Vec::new().into_iter()),

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
+use relay_agent::executor::{HttpError, HttpEvent, HttpRequest};
 use relay_agent::fetch::{Forbidden, PrivateHosts, check_url, is_public, redirect};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
@@ -102,7 +102,7 @@ impl Client {
             // With no time left a quick call would still succeed.
             let exchange = tokio::time::timeout(time_left, async {
                 if time_left.is_zero() {
-                    Err(HttpFault::Timeout)
+                    Err(HttpError::Timeout)
                 } else {
                     shared.exchange(request, &sender).await
                 }
@@ -110,7 +110,7 @@ impl Client {
             let fault = match exchange.await {
                 Ok(Ok(())) => return,
                 Ok(Err(fault)) => fault,
-                Err(_) => HttpFault::Timeout,
+                Err(_) => HttpError::Timeout,
             };
             // Nobody reads any more: then it does not matter.
             let _ = sender.send(HttpEvent::Failed(fault)).await;
@@ -144,12 +144,12 @@ impl Shared {
         &self,
         mut request: HttpRequest,
         events: &mpsc::Sender<HttpEvent>,
-    ) -> Result<(), HttpFault> {
+    ) -> Result<(), HttpError> {
         let _call = self.calls.acquire().await;
         let mut response = loop {
             let destination =
                 check_url(&request.url, request.access, &self.private_hosts, &request.allow_domains)
-                    .map_err(|Forbidden(why)| HttpFault::Forbidden(why))?;
+                    .map_err(|Forbidden(why)| HttpError::Forbidden(why))?;
             let client = if destination.is_private { &self.private } else { &self.public };
             let method = request.method.parse().map_err(|_| connection("not a method of HTTP"))?;
             let response = client
@@ -176,12 +176,12 @@ impl Shared {
         events.send(head).await.map_err(is_gone)?;
         let mut room = request.limits.response_bytes_max;
         if request.method != "HEAD" && announced.is_some_and(|bytes: usize| bytes > room) {
-            return Err(HttpFault::TooLarge);
+            return Err(HttpError::TooLarge);
         }
         loop {
             let chunk = tokio::time::timeout(self.idle, response.chunk()).await;
-            let Some(chunk) = chunk.map_err(|_| HttpFault::Timeout)?.map_err(fault)? else { break };
-            room = room.checked_sub(chunk.len()).ok_or(HttpFault::TooLarge)?;
+            let Some(chunk) = chunk.map_err(|_| HttpError::Timeout)?.map_err(fault)? else { break };
+            room = room.checked_sub(chunk.len()).ok_or(HttpError::TooLarge)?;
             events.send(HttpEvent::Chunk(chunk)).await.map_err(is_gone)?;
         }
         events.send(HttpEvent::End).await.map_err(is_gone)
@@ -196,7 +196,7 @@ fn until(deadline: u64) -> Duration {
     }
 }
 
-fn headers(pairs: &[(String, String)]) -> Result<HeaderMap, HttpFault> {
+fn headers(pairs: &[(String, String)]) -> Result<HeaderMap, HttpError> {
     let mut headers = HeaderMap::with_capacity(pairs.len());
     for (name, value) in pairs {
         // The value may be a secret.
@@ -208,23 +208,23 @@ fn headers(pairs: &[(String, String)]) -> Result<HeaderMap, HttpFault> {
     Ok(headers)
 }
 
-fn connection(why: &str) -> HttpFault {
-    HttpFault::Connection(why.to_owned())
+fn connection(why: &str) -> HttpError {
+    HttpError::Connection(why.to_owned())
 }
 
 /// The error of a call, without the URL, of which the query may be secret.
-fn fault(error: reqwest::Error) -> HttpFault {
+fn fault(error: reqwest::Error) -> HttpError {
     let error = error.without_url();
     let mut words = Vec::new();
     let mut next: Option<&(dyn Error + 'static)> = Some(&error);
     while let Some(error) = next {
         if let Some(refused) = error.downcast_ref::<NotPublic>() {
-            return HttpFault::Forbidden(refused.to_string());
+            return HttpError::Forbidden(refused.to_string());
         }
         words.push(error.to_string());
         next = error.source();
     }
-    if error.is_timeout() { HttpFault::Timeout } else { HttpFault::Connection(words.join(": ")) }
+    if error.is_timeout() { HttpError::Timeout } else { HttpError::Connection(words.join(": ")) }
 }
 
 /// Finds the addresses of a name.

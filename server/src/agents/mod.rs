@@ -5,10 +5,10 @@
 //!
 //! ```text
 //! running      what the tasks share
-//! supervisor   the router's task: stream, deliveries, beats, wakes
+//! supervisor   the router's task: stream, deliveries, heartbeats, wakes
 //! registry     which agents are open; actor: the task of one
 //! wakes        when closed agents are opened again; sqlite: their files
-//! http         calls of agents; relays: other relays; tls: their certificates; signers: asking remote signers
+//! http         calls of agents; remote_relays: other relays; tls: their certificates; signers: asking remote signers
 //! secrets      what manifests name; owner: the owner's key of a local relay
 //! ```
 
@@ -16,8 +16,8 @@ mod actor;
 pub mod http;
 pub(crate) mod owner;
 mod registry;
-mod relays;
-mod running;
+mod remote_relays;
+mod runtime;
 mod secrets;
 mod signers;
 pub(crate) mod sqlite;
@@ -42,16 +42,16 @@ use relay_agent::router::Router;
 use relay_agent::totals::{Totals, agents_by_state};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Now, PubKey, Timestamp};
-use relay_site::nip98::{Author, Rejection, Signed, UsedEvents};
-use relay_site::{AgentRoute, Answer};
+use relay_site::nip98::{Nip98Error, Signed, SignerTrust, UsedEvents};
+use relay_site::{AgentRoute, HttpResponse};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::http::CALLS_MAX;
 use self::owner::Owner;
 use self::registry::{Message, Registry};
-use self::relays::Relays;
-use self::running::Running;
+use self::remote_relays::RemoteRelays;
+use self::runtime::AgentRuntime;
 use self::secrets::HostSecrets;
 use self::sqlite::Sqlite;
 use self::wakes::Wakes;
@@ -119,13 +119,13 @@ struct Relay {
 enum State {
     /// No agent has been deployed.
     Empty(RelayHandle),
-    Running(Arc<Running>, Runtime),
+    Running(Arc<AgentRuntime>, Runtime),
     Stopped,
 }
 
 /// A request to the agents' API.
 #[derive(Clone)]
-pub(crate) struct Ask {
+pub(crate) struct ApiRequest {
     pub(crate) route: AgentRoute,
     /// `{id}` or `{command}` of the path.
     pub(crate) id: Option<String>,
@@ -134,7 +134,7 @@ pub(crate) struct Ask {
     pub(crate) caller: Caller,
 }
 
-impl Ask {
+impl ApiRequest {
     fn request<'a>(&'a self, relay: &'a Relay) -> api::Request<'a> {
         let relay = api::Relay { name: &relay.name, url: &relay.url, version: env!("CARGO_PKG_VERSION") };
         api::Request {
@@ -193,7 +193,7 @@ impl Agents {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn running(&self) -> Option<Arc<Running>> {
+    fn running(&self) -> Option<Arc<AgentRuntime>> {
         match &*self.state() {
             State::Running(running, _) => Some(Arc::clone(running)),
             State::Empty(_) | State::Stopped => None,
@@ -201,7 +201,7 @@ impl Agents {
     }
 
     /// Opens the router and starts the threads, unless they run.
-    fn run(&self) -> Result<Arc<Running>, StoreError> {
+    fn run(&self) -> Result<Arc<AgentRuntime>, StoreError> {
         let mut state = self.state();
         let handle = match &*state {
             State::Running(running, _) => return Ok(Arc::clone(running)),
@@ -218,18 +218,18 @@ impl Agents {
             .enable_all()
             .build()
             .map_err(failed)?;
-        let running = Arc::new(Running {
+        let running = Arc::new(AgentRuntime {
             folder: self.folder.clone(),
             relay_url: self.relay_url.clone(),
             blossom: self.blossom.clone(),
             secrets: Arc::clone(&self.secrets),
             handle,
-            relays: Relays::new(self.private_hosts.clone()).map_err(failed)?,
+            relays: RemoteRelays::new(self.private_hosts.clone()).map_err(failed)?,
             http: http::Client::new(self.private_hosts.clone()).map_err(failed)?,
             registry: Registry::default(),
             slots: Semaphore::new(open_max(descriptors::limit())),
             waiting: AtomicUsize::new(0),
-            pressure: Notify::new(),
+            evict_idle: Notify::new(),
             changed: Notify::new(),
             runtime: runtime.handle().clone(),
             router: Mutex::new(router),
@@ -276,8 +276,13 @@ impl Agents {
     /// An event authorises one request.
     ///
     /// # Errors
-    /// [`Rejection::Replayed`], [`Rejection::Busy`].
-    pub(crate) fn use_event(&self, signed: &Signed, author: Author, now: Timestamp) -> Result<(), Rejection> {
+    /// [`Nip98Error::Replayed`], [`Nip98Error::Busy`].
+    pub(crate) fn use_event(
+        &self,
+        signed: &Signed,
+        author: SignerTrust,
+        now: Timestamp,
+    ) -> Result<(), Nip98Error> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).take(signed, author, now)
     }
 
@@ -297,7 +302,7 @@ impl Agents {
         agent: Option<&PubKey>,
         command: Option<&str>,
         caller: Caller,
-    ) -> Result<Author, Answer> {
+    ) -> Result<SignerTrust, HttpResponse> {
         let may_deploy = api::may_deploy(caller, &self.deploy_pubkeys);
         let running = self.running();
         let router = running.as_ref().map(|running| running.router());
@@ -307,13 +312,13 @@ impl Agents {
             && (running.file_of(agent).exists() || !matches!(router.tombstone(agent), Ok(None)))
         {
             // It has been deleted, and answers for itself, or what is left of it does.
-            return Ok(if caller.is_admin() { Author::Permitted } else { Author::Stranger });
+            return Ok(if caller.is_admin() { SignerTrust::Allowed } else { SignerTrust::Unknown });
         }
         api::admit(route, command, caller, may_deploy, entry)
     }
 
     /// Answers what concerns all agents.
-    pub(crate) fn directory(&self, ask: &Ask) -> Answer {
+    pub(crate) fn directory(&self, ask: &ApiRequest) -> HttpResponse {
         let request = ask.request(&self.relay);
         if let Some(running) = self.running() {
             return api::directory(&running.router(), &request);
@@ -324,7 +329,7 @@ impl Agents {
     }
 
     /// Deploys a manifest; `to`: the agent that the path names.
-    pub(crate) async fn deploy(&self, ask: Ask, to: Option<PubKey>) -> Answer {
+    pub(crate) async fn deploy(&self, ask: ApiRequest, to: Option<PubKey>) -> HttpResponse {
         let may_deploy = api::may_deploy(ask.caller, &self.deploy_pubkeys);
         let wanted = match api::deployment(&ask.body, ask.caller, may_deploy, &*self.secrets, to.as_ref()) {
             Ok(wanted) => wanted,
@@ -345,22 +350,22 @@ impl Agents {
     }
 
     /// Before an agent is deployed: its relay's events are read from now on.
-    fn prepare(&self, running: &Running, wanted: &api::Deployment) -> Result<(), Answer> {
+    fn prepare(&self, running: &AgentRuntime, wanted: &api::Deployment) -> Result<(), HttpResponse> {
         let mut router = running.router();
         if router.get(&wanted.pubkey).is_none() && router.agents().count() >= self.agents_max {
             let words = format!("this relay has {} agents, the most that it takes", self.agents_max);
-            return Err(Answer::error(409, &words));
+            return Err(HttpResponse::error(409, &words));
         }
         if router.filters().is_none() && router.is_ready() {
             let last = running.handle.last_seq();
-            let last = last.map_err(|error| Answer::error(503, &error.to_string()))?;
+            let last = last.map_err(|error| HttpResponse::error(503, &error.to_string()))?;
             router.accept(now(), Vec::new(), last);
         }
         Ok(())
     }
 
     /// Answers what concerns one agent.
-    pub(crate) async fn ask(&self, agent: PubKey, ask: Ask) -> Answer {
+    pub(crate) async fn ask(&self, agent: PubKey, ask: ApiRequest) -> HttpResponse {
         let deleted = || self.running().filter(|running| running.file_of(&agent).exists());
         let again = if ask.route == AgentRoute::Delete { deleted() } else { None };
         let Some(running) = self.running_with(&agent).or(again) else { return self.gone(&agent, &ask) };
@@ -372,7 +377,7 @@ impl Agents {
     }
 
     /// Answers what concerns an agent that is not here.
-    fn gone(&self, agent: &PubKey, ask: &Ask) -> Answer {
+    fn gone(&self, agent: &PubKey, ask: &ApiRequest) -> HttpResponse {
         let tombstone = self.running().map_or(Ok(None), |running| running.router().tombstone(agent));
         match tombstone {
             Ok(Some(tombstone)) => api::gone(&tombstone, &ask.request(&self.relay)),
@@ -382,7 +387,7 @@ impl Agents {
     }
 
     /// The reader of a log, if the request asks to follow it. The caller must have been let in by [`Agents::ask`].
-    pub(crate) fn follower(&self, ask: &Ask) -> Option<Follower> {
+    pub(crate) fn follower(&self, ask: &ApiRequest) -> Option<Follower> {
         Follower::of(&ask.request(&self.relay), now())
     }
 
@@ -400,22 +405,22 @@ impl Agents {
         with_or(&running, agent, move |now, agent| follower.read(now, agent), || None).await
     }
 
-    fn running_with(&self, agent: &PubKey) -> Option<Arc<Running>> {
+    fn running_with(&self, agent: &PubKey) -> Option<Arc<AgentRuntime>> {
         self.running().filter(|running| running.router().get(agent).is_some())
     }
 }
 
 /// Does something with an agent.
 async fn with(
-    running: &Arc<Running>,
+    running: &Arc<AgentRuntime>,
     agent: PubKey,
-    work: impl FnOnce(Now, &mut Agent<Sqlite>) -> Answer + Send + 'static,
-) -> Answer {
+    work: impl FnOnce(Now, &mut Agent<Sqlite>) -> HttpResponse + Send + 'static,
+) -> HttpResponse {
     with_or(running, agent, work, closed).await
 }
 
 async fn with_or<T: Send + 'static>(
-    running: &Arc<Running>,
+    running: &Arc<AgentRuntime>,
     agent: PubKey,
     work: impl FnOnce(Now, &mut Agent<Sqlite>) -> T + Send + 'static,
     closed: impl FnOnce() -> T,
@@ -429,19 +434,19 @@ async fn with_or<T: Send + 'static>(
 }
 
 /// The router learns of the change before the client does.
-fn finish(running: &Running, reply: api::Reply) -> Answer {
+fn finish(running: &AgentRuntime, reply: api::Reply) -> HttpResponse {
     match reply.changed.map_or(Ok(()), |entry| running.put(entry)) {
         Ok(()) => reply.answer,
         Err(error) => unavailable(&error),
     }
 }
 
-fn closed() -> Answer {
-    Answer::error(503, "the agent can't be opened; the relay's log says why")
+fn closed() -> HttpResponse {
+    HttpResponse::error(503, "the agent can't be opened; the relay's log says why")
 }
 
-fn unavailable(error: &StoreError) -> Answer {
-    Answer::error(503, &error.to_string())
+fn unavailable(error: &StoreError) -> HttpResponse {
+    HttpResponse::error(503, &error.to_string())
 }
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
 //! Asking remote signers (NIP-46) on their relays. If one of them is this relay, no socket is opened.
 
-use relay_agent::nip46::{Answers, Frames, is_same_relay};
+use relay_agent::nip46::{Frames, SignerResponses, is_same_relay};
 use relay_engine::relay::PublishOutcome;
 use relay_engine::types::Event;
 
 use super::actor::send_all;
-use super::running::Running;
+use super::runtime::AgentRuntime;
 use crate::handle::{Item, RelayHandle};
 
 /// Asks on all relays at once, and tells each event that comes. Returns when none of the relays goes on, with the words of the
 /// last one; the caller ends it when it has what it wants.
 pub(super) async fn ask(
-    running: &Running,
+    running: &AgentRuntime,
     relays: &[String],
-    answers: &Answers,
+    answers: &SignerResponses,
     requests: &[Event],
     tell: impl Fn(Event),
 ) -> String {
@@ -34,7 +34,7 @@ pub(super) async fn ask(
 
 async fn ask_here(
     handle: &RelayHandle,
-    answers: &Answers,
+    answers: &SignerResponses,
     requests: &[Event],
     tell: impl Fn(Event),
 ) -> String {

@@ -1,4 +1,4 @@
-//! The task of the router: it reads the relay's stream, has events delivered, publishes beats, and opens agents whose time
+//! The task of the router: it reads the relay's stream, has events delivered, publishes heartbeats, and opens agents whose time
 //! has come.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::actor::send_all;
 use super::registry::{Message, Receipt};
-use super::running::Running;
+use super::runtime::AgentRuntime;
 use crate::handle::{Item, ReadError, Stream};
 use crate::host::now;
 
@@ -22,7 +22,7 @@ const DELIVERIES_MAX: usize = 1_024;
 const REOPEN: Duration = Duration::from_secs(1);
 
 /// Runs until the relay stops.
-pub(super) async fn run(running: Arc<Running>) {
+pub(super) async fn run(running: Arc<AgentRuntime>) {
     for agent in running.strangers() {
         running.wakes().postpone(&agent, now());
     }
@@ -32,7 +32,7 @@ pub(super) async fn run(running: Arc<Running>) {
 }
 
 struct Supervisor {
-    running: Arc<Running>,
+    running: Arc<AgentRuntime>,
     /// What became of deliveries.
     receipts: UnboundedSender<(u64, bool)>,
     received: UnboundedReceiver<(u64, bool)>,
@@ -140,7 +140,7 @@ impl Supervisor {
     fn tell_dropped(&self) {
         let dropped = self.running.router().take_dropped();
         for (agent, events) in dropped {
-            tracing::warn!(%agent, events, "too much waits for an agent: events have been dropped");
+            tracing::warn!(%agent, events, "the queue of an agent is full: its events were dropped");
             self.running.tally().dropped(events);
         }
     }
@@ -161,27 +161,27 @@ impl Supervisor {
     /// Does what is due.
     async fn handle_time(&mut self) {
         let now = now();
-        let beats = {
+        let heartbeats = {
             let mut router = self.running.router();
             if router.poll_timeout().is_some_and(|at| at <= now) {
                 router.handle_timeout(now);
-                router.poll_beats(now)
+                router.poll_heartbeats(now)
             } else {
                 Vec::new()
             }
         };
-        self.publish(beats).await;
+        self.publish(heartbeats).await;
         for agent in self.running.wakes().take_due(now) {
             self.running.send(agent, Message::Wake);
         }
     }
 
-    /// Publishes beats. Waits for them, so that they do not come faster than they are stored.
-    async fn publish(&self, beats: Vec<Event>) {
-        for outcome in send_all(&self.running.handle, beats) {
+    /// Publishes heartbeats. Waits for them, so that they do not come faster than they are stored.
+    async fn publish(&self, heartbeats: Vec<Event>) {
+        for outcome in send_all(&self.running.handle, heartbeats) {
             match outcome.await {
                 Ok(outcome) if outcome.is_accepted() => {}
-                outcome => tracing::debug!(?outcome, "a beat was not published"),
+                outcome => tracing::debug!(?outcome, "a heartbeat was not published"),
             }
         }
     }

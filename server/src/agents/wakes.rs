@@ -63,7 +63,7 @@ impl Wakes {
 
     /// An agent has been closed. It is opened again at `next`, if there is one. If this is not stored, or lost with the
     /// machine's power, it is opened at the next start, which does no harm.
-    pub(super) fn fall_asleep(&mut self, agent: &PubKey, next: Option<Now>) {
+    pub(super) fn agent_closed(&mut self, agent: &PubKey, next: Option<Now>) {
         let stored = self.conn.wait_for_disk(false).and_then(|()| match next {
             Some(at) => self.put(agent, at),
             None => self.conn.exec(DELETE, &[SqlValue::Blob(&agent.0)]),
@@ -129,9 +129,9 @@ mod tests {
         assert_eq!(wakes.next(), None);
         wakes.mark_awake(&[agent(1), agent(2), agent(3), agent(4)]).unwrap();
         assert_eq!(wakes.next(), None, "whoever is awake is not woken");
-        wakes.fall_asleep(&agent(2), None);
-        wakes.fall_asleep(&agent(3), Some(at(500)));
-        wakes.fall_asleep(&agent(4), Some(at(400)));
+        wakes.agent_closed(&agent(2), None);
+        wakes.agent_closed(&agent(3), Some(at(500)));
+        wakes.agent_closed(&agent(4), Some(at(400)));
         assert_eq!(wakes.next(), Some(at(400)));
         // A crash.
         drop(wakes);

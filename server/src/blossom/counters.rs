@@ -8,8 +8,7 @@ use relay_site::BlossomRoute;
 
 /// Operations that are counted apart.
 pub(crate) const OPERATIONS: [&str; 12] = [
-    "get", "head", "upload", "put", "patch", "check", "mirror", "media", "delete", "list", "report",
-    "operator",
+    "get", "head", "upload", "put", "patch", "check", "mirror", "media", "delete", "list", "report", "admin",
 ];
 /// Classes of status codes.
 pub(crate) const STATUSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
@@ -113,7 +112,7 @@ fn operation(route: BlossomRoute, method: &str) -> Option<usize> {
         R::Delete => "delete",
         R::List => "list",
         R::Report => "report",
-        R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Collect => "operator",
+        R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Collect => "admin",
     };
     OPERATIONS.iter().position(|own| *own == name)
 }
@@ -137,7 +136,7 @@ mod tests {
                 counted.push((*name, *class, count));
             }
         }
-        let want = [("get", "2xx", 1), ("head", "3xx", 1), ("upload", "5xx", 1), ("operator", "4xx", 1)];
+        let want = [("get", "2xx", 1), ("head", "3xx", 1), ("upload", "5xx", 1), ("admin", "4xx", 1)];
         assert_eq!(counted, want);
     }
 }

@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::{Body as _, Bytes};
 use relay_blossom::exchange::{
-    Body, Exchange, Failure, Head, Input, Receive, Received, Reservation, Response, Step,
+    Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Step, StepError,
 };
 use relay_blossom::index::{Part, Refusal};
 use relay_blossom::{Command, Outcome};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Filter, PubKey};
-use relay_site::nip98::Author;
-use relay_site::{Answer, BlossomRoute};
+use relay_site::nip98::SignerTrust;
+use relay_site::{BlossomRoute, HttpResponse};
 use tower_http::timeout::TimeoutError;
 
 use super::permits::{Holder, Permit};
-use super::store::{Bodies, Reading};
-use super::{Blossom, Seen, fetch, keeper};
+use super::store::{BlobStore, Reading};
+use super::{Blossom, RequestOrigin, background, fetch};
 use crate::host::now;
 use crate::net::api::Upload;
 use crate::net::response;
@@ -51,18 +51,18 @@ impl Blossom {
     }
 
     /// Answers a request. Goes on if the client of an upload leaves: then the body ends early, which the exchange handles.
-    pub(crate) async fn answer(self: Arc<Self>, head: Head, seen: Seen, body: Upload) -> Answered {
+    pub(crate) async fn answer(self: Arc<Self>, head: Head, seen: RequestOrigin, body: Upload) -> Answered {
         // Nothing is begun by a download, so there is nothing that would have to be ended.
         if head.route == BlossomRoute::Blob && !self.settings.blossom.pull_through {
             return self.answer_here(head, seen, body).await;
         }
         tokio::spawn(async move { self.answer_here(head, seen, body).await }).await.unwrap_or_else(|error| {
             tracing::error!(%error, "an exchange of Blossom failed");
-            answered(Answer::error(500, "internal error"))
+            answered(HttpResponse::error(500, "internal error"))
         })
     }
 
-    async fn answer_here(&self, head: Head, seen: Seen, body: Upload) -> Answered {
+    async fn answer_here(&self, head: Head, seen: RequestOrigin, body: Upload) -> Answered {
         let expects = head.header("expect").is_some();
         let (route, method) = (head.route, head.method.clone());
         let mut body = Some(body);
@@ -75,7 +75,7 @@ impl Blossom {
         answered
     }
 
-    async fn exchange(&self, head: Head, seen: &Seen, body: &mut Option<Upload>) -> Response {
+    async fn exchange(&self, head: Head, seen: &RequestOrigin, body: &mut Option<Upload>) -> Response {
         let (mut exchange, mut step) = Exchange::begin(&self.context(seen, &self.admins()), head);
         // Room for a body that is in memory, until the response.
         let mut room = None;
@@ -92,16 +92,21 @@ impl Blossom {
         }
     }
 
-    pub(super) async fn carry_out(&self, step: Step, seen: &Seen, body: &mut Option<Upload>) -> Input {
+    pub(super) async fn carry_out(
+        &self,
+        step: Step,
+        seen: &RequestOrigin,
+        body: &mut Option<Upload>,
+    ) -> Input {
         let done = match step {
             Step::Ask(command) => self.ask(command).await,
             Step::Use(signed) => {
                 let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Input::Used(used.take(&signed, Author::Permitted, now().seconds())))
+                Ok(Input::Used(used.take(&signed, SignerTrust::Allowed, now().seconds())))
             }
             Step::Read { bytes_max } => match body.take() {
                 Some(body) => read(body, bytes_max).await.map(Input::Body),
-                None => Err(Failure::Incomplete),
+                None => Err(StepError::Incomplete),
             },
             Step::Receive(receive) => match body.take() {
                 Some(mut unread) => {
@@ -110,7 +115,7 @@ impl Blossom {
                     *body = Some(unread);
                     received.map(Input::Received)
                 }
-                None => Err(Failure::Incomplete),
+                None => Err(StepError::Incomplete),
             },
             Step::Fetch { urls, receive, reservation } => {
                 self.fetch(&urls, &receive, reservation, seen).await.map(Input::Received)
@@ -120,7 +125,7 @@ impl Blossom {
             Step::Join { parts, receive } => self.join(&parts, &receive, seen).await.map(Input::Received),
             Step::Discard(key) => {
                 if let Err(error) = self.bodies.remove(&key).await {
-                    tracing::warn!(?error, key, "staged bytes stay until the next start");
+                    tracing::warn!(?error, key, "temporary file not removed");
                 }
                 Ok(Input::Done)
             }
@@ -129,7 +134,7 @@ impl Blossom {
             Step::Respond(_) => Ok(Input::Done),
         };
         done.unwrap_or_else(|failure| {
-            if let Failure::Store(error) = &failure {
+            if let StepError::Store(error) = &failure {
                 tracing::error!(error, "the store of blobs failed");
             }
             Input::Failed(failure)
@@ -137,9 +142,9 @@ impl Blossom {
     }
 
     /// Asks the index, again while the bytes of the blob are being removed.
-    async fn ask(&self, command: Command) -> Result<Input, Failure> {
+    async fn ask(&self, command: Command) -> Result<Input, StepError> {
         if command == Command::Sweep {
-            keeper::tell_touched(self).await.map_err(Failure::Store)?;
+            background::report_downloads(self).await.map_err(StepError::Store)?;
         }
         for _ in 0..BUSY_TRIES {
             match self.index.run(command.clone()).await {
@@ -153,20 +158,25 @@ impl Blossom {
                     }
                     return Ok(Input::Answered(outcome));
                 }
-                Err(StoreError::Full(_)) => return Err(Failure::Full),
-                Err(error) => return Err(Failure::Store(error.to_string())),
+                Err(StoreError::Full(_)) => return Err(StepError::Full),
+                Err(error) => return Err(StepError::Store(error.to_string())),
             }
         }
         Ok(Input::Answered(Outcome::Busy))
     }
 
     /// One of the uploads whose bytes are taken at a time, until it is dropped.
-    async fn slot(&self, receive: &Receive, seen: &Seen) -> Option<Permit<'_>> {
+    async fn slot(&self, receive: &Receive, seen: &RequestOrigin) -> Option<Permit<'_>> {
         let _waiting = self.counters.wait();
         self.uploads.acquire(Holder::of(&receive.uploader, seen.client)).await
     }
 
-    async fn receive(&self, body: &mut Upload, receive: Receive, seen: &Seen) -> Result<Received, Failure> {
+    async fn receive(
+        &self,
+        body: &mut Upload,
+        receive: Receive,
+        seen: &RequestOrigin,
+    ) -> Result<Received, StepError> {
         // Further uploads wait here, before anything of their bodies is read.
         let _upload = self.slot(&receive, seen).await;
         self.bodies.check_room(new_bytes(&receive, receive.length.unwrap_or_default()))?;
@@ -175,8 +185,8 @@ impl Blossom {
         while let Some(frame) = body.frame().await {
             let failed = match frame {
                 Ok(frame) => match frame.data_ref() {
-                    Some(bytes) if pace.is_too_slow(Instant::now(), bytes.len()) => Err(Failure::Stalled),
-                    Some(_) if writing.size() > receive.bytes_max => Err(Failure::TooLong),
+                    Some(bytes) if pace.is_too_slow(Instant::now(), bytes.len()) => Err(StepError::Stalled),
+                    Some(_) if writing.size() > receive.bytes_max => Err(StepError::TooLong),
                     Some(bytes) => {
                         self.counters.received(bytes.len());
                         writing.write(bytes).await
@@ -192,15 +202,15 @@ impl Blossom {
         }
         let size = writing.size();
         let failure = match receive.length {
-            _ if size > receive.bytes_max => Failure::TooLong,
-            Some(length) if size != length => Failure::Incomplete,
+            _ if size > receive.bytes_max => StepError::TooLong,
+            Some(length) if size != length => StepError::Incomplete,
             _ => return writing.finish(receive.sha256).await,
         };
         writing.abort().await;
         Err(failure)
     }
 
-    async fn put(&self, bytes: &[u8], receive: &Receive) -> Result<Received, Failure> {
+    async fn put(&self, bytes: &[u8], receive: &Receive) -> Result<Received, StepError> {
         let mut writing = self.bodies.begin(receive);
         if let Err(failure) = writing.write(bytes).await {
             writing.abort().await;
@@ -209,7 +219,12 @@ impl Blossom {
         writing.finish(receive.sha256).await
     }
 
-    async fn join(&self, parts: &[Part], receive: &Receive, seen: &Seen) -> Result<Received, Failure> {
+    async fn join(
+        &self,
+        parts: &[Part],
+        receive: &Receive,
+        seen: &RequestOrigin,
+    ) -> Result<Received, StepError> {
         let _upload = self.slot(receive, seen).await;
         self.bodies.check_room(new_bytes(receive, parts.iter().map(|part| part.take).sum()))?;
         let mut writing = self.bodies.begin(receive);
@@ -225,12 +240,12 @@ impl Blossom {
     /// Makes room for bytes that are fetched, in the quotas and on the disk.
     ///
     /// # Errors
-    /// [`Failure::Refused`], [`Failure::Full`], or that of the index.
-    pub(super) async fn reserve(&self, command: Option<Command>, bytes: u64) -> Result<(), Failure> {
+    /// [`StepError::Refused`], [`StepError::Full`], or that of the index.
+    pub(super) async fn reserve(&self, command: Option<Command>, bytes: u64) -> Result<(), StepError> {
         let Some(command) = command else { return Ok(()) };
         self.bodies.check_room(bytes)?;
         match self.ask(command).await? {
-            Input::Answered(Outcome::Refused(refusal)) => Err(Failure::Refused(refusal)),
+            Input::Answered(Outcome::Refused(refusal)) => Err(StepError::Refused(refusal)),
             _ => Ok(()),
         }
     }
@@ -241,12 +256,12 @@ impl Blossom {
         urls: &[String],
         receive: &Receive,
         mut reservation: Reservation,
-        seen: &Seen,
-    ) -> Result<Received, Failure> {
+        seen: &RequestOrigin,
+    ) -> Result<Received, StepError> {
         let fetch = self.fetches.acquire(Holder::of(&receive.uploader, seen.client)).await;
-        let Some(_fetch) = fetch else { return Err(Failure::Refused(Refusal::TooMany)) };
+        let Some(_fetch) = fetch else { return Err(StepError::Refused(Refusal::TooMany)) };
         self.bodies.check_room(0)?;
-        let mut last = Failure::Origin("no URL".to_owned());
+        let mut last = StepError::Origin("no URL".to_owned());
         for url in urls {
             let mut writing = self.bodies.begin(receive);
             let fetched = fetch::fetch(self, url, receive, &mut reservation, &mut writing).await;
@@ -257,10 +272,10 @@ impl Blossom {
                         return Ok(Received { mime, ..received });
                     }
                     // Another server may have the right bytes.
-                    Err(Failure::WrongHash) => last = Failure::WrongHash,
+                    Err(StepError::WrongHash) => last = StepError::WrongHash,
                     Err(failure) => return Err(failure),
                 },
-                Err(failure @ (Failure::Full | Failure::Refused(_))) => {
+                Err(failure @ (StepError::Full | StepError::Refused(_))) => {
                     writing.abort().await;
                     return Err(failure);
                 }
@@ -304,11 +319,11 @@ impl Blossom {
             Ok(Err(reading)) => Answered { response, reading: Some(reading) },
             // It has been deleted since the index was asked.
             Err(_) if matches!(self.index.run(Command::Get(blob.sha256)).await, Ok(Outcome::Missing)) => {
-                answered(Answer::error(404, "not found"))
+                answered(HttpResponse::error(404, "not found"))
             }
             Err(error) => {
                 tracing::error!(?error, sha256 = %blob.sha256, "a blob of the index cannot be read");
-                answered(Answer::error(500, "the blob cannot be read"))
+                answered(HttpResponse::error(500, "the blob cannot be read"))
             }
         }
     }
@@ -337,20 +352,20 @@ impl Pace {
     }
 }
 
-fn answered(answer: Answer) -> Answered {
-    let Answer { status, headers, body } = answer;
+fn answered(answer: HttpResponse) -> Answered {
+    let HttpResponse { status, headers, body } = answer;
     Answered { response: Response { status, headers, body: Body::Bytes(body) }, reading: None }
 }
 
-async fn copy(from: &Bodies, part: &Part, to: &mut super::store::Writing) -> Result<(), Failure> {
+async fn copy(from: &BlobStore, part: &Part, to: &mut super::store::Writing) -> Result<(), StepError> {
     let mut reading = from.read(&part.key, part.skip..part.skip + part.take).await?;
     while let Some(bytes) = reading.next().await {
-        to.write(&bytes.map_err(|error| Failure::Store(error.to_string()))?).await?;
+        to.write(&bytes.map_err(|error| StepError::Store(error.to_string()))?).await?;
     }
     Ok(())
 }
 
-async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, Failure> {
+async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, StepError> {
     let mut bytes = Vec::new();
     // What is in memory slowly keeps others from theirs.
     let mut pace = Pace::begin(Instant::now());
@@ -358,10 +373,10 @@ async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, Failure> {
         let frame = frame.map_err(|error| fault(&error))?;
         if let Some(piece) = frame.data_ref() {
             if pace.is_too_slow(Instant::now(), piece.len()) {
-                return Err(Failure::Stalled);
+                return Err(StepError::Stalled);
             }
             if (bytes.len() + piece.len()) as u64 > bytes_max {
-                return Err(Failure::TooLong);
+                return Err(StepError::TooLong);
             }
             bytes.extend_from_slice(piece);
         }
@@ -375,13 +390,13 @@ fn new_bytes(receive: &Receive, bytes: u64) -> u64 {
 }
 
 /// Why a body ended.
-fn fault(error: &response::Error) -> Failure {
+fn fault(error: &response::Error) -> StepError {
     if error.is::<TimeoutError>() {
-        Failure::Stalled
+        StepError::Stalled
     } else if error.is::<LengthLimitError>() {
-        Failure::TooLong
+        StepError::TooLong
     } else {
-        Failure::Incomplete
+        StepError::Incomplete
     }
 }
 

@@ -1,7 +1,7 @@
 //! Fetches blobs from other servers, by the client of the agents and its rules of addresses.
 
-use relay_agent::executor::{HttpEvent, HttpFault, HttpLimits, HttpRequest};
-use relay_blossom::exchange::{Failure, Receive, Reservation};
+use relay_agent::executor::{HttpError, HttpEvent, HttpLimits, HttpRequest};
+use relay_blossom::exchange::{Receive, Reservation, StepError};
 
 use super::Blossom;
 use super::store::Writing;
@@ -19,7 +19,7 @@ pub(super) async fn fetch(
     receive: &Receive,
     reservation: &mut Reservation,
     writing: &mut Writing,
-) -> Result<Option<String>, Failure> {
+) -> Result<Option<String>, StepError> {
     let request = HttpRequest {
         method: "GET",
         url: url.to_owned(),
@@ -40,7 +40,7 @@ pub(super) async fn fetch(
         match event {
             HttpEvent::Head(status, headers) => {
                 if status != 200 {
-                    return Err(Failure::Origin(format!("it answers with status {status}")));
+                    return Err(StepError::Origin(format!("it answers with status {status}")));
                 }
                 let header =
                     |name: &str| headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
@@ -55,17 +55,17 @@ pub(super) async fn fetch(
                 blossom.reserve(reservation.come(writing.size()), 0).await?;
             }
             HttpEvent::End if announced.is_some_and(|length: u64| length != writing.size()) => {
-                return Err(Failure::Origin("its answer ended early".to_owned()));
+                return Err(StepError::Origin("its answer ended early".to_owned()));
             }
             HttpEvent::End => return Ok(mime),
-            HttpEvent::Failed(HttpFault::Forbidden(why)) => return Err(Failure::Forbidden(why)),
-            HttpEvent::Failed(HttpFault::TooLarge) => return Err(Failure::TooLong),
-            HttpEvent::Failed(HttpFault::Timeout) => {
-                return Err(Failure::Origin("it takes too long".to_owned()));
+            HttpEvent::Failed(HttpError::Forbidden(why)) => return Err(StepError::Forbidden(why)),
+            HttpEvent::Failed(HttpError::TooLarge) => return Err(StepError::TooLong),
+            HttpEvent::Failed(HttpError::Timeout) => {
+                return Err(StepError::Origin("it takes too long".to_owned()));
             }
-            HttpEvent::Failed(HttpFault::Connection(why)) => return Err(Failure::Origin(why)),
-            HttpEvent::Failed(HttpFault::Unsupported) => return Err(Failure::Unsupported),
+            HttpEvent::Failed(HttpError::Connection(why)) => return Err(StepError::Origin(why)),
+            HttpEvent::Failed(HttpError::Unsupported) => return Err(StepError::Unsupported),
         }
     }
-    Err(Failure::Origin("the connection ended".to_owned()))
+    Err(StepError::Origin("the connection ended".to_owned()))
 }

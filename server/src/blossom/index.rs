@@ -21,7 +21,7 @@ const RESERVE_BYTES: u64 = 1 << 20;
 
 /// A handle to the index.
 #[derive(Clone)]
-pub(super) struct Indexed(Arc<Connections>);
+pub(super) struct IndexHandle(Arc<Connections>);
 
 struct Connections {
     writer: Sender<Job>,
@@ -109,7 +109,7 @@ impl Writer {
             Command::Begin(Wanted { sha256: Some(sha256), .. })
             | Command::BeginPull(Wanted { sha256: Some(sha256), .. }, _)
             | Command::BeginPart(Wanted { sha256: Some(sha256), .. }, _)
-            | Command::Learn { sha256, .. } => {
+            | Command::SetHash { sha256, .. } => {
                 self.index.run(now, Command::Get(*sha256))? != Outcome::Missing
             }
             Command::Begin(_) | Command::BeginPull(..) | Command::BeginPart(..) => false,
@@ -120,7 +120,7 @@ impl Writer {
 
 /// Whether a command leads to more room.
 fn frees(command: &Command) -> bool {
-    let stores = matches!(command, Command::Learn { .. } | Command::Finish(_));
+    let stores = matches!(command, Command::SetHash { .. } | Command::Finish(_));
     (command.may_remove() && !stores)
         || matches!(
             command,
@@ -132,7 +132,7 @@ fn frees(command: &Command) -> bool {
         )
 }
 
-impl Indexed {
+impl IndexHandle {
     /// Opens a file, or makes it. `is_swept`: bytes that it does not know are removed at every start.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl Indexed {
         let reader = Mutex::new(Index::open(Sqlite::open_shared(path)?)?);
         let writer = start("relay-blobs", move |now, command| writer.run(now, command))?;
         let lists = start("relay-blob-lists", move |now, command| lists.run(now, command))?;
-        Ok(Indexed(Arc::new(Connections { writer, lists, reader })))
+        Ok(IndexHandle(Arc::new(Connections { writer, lists, reader })))
     }
 
     /// Carries out a command.
@@ -216,8 +216,8 @@ mod tests {
         assert!(matches!(waited(&mut writer, Command::Finish(commit)), (true, Outcome::Stored(_))));
         let (is_waiting, upload) = begun(&mut writer, None);
         assert!(!is_waiting);
-        let learn = |sha256| Command::Learn { upload, sha256, size: 3 };
-        assert!(matches!(waited(&mut writer, learn(other)), (false, Outcome::Begun { .. })));
+        let set_hash = |sha256| Command::SetHash { upload, sha256, size: 3 };
+        assert!(matches!(waited(&mut writer, set_hash(other)), (false, Outcome::Begun { .. })));
         assert_eq!(waited(&mut writer, Command::Abort { upload }), (false, Outcome::Done));
         // The uploader is told that the blob is theirs.
         assert!(matches!(

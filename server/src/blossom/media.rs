@@ -1,7 +1,7 @@
 //! Pictures on their way through `/media`: how many bytes of them are in memory, and how many are processed, at a time.
 
 use hyper::body::Bytes;
-use relay_blossom::exchange::{Failure, Processed};
+use relay_blossom::exchange::{Processed, StepError};
 use relay_blossom::media;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -33,12 +33,12 @@ impl Media {
     }
 
     /// Processes a picture on a thread that serves nobody else.
-    pub(super) async fn process(&self, bytes: Bytes, mime: String) -> Result<Processed, Failure> {
+    pub(super) async fn process(&self, bytes: Bytes, mime: String) -> Result<Processed, StepError> {
         let _turn = self.turns.acquire().await;
         let processed = tokio::task::spawn_blocking(move || media::process(&bytes, &mime)).await;
         processed.unwrap_or_else(|error| {
             tracing::error!(%error, "a picture could not be processed");
-            Err(Failure::Unprocessable("the picture cannot be decoded".to_owned()))
+            Err(StepError::Unprocessable("the picture cannot be decoded".to_owned()))
         })
     }
 }

@@ -7,22 +7,22 @@
 //! store       bytes, in a folder or a bucket; index: which blobs there are
 //! permits     who may move bytes now
 //! own         blobs that this process stores and reads: of agents
-//! counters    for /metrics; announce: what the start-up lines say
-//! tidy        what an earlier process has left; keeper: removals, sweeps, the relay's events
+//! counters    for /metrics; startup_log: what the start-up lines say
+//! startup_cleanup: what an earlier process has left; background: removals, sweeps, the relay's events
 //! ```
 
-mod announce;
+mod background;
 mod bucket;
 mod counters;
 mod exchange;
 mod fetch;
 mod index;
-mod keeper;
+mod internal_upload;
 mod media;
-mod own;
 mod permits;
+mod startup_cleanup;
+mod startup_log;
 mod store;
-mod tidy;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,15 +34,15 @@ use relay_blossom::exchange::{Context, Keys};
 use relay_blossom::{Command, Outcome, Sha256};
 use relay_engine::types::{ClientAddress, PubKey};
 use relay_engine::verify::Verifier;
-use relay_site::nip98::{Origin, UsedEvents};
+use relay_site::nip98::{ServerUrl, UsedEvents};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use self::counters::Counters;
-use self::index::Indexed;
+use self::index::IndexHandle;
 use self::media::Media;
 use self::permits::Permits;
-use self::store::Bodies;
+use self::store::BlobStore;
 use crate::agents::http::Client;
 use crate::agents::owner;
 use crate::config::Settings;
@@ -67,8 +67,8 @@ pub(crate) struct Blossom {
     settings: Settings,
     verifier: Arc<dyn Verifier>,
     relay: RelayHandle,
-    bodies: Bodies,
-    index: Indexed,
+    bodies: BlobStore,
+    index: IndexHandle,
     client: Client,
     /// Bodies that are taken at a time.
     uploads: Permits,
@@ -81,13 +81,13 @@ pub(crate) struct Blossom {
     /// Something may be removed.
     wake: Notify,
     owner: Mutex<Option<(Instant, PubKey)>>,
-    /// Events that have signed requests of operators.
+    /// Events that have signed requests of administrators.
     used: Mutex<UsedEvents>,
 }
 
 /// Where a request came from.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct RequestOrigin {
     /// Where its client reaches this server, without a slash at the end.
     pub(crate) base_url: String,
     /// Whether it came from this machine, as far as can be told.
@@ -98,11 +98,11 @@ pub(crate) struct Seen {
     pub(crate) client: Option<ClientAddress>,
 }
 
-impl Seen {
-    fn origin(&self) -> Origin<'_> {
+impl RequestOrigin {
+    fn origin(&self) -> ServerUrl<'_> {
         match &self.url {
-            Ok(url) => Origin::Url(url),
-            Err(host) => Origin::Host(host),
+            Ok(url) => ServerUrl::Url(url),
+            Err(host) => ServerUrl::Host(host),
         }
     }
 }
@@ -119,8 +119,8 @@ impl Blossom {
     ) -> Result<Self, String> {
         let words = |error: std::io::Error| error.to_string();
         let bodies = match &settings.blobs.bucket {
-            Some(name) => Bodies::bucket(bucket::open(name, &settings.blobs)?),
-            None => Bodies::folder(&settings.data.join("blobs")).map_err(words)?,
+            Some(name) => BlobStore::bucket(bucket::open(name, &settings.blobs)?),
+            None => BlobStore::folder(&settings.data.join("blobs")).map_err(words)?,
         };
         let file = settings.data.join("blossom.sqlite");
         if settings.blobs.bucket.is_none() && !file.exists() && bodies.has_any().map_err(words)? {
@@ -130,7 +130,8 @@ impl Blossom {
                 file.display()
             ));
         }
-        let index = Indexed::open(&file, bodies.own_folder().is_some()).map_err(|error| error.to_string())?;
+        let index =
+            IndexHandle::open(&file, bodies.own_folder().is_some()).map_err(|error| error.to_string())?;
         Ok(Blossom {
             settings: settings.clone(),
             verifier,
@@ -161,17 +162,18 @@ impl Blossom {
         }
         // Nothing is being written yet.
         if let Some(folder) = self.bodies.own_folder() {
-            tidy::unfinished_files(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            startup_cleanup::unfinished_files(folder)
+                .map_err(|error| format!("{}: {error}", folder.display()))?;
         }
-        on.block_on(tidy::unknown_keys(&self.index, &self.bodies))?;
-        on.spawn(keeper::keep(Arc::clone(self)));
-        on.spawn(keeper::follow(Arc::clone(self)));
+        on.block_on(startup_cleanup::unknown_keys(&self.index, &self.bodies))?;
+        on.spawn(background::run(Arc::clone(self)));
+        on.spawn(background::follow(Arc::clone(self)));
         Ok(())
     }
 
     /// Says where blobs are and who may upload.
-    pub(crate) fn announce(&self) {
-        announce::announce(&self.settings, self.admins().len());
+    pub(crate) fn log_settings(&self) {
+        startup_log::log_settings(&self.settings, self.admins().len());
     }
 
     /// What is counted.
@@ -200,7 +202,7 @@ impl Blossom {
         std::mem::take(&mut *touched).into_iter().collect()
     }
 
-    fn context<'a>(&'a self, seen: &'a Seen, admins: &'a [PubKey]) -> Context<'a> {
+    fn context<'a>(&'a self, seen: &'a RequestOrigin, admins: &'a [PubKey]) -> Context<'a> {
         let policy = &self.settings.policy;
         Context {
             settings: &self.settings.blossom,

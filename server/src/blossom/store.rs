@@ -17,7 +17,7 @@ use object_store::{
     GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload,
 };
 use relay_blossom::Sha256;
-use relay_blossom::exchange::{Failure, Receive, Received};
+use relay_blossom::exchange::{Receive, Received, StepError};
 use sha2::Digest as _;
 
 /// Bytes that are written to a file at a time.
@@ -29,14 +29,14 @@ pub(super) const READ_PIECE: u64 = 256 << 10;
 /// What is left free of a disk: a twentieth of it, and at most a gigabyte.
 const FLOOR_SHARE: u64 = 20;
 const FLOOR_BYTES_MAX: u64 = 1 << 30;
-/// First bytes that are kept to tell the type from.
+/// First bytes that are kept to sniff the type.
 const FIRST_BYTES: usize = 4_096;
 /// Bytes that are hashed sooner than they are handed to another thread.
 const HASHED_HERE: usize = 16 << 10;
 
 /// A store of bytes.
 #[derive(Clone)]
-pub(super) struct Bodies {
+pub(super) struct BlobStore {
     store: Arc<dyn ObjectStore>,
     piece: usize,
     /// Parts that are sent at a time.
@@ -45,7 +45,7 @@ pub(super) struct Bodies {
     folder: Option<Arc<FilePath>>,
 }
 
-impl Bodies {
+impl BlobStore {
     /// A folder, which is made if it is not there.
     ///
     /// # Errors
@@ -53,12 +53,17 @@ impl Bodies {
     pub(super) fn folder(folder: &FilePath) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let store = LocalFileSystem::new_with_prefix(folder).map_err(io::Error::other)?.with_fsync(true);
-        Ok(Bodies { store: Arc::new(store), piece: FILE_PIECE, concurrency: 1, folder: Some(folder.into()) })
+        Ok(BlobStore {
+            store: Arc::new(store),
+            piece: FILE_PIECE,
+            concurrency: 1,
+            folder: Some(folder.into()),
+        })
     }
 
     /// A bucket.
     pub(super) fn bucket(store: Arc<dyn ObjectStore>) -> Self {
-        Bodies { store, piece: BUCKET_PIECE, concurrency: 2, folder: None }
+        BlobStore { store, piece: BUCKET_PIECE, concurrency: 2, folder: None }
     }
 
     /// How many uploads may be taken at a time, by the memory and the open files that each needs.
@@ -90,13 +95,13 @@ impl Bodies {
     /// Whether so many more bytes leave some of the disk free: events and deletions need it too.
     ///
     /// # Errors
-    /// [`Failure::Full`].
-    pub(super) fn check_room(&self, bytes: u64) -> Result<(), Failure> {
+    /// [`StepError::Full`].
+    pub(super) fn check_room(&self, bytes: u64) -> Result<(), StepError> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let Ok(disk) = rustix::fs::statvfs(&**folder) else { return Ok(()) };
         let floor = (disk.f_blocks.saturating_mul(disk.f_frsize) / FLOOR_SHARE).min(FLOOR_BYTES_MAX);
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free < floor.saturating_add(bytes) { Err(Failure::Full) } else { Ok(()) }
+        if free < floor.saturating_add(bytes) { Err(StepError::Full) } else { Ok(()) }
     }
 
     /// Begins to store bytes, or only to hash them. Nothing is sent before there is a piece of them.
@@ -119,14 +124,14 @@ impl Bodies {
     ///
     /// # Errors
     /// If they are not there, or the store fails.
-    pub(super) async fn read(&self, key: &str, range: Range<u64>) -> Result<Reading, Failure> {
+    pub(super) async fn read(&self, key: &str, range: Range<u64>) -> Result<Reading, StepError> {
         if range.is_empty() {
             return Ok(Reading::Done);
         }
         let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
         let found = self.store.get_opts(&path(key), options).await.map_err(failure)?;
         if found.range != range {
-            return Err(Failure::Store(format!("{key} is shorter than the index says")));
+            return Err(StepError::Store(format!("{key} is shorter than the index says")));
         }
         Ok(match found.payload {
             GetResultPayload::File(file, _) => Reading::File(Arc::new(file), range),
@@ -137,13 +142,13 @@ impl Bodies {
     /// The bytes of a key, or a range of them, in memory.
     ///
     /// # Errors
-    /// As [`Bodies::read`].
-    pub(super) async fn read_whole(&self, key: &str, range: Range<u64>) -> Result<Bytes, Failure> {
+    /// As [`BlobStore::read`].
+    pub(super) async fn read_whole(&self, key: &str, range: Range<u64>) -> Result<Bytes, StepError> {
         let Some(folder) = &self.folder else {
             let bytes = self.store.get_range(&path(key), range.clone()).await.map_err(failure)?;
             return match bytes.len() as u64 == range.end - range.start {
                 true => Ok(bytes),
-                false => Err(Failure::Store(format!("{key} is shorter than the index says"))),
+                false => Err(StepError::Store(format!("{key} is shorter than the index says"))),
             };
         };
         // Opened and read by one task, where the store would take two.
@@ -153,14 +158,14 @@ impl Bodies {
             File::open(file)?.read_exact_at(&mut bytes, range.start).map(|()| Bytes::from(bytes))
         });
         let read = read.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        read.map_err(|error| Failure::Store(error.to_string()))
+        read.map_err(|error| StepError::Store(error.to_string()))
     }
 
     /// Gives bytes another key.
     ///
     /// # Errors
     /// If the store fails.
-    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Failure> {
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), StepError> {
         self.store.rename(&path(from), &path(to)).await.map_err(failure)
     }
 
@@ -168,7 +173,7 @@ impl Bodies {
     ///
     /// # Errors
     /// If the store fails.
-    pub(super) async fn remove(&self, key: &str) -> Result<(), Failure> {
+    pub(super) async fn remove(&self, key: &str) -> Result<(), StepError> {
         let path = path(key);
         match self.store.delete(&path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
@@ -185,11 +190,11 @@ impl Bodies {
             }
         });
         let synced = synced.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        synced.map_err(|error| Failure::Store(error.to_string()))
+        synced.map_err(|error| StepError::Store(error.to_string()))
     }
 
     /// The keys of all bytes below a prefix.
-    pub(super) fn keys(&self, prefix: &str) -> BoxStream<'static, Result<String, Failure>> {
+    pub(super) fn keys(&self, prefix: &str) -> BoxStream<'static, Result<String, StepError>> {
         let prefix = (!prefix.is_empty()).then(|| Path::from(prefix));
         let found = self.store.list(prefix.as_ref());
         found.map(|object| object.map(|object| key(&object.location)).map_err(failure)).boxed()
@@ -213,24 +218,24 @@ fn key(path: &Path) -> String {
     }
 }
 
-fn failure(error: object_store::Error) -> Failure {
+fn failure(error: object_store::Error) -> StepError {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = next {
         let is_full = cause.downcast_ref::<io::Error>().is_some_and(|error| {
             matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         });
         if is_full {
-            return Failure::Full;
+            return StepError::Full;
         }
         next = cause.source();
     }
-    Failure::Store(error.to_string())
+    StepError::Store(error.to_string())
 }
 
 /// Bytes on their way into the store. Dropped, it leaves nothing in a folder; in a bucket, what a process that was killed has
 /// left is removed by the bucket's life-cycle rule for incomplete uploads.
 pub(super) struct Writing {
-    bodies: Bodies,
+    bodies: BlobStore,
     path: Path,
     /// Nothing is stored.
     only_hash: bool,
@@ -254,15 +259,15 @@ enum Hash {
 
 impl Hash {
     /// When all pieces are hashed.
-    async fn take(&mut self) -> Result<sha2::Sha256, Failure> {
+    async fn take(&mut self) -> Result<sha2::Sha256, StepError> {
         match std::mem::replace(self, Hash::Here(sha2::Sha256::new())) {
             Hash::Here(hash) => Ok(hash),
-            Hash::Away(task) => task.await.map_err(|error| Failure::Store(error.to_string())),
+            Hash::Away(task) => task.await.map_err(|error| StepError::Store(error.to_string())),
         }
     }
 
     /// Goes on with these bytes: elsewhere, unless they are few.
-    async fn update(&mut self, bytes: Bytes) -> Result<(), Failure> {
+    async fn update(&mut self, bytes: Bytes) -> Result<(), StepError> {
         let mut hash = self.take().await?;
         let is_short = bytes.len() <= HASHED_HERE;
         let work = move || {
@@ -287,7 +292,7 @@ impl Writing {
     ///
     /// # Errors
     /// If the store fails.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), StepError> {
         self.size += bytes.len() as u64;
         if self.first.len() < FIRST_BYTES {
             let room = FIRST_BYTES - self.first.len();
@@ -306,7 +311,7 @@ impl Writing {
     }
 
     /// Sends what there is as a part, while it is hashed.
-    async fn send(&mut self) -> Result<(), Failure> {
+    async fn send(&mut self) -> Result<(), StepError> {
         let full = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(self.bodies.piece)));
         self.hash.update(full.clone()).await?;
         if self.only_hash {
@@ -315,7 +320,7 @@ impl Writing {
         self.send_part(PutPayload::from(full)).await
     }
 
-    async fn send_part(&mut self, part: PutPayload) -> Result<(), Failure> {
+    async fn send_part(&mut self, part: PutPayload) -> Result<(), StepError> {
         while self.sending.len() >= self.bodies.concurrency {
             joined(self.sending.remove(0).await)?;
         }
@@ -330,8 +335,8 @@ impl Writing {
     /// All bytes have come. They become visible if they have this hash, durably.
     ///
     /// # Errors
-    /// [`Failure::WrongHash`], or if the store fails. Then nothing is stored.
-    pub(super) async fn finish(mut self, sha256: Option<Sha256>) -> Result<Received, Failure> {
+    /// [`StepError::WrongHash`], or if the store fails. Then nothing is stored.
+    pub(super) async fn finish(mut self, sha256: Option<Sha256>) -> Result<Received, StepError> {
         let found = match self.hash_all().await {
             Ok(found) => found,
             Err(error) => {
@@ -341,7 +346,7 @@ impl Writing {
         };
         if sha256.is_some_and(|wanted| wanted != found) {
             self.abort().await;
-            return Err(Failure::WrongHash);
+            return Err(StepError::WrongHash);
         }
         let done = if self.only_hash { Ok(()) } else { self.complete().await };
         match done {
@@ -360,13 +365,13 @@ impl Writing {
     }
 
     /// The hash of all bytes, the last of which are still to be sent.
-    async fn hash_all(&mut self) -> Result<Sha256, Failure> {
+    async fn hash_all(&mut self) -> Result<Sha256, StepError> {
         self.last = Bytes::from(std::mem::take(&mut self.buffer));
         self.hash.update(self.last.clone()).await?;
         Ok(Sha256(self.hash.take().await?.finalize().into()))
     }
 
-    async fn complete(&mut self) -> Result<(), Failure> {
+    async fn complete(&mut self) -> Result<(), StepError> {
         let last = PutPayload::from(std::mem::take(&mut self.last));
         if self.upload.is_none() {
             return self.bodies.store.put(&self.path, last).await.map(drop).map_err(failure);
@@ -396,10 +401,10 @@ impl Writing {
     }
 }
 
-fn joined(sent: Result<object_store::Result<()>, tokio::task::JoinError>) -> Result<(), Failure> {
+fn joined(sent: Result<object_store::Result<()>, tokio::task::JoinError>) -> Result<(), StepError> {
     match sent {
         Ok(sent) => sent.map_err(failure),
-        Err(error) => Err(Failure::Store(error.to_string())),
+        Err(error) => Err(StepError::Store(error.to_string())),
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(base: Base, keys: Keys) -> Result<Self, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::Storage(format!("cannot set up TLS: {error}"));
+        let failed = |error: &dyn std::fmt::Display| Failure::External(format!("cannot set up TLS: {error}"));
         let tls = tls::config(tls::roots()).map_err(|error| failed(&error))?;
         let mut http = reqwest::Client::builder();
         if base.is_local() {
@@ -96,8 +96,9 @@ impl Client {
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Failure::Storage(format!("{} does not answer with JSON: {error}", self.base.at)))
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::External(format!("{} does not answer with JSON: {error}", self.base.at))
+        })
     }
 
     /// Passes on the lines of a response as they come. Ends with it, or when `line` fails.
@@ -152,7 +153,7 @@ impl Client {
         };
         match status.is_client_error() {
             true => Err(refused(&format!("refused ({}): {words}", status.as_u16()))),
-            false => Err(Failure::Storage(format!("the relay failed ({}): {words}", status.as_u16()))),
+            false => Err(Failure::External(format!("the relay failed ({}): {words}", status.as_u16()))),
         }
     }
 
@@ -184,7 +185,7 @@ impl Client {
             next = error.source();
         }
         let why = words.pop().unwrap_or_else(|| error.to_string());
-        Failure::Storage(format!("no answer from {}: {why}", self.base.at))
+        Failure::External(format!("no answer from {}: {why}", self.base.at))
     }
 }
 

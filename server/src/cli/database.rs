@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use relay_engine::store::{Backend, Everyone, Hit, Reader, Scan, ScanLimits, ScanStep, Take};
+use relay_engine::store::{Backend, Hit, Reader, Scan, ScanLimits, ScanStep, Take, Unrestricted};
 use relay_engine::types::{Filter, Timestamp};
 use relay_engine::wire;
 
@@ -49,7 +49,7 @@ fn ensure_exists(settings: &Settings) -> Result<(), Failure> {
     if settings.data.join("data.mdb").is_file() {
         return Ok(());
     }
-    Err(Failure::Storage(format!("there is no database in {}", settings.data.display())))
+    Err(Failure::External(format!("there is no database in {}", settings.data.display())))
 }
 
 /// Parses filters given as NIP-01 JSON, one object each.
@@ -97,7 +97,7 @@ impl OfflineScan {
         let reader = store.reader()?;
         let mut rows = STEP_ROWS;
         let now = if self.include_expired { 0 } else { unix_now() };
-        let step = self.scan.step(&reader, now, &mut rows, &Everyone, take)?;
+        let step = self.scan.step(&reader, now, &mut rows, &Unrestricted, take)?;
         Ok(matches!(step, ScanStep::More))
     }
 }
@@ -112,7 +112,7 @@ pub fn output(file: Option<&Path>) -> Result<Box<dyn Write>, Failure> {
     Ok(match file {
         Some(path) if path != Path::new("-") => {
             let file = File::create(path)
-                .map_err(|error| Failure::Storage(format!("cannot write {}: {error}", path.display())))?;
+                .map_err(|error| Failure::External(format!("cannot write {}: {error}", path.display())))?;
             Box::new(BufWriter::with_capacity(1 << 16, file))
         }
         _ => Box::new(BufWriter::with_capacity(1 << 16, io::stdout().lock())),
@@ -161,7 +161,7 @@ impl Lines {
     fn note(&mut self, written: io::Result<()>) -> Result<(), Failure> {
         written.map_err(|error| {
             self.error = Some(error.kind());
-            Failure::Storage(format!("cannot write the output: {error}"))
+            Failure::External(format!("cannot write the output: {error}"))
         })
     }
 }

@@ -23,8 +23,8 @@ pub enum Failure {
     Refused,
     /// Wrong usage, with a message.
     Usage(String),
-    /// Storage, a file or a socket failed, with a message.
-    Storage(String),
+    /// Storage, a file or the network failed, with a message.
+    External(String),
     /// A signal ended the command; how far it came has been printed.
     Interrupted,
 }
@@ -35,7 +35,7 @@ impl Failure {
         match self {
             Failure::Refused => ExitCode::from(1),
             Failure::Usage(_) => ExitCode::from(2),
-            Failure::Storage(_) => ExitCode::from(3),
+            Failure::External(_) => ExitCode::from(3),
             Failure::Interrupted => ExitCode::from(130),
         }
     }
@@ -46,25 +46,25 @@ impl fmt::Display for Failure {
         match self {
             Failure::Refused => f.write_str("some of the input was refused"),
             Failure::Interrupted => f.write_str("ended by a signal"),
-            Failure::Usage(message) | Failure::Storage(message) => f.write_str(message),
+            Failure::Usage(message) | Failure::External(message) => f.write_str(message),
         }
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Failure::Storage(error.to_string())
+        Failure::External(error.to_string())
     }
 }
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
-        Failure::Storage(error.to_string())
+        Failure::External(error.to_string())
     }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Failure::Storage(error.to_string())
+        Failure::External(error.to_string())
     }
 }

@@ -91,12 +91,12 @@ pub fn run(args: &ImportArgs, settings: &Settings) -> Result<(), Failure> {
         );
     drop(sender);
     let committed =
-        committing.join().map_err(|_| Failure::Storage("the committing thread panicked".into()))?;
+        committing.join().map_err(|_| Failure::External("the committing thread panicked".into()))?;
     progress.finish();
     // If the committing thread failed, reading has stopped too; its error is the cause and is returned first.
     let mut counts = committed?;
     // What was deleted is removed now, not only when the relay next serves. Each step is small, so a signal is soon obeyed.
-    while !interrupt.has_come() && store::remove_hidden(&store)?.more {}
+    while !interrupt.has_come() && store::remove_pending(&store)?.more {}
     let Read { refused, ephemeral, vanish_elsewhere, last_line } = read?;
     counts.refused += refused;
     counts.ephemeral += ephemeral;

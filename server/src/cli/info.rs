@@ -39,7 +39,7 @@ pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
         json!({
             "data": settings.data.display().to_string(),
             "events": stats.events,
-            "hidden": stats.hidden,
+            "pending_removal": stats.pending_removal,
             "events_ever": last_seq.0,
             "newest_created_at": newest,
             "bytes": stats.bytes,
@@ -51,8 +51,8 @@ pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
         let mut text = Vec::new();
         writeln!(text, "folder              {}", settings.data.display())?;
         writeln!(text, "events              {}", stats.events)?;
-        if stats.hidden > 0 {
-            writeln!(text, "hidden (to remove)  {}", stats.hidden)?;
+        if stats.pending_removal > 0 {
+            writeln!(text, "pending removal     {}", stats.pending_removal)?;
         }
         writeln!(text, "events ever stored  {}", last_seq.0)?;
         if let Some(newest) = newest {

@@ -70,7 +70,7 @@ impl JsonLines {
 fn input(file: Option<&Path>) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure> {
     match file {
         Some(path) if path != Path::new("-") => {
-            let cannot = |error| Failure::Storage(format!("cannot read {}: {error}", path.display()));
+            let cannot = |error| Failure::External(format!("cannot read {}: {error}", path.display()));
             let file = File::open(path).map_err(cannot)?;
             let bytes = file.metadata().ok().filter(|data| data.is_file()).map(|data| data.len());
             Ok((Box::new(BufReader::with_capacity(1 << 20, file)), bytes))

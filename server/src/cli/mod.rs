@@ -67,9 +67,9 @@ enum Command {
     Sync(With<sync::SyncArgs>),
     /// Print statistics of the database
     Info(With<info::InfoArgs>),
-    /// Deploy agents on a running relay and look after them
+    /// Deploy and manage agents on a running relay
     Agent(agent::AgentArgs),
-    /// Look after the blobs of a running relay
+    /// Manage the blobs of a running relay
     Blossom(blossom::BlossomArgs),
     /// Print the effective configuration as TOML
     Config(Serve),
@@ -78,7 +78,7 @@ enum Command {
 /// Options of every command.
 #[derive(Args, Debug, Default)]
 struct Common {
-    /// Configuration file [default: $RELAY_CONFIG, else relay.toml if it exists]
+    /// Configuration file [default: $RELAY_CONFIG_FILE, else relay.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of the database [default: relay-data]

@@ -15,7 +15,7 @@ use crate::agents::owner;
 /// Options of these commands.
 #[derive(Args, Debug)]
 pub(super) struct Remote {
-    /// Configuration file of a local relay [default: $RELAY_CONFIG, else relay.toml if it exists]
+    /// Configuration file of a local relay [default: $RELAY_CONFIG_FILE, else relay.toml if it exists]
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Folder of a local relay, for the owner's key in it [default: relay-data]
@@ -87,7 +87,7 @@ pub(super) fn read_key(source: &str) -> Result<Keys, Failure> {
         return parse_key("NOSTR_PRIVATE_KEY", &secret);
     }
     let secret = std::fs::read_to_string(source)
-        .map_err(|error| Failure::Storage(format!("cannot read {source}: {error}")))?;
+        .map_err(|error| Failure::External(format!("cannot read {source}: {error}")))?;
     parse_key(source, &secret)
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn serve_here(settings: Settings, embedded: Option<Embedded>) -> Resu
     };
     match ended {
         Ended::Stopped => Ok(()),
-        Ended::Failed(why) => Err(Failure::Storage(why)),
+        Ended::Failed(why) => Err(Failure::External(why)),
     }
 }
 

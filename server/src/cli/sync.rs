@@ -184,7 +184,7 @@ fn end(reports: &[(&RelayUrl, Report)], relays: usize) -> Result<(), Failure> {
     let failed = is(|result| matches!(result, Outcome::Failed(_)));
     match () {
         () if is(|result| *result == Outcome::Interrupted) > 0 => Err(Failure::Interrupted),
-        () if failed > 0 => Err(Failure::Storage(format!("{failed} of {relays} relays failed"))),
+        () if failed > 0 => Err(Failure::External(format!("{failed} of {relays} relays failed"))),
         () if reports.iter().any(|(_, Report { counts, .. })| Counts::has_refused(counts)) => {
             Err(Failure::Refused)
         }

@@ -16,7 +16,7 @@ pub(super) struct Keys(BTreeMap<String, Value>);
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ConfigSource {
     /// The configuration file.
     File(PathBuf),
     /// An environment variable.
@@ -32,19 +32,19 @@ pub enum Origin {
     },
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ConfigSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::File(path) => write!(f, "{}", path.display()),
-            Origin::Env(name) => f.write_str(name),
-            Origin::Flag(flag) => f.write_str(flag),
-            Origin::Memory { memory, part } => write!(f, "1/{part} of {memory}"),
+            ConfigSource::File(path) => write!(f, "{}", path.display()),
+            ConfigSource::Env(name) => f.write_str(name),
+            ConfigSource::Flag(flag) => f.write_str(flag),
+            ConfigSource::Memory { memory, part } => write!(f, "1/{part} of {memory}"),
         }
     }
 }
 
 /// Values by key, each with its origin.
-pub(super) type Layer = BTreeMap<String, (Value, Origin)>;
+pub(super) type Layer = BTreeMap<String, (Value, ConfigSource)>;
 
 impl Keys {
     pub(super) fn all() -> Self {
@@ -60,7 +60,7 @@ impl Keys {
         self.0.keys().map(String::as_str)
     }
 
-    fn check(&self, key: &str, origin: &Origin) -> Result<&Value, ConfigError> {
+    fn check(&self, key: &str, origin: &ConfigSource) -> Result<&Value, ConfigError> {
         self.0.get(key).ok_or_else(|| ConfigError::UnknownKey {
             key: key.to_owned(),
             origin: origin.clone(),
@@ -86,7 +86,7 @@ impl Keys {
 pub(super) fn file(keys: &Keys, path: &Path, text: &str) -> Result<Layer, ConfigError> {
     let wrong = |message: String| ConfigError::File { path: path.to_owned(), message };
     let table: Table = text.parse().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
-    let origin = Origin::File(path.to_owned());
+    let origin = ConfigSource::File(path.to_owned());
     let mut layer = Layer::new();
     flatten("", &table, &mut |key, value| {
         layer.insert(key, (value.clone(), origin.clone()));
@@ -103,7 +103,7 @@ pub(super) fn file(keys: &Keys, path: &Path, text: &str) -> Result<Layer, Config
 /// repository read.
 fn is_reserved(name: &str) -> bool {
     const PREFIXES: [&str; 4] = ["RELAY_TEST_", "RELAY_BENCH_", "RELAY_FUZZ_", "RELAY_SIM_"];
-    matches!(name, "RELAY_CONFIG" | "RELAY_SHARED" | "RELAY_BIN" | "RELAY_CASE" | "RELAY_GROUPS")
+    matches!(name, "RELAY_CONFIG_FILE" | "RELAY_SHARED" | "RELAY_BIN" | "RELAY_CASE" | "RELAY_GROUPS")
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -148,7 +148,7 @@ pub(super) fn env(
             continue;
         }
         let key = rest.to_ascii_lowercase().replace("__", ".");
-        let origin = Origin::Env(name);
+        let origin = ConfigSource::Env(name);
         let value = value(keys.check(&key, &origin)?, &key, &text, &origin)?;
         layer.insert(key, (value, origin));
     }
@@ -162,7 +162,7 @@ pub(super) fn flags(
 ) -> Result<Layer, ConfigError> {
     let mut layer = Layer::new();
     for (key, text, flag) in flags {
-        let origin = Origin::Flag(flag);
+        let origin = ConfigSource::Flag(flag);
         let value = value(keys.check(&key, &origin)?, &key, &text, &origin)?;
         layer.insert(key, (value, origin));
     }
@@ -171,7 +171,7 @@ pub(super) fn flags(
 
 /// Reads a value that was given as text: strings as they are, lists as TOML or separated by commas,
 /// everything else as TOML.
-fn value(example: &Value, key: &str, text: &str, origin: &Origin) -> Result<Value, ConfigError> {
+fn value(example: &Value, key: &str, text: &str, origin: &ConfigSource) -> Result<Value, ConfigError> {
     let parse = |text: &str| -> Option<Value> { format!("v = {text}").parse::<Table>().ok()?.remove("v") };
     let read = match example {
         Value::String(_) => Some(Value::String(text.to_owned())),

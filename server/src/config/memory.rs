@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::{Loaded, Origin};
+use super::{ConfigSource, Loaded};
 
 /// Memory that this process may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Loaded {
                 _ => &mut limits.shard_filter_bytes_max,
             };
             *limit = usize::try_from(bytes).unwrap_or(usize::MAX);
-            self.origins.insert(key.to_owned(), Origin::Memory { memory, part: part * shards });
+            self.origins.insert(key.to_owned(), ConfigSource::Memory { memory, part: part * shards });
         }
     }
 }
@@ -130,7 +130,7 @@ mod tests {
     fn bounds_that_are_not_set_follow_from_memory() {
         let settings = Settings { shards: 2, ..Settings::default() };
         let mut loaded = Loaded { settings, origins: BTreeMap::new() };
-        let origin = Origin::Env("RELAY_LIMITS__SHARD_FILTER_BYTES_MAX".into());
+        let origin = ConfigSource::Env("RELAY_LIMITS__SHARD_FILTER_BYTES_MAX".into());
         loaded.origins.insert("limits.shard_filter_bytes_max".into(), origin.clone());
         loaded.settings.limits.shard_filter_bytes_max = 7;
         loaded.derive(Memory { bytes: 4 << 30, is_limit: true });

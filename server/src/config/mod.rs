@@ -4,7 +4,7 @@
 //! |---|---|
 //! | flags | `--listen`, `--data`, `--url`, `--shards`, `--log-format`, and `--set KEY=VALUE` for any key |
 //! | environment | `RELAY_` and the key in capitals, sections separated by two underscores: `RELAY_LIMITS__LIMIT_MAX` |
-//! | file | TOML: `--config FILE`, else `RELAY_CONFIG`, else `relay.toml` in the working folder if it is there |
+//! | file | TOML: `--config FILE`, else `RELAY_CONFIG_FILE`, else `relay.toml` in the working folder if it is there |
 //! | memory | what a shard may hold of output and of filters, by the memory that there is ([`Memory`]) |
 //! | defaults | [`Settings::default`] |
 //!
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 pub use blobs::Blobs;
-pub use layers::Origin;
+pub use layers::ConfigSource;
 pub use memory::Memory;
 pub use relay_site::Info;
 pub use settings::{Log, LogFormat, MetricsAccess, Network, Settings, Store, StoreEngine};
@@ -50,7 +50,7 @@ pub struct Loaded {
     /// The values.
     pub settings: Settings,
     /// Origins by key, what follows from memory included; keys that are not in here have their default.
-    pub origins: BTreeMap<String, Origin>,
+    pub origins: BTreeMap<String, ConfigSource>,
 }
 
 /// Why there is no configuration.
@@ -75,7 +75,7 @@ pub enum ConfigError {
         /// The key.
         key: String,
         /// Who set it.
-        origin: Origin,
+        origin: ConfigSource,
         /// What it may have been meant to be.
         nearest: Option<String>,
     },
@@ -84,7 +84,7 @@ pub enum ConfigError {
         /// The key.
         key: String,
         /// Who set it.
-        origin: Origin,
+        origin: ConfigSource,
         /// What is wrong.
         message: String,
     },
@@ -123,7 +123,7 @@ impl Sources {
         let env: Vec<_> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let named = || std::env::var_os("RELAY_CONFIG").map(PathBuf::from);
+        let named = || std::env::var_os("RELAY_CONFIG_FILE").map(PathBuf::from);
         let found = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.is_file());
         Sources { file: file.or_else(named).or_else(found), env, flags }
     }
@@ -205,9 +205,9 @@ mod tests {
         assert_eq!(settings.shards, 4);
         assert_eq!((settings.limits.limit_max, settings.limits.pow_bits_min), (700, 6));
         assert_eq!(settings.limits.limit_default, 500);
-        assert_eq!(loaded.origins["listen"], Origin::Flag("--set listen".into()));
-        assert_eq!(loaded.origins["shards"], Origin::Env("RELAY_SHARDS".into()));
-        assert_eq!(loaded.origins["limits.limit_max"], Origin::File("r.toml".into()));
+        assert_eq!(loaded.origins["listen"], ConfigSource::Flag("--set listen".into()));
+        assert_eq!(loaded.origins["shards"], ConfigSource::Env("RELAY_SHARDS".into()));
+        assert_eq!(loaded.origins["limits.limit_max"], ConfigSource::File("r.toml".into()));
         assert!(!loaded.origins.contains_key("limits.limit_default"));
     }
 

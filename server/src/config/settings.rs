@@ -91,9 +91,9 @@ pub struct Network {
     pub handshake_seconds: u64,
     /// Seconds a graceful stop may take.
     pub shutdown_seconds: u64,
-    /// Bytes taken from one connection's output a turn; also the most the host buffers for a slow reader,
+    /// Bytes taken from one connection's output in an iteration of the event loop; also the most the host buffers for a slow reader,
     /// give or take one message.
-    pub turn_bytes_max: usize,
+    pub iteration_bytes_max: usize,
     /// Live events another shard may have waiting before sockets pause.
     pub inbox_events_max: usize,
     /// Addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed: a client is then the rightmost entry
@@ -134,7 +134,7 @@ impl Default for Network {
             write_stall_seconds: 120,
             handshake_seconds: 10,
             shutdown_seconds: 10,
-            turn_bytes_max: 256 << 10,
+            iteration_bytes_max: 256 << 10,
             inbox_events_max: 65_536,
             trusted_proxies: LOOPBACK.map(str::to_owned).into(),
             proxy_protocol: false,
@@ -382,7 +382,11 @@ impl Settings {
             "network.shutdown_seconds",
             "more than a year is surely a mistake",
         )?;
-        ensure(self.network.turn_bytes_max >= 4096, "network.turn_bytes_max", "must be at least 4096")?;
+        ensure(
+            self.network.iteration_bytes_max >= 4096,
+            "network.iteration_bytes_max",
+            "must be at least 4096",
+        )?;
         ensure(self.network.inbox_events_max > 0, "network.inbox_events_max", "must be at least 1")?;
         self.network.trusted().map_err(|message| ("network.trusted_proxies", message))?;
         self.network.exempt().map_err(|message| ("network.exempt_addresses", message))?;
@@ -400,21 +404,21 @@ impl Settings {
             "limits.limit_default",
             "is above limits.limit_max",
         )?;
-        ensure(limits.outbox_bytes_pause > 0, "limits.outbox_bytes_pause", "must be at least 1")?;
+        ensure(limits.outbox_pause_bytes > 0, "limits.outbox_pause_bytes", "must be at least 1")?;
         ensure(
-            limits.outbox_bytes_pause <= limits.outbox_bytes_max,
-            "limits.outbox_bytes_pause",
+            limits.outbox_pause_bytes <= limits.outbox_bytes_max,
+            "limits.outbox_pause_bytes",
             "is above limits.outbox_bytes_max",
         )?;
         for (key, value) in [
-            ("limits.scan_rows_max", limits.scan_rows_max),
+            ("limits.scan_cost_max", limits.scan_cost_max),
             ("limits.verify_batch_max", limits.verify_batch_max),
             ("limits.in_flight_events_max", limits.in_flight_events_max),
             ("limits.in_flight_bytes_max", limits.in_flight_bytes_max),
             ("limits.deferred_messages_max", limits.deferred_messages_max),
             ("limits.connections_max", limits.connections_max),
             ("limits.filters_max", limits.filters_max),
-            ("limits.address_jobs_max", limits.address_jobs_max),
+            ("limits.address_queries_max", limits.address_queries_max),
         ] {
             ensure(value > 0, key, "must be at least 1")?;
         }

@@ -13,13 +13,13 @@ pub enum OpenError {
     Io(PathBuf, io::Error),
     /// `data.mdb` in it is not LMDB's, or it is LMDB's but not a relay's.
     NotARelayDatabase(PathBuf),
-    /// The database has the layout of another version.
+    /// The database has another schema version.
     Schema {
         /// The folder.
         path: PathBuf,
-        /// The layout of the database.
+        /// The schema version of the database.
         found: u64,
-        /// The layout of this version.
+        /// The newest schema version that this version of the relay reads.
         known: u64,
     },
     /// The disk lacks space for the least that an open database needs.
@@ -77,7 +77,7 @@ impl std::fmt::Display for OpenError {
             }
             OpenError::Schema { path, found, known } => write!(
                 f,
-                "the database in {} has layout {found}, and this version reads layouts up to {known}",
+                "the database in {} has schema version {found}; this version of the relay reads versions up to {known}",
                 path.display()
             ),
             OpenError::Full(path, what) => {

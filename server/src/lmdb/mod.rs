@@ -3,10 +3,10 @@
 //! ```text
 //! database    key                         value
 //! event       seq:8                       canonical JSON
-//! key         posting | id | expiry       postings    keys: see relay_engine::store::keyed; values: see `posting_blocks`
+//! key         posting | id | expiry       postings    keys: see relay_engine::store::kv; values: see `posting_blocks`
 //! tombstone   tombstone key               until:8
-//! hidden      number:8                    HiddenRow   a bit for each event that is hidden until it is removed
-//! meta        "schema"                    1:8, or 2:8 while any event is hidden
+//! marked as removed      number:8                    PendingRemovalRow   a bit for each event that is pending removal until it is removed
+//! meta        "schema"                    1:8, or 2:8 while any event is pending removal
 //!             "last_seq"                  seq:8       only if the event of the last seq was removed
 //!
 //! All integers are big-endian.
@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use heed::byteorder::BigEndian;
 use heed::types::{Bytes, Str, U64};
 use heed::{CommitOrAbort, CompactionOption, Database, Env, PutFlags, RoTxn, RwTxn, WithoutTls};
-use relay_engine::store::keyed::{Change, HiddenRow, KeySource, KeyedTransaction, Overlay};
+use relay_engine::store::kv::{Change, KeySource, KvTransaction, Overlay, PendingRemovalRow};
 use relay_engine::store::{Backend, REMOVED_KEYS_MAX, Seq, StoreError, TermClasses};
 
 pub use error::OpenError;
@@ -40,10 +40,10 @@ use posting_blocks::PostingBlocks;
 pub(crate) use reserve::Reserve;
 use snapshot::Snapshot;
 
-/// The layout while no event is hidden, and while any is: versions that would serve hidden events know only the first.
+/// The layout while no event is pending removal, and while any is: versions that would serve events pending removal know only the first.
 /// Others are refused.
 const SCHEMA: u64 = 1;
-const SCHEMA_WITH_HIDDEN: u64 = 2;
+const SCHEMA_WITH_PENDING_REMOVALS: u64 = 2;
 const SCHEMA_KEY: &str = "schema";
 const LAST_SEQ_KEY: &str = "last_seq";
 /// Number of writes between two checks, which free the reader slots of processes that have died.
@@ -97,7 +97,7 @@ struct Databases {
     key: PostingBlocks,
     tombstone: Database<'static, Bytes, Be64>,
     /// `None` in a database of an earlier version that is opened read-only, or could not be extended because the disk is full.
-    hidden: Option<Database<'static, Be64, Bytes>>,
+    pending_removal: Option<Database<'static, Be64, Bytes>>,
     meta: Database<'static, Str, Be64>,
 }
 
@@ -112,9 +112,13 @@ impl LmdbBackend {
         let env = open::environment(path, options)?;
         let found = find(&env, path)?;
         match found {
-            Found::Schema(SCHEMA | SCHEMA_WITH_HIDDEN) | Found::Nothing => {}
+            Found::Schema(SCHEMA | SCHEMA_WITH_PENDING_REMOVALS) | Found::Nothing => {}
             Found::Schema(found) => {
-                return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_WITH_HIDDEN });
+                return Err(OpenError::Schema {
+                    path: path.to_owned(),
+                    found,
+                    known: SCHEMA_WITH_PENDING_REMOVALS,
+                });
             }
             Found::Something => return Err(OpenError::NotARelayDatabase(path.to_owned())),
         }
@@ -147,9 +151,13 @@ impl LmdbBackend {
         }
         let env = open::environment_to_read(path, options)?;
         match find(&env, path)? {
-            Found::Schema(SCHEMA | SCHEMA_WITH_HIDDEN) => {}
+            Found::Schema(SCHEMA | SCHEMA_WITH_PENDING_REMOVALS) => {}
             Found::Schema(found) => {
-                return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_WITH_HIDDEN });
+                return Err(OpenError::Schema {
+                    path: path.to_owned(),
+                    found,
+                    known: SCHEMA_WITH_PENDING_REMOVALS,
+                });
             }
             Found::Nothing | Found::Something => return Err(OpenError::NotARelayDatabase(path.to_owned())),
         }
@@ -189,7 +197,7 @@ impl LmdbBackend {
         &self,
         txn: &mut RwTxn<'_>,
         overlay: &Overlay,
-        hidden_rows: &[(u64, HiddenRow)],
+        pending_removal_rows: &[(u64, PendingRemovalRow)],
         last_seq: Seq,
     ) -> heed::Result<()> {
         let Databases { event, key, tombstone, meta, .. } = &self.databases;
@@ -211,7 +219,7 @@ impl LmdbBackend {
         for (stored, until) in overlay.tombstones() {
             tombstone.put(txn, stored, &until)?;
         }
-        self.apply_hidden(txn, hidden_rows)?;
+        self.apply_pending_removals(txn, pending_removal_rows)?;
         // The newest stored event has the last sequence number, unless it was removed.
         let newest = event.last(txn)?.map_or(0, |(seq, _)| seq);
         if newest < last_seq.0 {
@@ -220,17 +228,23 @@ impl LmdbBackend {
         Ok(())
     }
 
-    /// Writes down which events are hidden, and the layout that follows from whether any is.
-    fn apply_hidden(&self, txn: &mut RwTxn<'_>, rows: &[(u64, HiddenRow)]) -> heed::Result<()> {
-        let (Some(hidden), false) = (self.databases.hidden, rows.is_empty()) else { return Ok(()) };
+    /// Writes down which events are pending removal, and the layout that follows from whether any is.
+    fn apply_pending_removals(
+        &self,
+        txn: &mut RwTxn<'_>,
+        rows: &[(u64, PendingRemovalRow)],
+    ) -> heed::Result<()> {
+        let (Some(pending_removal), false) = (self.databases.pending_removal, rows.is_empty()) else {
+            return Ok(());
+        };
         for (number, row) in rows {
-            if *row == HiddenRow::EMPTY {
-                hidden.delete(txn, number)?;
+            if *row == PendingRemovalRow::EMPTY {
+                pending_removal.delete(txn, number)?;
             } else {
-                hidden.put(txn, number, row.as_bytes())?;
+                pending_removal.put(txn, number, row.as_bytes())?;
             }
         }
-        let layout = if hidden.is_empty(txn)? { SCHEMA } else { SCHEMA_WITH_HIDDEN };
+        let layout = if pending_removal.is_empty(txn)? { SCHEMA } else { SCHEMA_WITH_PENDING_REMOVALS };
         self.databases.meta.put(txn, SCHEMA_KEY, &layout)
     }
 }
@@ -250,14 +264,15 @@ impl LmdbBackend {
         if reserved > 0 {
             self.check_reserve(&txn, reserved)?;
         }
-        let mut writer = KeyedTransaction::writer(Snapshot::new(self, txn));
+        let mut writer = KvTransaction::writer(Snapshot::new(self, txn));
         let done = work(&mut writer)?;
         let (snapshot, overlay) = writer.into_parts();
         if !overlay.is_empty() {
             let last_seq = snapshot.last_seq()?.max(overlay.last_seq());
-            let hidden_rows = overlay.hidden_rows(|number| snapshot.hidden_row(number))?;
+            let pending_removal_rows =
+                overlay.pending_removal_rows(|number| snapshot.pending_removal_row(number))?;
             let mut txn = snapshot.into_txn();
-            self.apply(&mut txn, &overlay, &hidden_rows, last_seq).map_err(store_error)?;
+            self.apply(&mut txn, &overlay, &pending_removal_rows, last_seq).map_err(store_error)?;
             let probe = self.env.path().join("space.probe");
             txn.commit().map_err(|error| classify_write_error(&probe, error))?;
         }
@@ -273,10 +288,11 @@ impl LmdbBackend {
         if missing == 0 && (info.last_page_number + 1) * page_bytes + reserved <= info.map_size {
             return Ok(());
         }
-        let Databases { event, key, tombstone, hidden, meta } = &self.databases;
+        let Databases { event, key, tombstone, pending_removal, meta } = &self.databases;
         let stats = [event.stat(txn), key.0.stat(txn), tombstone.stat(txn), meta.stat(txn)];
         let mut used = 0;
-        for stat in stats.into_iter().chain(hidden.map(|hidden| hidden.stat(txn))) {
+        for stat in stats.into_iter().chain(pending_removal.map(|pending_removal| pending_removal.stat(txn)))
+        {
             used += stat.map_err(store_error)?.non_free_page_size();
         }
         let file_bytes =
@@ -289,21 +305,21 @@ impl LmdbBackend {
 }
 
 impl Backend for LmdbBackend {
-    type Reader<'a> = KeyedTransaction<Snapshot<'a, RoTxn<'a, WithoutTls>>, ()>;
-    type Writer<'a> = KeyedTransaction<Snapshot<'a, RwTxn<'a>>, Overlay>;
+    type Reader<'a> = KvTransaction<Snapshot<'a, RoTxn<'a, WithoutTls>>, ()>;
+    type Writer<'a> = KvTransaction<Snapshot<'a, RwTxn<'a>>, Overlay>;
 
     fn classes(&self) -> TermClasses {
         TermClasses { all: true, author_kind: true }
     }
 
-    /// From the options; unlimited if the disk was too full to create the database of hidden events.
+    /// From the options; unlimited if the disk was too full to create the database of events pending removal.
     fn removed_keys_max(&self) -> usize {
-        self.databases.hidden.map_or(usize::MAX, |_| self.removed_keys_max)
+        self.databases.pending_removal.map_or(usize::MAX, |_| self.removed_keys_max)
     }
 
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
         let txn = self.env.read_txn().map_err(store_error)?;
-        Ok(KeyedTransaction::reader(Snapshot::new(self, txn)))
+        Ok(KvTransaction::reader(Snapshot::new(self, txn)))
     }
 
     /// One thread writes at a time, others wait; calling it inside `work` is a deadlock.
@@ -350,7 +366,7 @@ fn classify_write_error(probe: &Path, error: heed::Error) -> StoreError {
 enum Found {
     /// No databases.
     Nothing,
-    /// A relay's databases, with this layout.
+    /// A relay's databases, with this schema version.
     Schema(u64),
     /// Other databases.
     Something,
@@ -378,15 +394,15 @@ fn create_databases(env: &Env<WithoutTls>) -> heed::Result<Databases> {
         let event = opener.create_database::<Be64, Bytes>(txn, Some("event"))?;
         let key = opener.create_database::<Bytes, Bytes>(txn, Some("key"))?;
         let tombstone = opener.create_database::<Bytes, Be64>(txn, Some("tombstone"))?;
-        let hidden = opener.create_database::<Be64, Bytes>(txn, Some("hidden"))?;
+        let pending_removal = opener.create_database::<Be64, Bytes>(txn, Some("hidden"))?;
         let meta = opener.create_database::<Str, Be64>(txn, Some("meta"))?;
         if meta.get(txn, SCHEMA_KEY)?.is_none() {
             meta.put(txn, SCHEMA_KEY, &SCHEMA)?;
         }
-        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, hidden, meta)))
+        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, pending_removal, meta)))
     })?;
-    let (event, key, tombstone, hidden, meta) = committed.unwrap_commit();
-    Ok(Databases { event, key: PostingBlocks(key), tombstone, hidden: Some(hidden), meta })
+    let (event, key, tombstone, pending_removal, meta) = committed.unwrap_commit();
+    Ok(Databases { event, key: PostingBlocks(key), tombstone, pending_removal: Some(pending_removal), meta })
 }
 
 /// The databases, if all of them exist.
@@ -396,12 +412,13 @@ fn open_databases(env: &Env<WithoutTls>) -> heed::Result<Option<Databases>> {
         let event = opener.open_database::<Be64, Bytes>(txn, Some("event"))?;
         let key = opener.open_database::<Bytes, Bytes>(txn, Some("key"))?;
         let tombstone = opener.open_database::<Bytes, Be64>(txn, Some("tombstone"))?;
-        let hidden = opener.open_database::<Be64, Bytes>(txn, Some("hidden"))?;
+        let pending_removal = opener.open_database::<Be64, Bytes>(txn, Some("hidden"))?;
         let meta = opener.open_database::<Str, Be64>(txn, Some("meta"))?;
-        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, hidden, meta)))
+        Ok(CommitOrAbort::<_, ()>::Commit((event, key, tombstone, pending_removal, meta)))
     })?;
-    let (Some(event), Some(key), Some(tombstone), hidden, Some(meta)) = opened.unwrap_commit() else {
+    let (Some(event), Some(key), Some(tombstone), pending_removal, Some(meta)) = opened.unwrap_commit()
+    else {
         return Ok(None);
     };
-    Ok(Some(Databases { event, key: PostingBlocks(key), tombstone, hidden, meta }))
+    Ok(Some(Databases { event, key: PostingBlocks(key), tombstone, pending_removal, meta }))
 }

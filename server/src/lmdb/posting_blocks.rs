@@ -15,7 +15,7 @@ use std::ops::Bound;
 
 use heed::types::Bytes;
 use heed::{AnyTls, Database, RoTxn, RwTxn};
-use relay_engine::store::keyed::{POSTING_BYTES, posting_head};
+use relay_engine::store::kv::{POSTING_BYTES, posting_head};
 
 /// An overflow page holds 4,096 bytes less a header of 16; one posting more is in the key.
 const BLOCK_MAX: usize = 4080 / POSTING_BYTES + 1;

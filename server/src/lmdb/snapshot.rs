@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use heed::types::{Bytes, DecodeIgnore};
 use heed::{AnyTls, Database, RoTxn, RwTxn, WithoutTls};
-use relay_engine::store::keyed::{HiddenRow, KeySource};
+use relay_engine::store::kv::{KeySource, PendingRemovalRow};
 use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::Timestamp;
 
@@ -17,13 +17,13 @@ use super::{Be64, LAST_SEQ_KEY, LmdbBackend};
 pub struct Snapshot<'a, T> {
     backend: &'a LmdbBackend,
     txn: T,
-    /// Whether any event is hidden, once that has been asked.
-    hides_any: OnceCell<bool>,
+    /// Whether any event is pending removal, once that has been asked.
+    has_pending_removals: OnceCell<bool>,
 }
 
 impl<'a, T> Snapshot<'a, T> {
     pub(super) fn new(backend: &'a LmdbBackend, txn: T) -> Self {
-        Snapshot { backend, txn, hides_any: OnceCell::new() }
+        Snapshot { backend, txn, has_pending_removals: OnceCell::new() }
     }
 
     pub(super) fn into_txn(self) -> T {
@@ -50,24 +50,26 @@ impl Txn for RwTxn<'_> {
 }
 
 impl<T: Txn> Snapshot<'_, T> {
-    /// The database of hidden events, if there are any.
-    fn find_hidden(&self) -> Result<Option<Database<'static, Be64, Bytes>>, StoreError> {
-        let Some(hidden) = self.backend.databases.hidden else { return Ok(None) };
-        let hides_any = !hidden.is_empty(self.txn.read()).map_err(store_error)?;
-        Ok(Some(hidden).filter(|_| *self.hides_any.get_or_init(|| hides_any)))
+    /// The database of events pending removal, if there are any.
+    fn find_pending_removals(&self) -> Result<Option<Database<'static, Be64, Bytes>>, StoreError> {
+        let Some(pending_removal) = self.backend.databases.pending_removal else { return Ok(None) };
+        let has_pending_removals = !pending_removal.is_empty(self.txn.read()).map_err(store_error)?;
+        Ok(Some(pending_removal).filter(|_| *self.has_pending_removals.get_or_init(|| has_pending_removals)))
     }
 
-    /// A row of hidden events.
-    pub(super) fn hidden_row(&self, number: u64) -> Result<HiddenRow, StoreError> {
-        let Some(hidden) = self.backend.databases.hidden else { return Ok(HiddenRow::EMPTY) };
-        let row = hidden.get(self.txn.read(), &number).map_err(store_error)?;
-        row.map_or(Ok(HiddenRow::EMPTY), HiddenRow::read)
+    /// A row of events pending removal.
+    pub(super) fn pending_removal_row(&self, number: u64) -> Result<PendingRemovalRow, StoreError> {
+        let Some(pending_removal) = self.backend.databases.pending_removal else {
+            return Ok(PendingRemovalRow::EMPTY);
+        };
+        let row = pending_removal.get(self.txn.read(), &number).map_err(store_error)?;
+        row.map_or(Ok(PendingRemovalRow::EMPTY), PendingRemovalRow::read)
     }
 
-    fn hidden_count(&self) -> Result<u64, StoreError> {
-        let Some(hidden) = self.find_hidden()? else { return Ok(0) };
-        let rows = hidden.iter(self.txn.read()).map_err(store_error)?;
-        rows.map(|row| row.map(|(_, row)| HiddenRow::count(row)).map_err(store_error)).sum()
+    fn pending_removal_count(&self) -> Result<u64, StoreError> {
+        let Some(pending_removal) = self.find_pending_removals()? else { return Ok(0) };
+        let rows = pending_removal.iter(self.txn.read()).map_err(store_error)?;
+        rows.map(|row| row.map(|(_, row)| PendingRemovalRow::count(row)).map_err(store_error)).sum()
     }
 }
 
@@ -103,23 +105,24 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
         Ok(())
     }
 
-    fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
-        let hidden = match self.hides_any.get() {
+    fn is_pending_removal(&self, seq: Seq) -> Result<bool, StoreError> {
+        let pending_removal = match self.has_pending_removals.get() {
             Some(false) => None,
-            Some(true) => self.backend.databases.hidden,
-            None => self.find_hidden()?,
+            Some(true) => self.backend.databases.pending_removal,
+            None => self.find_pending_removals()?,
         };
-        let Some(hidden) = hidden else { return Ok(false) };
-        let row = hidden.get(self.txn.read(), &HiddenRow::number_of(seq)).map_err(store_error)?;
-        Ok(row.is_some_and(|row| HiddenRow::has(row, seq)))
+        let Some(pending_removal) = pending_removal else { return Ok(false) };
+        let row =
+            pending_removal.get(self.txn.read(), &PendingRemovalRow::number_of(seq)).map_err(store_error)?;
+        Ok(row.is_some_and(|row| PendingRemovalRow::has(row, seq)))
     }
 
-    fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
-        let Some(hidden) = self.find_hidden()? else { return Ok(()) };
+    fn pending_removal(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        let Some(pending_removal) = self.find_pending_removals()? else { return Ok(()) };
         let end = out.len().saturating_add(max);
-        for row in hidden.iter(self.txn.read()).map_err(store_error)? {
+        for row in pending_removal.iter(self.txn.read()).map_err(store_error)? {
             let (number, row) = row.map_err(store_error)?;
-            out.extend(HiddenRow::seqs(number, row).take(end - out.len()));
+            out.extend(PendingRemovalRow::seqs(number, row).take(end - out.len()));
             if out.len() == end {
                 break;
             }
@@ -145,7 +148,11 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
         let page_bytes = u64::from(env.unnamed_database_stat().page_size);
         let pages = env.info().last_page_number as u64 + 1;
         let events = databases.event.len(self.txn.read()).map_err(store_error)?;
-        let hidden = self.hidden_count()?;
-        Ok(Stats { events: events.saturating_sub(hidden), hidden, bytes: pages * page_bytes })
+        let pending_removal = self.pending_removal_count()?;
+        Ok(Stats {
+            events: events.saturating_sub(pending_removal),
+            pending_removal,
+            bytes: pages * page_bytes,
+        })
     }
 }

@@ -137,12 +137,12 @@ impl Snapshot {
             (names::CLOSED_STALLED, |s| s.host.closed_stalled),
             (
                 Metric::counter(
-                    "relay_closed_silent",
+                    "relay_connections_closed_idle",
                     "Connections closed because nothing was heard of them",
                 ),
                 |s| s.host.closed_silent,
             ),
-            (Metric::counter("relay_closed_by_relay", "Connections closed with a reason"), |s| {
+            (Metric::counter("relay_connections_closed_by_relay", "Connections closed with a reason"), |s| {
                 s.host.closed_by_relay
             }),
             (Metric::counter("relay_http_requests", "Plain HTTP requests"), |s| s.host.http_requests),
@@ -150,7 +150,7 @@ impl Snapshot {
         other.into_iter().try_for_each(|(metric, of)| out.metric(metric, self.by_shard(of)))
     }
 
-    /// The ten addresses and the ten authors that cost the most, for operators.
+    /// The ten addresses and the ten authors that cost the most, for administrators.
     fn costliest(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         if !self.names_costliest {
             return Ok(());
@@ -227,7 +227,7 @@ impl Snapshot {
     fn process(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         if let Some(store) = &self.store {
             out.number(names::STORE_EVENTS, store.events)?;
-            out.number(names::STORE_HIDDEN, store.hidden)?;
+            out.number(names::STORE_PENDING_REMOVAL, store.pending_removal)?;
             out.number(names::STORE_BYTES, store.bytes)?;
         }
         let refused = self.sockets_refused;
@@ -321,7 +321,7 @@ fn encode_histogram(values: &Histogram, per_unit: f64, mut encoder: MetricEncode
 mod tests {
     use std::net::IpAddr;
 
-    use relay_agent::machine::Counted;
+    use relay_agent::machine::MetricsDelta;
     use relay_agent::totals::Tally;
     use relay_engine::types::PubKey;
 
@@ -384,7 +384,7 @@ mod tests {
             "relay_connections_of_busiest_address 2",
             "process_resident_memory_bytes 5",
             "# TYPE relay_commit_seconds histogram",
-            r#"relay_address_cost_rows{address="2001:db8::/64"} 40"#,
+            r#"relay_address_cost{address="2001:db8::/64"} 40"#,
             &format!(r#"relay_author_bytes{{author="{}"}} 600"#, "07".repeat(32)),
             r#"relay_agent_jobs_total{state="done"} 2"#,
             r#"relay_agent_jobs_total{state="expired"} 0"#,
@@ -427,7 +427,7 @@ mod tests {
     }
 
     fn agents() -> AgentsSnapshot {
-        let counted = Counted {
+        let counted = MetricsDelta {
             jobs: [("done".to_owned(), 2), ("failed".to_owned(), 1)].into(),
             failures: [("timeout".to_owned(), 1)].into(),
             attempts: 3,

@@ -7,20 +7,20 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use relay_site::Answer;
+use relay_site::HttpResponse;
 use tokio::net::TcpListener;
 
 use super::addresses::TooMany;
 use super::descriptors::{SpareDescriptor, is_of_one_connection, ran_out};
 use super::response::raw_response;
-use crate::host::{Host, Inbound, Socket};
+use crate::host::{Inbound, ServerState, Socket};
 use crate::log_throttle::LogThrottle;
 
 /// How long to wait before the next try when nothing can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts for ever.
-pub(crate) async fn run(host: &Host, listener: TcpListener) {
+pub(crate) async fn run(host: &ServerState, listener: TcpListener) {
     let acceptor = Acceptor::new();
     let mut spare = SpareDescriptor::new();
     loop {
@@ -60,7 +60,7 @@ struct Acceptor {
 
 impl Acceptor {
     fn new() -> Self {
-        let all_taken = Answer::too_many_connections();
+        let all_taken = HttpResponse::too_many_connections();
         Acceptor {
             all_taken: raw_response(&all_taken),
             too_many: raw_response(&TooMany::answer()),
@@ -72,7 +72,7 @@ impl Acceptor {
 
     /// Refuses one client that waits to be accepted, with the descriptor that has become free. False: that could not be
     /// done either.
-    async fn refuse_waiting(&self, host: &Host, listener: &TcpListener) -> bool {
+    async fn refuse_waiting(&self, host: &ServerState, listener: &TcpListener) -> bool {
         // The waiting client may be gone: then there is no client to answer, and nothing to wait for.
         let accepted = tokio::time::timeout(PAUSE, listener.accept()).await;
         let Ok(Ok((stream, _))) = accepted else { return false };
@@ -84,7 +84,7 @@ impl Acceptor {
     }
 
     /// Hands a socket over to a shard, or refuses it.
-    fn admit(&self, host: &Host, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    fn admit(&self, host: &ServerState, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let permit = match host.addresses.admit_socket(peer.ip()) {
             Ok(permit) => permit,

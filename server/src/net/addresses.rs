@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hyper::header::HeaderMap;
 use relay_engine::policy::AddressConnections;
 use relay_engine::types::ClientAddress;
-use relay_site::{Answer, Networks};
+use relay_site::{HttpResponse, Networks};
 
 use super::forwarded;
 use crate::config::Network;
@@ -43,8 +43,8 @@ pub(super) struct Client {
 pub(crate) struct TooMany(pub(crate) ClientAddress);
 
 impl TooMany {
-    pub(super) fn answer() -> Answer {
-        Answer::too_many_from_address()
+    pub(super) fn answer() -> HttpResponse {
+        HttpResponse::too_many_from_address()
     }
 }
 

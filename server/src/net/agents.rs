@@ -12,14 +12,14 @@ use hyper::{Request, Response};
 use relay_agent::api::{Caller, Follower, signature, too_many_followers};
 use relay_agent::identity::parse_pubkey;
 use relay_engine::types::PubKey;
-use relay_site::nip98::{self, Author, Origin};
+use relay_site::nip98::{self, ServerUrl, SignerTrust};
 use relay_site::route::Bounds;
-use relay_site::{AgentRoute, Answer, Found};
+use relay_site::{AgentRoute, Found, HttpResponse};
 
 use super::api::{self, Upload};
 use super::response::{Body, Error, response};
-use crate::agents::{Agents, Ask};
-use crate::host::{Host, now};
+use crate::agents::{Agents, ApiRequest};
+use crate::host::{ServerState, now};
 
 /// How often a log that is followed is read.
 const FOLLOW: Duration = Duration::from_millis(500);
@@ -41,14 +41,14 @@ impl Params {
 
 /// Answers a request.
 pub(super) async fn respond(
-    host: &Arc<Host>,
+    host: &Arc<ServerState>,
     route: AgentRoute,
     params: Params,
     bounds: Bounds,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let Some(agents) = host.agents.get() else {
-        return response(Answer::error(503, "the relay is starting"));
+        return response(HttpResponse::error(503, "the relay is starting"));
     };
     let handler = {
         let (host, agents) = (Arc::clone(host), Arc::clone(agents));
@@ -58,7 +58,7 @@ pub(super) async fn respond(
 }
 
 async fn answer(
-    host: &Arc<Host>,
+    host: &Arc<ServerState>,
     agents: &Arc<Agents>,
     route: AgentRoute,
     params: Params,
@@ -67,7 +67,7 @@ async fn answer(
 ) -> Response<Body> {
     let agent = params.agent.as_deref().map(parse_pubkey);
     if let Some(None) = agent {
-        return response(Answer::error_in(400, "npub", "must be an npub or 64 hexadecimal digits"));
+        return response(HttpResponse::error_in(400, "npub", "must be an npub or 64 hexadecimal digits"));
     }
     let agent = agent.flatten();
     let may = |caller| agents.check(route, agent.as_ref(), params.id.as_deref(), caller);
@@ -76,7 +76,7 @@ async fn answer(
         Err(answer) => return response(answer),
     };
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let ask = Ask { route, id: params.id, query, body, caller };
+    let ask = ApiRequest { route, id: params.id, query, body, caller };
     let answer = match (route, agent) {
         (AgentRoute::Deploy, _) => agents.deploy(ask, None).await,
         (AgentRoute::Update, agent) => agents.deploy(ask, agent).await,
@@ -91,23 +91,23 @@ async fn answer(
 
 /// Checks the signature, if there is one or must be one, and whether its author `may` do this; then takes the body.
 async fn authorize(
-    host: &Host,
+    host: &ServerState,
     agents: &Agents,
     route: AgentRoute,
     bounds: Bounds,
     request: &mut Request<Upload>,
-    may: impl FnOnce(Caller) -> Result<Author, Answer>,
-) -> Result<(Caller, Vec<u8>), Answer> {
+    may: impl FnOnce(Caller) -> Result<SignerTrust, HttpResponse>,
+) -> Result<(Caller, Vec<u8>), HttpResponse> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let local;
     let origin = match (&host.settings.url, header(HOST).unwrap_or_default()) {
-        (Some(url), _) => Origin::Url(url),
+        (Some(url), _) => ServerUrl::Url(url),
         // It can have been signed for this relay only.
         (None, name) if name == host.settings.listen => {
             local = format!("http://{name}");
-            Origin::Url(&local)
+            ServerUrl::Url(&local)
         }
-        (None, name) => Origin::Host(name),
+        (None, name) => ServerUrl::Host(name),
     };
     let path_and_query = request.uri().path_and_query().map_or("/", |both| both.as_str());
     let parts = nip98::Request { method: request.method().as_str(), origin, path_and_query };
@@ -136,10 +136,10 @@ async fn authorize(
 
 /// The log so far, and then what is added to it, until the client leaves, the relay stops, or the reader may no longer.
 async fn follow(
-    host: &Arc<Host>,
+    host: &Arc<ServerState>,
     agents: &Arc<Agents>,
     agent: PubKey,
-    ask: Ask,
+    ask: ApiRequest,
     mut follower: Follower,
 ) -> Response<Body> {
     let mut first = response(agents.ask(agent, ask).await);

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Either, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header;
 use hyper::{Request, Response};
-use relay_site::Answer;
+use relay_site::HttpResponse;
 use relay_site::route::Bounds;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
@@ -80,28 +80,28 @@ where
     let mut task = Task(api.spawn(work));
     match (&mut task.0).await {
         Ok(Ok(answered)) => answered,
-        Ok(Err(_)) => response(Answer::error(503, "request timed out")),
+        Ok(Err(_)) => response(HttpResponse::error(503, "request timed out")),
         Err(error) => {
             tracing::error!(%error, "a handler of the API failed");
-            response(Answer::error(500, "internal error"))
+            response(HttpResponse::error(500, "internal error"))
         }
     }
 }
 
 /// What to answer when the body of a request ends with an error.
-fn fault_of_body(error: &Error, bounds: Bounds) -> Answer {
+fn fault_of_body(error: &Error, bounds: Bounds) -> HttpResponse {
     if error.is::<TimeoutError>() {
         let seconds = bounds.idle_seconds;
-        return Answer::error_in(408, "body", &format!("no data arrived for {seconds} seconds"));
+        return HttpResponse::error_in(408, "body", &format!("no data arrived for {seconds} seconds"));
     }
     match error.downcast_ref::<LengthLimitError>() {
         Some(_) => too_long(bounds.body_bytes_max),
-        None => Answer::error_in(400, "body", &format!("the body ended early: {error}")),
+        None => HttpResponse::error_in(400, "body", &format!("the body ended early: {error}")),
     }
 }
 
-fn too_long(bytes_max: usize) -> Answer {
-    Answer::error_in(413, "body", &format!("is longer than {bytes_max} bytes"))
+fn too_long(bytes_max: usize) -> HttpResponse {
+    HttpResponse::error_in(413, "body", &format!("is longer than {bytes_max} bytes"))
 }
 
 /// Takes a body as it comes.
@@ -112,7 +112,7 @@ pub(super) async fn receive(
     body: &mut Upload,
     bounds: Bounds,
     mut take: impl FnMut(&[u8]),
-) -> Result<(), Answer> {
+) -> Result<(), HttpResponse> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| fault_of_body(&error, bounds))?;
         if let Some(piece) = frame.data_ref() {
@@ -136,7 +136,7 @@ where
             Ok(collected) => Response::from_parts(head, whole(collected.to_bytes())),
             Err(error) => {
                 tracing::error!(error = %error.into(), "a handler of the API failed");
-                response(Answer::error(500, "internal error"))
+                response(HttpResponse::error(500, "internal error"))
             }
         };
     }
@@ -144,12 +144,12 @@ where
         head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| bytes.into());
     }
     let (sender, channel) = Channel::new(PIECES_WAITING);
-    tokio::spawn(pump(body, sender));
+    tokio::spawn(forward_body(body, sender));
     Response::from_parts(head, Either::Right(channel))
 }
 
 /// Sends a body. Ends with it, with its first error, or when the client is gone.
-async fn pump<B>(mut body: B, mut to: Sender<Bytes, Error>)
+async fn forward_body<B>(mut body: B, mut to: Sender<Bytes, Error>)
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
     B::Error: Into<Error> + Send,

@@ -16,12 +16,12 @@ use relay_blossom::exchange::{Body as BlossomBody, Head, base_url, is_local_orig
 use relay_engine::types::ClientAddress;
 use relay_site::authorization::is_loopback;
 use relay_site::route::Bounds;
-use relay_site::{Answer, BlossomRoute, Found};
+use relay_site::{BlossomRoute, Found, HttpResponse};
 
 use super::api;
 use super::response::{Body, add_headers, response};
-use crate::blossom::{Answered, Blossom, Reading, Seen};
-use crate::host::Host;
+use crate::blossom::{Answered, Blossom, Reading, RequestOrigin};
+use crate::host::ServerState;
 
 /// The variable part of a path.
 pub(super) fn param(found: &Found<'_, '_>) -> Option<String> {
@@ -30,7 +30,7 @@ pub(super) fn param(found: &Found<'_, '_>) -> Option<String> {
 
 /// Has a request answered.
 pub(super) async fn respond(
-    host: &Arc<Host>,
+    host: &Arc<ServerState>,
     route: BlossomRoute,
     param: Option<String>,
     bounds: Bounds,
@@ -39,7 +39,7 @@ pub(super) async fn respond(
     client: Option<ClientAddress>,
 ) -> Response<Body> {
     let Some(blossom) = host.blossom.get() else {
-        return response(Answer::error(503, "the store of blobs is not open").with("retry-after", "5"));
+        return response(HttpResponse::error(503, "the store of blobs is not open").with("retry-after", "5"));
     };
     let headers = request.headers().iter();
     let head = Head {
@@ -53,7 +53,7 @@ pub(super) async fn respond(
             })
             .collect(),
     };
-    let seen = Seen { client, ..seen(host, &request, peer) };
+    let seen = RequestOrigin { client, ..seen(host, &request, peer) };
     let blossom = Arc::clone(blossom);
     let handler = move |request: Request<api::Upload>| async move {
         let answered = Arc::clone(&blossom).answer(head, seen, request.into_body()).await;
@@ -63,7 +63,7 @@ pub(super) async fn respond(
 }
 
 /// Where the client is, and where it reaches this server.
-fn seen(host: &Host, request: &Request<Incoming>, peer: IpAddr) -> Seen {
+fn seen(host: &ServerState, request: &Request<Incoming>, peer: IpAddr) -> RequestOrigin {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let name = request.headers().get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let base_url = match &host.settings.url {
@@ -88,7 +88,7 @@ fn seen(host: &Host, request: &Request<Incoming>, peer: IpAddr) -> Seen {
         None if name == host.settings.listen => Ok(format!("http://{name}")),
         None => Err(name.to_owned()),
     };
-    Seen { base_url, is_local, url, client: None }
+    RequestOrigin { base_url, is_local, url, client: None }
 }
 
 type Pieces = StreamBody<BoxedPieces>;

@@ -1,7 +1,7 @@
 //! One WebSocket connection: its task reads and waits, its backlog holds what the socket did not take.
 //!
 //! The task itself writes only the replies that the WebSocket protocol requires (pong, close); other output comes from the
-//! shard's pump, one write a turn.
+//! shard's event loop, one write an iteration.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -38,7 +38,7 @@ pub(crate) enum State {
     Gone,
 }
 
-/// The part of a connection that its task and the pump share.
+/// The part of a connection that its task and the event loop share.
 pub(crate) struct Conn {
     pub(crate) id: ConnId,
     write: OwnedWriteHalf,

@@ -10,7 +10,7 @@ use hyper::header::HOST;
 use hyper::{Request, Response, Version};
 use relay_engine::store::Backend;
 use relay_site::route::Bounds;
-use relay_site::{Answer, Route};
+use relay_site::{HttpResponse, Route};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -18,8 +18,8 @@ use super::addresses::{AddressPermit, TooMany};
 use super::deadline::{self, Deadline};
 use super::proxy_protocol::{self, HeaderError};
 use super::response::{Body, HeaderLines, add_headers, raw_response, response};
-use super::{agents, api, blossom, operator, upgrade};
-use crate::host::Host;
+use super::{admin, agents, api, blossom, upgrade};
+use crate::host::ServerState;
 use crate::shard::SocketSlot;
 
 /// How long the request of a rejected client is still read.
@@ -59,11 +59,11 @@ pub(crate) async fn serve<B: Backend + 'static>(
 /// Reads the PROXY protocol header of a trusted proxy. Returns the client and its slot among the connections of its
 /// address, or, on failure, the response to send, if any.
 async fn read_proxy_header(
-    host: &Host,
+    host: &ServerState,
     stream: &mut TcpStream,
     proxy: IpAddr,
     time: Duration,
-) -> Result<(IpAddr, Option<AddressPermit>), Option<Answer>> {
+) -> Result<(IpAddr, Option<AddressPermit>), Option<HttpResponse>> {
     let found = match tokio::time::timeout(time, proxy_protocol::read(stream)).await {
         Ok(Ok(found)) => found,
         Ok(Err(HeaderError::Io(error))) => {
@@ -72,7 +72,10 @@ async fn read_proxy_header(
         }
         Ok(Err(HeaderError::Malformed)) => {
             host.warn_of_missing_proxy_header(proxy);
-            return Err(Some(Answer::error(400, "a PROXY protocol header is expected from this address")));
+            return Err(Some(HttpResponse::error(
+                400,
+                "a PROXY protocol header is expected from this address",
+            )));
         }
         Err(_) => {
             tracing::debug!(%proxy, "a PROXY protocol header took too long");
@@ -91,7 +94,7 @@ async fn read_proxy_header(
 
 /// Sends an answer to a client that is rejected, as much of it as its socket accepts without blocking, and shuts the
 /// socket down.
-async fn reject(host: &Host, mut stream: TcpStream, answer: &Answer) {
+async fn reject(host: &ServerState, mut stream: TcpStream, answer: &HttpResponse) {
     let _ = stream.try_write(&raw_response(answer));
     let _ = stream.shutdown().await;
     // Closing a socket with unread input resets it, which may discard the response; so the request is read first; while
@@ -112,7 +115,7 @@ async fn respond<B: Backend + 'static>(
     let shard = slot.shard();
     let host = &shard.host;
     if names_no_host(&request) {
-        return response(Answer::error(400, "one Host header is required"));
+        return response(HttpResponse::error(400, "one ServerState header is required"));
     }
     let (method, path) = (request.method().as_str(), request.uri().path());
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
@@ -131,9 +134,9 @@ async fn respond<B: Backend + 'static>(
             deadline.extend(bounds);
             match route {
                 Route::Socket => unreachable!("it has been upgraded"),
-                Route::Information => response(Answer::information(host.documents.information.clone())),
-                Route::Page => response(Answer::page(host.documents.page.clone())),
-                Route::Icon => response(Answer::icon()),
+                Route::Information => response(HttpResponse::information(host.documents.information.clone())),
+                Route::Page => response(HttpResponse::page(host.documents.page.clone())),
+                Route::Icon => response(HttpResponse::icon()),
                 Route::Blossom(route) => {
                     blossom::respond(host, route, param, bounds, request, peer, client.address).await
                 }
@@ -155,9 +158,9 @@ fn names_no_host(request: &Request<Incoming>) -> bool {
     hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11)
 }
 
-/// Has one of the operator's endpoints answered.
+/// Has one of the administrators' endpoints answered.
 pub(super) async fn operate(
-    host: &Arc<Host>,
+    host: &Arc<ServerState>,
     route: Route,
     bounds: Bounds,
     request: Request<Incoming>,
@@ -165,7 +168,7 @@ pub(super) async fn operate(
 ) -> Response<Body> {
     let handler = {
         let host = Arc::clone(host);
-        move |request| async move { response(operator::answer(&host, route, bounds, request, peer).await) }
+        move |request| async move { response(admin::answer(&host, route, bounds, request, peer).await) }
     };
     api::run(&host.api, bounds, request, handler).await
 }

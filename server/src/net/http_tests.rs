@@ -8,7 +8,7 @@ use std::time::Duration;
 use http_body_util::channel::Channel;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
-use relay_site::Answer;
+use relay_site::HttpResponse;
 use relay_site::route::Bounds;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,7 +47,10 @@ async fn handle(mut request: Request<Upload>, seen: Arc<Seen>) -> Response<Body>
             let mut bytes = 0;
             let received = receive(request.body_mut(), BOUNDS, |piece| bytes += piece.len()).await;
             response(
-                received.map_or_else(|answer| answer, |()| Answer::new(200, "text/plain", bytes.to_string())),
+                received.map_or_else(
+                    |answer| answer,
+                    |()| HttpResponse::new(200, "text/plain", bytes.to_string()),
+                ),
             )
         }
         // Each piece, as it comes.
@@ -76,9 +79,9 @@ async fn handle(mut request: Request<Upload>, seen: Arc<Seen>) -> Response<Body>
         }
         "/slow" => {
             sleep(Duration::from_secs(3600)).await;
-            response(Answer::empty(204))
+            response(HttpResponse::empty(204))
         }
-        "/large" => response(Answer::new(200, "text/plain", vec![b'x'; 1 << 20])),
+        "/large" => response(HttpResponse::new(200, "text/plain", vec![b'x'; 1 << 20])),
         _ => panic!("a handler's panic"),
     }
 }

@@ -9,13 +9,13 @@ use tokio::sync::Semaphore;
 
 use super::response::{HeaderLines, response};
 use super::{deadline, http};
-use crate::host::Host;
+use crate::host::ServerState;
 
 /// Sockets served at a time; others wait.
 const SOCKETS_MAX: usize = 32;
 
 /// Serves `/metrics`, and nothing else.
-pub(crate) async fn run(host: Arc<Host>, listener: TcpListener) {
+pub(crate) async fn run(host: Arc<ServerState>, listener: TcpListener) {
     let table = Arc::new(Table::new(FEATURES, |route| route == Route::Metrics));
     let permits = Arc::new(Semaphore::new(SOCKETS_MAX));
     loop {

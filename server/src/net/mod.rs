@@ -5,6 +5,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod addresses;
+mod admin;
 mod agents;
 pub(crate) mod api;
 mod blossom;
@@ -14,7 +15,6 @@ pub(crate) mod descriptors;
 mod forwarded;
 pub(crate) mod http;
 pub(crate) mod metrics_listener;
-mod operator;
 mod oversize_filter;
 mod proxy_protocol;
 pub(crate) mod response;

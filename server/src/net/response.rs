@@ -7,7 +7,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use relay_site::{Answer, Headers};
+use relay_site::{Headers, HttpResponse};
 
 /// Any error of a body.
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -21,7 +21,7 @@ pub(super) fn whole(bytes: Bytes) -> Body {
 }
 
 /// An answer, which has a body of one piece.
-pub(super) fn response(answer: Answer) -> Response<Body> {
+pub(super) fn response(answer: HttpResponse) -> Response<Body> {
     let mut response = Response::new(whole(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).expect("a status code");
     add_headers(response.headers_mut(), answer.headers.iter().map(|(name, value)| (*name, &**value)));
@@ -29,7 +29,7 @@ pub(super) fn response(answer: Answer) -> Response<Body> {
 }
 
 /// A response as bytes, after which the connection closes: for a socket whose request is not read.
-pub(super) fn raw_response(answer: &Answer) -> Vec<u8> {
+pub(super) fn raw_response(answer: &HttpResponse) -> Vec<u8> {
     let reason = StatusCode::from_u16(answer.status).ok().and_then(|status| status.canonical_reason());
     let mut bytes = format!("HTTP/1.1 {} {}\r\n", answer.status, reason.unwrap_or_default());
     for (name, value) in &answer.headers {

@@ -9,7 +9,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use relay_engine::relay::{ConnId, Peer};
 use relay_engine::store::Backend;
-use relay_site::Answer;
+use relay_site::HttpResponse;
 use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 
@@ -60,7 +60,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
         .websocket_permit()
         .and_then(|permit| Some((permit, shard.connect(Peer { host, address })?)));
     let Some((websocket_permit, id)) = connected else {
-        return response(Answer::too_many_connections());
+        return response(HttpResponse::too_many_connections());
     };
     let session =
         Session { shard: Rc::clone(shard), id, _websocket_permit: websocket_permit, _address_permit: permit };
@@ -98,8 +98,8 @@ enum HandshakeError {
 
 fn refuse(error: HandshakeError) -> Response<Body> {
     response(match error {
-        HandshakeError::Malformed(message) => Answer::error(400, message),
-        HandshakeError::Version => Answer::error(426, "only WebSocket version 13 is supported")
+        HandshakeError::Malformed(message) => HttpResponse::error(400, message),
+        HandshakeError::Version => HttpResponse::error(426, "only WebSocket version 13 is supported")
             .with("sec-websocket-version", "13")
             .with("upgrade", "websocket"),
     })

@@ -1,10 +1,10 @@
 //! One shard: a thread with its own runtime, its own machine, and the connections they serve.
 //!
 //! The machine sits in a cell that is borrowed for single calls only, never across a wait. Connection tasks
-//! feed it and wake the pump; the pump alone drains it.
+//! feed it and wake the event loop, which alone drains it.
 
+mod event_loop;
 mod handles;
-mod pump;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use relay_engine::verify::Verifier;
 use relay_engine::wire::ReplyTarget;
 use tokio::runtime::{Builder, LocalOptions};
 
-use crate::host::{Host, Inbox, now};
+use crate::host::{Inbox, ServerState, now};
 use crate::log_throttle::LogThrottle;
 use crate::metrics::{HostMetrics, ShardSnapshot};
 use crate::net::addresses::AddressPermit;
@@ -31,7 +31,7 @@ const READ_BYTES_MAX: usize = 64 << 10;
 
 /// A shard, on its own thread.
 pub(crate) struct Shard<B> {
-    pub(crate) host: Arc<Host>,
+    pub(crate) host: Arc<ServerState>,
     number: usize,
     relay: RefCell<Relay<B>>,
     verifier: Arc<dyn Verifier>,
@@ -50,13 +50,13 @@ pub(crate) struct Shard<B> {
     is_congested: Cell<bool>,
     /// Commits sent to the writer and not answered.
     commits_out: Cell<usize>,
-    stop: Cell<pump::Stop>,
+    stop: Cell<event_loop::Stop>,
     handles: handles::HandleState,
 }
 
 /// Runs a shard until it is stopped.
 pub(crate) fn run<B: Backend + 'static>(
-    host: Arc<Host>,
+    host: Arc<ServerState>,
     number: usize,
     store: B,
     verifier: Arc<dyn Verifier>,
@@ -88,7 +88,7 @@ pub(crate) fn run<B: Backend + 'static>(
         .expect("a runtime for this thread");
     runtime.block_on(async {
         // A task of its own, so that it runs after the tasks that were ready before it.
-        let pump = tokio::task::spawn_local(pump::run(shard));
+        let pump = tokio::task::spawn_local(event_loop::run(shard));
         if let Err(error) = pump.await {
             std::panic::resume_unwind(error.into_panic());
         }
@@ -128,12 +128,12 @@ impl<B: Backend> Shard<B> {
 
     /// Whether sockets may be read for the machine.
     pub(crate) fn takes_input(&self) -> bool {
-        !self.is_congested.get() && self.stop.get() == pump::Stop::No
+        !self.is_congested.get() && self.stop.get() == event_loop::Stop::No
     }
 
     /// Bytes of backlog from which on a connection is not read: its answers would only add to it.
     pub(crate) fn backlog_bytes_max(&self) -> usize {
-        self.host.settings.network.turn_bytes_max * 2
+        self.host.settings.network.iteration_bytes_max * 2
     }
 
     /// The first `len` bytes of the read buffer have come from a client. True if the buffer is full.
@@ -229,7 +229,7 @@ impl<B: Backend> Shard<B> {
             conn.has_more.set(true);
             return;
         }
-        let bytes_max = self.host.settings.network.turn_bytes_max;
+        let bytes_max = self.host.settings.network.iteration_bytes_max;
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
         let has_more =

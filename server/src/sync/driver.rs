@@ -212,7 +212,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)
         .await
-        .unwrap_or_else(|_| Err(Failure::Storage("a thread of the store panicked".to_owned())))
+        .unwrap_or_else(|_| Err(Failure::External("a thread of the store panicked".to_owned())))
 }
 
 /// A session with its connection and the store.
@@ -346,7 +346,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
         let Some(storing) = self.storing.take() else { return Ok(()) };
         let begun = self.now();
         let outcomes =
-            storing.await.unwrap_or_else(|_| Err(Failure::Storage("storing panicked".to_owned())))?;
+            storing.await.unwrap_or_else(|_| Err(Failure::External("storing panicked".to_owned())))?;
         self.session.stored(outcomes);
         let took = self.now() - begun;
         self.session.was_away(took);

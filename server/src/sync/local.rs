@@ -98,8 +98,8 @@ impl<B: Backend> Local<B> {
     }
 
     /// Removes what was deleted; each step is small, so `stop` is soon obeyed.
-    pub(super) fn remove_hidden(&self, stop: impl Fn() -> bool) -> Result<(), Failure> {
-        while !stop() && store::remove_hidden(&self.store)?.more {}
+    pub(super) fn remove_pending(&self, stop: impl Fn() -> bool) -> Result<(), Failure> {
+        while !stop() && store::remove_pending(&self.store)?.more {}
         Ok(())
     }
 

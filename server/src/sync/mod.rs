@@ -122,6 +122,6 @@ impl<B: Backend + Send + Sync + 'static> SyncClient<B> {
     /// # Errors
     /// The store's.
     pub(crate) fn finish(&self) -> Result<(), Failure> {
-        self.0.local.remove_hidden(|| self.0.interrupt.has_come())
+        self.0.local.remove_pending(|| self.0.interrupt.has_come())
     }
 }

@@ -60,11 +60,11 @@ test('its npub is its key, which NIP-06 derives from the master secret', { skip 
   assert.equal(seventh.pubkey, getPublicKey(nip06.privateKeyFromSeedWords(MNEMONIC, '', 7)))
 })
 
-test('it is found as Amethyst finds it: announced for the kind, with a beat of the same d that is at most 420 s old', { skip }, async () => {
-  await until('a beat', async () => (await stored({ kinds: [11998], since: now() - 420 })).length > 0)
+test('it is found as Amethyst finds it: announced for the kind, with a heartbeat of the same d that is at most 420 s old', { skip }, async () => {
+  await until('a heartbeat', async () => (await stored({ kinds: [11998], since: now() - 420 })).length > 0)
   const found = await stored({ kinds: [31990], '#k': ['5050'], limit: 30, since: now() - WEEK })
-  const beats = await stored({ kinds: [11998], since: now() - 420 })
-  const alive = found.filter(each => beats.some(beat => beat.pubkey === each.pubkey && tag(beat, 'd') === tag(each, 'd')))
+  const heartbeats = await stored({ kinds: [11998], since: now() - 420 })
+  const alive = found.filter(each => heartbeats.some(heartbeat => heartbeat.pubkey === each.pubkey && tag(heartbeat, 'd') === tag(each, 'd')))
   assert.deepEqual(alive.map(each => each.pubkey), [agent.pubkey])
   const content = JSON.parse(alive[0].content)
   assert.equal(content.name, 'echo')

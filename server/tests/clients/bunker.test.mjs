@@ -149,9 +149,9 @@ for (const [name, job] of Object.entries(orders)) {
 test('a signer that is told a wrong secret signs nothing, and the agent says so', { skip: skipElsewhere }, async () => {
   const { status, document } = await api(host, URL_HERE, 'POST', '/agents', manifestOf('stranger', stranger, 'AGENT_STRANGER'))
   assert.equal(status, 201)
-  const fault = async () => (await api(host, URL_HERE, 'GET', `/agents/${document.npub}`)).document.fault
-  await until('a fault', fault)
-  assert.match(await fault(), /^the remote signer refuses: /)
+  const failure = async () => (await api(host, URL_HERE, 'GET', `/agents/${document.npub}`)).document.error
+  await until('an error', failure)
+  assert.match(await failure(), /^the remote signer refuses: /)
   const pool = new SimplePool()
   assert.deepEqual(await storedAt(pool, host.url)({ authors: [stranger.pubkey] }), [])
   pool.destroy()
@@ -160,9 +160,9 @@ test('a signer that is told a wrong secret signs nothing, and the agent says so'
 test('no connection is made to a private address that is not allowed', { skip }, async () => {
   const named = manifestOf('elsewhere', elsewhere, 'AGENT_PRIVATE')
   const { document } = await api(host, URL_HERE, 'POST', '/agents', { ...named, about: 'another version' })
-  const fault = async () => (await api(host, URL_HERE, 'GET', `/agents/${document.npub}`)).document.fault
-  await until('a fault', fault)
-  assert.match(await fault(), /cannot be asked: ws:\/\/127\.0\.0\.1:1: /)
+  const failure = async () => (await api(host, URL_HERE, 'GET', `/agents/${document.npub}`)).document.error
+  await until('an error', failure)
+  assert.match(await failure(), /cannot be asked: ws:\/\/127\.0\.0\.1:1: /)
 })
 
 test('what a manifest needs for it is said with the path of the field', { skip }, async () => {

@@ -137,7 +137,7 @@ fn an_import_removes_all_that_it_deletes() {
     import(&folder, &jsonl(&[request.sign()]), &[]);
     let info = relay(&["info", "--data", &folder.data, "--json"], b"");
     let info: Value = serde_json::from_slice(&info.stdout).unwrap();
-    assert_eq!((&info["events"], &info["hidden"]), (&1.into(), &0.into()));
+    assert_eq!((&info["events"], &info["pending_removal"]), (&1.into(), &0.into()));
 }
 
 /// A relay is moved by `relay export | relay import`: what its users deleted stays deleted.

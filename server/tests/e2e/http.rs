@@ -290,7 +290,7 @@ fn metrics_name_who_costs_the_most_for_operators() {
         });
         rows.collect()
     };
-    let addresses = named("relay_address_cost_rows");
+    let addresses = named("relay_address_cost");
     assert_eq!((&*addresses[0].0, addresses.len()), ("2001:db8::/64", 10), "{addresses:?}");
     assert!(addresses[0].1 > 5 * addresses[1].1, "{addresses:?}");
     let authors = named("relay_author_bytes");

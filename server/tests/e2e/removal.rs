@@ -8,14 +8,14 @@ use relay_server::lmdb::{LmdbBackend, LmdbOptions};
 
 use super::harness::{RelayProcess, unix_now, until};
 
-/// How many events are in the database, and how many of them are hidden.
-fn events_and_hidden(folder: &Path) -> (usize, usize) {
+/// How many events are in the database, and how many of them are pending removal.
+fn events_and_pending_removal(folder: &Path) -> (usize, usize) {
     let store = LmdbBackend::open(folder, &LmdbOptions::default()).expect("opens beside the relay");
     let reader = store.reader().expect("reader");
-    let (mut log, mut hidden) = (Vec::new(), Vec::new());
+    let (mut log, mut pending_removal) = (Vec::new(), Vec::new());
     reader.log(Seq(0), usize::MAX, &mut log).expect("log");
-    reader.hidden(usize::MAX, &mut hidden).expect("hidden");
-    (log.len(), hidden.len())
+    reader.pending_removal(usize::MAX, &mut pending_removal).expect("hidden");
+    (log.len(), pending_removal.len())
 }
 
 #[test]
@@ -32,14 +32,14 @@ fn a_large_deletion_is_finished_after_a_kill() {
     }
     assert_eq!(client.publish(&request.at(unix_now()).sign().json()), (true, String::new()));
     relay.kill();
-    let (events, hidden) = events_and_hidden(&relay.data());
-    // Usually most of them are; all that is not hidden is the request.
-    assert_eq!(events, hidden + 1);
+    let (events, pending_removal) = events_and_pending_removal(&relay.data());
+    // Usually most of them are; all that is not pending removal is the request.
+    assert_eq!(events, pending_removal + 1);
 
     relay.restart();
     let mut client = relay.connect();
     assert_eq!(client.query(r#"{"kinds":[1,5]}"#).len(), 1, "hidden after the restart too");
-    until("the hidden events are removed", || events_and_hidden(&relay.data()) == (1, 0));
+    until("the pending_removal events are removed", || events_and_pending_removal(&relay.data()) == (1, 0));
     assert_eq!(client.query(r#"{"kinds":[1,5]}"#).len(), 1);
     assert!(relay.stop().success());
 }

@@ -71,7 +71,9 @@ fn a_client_that_reads_nothing_is_closed_and_counted() {
     }
     let mut stalled = relay.connect();
     stalled.send(r#"["REQ","all",{"kinds":[1],"limit":1000}]"#);
-    until("the end of a stalled connection", || metric(&relay, "relay_closed_stalled_total") >= 1.0);
+    until("the end of a stalled connection", || {
+        metric(&relay, "relay_connections_closed_stalled_total") >= 1.0
+    });
     assert_eq!(metric(&relay, "strfry_connections_current"), 1.0);
 }
 
@@ -99,14 +101,14 @@ fn clients_that_answer_no_pings_are_disconnected() {
     answering.unwrap();
     assert!(rest.windows(2).any(|bytes| bytes == [0x89, 0]), "it had been pinged");
     assert!(alive.query("{}").is_empty());
-    assert_eq!(metric(&relay, "relay_closed_silent_total"), 1.0);
+    assert_eq!(metric(&relay, "relay_connections_closed_idle_total"), 1.0);
 }
 
 /// A shard that always had work never checked its timers.
 #[test]
 fn a_busy_shard_disconnects_dead_clients() {
     let relay =
-        RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 1\n[limits]\nscan_rows_max = 1\n");
+        RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 1\n[limits]\nscan_cost_max = 1\n");
     let mut writer = relay.connect();
     let now = unix_now();
     for serial in 0..300 {
@@ -132,7 +134,7 @@ fn a_busy_shard_disconnects_dead_clients() {
         is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         closed.expect("the relay closes it");
     });
-    assert_eq!(metric(&relay, "relay_closed_silent_total"), 1.0);
+    assert_eq!(metric(&relay, "relay_connections_closed_idle_total"), 1.0);
 }
 
 /// Endless pipelined requests whose answers were not read kept a socket open for ever.

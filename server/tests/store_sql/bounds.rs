@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::seam::{Chance, Made, author};
+use crate::backend_contract::{Chance, Made, author};
 use crate::sqlite::{Sqlite, in_memory, levels};
 use crate::tombstones::Tombstones;
 use relay_engine::store::sql::{SqlBackend, SqlSizes};

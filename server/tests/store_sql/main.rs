@@ -1,32 +1,32 @@
 //! The SQL backend on rusqlite: random writes compared with a model, rows written and read per event, versions, durability, and a
 //! connection that counts rows as Durable Objects do.
 
+#[path = "../backend_contract/mod.rs"]
+mod backend_contract;
 mod bounds;
 mod removal;
-#[path = "../seam/mod.rs"]
-mod seam;
 mod sqlite;
 mod tombstones;
 
+use backend_contract::{Made, author, check_random_writes, insert, note, of_author};
 use relay_engine::store::sql::{EVENT_BYTES_MAX, SqlBackend, SqlConn, SqlOpenError, SqlSizes};
 use relay_engine::store::{Backend, Bound, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
 use relay_engine::testing::{
-    Groups, conformance, differential, differential_over, event_of_json, real_event_lines,
+    Groups, backend_tests, differential, differential_over, event_of_json, real_event_lines,
 };
 use relay_engine::types::Event;
 use rusqlite::types::Value;
-use seam::{Made, author, check_random_writes, insert, note, of_author};
 use sqlite::{Sqlite, in_memory, levels, open, open_with};
 
 #[test]
 fn conforms() {
-    conformance(|| in_memory(SqlSizes::default()));
+    backend_tests(|| in_memory(SqlSizes::default()));
 }
 
 /// With sizes so small that a few events are flushed and compacted into several levels.
 #[test]
 fn conforms_with_tiny_sizes() {
-    conformance(|| in_memory(SqlSizes::tiny()));
+    backend_tests(|| in_memory(SqlSizes::tiny()));
 }
 
 #[test]
@@ -331,7 +331,10 @@ fn another_version_is_refused_and_other_tables_are_left_alone() {
     drop(backend);
     let error = SqlBackend::open(Sqlite::open(&path, false)).expect_err("newer");
     assert_eq!(error, SqlOpenError::Schema { found: 5, known: 4 });
-    assert_eq!(error.to_string(), "the database has layout 5, and this version reads layouts 3 to 4");
+    assert_eq!(
+        error.to_string(),
+        "the database has schema version 5; this version of the relay reads versions 3 to 4"
+    );
 }
 
 #[test]

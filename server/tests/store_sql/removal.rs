@@ -3,11 +3,11 @@
 
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlSizes, SqlValue};
 use relay_engine::store::{
-    Backend, Done, Op, Outcome, Reader, StoreError, commit, commit_removals, remove_hidden,
+    Backend, Done, Op, Outcome, Reader, StoreError, commit, commit_removals, remove_pending,
 };
 use relay_engine::verify::Verified;
 
-use super::seam::{Made, author, check_removal_across_restarts, of_author};
+use super::backend_contract::{Made, author, check_removal_across_restarts, of_author};
 use super::sqlite::{Sqlite, in_memory, open_with};
 
 fn number(backend: &SqlBackend<Sqlite>, sql: &str) -> i64 {
@@ -49,7 +49,7 @@ fn removal_goes_on_after_a_crash_and_leaves_nothing() {
     }
 }
 
-/// A database of an earlier version, at its limit when it is opened: the table of hidden events could not be created, and
+/// A database of an earlier version, at its limit when it is opened: the table of events pending removal could not be created, and
 /// nothing was served.
 #[test]
 fn a_full_database_of_an_earlier_version_opens_and_makes_room() {
@@ -114,7 +114,7 @@ fn a_request_to_vanish_writes_few_rows_at_a_time() {
         assert_eq!(backend.reader().and_then(|reader| reader.stats()).expect("stats").events, 4_001);
         let mut steps = Vec::new();
         loop {
-            let step = remove_hidden(&backend).expect("remove");
+            let step = remove_pending(&backend).expect("remove");
             steps.push(backend.conn().take_rows().0);
             assert!(step.keys <= removed_keys_max, "{step:?}");
             if !step.more {

@@ -6,7 +6,7 @@ use relay_engine::store::sql::{SqlBackend, SqlSizes};
 use relay_engine::store::{Backend, Reader, Seq, StoreError, Tombstone, Writer, terms_of};
 use relay_engine::types::{EventId, PubKey, Timestamp};
 
-use crate::seam::{Chance, insert};
+use crate::backend_contract::{Chance, insert};
 use crate::sqlite::{Sqlite, in_memory, levels, open, open_with};
 use crate::{note_with_tags, put_all};
 

@@ -1,7 +1,7 @@
 //! The liveness phase: faults stop, and the relay must answer everything and become idle.
 
 use super::Host;
-use crate::history::has_hidden;
+use crate::history::has_pending_removals;
 
 /// Rounds within which a relay without faults must become idle.
 const ROUNDS_MAX: usize = 20_000;
@@ -38,7 +38,7 @@ impl Host<'_> {
                 progress |= relay.has_work();
             }
             progress |= self.commit();
-            progress |= self.remove_hidden();
+            progress |= self.remove_pending();
             progress |= self.clients.iter().any(|client| client.ready);
             if !progress {
                 return;
@@ -64,7 +64,7 @@ impl Host<'_> {
             );
         }
         self.history.committed(&self.store, &[], true);
-        assert!(!has_hidden(&self.store), "hidden events are removed");
+        assert!(!has_pending_removals(&self.store), "hidden events are removed");
         assert!(self.published.is_empty(), "no outcome for {:?}", self.published);
         for consumer in &self.consumers {
             consumer.check(&self.history, self.now.seconds());

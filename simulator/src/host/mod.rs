@@ -5,10 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use relay_engine::relay::{
-    Commit, CommitReply, Committed, Config, ConnId, Live, Peer, PublishOutcome, Relay, Ticket, VerifyBatch,
-    VerifyChecked, commit,
+    Commit, CommitReply, Committed, Config, ConnId, LiveEvent, Peer, PublishOutcome, Relay, Ticket,
+    VerifyBatch, VerifyChecked, commit,
 };
-use relay_engine::store::{MemoryBackend, REMOVED_KEYS_MAX, TermClasses, remove_hidden, sweep_expired};
+use relay_engine::store::{MemoryBackend, REMOVED_KEYS_MAX, TermClasses, remove_pending, sweep_expired};
 use relay_engine::testing::{FailingBackend, Rng, World};
 use relay_engine::types::{Class, EventId, Now};
 
@@ -29,7 +29,7 @@ const FRAME_BYTES_MAX: usize = 2_048;
 /// A message of the writer or of another shard to a shard.
 enum ShardMessage {
     Reply(CommitReply),
-    Live(Vec<Live>),
+    Live(Vec<LiveEvent>),
 }
 
 struct Shard {
@@ -74,7 +74,7 @@ impl<'a> Host<'a> {
             limits: setup::limits(&mut rng),
             policy: setup::policy(setup_seed),
             url: Some(URL.to_owned()),
-            frame_rows: [0, 5][(setup_seed / 3 % 2) as usize],
+            frame_cost: [0, 5][(setup_seed / 3 % 2) as usize],
         });
         let classes = TermClasses { all: !rng.one_in(4), author_kind: !rng.one_in(4) };
         let removed_keys_max = [REMOVED_KEYS_MAX, 0, 40][(setup_seed % 3) as usize];
@@ -135,7 +135,7 @@ impl<'a> Host<'a> {
             }
             60 => self.store.fail_at(1 + self.choices.below(40)),
             61 if self.step.is_multiple_of(2) => self.sweep(),
-            61 => drop(self.remove_hidden()),
+            61 => drop(self.remove_pending()),
             62 if self.choices.one_in(3) => self.disconnect(client),
             63 if self.choices.one_in(12) => self.crash(),
             64..=69 => {
@@ -330,7 +330,7 @@ impl<'a> Host<'a> {
         true
     }
 
-    fn send_live(&mut self, live: &[Live]) {
+    fn send_live(&mut self, live: &[LiveEvent]) {
         if !live.is_empty() {
             for shard in &mut self.shards {
                 shard.inbox.push_back(ShardMessage::Live(live.to_vec()));
@@ -403,7 +403,7 @@ impl<'a> Host<'a> {
                 self.clients[client].paused = false;
             }
         }
-        while let Some(live) = self.shards[shard].relay.poll_relayed() {
+        while let Some(live) = self.shards[shard].relay.poll_forwarded() {
             self.forward_ephemeral(shard, &live);
         }
         self.check_published(shard);
@@ -418,7 +418,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    fn forward_ephemeral(&mut self, from: usize, live: &Live) {
+    fn forward_ephemeral(&mut self, from: usize, live: &LiveEvent) {
         assert!(live.event.class() == Class::Ephemeral && is_signed(&live.event), "verified and ephemeral");
         for (index, shard) in self.shards.iter_mut().enumerate() {
             if index != from {
@@ -460,9 +460,9 @@ impl<'a> Host<'a> {
         );
     }
 
-    /// One step towards removing hidden events, which changes nothing that a client sees. Returns whether there are more.
-    fn remove_hidden(&mut self) -> bool {
-        let removed = remove_hidden(&self.store);
+    /// One step towards removing events pending removal, which changes nothing that a client sees. Returns whether there are more.
+    fn remove_pending(&mut self) -> bool {
+        let removed = remove_pending(&self.store);
         self.history.committed(&self.store, &[], true);
         removed.is_ok_and(|removed| removed.more)
     }

@@ -19,14 +19,14 @@ pub(super) fn policy(setup_seed: u64) -> Policy {
 
 /// Limits so small that a run reaches all of them.
 pub(super) fn limits(rng: &mut Rng) -> Limits {
-    let outbox_bytes_pause = *rng.pick(&[600, 2_000, 1 << 20]);
+    let outbox_pause_bytes = *rng.pick(&[600, 2_000, 1 << 20]);
     Limits {
         subscriptions_max: 2 + rng.below(5) as usize,
         limit_max: 1 + rng.below(40) as u32,
         limit_default: 1 + rng.below(40) as u32,
-        scan_rows_max: 1 + rng.below(12) as usize,
-        outbox_bytes_pause,
-        outbox_bytes_max: outbox_bytes_pause * *rng.pick(&[2, 8]),
+        scan_cost_max: 1 + rng.below(12) as usize,
+        outbox_pause_bytes,
+        outbox_bytes_max: outbox_pause_bytes * *rng.pick(&[2, 8]),
         deferred_messages_max: 1 + rng.below(5) as usize,
         verify_batch_max: 1 + rng.below(6) as usize,
         verify_wait_ms_max: rng.below(20),
@@ -34,7 +34,7 @@ pub(super) fn limits(rng: &mut Rng) -> Limits {
         bad_messages_max: 3 + rng.below(20) as u32,
         shard_outbox_bytes_max: *rng.pick(&[2_000, 20_000, 1 << 20]),
         deferred_bytes_max: 2_000,
-        running_bytes_max: 20_000,
+        query_bytes_max: 20_000,
         ..Limits::default()
     }
 }

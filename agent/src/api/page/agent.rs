@@ -11,7 +11,7 @@ use crate::identity;
 use crate::job::InputKind;
 use crate::machine::AgentState;
 use crate::manifest::{Handler, Manifest};
-use crate::router::Entry;
+use crate::router::AgentEntry;
 
 /// Figures of an agent, as its page shows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub(in crate::api) struct Figures {
 }
 
 /// One agent.
-pub(in crate::api) fn agent(entry: &Entry, figures: &Figures, relay: &Relay<'_>) -> String {
-    let Entry { pubkey, manifest, state, .. } = entry;
+pub(in crate::api) fn agent(entry: &AgentEntry, figures: &Figures, relay: &Relay<'_>) -> String {
+    let AgentEntry { pubkey, manifest, state, .. } = entry;
     let mut body = format!(
         "<header class=\"agent\">{tile}<div><h1><bdi>{name}</bdi></h1>{state}</div></header>\n",
         tile = tile(&manifest.name, pubkey),
@@ -121,7 +121,7 @@ fn row(body: &mut String, name: &str, value: &str) {
     let _ = writeln!(body, "<tr><th scope=\"row\">{name}</th><td>{value}</td></tr>");
 }
 
-fn how_to(body: &mut String, entry: &Entry, relay: &Relay<'_>) {
+fn how_to(body: &mut String, entry: &AgentEntry, relay: &Relay<'_>) {
     let Some(handler) = entry.manifest.handlers.first() else { return };
     body.push_str("<h2>Try it</h2>\n");
     match entry.state {
@@ -152,7 +152,7 @@ fn how_to(body: &mut String, entry: &Entry, relay: &Relay<'_>) {
 }
 
 /// A request of this kind, unsigned, a line for each tag.
-fn example(entry: &Entry, handler: &Handler) -> String {
+fn example(entry: &AgentEntry, handler: &Handler) -> String {
     let input = handler.inputs.first().copied().unwrap_or(InputKind::Text);
     let value = match input {
         InputKind::Text => "your text",
@@ -206,8 +206,8 @@ fn conditions(body: &mut String, manifest: &Manifest) {
     body.push_str("</table>\n");
 }
 
-fn about_it(body: &mut String, entry: &Entry) {
-    let Entry { pubkey, owner, manifest, version, .. } = entry;
+fn about_it(body: &mut String, entry: &AgentEntry) {
+    let AgentEntry { pubkey, owner, manifest, version, .. } = entry;
     let npub = identity::npub(pubkey);
     body.push_str("<h2>About it</h2>\n<table class=\"wide\">\n");
     row(body, "Address", &format!("<span class=\"key\">{npub}</span>"));

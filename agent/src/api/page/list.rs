@@ -7,14 +7,14 @@ use relay_site::page::{escape, grouped};
 use super::{document, kind_label, price, shortened, state_badge, tile};
 use crate::api::Relay;
 use crate::identity;
-use crate::router::Entry;
+use crate::router::AgentEntry;
 
 /// Names of kinds in an entry; of further ones their number is shown.
 const KINDS_SHOWN: usize = 4;
 
 /// A part of the agents: `entries` follow the first `offset` of `total`, and pages have `size` entries.
 pub(in crate::api) struct Part<'a> {
-    pub(in crate::api) entries: Vec<&'a Entry>,
+    pub(in crate::api) entries: Vec<&'a AgentEntry>,
     pub(in crate::api) offset: usize,
     pub(in crate::api) total: usize,
     pub(in crate::api) size: usize,
@@ -41,7 +41,7 @@ pub(in crate::api) fn list(part: &Part<'_>, relay: &Relay<'_>) -> String {
     document(&format!("Agents of {}", relay.name), None, body, relay)
 }
 
-fn card(body: &mut String, entry: &Entry) {
+fn card(body: &mut String, entry: &AgentEntry) {
     let manifest = &entry.manifest;
     let handlers = &manifest.handlers;
     let mut kinds: Vec<String> =

@@ -16,7 +16,8 @@ use self::rpc::{Reply, Response, RpcError};
 use super::call::{self, Bearer};
 use super::failure::cause;
 use super::{
-    Access, Executor, Failure, HttpEvent, HttpLimits, HttpRequest, Output, Step, Task, Tools, finish,
+    Access, Executor, ExecutorContext, ExecutorError, HttpEvent, HttpLimits, HttpRequest, Output, Step, Task,
+    finish,
 };
 use crate::manifest::McpConfig;
 
@@ -81,11 +82,11 @@ impl Mcp {
         Mcp { config, listed, client: None }
     }
 
-    fn client(&self, task: &Task, tools: &dyn Tools) -> Result<Client, Failure> {
+    fn client(&self, task: &Task, context: &dyn ExecutorContext) -> Result<Client, ExecutorError> {
         let mut config = self.config.clone();
         config.url = call::endpoint(&config.url, &[])?.into();
         Ok(Client {
-            bearer: call::bearer(config.token.as_deref(), tools)?,
+            bearer: call::bearer(config.token.as_deref(), context)?,
             config,
             listed: self.listed.clone(),
             task: task.clone(),
@@ -101,8 +102,8 @@ impl Mcp {
 }
 
 impl Executor for Mcp {
-    fn start(&mut self, task: &Task, tools: &dyn Tools, steps: &mut Vec<Step>) {
-        let first = self.client(task, tools).and_then(|mut client| {
+    fn start(&mut self, task: &Task, context: &dyn ExecutorContext, steps: &mut Vec<Step>) {
+        let first = self.client(task, context).and_then(|mut client| {
             let first = client.call_or_list()?;
             self.client = Some(client);
             Ok(first)
@@ -110,7 +111,7 @@ impl Executor for Mcp {
         steps.push(first.map_or_else(Step::Failed, Step::Call));
     }
 
-    fn handle(&mut self, tools: &dyn Tools, event: HttpEvent, steps: &mut Vec<Step>) {
+    fn handle(&mut self, context: &dyn ExecutorContext, event: HttpEvent, steps: &mut Vec<Step>) {
         let Some(client) = &mut self.client else { return };
         if let Request::Close(step) = &client.request {
             // Whether the server has closed the session is its own business.
@@ -133,7 +134,7 @@ impl Executor for Mcp {
         };
         if client.session.is_some() && is_reachable {
             client.request = Request::Close(end);
-            steps.push(Step::Call(client.close(tools.now())));
+            steps.push(Step::Call(client.close(context.now())));
         } else {
             steps.push(end);
             self.client = None;
@@ -148,7 +149,7 @@ enum Next {
 }
 
 impl Client {
-    fn next(&mut self, reply: Reply) -> Result<Next, Failure> {
+    fn next(&mut self, reply: Reply) -> Result<Next, ExecutorError> {
         let reply = match self.fall_back(reply) {
             Ok(next) => return next.map(Next::Call),
             Err(reply) => reply,
@@ -159,7 +160,7 @@ impl Client {
                 let failure = error.failure(url, &Bearer::hint(self.bearer.as_ref()));
                 // The server has ended the session: another attempt begins a new one.
                 let is_lost = error.status() == 404 && self.session.is_some();
-                Err(Failure { is_retryable: failure.is_retryable || is_lost, ..failure })
+                Err(ExecutorError { is_retryable: failure.is_retryable || is_lost, ..failure })
             }
             (Request::Call, Reply::Error(_, error))
                 if error.code == HEADER_MISMATCH && self.schema.is_none() =>
@@ -185,7 +186,7 @@ impl Client {
     }
 
     /// If the reply is that of a server of an earlier revision, the request that opens a session.
-    fn fall_back(&mut self, reply: Reply) -> Result<Result<HttpRequest, Failure>, Reply> {
+    fn fall_back(&mut self, reply: Reply) -> Result<Result<HttpRequest, ExecutorError>, Reply> {
         if self.version != MODERN {
             return Err(reply);
         }
@@ -219,12 +220,12 @@ impl Client {
     }
 
     /// The call of the tool; before it, its schema if parameters need types.
-    fn call_or_list(&mut self) -> Result<HttpRequest, Failure> {
+    fn call_or_list(&mut self) -> Result<HttpRequest, ExecutorError> {
         let has_params = self.task.params.iter().any(|(name, _)| self.listed.contains(name));
         if has_params && self.schema.is_none() { self.list(None) } else { self.call() }
     }
 
-    fn list(&mut self, cursor: Option<&Value>) -> Result<HttpRequest, Failure> {
+    fn list(&mut self, cursor: Option<&Value>) -> Result<HttpRequest, ExecutorError> {
         self.request = Request::List;
         self.pages += 1;
         let params = cursor.map_or_else(|| json!({}), |cursor| json!({"cursor": cursor}));
@@ -232,7 +233,7 @@ impl Client {
     }
 
     /// A page of the list of tools has come.
-    fn listed(&mut self, result: &Value) -> Result<HttpRequest, Failure> {
+    fn listed(&mut self, result: &Value) -> Result<HttpRequest, ExecutorError> {
         let tools = result["tools"].as_array();
         if let Some(tool) = tools.into_iter().flatten().find(|tool| tool["name"] == *self.config.tool) {
             self.schema = Some(tool["inputSchema"].clone());
@@ -243,10 +244,10 @@ impl Client {
             return self.list(Some(cursor));
         }
         let detail = format!("{}: no tool {} in the list of tools", self.config.url, self.config.tool);
-        Err(Failure::fatal(cause::REFUSED, "the agent is not configured correctly", detail))
+        Err(ExecutorError::fatal(cause::REFUSED, "the agent is not configured correctly", detail))
     }
 
-    fn call(&mut self) -> Result<HttpRequest, Failure> {
+    fn call(&mut self) -> Result<HttpRequest, ExecutorError> {
         self.request = Request::Call;
         let arguments = tool::arguments(&self.config, &self.listed, &self.task, self.schema.as_ref())?;
         let mut headers = Vec::new();
@@ -323,20 +324,20 @@ impl Client {
         self.task.output_bytes_max.saturating_mul(6).saturating_add(OVERHEAD_BYTES)
     }
 
-    fn refused(&self, error: &RpcError) -> Failure {
+    fn refused(&self, error: &RpcError) -> ExecutorError {
         let detail =
             format!("{}: error {}: {}", self.config.url, error.code, call::excerpt(error.message.as_bytes()));
         // -32603: internal error.
-        Failure {
+        ExecutorError {
             is_retryable: error.code == -32603,
-            ..Failure::fatal(cause::REFUSED, "the agent's backend refuses the request", detail)
+            ..ExecutorError::fatal(cause::REFUSED, "the agent's backend refuses the request", detail)
         }
     }
 
-    fn unsupported(&self, version: &str) -> Failure {
+    fn unsupported(&self, version: &str) -> ExecutorError {
         let version = call::excerpt(version.as_bytes());
         let detail = format!("{}: speaks version `{version}` of MCP, which is not known", self.config.url);
-        Failure::fatal(cause::RESPONSE, "the agent's backend gave no valid answer", detail)
+        ExecutorError::fatal(cause::RESPONSE, "the agent's backend gave no valid answer", detail)
     }
 }
 

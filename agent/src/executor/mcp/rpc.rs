@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::executor::call::{self, ErrorResponse};
 use crate::executor::failure::cause;
 use crate::executor::response::{Received, ResponseReader};
-use crate::executor::{Failure, HttpEvent, HttpFault};
+use crate::executor::{ExecutorError, HttpError, HttpEvent};
 
 /// What has come of a request.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) enum Reply {
 pub(super) struct RpcError {
     /// Negative numbers; see the specification of MCP.
     pub(super) code: i64,
-    /// In words.
+    /// The error's message.
     pub(super) message: String,
     /// More about it.
     pub(super) data: Value,
@@ -60,7 +60,7 @@ impl Response {
     }
 
     /// The next event of the call. `None`: more is to come.
-    pub(super) fn handle(&mut self, event: HttpEvent) -> Option<Result<Reply, Fault>> {
+    pub(super) fn handle(&mut self, event: HttpEvent) -> Option<Result<Reply, CallError>> {
         if let HttpEvent::Head(status, headers) = &event {
             self.status = *status;
             self.session = call::header(headers, "mcp-session-id")
@@ -76,17 +76,15 @@ impl Response {
                 Some(reply @ Reply::Error(..)) => reply,
                 _ => Reply::Status(error),
             })),
-            Received::Fault(fault) => Some(Err(Fault::Call(fault))),
+            Received::Fault(fault) => Some(Err(CallError::Call(fault))),
             _ if self.id.is_none() => Some(Ok(Reply::Accepted)),
-            Received::Nothing => Some(Err(Fault::Malformed("no response".to_owned()))),
-            Received::Whole(body) => {
-                Some(self.reply(&body).ok_or_else(|| {
-                    Fault::Malformed(format!("no answer of JSON-RPC: {}", call::excerpt(&body)))
-                }))
-            }
+            Received::Nothing => Some(Err(CallError::Malformed("no response".to_owned()))),
+            Received::Whole(body) => Some(self.reply(&body).ok_or_else(|| {
+                CallError::Malformed(format!("no answer of JSON-RPC: {}", call::excerpt(&body)))
+            })),
             Received::StreamEnd(last) => {
                 let reply = last.and_then(|event| self.reply(event.data.as_bytes()));
-                Some(reply.ok_or(Fault::Cut))
+                Some(reply.ok_or(CallError::Cut))
             }
         }
     }
@@ -116,25 +114,25 @@ impl Response {
 
 /// Why there is no reply.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum CallError {
     /// The call has failed.
-    Call(HttpFault),
+    Call(HttpError),
     /// The response is not what MCP says.
     Malformed(String),
     /// The stream has ended without an answer.
     Cut,
 }
 
-impl Fault {
-    pub(super) fn failure(self, url: &str) -> Failure {
+impl CallError {
+    pub(super) fn failure(self, url: &str) -> ExecutorError {
         match self {
-            Fault::Call(fault) => Failure::of_fault(fault, url),
-            Fault::Malformed(detail) => Failure::retryable(
+            CallError::Call(fault) => ExecutorError::of_http_error(fault, url),
+            CallError::Malformed(detail) => ExecutorError::retryable(
                 cause::RESPONSE,
                 "the agent's backend gave no valid answer",
                 format!("{url}: {detail}"),
             ),
-            Fault::Cut => Failure::retryable(
+            CallError::Cut => ExecutorError::retryable(
                 cause::CONNECTION,
                 "the agent's backend stopped in the middle of its answer",
                 format!("{url}: the stream ended without an answer"),

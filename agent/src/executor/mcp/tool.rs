@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::executor::call::excerpt;
 use crate::executor::failure::cause;
-use crate::executor::{Failure, Task, joined_inputs};
+use crate::executor::{ExecutorError, Task, joined_inputs};
 use crate::manifest::McpConfig;
 
 /// The arguments of a call: the inputs joined by line feeds, and the parameters that the handler lists. A parameter has the type
@@ -19,13 +19,13 @@ pub(super) fn arguments(
     listed: &[String],
     task: &Task,
     schema: Option<&Value>,
-) -> Result<Map<String, Value>, Failure> {
+) -> Result<Map<String, Value>, ExecutorError> {
     let mut arguments = Map::new();
     for (name, values) in task.params.iter().filter(|(name, _)| listed.contains(name)) {
         let kind = schema.and_then(|schema| schema["properties"][name]["type"].as_str()).unwrap_or_default();
         let value = argument(kind, values).ok_or_else(|| {
             let message = format!("the parameter {name} must be of type {kind}");
-            Failure::fatal(cause::INPUT, message.clone(), message)
+            ExecutorError::fatal(cause::INPUT, message.clone(), message)
         })?;
         arguments.insert(name.clone(), value);
     }
@@ -91,10 +91,10 @@ pub(super) fn header_value(text: &str) -> String {
 ///
 /// # Errors
 /// If the tool has failed, asks for further input, or returns no text.
-pub(super) fn text(result: &Value) -> Result<String, Failure> {
+pub(super) fn text(result: &Value) -> Result<String, ExecutorError> {
     if result["resultType"] == "input_required" {
         let message = "the agent's tool asks for further input";
-        return Err(Failure::fatal(cause::REFUSED, message, message));
+        return Err(ExecutorError::fatal(cause::REFUSED, message, message));
     }
     let mut texts: Vec<&str> = Vec::new();
     for item in result["content"].as_array().into_iter().flatten() {
@@ -108,10 +108,10 @@ pub(super) fn text(result: &Value) -> Result<String, Failure> {
     }
     if result["isError"] == true {
         let message = format!("the agent's tool has failed: {}", excerpt(texts.join("\n").as_bytes()));
-        return Err(Failure::fatal(cause::REFUSED, message.clone(), message));
+        return Err(ExecutorError::fatal(cause::REFUSED, message.clone(), message));
     }
     match &result["structuredContent"] {
-        Value::Null if texts.is_empty() => Err(Failure::fatal(
+        Value::Null if texts.is_empty() => Err(ExecutorError::fatal(
             cause::RESPONSE,
             "the agent's tool has returned no text",
             format!("no text in the result of the tool: {}", excerpt(result.to_string().as_bytes())),

@@ -71,7 +71,7 @@ pub(super) fn convert(value: Value) -> Result<Manifest, ManifestError> {
         refuse_payment(economics)?;
     }
     refuse("capabilities.tools", &theirs.capabilities.tools, NOT_CONVERTED)?;
-    let origin = paths::Origin::of(&theirs);
+    let origin = paths::FieldSource::of(&theirs);
     let ours = translate(theirs)?;
     Manifest::from_value(ours)
         .and_then(Manifest::validated)

@@ -16,14 +16,14 @@ const SAME: [(&str, &str); 8] = [
 ];
 
 /// What of an AgentManifest decides where fields come from.
-pub(super) struct Origin {
+pub(super) struct FieldSource {
     tags: usize,
     has_extra: bool,
 }
 
-impl Origin {
+impl FieldSource {
     pub(super) fn of(manifest: &AgentManifest) -> Self {
-        Origin { tags: manifest.tags.len(), has_extra: manifest.capabilities.extra.is_some() }
+        FieldSource { tags: manifest.tags.len(), has_extra: manifest.capabilities.extra.is_some() }
     }
 
     /// The path in the AgentManifest of a path in ours.

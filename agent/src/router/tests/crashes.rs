@@ -107,7 +107,7 @@ impl World {
             Step::Poll => {
                 if let Some(delivery) = self.router.poll_delivery() {
                     let twice = self.open.iter().any(|open| open.agent == delivery.agent);
-                    assert!(!twice, "at most one delivery is open for each agent");
+                    assert!(!twice, "at most one delivery is in flight for each agent");
                     self.open.push(delivery);
                 }
             }

@@ -10,7 +10,7 @@ use relay_engine::testing::signing::{Draft, event, key};
 use relay_engine::types::{Event, Now, PubKey, Seq};
 use serde_json::{Value, json};
 
-use super::{Delivery, Entry, Router};
+use super::{AgentEntry, Delivery, Router};
 use crate::machine::AgentState;
 use crate::secrets::Secrets;
 use crate::testing::Sqlite;
@@ -26,7 +26,7 @@ fn pubkey(number: u64) -> PubKey {
 }
 
 /// An agent with the key of this number, for these kinds; `more` is merged into its manifest.
-fn entry(number: u64, kinds: &[u16], more: Value) -> Entry {
+fn entry(number: u64, kinds: &[u16], more: Value) -> AgentEntry {
     let handlers: Vec<Value> =
         kinds.iter().map(|kind| json!({"kind": kind, "executor": "echo", "config": {}})).collect();
     let mut manifest = json!({"name": format!("agent {number}"), "handlers": handlers, "announce": false,
@@ -34,7 +34,7 @@ fn entry(number: u64, kinds: &[u16], more: Value) -> Entry {
     for (field, value) in more.as_object().unwrap() {
         manifest[field] = value.clone();
     }
-    Entry {
+    AgentEntry {
         pubkey: pubkey(number),
         owner: pubkey(99),
         state: AgentState::Active,
@@ -57,7 +57,7 @@ fn open(conn: &Sqlite) -> Router<Sqlite> {
 }
 
 /// A router that has confirmed position 0 and knows these agents.
-fn router_with(conn: &Sqlite, entries: impl IntoIterator<Item = Entry>) -> Router<Sqlite> {
+fn router_with(conn: &Sqlite, entries: impl IntoIterator<Item = AgentEntry>) -> Router<Sqlite> {
     let mut router = open(conn);
     router.accept(at(0), Vec::new(), Seq(0));
     entries.into_iter().for_each(|entry| router.put(at(0), entry).unwrap());
@@ -109,8 +109,8 @@ fn events_go_to_the_agents_they_concern() {
             entry(1, &[5_050, 5_100], json!({})),
             entry(2, &[5_050], json!({"access": {"open_jobs": false}})),
             entry(3, &[5_050], callers),
-            Entry { state: AgentState::Paused, ..entry(4, &[5_050], json!({})) },
-            Entry { state: AgentState::Draining, ..entry(5, &[5_050], json!({})) },
+            AgentEntry { state: AgentState::Paused, ..entry(4, &[5_050], json!({})) },
+            AgentEntry { state: AgentState::Draining, ..entry(5, &[5_050], json!({})) },
         ],
     );
     let mut position = 0;
@@ -156,7 +156,7 @@ fn events_go_to_the_agents_they_concern() {
     // Those that were given a request are remembered, also when they are paused meanwhile.
     drop(router);
     let mut router = super::tests::open(&conn);
-    router.put(at(0), Entry { state: AgentState::Paused, ..entry(1, &[5_050], json!({})) }).unwrap();
+    router.put(at(0), AgentEntry { state: AgentState::Paused, ..entry(1, &[5_050], json!({})) }).unwrap();
     router.accept(at(0), vec![signed(delete(9, open.id.to_string()).content("again"))], Seq(position + 1));
     let mut want = vec![pubkey(1), pubkey(3)];
     want.sort();
@@ -308,7 +308,9 @@ fn a_deleted_agent_leaves_nothing() {
     }
     router.accept(at(0), vec![signed(request(9, 5_050, 1))], Seq(2));
     for number in [1, 2] {
-        router.put(at(0), Entry { state: AgentState::Deleted, ..entry(number, &[], json!({})) }).unwrap();
+        router
+            .put(at(0), AgentEntry { state: AgentState::Deleted, ..entry(number, &[], json!({})) })
+            .unwrap();
     }
     assert!(router.is_ready() && router.filters().is_none() && router.agents().next().is_none());
     router.handle_timeout(at(100));
@@ -341,30 +343,31 @@ fn active_announced_agents_beat_every_four_minutes() {
         [
             entry(1, &[5_050], announced.clone()),
             entry(2, &[5_050], json!({})),
-            Entry { state: AgentState::Paused, ..entry(3, &[5_050], announced.clone()) },
+            AgentEntry { state: AgentState::Paused, ..entry(3, &[5_050], announced.clone()) },
         ],
     );
-    let authors = |beats: Vec<Event>| beats.iter().map(|beat| beat.pubkey).collect::<Vec<_>>();
-    let beats = router.poll_beats(at(0));
-    assert_eq!(beats[0].kind, 11_998);
-    assert_eq!(beats[0].expires_at, NOW + 600);
-    assert_eq!(authors(beats), [pubkey(1)]);
+    let authors =
+        |heartbeats: Vec<Event>| heartbeats.iter().map(|heartbeat| heartbeat.pubkey).collect::<Vec<_>>();
+    let heartbeats = router.poll_heartbeats(at(0));
+    assert_eq!(heartbeats[0].kind, 11_998);
+    assert_eq!(heartbeats[0].expires_at, NOW + 600);
+    assert_eq!(authors(heartbeats), [pubkey(1)]);
     assert_eq!(router.poll_timeout(), Some(at(240)));
-    assert_eq!(router.poll_beats(at(239)), []);
+    assert_eq!(router.poll_heartbeats(at(239)), []);
     // A restart does not repeat a round; an agent that becomes active does not wait for one.
     let mut router = open(&conn);
-    assert_eq!(router.poll_beats(at(239)), []);
+    assert_eq!(router.poll_heartbeats(at(239)), []);
     conn.take_rows_written();
     router.put(at(239), entry(3, &[5_050], announced.clone())).unwrap();
     assert_eq!(router.poll_timeout(), Some(Now::default()));
-    assert_eq!(authors(router.poll_beats(at(239))), [pubkey(3)]);
+    assert_eq!(authors(router.poll_heartbeats(at(239))), [pubkey(3)]);
     router.put(at(239), entry(3, &[5_050, 5_100], announced)).unwrap();
-    assert_eq!(router.poll_beats(at(239)), [], "a new version is no reason");
+    assert_eq!(router.poll_heartbeats(at(239)), [], "a new version is no reason");
     assert_eq!(conn.take_rows_written(), 2);
-    assert_eq!(router.poll_beats(router.poll_timeout().unwrap()).len(), 2);
+    assert_eq!(router.poll_heartbeats(router.poll_timeout().unwrap()).len(), 2);
     assert_eq!(conn.take_rows_written(), 1, "a round writes one row");
-    router.put(at(300), Entry { state: AgentState::Deleted, ..entry(1, &[], json!({})) }).unwrap();
-    router.put(at(300), Entry { state: AgentState::Paused, ..entry(3, &[], json!({})) }).unwrap();
+    router.put(at(300), AgentEntry { state: AgentState::Deleted, ..entry(1, &[], json!({})) }).unwrap();
+    router.put(at(300), AgentEntry { state: AgentState::Paused, ..entry(3, &[], json!({})) }).unwrap();
     assert_eq!(router.poll_timeout(), None, "without active announced agents there is no timer");
 }
 
@@ -375,7 +378,7 @@ fn a_thousand_beats_come_in_turns() {
     let mut router = router_with(&conn, agents);
     let mut turns = Vec::new();
     while router.poll_timeout().unwrap() <= at(0) {
-        turns.push(router.poll_beats(at(0)).len());
+        turns.push(router.poll_heartbeats(at(0)).len());
     }
     assert_eq!(turns, [100, 100, 50]);
 }
@@ -384,14 +387,14 @@ fn a_thousand_beats_come_in_turns() {
 fn beats_go_on_when_a_clock_that_was_ahead_is_set_right() {
     let conn = Sqlite::new();
     let mut router = router_with(&conn, [entry(1, &[5_050], json!({"announce": true}))]);
-    assert_eq!(router.poll_beats(at(1_000_000)).len(), 1);
+    assert_eq!(router.poll_heartbeats(at(1_000_000)).len(), 1);
     drop(router);
     let mut router = open(&conn);
     router.accept(at(10), Vec::new(), Seq(1));
     assert_eq!(router.poll_timeout(), Some(at(10)));
-    assert_eq!(router.poll_beats(at(10)).len(), 1);
+    assert_eq!(router.poll_heartbeats(at(10)).len(), 1);
     assert_eq!(router.poll_timeout(), Some(at(240)));
-    assert_eq!(router.poll_beats(at(240)).len(), 1);
+    assert_eq!(router.poll_heartbeats(at(240)).len(), 1);
 }
 
 #[test]

@@ -9,8 +9,8 @@ fn tombstone(number: u64, version: u32) -> Tombstone {
     Tombstone::from_json(head.to_string().as_bytes()).unwrap()
 }
 
-fn with_version(number: u64, version: u32, state: AgentState) -> Entry {
-    Entry { version, state, ..entry(number, &[5050], json!({})) }
+fn with_version(number: u64, version: u32, state: AgentState) -> AgentEntry {
+    AgentEntry { version, state, ..entry(number, &[5050], json!({})) }
 }
 
 #[test]

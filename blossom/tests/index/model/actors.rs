@@ -234,7 +234,7 @@ fn unknown(job: &Job, state: Unknown, world: &mut Simulation) -> Option<Unknown>
             Some(Unknown::Staged(upload, staged))
         }
         Unknown::Staged(upload, staged) => {
-            match world.ask(Command::Learn { upload, sha256: sha(job.n), size: size(job.n) }) {
+            match world.ask(Command::SetHash { upload, sha256: sha(job.n), size: size(job.n) }) {
                 None => Some(Unknown::Staged(upload, staged)),
                 Some(Outcome::Begun { key, .. }) => Some(Unknown::Learnt(upload, staged, key)),
                 Some(Outcome::Busy) if world.waits() => Some(Unknown::Staged(upload, staged)),

@@ -92,7 +92,7 @@ pub(super) struct Parts {
 }
 
 #[derive(Debug, PartialEq)]
-enum Verdict {
+enum UploadDecision {
     Exists,
     Here,
     Busy,
@@ -118,8 +118,8 @@ impl Oracle {
         match command {
             Command::Begin(wanted) => self.begin(now, wanted, None, outcome),
             Command::BeginPart(wanted, part) => self.begin(now, wanted, Some(part), outcome),
-            Command::Learn { upload, sha256, size } => {
-                self.learn(now, *upload, number(sha256), *size, outcome)
+            Command::SetHash { upload, sha256, size } => {
+                self.set_hash(now, *upload, number(sha256), *size, outcome)
             }
             Command::Finish(commit) => self.finish(now, commit, outcome),
             Command::Abort { upload } => self.abort(*upload),
@@ -129,7 +129,7 @@ impl Oracle {
                 let (n, text) = (number(sha256), text.as_deref());
                 let Some(live) = self.live.get(&n) else {
                     if text.is_none() {
-                        self.expel(n);
+                        self.purge(n);
                     }
                     return assert_eq!(*outcome, Outcome::Missing);
                 };
@@ -137,14 +137,14 @@ impl Oracle {
                     Some(owner) if !live.owners.contains_key(&owner) => {
                         return assert_eq!(*outcome, Outcome::Refused(Refusal::NotOwner));
                     }
-                    Some(owner) => self.let_go(n, owner),
-                    None => self.expel(n),
+                    Some(owner) => self.remove_owner(n, owner),
+                    None => self.purge(n),
                 }
                 assert_eq!(*outcome, Outcome::Deleted);
             }
             Command::Ban { sha256, .. } => {
                 self.banned.insert(number(sha256));
-                self.expel(number(sha256));
+                self.purge(number(sha256));
             }
             Command::Unban(sha256) => {
                 let was = self.banned.remove(&number(sha256));
@@ -195,7 +195,7 @@ impl Oracle {
     }
 
     /// A blob ends, and what is being uploaded of it.
-    fn expel(&mut self, n: u32) {
+    fn purge(&mut self, n: u32) {
         self.remove(n);
         for pending in self.pending.values_mut().filter(|pending| pending.n == Some(n)) {
             (pending.is_given_up, pending.parts) = (true, None);
@@ -230,23 +230,23 @@ impl Oracle {
         (self.owned(owner) + of_owner + size > KEY_MAX).then_some(Refusal::KeyQuota)
     }
 
-    fn judge(&self, owner: u8, n: Option<u32>, bytes: u64, own: Option<u64>) -> Verdict {
+    fn decide_upload(&self, owner: u8, n: Option<u32>, bytes: u64, own: Option<u64>) -> UploadDecision {
         if let Some(n) = n {
             if self.banned.contains(&n) {
-                return Verdict::Refused(Refusal::Banned);
+                return UploadDecision::Refused(Refusal::Banned);
             }
             if let Some(live) = self.live.get(&n) {
                 if live.owners.contains_key(&owner) {
-                    return Verdict::Exists;
+                    return UploadDecision::Exists;
                 }
                 let refusal = self.room(owner, Some(n), size(n), false, own);
-                return refusal.map_or(Verdict::Here, Verdict::Refused);
+                return refusal.map_or(UploadDecision::Here, UploadDecision::Refused);
             }
             if self.taken.contains_key(&sha(n).to_string()) {
-                return Verdict::Busy;
+                return UploadDecision::Busy;
             }
         }
-        self.room(owner, n, bytes, true, own).map_or(Verdict::Free, Verdict::Refused)
+        self.room(owner, n, bytes, true, own).map_or(UploadDecision::Free, UploadDecision::Refused)
     }
 
     fn own(&mut self, now: u64, n: u32, owner: u8, expires_at: Option<u64>, outcome: &Outcome) {
@@ -275,10 +275,10 @@ impl Oracle {
     }
 
     /// Somebody who owned a picture lets its thumbnail go with their last one.
-    fn let_thumbnail_go(&mut self, thumbnail: u32, owner: u8) {
+    fn remove_thumbnail_owner(&mut self, thumbnail: u32, owner: u8) {
         let is_owner = self.live.get(&thumbnail).is_some_and(|live| live.owners.contains_key(&owner));
         if is_owner && !self.has_picture(owner, thumbnail) {
-            self.let_go(thumbnail, owner);
+            self.remove_owner(thumbnail, owner);
         }
     }
 
@@ -307,26 +307,26 @@ impl Oracle {
             sum = rows.iter().map(|row| row.1).sum::<u64>() + if has_it { 0 } else { part.length };
             bytes = sum.min(wanted.size);
         }
-        match self.judge(owner, n, bytes, found) {
-            Verdict::Exists => {
+        match self.decide_upload(owner, n, bytes, found) {
+            UploadDecision::Exists => {
                 found.map(|id| self.pending.remove(&id));
                 return self.own(now, n.expect("it exists"), owner, wanted.expires_at, outcome);
             }
-            Verdict::Here if part.is_some() => {
+            UploadDecision::Here if part.is_some() => {
                 let refusal = self.room(owner, n, bytes, true, found);
                 if let (Some(refusal), false) = (refusal, has_it) {
                     return assert_eq!(*outcome, Outcome::Refused(refusal));
                 }
             }
-            Verdict::Here => {
+            UploadDecision::Here => {
                 let Outcome::Here { upload } = outcome else { panic!("it is another owner's") };
                 let size = size(n.expect("it is here"));
                 return self.pend(*upload, Pending { is_here: true, ..Pending::new(owner, wanted, size) });
             }
-            Verdict::Busy => return assert_eq!(*outcome, Outcome::Busy),
-            Verdict::Refused(_) if has_it => {}
-            Verdict::Refused(refusal) => return assert_eq!(*outcome, Outcome::Refused(refusal)),
-            Verdict::Free => {}
+            UploadDecision::Busy => return assert_eq!(*outcome, Outcome::Busy),
+            UploadDecision::Refused(_) if has_it => {}
+            UploadDecision::Refused(refusal) => return assert_eq!(*outcome, Outcome::Refused(refusal)),
+            UploadDecision::Free => {}
         }
         if let (Some(id), true) = (found, has_it) {
             self.extend(id, wanted.abandoned_at);
@@ -375,7 +375,7 @@ impl Oracle {
         assert_eq!(*outcome, Outcome::Refused(refusal));
     }
 
-    fn learn(&mut self, now: u64, upload: u64, n: u32, bytes: u64, outcome: &Outcome) {
+    fn set_hash(&mut self, now: u64, upload: u64, n: u32, bytes: u64, outcome: &Outcome) {
         let Some(pending) = self.pending.get(&upload) else {
             return assert_eq!(*outcome, Outcome::Refused(Refusal::Gone));
         };
@@ -388,17 +388,17 @@ impl Oracle {
             return assert_eq!(*outcome, begun);
         }
         let (owner, expires_at) = (pending.owner, pending.expires_at);
-        match self.judge(owner, Some(n), bytes, Some(upload)) {
-            Verdict::Exists | Verdict::Here => {
+        match self.decide_upload(owner, Some(n), bytes, Some(upload)) {
+            UploadDecision::Exists | UploadDecision::Here => {
                 self.pending.remove(&upload);
                 self.own(now, n, owner, expires_at, outcome);
             }
-            Verdict::Busy => assert_eq!(*outcome, Outcome::Busy),
-            Verdict::Refused(refusal) => {
+            UploadDecision::Busy => assert_eq!(*outcome, Outcome::Busy),
+            UploadDecision::Refused(refusal) => {
                 self.pending.remove(&upload);
                 assert_eq!(*outcome, Outcome::Refused(refusal));
             }
-            Verdict::Free => {
+            UploadDecision::Free => {
                 let pending = self.pending.get_mut(&upload).expect("it is pending");
                 (pending.n, pending.size) = (Some(n), bytes);
                 assert_eq!(*outcome, begun);
@@ -492,18 +492,18 @@ impl Oracle {
         parts.is_some_and(|parts| parts.rows.contains_key(key))
     }
 
-    fn let_go(&mut self, n: u32, owner: u8) {
+    fn remove_owner(&mut self, n: u32, owner: u8) {
         let Some(live) = self.live.get_mut(&n).filter(|live| live.owners.contains_key(&owner)) else {
             return;
         };
         if live.owners.len() == 1 {
-            return self.expel(n);
+            return self.purge(n);
         }
         live.owners.remove(&owner);
         let thumbnail = live.thumbnail;
         self.links.retain(|link| (link.1, link.2) != (n, owner));
         if let Some(thumbnail) = thumbnail {
-            self.let_thumbnail_go(thumbnail, owner);
+            self.remove_thumbnail_owner(thumbnail, owner);
         }
     }
 
@@ -514,7 +514,7 @@ impl Oracle {
             live.thumbnail = None;
         }
         if let Some(thumbnail) = ended.thumbnail {
-            ended.owners.keys().for_each(|owner| self.let_thumbnail_go(thumbnail, *owner));
+            ended.owners.keys().for_each(|owner| self.remove_thumbnail_owner(thumbnail, *owner));
         }
     }
 
@@ -533,7 +533,7 @@ impl Oracle {
                 for link in links.iter().filter(is_meant) {
                     self.links.remove(link);
                     if !self.links.iter().any(|other| (other.1, other.2) == (link.1, author)) {
-                        self.let_go(link.1, author);
+                        self.remove_owner(link.1, author);
                     }
                 }
             }
@@ -541,7 +541,7 @@ impl Oracle {
                 for n in 0..HASHES {
                     let since = self.live.get(&n).and_then(|live| live.owners.get(&author));
                     if since.is_some_and(|since| *since <= event.created_at) {
-                        self.let_go(n, author);
+                        self.remove_owner(n, author);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use relay_engine::types::PubKey;
 
 use super::super::js;
 use super::Shared;
-use crate::agent::ask::{BURY_PATH, TOMBSTONE_PATH};
+use crate::agent::api_request::{BURY_PATH, TOMBSTONE_PATH};
 
 impl Shared {
     /// Has the relay's object keep the tombstone, and then deletes everything here, the alarm too. After an error, or if the object

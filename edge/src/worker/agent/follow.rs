@@ -5,7 +5,7 @@ use std::rc::Rc;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
 use relay_agent::api::{FOLLOWERS_MAX, Follower, too_many_followers};
-use relay_site::Answer;
+use relay_site::HttpResponse;
 use worker::{Error, Headers, Response, Result};
 
 use super::super::entry::response;
@@ -24,7 +24,7 @@ pub(super) struct Following {
 
 impl Shared {
     /// Answers with the log, and what is added to it. `first` is the answer to a request that does not follow.
-    pub(super) fn follow(self: &Rc<Self>, first: &Answer, follower: Follower) -> Result<Response> {
+    pub(super) fn follow(self: &Rc<Self>, first: &HttpResponse, follower: Follower) -> Result<Response> {
         let (lines, received) = mpsc::channel(PIECES_WAITING);
         {
             let mut followers =

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use relay_agent::machine::{EffectId, SignerEvent};
-use relay_agent::nip46::{Answers, is_same_relay};
+use relay_agent::nip46::{SignerResponses, is_same_relay};
 use relay_engine::types::Event;
 use worker::{Error, WebSocket};
 
@@ -17,7 +17,7 @@ impl Shared {
         self: &Rc<Self>,
         id: EffectId,
         relays: &[String],
-        answers: &Answers,
+        answers: &SignerResponses,
         requests: &[Event],
     ) {
         let Some(signal) = self.begin_call(id) else { return };

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use js_sys::futures::JsFuture;
 use js_sys::{Object as JsObject, Promise, Reflect};
-use relay_blossom::exchange::{Failure, Receive, Received, Uploader};
+use relay_blossom::exchange::{Receive, Received, StepError, Uploader};
 use relay_blossom::index::Part;
 use relay_blossom::{Blob, Sha256, mime};
 use sha2::{Digest as _, Sha256 as Hasher};
@@ -64,23 +64,23 @@ extern "C" {
 }
 
 /// The bucket of blobs.
-pub(super) struct Bodies(Bucket);
+pub(super) struct BlobStore(Bucket);
 
-pub(super) fn failed(error: Error) -> Failure {
-    Failure::Store(error.to_string())
+pub(super) fn failed(error: Error) -> StepError {
+    StepError::Store(error.to_string())
 }
 
-fn thrown(error: JsValue) -> Failure {
+fn thrown(error: JsValue) -> StepError {
     failed(error.into())
 }
 
-impl Bodies {
+impl BlobStore {
     pub(super) fn new(env: &Env) -> WorkerResult<Self> {
-        env.bucket(BLOBS).map(Bodies)
+        env.bucket(BLOBS).map(BlobStore)
     }
 
     /// The object of a blob, with its bytes if they are wanted. One operation.
-    pub(super) async fn find(&self, sha256: &Sha256, with_bytes: bool) -> Result<Option<Object>, Failure> {
+    pub(super) async fn find(&self, sha256: &Sha256, with_bytes: bool) -> Result<Option<Object>, StepError> {
         let key = sha256.to_string();
         let found = match with_bytes {
             true => self.0.get(key).execute().await,
@@ -92,7 +92,7 @@ impl Bodies {
     /// Stores bytes; the bucket checks their hash, if it is known. One operation, and two more if it is not; none if they are only
     /// hashed. Of a known hash it overwrites nothing: a blob that is live stays as it is, with its type and expiry, whoever uploads
     /// it meanwhile. Then it is one operation more.
-    pub(super) async fn store(&self, data: Data, receive: &Receive) -> Result<Received, Failure> {
+    pub(super) async fn store(&self, data: Data, receive: &Receive) -> Result<Received, StepError> {
         if receive.only_hash {
             return only_hash(data, receive).await;
         }
@@ -110,12 +110,12 @@ impl Bodies {
             // The bytes are there, with this hash: the bucket has checked it when they came.
             None => {
                 let there = self.0.head(&receive.key).await.map_err(failed)?;
-                let there = there.ok_or_else(|| Failure::Store("not stored".into()))?;
+                let there = there.ok_or_else(|| StepError::Store("not stored".into()))?;
                 (there.size(), Some(mime_of(&there)))
             }
         };
         if receive.length.is_some_and(|length| length != size) {
-            return Err(Failure::Incomplete);
+            return Err(StepError::Incomplete);
         }
         let (sha256, first) = match receive.sha256 {
             Some(sha256) => (sha256, Bytes::new()),
@@ -127,7 +127,7 @@ impl Bodies {
     }
 
     /// The hash of what is stored, and its first bytes.
-    async fn digest(&self, key: &str, size: u64) -> Result<(Sha256, Bytes), Failure> {
+    async fn digest(&self, key: &str, size: u64) -> Result<(Sha256, Bytes), StepError> {
         let hash = digest(self.present(key, 0, size).await?).await.map_err(failed)?;
         if size == 0 {
             return Ok((hash, Bytes::new()));
@@ -147,7 +147,7 @@ impl Bodies {
         key: &str,
         offset: u64,
         length: u64,
-    ) -> Result<Option<ReadableStream>, Failure> {
+    ) -> Result<Option<ReadableStream>, StepError> {
         let mut get = self.0.get(key);
         // A range of an empty object is an error.
         if length > 0 {
@@ -159,9 +159,9 @@ impl Bodies {
         }
     }
 
-    async fn present(&self, key: &str, offset: u64, length: u64) -> Result<ReadableStream, Failure> {
+    async fn present(&self, key: &str, offset: u64, length: u64) -> Result<ReadableStream, StepError> {
         let stream = self.read(key, offset, length).await?;
-        stream.ok_or_else(|| Failure::Store(format!("{key} is not there")))
+        stream.ok_or_else(|| StepError::Store(format!("{key} is not there")))
     }
 
     /// Copies staged bytes to where they belong, and removes them. The bucket cannot rename: four operations.
@@ -171,10 +171,10 @@ impl Bodies {
         to: &str,
         mime: &str,
         expires_at: Option<u64>,
-    ) -> Result<Received, Failure> {
-        let sha256: Sha256 = to.parse().map_err(|_| Failure::Store("not a hash".into()))?;
+    ) -> Result<Received, StepError> {
+        let sha256: Sha256 = to.parse().map_err(|_| StepError::Store("not a hash".into()))?;
         let staged = self.0.head(from).await.map_err(failed)?;
-        let size = staged.ok_or_else(|| Failure::Store(format!("{from} is not there")))?.size();
+        let size = staged.ok_or_else(|| StepError::Store(format!("{from} is not there")))?.size();
         let data = match size {
             0 => Data::Empty,
             _ => Data::ReadableStream(self.present(from, 0, size).await?),
@@ -196,7 +196,7 @@ impl Bodies {
     }
 
     /// Pipes parts one after the other into one put, which checks the hash. An operation for each part, and one.
-    pub(super) async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, Failure> {
+    pub(super) async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, StepError> {
         let length: u64 = parts.iter().map(|part| part.take).sum();
         if length == 0 {
             return self.store(Data::Empty, receive).await;
@@ -218,12 +218,12 @@ impl Bodies {
         let (piped, stored) = futures_util::future::join(pipe, put).await;
         // If the hash is wrong, the pipe breaks too; the put knows why.
         match stored {
-            Err(Failure::Store(error)) => Err(piped.err().unwrap_or(Failure::Store(error))),
+            Err(StepError::Store(error)) => Err(piped.err().unwrap_or(StepError::Store(error))),
             other => other,
         }
     }
 
-    async fn pipe(&self, parts: &[Part], to: &Writable) -> Result<(), Failure> {
+    async fn pipe(&self, parts: &[Part], to: &Writable) -> Result<(), StepError> {
         let options = JsObject::new();
         Reflect::set(&options, &"preventClose".into(), &true.into()).map_err(thrown)?;
         for part in parts.iter().filter(|part| part.take > 0) {
@@ -235,7 +235,7 @@ impl Bodies {
     }
 
     /// Removes bytes, if they are there.
-    pub(super) async fn remove(&self, key: &str) -> Result<(), Failure> {
+    pub(super) async fn remove(&self, key: &str) -> Result<(), StepError> {
         self.0.delete(key).await.map_err(failed)
     }
 }
@@ -251,21 +251,21 @@ async fn digest(body: ReadableStream) -> WorkerResult<Sha256> {
 }
 
 /// Reads and hashes bytes of a blob that is here.
-async fn only_hash(data: Data, receive: &Receive) -> Result<Received, Failure> {
+async fn only_hash(data: Data, receive: &Receive) -> Result<Received, StepError> {
     let (sha256, size) = match data {
         // The runtime lets through as many bytes as were announced, or fails.
         Data::ReadableStream(stream) => {
-            let length = receive.length.ok_or_else(|| Failure::Store("a stream without length".into()))?;
+            let length = receive.length.ok_or_else(|| StepError::Store("a stream without length".into()))?;
             (digest(stream).await.map_err(put_failure)?, length)
         }
         Data::Bytes(bytes) => (Sha256(Hasher::digest(&bytes).into()), bytes.len() as u64),
         _ => (Sha256(Hasher::digest([]).into()), 0),
     };
     if receive.length.is_some_and(|length| length != size) {
-        return Err(Failure::Incomplete);
+        return Err(StepError::Incomplete);
     }
     match receive.sha256 {
-        Some(expected) if expected != sha256 => Err(Failure::WrongHash),
+        Some(expected) if expected != sha256 => Err(StepError::WrongHash),
         _ => Ok(Received { sha256, size, first: Bytes::new(), mime: None, kept_mime: None }),
     }
 }
@@ -284,8 +284,8 @@ pub(super) async fn discard(body: ReadableStream) {
 }
 
 /// The bytes of an object that was found with them.
-pub(super) fn stream_of(object: &Object) -> Result<ReadableStream, Failure> {
-    let missing = || Failure::Store("an object without a body".into());
+pub(super) fn stream_of(object: &Object) -> Result<ReadableStream, StepError> {
+    let missing = || StepError::Store("an object without a body".into());
     match object.body().ok_or_else(missing)?.response_body().map_err(failed)? {
         ResponseBody::Stream(stream) => Ok(stream),
         ResponseBody::Empty | ResponseBody::Body(_) => Err(missing()),
@@ -320,17 +320,21 @@ fn further_metadata(receive: &Receive) -> HashMap<String, String> {
 }
 
 /// Whether a connection was lost.
-pub(super) fn is_lost(failure: &Failure) -> bool {
-    matches!(failure, Failure::Store(words) if words.contains(LOST))
+pub(super) fn is_lost(failure: &StepError) -> bool {
+    matches!(failure, StepError::Store(words) if words.contains(LOST))
 }
 
 /// Why a put failed. The bucket names another hash than was announced, or the body ended early; a connection that is lost may be
 /// the client's or the bucket's, and only the latter is told.
-fn put_failure(error: Error) -> Failure {
+fn put_failure(error: Error) -> StepError {
     let words = error.to_string();
     if words.contains("10037") || words.contains("does not match") {
-        return Failure::WrongHash;
+        return StepError::WrongHash;
     }
     let early = ["FixedLengthStream", "disconnected", "premature"];
-    if early.iter().any(|part| words.contains(part)) { Failure::Incomplete } else { Failure::Store(words) }
+    if early.iter().any(|part| words.contains(part)) {
+        StepError::Incomplete
+    } else {
+        StepError::Store(words)
+    }
 }

@@ -10,14 +10,14 @@ use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
 use relay_agent::executor::{Access, HttpLimits, HttpRequest};
 use relay_agent::fetch::{PrivateHosts, check_url, redirect};
-use relay_blossom::exchange::{Failure, Receive, Received};
+use relay_blossom::exchange::{Receive, Received, StepError};
 use relay_engine::types::{Filter, PubKey};
 use worker::{
     AbortController, AbortSignal, Data, Delay, Env, Error, Method, Request, RequestInit, Response,
     ResponseBody,
 };
 
-use super::bucket::{Bodies, is_lost};
+use super::bucket::{BlobStore, is_lost};
 use crate::agent::message::{QUERY_PATH, decode_events, encode_filter};
 use crate::settings::Settings;
 use crate::worker::{calls, shards};
@@ -34,13 +34,13 @@ const SERVERS: u16 = 10063;
 
 /// Stores what the first of these URLs answers with that answers. `make_room` is told how many bytes it has before they are stored.
 pub(super) async fn fetch(
-    bodies: &Bodies,
+    bodies: &BlobStore,
     access: Access,
     urls: &[String],
     receive: &Receive,
-    mut make_room: impl AsyncFnMut(u64) -> Result<(), Failure>,
-) -> Result<Received, Failure> {
-    let mut last = Failure::Origin("no URL".to_owned());
+    mut make_room: impl AsyncFnMut(u64) -> Result<(), StepError>,
+) -> Result<Received, StepError> {
+    let mut last = StepError::Origin("no URL".to_owned());
     for url in urls {
         let call = AbortController::default();
         let signal = call.signal();
@@ -50,7 +50,7 @@ pub(super) async fn fetch(
             Either::Left((Err(failure), _)) => {
                 // What is left of the response is not read.
                 call.abort();
-                if let Failure::Refused(_) = failure {
+                if let StepError::Refused(_) = failure {
                     return Err(failure);
                 }
                 failure
@@ -59,7 +59,7 @@ pub(super) async fn fetch(
                 call.abort();
                 // The put ends with its source; only then may another one begin.
                 let _ = fetched.await;
-                Failure::Origin("it takes too long".to_owned())
+                StepError::Origin("it takes too long".to_owned())
             }
         };
     }
@@ -67,13 +67,13 @@ pub(super) async fn fetch(
 }
 
 async fn fetch_one(
-    bodies: &Bodies,
+    bodies: &BlobStore,
     access: Access,
     url: &str,
     receive: &Receive,
     signal: &AbortSignal,
-    make_room: &mut impl AsyncFnMut(u64) -> Result<(), Failure>,
-) -> Result<Received, Failure> {
+    make_room: &mut impl AsyncFnMut(u64) -> Result<(), StepError>,
+) -> Result<Received, StepError> {
     let response = open(access, url, signal).await?;
     let header = |name: &str| response.headers().get(name).ok().flatten();
     let mime = header("content-type");
@@ -82,7 +82,7 @@ async fn fetch_one(
     let announced = header("content-length").and_then(|length| length.parse::<u64>().ok());
     let length = announced.filter(|_| !is_encoded);
     if length.is_some_and(|length| length > receive.bytes_max) {
-        return Err(Failure::TooLong);
+        return Err(StepError::TooLong);
     }
     let receive = Receive { length, mime: receive.mime_from(mime.as_deref()), ..receive.clone() };
     let data = match (length, response.body()) {
@@ -96,15 +96,15 @@ async fn fetch_one(
     }
     match bodies.store(data, &receive).await {
         Ok(received) => Ok(Received { mime, ..received }),
-        Err(failure) if failure == Failure::Incomplete || is_lost(&failure) => {
-            Err(Failure::Origin("its answer ended early".to_owned()))
+        Err(failure) if failure == StepError::Incomplete || is_lost(&failure) => {
+            Err(StepError::Origin("its answer ended early".to_owned()))
         }
         Err(failure) => Err(failure),
     }
 }
 
 /// The response to a request that follows redirects.
-async fn open(access: Access, url: &str, signal: &AbortSignal) -> Result<Response, Failure> {
+async fn open(access: Access, url: &str, signal: &AbortSignal) -> Result<Response, StepError> {
     let mut request = HttpRequest {
         method: "GET",
         url: url.to_owned(),
@@ -116,33 +116,33 @@ async fn open(access: Access, url: &str, signal: &AbortSignal) -> Result<Respons
     };
     loop {
         check_url(&request.url, access, &PrivateHosts::default(), &[])
-            .map_err(|forbidden| Failure::Forbidden(forbidden.0))?;
+            .map_err(|forbidden| StepError::Forbidden(forbidden.0))?;
         let response = calls::send(&request, signal).await.map_err(origin)?;
         let (status, location) = (response.status_code(), response.headers().get("location").ok().flatten());
         match redirect(&request, status, location.as_deref()) {
             Some(next) => request = next,
             None if status == 200 => return Ok(response),
-            None => return Err(Failure::Origin(format!("it answers with status {status}"))),
+            None => return Err(StepError::Origin(format!("it answers with status {status}"))),
         }
     }
 }
 
-async fn read(mut response: Response, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+async fn read(mut response: Response, bytes_max: u64) -> Result<Vec<u8>, StepError> {
     let mut bytes = Vec::new();
     // A response without a body has no stream.
     let Ok(mut body) = response.stream() else { return Ok(bytes) };
     while let Some(piece) = body.next().await {
         let piece = piece.map_err(origin)?;
         if (bytes.len() + piece.len()) as u64 > bytes_max {
-            return Err(Failure::TooLong);
+            return Err(StepError::TooLong);
         }
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
 }
 
-fn origin(error: Error) -> Failure {
-    Failure::Origin(error.to_string())
+fn origin(error: Error) -> StepError {
+    StepError::Origin(error.to_string())
 }
 
 /// The servers that these keys name in their lists on the relay.

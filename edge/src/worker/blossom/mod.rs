@@ -11,7 +11,7 @@ mod bucket;
 #[cfg(feature = "libsecp256k1")]
 mod fetch;
 #[cfg(feature = "libsecp256k1")]
-mod own;
+mod internal_upload;
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,22 +20,22 @@ use bytes::Bytes;
 use futures_util::future::select;
 use js_sys::Uint8Array;
 use relay_blossom::exchange::{
-    Body, Context, Exchange, Failure, Head, Input, Keys, Received, Response as Answered, Step, base_url,
+    Body, Context, Exchange, Head, Input, Keys, Received, Response as Answered, Step, StepError, base_url,
     is_local_origin,
 };
 use relay_blossom::{Blob, Command, Outcome, Sha256, media, mime};
 use relay_engine::sql::StoreError;
 use relay_engine::verify::Verifier;
 use relay_site::authorization::is_loopback;
-use relay_site::nip98::{Origin, Rejection, Signed};
-use relay_site::{Answer, BlossomRoute, Found};
+use relay_site::nip98::{Nip98Error, ServerUrl, Signed};
+use relay_site::{BlossomRoute, Found, HttpResponse};
 use wasm_bindgen::JsValue;
 use worker::{Data, Date, Delay, Env, Headers, Method, Object, Request, RequestInit, Response, Result};
 
 #[cfg(feature = "libsecp256k1")]
-pub(super) use self::own::{put_own, read_own, server};
+pub(super) use self::internal_upload::{put_own, read_own, server};
 
-use self::bucket::{Bodies, blob_of, discard, failed, stream_of};
+use self::bucket::{BlobStore, blob_of, discard, failed, stream_of};
 use super::entry::{address, response};
 use super::shards::stub_of;
 use super::verifier;
@@ -63,7 +63,7 @@ struct Exchanging<'a> {
     env: &'a Env,
     worker: &'a worker::Context,
     settings: &'a Settings,
-    bodies: Bodies,
+    bodies: BlobStore,
     request: Request,
     /// Whether the whole blob is wanted, so that one operation of the bucket answers.
     wants_whole: bool,
@@ -87,7 +87,7 @@ fn context<'a>(
             denied: &settings.policy.deny_pubkeys,
         },
         base_url,
-        origin: Origin::Url(relay_url),
+        origin: ServerUrl::Url(relay_url),
         name: &settings.info.name,
         is_local,
         now: now(),
@@ -129,7 +129,7 @@ pub(super) async fn respond(
     let relay_url = settings.url.as_deref().unwrap_or(&at);
     let context = || context(settings, relay_url, &base_url, is_local, &*verifier);
     let is_head = head.method == "HEAD";
-    let bodies = Bodies::new(env)?;
+    let bodies = BlobStore::new(env)?;
     let mut exchanging = Exchanging { env, worker, settings, bodies, request, wants_whole, found: None };
     let (mut exchange, mut step) = Exchange::begin(&context(), head);
     loop {
@@ -156,7 +156,7 @@ async fn post(
     placement: &Placement,
     path: &str,
     body: &[u8],
-) -> std::result::Result<Vec<u8>, Failure> {
+) -> std::result::Result<Vec<u8>, StepError> {
     let stub = stub_of(env, placement, BLOSSOM, OBJECT).map_err(failed)?;
     let body: JsValue = Uint8Array::from(body).into();
     let mut init = RequestInit::new();
@@ -171,18 +171,18 @@ async fn mark_used(
     env: &Env,
     placement: &Placement,
     signed: &Signed,
-) -> std::result::Result<std::result::Result<(), Rejection>, Failure> {
+) -> std::result::Result<std::result::Result<(), Nip98Error>, StepError> {
     let body = serde_json::to_vec(&SignedBy::from(signed)).unwrap_or_default();
     let answer = post(env, placement, USE_PATH, &body).await?;
-    decode_taken(&answer).ok_or_else(|| Failure::Store(String::from_utf8_lossy(&answer).into_owned()))
+    decode_taken(&answer).ok_or_else(|| StepError::Store(String::from_utf8_lossy(&answer).into_owned()))
 }
 
 /// Has the index's object carry out a command.
-async fn ask(env: &Env, placement: &Placement, command: &Command) -> std::result::Result<Outcome, Failure> {
+async fn ask(env: &Env, placement: &Placement, command: &Command) -> std::result::Result<Outcome, StepError> {
     let answer = post(env, placement, COMMAND_PATH, &encode_command(command)).await?;
     decode_outcome(&answer).map_err(|error| match error {
-        StoreError::Full(_) => Failure::Full,
-        other => Failure::Store(other.to_string()),
+        StoreError::Full(_) => StepError::Full,
+        other => StepError::Store(other.to_string()),
     })
 }
 
@@ -223,7 +223,7 @@ impl Exchanging<'_> {
             Step::Respond(_) => Ok(Input::Done),
         };
         done.unwrap_or_else(|failure| {
-            if let Failure::Store(error) = &failure {
+            if let StepError::Store(error) = &failure {
                 worker::console_error!("the store of blobs: {error}");
             }
             Input::Failed(failure)
@@ -231,7 +231,7 @@ impl Exchanging<'_> {
     }
 
     /// Finds a blob in the bucket, without the index.
-    async fn find(&mut self, sha256: &Sha256) -> std::result::Result<Outcome, Failure> {
+    async fn find(&mut self, sha256: &Sha256) -> std::result::Result<Outcome, StepError> {
         let Some(object) = self.bodies.find(sha256, self.wants_whole).await? else {
             return Ok(Outcome::Missing);
         };
@@ -240,13 +240,13 @@ impl Exchanging<'_> {
         Ok(Outcome::Blob(blob))
     }
 
-    async fn read(&mut self, bytes_max: u64) -> std::result::Result<Bytes, Failure> {
+    async fn read(&mut self, bytes_max: u64) -> std::result::Result<Bytes, StepError> {
         let mut bytes = Vec::new();
         let Ok(mut body) = self.request.stream() else { return Ok(Bytes::new()) };
         while let Some(piece) = futures_util::StreamExt::next(&mut body).await {
-            let piece = piece.map_err(|_| Failure::Incomplete)?;
+            let piece = piece.map_err(|_| StepError::Incomplete)?;
             if (bytes.len() + piece.len()) as u64 > bytes_max {
-                return Err(Failure::TooLong);
+                return Err(StepError::TooLong);
             }
             bytes.extend_from_slice(&piece);
         }
@@ -259,13 +259,13 @@ impl Exchanging<'_> {
         urls: &[String],
         receive: &relay_blossom::exchange::Receive,
         mut reservation: relay_blossom::exchange::Reservation,
-    ) -> std::result::Result<Received, Failure> {
+    ) -> std::result::Result<Received, StepError> {
         use relay_agent::executor::Access;
         let is_private = self.settings.blossom.allow_private_addresses;
         let access = if is_private { Access::Anywhere } else { Access::Public };
         let make_room = async |size| match reservation.announced(size) {
             Some(command) => match ask(self.env, &self.settings.placement, &command).await? {
-                Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
+                Outcome::Refused(refusal) => Err(StepError::Refused(refusal)),
                 _ => Ok(()),
             },
             None => Ok(()),
@@ -287,8 +287,8 @@ impl Exchanging<'_> {
         _: &[String],
         _: &relay_blossom::exchange::Receive,
         _: relay_blossom::exchange::Reservation,
-    ) -> std::result::Result<Received, Failure> {
-        Err(Failure::Unsupported)
+    ) -> std::result::Result<Received, StepError> {
+        Err(StepError::Unsupported)
     }
 
     #[cfg(not(feature = "libsecp256k1"))]
@@ -338,10 +338,10 @@ impl Exchanging<'_> {
         match stream {
             Ok(Some(stream)) => Ok(built.stream(stream)),
             // It has been deleted since it was found.
-            Ok(None) => response(Answer::error(404, "not found")),
+            Ok(None) => response(HttpResponse::error(404, "not found")),
             Err(failure) => {
                 worker::console_error!("{}: {failure:?}", blob.sha256);
-                response(Answer::error(500, "the blob cannot be read"))
+                response(HttpResponse::error(500, "the blob cannot be read"))
             }
         }
     }

@@ -12,18 +12,19 @@ use relay_agent::api::{self, no_agent};
 use relay_agent::identity::npub;
 use relay_agent::machine::{Published, Tombstone};
 use relay_engine::types::PubKey;
-use relay_site::Answer;
+use relay_site::HttpResponse;
 use worker::{Delay, Env, Error, Method, Request, RequestInit, Response, Result};
 
 use super::{Runtime, Shared, now};
-use crate::agent::ask::{
-    ADMIT_PATH, API_PATH, Ask, BURY_PATH, ENTRY_PATH, GONE_PATH, ROOM_PATH, TOMBSTONE_PATH, decode_entry,
+use crate::agent::api_request::{
+    ADMIT_PATH, API_PATH, ApiRequest, BURY_PATH, ENTRY_PATH, GONE_PATH, ROOM_PATH, TOMBSTONE_PATH,
+    decode_entry,
 };
 use crate::agent::message::{
     DELIVER_PATH, Delivery, PUBLISH_PATH, QUERY_PATH, Reply, decode_filter, decode_publish, encode_events,
     encode_outcomes,
 };
-use crate::object::{CallId, NextTurn, Object, PublicationId};
+use crate::object::{CallId, NextTick, Object, PublicationId};
 use crate::settings::Placement;
 use crate::worker::agent::AGENT;
 use crate::worker::entry::response;
@@ -102,8 +103,8 @@ async fn call(
 }
 
 /// A request to the API, and the agent that it is about.
-fn ask_about(body: &[u8]) -> std::result::Result<(Ask, PubKey), String> {
-    let (ask, agent) = Ask::decode(body).map_err(|error| error.to_string())?;
+fn ask_about(body: &[u8]) -> std::result::Result<(ApiRequest, PubKey), String> {
+    let (ask, agent) = ApiRequest::decode(body).map_err(|error| error.to_string())?;
     Ok((ask, PubKey::from_hex(agent).map_err(|error| error.to_string())?))
 }
 
@@ -153,7 +154,7 @@ impl Shared {
             },
             (Method::Post, QUERY_PATH) => match decode_filter(&body) {
                 Ok(filter) => {
-                    let found = self.with(|object| (object.find_for_agent(now(), filter), NextTurn::None));
+                    let found = self.with(|object| (object.find_for_agent(now(), filter), NextTick::None));
                     match found.and_then(|found| found) {
                         Ok(events) => Response::from_bytes(encode_events(events.iter())),
                         Err(message) => Response::error(format!("{message}\n"), 503),
@@ -161,21 +162,21 @@ impl Shared {
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
-            (Method::Post, API_PATH) => match Ask::decode(&body) {
+            (Method::Post, API_PATH) => match ApiRequest::decode(&body) {
                 Ok((ask, _)) => {
                     let answer = self.with(|object| {
                         let answer = object.router().map(|router| api::directory(router, &ask.request(b"")));
-                        (answer, NextTurn::None)
+                        (answer, NextTick::None)
                     });
                     let answer = answer.map_err(Error::RustError)?;
-                    response(answer.unwrap_or_else(|| Answer::error(404, "agents are disabled")))
+                    response(answer.unwrap_or_else(|| HttpResponse::error(404, "agents are disabled")))
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
             (Method::Post, ADMIT_PATH) => match ask_about(&body) {
                 Ok((ask, agent)) => {
                     let admitted = self.with(|object| {
-                        (object.admit_agent_request(&agent, &ask.request(b"")), NextTurn::None)
+                        (object.admit_agent_request(&agent, &ask.request(b"")), NextTick::None)
                     });
                     match admitted.map_err(Error::RustError)? {
                         Ok(_) => Response::empty(),
@@ -186,7 +187,7 @@ impl Shared {
             },
             (Method::Post, GONE_PATH) => match ask_about(&body) {
                 Ok((ask, agent)) => {
-                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTurn::None));
+                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTick::None));
                     match tombstone.and_then(|tombstone| tombstone) {
                         Ok(Some(tombstone)) => response(api::gone(&tombstone, &ask.request(b""))),
                         Ok(None) => response(no_agent()),
@@ -197,7 +198,7 @@ impl Shared {
             },
             (Method::Post, TOMBSTONE_PATH) => match PubKey::from_hex(&body) {
                 Ok(agent) => {
-                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTurn::None));
+                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTick::None));
                     match tombstone.and_then(|tombstone| tombstone) {
                         Ok(tombstone) => Response::from_bytes(
                             tombstone.as_ref().map(Tombstone::to_json).unwrap_or_default(),
@@ -229,7 +230,7 @@ impl Shared {
             },
             (Method::Post, ROOM_PATH) => match PubKey::from_hex(&body) {
                 Ok(agent) => {
-                    let has_room = self.with(|object| (object.has_room_for_agent(&agent), NextTurn::None));
+                    let has_room = self.with(|object| (object.has_room_for_agent(&agent), NextTick::None));
                     let has_room = has_room.map_err(Error::RustError)?;
                     Ok(Response::empty()?.with_status(if has_room { 200 } else { 409 }))
                 }

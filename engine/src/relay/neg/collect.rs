@@ -1,4 +1,4 @@
-//! The job of a NEG-OPEN or a NEG-MSG: its steps collect the set, answer the client's message, and pay for the answer.
+//! The query of a NEG-OPEN or a NEG-MSG: its steps collect the set, answer the client's message, and pay for the answer.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::sets::{Collected, Failure, KeptMessage, SetKey, SetUse, Want};
 use super::{ANSWER_BYTES_MAX, Reconciliation};
 use crate::reconcile::{AnswerError, EventSet, answer};
 use crate::relay::ids::ConnId;
-use crate::relay::jobs::{Job, StepResult};
-use crate::relay::running::Reservation;
+use crate::relay::queries::{Query, StepResult};
+use crate::relay::query_memory::Reservation;
 use crate::relay::{Relay, messages};
 use crate::store::{Backend, Seq};
 use crate::types::{Now, SubId};
@@ -20,9 +20,9 @@ const WAIT_MS: u64 = 100;
 const WAIT_TURNS_MAX: u32 = 10_000;
 
 /// An answer of NIP-77 that is being worked out.
-pub(in crate::relay) struct NegJob {
+pub(in crate::relay) struct NegQuery {
     pub(in crate::relay) conn: ConnId,
-    query: SubId,
+    id: SubId,
     serial: u64,
     message: KeptMessage,
     /// The set to collect; `None` if the reconciliation has it.
@@ -46,12 +46,12 @@ struct Opening {
     gave_up: bool,
 }
 
-impl NegJob {
+impl NegQuery {
     /// Of a NEG-OPEN.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of the job")]
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the query")]
     pub(super) fn opening(
         conn: ConnId,
-        query: SubId,
+        id: SubId,
         serial: u64,
         message: KeptMessage,
         reservation: Reservation,
@@ -60,16 +60,16 @@ impl NegJob {
         asked_at: Now,
     ) -> Self {
         let opening = Opening { key, set: None, after, asked_at, turns_waited: 0, gave_up: false };
-        NegJob { opening: Some(opening), reservation, ..NegJob::answering(conn, query, serial, message) }
+        NegQuery { opening: Some(opening), reservation, ..NegQuery::answering(conn, id, serial, message) }
     }
 
     /// Of a NEG-MSG.
-    pub(super) fn answering(conn: ConnId, query: SubId, serial: u64, message: KeptMessage) -> Self {
+    pub(super) fn answering(conn: ConnId, id: SubId, serial: u64, message: KeptMessage) -> Self {
         let reservation = Reservation::of(0);
         let (opening, answered) = (None, None);
-        NegJob {
+        NegQuery {
             conn,
-            query,
+            id,
             serial,
             message,
             opening,
@@ -94,49 +94,49 @@ impl<B: Backend> Relay<B> {
     pub(in crate::relay) fn step_neg(
         &mut self,
         now: Now,
-        mut job: Box<NegJob>,
+        mut query: Box<NegQuery>,
         rows: &mut usize,
     ) -> StepResult {
-        let Some(session) = self.sessions.get_mut(job.conn) else { return StepResult::Done };
+        let Some(session) = self.sessions.get_mut(query.conn) else { return StepResult::Done };
         if session.is_slow(self.queued_output, &self.config.limits) {
-            self.release_neg_cursors(&mut job);
-            return StepResult::Stall(job.conn, Job::Neg(job));
+            self.release_neg_cursors(&mut query);
+            return StepResult::Stall(query.conn, Query::Neg(query));
         }
-        let found = session.reconciliations.get(&job.query).filter(|one| one.serial == job.serial);
+        let found = session.reconciliations.get(&query.id).filter(|one| one.serial == query.serial);
         // Closed, or opened anew.
         let Some(reconciliation) = found else { return StepResult::Done };
         let set = match &reconciliation.set {
             Some(set) => Arc::clone(set),
-            None => match self.collect(now, &mut job, rows) {
+            None => match self.collect(now, &mut query, rows) {
                 Some(set) => set,
-                None if self.is_reconciling(&job) => return StepResult::Again(Job::Neg(job)),
+                None if self.is_reconciling(&query) => return StepResult::Again(Query::Neg(query)),
                 None => return StepResult::Done,
             },
         };
-        if job.answered.is_none() {
-            let answer = answer(&*set, job.message.bytes(), ANSWER_BYTES_MAX);
-            job.answered = Some((answer.message, answer.rows));
+        if query.answered.is_none() {
+            let answer = answer(&*set, query.message.bytes(), ANSWER_BYTES_MAX);
+            query.answered = Some((answer.message, answer.rows));
         }
-        if let Some((_, owed)) = &mut job.answered {
+        if let Some((_, owed)) = &mut query.answered {
             let paid = (*owed).min(*rows);
             (*owed, *rows) = (*owed - paid, *rows - paid);
             if *owed > 0 {
-                return StepResult::Again(Job::Neg(job));
+                return StepResult::Again(Query::Neg(query));
             }
         }
-        let Some((answered, _)) = job.answered else { return StepResult::Done };
+        let Some((answered, _)) = query.answered else { return StepResult::Done };
         let message = match answered {
             Ok(message) => message,
             Err(error) => {
-                self.fail_reconciliation(job.conn, &job.query, &answer_error(&error), None);
+                self.fail_reconciliation(query.conn, &query.id, &answer_error(&error), None);
                 return StepResult::Done;
             }
         };
-        if let Some(reconciliation) = self.reconciliation_mut(job.conn, &job.query) {
+        if let Some(reconciliation) = self.reconciliation_mut(query.conn, &query.id) {
             reconciliation.waits = false;
             reconciliation.last_used = now;
         }
-        self.send_neg_msg(job.conn, &job.query, &message);
+        self.send_neg_msg(query.conn, &query.id, &message);
         StepResult::Done
     }
 
@@ -144,8 +144,8 @@ impl<B: Backend> Relay<B> {
         self.sessions.get_mut(conn)?.reconciliations.get_mut(query)
     }
 
-    fn is_reconciling(&mut self, job: &NegJob) -> bool {
-        self.reconciliation_mut(job.conn, &job.query).is_some_and(|one| one.serial == job.serial)
+    fn is_reconciling(&mut self, query: &NegQuery) -> bool {
+        self.reconciliation_mut(query.conn, &query.id).is_some_and(|one| one.serial == query.serial)
     }
 
     /// Goes on collecting the set of a reconciliation, and gives it that once it is there. `None` if there is more to do, or if
@@ -153,17 +153,17 @@ impl<B: Backend> Relay<B> {
     fn collect(
         &mut self,
         now: Now,
-        job: &mut NegJob,
+        query: &mut NegQuery,
         rows: &mut usize,
     ) -> Option<Arc<dyn EventSet + Send + Sync>> {
-        let Opening { key, set, after, gave_up, .. } = job.opening.as_mut()?;
+        let Opening { key, set, after, gave_up, .. } = query.opening.as_mut()?;
         let config = Arc::clone(&self.config);
         let limits = &config.limits;
         if set.is_none() {
             match self.neg_sets.open(&self.store, key, *after, *gave_up, now, limits) {
                 Ok(opened) => *set = Some(opened),
                 Err(error) => {
-                    self.fail_reconciliation(job.conn, &job.query, &messages::store(&error), None);
+                    self.fail_reconciliation(query.conn, &query.id, &messages::store(&error), None);
                     return None;
                 }
             }
@@ -171,20 +171,20 @@ impl<B: Backend> Relay<B> {
         let held = set.as_ref()?;
         let want = Want::new(*after, *gave_up, &config.policy.guarded_kinds, limits);
         let collected = self.neg_sets.step(&self.store, held, now.seconds(), rows, want);
-        job.cursor_bytes = self.neg_sets.cursor_bytes(held);
+        query.cursor_bytes = self.neg_sets.cursor_bytes(held);
         let id = held.id();
         if !self.free_set_memory(now, 0, Some(id)) {
             // Others that want it get what there is room for.
             self.neg_sets.forget(held);
-            self.fail_reconciliation(job.conn, &job.query, &messages::too_busy(0), None);
+            self.fail_reconciliation(query.conn, &query.id, &messages::too_busy(0), None);
             return None;
         }
         match collected {
             // Dropped: it is opened again.
-            None => job.opening.as_mut()?.set = None,
+            None => query.opening.as_mut()?.set = None,
             Some(Collected::More) => {}
             Some(Collected::NotSeen) => {
-                let opening = job.opening.as_mut()?;
+                let opening = query.opening.as_mut()?;
                 if opening.gives_up(now) {
                     opening.gave_up = true;
                     // Its scan must be no older than the NEG-OPEN, and what others keep cannot be brought up to date.
@@ -193,38 +193,38 @@ impl<B: Backend> Relay<B> {
                 }
             }
             Some(Collected::Set(set)) => {
-                job.opening = None;
-                if !self.may_hold_set(job.conn, &set) {
-                    self.fail_reconciliation(job.conn, &job.query, &messages::too_busy(0), None);
+                query.opening = None;
+                if !self.may_hold_set(query.conn, &set) {
+                    self.fail_reconciliation(query.conn, &query.id, &messages::too_busy(0), None);
                     return None;
                 }
                 let (bytes, set): (_, Arc<dyn EventSet + Send + Sync>) = (set.bytes(), set);
-                let session = self.sessions.get_mut(job.conn)?;
-                let mut reconciliation = session.reconciliations.remove(&job.query)?;
-                self.collected(job.conn, &mut reconciliation);
+                let session = self.sessions.get_mut(query.conn)?;
+                let mut reconciliation = session.reconciliations.remove(&query.id)?;
+                self.collected(query.conn, &mut reconciliation);
                 (reconciliation.set, reconciliation.bytes) = (Some(Arc::clone(&set)), bytes);
-                let session = self.sessions.get_mut(job.conn)?;
-                session.reconciliations.insert(job.query.clone(), reconciliation);
+                let session = self.sessions.get_mut(query.conn)?;
+                session.reconciliations.insert(query.id.clone(), reconciliation);
                 return Some(set);
             }
             Some(Collected::Failed(Failure::Withheld)) => {
-                let reason = self.withheld_message(job.conn);
-                self.fail_reconciliation(job.conn, &job.query, reason, None);
+                let reason = self.withheld_message(query.conn);
+                self.fail_reconciliation(query.conn, &query.id, reason, None);
             }
             Some(Collected::Failed(failure)) => {
                 let events_max = matches!(failure, Failure::TooMany).then_some(limits.neg_set_events_max);
-                self.fail_reconciliation(job.conn, &job.query, &failure.message(limits), events_max);
+                self.fail_reconciliation(query.conn, &query.id, &failure.message(limits), events_max);
             }
         }
         None
     }
 
-    /// Drops the cursors of a job's scan, which is opened again where it stands.
-    pub(in crate::relay) fn release_neg_cursors(&mut self, job: &mut NegJob) {
-        if let Some(set) = job.opening.as_ref().and_then(|opening| opening.set.as_ref()) {
+    /// Drops the cursors of a query's scan, which is opened again where it stands.
+    pub(in crate::relay) fn release_neg_cursors(&mut self, query: &mut NegQuery) {
+        if let Some(set) = query.opening.as_ref().and_then(|opening| opening.set.as_ref()) {
             self.neg_sets.release_cursors(set);
         }
-        job.cursor_bytes = 0;
+        query.cursor_bytes = 0;
     }
 }
 

@@ -1,9 +1,9 @@
 //! Set reconciliation (NIP-77): NEG-OPEN, NEG-MSG and NEG-CLOSE as they come, and the reconciliations of connections.
 //!
-//! A NEG-OPEN is admitted as a REQ is: by its rate, NIP-42 and the read guard. Then a job ([`collect`]) collects the set of
-//! its filter, or takes one that is kept ([`sets`]), and answers the client's first message; each NEG-MSG is a job that
+//! A NEG-OPEN is admitted as a REQ is: by its rate, NIP-42 and the read guard. Then a query ([`collect`]) collects the set of
+//! its filter, or takes one that is kept ([`sets`]), and answers the client's first message; each NEG-MSG is a query that
 //! answers one message. The set is a snapshot, shared by all reconciliations that have the same. What an answer costs is
-//! paid in turns before it is sent ([`super::turns`]).
+//! paid in turns before it is sent ([`super::scheduler`]).
 //!
 //! Reconciliations are in memory only. After a host has lost its memory, a NEG-MSG is answered `NEG-ERR closed:`, and the
 //! client opens the reconciliation again: with its next message, if it likes, because the relay keeps nothing of earlier ones.
@@ -14,15 +14,15 @@ mod sets;
 use std::sync::Arc;
 
 use super::ids::ConnId;
-use super::jobs::{Job, Origin};
-use super::running::Reservation;
-use super::values::{Cost, Purpose};
+use super::queries::{Origin, Query};
+use super::query_memory::Reservation;
+use super::values::{FilterUsage, Purpose};
 use super::{Relay, messages};
 use crate::reconcile::{EventSet, SortedSet};
 use crate::store::{Backend, cursor_bytes_max};
 use crate::types::{Filter, Now, SubId};
 
-pub(super) use collect::NegJob;
+pub(super) use collect::NegQuery;
 pub(super) use sets::Sets;
 
 /// Largest answer of the Negentropy protocol, in bytes before it is written in hex: what clients of NIP-77 send, so that a
@@ -92,8 +92,8 @@ impl<B: Backend> Relay<B> {
         self.note_gauges();
         let reservation = Reservation::of(cursor_bytes_max(&filters, self.store.classes()));
         let message = self.neg_sets.keep_message(message);
-        let job = NegJob::opening(conn, query, serial, message, reservation, key, after, now);
-        self.start(Job::Neg(Box::new(job)));
+        let query = NegQuery::opening(conn, query, serial, message, reservation, key, after, now);
+        self.start(Query::Neg(Box::new(query)));
     }
 
     fn admit_reconciliation(
@@ -108,7 +108,7 @@ impl<B: Backend> Relay<B> {
         if open >= self.config.limits.neg_sessions_max {
             return Err(messages::too_many_reconciliations(open));
         }
-        self.admit_values(conn, Purpose::Count, filters, Cost::default())?;
+        self.admit_values(conn, Purpose::Count, filters, FilterUsage::default())?;
         self.free_set_memory(now, message_bytes, None).then_some(()).ok_or_else(|| messages::too_busy(0))
     }
 
@@ -125,7 +125,7 @@ impl<B: Backend> Relay<B> {
         reconciliation.last_used = now;
         let serial = reconciliation.serial;
         let message = self.neg_sets.keep_message(message);
-        self.start(Job::Neg(Box::new(NegJob::answering(conn, query, serial, message))));
+        self.start(Query::Neg(Box::new(NegQuery::answering(conn, query, serial, message))));
     }
 
     pub(super) fn handle_neg_close(&mut self, conn: ConnId, query: &SubId) {
@@ -133,7 +133,7 @@ impl<B: Backend> Relay<B> {
         self.end_reconciliation(conn, query);
     }
 
-    /// Ends a reconciliation if there is one of this id; its jobs find it gone.
+    /// Ends a reconciliation if there is one of this id; its queries find it gone.
     pub(super) fn end_reconciliation(&mut self, conn: ConnId, query: &SubId) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let Some(mut ended) = session.reconciliations.remove(query) else { return };

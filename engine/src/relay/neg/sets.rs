@@ -2,7 +2,7 @@
 //! million events is not collected by a scan each time.
 //!
 //! A set is brought up to date when it is wanted: with what the log has gained since, and without what has expired. What
-//! commits remove is taken out as it happens, because the log does not have it any more: each [`Live`] names it, and they
+//! commits remove is taken out as it happens, because the log does not have it any more: each [`LiveEvent`] names it, and they
 //! come to every shard in the order of commits. So a set is exact as of the last commit that this shard has heard of
 //! ([`Sets::seen`]), and a reconciliation waits for those that were made before it was opened. A set is dropped if too much
 //! was removed to be named, or if a commit was missed, as when another process writes to the database. What another process
@@ -11,15 +11,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::policy::{may_hide, may_see};
+use crate::policy::{may_match_restricted, may_see};
 use crate::reconcile::{CountedBytes, Item, SetBuilder, SortedSet, TotalBytes};
 use crate::relay::commit::DELIVERED_BEFORE;
-use crate::relay::{Live, messages};
+use crate::relay::{LiveEvent, messages};
 use crate::store::{
     Backend, Completeness, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError, Take, Taken, TermClasses,
     Viewer, read_log,
 };
-use crate::types::{CanonicalEvent, Filter, FoundBy, Kind, Limits, Now, PubKey, Timestamp, parse_expiration};
+use crate::types::{
+    CanonicalEvent, EventMatcher, Filter, Kind, Limits, Now, PubKey, Timestamp, parse_expiration,
+};
 
 /// Sets that are kept, at most.
 const SETS_MAX: usize = 32;
@@ -39,7 +41,7 @@ pub(super) struct SetKey {
 impl SetKey {
     /// Of what a client that has authenticated `keys` sees.
     pub(super) fn new(filter: &Filter, guarded_kinds: &[Kind], keys: &[PubKey]) -> Arc<Self> {
-        let keys = may_hide(filter, guarded_kinds, keys).then(|| {
+        let keys = may_match_restricted(filter, guarded_kinds, keys).then(|| {
             let mut keys = keys.to_vec();
             keys.sort_unstable();
             keys.into()
@@ -64,7 +66,7 @@ impl Viewer for SetViewer<'_> {
     }
 
     fn sees_all_matches(&self, filter: &Filter) -> bool {
-        self.keys.is_none_or(|keys| !may_hide(filter, self.guarded_kinds, keys))
+        self.keys.is_none_or(|keys| !may_match_restricted(filter, self.guarded_kinds, keys))
     }
 }
 
@@ -92,7 +94,7 @@ pub(super) enum Collected {
 }
 
 enum State {
-    /// Its scan is being made, by whichever of the jobs that want it has a turn.
+    /// Its scan is being made, by whichever of the queries that want it has a turn.
     Scanning(Box<Scan>),
     /// It has all that the log had up to `Entry::added`.
     Current,
@@ -118,7 +120,7 @@ struct Entry {
     is_stale: bool,
     scanned_at: Now,
     used: u64,
-    /// Shared with the jobs that want it.
+    /// Shared with the queries that want it.
     users: Arc<()>,
 }
 
@@ -230,25 +232,25 @@ impl Entry {
         }
         let key = Arc::clone(&self.key);
         let replayed = read_log(reader, self.added, rows, &mut |hit| {
-            let mut found_by = FoundBy::new(hit.event);
+            let mut matcher = EventMatcher::new(hit.event);
             if hit.seq > want.seen {
-                return (Take::CountedAndPause, found_by.cost());
+                return (Take::CountedAndPause, matcher.cost());
             }
             let expires_at = parse_expiration(hit.event.tags());
-            if found_by.matches(&key.filter)
+            if matcher.matches(&key.filter)
                 && expires_at.is_none_or(|at| at > now)
                 && (viewer.sees_all_of(hit.event.kind()) || viewer.sees(hit.event))
             {
                 self.add(hit.event, expires_at);
             }
-            (Take::Counted, found_by.cost())
+            (Take::Counted, matcher.cost())
         })?;
         self.added = self.added.max(replayed.covered.min(want.seen));
         Ok(self.added >= want.seen)
     }
 }
 
-/// What a job wants of a set.
+/// What a query wants of a set.
 pub(super) struct Want<'a> {
     /// The last number when the reconciliation was opened.
     pub(super) after: Seq,
@@ -265,7 +267,7 @@ impl<'a> Want<'a> {
     }
 }
 
-/// A job's hold on a set.
+/// A query's hold on a set.
 pub(super) struct SetUse {
     id: u64,
     /// Counted by the entry.
@@ -306,7 +308,7 @@ impl Sets {
     }
 
     /// Takes note of a commit: what it removed is in no set any more.
-    pub(in crate::relay) fn note_live(&mut self, live: &Live) {
+    pub(in crate::relay) fn note_live(&mut self, live: &LiveEvent) {
         let (Some(seen), Some(seq)) = (self.seen, live.seq) else { return };
         if self.entries.is_empty() {
             self.seen = None;
@@ -433,7 +435,7 @@ impl Sets {
         Some(collected)
     }
 
-    /// Keeps a set no longer; jobs that want it open it again.
+    /// Keeps a set no longer; queries that want it open it again.
     pub(super) fn forget(&mut self, set: &SetUse) {
         self.entries.retain(|entry| entry.id != set.id);
     }

@@ -9,19 +9,19 @@ use std::sync::Arc;
 
 use super::merge::{Merge, MergeStep};
 use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
-use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
+use crate::types::{CanonicalEvent, EventMatcher, Filter, Timestamp, parse_expiration};
 pub use hll::HLL_REGISTERS;
 use hll::Hll;
 
 /// The answer to a COUNT.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counted {
+pub struct CountResult {
     /// Events.
     pub count: u64,
-    /// Whether there may be more than `count`: there were too many rows to read, or matches may be hidden from
+    /// Whether there may be more than `count`: it cost too much to read all, or matches may be restricted for
     /// the viewer.
     pub approximate: bool,
-    /// Whether all filters ask for ids, and every match that is stored is hidden from the viewer.
+    /// Whether all filters ask for ids, and the viewer may read no match that is stored.
     pub withheld: bool,
     /// HyperLogLog registers over the events' authors, for a query NIP-45 names.
     pub hll: Option<Box<[u8; HLL_REGISTERS]>>,
@@ -33,7 +33,7 @@ pub enum CountStep {
     /// There is more to read.
     More,
     /// The answer.
-    Done(Counted),
+    Done(CountResult),
 }
 
 /// One COUNT. Like a scan, it owns its position and borrows nothing between steps.
@@ -44,15 +44,15 @@ pub struct Count {
     count: u64,
     rows_left: u64,
     hll: Option<Hll>,
-    /// Whether a filter can match what was hidden from the viewer when the count began.
+    /// Whether a filter can match what the viewer could not read when the count began.
     partial: Option<bool>,
-    /// A match was hidden.
-    hidden: bool,
+    /// The viewer may not read a match.
+    is_restricted: bool,
 }
 
 impl Count {
     /// Begins to count what matches any of `filters`, which are normalised, among events up to sequence number
-    /// `horizon`. Past `rows_max` rows the answer is approximate.
+    /// `horizon`. Past a cost of `cost_max` the answer is approximate.
     pub fn new(filters: Arc<[Filter]>, classes: TermClasses, horizon: Seq, rows_max: u64) -> Self {
         Count {
             merge: Merge::new(&filters, |_| u64::MAX, classes, horizon, false),
@@ -61,7 +61,7 @@ impl Count {
             count: 0,
             rows_left: rows_max,
             partial: None,
-            hidden: false,
+            is_restricted: false,
         }
     }
 
@@ -80,7 +80,7 @@ impl Count {
         self.merge.release_cursors();
     }
 
-    /// Spends up to `rows` rows of cost, subtracting what it reads, as [`super::Scan::step`] does.
+    /// Spends a cost of up to `cost`, subtracting what it reads, as [`super::Scan::step`] does.
     ///
     /// # Errors
     /// The backend's. The count has lost nothing and may be stepped again.
@@ -106,7 +106,7 @@ impl Count {
         }
     }
 
-    /// True when everything has been counted, false when the rows are used up.
+    /// True when everything has been counted, false when the budget is used up.
     fn run<R: Reader>(
         &mut self,
         reader: &R,
@@ -117,14 +117,15 @@ impl Count {
         loop {
             match self.merge.next(&self.filters, reader, rows)? {
                 MergeStep::End => return Ok(true),
-                MergeStep::OutOfRows => return Ok(false),
+                MergeStep::OutOfBudget => return Ok(false),
                 MergeStep::Candidate => {}
             }
             let candidate = self.merge.candidate();
-            let (posting, decided) = (candidate.posting, candidate.lanes.iter().any(|lane| lane.1));
+            let (posting, decided) =
+                (candidate.posting, candidate.filter_scans.iter().any(|filter_scan| filter_scan.1));
             let open = viewer.sees_all_of(posting.kind);
             if decided && open && !posting.expires && self.hll.is_none() {
-                self.count += u64::from(!reader.is_hidden(posting.seq)?);
+                self.count += u64::from(!reader.is_pending_removal(posting.seq)?);
                 self.merge.pass();
                 continue;
             }
@@ -134,13 +135,16 @@ impl Count {
             *rows -= 1;
             if let Some(json) = reader.event(posting.seq)? {
                 let event = CanonicalEvent::trusted(&json);
-                let mut found_by = FoundBy::new(event);
-                let matches =
-                    decided || candidate.lanes.iter().any(|&(lane, _)| found_by.matches(&self.filters[lane]));
-                *rows = rows.saturating_sub(cost::of_event(json.len(), &found_by));
+                let mut matcher = EventMatcher::new(event);
+                let matches = decided
+                    || candidate
+                        .filter_scans
+                        .iter()
+                        .any(|&(filter_scan, _)| matcher.matches(&self.filters[filter_scan]));
+                *rows = rows.saturating_sub(cost::of_event(json.len(), &matcher));
                 let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
                 let visible = open || viewer.sees(event);
-                self.hidden |= matches && !expired && !visible;
+                self.is_restricted |= matches && !expired && !visible;
                 if matches && !expired && visible {
                     self.count += 1;
                     if let Some(hll) = &mut self.hll {
@@ -152,15 +156,15 @@ impl Count {
         }
     }
 
-    fn counted(&self, out_of_rows: bool) -> Counted {
+    fn counted(&self, out_of_budget: bool) -> CountResult {
         let lists: Option<Vec<_>> = self.filters.iter().map(|filter| filter.ids.as_deref()).collect();
         let ids: Option<BTreeSet<_>> = lists.map(|lists| lists.into_iter().flatten().collect());
         // A viewer that asks for ids and is counted one for each lacks none.
         let may_lack = || ids.as_ref().is_none_or(|ids| ids.len() as u64 != self.count);
-        Counted {
+        CountResult {
             count: self.count,
-            approximate: out_of_rows || (self.partial.unwrap_or_default() && may_lack()),
-            withheld: self.hidden && self.count == 0 && ids.is_some(),
+            approximate: out_of_budget || (self.partial.unwrap_or_default() && may_lack()),
+            withheld: self.is_restricted && self.count == 0 && ids.is_some(),
             hll: self.hll.as_ref().map(|hll| Box::new(*hll.registers())),
         }
     }

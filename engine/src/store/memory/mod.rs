@@ -98,8 +98,8 @@ impl Writer for MemoryWriter<'_> {
         Ok(())
     }
 
-    fn hide(&mut self, seq: Seq) -> Result<(), StoreError> {
-        self.undo.extend(self.state.hide(seq)?);
+    fn mark_removed(&mut self, seq: Seq) -> Result<(), StoreError> {
+        self.undo.extend(self.state.mark_removed(seq)?);
         Ok(())
     }
 
@@ -125,16 +125,16 @@ macro_rules! reads_state {
                 Ok(self.$state.seq_of(id))
             }
 
-            fn event_or_hidden(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+            fn event_or_pending_removal(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
                 Ok(self.$state.event(seq).map(Cow::Borrowed))
             }
 
-            fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
-                Ok(self.$state.is_hidden(seq))
+            fn is_pending_removal(&self, seq: Seq) -> Result<bool, StoreError> {
+                Ok(self.$state.is_pending_removal(seq))
             }
 
-            fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
-                self.$state.hidden(max, out);
+            fn pending_removal(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+                self.$state.pending_removal(max, out);
                 Ok(())
             }
 

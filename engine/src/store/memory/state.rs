@@ -12,9 +12,9 @@ use crate::types::{CanonicalEvent, Event, EventId, Kind, NO_EXPIRY, Timestamp};
 pub(super) struct State {
     last_seq: Seq,
     events: BTreeMap<Seq, Arc<[u8]>>,
-    /// Of events that are not hidden.
+    /// Of events that are not pending removal.
     ids: HashMap<EventId, Seq>,
-    hidden: BTreeSet<Seq>,
+    pending_removal: BTreeSet<Seq>,
     /// No term has an empty map.
     postings: BTreeMap<Term, List>,
     expiring: BTreeSet<(Timestamp, Seq)>,
@@ -30,7 +30,7 @@ type List = BTreeMap<(Rank, Seq), (Kind, bool)>;
 pub(super) enum Undo {
     Insert { seq: Seq, event: Event, terms: Box<[Term]>, last_seq: Seq },
     Hide { seq: Seq, id: EventId },
-    Remove { seq: Seq, event: Event, terms: Box<[Term]>, was_hidden: bool },
+    Remove { seq: Seq, event: Event, terms: Box<[Term]>, was_pending_removal: bool },
     PutTombstone { key: Tombstone, before: Option<Timestamp> },
 }
 
@@ -45,25 +45,25 @@ impl State {
         Ok(Undo::Insert { seq, event: event.clone(), terms: terms.into(), last_seq })
     }
 
-    /// Nothing to undo if it was hidden already.
-    pub(super) fn hide(&mut self, seq: Seq) -> Result<Option<Undo>, StoreError> {
+    /// Nothing to undo if it was pending removal already.
+    pub(super) fn mark_removed(&mut self, seq: Seq) -> Result<Option<Undo>, StoreError> {
         let Some(json) = self.events.get(&seq) else {
-            return Err(StoreError::Failed(format!("{seq:?} is hidden and not stored")));
+            return Err(StoreError::Failed(format!("{seq:?} is pending_removal and not stored")));
         };
         let id = CanonicalEvent::trusted(json).id();
-        Ok(self.hidden.insert(seq).then(|| {
+        Ok(self.pending_removal.insert(seq).then(|| {
             self.ids.remove(&id);
             Undo::Hide { seq, id }
         }))
     }
 
     pub(super) fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<Undo, StoreError> {
-        let was_hidden = self.is_hidden(seq);
-        if !was_hidden && self.ids.get(&event.id) != Some(&seq) {
+        let was_pending_removal = self.is_pending_removal(seq);
+        if !was_pending_removal && self.ids.get(&event.id) != Some(&seq) {
             return Err(StoreError::Corrupt(format!("{seq:?} is not event {}", event.id)));
         }
         self.take(seq, event, terms);
-        Ok(Undo::Remove { seq, event: event.clone(), terms: terms.into(), was_hidden })
+        Ok(Undo::Remove { seq, event: event.clone(), terms: terms.into(), was_pending_removal })
     }
 
     pub(super) fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Undo {
@@ -79,13 +79,13 @@ impl State {
                 self.last_seq = last_seq;
             }
             Undo::Hide { seq, id } => {
-                self.hidden.remove(&seq);
+                self.pending_removal.remove(&seq);
                 self.ids.insert(id, seq);
             }
-            Undo::Remove { seq, event, terms, was_hidden } => {
+            Undo::Remove { seq, event, terms, was_pending_removal } => {
                 self.add(seq, &event, &terms);
-                if was_hidden {
-                    self.hidden.insert(seq);
+                if was_pending_removal {
+                    self.pending_removal.insert(seq);
                 } else {
                     self.ids.insert(event.id, seq);
                 }
@@ -114,7 +114,7 @@ impl State {
 
     fn take(&mut self, seq: Seq, event: &Event, terms: &[Term]) {
         self.events.remove(&seq);
-        if !self.hidden.remove(&seq) {
+        if !self.pending_removal.remove(&seq) {
             self.ids.remove(&event.id);
         }
         self.bytes -= event.json().len() as u64;
@@ -142,12 +142,12 @@ impl State {
         self.events.get(&seq).map(|json| &**json)
     }
 
-    pub(super) fn is_hidden(&self, seq: Seq) -> bool {
-        self.hidden.contains(&seq)
+    pub(super) fn is_pending_removal(&self, seq: Seq) -> bool {
+        self.pending_removal.contains(&seq)
     }
 
-    pub(super) fn hidden(&self, max: usize, out: &mut Vec<Seq>) {
-        out.extend(self.hidden.iter().take(max));
+    pub(super) fn pending_removal(&self, max: usize, out: &mut Vec<Seq>) {
+        out.extend(self.pending_removal.iter().take(max));
     }
 
     pub(super) fn postings(
@@ -197,7 +197,7 @@ impl State {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let (all, hidden) = (self.events.len() as u64, self.hidden.len() as u64);
-        Stats { events: all - hidden, hidden, bytes: self.bytes }
+        let (all, pending_removal) = (self.events.len() as u64, self.pending_removal.len() as u64);
+        Stats { events: all - pending_removal, pending_removal, bytes: self.bytes }
     }
 }

@@ -23,11 +23,11 @@ pub(super) fn bytes_max(cursors: usize) -> usize {
 /// A cursor over one term's postings, with what it has read ahead.
 #[derive(Debug)]
 pub(super) struct PostingCursor {
-    pub(super) lane: u32,
-    /// Index into the lane's terms.
+    pub(super) filter_scan: u32,
+    /// Index into the filter scan's terms.
     pub(super) term: u32,
-    /// Whether it reads the terms of the lane's broad scan. When that is over, such a cursor is dropped.
-    pub(super) of_broad_scan: bool,
+    /// Whether it reads the terms of the filter scan's full scan. When that is over, such a cursor is dropped.
+    pub(super) of_full_scan: bool,
     /// Whether it has been read on before.
     is_deep: bool,
     /// Nothing comes after what is buffered.
@@ -42,11 +42,17 @@ pub(super) struct PostingCursor {
 
 impl PostingCursor {
     /// One that reads `chunk` postings from `start` on.
-    pub(super) fn new(lane: usize, of_broad_scan: bool, term: usize, start: Bound, chunk: usize) -> Self {
+    pub(super) fn new(
+        filter_scan: usize,
+        of_full_scan: bool,
+        term: usize,
+        start: Bound,
+        chunk: usize,
+    ) -> Self {
         PostingCursor {
-            lane: lane as u32,
+            filter_scan: filter_scan as u32,
             term: term as u32,
-            of_broad_scan,
+            of_full_scan,
             is_deep: false,
             exhausted: false,
             chunk: chunk as u16,
@@ -56,13 +62,13 @@ impl PostingCursor {
     }
 
     /// One over postings that have been read already, in order.
-    pub(super) fn of_postings(lane: usize, mut postings: Vec<Posting>) -> Self {
+    pub(super) fn of_postings(filter_scan: usize, mut postings: Vec<Posting>) -> Self {
         let nowhere = Bound::From(Rank::newest(0));
         postings.reverse();
         PostingCursor {
             exhausted: true,
             buffered: postings,
-            ..PostingCursor::new(lane, false, 0, nowhere, 1)
+            ..PostingCursor::new(filter_scan, false, 0, nowhere, 1)
         }
     }
 

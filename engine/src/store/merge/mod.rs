@@ -1,32 +1,32 @@
 //! Many filters read as one list of candidates in the order of answers.
 //!
-//! Each filter is a **lane** with one or many cursors over terms; a heap merges the cursors of all lanes. What
-//! comes out are groups of candidates of one rank, nearly always a single event, together with the lanes that
+//! Each filter is a **filter scan** with one or many cursors over terms; a heap merges the cursors of all filter scans. What
+//! comes out are groups of candidates of one rank, nearly always a single event, together with the filter scans that
 //! they may match. Whether they do is for the caller to decide, which reads the events. The state is owned and
 //! borrows nothing, so it outlives the reader of each step.
 //!
 //! **Wide filters.** A filter for thousands of authors has one cursor per author, and opening all of them costs a look-up
-//! each, of which a page of fifty events needs few. So such a lane first makes a *broad scan*: it reads a broad term,
+//! each, of which a page of fifty events needs few. So such a filter scan first makes a *full scan*: it reads a broad term,
 //! the kind's or all events', in order, with the authors as a check on each event, as long as that fills the page
 //! sooner than opening the cursors would. When it does not, the cursors are opened after the position reached: everything
-//! before it has been seen, so nothing is lost or repeated. The broad scan ends at the latest when it has cost as much
+//! before it has been seen, so nothing is lost or repeated. The full scan ends at the latest when it has cost as much
 //! as opening the cursors, so a wide filter never costs more than twice the better way.
 //!
 //! **Memory.** A term has a cursor once it has been read and something was there, and all cursors of a merge together have
 //! a bound on what they read ahead ([`cursor_bytes_max`]). [`Merge::release_cursors`] drops them all.
 
+mod access_path;
 mod cursor;
-mod lane;
-mod source;
+mod filter_scan;
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use super::{Bound, Posting, Rank, Reader, Seq, StoreError, TermClasses};
 use crate::types::{CanonicalEvent, EventId, Filter};
+use access_path::AccessPath;
 use cursor::{PostingCursor, chunk_max};
-use lane::{Lane, PROBE_TERMS_MAX, Progress};
-use source::Source;
+use filter_scan::{FilterScan, PROBE_TERMS_MAX, Progress};
 
 /// The highest sequence number there can be.
 const SEQ_MAX: Seq = Seq((1 << 47) - 1);
@@ -36,18 +36,18 @@ const SEQ_MAX: Seq = Seq((1 << 47) - 1);
 pub(super) enum MergeStep {
     /// [`Merge::candidate`] has one.
     Candidate,
-    /// The rows are used up; there may be more.
-    OutOfRows,
+    /// The budget is used up; there may be more.
+    OutOfBudget,
     /// There is no more.
     End,
 }
 
-/// One event that some lanes may match.
+/// One event that some filter scans may match.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) posting: Posting,
-    /// The lanes, ascending, and whether the posting alone proves that they match.
-    pub(super) lanes: Vec<(usize, bool)>,
+    /// The filter scans, ascending, and whether the posting alone proves that they match.
+    pub(super) filter_scans: Vec<(usize, bool)>,
 }
 
 /// Candidates of all filters in the order of answers.
@@ -55,7 +55,7 @@ pub(super) struct Candidate {
 pub(super) struct Merge {
     classes: TermClasses,
     horizon: Seq,
-    lanes: Vec<Lane>,
+    filter_scans: Vec<FilterScan>,
     cursors: Vec<PostingCursor>,
     /// Slots of `cursors` that are not in use.
     free: Vec<u32>,
@@ -65,7 +65,7 @@ pub(super) struct Merge {
     /// Cursors to read on before anything is merged.
     dry: Vec<u32>,
     /// Cursors to open before that, next ones last.
-    opening: Vec<Opening>,
+    opening: Vec<PendingCursors>,
     /// Lanes up to this one have their cursors, or are in `opening`.
     opened: usize,
     /// The rank of the last group; cursors that are opened later start after it.
@@ -79,11 +79,11 @@ pub(super) struct Merge {
     scratch: Vec<Posting>,
 }
 
-/// Terms of a lane that have no cursor yet: a term under which nothing is stored has none at all.
+/// Terms of a filter scan that have no cursor yet: a term under which nothing is stored has none at all.
 #[derive(Debug)]
-struct Opening {
-    lane: usize,
-    of_broad_scan: bool,
+struct PendingCursors {
+    filter_scan: usize,
+    of_full_scan: bool,
     terms: std::ops::Range<usize>,
     start: Bound,
     chunk: usize,
@@ -124,14 +124,14 @@ impl Eq for Head {}
 /// Most bytes that the cursors of a scan or count over `filters`, which are normalised, come to hold; see
 /// [`super::Scan::cursor_bytes`]. In a store without a term over all events, filters of every event may hold more.
 pub fn cursor_bytes_max(filters: &[Filter], classes: TermClasses) -> usize {
-    let cursors = |filter| Source::cursors_max(filter, filters.len(), classes, PROBE_TERMS_MAX);
+    let cursors = |filter| AccessPath::cursors_max(filter, filters.len(), classes, PROBE_TERMS_MAX);
     let ids = |filter: &Filter| filter.ids.as_ref().map_or(0, |ids| ids.len());
     cursor::bytes_max(filters.iter().map(cursors).sum())
         + filters.iter().map(ids).sum::<usize>() * size_of::<Posting>()
 }
 
 impl Merge {
-    /// One lane a filter, of which `wanted` events are expected to be asked for. Only events up to `horizon`
+    /// One filter scan a filter, of which `wanted` events are expected to be asked for. Only events up to `horizon`
     /// come out. `broad_scans` allows them for wide filters.
     pub(super) fn new(
         filters: &[Filter],
@@ -140,17 +140,17 @@ impl Merge {
         horizon: Seq,
         broad_scans: bool,
     ) -> Self {
-        let lanes = filters
+        let filter_scans = filters
             .iter()
             .enumerate()
-            .map(|(index, filter)| Lane::new(filter, wanted(index), broad_scans))
+            .map(|(index, filter)| FilterScan::new(filter, wanted(index), broad_scans))
             .collect();
         let nowhere = Rank::newest(0);
         let none = Posting { rank: nowhere, seq: Seq(0), kind: 0, expires: false };
         Merge {
             classes,
             horizon,
-            lanes,
+            filter_scans,
             cursors: Vec::new(),
             free: Vec::new(),
             capacity: 0,
@@ -162,14 +162,14 @@ impl Merge {
             group: Vec::new(),
             gathered: false,
             taken: 0,
-            current: Candidate { posting: none, lanes: Vec::new() },
+            current: Candidate { posting: none, filter_scans: Vec::new() },
             scratch: Vec::new(),
         }
     }
 
-    /// Takes a lane out: its filter wants nothing more.
-    pub(super) fn close(&mut self, lane: usize) {
-        self.lanes[lane].close();
+    /// Takes a filter scan out: its filter wants nothing more.
+    pub(super) fn close(&mut self, filter_scan: usize) {
+        self.filter_scans[filter_scan].close();
     }
 
     /// Bytes of its cursors and of what they have read, or ids have found. Lanes are not counted.
@@ -182,41 +182,41 @@ impl Merge {
 
     /// Drops all cursors. They are opened again, at the cost of opening them, behind what has come out.
     pub(super) fn release_cursors(&mut self) {
-        let mut unmerged = vec![Vec::new(); self.lanes.len()];
+        let mut unmerged = vec![Vec::new(); self.filter_scans.len()];
         if !self.gathered {
-            for (posting, lane, _) in self.group.drain(..) {
-                unmerged[lane].push(posting);
+            for (posting, filter_scan, _) in self.group.drain(..) {
+                unmerged[filter_scan].push(posting);
             }
         }
         for head in std::mem::take(&mut self.heap) {
             let cursor = &mut self.cursors[head.cursor as usize];
-            let lane = cursor.lane as usize;
-            if self.lanes[lane].is_found() {
-                let none = PostingCursor::of_postings(lane, Vec::new());
-                unmerged[lane].push(head.posting);
-                unmerged[lane].extend(std::mem::replace(cursor, none).into_buffered());
+            let filter_scan = cursor.filter_scan as usize;
+            if self.filter_scans[filter_scan].is_found() {
+                let none = PostingCursor::of_postings(filter_scan, Vec::new());
+                unmerged[filter_scan].push(head.posting);
+                unmerged[filter_scan].extend(std::mem::replace(cursor, none).into_buffered());
             }
         }
-        for (lane, unmerged) in self.lanes.iter_mut().zip(unmerged) {
-            lane.release_cursors(unmerged);
+        for (filter_scan, unmerged) in self.filter_scans.iter_mut().zip(unmerged) {
+            filter_scan.release_cursors(unmerged);
         }
         (self.cursors, self.free, self.capacity) = (Vec::new(), Vec::new(), 0);
         (self.dry, self.opening, self.opened) = (Vec::new(), Vec::new(), 0);
         self.scratch = Vec::new();
     }
 
-    /// Rows a lane's cursors have read so far.
-    pub(super) fn rows_of(&self, lane: usize) -> u64 {
-        self.lanes[lane].rows
+    /// Cost of a filter scan's cursors so far.
+    pub(super) fn rows_of(&self, filter_scan: usize) -> u64 {
+        self.filter_scans[filter_scan].rows
     }
 
-    /// Records whether a lane's last candidate matched, and how many more events its filter wants.
-    pub(super) fn record_result(&mut self, lane: usize, matched: bool, wanted: u64) {
-        self.lanes[lane].record_result(matched, wanted);
+    /// Records whether a filter scan's last candidate matched, and how many more events its filter wants.
+    pub(super) fn record_result(&mut self, filter_scan: usize, matched: bool, wanted: u64) {
+        self.filter_scans[filter_scan].record_result(matched, wanted);
     }
 
     /// Reads until there is a candidate that has not been [`Merge::pass`]ed; that is a row a posting read, and
-    /// one a call at least. Choosing between ways to answer one filter may overdraw `rows` by up to about 400.
+    /// one a call at least. Choosing between access paths of one filter may overdraw `rows` by up to about 400.
     pub(super) fn next<R: Reader>(
         &mut self,
         filters: &[Filter],
@@ -230,15 +230,15 @@ impl Merge {
                 }
                 self.leave_group(filters);
             }
-            while self.opened < self.lanes.len() {
+            while self.opened < self.filter_scans.len() {
                 if *rows == 0 {
-                    return Ok(MergeStep::OutOfRows);
+                    return Ok(MergeStep::OutOfBudget);
                 }
                 self.open(filters, reader, rows)?;
             }
             if !self.dry.is_empty() || !self.opening.is_empty() {
                 if *rows == 0 {
-                    return Ok(MergeStep::OutOfRows);
+                    return Ok(MergeStep::OutOfBudget);
                 }
                 match self.opening.is_empty() {
                     true => self.read_on(filters, reader, rows)?,
@@ -273,22 +273,22 @@ impl Merge {
         }
     }
 
-    /// Sets the current candidate from the front of the group, without lanes closed since it was gathered.
+    /// Sets the current candidate from the front of the group, without filter scans closed since it was gathered.
     fn front(&mut self) -> bool {
         while let Some(&(posting, ..)) = self.group.get(self.taken) {
             self.current.posting = posting;
-            self.current.lanes.clear();
-            for &(other, lane, decided) in &self.group[self.taken..] {
+            self.current.filter_scans.clear();
+            for &(other, filter_scan, decided) in &self.group[self.taken..] {
                 if other.seq != posting.seq {
                     break;
                 }
-                if !self.lanes[lane].is_closed()
-                    && self.current.lanes.last().is_none_or(|last| last.0 != lane)
+                if !self.filter_scans[filter_scan].is_closed()
+                    && self.current.filter_scans.last().is_none_or(|last| last.0 != filter_scan)
                 {
-                    self.current.lanes.push((lane, decided));
+                    self.current.filter_scans.push((filter_scan, decided));
                 }
             }
-            if !self.current.lanes.is_empty() {
+            if !self.current.filter_scans.is_empty() {
                 return true;
             }
             self.pass();
@@ -301,9 +301,9 @@ impl Merge {
         self.group.clear();
         self.taken = 0;
         self.gathered = false;
-        for lane in 0..self.lanes.len() {
-            if self.lanes[lane].is_broad_scan_over() {
-                self.end_broad_scan(lane, filters, Bound::After(rank, SEQ_MAX));
+        for filter_scan in 0..self.filter_scans.len() {
+            if self.filter_scans[filter_scan].is_broad_scan_over() {
+                self.end_broad_scan(filter_scan, filters, Bound::After(rank, SEQ_MAX));
             }
         }
     }
@@ -329,7 +329,9 @@ impl Merge {
             ids[index].1
         };
         // A removed event sorts first, and is skipped when it is read.
-        self.group.sort_unstable_by_key(|&(posting, lane, _)| (id_of(posting.seq), posting.seq, lane));
+        self.group.sort_unstable_by_key(|&(posting, filter_scan, _)| {
+            (id_of(posting.seq), posting.seq, filter_scan)
+        });
         Ok(())
     }
 
@@ -337,9 +339,11 @@ impl Merge {
         let Some(Head { posting, cursor }) = self.heap.pop() else {
             return;
         };
-        let PostingCursor { lane, of_broad_scan, exhausted, .. } = self.cursors[cursor as usize];
-        let lane = lane as usize;
-        if self.lanes[lane].is_closed() || self.lanes[lane].is_broad_scan() != of_broad_scan {
+        let PostingCursor { filter_scan, of_full_scan, exhausted, .. } = self.cursors[cursor as usize];
+        let filter_scan = filter_scan as usize;
+        if self.filter_scans[filter_scan].is_closed()
+            || self.filter_scans[filter_scan].is_full_scan() != of_full_scan
+        {
             return self.drop_cursor(cursor);
         }
         match self.cursors[cursor as usize].next_buffered() {
@@ -347,10 +351,10 @@ impl Merge {
             None if exhausted => self.drop_cursor(cursor),
             None => self.dry.push(cursor),
         }
-        if posting.seq <= self.horizon && filters[lane].matches_kind(posting.kind) {
-            self.group.push((posting, lane, self.lanes[lane].decides()));
-        } else if self.lanes[lane].record_skip() {
-            self.end_broad_scan(lane, filters, Bound::After(posting.rank, posting.seq));
+        if posting.seq <= self.horizon && filters[filter_scan].matches_kind(posting.kind) {
+            self.group.push((posting, filter_scan, self.filter_scans[filter_scan].decides()));
+        } else if self.filter_scans[filter_scan].record_skip() {
+            self.end_broad_scan(filter_scan, filters, Bound::After(posting.rank, posting.seq));
         }
     }
 
@@ -374,23 +378,23 @@ impl Merge {
         self.free.push(slot);
     }
 
-    /// Opens the cursors of the narrow terms; those of the broad scan are dropped when they are met next.
-    fn end_broad_scan(&mut self, lane: usize, filters: &[Filter], start: Bound) {
-        self.lanes[lane].end_broad_scan();
-        self.open_terms(lane, filters, start);
+    /// Opens the cursors of the narrow terms; those of the full scan are dropped when they are met next.
+    fn end_broad_scan(&mut self, filter_scan: usize, filters: &[Filter], start: Bound) {
+        self.filter_scans[filter_scan].end_broad_scan();
+        self.open_terms(filter_scan, filters, start);
     }
 
-    /// Has the terms of a lane opened, each from `start` on.
-    fn open_terms(&mut self, lane: usize, filters: &[Filter], start: Bound) {
-        let filter = &filters[lane];
-        let Some(terms) = self.lanes[lane].terms() else { return };
-        let chunk = self.lanes[lane].first_chunk(terms, filter, filters.len());
+    /// Has the terms of a filter scan opened, each from `start` on.
+    fn open_terms(&mut self, filter_scan: usize, filters: &[Filter], start: Bound) {
+        let filter = &filters[filter_scan];
+        let Some(terms) = self.filter_scans[filter_scan].terms() else { return };
+        let chunk = self.filter_scans[filter_scan].first_chunk(terms, filter, filters.len());
         let terms = 0..terms.source.len(filter);
-        let of_broad_scan = self.lanes[lane].is_broad_scan();
-        self.opening.push(Opening { lane, of_broad_scan, terms, start, chunk });
+        let of_full_scan = self.filter_scans[filter_scan].is_full_scan();
+        self.opening.push(PendingCursors { filter_scan, of_full_scan, terms, start, chunk });
     }
 
-    /// Opens the next lane, or the next part of one that looks up ids.
+    /// Opens the next filter scan, or the next part of one that looks up ids.
     fn open<R: Reader>(
         &mut self,
         filters: &[Filter],
@@ -398,12 +402,12 @@ impl Merge {
         rows: &mut usize,
     ) -> Result<(), StoreError> {
         let (index, filter) = (self.opened, &filters[self.opened]);
-        let lane = &mut self.lanes[index];
-        if lane.is_closed() || filter.is_empty() {
+        let filter_scan = &mut self.filter_scans[index];
+        if filter_scan.is_closed() || filter.is_empty() {
             self.opened += 1;
             return Ok(());
         }
-        match lane.look_up(filter, reader, rows)? {
+        match filter_scan.look_up(filter, reader, rows)? {
             Progress::NoIds => {}
             Progress::More => return Ok(()),
             Progress::Done(found) => {
@@ -412,7 +416,7 @@ impl Merge {
                 return Ok(());
             }
         }
-        lane.choose((filter, filters.len()), self.classes, reader, rows)?;
+        filter_scan.choose((filter, filters.len()), self.classes, reader, rows)?;
         let newest = Rank::newest(filter.until.unwrap_or(u64::MAX));
         let start = match self.rank {
             Some(rank) if rank >= newest => Bound::After(rank, SEQ_MAX),
@@ -423,9 +427,9 @@ impl Merge {
         Ok(())
     }
 
-    fn add_found(&mut self, lane: usize, mut found: Vec<Posting>) {
+    fn add_found(&mut self, filter_scan: usize, mut found: Vec<Posting>) {
         found.sort_unstable();
-        let mut cursor = PostingCursor::of_postings(lane, found);
+        let mut cursor = PostingCursor::of_postings(filter_scan, found);
         if let Some(posting) = cursor.next_buffered() {
             let cursor = self.add_cursor(cursor);
             self.heap.push(Head { posting, cursor });
@@ -439,16 +443,17 @@ impl Merge {
         reader: &R,
         rows: &mut usize,
     ) -> Result<(), StoreError> {
-        let Some(Opening { lane, of_broad_scan, terms, start, chunk }) = self.opening.last() else {
+        let Some(PendingCursors { filter_scan, of_full_scan, terms, start, chunk }) = self.opening.last()
+        else {
             return Ok(());
         };
-        if terms.is_empty() || self.lanes[*lane].is_broad_scan() != *of_broad_scan {
+        if terms.is_empty() || self.filter_scans[*filter_scan].is_full_scan() != *of_full_scan {
             self.opening.pop();
             return Ok(());
         }
-        let mut cursor = PostingCursor::new(*lane, *of_broad_scan, terms.start, *start, *chunk);
+        let mut cursor = PostingCursor::new(*filter_scan, *of_full_scan, terms.start, *start, *chunk);
         let first = self.read(&mut cursor, filters, reader, rows)?;
-        if let Some(Opening { terms, .. }) = self.opening.last_mut() {
+        if let Some(PendingCursors { terms, .. }) = self.opening.last_mut() {
             terms.start += 1;
         }
         if let Some(posting) = first {
@@ -481,7 +486,7 @@ impl Merge {
         Ok(())
     }
 
-    /// Reads a cursor's next postings, of which the first is returned; none if there are none, or its lane has gone over
+    /// Reads a cursor's next postings, of which the first is returned; none if there are none, or its filter scan has gone over
     /// to other terms.
     fn read<R: Reader>(
         &mut self,
@@ -490,8 +495,10 @@ impl Merge {
         reader: &R,
         rows: &mut usize,
     ) -> Result<Option<Posting>, StoreError> {
-        let (lane, filter) = (&mut self.lanes[cursor.lane as usize], &filters[cursor.lane as usize]);
-        let Some(terms) = lane.terms().filter(|_| lane.is_broad_scan() == cursor.of_broad_scan) else {
+        let (filter_scan, filter) =
+            (&mut self.filter_scans[cursor.filter_scan as usize], &filters[cursor.filter_scan as usize]);
+        let Some(terms) = filter_scan.terms().filter(|_| filter_scan.is_full_scan() == cursor.of_full_scan)
+        else {
             return Ok(None);
         };
         let asked = cursor.chunk().min(*rows);
@@ -501,7 +508,7 @@ impl Merge {
         reader.postings(&term, cursor.start, filter.since.unwrap_or(0), asked, &mut self.scratch)?;
         let used = self.scratch.len().max(1);
         *rows -= used.min(*rows);
-        lane.rows += used as u64;
+        filter_scan.rows += used as u64;
         Ok(cursor.fill(&self.scratch, asked, chunk_max))
     }
 }

@@ -15,11 +15,11 @@ const CHUNK: usize = 1024;
 pub(super) struct Facts {
     /// The sequence number of the event itself, if it is stored.
     pub(super) stored: Option<Seq>,
-    /// The second up to which its author, or one it is wrapped for, has vanished.
+    /// The timestamp up to which its author, or one it is wrapped for, has vanished.
     pub(super) vanished_until: Option<Timestamp>,
     /// Whether a deletion request names its id, by an author who may delete it.
     pub(super) id_deleted: bool,
-    /// The second up to which its address is deleted.
+    /// The timestamp up to which its address is deleted.
     pub(super) address_deleted_until: Option<Timestamp>,
     /// Other stored events of its address; usually one or none.
     pub(super) versions: Vec<Version>,
@@ -57,7 +57,7 @@ pub(super) enum TargetState {
     NotOwn,
 }
 
-/// Reads what the decision on `op` at second `now` depends on.
+/// Reads what the decision on `op` at time `now` depends on.
 pub(super) fn gather(reader: &impl Reader, op: &Op, now: Timestamp) -> Result<Facts, StoreError> {
     let event = op.event();
     let recipients = wrapped_for(event);
@@ -168,7 +168,7 @@ fn all_postings(
     Ok(postings)
 }
 
-/// Calls `sink` with the postings of `term` that are not of hidden events and whose `created_at` is in `times`, newest first.
+/// Calls `sink` with the postings of `term` that are not of events pending removal and whose `created_at` is in `times`, newest first.
 fn each_posting(
     reader: &impl Reader,
     term: &Term,
@@ -184,7 +184,7 @@ fn each_posting(
             _ => None,
         };
         for posting in postings.drain(..) {
-            if !reader.is_hidden(posting.seq)? {
+            if !reader.is_pending_removal(posting.seq)? {
                 sink(posting);
             }
         }

@@ -13,7 +13,7 @@ use crate::types::{Event, EventId, Timestamp, is_removal_request};
 use crate::verify::Verified;
 use plan::{Plan, Verdict};
 use removal::RemovalBudget;
-pub use removal::{Removed, remove, remove_hidden, sweep_expired, sweep_older_than};
+pub use removal::{Removed, remove, remove_pending, sweep_expired, sweep_older_than};
 
 /// One thing to do to the store.
 #[derive(Clone, Debug)]
@@ -90,10 +90,10 @@ pub struct Done {
 
 /// Carries out `ops` in order as one change, durable when this returns; later ones see what earlier ones did.
 ///
-/// Outcomes do not depend on whether expired events have been swept or hidden ones removed yet. Costs a few point reads an
+/// Outcomes do not depend on whether expired events have been swept or ones pending removal removed yet. Costs a few point reads an
 /// event; a deletion request some for each target it names; a request to vanish a posting for each event of its author
 /// and each mention of its author since the last one. What is deleted beyond [`Backend::removed_keys_max`] keys and what
-/// the events of `ops` are found by themselves is hidden, at the cost of a bit, and is left to [`remove_hidden`].
+/// the events of `ops` are found by themselves is pending removal, at the cost of a bit, and is left to [`remove_pending`].
 ///
 /// # Errors
 /// The backend's. Then nothing of `ops` was kept.
@@ -139,7 +139,7 @@ pub fn commit_removals<B: Backend>(
         .collect()
 }
 
-/// Carries out `ops` in the space reserved for that. What is too much for it is hidden instead of removed, and then
+/// Carries out `ops` in the space reserved for that. What is too much for it is pending removal instead of removed, and then
 /// tried by halves.
 fn remove_from_reserve<B: Backend>(
     backend: &B,

@@ -24,7 +24,7 @@ pub(super) enum Verdict {
     Refuse(Refusal),
 }
 
-/// Decides `op` at second `now`.
+/// Decides `op` at time `now`.
 pub(super) fn plan(op: &Op, now: Timestamp, facts: &Facts) -> Plan {
     let event = op.event();
     let mut plan = Plan { verdict: verdict(event, now, facts), delete: Vec::new(), tombstones: Vec::new() };

@@ -83,7 +83,7 @@ impl RemovalBudget {
     ) -> Result<Option<(Timestamp, EventId)>, StoreError> {
         if self.keys_left < KEYS_MIN {
             // Without looking at it: there may be very many.
-            writer.hide(seq)?;
+            writer.mark_removed(seq)?;
             return Ok(None);
         }
         let bytes = writer.event(seq)?.map_or(0, |json| json.len());
@@ -96,7 +96,7 @@ impl RemovalBudget {
             }
             None => {
                 self.keys_left = 0;
-                writer.hide(seq)?;
+                writer.mark_removed(seq)?;
                 Ok(None)
             }
         }
@@ -111,28 +111,28 @@ fn keys_max(bytes: usize) -> usize {
     bytes / KEY_BYTES_MIN
 }
 
-/// One step towards removing hidden events: as many as have [`Backend::removed_keys_max`] keys, one at least, those that were
+/// One step towards removing events pending removal: as many as have [`Backend::removed_keys_max`] keys, one at least, those that were
 /// stored first before others. To be called, with other changes in between, until there is no more. What was
-/// hidden and is not removed when the program ends is still hidden when it begins again, and goes on.
+/// marked as removed and is not removed when the program ends is still marked as removed when it begins again, and goes on.
 ///
 /// # Errors
 /// The backend's. Then none was removed.
-pub fn remove_hidden<B: Backend>(backend: &B) -> Result<Removed, StoreError> {
-    let mut hidden = Vec::new();
+pub fn remove_pending<B: Backend>(backend: &B) -> Result<Removed, StoreError> {
+    let mut pending_removal = Vec::new();
     // A read first, so that an idle relay does not open a write transaction.
-    backend.reader()?.hidden(1, &mut hidden)?;
-    if hidden.is_empty() {
+    backend.reader()?.pending_removal(1, &mut pending_removal)?;
+    if pending_removal.is_empty() {
         return Ok(Removed::default());
     }
     change(backend, |writer, mut step| {
-        hidden.clear();
-        writer.hidden(step.events_max() + 1, &mut hidden)?;
-        for &seq in &hidden {
+        pending_removal.clear();
+        writer.pending_removal(step.events_max() + 1, &mut pending_removal)?;
+        for &seq in &pending_removal {
             if step.remove(writer, seq)?.is_none() {
                 break;
             }
         }
-        Ok(step.removed(hidden.len()))
+        Ok(step.removed(pending_removal.len()))
     })
 }
 
@@ -161,8 +161,8 @@ pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreEr
     Ok(removed)
 }
 
-/// Removes up to `events_max` events that have expired at second `now` (NIP-40), soonest first, as many as have
-/// [`Backend::removed_keys_max`] keys, one at least. Hidden events among them are removed and not counted. Removal
+/// Removes up to `events_max` events that have expired at time `now` (NIP-40), soonest first, as many as have
+/// [`Backend::removed_keys_max`] keys, one at least. Events pending removal among them are removed and not counted. Removal
 /// requests stay, unserved ([`is_removal_request`]); those that an earlier version of this program listed for sweeping
 /// are stored again under a new sequence number, unlisted.
 ///
@@ -184,22 +184,22 @@ pub fn sweep_expired<B: Backend>(
         let events_max = events_max.min(step.events_max());
         expired.clear();
         writer.expiring(now, events_max + 1, &mut expired)?;
-        let (mut last, mut hidden) = (writer.last_seq()?, 0);
+        let (mut last, mut pending_removal) = (writer.last_seq()?, 0);
         for &seq in expired.iter().take(events_max) {
-            let was_hidden = writer.is_hidden(seq)?;
+            let was_pending_removal = writer.is_pending_removal(seq)?;
             let Some(event) = step.remove(writer, seq)? else { break };
-            hidden += usize::from(was_hidden);
-            if is_removal_request(event.kind) && !was_hidden {
+            pending_removal += usize::from(was_pending_removal);
+            if is_removal_request(event.kind) && !was_pending_removal {
                 last = Seq(last.0 + 1);
                 writer.insert(last, &event, &terms_of(event.view(), classes))?;
             }
         }
         let removed = step.removed(expired.len());
-        Ok(Removed { events: removed.events - hidden, ..removed })
+        Ok(Removed { events: removed.events - pending_removal, ..removed })
     })
 }
 
-/// Retention: removes up to `events_max` events that are older than second `before` and of a kind that `is_swept`
+/// Retention: removes up to `events_max` events with a `created_at` below `before` and of a kind that `is_swept`
 /// accepts, without tombstones: they may be stored again. Like [`sweep_expired`] it ends with the keys that one change may
 /// remove. Removal requests ([`is_removal_request`]) are never swept, because their effect must last.
 ///
@@ -233,7 +233,7 @@ pub fn sweep_older_than<B: Backend>(
                 page.clear();
                 reader.postings(term, start, 0, SWEEP_PAGE, &mut page)?;
                 for posting in page.iter().filter(|posting| is_swept(posting.kind)) {
-                    if !reader.is_hidden(posting.seq)? {
+                    if !reader.is_pending_removal(posting.seq)? {
                         aged.push(posting.seq);
                     }
                 }
@@ -315,7 +315,7 @@ impl RemovalStep {
 }
 
 fn read_event(reader: &impl Reader, seq: Seq) -> Result<Event, StoreError> {
-    let json: Arc<[u8]> = match reader.event_or_hidden(seq)? {
+    let json: Arc<[u8]> = match reader.event_or_pending_removal(seq)? {
         Some(json) => json.as_ref().into(),
         None => return Err(StoreError::Corrupt(format!("event {} is listed but not stored", seq.0))),
     };

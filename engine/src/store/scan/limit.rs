@@ -7,11 +7,11 @@ use crate::types::{Filter, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
     pub(super) stage: Stage,
-    /// The limit is the relay's, not the client's: the answer may exceed it to complete a second.
+    /// The limit is the relay's, not the client's: the answer may exceed it to complete a timestamp.
     is_relay_limit: bool,
     /// Events still to send in this stage.
     left: u32,
-    /// Most events sent beyond the limit to complete a second.
+    /// Most events sent beyond the limit to complete a timestamp.
     completion_max: u32,
 }
 
@@ -21,10 +21,10 @@ pub(super) enum Stage {
     /// They are sent.
     Sending,
     /// They are sent if they are of this second, the last one of the page.
-    CompletingSecond(Timestamp),
+    CompletingTimestamp(Timestamp),
     /// They are not sent; the first one shows that there is more.
     LookingAhead {
-        /// Rows read for the filter when they were last counted.
+        /// Cost of the filter when it was last counted.
         rows_before: u64,
     },
     /// Nothing.
@@ -43,15 +43,15 @@ impl Limit {
     pub(super) fn wanted(&self) -> u64 {
         match self.stage {
             Stage::Sending => u64::from(self.left),
-            Stage::CompletingSecond(_) | Stage::LookingAhead { .. } => 1,
+            Stage::CompletingTimestamp(_) | Stage::LookingAhead { .. } => 1,
             Stage::Done => 0,
         }
     }
 
-    /// Takes note that all events newer than second `created_at` have been seen; `rows` is how many rows have
+    /// Takes note that all events newer than `created_at` have been seen; `rows` is how many rows have
     /// been read for the filter. True if this ends a stage.
     pub(super) fn advance_to(&mut self, created_at: Timestamp, rows: u64) -> bool {
-        let over = matches!(self.stage, Stage::CompletingSecond(second) if created_at < second);
+        let over = matches!(self.stage, Stage::CompletingTimestamp(second) if created_at < second);
         if over {
             self.stage = Stage::LookingAhead { rows_before: rows };
         }
@@ -68,7 +68,7 @@ impl Limit {
         self.stage = match self.stage {
             Stage::Sending if self.is_relay_limit => {
                 self.left = self.completion_max;
-                Stage::CompletingSecond(created_at)
+                Stage::CompletingTimestamp(created_at)
             }
             _ => Stage::LookingAhead { rows_before: rows },
         };

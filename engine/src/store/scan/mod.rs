@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use super::merge::{Merge, MergeStep};
 use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
-use crate::types::{CanonicalEvent, Filter, FoundBy, Timestamp, parse_expiration};
+use crate::types::{CanonicalEvent, EventMatcher, Filter, Timestamp, parse_expiration};
 use limit::{Limit, Stage};
 
-/// Rows spent on finding out whether there is one more match, once all that was asked for is sent; past them
-/// the answer is [`Completeness::Unknown`]. A page costs hundreds of rows, so finding out may cost a few pages.
+/// Cost of finding out whether there is one more match, once all that was asked for is sent; past them
+/// the answer is [`Completeness::Unknown`]. A page costs hundreds of units, so finding out may cost a few pages.
 const LOOK_AHEAD_ROWS_MAX: u64 = 2_000;
 
 /// How many events filters get.
@@ -63,9 +63,9 @@ pub enum Completeness {
     Finish,
     /// There is a stored match that was not sent.
     More,
-    /// Finding out would cost too much, or matches may be hidden from the viewer.
+    /// Finding out would cost too much, or matches may be restricted for the viewer.
     Unknown,
-    /// All filters ask for ids, and every match that is stored is hidden from the viewer.
+    /// All filters ask for ids, and the viewer may read no match that is stored.
     Withheld,
 }
 
@@ -83,18 +83,18 @@ pub struct Scan {
     more: bool,
     /// Whether there is a match that was not sent will not be known.
     unknown: bool,
-    hit_rows: usize,
+    hit_cost: usize,
     look_ahead_rows: u64,
     /// Some filter looks ahead.
     looking_ahead: bool,
     /// No filter wants anything more.
     over: bool,
-    /// Which filters can match what was hidden from the viewer when the scan began.
+    /// Which filters can match what the viewer could not read when the scan began.
     partial: Option<Box<[bool]>>,
     /// Visible matches of each filter so far.
     matched: Box<[usize]>,
-    /// A match was hidden.
-    hidden: bool,
+    /// The viewer may not read a match.
+    is_restricted: bool,
     /// An event was handed out.
     sent: bool,
 }
@@ -117,25 +117,25 @@ impl Scan {
             merge,
             more: false,
             unknown,
-            hit_rows: 0,
+            hit_cost: 0,
             look_ahead_rows: 0,
             looking_ahead: false,
             over: false,
             partial: None,
-            hidden: false,
+            is_restricted: false,
             sent: false,
         };
         scan.close_done();
         scan
     }
 
-    /// Charges an event that is handed out with `rows` more, for what its receiver does with it.
+    /// Charges an event that is handed out with `cost` more, for what its receiver does with it.
     #[must_use]
-    pub fn with_hit_rows(self, rows: usize) -> Self {
-        Scan { hit_rows: rows, ..self }
+    pub fn with_hit_cost(self, rows: usize) -> Self {
+        Scan { hit_cost: rows, ..self }
     }
 
-    /// Records what may be hidden from `viewer`. The first step does; a scan that is resumed is given a viewer that sees
+    /// Records what `viewer` may not read. The first step does; a scan that is resumed is given a viewer that sees
     /// no more than the one before.
     pub fn begin_for(&mut self, viewer: &dyn Viewer) {
         self.partial.get_or_insert_with(|| {
@@ -154,10 +154,10 @@ impl Scan {
         self.merge.release_cursors();
     }
 
-    /// Spends up to `rows` rows of cost, subtracting what it reads, and hands matches that `viewer` may see to `sink` in order.
-    /// A row of cost is about a microsecond of work: a posting or a small event; large events and those that many filters ask about
-    /// are more (`store/cost.rs`). A step ends with what uses the rows up, which may take more than there are left: one
-    /// event, or choosing between the ways to answer one filter, some 400 rows.
+    /// Spends a cost of up to `cost`, subtracting what it reads, and hands matches that `viewer` may see to `sink` in order.
+    /// A unit of cost is about a microsecond of work: a posting or a small event; large events and those that many
+    /// filters ask about cost more (`store/cost.rs`). A step ends with what uses the budget up, which may take more than there are left: one
+    /// event, or choosing between the access paths of one filter, a cost of some 400.
     ///
     /// # Errors
     /// The backend's. The scan has lost nothing and may be stepped again.
@@ -174,9 +174,9 @@ impl Scan {
             let next = self.merge.next(&self.filters, reader, rows);
             self.bound_look_ahead();
             match next? {
-                MergeStep::OutOfRows => return Ok(ScanStep::More),
+                MergeStep::OutOfBudget => return Ok(ScanStep::More),
                 MergeStep::End => self.over = true,
-                // The bound may have closed the lanes it was for.
+                // The bound may have closed the filter scans it was for.
                 MergeStep::Candidate if self.over => {}
                 MergeStep::Candidate if *rows == 0 => return Ok(ScanStep::More),
                 MergeStep::Candidate => {
@@ -192,7 +192,7 @@ impl Scan {
         Ok(ScanStep::Done(self.completeness()))
     }
 
-    /// Reads the candidate, and hands it out if a filter wants it. Counts `rows` down by what that takes beyond one.
+    /// Reads the candidate, and hands it out if a filter wants it. Counts `cost` down by what that takes beyond one.
     fn consider<R: Reader>(
         &mut self,
         reader: &R,
@@ -206,22 +206,22 @@ impl Scan {
             return Ok(Take::Counted);
         };
         let event = CanonicalEvent::trusted(&json);
-        let mut found_by = FoundBy::new(event);
+        let mut matcher = EventMatcher::new(event);
         let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
         let visible = viewer.sees_all_of(posting.kind) || viewer.sees(event);
         let (mut sent, mut further, mut turned) = (false, false, false);
-        for index in 0..self.merge.candidate().lanes.len() {
-            let (lane, decided) = self.merge.candidate().lanes[index];
-            let (limit, filter) = (&mut self.limits[lane], &self.filters[lane]);
-            let read = self.merge.rows_of(lane);
+        for index in 0..self.merge.candidate().filter_scans.len() {
+            let (filter_scan, decided) = self.merge.candidate().filter_scans[index];
+            let (limit, filter) = (&mut self.limits[filter_scan], &self.filters[filter_scan]);
+            let read = self.merge.rows_of(filter_scan);
             turned |= limit.advance_to(posting.rank.created_at, read);
             debug_assert!(!decided || filter.matches_stored(event), "these postings prove matches");
-            let matches = !expired && (decided || found_by.matches(filter));
-            self.hidden |= matches && !visible;
+            let matches = !expired && (decided || matcher.matches(filter));
+            self.is_restricted |= matches && !visible;
             let matches = matches && visible;
-            self.matched[lane] += usize::from(matches);
+            self.matched[filter_scan] += usize::from(matches);
             match limit.stage {
-                Stage::Sending | Stage::CompletingSecond(_) if matches => {
+                Stage::Sending | Stage::CompletingTimestamp(_) if matches => {
                     sent = true;
                     turned |= limit.count_sent(posting.rank.created_at, read);
                 }
@@ -231,9 +231,9 @@ impl Scan {
                 }
                 _ => {}
             }
-            self.merge.record_result(lane, matches, limit.wanted());
+            self.merge.record_result(filter_scan, matches, limit.wanted());
         }
-        *rows = rows.saturating_sub(cost::of_event(json.len(), &found_by));
+        *rows = rows.saturating_sub(cost::of_event(json.len(), &matcher));
         self.sent |= sent;
         self.more |= further && !sent;
         if turned || self.more {
@@ -244,7 +244,7 @@ impl Scan {
         }
         let take = sink(Hit { seq: posting.seq, event });
         if take != Take::Known {
-            *rows = rows.saturating_sub(self.hit_rows);
+            *rows = rows.saturating_sub(self.hit_cost);
         }
         Ok(take)
     }
@@ -254,9 +254,9 @@ impl Scan {
         if !self.looking_ahead {
             return;
         }
-        for (lane, limit) in self.limits.iter_mut().enumerate() {
+        for (filter_scan, limit) in self.limits.iter_mut().enumerate() {
             if let Stage::LookingAhead { rows_before } = &mut limit.stage {
-                let rows = self.merge.rows_of(lane);
+                let rows = self.merge.rows_of(filter_scan);
                 self.look_ahead_rows += rows - *rows_before;
                 *rows_before = rows;
             }
@@ -267,20 +267,20 @@ impl Scan {
         }
     }
 
-    /// Closes the lanes of filters that want nothing more. Once it is known that there is more, or too expensive to
+    /// Closes the filter scans of filters that want nothing more. Once it is known that there is more, or too expensive to
     /// know, none of them looks ahead.
     fn close_done(&mut self) {
         let give_up = self.more || self.look_ahead_rows > LOOK_AHEAD_ROWS_MAX;
         self.over = true;
         self.looking_ahead = false;
-        for (lane, limit) in self.limits.iter_mut().enumerate() {
+        for (filter_scan, limit) in self.limits.iter_mut().enumerate() {
             match limit.stage {
                 Stage::LookingAhead { .. } if give_up => limit.stage = Stage::Done,
                 Stage::LookingAhead { .. } => self.looking_ahead = true,
                 _ => {}
             }
             match limit.stage {
-                Stage::Done => self.merge.close(lane),
+                Stage::Done => self.merge.close(filter_scan),
                 _ => self.over = false,
             }
         }
@@ -290,18 +290,19 @@ impl Scan {
         if self.more {
             return Completeness::More;
         }
-        if self.hidden && !self.sent && self.filters.iter().all(|filter| filter.ids.is_some()) {
+        if self.is_restricted && !self.sent && self.filters.iter().all(|filter| filter.ids.is_some()) {
             return Completeness::Withheld;
         }
-        match self.unknown || (0..self.filters.len()).any(|lane| self.may_lack(lane)) {
+        match self.unknown || (0..self.filters.len()).any(|filter_scan| self.may_lack(filter_scan)) {
             true => Completeness::Unknown,
             false => Completeness::Finish,
         }
     }
 
-    /// Whether a match of the filter may have been hidden. A viewer that asks for ids and sees an event for each lacks none.
-    fn may_lack(&self, lane: usize) -> bool {
-        let all_ids = self.filters[lane].ids.as_ref().is_some_and(|ids| ids.len() == self.matched[lane]);
-        self.partial.as_ref().is_some_and(|partial| partial[lane]) && !all_ids
+    /// Whether a match of the filter may have been withheld. A viewer that asks for ids and sees an event for each lacks none.
+    fn may_lack(&self, filter_scan: usize) -> bool {
+        let all_ids =
+            self.filters[filter_scan].ids.as_ref().is_some_and(|ids| ids.len() == self.matched[filter_scan]);
+        self.partial.as_ref().is_some_and(|partial| partial[filter_scan]) && !all_ids
     }
 }

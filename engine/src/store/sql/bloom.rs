@@ -4,7 +4,7 @@
 //! filters that would read a page of each level. All of them are hashes ([`Key::lookup_hash`]), so their own bytes choose the
 //! bits; pages are cut from sorted hashes, so not the first ones.
 //!
-//! [`Key::lookup_hash`]: crate::store::keyed::Key::lookup_hash
+//! [`Key::lookup_hash`]: crate::store::kv::Key::lookup_hash
 
 const BITS_PER_HASH: usize = 10;
 const PROBES: u64 = 7;

@@ -8,7 +8,7 @@ use super::sizes::SqlSizes;
 use super::tree::Tree;
 use crate::sql::SqlConn;
 use crate::store::backend::StoreError;
-use crate::store::keyed::Key;
+use crate::store::kv::Key;
 
 /// Neighbouring pages of the lower level that are rewritten, and the keys that come into them.
 struct MergeRange {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::page::{PageId, PageRef, RunId};
-use crate::store::keyed::Key;
+use crate::store::kv::Key;
 
 #[derive(Debug)]
 pub(super) struct Run {

@@ -7,7 +7,7 @@ use super::lines;
 use super::queries::{Bulk, LARGE_ROWS, each_row, event_row, int, malformed_event, row_id};
 use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::{Seq, StoreError};
-use crate::store::keyed::Overlay;
+use crate::store::kv::Overlay;
 
 /// Largest event in bytes: a row of a Durable Object is at most 2 MB.
 pub const EVENT_BYTES_MAX: usize = 2_000_000 - 1024;

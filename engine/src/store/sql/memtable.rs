@@ -12,7 +12,7 @@ use super::sizes::SqlSizes;
 use super::tombstones;
 use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::{Seq, StoreError};
-use crate::store::keyed::{Key, Overlay, keys_of, tombstone_key};
+use crate::store::kv::{Key, Overlay, keys_of, tombstone_key};
 use crate::store::terms::{TermClasses, terms_of};
 use crate::types::Event;
 

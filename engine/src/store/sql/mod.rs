@@ -4,7 +4,7 @@
 //! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from seq on, a line each: lines.rs
 //! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, filter, keys BLOB   sorted keys: page.rs
 //! relay_gone       chunk INTEGER PRIMARY KEY, bits BLOB        removed events whose keys are in pages: removed.rs
-//! relay_hidden     number INTEGER PRIMARY KEY, bits BLOB       events that are to be removed and not to be found: hidden.rs
+//! relay_hidden     number INTEGER PRIMARY KEY, bits BLOB       events that are to be removed and not to be found: pending_removal.rs
 //! relay_tombstone  row INTEGER PRIMARY KEY, fold, keys BLOB    tombstones put since flush number fold: tombstones.rs
 //! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema; folds, folded, folded_events: memtable.rs
 //! ```
@@ -13,7 +13,7 @@
 //!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
 //! written: a log-structured merge tree, in rows. A write stores its events, several in a row, and nothing else. Their keys
-//! (described in `store::keyed`; id, all, kind, author, author and kind, each indexed tag; address and expiry where there are
+//! (described in `store::kv`; id, all, kind, author, author and kind, each indexed tag; address and expiry where there are
 //! any) are kept in memory, the *memtable*, and derived from the events again when the backend is opened. Every thousand
 //! events or so the memtable is *flushed*: written as pages of 32 KB, a run of level 0. Eight such runs are *compacted* into
 //! level 1, and a level that is over its size moves pages to the next, some at a time. A key refers to an event by its sequence
@@ -34,12 +34,12 @@ mod cache;
 mod compaction;
 mod directory;
 mod event_table;
-mod hidden;
 mod lines;
 mod maintenance;
 mod memtable;
 mod page;
 mod page_table;
+mod pending_removal;
 mod queries;
 mod range;
 mod reader;
@@ -61,12 +61,12 @@ pub use sizes::SqlSizes;
 use tables::Tables;
 
 use super::backend::{Backend, Seq, StoreError};
-use super::keyed::{KeyedTransaction, Overlay};
+use super::kv::{KvTransaction, Overlay};
 use super::terms::TermClasses;
 
-/// The layouts written by this version: while no event is hidden, and while any is. Another one is refused.
+/// The schema versions written by this version: while no event is pending removal, and while any is. Another one is refused.
 const SCHEMA: i64 = 3;
-const SCHEMA_WITH_HIDDEN: i64 = 4;
+const SCHEMA_WITH_PENDING_REMOVALS: i64 = 4;
 
 const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS relay_meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
@@ -91,7 +91,7 @@ const CLASSES: TermClasses = TermClasses { all: true, author_kind: true };
 pub struct SqlBackend<C> {
     conn: C,
     sizes: SqlSizes,
-    /// Whether there is a table for hidden events.
+    /// Whether there is a table for events pending removal.
     can_hide: bool,
     /// Borrowed for one call of a reader, or one step of a write.
     tables: RefCell<Tables>,
@@ -103,9 +103,9 @@ pub struct SqlBackend<C> {
 pub enum SqlOpenError {
     /// Written by another version.
     Schema {
-        /// Its layout.
+        /// Its schema version.
         found: i64,
-        /// The newest layout that this version reads.
+        /// The newest schema version that this version of the relay reads.
         known: i64,
     },
     /// SQL failed.
@@ -118,7 +118,7 @@ impl fmt::Display for SqlOpenError {
             SqlOpenError::Schema { found, known } => {
                 write!(
                     f,
-                    "the database has layout {found}, and this version reads layouts {SCHEMA} to {known}"
+                    "the database has schema version {found}; this version of the relay reads versions {SCHEMA} to {known}"
                 )
             }
             SqlOpenError::Store(error) => error.fmt(f),
@@ -152,13 +152,13 @@ impl<C: SqlConn> SqlBackend<C> {
         let sizes = sizes.bounded();
         conn.exec(CREATE[0], &[])?;
         let can_hide = match integers(&conn, READ_SCHEMA, &[])?.first() {
-            Some(&SCHEMA_WITH_HIDDEN) => true,
+            Some(&SCHEMA_WITH_PENDING_REMOVALS) => true,
             Some(&SCHEMA) => match conn.exec(CREATE_HIDDEN, &[]) {
                 // Events can be served and removed without it, and removing them makes space for it.
                 Err(StoreError::Full(_)) => false,
                 created => created.map(|()| true)?,
             },
-            Some(&found) => return Err(SqlOpenError::Schema { found, known: SCHEMA_WITH_HIDDEN }),
+            Some(&found) => return Err(SqlOpenError::Schema { found, known: SCHEMA_WITH_PENDING_REMOVALS }),
             None => {
                 conn.transaction(&mut || {
                     CREATE[1..].iter().try_for_each(|create| conn.exec(create, &[]))?;
@@ -190,11 +190,11 @@ impl<C: SqlConn> SqlBackend<C> {
 
 impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
     type Reader<'a>
-        = KeyedTransaction<SqlSource<'a, C>, ()>
+        = KvTransaction<SqlSource<'a, C>, ()>
     where
         C: 'a;
     type Writer<'a>
-        = KeyedTransaction<SqlSource<'a, C>, Overlay>
+        = KvTransaction<SqlSource<'a, C>, Overlay>
     where
         C: 'a;
 
@@ -202,14 +202,14 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         CLASSES
     }
 
-    /// From the sizes; unlimited if the database was too full to create the table of hidden events.
+    /// From the sizes; unlimited if the database was too full to create the table of events pending removal.
     fn removed_keys_max(&self) -> usize {
         if self.can_hide { self.sizes.removed_keys_max } else { usize::MAX }
     }
 
     /// What it reads changes with the next write: one connection sees its own changes.
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
-        Ok(KeyedTransaction::reader(self.source()))
+        Ok(KvTransaction::reader(self.source()))
     }
 
     fn write<T>(
@@ -221,7 +221,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         let mut done = None;
         self.conn.transaction(&mut || {
             let work = work.take().ok_or_else(|| StoreError::Failed("a transaction ran twice".into()))?;
-            let mut writer = KeyedTransaction::writer(self.source());
+            let mut writer = KvTransaction::writer(self.source());
             let value = work(&mut writer)?;
             let (_, overlay) = writer.into_parts();
             if overlay.last_seq() > Seq(0) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::bloom;
 use crate::store::backend::StoreError;
-use crate::store::keyed::Key;
+use crate::store::kv::Key;
 
 const RESTART_KEYS: usize = 16;
 

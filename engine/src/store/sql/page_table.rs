@@ -7,7 +7,7 @@ use super::page::{Page, PageId, PageRef, RunId};
 use super::queries::{Bulk, SMALL_ROWS, each_row};
 use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::StoreError;
-use crate::store::keyed::Key;
+use crate::store::kv::Key;
 
 const READ_ENTRIES: &str =
     "SELECT page, level, run, first, last, filter FROM relay_page WHERE page > ? ORDER BY page LIMIT ?";

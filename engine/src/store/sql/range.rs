@@ -11,7 +11,7 @@ use super::tables::Tables;
 use super::tree::Tree;
 use crate::sql::SqlConn;
 use crate::store::backend::StoreError;
-use crate::store::keyed::Key;
+use crate::store::kv::Key;
 
 /// A range being read.
 pub(super) struct KeyRange<'a> {

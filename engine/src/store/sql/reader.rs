@@ -8,7 +8,7 @@ use super::range::KeyRange;
 use super::tables::Tables;
 use crate::sql::SqlConn;
 use crate::store::backend::{Seq, Stats, StoreError};
-use crate::store::keyed::{KeySource, read_until, tombstone_key};
+use crate::store::kv::{KeySource, read_until, tombstone_key};
 use crate::types::Timestamp;
 
 /// The tables as they are now.
@@ -52,12 +52,12 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
         self.tables.borrow_mut().events.seqs_after(self.conn, after, max, out)
     }
 
-    fn is_hidden(&self, seq: Seq) -> Result<bool, StoreError> {
-        Ok(self.tables.borrow().hidden.contains(seq))
+    fn is_pending_removal(&self, seq: Seq) -> Result<bool, StoreError> {
+        Ok(self.tables.borrow().pending_removal.contains(seq))
     }
 
-    fn hidden(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
-        out.extend(self.tables.borrow().hidden.seqs().take(max));
+    fn pending_removal(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        out.extend(self.tables.borrow().pending_removal.seqs().take(max));
         Ok(())
     }
 
@@ -74,10 +74,10 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
     }
 
     fn stats(&self) -> Result<Stats, StoreError> {
-        let (events, hidden) = {
+        let (events, pending_removal) = {
             let tables = self.tables.borrow();
-            (tables.event_count(), tables.hidden.len())
+            (tables.event_count(), tables.pending_removal.len())
         };
-        Ok(Stats { events, hidden, bytes: self.conn.bytes()? })
+        Ok(Stats { events, pending_removal, bytes: self.conn.bytes()? })
     }
 }

@@ -29,7 +29,7 @@ pub struct SqlSizes {
     pub page_cache_bytes: usize,
     /// Bytes of rows of events that are kept in memory.
     pub row_cache_bytes: usize,
-    /// [`Backend::removed_keys_max`](crate::store::Backend::removed_keys_max), where events can be hidden.
+    /// [`Backend::removed_keys_max`](crate::store::Backend::removed_keys_max), where events can be pending removal.
     pub removed_keys_max: usize,
 }
 

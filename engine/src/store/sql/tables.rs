@@ -1,14 +1,14 @@
 //! All tables together, each with what is kept of it in memory: how a write goes through them.
 
 use super::event_table::{EventChanges, EventTable};
-use super::hidden::{ChangedRows, HiddenTable};
 use super::memtable::{Memtable, NewTombstones};
+use super::pending_removal::{ChangedRows, HiddenTable};
 use super::removed::ChangedBits;
 use super::sizes::SqlSizes;
 use super::tree::Tree;
 use crate::sql::SqlConn;
 use crate::store::backend::{Seq, StoreError};
-use crate::store::keyed::Overlay;
+use crate::store::kv::Overlay;
 use crate::store::terms::TermClasses;
 
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Tables {
     pub(super) events: EventTable,
     pub(super) memtable: Memtable,
     pub(super) tree: Tree,
-    pub(super) hidden: HiddenTable,
+    pub(super) pending_removal: HiddenTable,
 }
 
 /// What a write changes, until it is durable.
@@ -25,7 +25,7 @@ pub(super) struct Changes {
     events: EventChanges,
     tombstones: NewTombstones,
     removed: ChangedBits,
-    hidden: ChangedRows,
+    pending_removal: ChangedRows,
 }
 
 impl Tables {
@@ -39,13 +39,13 @@ impl Tables {
         let tree = Tree::load(conn, sizes.page_cache_bytes)?;
         let memtable = Memtable::load(conn, classes)?;
         let events = EventTable::load(conn, memtable.flushed_up_to(), sizes.row_cache_bytes)?;
-        let hidden = if can_hide { HiddenTable::load(conn)? } else { HiddenTable::default() };
-        Ok(Tables { events, memtable, tree, hidden })
+        let pending_removal = if can_hide { HiddenTable::load(conn)? } else { HiddenTable::default() };
+        Ok(Tables { events, memtable, tree, pending_removal })
     }
 
-    /// How many events are stored, without hidden ones.
+    /// How many events are stored, without ones pending removal.
     pub(super) fn event_count(&self) -> u64 {
-        self.memtable.events_ever().saturating_sub(self.tree.removed.len() + self.hidden.len())
+        self.memtable.events_ever().saturating_sub(self.tree.removed.len() + self.pending_removal.len())
     }
 
     /// Writes an overlay down. Runs inside a transaction; [`Tables::commit`] follows it.
@@ -58,14 +58,14 @@ impl Tables {
         let events = self.events.write(conn, overlay, sizes.row_bytes)?;
         let removed = self.tree.removed.write(conn, self.split_removed(&events).0)?;
         let tombstones = self.memtable.write_tombstones(conn, overlay)?;
-        let hidden = self.hidden.write(conn, overlay)?;
-        Ok(Changes { events, tombstones, removed, hidden })
+        let pending_removal = self.pending_removal.write(conn, overlay)?;
+        Ok(Changes { events, tombstones, removed, pending_removal })
     }
 
     /// Takes over a write that is durable.
     pub(super) fn commit(&mut self, overlay: &Overlay, changes: Changes) {
-        let Changes { events, tombstones, removed, hidden } = changes;
-        self.hidden.commit(hidden);
+        let Changes { events, tombstones, removed, pending_removal } = changes;
+        self.pending_removal.commit(pending_removal);
         let (flushed, recent) = self.split_removed(&events);
         self.tree.removed.commit(removed);
         self.tree.rewrites.count_removed(flushed.len() as u64);

@@ -6,7 +6,7 @@
 use super::queries::{Bulk, LARGE_ROWS};
 use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::StoreError;
-use crate::store::keyed::Key;
+use crate::store::kv::Key;
 
 const READ: &str = "SELECT keys FROM relay_tombstone WHERE row > ? AND row <= ? AND fold = ? ORDER BY row";
 const WRITE: Bulk = Bulk {

@@ -8,7 +8,7 @@ use super::removed::RemovedSeqs;
 use super::rewrites::RewriteQueue;
 use crate::sql::SqlConn;
 use crate::store::backend::StoreError;
-use crate::store::keyed::Key;
+use crate::store::kv::Key;
 
 #[derive(Debug)]
 pub(super) struct Tree {

@@ -21,7 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case_with(
             "addresses: fan-out a minute",
-            |config| config.limits.address_fanout_rows_per_minute_max = 1,
+            |config| config.limits.address_fanout_cost_per_minute_max = 1,
             fanout_rate,
         ),
     ]

@@ -21,7 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("counts: HyperLogLog only where NIP-45 says how", no_registers),
         case_with(
             "counts: too many to count is said to be approximate",
-            |config| config.limits.count_rows_max = 20,
+            |config| config.limits.count_cost_max = 20,
             bounded,
         ),
     ]

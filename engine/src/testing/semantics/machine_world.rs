@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Client, World};
 use crate::policy::AddressRates;
-use crate::relay::{Close, Config, ConnId, Frame, Live, Peer, PublishOutcome, Relay, commit};
+use crate::relay::{Close, Config, ConnId, Frame, LiveEvent, Peer, PublishOutcome, Relay, commit};
 use crate::store::{
     self, Backend, MemoryBackend, MemoryReader, MemoryWriter, REMOVED_KEYS_MAX, StoreError, TermClasses,
 };
@@ -29,8 +29,8 @@ use crate::wire::{IdScanner, ReplyTarget};
 pub struct Tuning {
     /// Number of shards; connections are assigned round robin.
     pub shards: usize,
-    /// Rows of a scan step; `None`: as configured.
-    pub scan_rows_max: Option<usize>,
+    /// Cost of a scan step; `None`: as configured.
+    pub scan_cost_max: Option<usize>,
     /// Events of a verification batch; `None`: as configured.
     pub verify_batch_max: Option<usize>,
     /// Whether ids are hashed in batches instead of when messages are read.
@@ -39,7 +39,7 @@ pub struct Tuning {
     pub classes: TermClasses,
     /// Whether expired events are swept whenever time advances, or never.
     pub sweeps: bool,
-    /// [`Backend::removed_keys_max`]: whether what is deleted is removed at once, or hidden until time passes.
+    /// [`Backend::removed_keys_max`]: whether what is deleted is removed at once, or restricted until time passes.
     pub removed_keys_max: usize,
     /// Whether the host queues all output itself and, whenever it is idle, drops its machines and builds new ones from the
     /// snapshots of their sessions, as a host that hibernates does.
@@ -50,7 +50,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Tuning {
             shards: 2,
-            scan_rows_max: None,
+            scan_cost_max: None,
             verify_batch_max: None,
             hashes_batches: false,
             classes: TermClasses { all: true, author_kind: true },
@@ -91,7 +91,7 @@ const HOST: &str = "relay.test:7777";
 impl MachineWorld {
     /// An empty relay.
     pub fn new(mut config: Config, tuning: Tuning) -> Self {
-        config.limits.scan_rows_max = tuning.scan_rows_max.unwrap_or(config.limits.scan_rows_max);
+        config.limits.scan_cost_max = tuning.scan_cost_max.unwrap_or(config.limits.scan_cost_max);
         config.limits.verify_batch_max = tuning.verify_batch_max.unwrap_or(config.limits.verify_batch_max);
         let config = Arc::new(config);
         let memory = MemoryBackend::new(tuning.classes).with_removed_keys_max(tuning.removed_keys_max);
@@ -165,7 +165,7 @@ impl World for MachineWorld {
             let now = machine.now.seconds();
             while store::sweep_expired(&machine.store, now, usize::MAX).expect("memory does not fail").more {}
         }
-        store::remove_hidden(&machine.store).expect("memory does not fail");
+        store::remove_pending(&machine.store).expect("memory does not fail");
         for shard in &mut machine.shards {
             shard.relay.handle_timeout(machine.now);
         }
@@ -388,7 +388,7 @@ impl Machine {
         for _ in 0..rounds {
             let mut busy = false;
             let (mut commits, mut from) = (Vec::new(), Vec::new());
-            let mut live: Vec<(usize, Live)> = Vec::new();
+            let mut live: Vec<(usize, LiveEvent)> = Vec::new();
             for (number, shard) in self.shards.iter_mut().enumerate() {
                 if let Some(batch) = shard.relay.poll_verify(now, true) {
                     busy = true;
@@ -399,8 +399,8 @@ impl Machine {
                     commits.push(commit);
                     from.push(number);
                 }
-                while let Some(relayed) = shard.relay.poll_relayed() {
-                    live.push((number, relayed));
+                while let Some(forwarded) = shard.relay.poll_forwarded() {
+                    live.push((number, forwarded));
                 }
                 busy |= shard.relay.work(now);
             }

@@ -49,7 +49,7 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Whether `filter` can match such an event, whatever is stored.
-    fn may_hide(&self, filter: &Value) -> bool {
+    fn may_match_restricted(&self, filter: &Value) -> bool {
         let list = |name: &str| filter.get(name).map(|list| list.as_array().expect("a list"));
         let asks_guarded = match list("kinds") {
             Some(kinds) => kinds.iter().any(|kind| self.kinds.iter().any(|guarded| *kind == *guarded)),
@@ -67,7 +67,7 @@ impl Guard {
     fn may_lack(&self, filters: &[Value], events: &[Signed]) -> bool {
         filters.iter().any(|filter| {
             let found = events.iter().filter(|event| matches(filter, event)).count();
-            self.may_hide(filter) && ids_of(filter).is_none_or(|ids| ids.len() != found)
+            self.may_match_restricted(filter) && ids_of(filter).is_none_or(|ids| ids.len() != found)
         })
     }
 
@@ -75,7 +75,8 @@ impl Guard {
     pub(super) fn may_lack_of_count(&self, filters: &[Value], count: usize) -> bool {
         let ids: Option<Vec<BTreeSet<String>>> = filters.iter().map(ids_of).collect();
         let ids: Option<BTreeSet<String>> = ids.map(|lists| lists.into_iter().flatten().collect());
-        filters.iter().any(|filter| self.may_hide(filter)) && ids.is_none_or(|ids| ids.len() != count)
+        filters.iter().any(|filter| self.may_match_restricted(filter))
+            && ids.is_none_or(|ids| ids.len() != count)
     }
 }
 

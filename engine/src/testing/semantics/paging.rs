@@ -22,7 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
         case_with("paging: without a limit the relay's default holds", caps, default_limit),
         case_with("paging: the relay's own cut never splits a second", caps, seconds_stay_whole),
         case_with("paging: pages by until find everything once", caps, pages),
-        case("paging: the limit counts what is served, not what is hidden", limit_counts_served),
+        case("paging: the limit counts what is served, not what is withheld", limit_counts_served),
     ]
 }
 

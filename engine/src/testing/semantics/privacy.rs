@@ -61,7 +61,7 @@ fn unauthenticated(stage: &mut Stage<'_>) {
         conn.req_closed("sub", filters.clone(), "auth-required");
         conn.count_closed("count", filters, "auth-required");
     }
-    // Wider filters are answered without them and without `finish`, whether or not anything was hidden.
+    // Wider filters are answered without them and without `finish`, whether or not anything was restricted.
     for filters in [
         json!({}),
         json!({"limit": 1}),
@@ -80,7 +80,7 @@ fn unauthenticated(stage: &mut Stage<'_>) {
         check(&mut conn, filters.clone(), &[]);
         assert_eq!(conn.count(filters), 0);
     }
-    // An answer from which nothing can be hidden is complete.
+    // An answer from which nothing can be restricted is complete.
     for filters in [
         json!({"kinds": [1, 7]}),
         json!({"ids": [note.id]}),

@@ -27,14 +27,14 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn small_outbox(config: &mut Config) {
-    config.limits.outbox_bytes_pause = 64 << 10;
+    config.limits.outbox_pause_bytes = 64 << 10;
     config.limits.outbox_bytes_max = 256 << 10;
 }
 
 fn tiny_outbox(config: &mut Config) {
-    config.limits.outbox_bytes_pause = 2 << 10;
+    config.limits.outbox_pause_bytes = 2 << 10;
     config.limits.outbox_bytes_max = 64 << 10;
-    config.limits.scan_rows_max = 7;
+    config.limits.scan_cost_max = 7;
 }
 
 const BODY_BYTES: usize = 60_000;

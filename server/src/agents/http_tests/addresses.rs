@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use relay_agent::executor::{Access, HttpFault, HttpRequest};
+use relay_agent::executor::{Access, HttpError, HttpRequest};
 
 use super::server::{Server, respond};
 use super::{Addresses, Lookup, call, client, get, no_names};
@@ -23,7 +23,7 @@ fn names(addresses: &[&str]) -> Arc<Lookup> {
 async fn check_refused(client: &super::Client, request: HttpRequest) {
     let url = request.url.clone();
     let outcome = call(client, request).await;
-    assert!(matches!(outcome.fault, Some(HttpFault::Forbidden(_))), "{url}: {outcome:?}");
+    assert!(matches!(outcome.fault, Some(HttpError::Forbidden(_))), "{url}: {outcome:?}");
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_name_that_is_bound_again_leads_nowhere() {
     let client = client(&[], lookup);
     let url = format!("https://rebind.example:{}/", trap.port());
     let outcome = call(&client, get(&url)).await;
-    assert!(matches!(outcome.fault, Some(HttpFault::Connection(_))), "{outcome:?}");
+    assert!(matches!(outcome.fault, Some(HttpError::Connection(_))), "{outcome:?}");
     check_refused(&client, get(&url)).await;
     check_refused(&client, get(&url)).await;
     assert_eq!((asked.load(Ordering::SeqCst), trap.connections()), (3, 0));
@@ -122,7 +122,7 @@ async fn no_redirect_leads_to_a_private_address() {
             let client = client(&[server.host()], names(&["127.0.0.1"]));
             let outcome = call(&client, get(&server.url("/"))).await;
             if is_forbidden {
-                assert!(matches!(outcome.fault, Some(HttpFault::Forbidden(_))), "{to}: {outcome:?}");
+                assert!(matches!(outcome.fault, Some(HttpError::Forbidden(_))), "{to}: {outcome:?}");
                 assert_eq!(outcome.status, None);
             } else {
                 assert_eq!(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::body::Bytes;
-use relay_agent::executor::{HttpEvent, HttpFault, HttpRequest};
+use relay_agent::executor::{HttpError, HttpEvent, HttpRequest};
 
 use super::server::{Act, Server, respond, send};
 use super::{call, client, get, no_names, now};
@@ -16,8 +16,8 @@ async fn served(script: Vec<Act>, change: impl FnOnce(&mut HttpRequest)) -> (sup
     (call(&client, request).await, server)
 }
 
-fn connection(words: &str) -> impl Fn(&HttpFault) -> bool + '_ {
-    move |fault| matches!(fault, HttpFault::Connection(why) if why.contains(words))
+fn connection(words: &str) -> impl Fn(&HttpError) -> bool + '_ {
+    move |fault| matches!(fault, HttpError::Connection(why) if why.contains(words))
 }
 
 #[tokio::test]
@@ -86,14 +86,14 @@ async fn a_body_is_bounded_announced_or_not() {
     let (announced, _) = served(vec![respond("200 OK", "", "0123456789a")], limit).await;
     assert_eq!(
         (announced.status, announced.body.len(), announced.fault),
-        (Some(200), 0, Some(HttpFault::TooLarge))
+        (Some(200), 0, Some(HttpError::TooLarge))
     );
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nb\r\n0123456789a\r\n0\r\n\r\n";
     let (chunked, _) = served(vec![send(chunked)], limit).await;
-    assert_eq!((chunked.body.len(), chunked.fault), (0, Some(HttpFault::TooLarge)));
+    assert_eq!((chunked.body.len(), chunked.fault), (0, Some(HttpError::TooLarge)));
     let endless = vec![send("HTTP/1.1 200 OK\r\n\r\n"), Act::Flood(vec![b'x'; 1 << 16])];
     let (endless, server) = served(endless, |request| request.limits.response_bytes_max = 1 << 20).await;
-    assert_eq!(endless.fault, Some(HttpFault::TooLarge));
+    assert_eq!(endless.fault, Some(HttpError::TooLarge));
     assert!(endless.body.len() <= 1 << 20);
     server.left().await;
     // What the sockets of both sides hold is beyond the limit.
@@ -105,7 +105,7 @@ async fn a_head_is_bounded() {
     let endless = vec![send("HTTP/1.1 200 OK\r\n"), Act::Flood(b"x-more: of the same\r\n".repeat(1000))];
     let (outcome, server) = served(endless, |_| {}).await;
     assert!(
-        outcome.status.is_none() && matches!(outcome.fault, Some(HttpFault::Connection(_))),
+        outcome.status.is_none() && matches!(outcome.fault, Some(HttpError::Connection(_))),
         "{outcome:?}"
     );
     server.left().await;
@@ -135,7 +135,7 @@ async fn what_is_no_response_is_a_broken_connection() {
         let said = format!("{script:?}");
         let (outcome, _) = served(script, |_| {}).await;
         assert_eq!((outcome.status, &outcome.body[..]), (Some(200), &b"abc"[..]), "{said}");
-        assert!(matches!(outcome.fault, Some(HttpFault::Connection(_))), "{said}: {outcome:?}");
+        assert!(matches!(outcome.fault, Some(HttpError::Connection(_))), "{said}: {outcome:?}");
     }
     // More bytes than announced: they are not this response's.
     let (outcome, _) = served(vec![send("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabcdef")], |_| {}).await;
@@ -146,15 +146,15 @@ async fn what_is_no_response_is_a_broken_connection() {
 async fn silence_ends_at_the_deadline_and_within_a_body_before() {
     let soon = |request: &mut HttpRequest| request.limits.deadline = now() + 1;
     let (before, server) = served(vec![Act::Hang], soon).await;
-    assert_eq!((before.status, before.fault), (None, Some(HttpFault::Timeout)));
+    assert_eq!((before.status, before.fault), (None, Some(HttpError::Timeout)));
     server.left().await;
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
     let (within, server) = served(vec![send(head), Act::Hang], |_| {}).await;
-    assert_eq!((&within.body[..], within.fault), (&b"abc"[..], Some(HttpFault::Timeout)));
+    assert_eq!((&within.body[..], within.fault), (&b"abc"[..], Some(HttpError::Timeout)));
     server.left().await;
     let (over, server) =
         served(vec![respond("200 OK", "", "")], |request| request.limits.deadline = now() - 1).await;
-    assert_eq!(over.fault, Some(HttpFault::Timeout));
+    assert_eq!(over.fault, Some(HttpError::Timeout));
     assert_eq!(server.requests().len(), 0);
 }
 
@@ -179,10 +179,10 @@ async fn nothing_listens_there() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = client(&[host, closed.to_string()], Arc::new(no_names));
     let outcome = call(&client, get(&format!("http://{closed}/?key=secret"))).await;
-    let Some(HttpFault::Connection(why)) = outcome.fault else { panic!("{outcome:?}") };
+    let Some(HttpError::Connection(why)) = outcome.fault else { panic!("{outcome:?}") };
     assert!(why.contains("refused") && !why.contains("secret"), "{why}");
     let wrong = HttpRequest { headers: vec![("x-key".to_owned(), "a\nsecret".to_owned())], ..get(&free) };
-    let Some(HttpFault::Connection(why)) = call(&client, wrong).await.fault else { panic!() };
+    let Some(HttpError::Connection(why)) = call(&client, wrong).await.fault else { panic!() };
     assert_eq!(why, "the header x-key is not valid");
 }
 

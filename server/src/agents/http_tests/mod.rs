@@ -9,7 +9,7 @@ mod tls;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
-use relay_agent::executor::{Access, HttpEvent, HttpFault, HttpLimits, HttpRequest};
+use relay_agent::executor::{Access, HttpError, HttpEvent, HttpLimits, HttpRequest};
 use relay_agent::fetch::PrivateHosts;
 use rustls::RootCertStore;
 
@@ -50,7 +50,7 @@ fn get(url: &str) -> HttpRequest {
 struct Outcome {
     status: Option<u16>,
     body: Vec<u8>,
-    fault: Option<HttpFault>,
+    fault: Option<HttpError>,
 }
 
 /// Makes a call and checks the order of its events.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_agent::executor::{Failure, Output, ResolvedInput, Step, Task, Tools, executor};
+use relay_agent::executor::{ExecutorContext, ExecutorError, Output, ResolvedInput, Step, Task, executor};
 use relay_agent::identity::Draft;
 use relay_agent::job::{Input, InputKind};
 use relay_agent::manifest::Handler;
@@ -13,7 +13,7 @@ use super::{client, no_names, now};
 
 struct NoSecrets;
 
-impl Tools for NoSecrets {
+impl ExecutorContext for NoSecrets {
     fn secret(&self, _name: &str) -> Option<String> {
         None
     }
@@ -28,7 +28,7 @@ impl Tools for NoSecrets {
 }
 
 /// One attempt: executor and client, as a host runs them.
-async fn attempt(server: &Server, seconds: u64) -> Result<Output, Failure> {
+async fn attempt(server: &Server, seconds: u64) -> Result<Output, ExecutorError> {
     let handler: Handler = serde_json::from_value(serde_json::json!({
         "kind": 5050,
         "executor": "openai_http",

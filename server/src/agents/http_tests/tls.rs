@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
-use relay_agent::executor::HttpFault;
+use relay_agent::executor::HttpError;
 use relay_agent::fetch::PrivateHosts;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{RootCertStore, ServerConfig};
@@ -69,7 +69,7 @@ async fn a_certificate_must_be_for_the_name_and_by_a_known_authority() {
         match want {
             None => assert_eq!((&outcome.body[..], outcome.fault), (&b"ok"[..], None)),
             Some(words) => match outcome.fault {
-                Some(HttpFault::Connection(why)) => assert!(why.contains(words), "{why}"),
+                Some(HttpError::Connection(why)) => assert!(why.contains(words), "{why}"),
                 fault => panic!("{fault:?}"),
             },
         }

@@ -18,7 +18,7 @@ pub(super) struct Source {
 /// Reads a manifest, TOML or JSON, or an agent's export, whose current manifest is taken.
 pub(super) fn read(file: &Path) -> Result<Source, Failure> {
     let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::Storage(format!("cannot read {}: {error}", file.display())))?;
+        .map_err(|error| Failure::External(format!("cannot read {}: {error}", file.display())))?;
     let is_toml = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml"));
     parse(&text, is_toml).map_err(|words| Failure::Usage(format!("{}: {words}", file.display())))
 }

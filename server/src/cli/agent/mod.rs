@@ -58,7 +58,7 @@ enum AgentCommand {
     Logs {
         #[command(flatten)]
         agent: Agent,
-        /// Go on with what is added to it, until Ctrl-C
+        /// Follow the log until Ctrl-C
         #[arg(long, short)]
         follow: bool,
     },
@@ -108,7 +108,7 @@ async fn ask(args: &AgentArgs) -> Result<(), Failure> {
             let deployed = client.send("POST", "/agents", Some(manifest)).await?;
             if let Some(export) = export {
                 let key = deployed["pubkey"].as_str().and_then(parse_pubkey);
-                let key = key.ok_or_else(|| Failure::Storage("the relay names no key".to_owned()))?;
+                let key = key.ok_or_else(|| Failure::External("the relay names no key".to_owned()))?;
                 client.send("POST", &format!("/agents/{key}/import"), Some(export)).await?;
             }
             return args.show(&deployed, show::deployed);

@@ -1,4 +1,4 @@
-//! `relay blossom`: looks after the blobs of a running relay, over the operators' API.
+//! `relay blossom`: manages the blobs of a running relay, over the administrators' API.
 //!
 //! Requests are signed (NIP-98) by the owner's key of a local relay, which is made when it is first needed, or by the key of an
 //! administrator (`policy.admin_pubkeys`).
@@ -57,7 +57,7 @@ enum BlossomCommand {
         /// Their hashes
         #[arg(required = true)]
         sha256: Vec<Sha256>,
-        /// Why, for operators
+        /// Why, for administrators
         #[arg(long, default_value = "")]
         reason: String,
     },

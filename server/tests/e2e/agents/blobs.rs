@@ -119,7 +119,7 @@ fn a_result_that_blossom_does_not_take_is_an_error_in_words() {
     for (settings, words) in [
         ("[blossom]\nenabled = false\n", "and this agent has none"),
         ("[blossom]\nblob_bytes_max = 200000\n", "a blob has 200000 bytes at most here"),
-        ("[blossom]\nkey_bytes_max = 200000\n", "this key has as many bytes here as a key may have"),
+        ("[blossom]\nkey_bytes_max = 200000\n", "storage quota exceeded"),
         ("[blossom]\ntotal_bytes_max = 200000\n", "this server has no room left"),
         ("[blossom]\ndeny_types = [\"text/*\"]\n", "blobs of type text/plain are not taken"),
     ] {

@@ -31,7 +31,7 @@ pub(super) fn code(relay: &RelayProcess, args: &[&str]) -> i32 {
 }
 
 #[test]
-fn an_operator_looks_after_blobs() {
+fn an_administrator_manages_blobs() {
     let relay = RelayProcess::start();
     let (first, second) = (noise(1, 100), noise(2, 200));
     let (one, two) = (sha256(&first), sha256(&second));

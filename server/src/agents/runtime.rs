@@ -1,0 +1,141 @@
+//! What the tasks of a relay's agents share.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
+
+use relay_agent::api;
+use relay_agent::machine::{Agent, AgentState, BlobServer, Tombstone};
+use relay_agent::router::{AgentEntry, Router};
+use relay_agent::totals::Tally;
+use relay_engine::sql::StoreError;
+use relay_engine::types::PubKey;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
+
+use super::actor;
+use super::http::Client;
+use super::registry::{Message, Registry};
+use super::remote_relays::RemoteRelays;
+use super::secrets::HostSecrets;
+use super::sqlite::Sqlite;
+use super::wakes::Wakes;
+use crate::handle::RelayHandle;
+use crate::host::now;
+
+/// Agents of a relay on which some have been deployed.
+pub(super) struct AgentRuntime {
+    /// `<data>/agents`.
+    pub(super) folder: PathBuf,
+    pub(super) relay_url: Option<String>,
+    pub(super) blossom: Option<BlobServer>,
+    pub(super) secrets: Arc<HostSecrets>,
+    pub(super) handle: RelayHandle,
+    pub(super) http: Client,
+    pub(super) relays: RemoteRelays,
+    pub(super) registry: Registry,
+    /// Agents that may be open at a time.
+    pub(super) slots: Semaphore,
+    /// Agents that wait to be opened because too many are.
+    pub(super) waiting: AtomicUsize,
+    /// Wakes idle agents, so that they make way for those.
+    pub(super) evict_idle: Notify,
+    /// Wakes the supervisor: an entry or a wake has changed.
+    pub(super) changed: Notify,
+    pub(super) runtime: Handle,
+    pub(super) router: Mutex<Router<Sqlite>>,
+    pub(super) wakes: Mutex<Wakes>,
+    pub(super) tally: Mutex<Tally>,
+}
+
+impl AgentRuntime {
+    /// The router. It is locked for single calls, never across a wait.
+    pub(super) fn router(&self) -> MutexGuard<'_, Router<Sqlite>> {
+        self.router.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn wakes(&self) -> MutexGuard<'_, Wakes> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What agents have counted since this process started.
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn file_of(&self, agent: &PubKey) -> PathBuf {
+        self.folder.join(format!("{agent}.sqlite"))
+    }
+
+    /// Removes the file of an agent that is gone, once the router keeps its tombstone. After a crash between any two steps, or an
+    /// error, it is done once more when the agent is opened next.
+    ///
+    /// # Errors
+    /// If the router's store fails, or a file cannot be removed.
+    pub(super) fn remove(&self, tombstone: &Tombstone) -> Result<(), StoreError> {
+        let agent = tombstone.pubkey();
+        let is_kept = self.router().bury(now(), tombstone)?;
+        if !is_kept {
+            return Ok(());
+        }
+        self.tally().deleted(&agent);
+        let file = self.file_of(&agent);
+        // The log without its database is nothing, but the database without its log may be an earlier state.
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = file.clone().into_os_string();
+            name.push(suffix);
+            match fs::remove_file(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::Failed(format!("{}: {error}", PathBuf::from(name).display())));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Agents that have a file and are not known to the router: deleted ones whose file could not be removed yet.
+    pub(super) fn strangers(&self) -> Vec<PubKey> {
+        let Ok(files) = fs::read_dir(&self.folder) else { return Vec::new() };
+        let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+        let agents = names.filter_map(|name| name.strip_suffix(".sqlite")?.parse::<PubKey>().ok());
+        let agents: Vec<PubKey> = agents.collect();
+        let router = self.router();
+        agents.into_iter().filter(|agent| router.get(agent).is_none()).collect()
+    }
+
+    /// Sends a message to an agent, which is opened if it is not.
+    pub(super) fn send(self: &Arc<Self>, agent: PubKey, message: Message) {
+        if let Some(inbox) = self.registry.send(agent, message) {
+            self.runtime.spawn(actor::run(Arc::clone(self), agent, inbox));
+        }
+    }
+
+    /// Writes an agent's entry into the router.
+    ///
+    /// # Errors
+    /// If the router's store fails.
+    pub(super) fn put(&self, entry: AgentEntry) -> Result<(), StoreError> {
+        let (agent, is_deleted) = (entry.pubkey, entry.state == AgentState::Deleted);
+        self.router().put(now(), entry)?;
+        if is_deleted {
+            self.tally().deleted(&agent);
+        }
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Writes an agent's entry if a crash, or a full disk, came between its last change and that of its entry.
+    pub(super) fn reconcile(&self, pubkey: &PubKey, agent: &Agent<Sqlite>) {
+        let known = self.router().get(pubkey).cloned();
+        let entry = match (api::entry(agent), known) {
+            (Some(entry), known) if known.as_ref() != Some(&entry) => entry,
+            (None, Some(known)) => AgentEntry { state: AgentState::Deleted, ..known },
+            _ => return,
+        };
+        if let Err(error) = self.put(entry) {
+            tracing::error!(agent = %pubkey, %error, "an agent's entry can't be written");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What the start-up lines say of blobs: where they are, and who may upload, so that nobody becomes an open host by accident.
+
+use super::bucket;
+use crate::config::Settings;
+
+/// Who may upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Uploaders {
+    /// Anybody who can sign a token, from anywhere.
+    Anybody,
+    /// Anybody on this machine; from elsewhere these keys.
+    Local(usize),
+    /// These keys.
+    Listed(usize),
+}
+
+fn uploaders(settings: &Settings, admins: usize) -> Uploaders {
+    let listed = admins
+        + settings.blossom.upload_pubkeys.len()
+        + settings.policy.allow_pubkeys.as_ref().map_or(0, Vec::len);
+    match settings.blossom.open {
+        Some(true) => Uploaders::Anybody,
+        None if settings.url.is_none() && settings.is_loopback() => Uploaders::Local(listed),
+        _ => Uploaders::Listed(listed),
+    }
+}
+
+/// Logs both.
+pub(super) fn log_settings(settings: &Settings, admins: usize) {
+    let place = match &settings.blobs.bucket {
+        Some(name) => bucket::name(name, &settings.blobs),
+        None => {
+            let folder = settings.data.join("blobs");
+            std::fs::canonicalize(&folder).unwrap_or(folder).display().to_string()
+        }
+    };
+    tracing::info!("blobs in {place}");
+    match uploaders(settings, admins) {
+        Uploaders::Anybody if settings.is_loopback() && settings.url.is_none() => {
+            tracing::info!("anybody may upload blobs (blossom.open)");
+        }
+        Uploaders::Anybody => match settings.blossom.total_bytes_max {
+            Some(bytes) => {
+                tracing::warn!("anybody may upload blobs (blossom.open), {} MiB in all", bytes >> 20);
+            }
+            None => tracing::warn!(
+                "anybody may upload blobs (blossom.open) until the disk is full: set blossom.total_bytes_max and \
+                 blossom.key_bytes_max"
+            ),
+        },
+        Uploaders::Local(listed) => tracing::info!(
+            "anybody on this machine may upload blobs, from elsewhere only the {listed} keys that are listed"
+        ),
+        Uploaders::Listed(0) => tracing::warn!(
+            "nobody may upload blobs: list keys in blossom.upload_pubkeys or policy.admin_pubkeys, or set blossom.open"
+        ),
+        Uploaders::Listed(listed) => {
+            tracing::info!("only the {listed} keys that are listed may upload blobs");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_engine::types::PubKey;
+
+    use super::*;
+
+    #[test]
+    fn only_on_this_machine_or_by_a_setting_anybody_may_upload() {
+        let make = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings
+        };
+        let public = |settings: &mut Settings| settings.listen = "0.0.0.0:80".to_owned();
+        let key = PubKey([7; 32]);
+        let cases = [
+            (make(|_| ()), 0, Uploaders::Local(0)),
+            (make(|_| ()), 1, Uploaders::Local(1)),
+            (make(|s| s.url = Some("wss://relay.example".into())), 0, Uploaders::Listed(0)),
+            (make(public), 0, Uploaders::Listed(0)),
+            (make(public), 2, Uploaders::Listed(2)),
+            (make(|s| s.blossom.open = Some(false)), 0, Uploaders::Listed(0)),
+            (make(|s| s.blossom.open = Some(true)), 0, Uploaders::Anybody),
+        ];
+        for (settings, admins, want) in cases {
+            assert_eq!(uploaders(&settings, admins), want, "{settings:?}");
+        }
+        let mut listed = make(public);
+        listed.blossom.upload_pubkeys = vec![key];
+        listed.policy.allow_pubkeys = Some(vec![key]);
+        assert_eq!(uploaders(&listed, 1), Uploaders::Listed(3));
+    }
+}
