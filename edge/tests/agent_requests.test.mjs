@@ -4,15 +4,12 @@
 // steps are taken. `answer` has what the JSON must have at least: arrays as long as given, `null` for what must not be there. In texts
 // `{name}` is what a step before kept `as` that name (an agent's npub, a job's id), `{key name}` a public key.
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { test } from 'node:test'
 import { ask } from './agents_client.mjs'
 import { Client, generateSecretKey, getPublicKey, now, read, sign } from './client.mjs'
-import { serverBinary, startEdge } from './host.mjs'
+import { startEdge } from './host.mjs'
+import { startServer } from './server.mjs'
 
 const STEPS = JSON.parse(read('../../agent/tests/api_requests.json'))
 const ROLES = ['admin', 'deployer', 'other deployer', 'operator', 'customer', 'stranger']
@@ -21,41 +18,6 @@ const MASTER_SECRET = '0b'.repeat(32)
 const config = {
   policy: { admin_pubkeys: [getPublicKey(keys.admin)] },
   agents: { agents_max: 3, deploy_pubkeys: ['deployer', 'other deployer'].map(role => getPublicKey(keys[role])) },
-}
-
-/** Starts the server over an empty folder. */
-async function startServer() {
-  const data = mkdtempSync(join(tmpdir(), 'relay-agents-'))
-  const lines = Object.entries(config).flatMap(([table, settings]) => [
-    `[${table}]`,
-    ...Object.entries(settings).map(([name, value]) => `${name} = ${JSON.stringify(value)}`),
-  ])
-  writeFileSync(join(data, 'relay.toml'), lines.join('\n'))
-  const others = Object.entries(process.env).filter(([name]) => !name.startsWith('RELAY_'))
-  const env = { ...Object.fromEntries(others), AGENT_MASTER_SECRET: MASTER_SECRET }
-  const args = ['serve', '--config', join(data, 'relay.toml'), '--listen', '127.0.0.1:0', '--data', join(data, 'data')]
-  const child = spawn(serverBinary(), args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: data, env })
-  const exited = new Promise(done => child.on('exit', done))
-  let log = ''
-  const url = await new Promise((done, fail) => {
-    exited.then(code => fail(new Error(`the relay exited with ${code}:\n${log}`)))
-    for (const output of [child.stdout, child.stderr]) {
-      output.on('data', chunk => {
-        log += chunk
-        const found = log.match(/ws:\/\/127\.0\.0\.1:\d+/)
-        if (found) done(found[0])
-      })
-    }
-  })
-  return {
-    url,
-    http: url.replace('ws', 'http'),
-    stop: async () => {
-      child.kill('SIGTERM')
-      assert.equal(await exited, 0, log)
-      rmSync(data, { recursive: true, force: true })
-    },
-  }
 }
 
 /** Whether `is` has all that `wanted` has. */
@@ -162,12 +124,12 @@ class Run {
 
 const HOSTS = {
   server: startServer,
-  edge: () => startEdge({ config, vars: { AGENT_MASTER_SECRET: MASTER_SECRET } }),
+  edge: startEdge,
 }
 
 for (const [name, start] of Object.entries(HOSTS)) {
   test(`the ${name} answers the requests of the table`, async t => {
-    const host = await start()
+    const host = await start({ config, vars: { AGENT_MASTER_SECRET: MASTER_SECRET } })
     t.after(() => host.stop())
     const client = await Client.open(host.url)
     t.after(() => client.close())
