@@ -44,7 +44,7 @@ pub struct Task {
     pub history: Vec<Message>,
     /// The largest result, in bytes.
     pub output_bytes_max: usize,
-    /// When the attempt must be over.
+    /// When its calls must be over, at most a second after the attempt.
     pub deadline: Timestamp,
     /// 1 for the first attempt.
     pub attempt: u32,

@@ -211,7 +211,7 @@ impl<C: SqlConn> Agent<C> {
             output: active.request.output.clone(),
             history,
             output_bytes_max: limits.output_bytes,
-            deadline: deadline / 1000,
+            deadline: call_deadline(deadline),
             attempt: active.row.attempts,
         };
         let mut executor = (self.executors)(handler);
@@ -307,7 +307,7 @@ impl<C: SqlConn> Agent<C> {
         let id = self.new_effect(Awaited::Call(active.id()));
         let Stage::Running(attempt) = &mut active.stage else { return };
         let before = attempt.call.replace(id);
-        let deadline = attempt.deadline / 1000;
+        let deadline = call_deadline(attempt.deadline);
         if let Some(before) = before {
             self.cancel_effect(before);
         }
@@ -363,6 +363,9 @@ impl<C: SqlConn> Agent<C> {
         let backoff = (1u64 << active.row.attempts.min(16)).max(failure.retry_after.unwrap_or(0));
         let wake_at = now.millis() + backoff.min(BACKOFF_SECONDS_MAX) * 1000;
         let is_in_time = wake_at < active.row.received_at + QUEUED_MILLIS_MAX;
+        if failure.is_retryable && now.millis() >= attempt.deadline {
+            return self.took_too_long(now, active);
+        }
         if !failure.is_retryable || active.row.attempts >= attempts_max || !is_in_time {
             return self.fail(now, active, JobEvent::Fail, failure.cause, &failure.message);
         }
@@ -397,10 +400,7 @@ impl<C: SqlConn> Agent<C> {
                 let message = "the result could not be stored in time";
                 self.fail(now, active, JobEvent::Fail, "output_store", message);
             }
-            Stage::Running(attempt) if now.millis() >= attempt.deadline => {
-                let message = format!("the work took longer than {} s", attempt.manifest.limits.timeout_s);
-                self.fail(now, active, JobEvent::Fail, "timeout", &message);
-            }
+            Stage::Running(attempt) if now.millis() >= attempt.deadline => self.took_too_long(now, active),
             Stage::Running(_) => {
                 self.send_partials(now, &mut active);
                 self.keep_running(active);
@@ -409,6 +409,13 @@ impl<C: SqlConn> Agent<C> {
                 self.fail(now, active, JobEvent::Expire, "input_timeout", "the inputs did not come in time");
             }
         }
+    }
+
+    /// The time of the attempt is over, whoever has noticed it first. Another one would take as long.
+    fn took_too_long(&mut self, now: Now, active: Active) {
+        let Stage::Running(attempt) = &active.stage else { return };
+        let message = format!("the work took longer than {} s", attempt.manifest.limits.timeout_s);
+        self.fail(now, active, JobEvent::Fail, "timeout", &message);
     }
 
     fn wake_waiting(&mut self, now: Now, open: UnfinishedRow) -> Result<(), StoreError> {
@@ -452,6 +459,11 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn unfinished_jobs_of(&self, customer: &PubKey) -> Vec<EventId> {
         self.jobs.iter().filter(|open| open.customer == *customer).map(|open| open.id).collect()
     }
+}
+
+/// The end of a call in seconds, for an attempt that ends at `millis`: later, so that it is the attempt that ends the call.
+fn call_deadline(millis: u64) -> Timestamp {
+    millis / 1000 + 1
 }
 
 /// At most `max` bytes of a text that waits.

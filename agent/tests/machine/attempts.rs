@@ -140,6 +140,31 @@ fn work_that_takes_too_long_is_ended() {
     assert_eq!(world.statuses(&request.id), ["processing", "error"]);
 }
 
+// A model that was slow was asked again or not, by the fraction of a second in which its job began: the call's own limit was cut to whole
+// seconds, so it ended first, and passed for a failure in passing. The customer got the first pieces of the text twice.
+#[test]
+fn a_call_that_takes_too_long_is_not_made_again() {
+    for millis in [0, 1, 500, 999] {
+        let json = manifest(|json| json["limits"] = serde_json::json!({"timeout_s": 30}));
+        let mut world = World::calling(&json);
+        world.now = world.now.plus_millis(millis);
+        let request = asked(&mut world, "hello");
+        let over = world.now.plus_millis(30_000);
+        let (call, sent) = world.host.calls.remove(0);
+        assert!(sent.limits.deadline * 1_000 > over.millis(), "the attempt ends first");
+        assert!(sent.limits.deadline * 1_000 <= over.millis() + 1_000);
+        // The host has noticed it first, all the same.
+        world.now = over;
+        world.agent.handle_http(over, call, HttpEvent::Failed(HttpError::Connection("time-out".to_owned())));
+        world.run();
+        let words = ("error".to_owned(), "the work took longer than 30 s".to_owned());
+        assert_eq!(told(&world, &request.id), words, "{millis}");
+        world.pass(3_600);
+        assert_eq!(world.statuses(&request.id), ["processing", "error"]);
+        assert_eq!(world.agent.metrics().attempts, 1);
+    }
+}
+
 #[test]
 fn pieces_are_sent_once_a_second_and_the_result_is_last() {
     let mut world = World::calling(&manifest(|_| ()));
