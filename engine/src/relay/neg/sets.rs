@@ -162,14 +162,22 @@ impl Entry {
         }
     }
 
-    fn expire(&mut self, now: Timestamp) {
+    /// Takes out what has expired, as far as `budget` allows. True if that is all of it.
+    fn expire(&mut self, now: Timestamp, budget: &mut usize) -> bool {
+        let mut is_done = true;
         while let Some(&(expires_at, item)) = self.expiring.first()
             && expires_at <= now
         {
+            is_done = *budget > 0;
+            if !is_done {
+                break;
+            }
+            *budget -= 1;
             self.expiring.pop_first();
             self.remove(&item);
         }
         self.expiring_bytes.set(self.expiring.len() * EXPIRING_BYTES);
+        is_done
     }
 
     /// Goes on collecting, as far as `budget` allows.
@@ -200,7 +208,10 @@ impl Entry {
                 Err(error) => return Err(error),
             }
         }
-        self.expire(now);
+        // A million may expire in one second.
+        if !self.expire(now, budget) {
+            return Ok(Collected::More);
+        }
         // One with a limit stays as its scan found it.
         if key.filter.limit.is_none() {
             if !self.read_log(reader, now, budget, want, &viewer)? {
