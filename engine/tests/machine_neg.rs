@@ -298,8 +298,8 @@ fn answers_are_paid_for() {
     let (hostile, honest) = (connect(&mut relay, 1), connect(&mut relay, 2));
     open(&mut relay, hostile, "{}", "61");
     answered(&mut relay, hostile);
-    // 10,000 ranges, each of which skips nothing.
-    let message = format!("61{}", "010000".repeat(10_000));
+    // 4,096 ranges, each of which skips nothing: as many as are answered at once.
+    let message = format!("61{}", "010000".repeat(4_096));
     relay.handle_text(NOW, hostile, format!(r#"["NEG-MSG","n","{message}"]"#).as_bytes());
     relay.work(NOW);
     relay.handle_text(NOW, honest, br#"["REQ","r",{"limit":1}]"#);
@@ -307,11 +307,13 @@ fn answers_are_paid_for() {
     assert!(turns <= 5, "{turns}");
     let (frames, turns) = answered(&mut relay, hostile);
     assert_eq!(frames, r#"["NEG-MSG","n","61"]"#);
-    assert!(turns >= 80, "{turns} turns of 100 rows for 10,000 look-ups");
-    // Too many are refused, and end it.
-    let message = format!("61{}", "010000".repeat(100_000));
+    assert!(turns >= 40, "{turns} turns of 100 for 4,096 look-ups in 12,000 bytes");
+    // Too many are refused, are paid for, and end it.
+    let message = format!("61{}", "010000".repeat(300_000));
     relay.handle_text(NOW, hostile, format!(r#"["NEG-MSG","n","{message}"]"#).as_bytes());
-    assert!(answered(&mut relay, hostile).0.contains("blocked: "));
+    let (frames, turns) = answered(&mut relay, hostile);
+    assert!(frames.starts_with(r#"["NEG-ERR","n","blocked: "#), "{frames}");
+    assert!(turns >= 280, "{turns} turns of 100 for 900,000 bytes");
     relay.handle_text(NOW, hostile, br#"["NEG-MSG","n","61"]"#);
     assert!(answered(&mut relay, hostile).0.contains("closed: "));
 }

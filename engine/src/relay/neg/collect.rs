@@ -115,7 +115,7 @@ impl<B: Backend> Relay<B> {
         };
         if query.answered.is_none() {
             let answer = answer(&*set, query.message.bytes(), ANSWER_BYTES_MAX);
-            query.answered = Some((answer.message, answer.rows));
+            query.answered = Some((answer.message, answer.cost));
         }
         if let Some((_, unpaid)) = &mut query.answered {
             let paid = (*unpaid).min(*budget);
