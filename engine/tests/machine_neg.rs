@@ -133,6 +133,34 @@ fn a_set_that_is_kept_is_brought_up_to_date_without_a_scan() {
     assert!(turns >= Some(15), "{turns:?}");
 }
 
+/// All events of a set that is kept expired in one second, and were taken out of it in one step.
+#[test]
+fn what_has_expired_is_taken_out_in_steps() {
+    let store = Store::default();
+    let expires_at = (NOW.seconds() + 10).to_string();
+    let short_lived = (0..1_500).map(|n| event(&key(1)).at(NOW.seconds() - 1_000).content(n.to_string()));
+    let short_lived: Vec<Signed> =
+        short_lived.map(|event| event.tag(["expiration", &expires_at]).sign()).collect();
+    let stays = note(1);
+    store_silently(&store, &short_lived);
+    store_silently(&store, std::slice::from_ref(&stays));
+    let mut relay = new_relay(&store, small_steps());
+    let conn = connect(&mut relay, 1);
+    open(&mut relay, conn, "{}", LIST);
+    assert_eq!(listed(&answered(&mut relay, conn).0), ids(short_lived.iter().chain([&stays])));
+    let later = NOW.plus_millis(10_000);
+    relay.handle_text(later, conn, format!(r#"["NEG-OPEN","n",{{}},"{LIST}"]"#).as_bytes());
+    for turns in 1.. {
+        relay.work(later);
+        let frames = drained(&mut relay, conn);
+        if !frames.is_empty() {
+            assert_eq!(listed(&frames.concat()), ids([&stays]));
+            assert!((15..25).contains(&turns), "{turns} turns of 100 for 1,500 events");
+            break;
+        }
+    }
+}
+
 #[test]
 fn those_who_open_at_once_collect_one_set_together() {
     let store = Store::default();
@@ -270,8 +298,8 @@ fn answers_are_paid_for() {
     let (hostile, honest) = (connect(&mut relay, 1), connect(&mut relay, 2));
     open(&mut relay, hostile, "{}", "61");
     answered(&mut relay, hostile);
-    // 10,000 ranges, each of which skips nothing.
-    let message = format!("61{}", "010000".repeat(10_000));
+    // 4,096 ranges, each of which skips nothing: as many as are answered at once.
+    let message = format!("61{}", "010000".repeat(4_096));
     relay.handle_text(NOW, hostile, format!(r#"["NEG-MSG","n","{message}"]"#).as_bytes());
     relay.work(NOW);
     relay.handle_text(NOW, honest, br#"["REQ","r",{"limit":1}]"#);
@@ -279,11 +307,13 @@ fn answers_are_paid_for() {
     assert!(turns <= 5, "{turns}");
     let (frames, turns) = answered(&mut relay, hostile);
     assert_eq!(frames, r#"["NEG-MSG","n","61"]"#);
-    assert!(turns >= 80, "{turns} turns of 100 rows for 10,000 look-ups");
-    // Too many are refused, and end it.
-    let message = format!("61{}", "010000".repeat(100_000));
+    assert!(turns >= 40, "{turns} turns of 100 for 4,096 look-ups in 12,000 bytes");
+    // Too many are refused, are paid for, and end it.
+    let message = format!("61{}", "010000".repeat(300_000));
     relay.handle_text(NOW, hostile, format!(r#"["NEG-MSG","n","{message}"]"#).as_bytes());
-    assert!(answered(&mut relay, hostile).0.contains("blocked: "));
+    let (frames, turns) = answered(&mut relay, hostile);
+    assert!(frames.starts_with(r#"["NEG-ERR","n","blocked: "#), "{frames}");
+    assert!(turns >= 280, "{turns} turns of 100 for 900,000 bytes");
     relay.handle_text(NOW, hostile, br#"["NEG-MSG","n","61"]"#);
     assert!(answered(&mut relay, hostile).0.contains("closed: "));
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use negentropy::{Id, Negentropy, NegentropyStorageVector};
+use negentropy::{Id, Negentropy, NegentropyStorageBase as _, NegentropyStorageVector};
 use proptest::prelude::*;
 use relay_engine::reconcile::{
-    AnswerError, CALLS_MAX, EventSet, Item, SetBuilder, SortedSet, StoreError, Sum, TotalBytes, answer,
+    AnswerError, CALLS_MAX, EventSet, Item, LOOKUPS_MAX, RANGES_MAX, SetBuilder, SortedSet, StoreError, Sum,
+    TotalBytes, answer,
 };
 use relay_engine::types::EventId;
 
@@ -146,7 +147,7 @@ proptest! {
         let same = Negentropy::borrowed(&of_the_crate, 4_096).unwrap().reconcile(&message);
         prop_assert_eq!(answered.message.clone().ok(), same.ok());
         prop_assert!(answered.message.is_ok() || answered.message == Err(AnswerError::Malformed));
-        prop_assert!(answered.rows <= CALLS_MAX);
+        prop_assert!(answered.cost <= CALLS_MAX);
     }
 }
 
@@ -159,24 +160,109 @@ fn everything(mode: &[u8]) -> Vec<u8> {
 fn ranges_cost_little_however_long_they_are() {
     let large = built((0..200_000).map(|n| item(n, n)));
     let wrong = answer(&large, &everything(&[[1].as_slice(), &[0; 16]].concat()), 60_000);
-    // 17 fingerprints of up to 60,000 / 32 events one by one.
-    assert!(wrong.rows < 300, "{} rows", wrong.rows);
+    // 17 fingerprints of 32 events one by one, and the sum of the others.
+    assert!(wrong.cost < 75, "a cost of {}", wrong.cost);
     assert!(wrong.message.is_ok());
     // A client that has nothing: as many ids as fit.
     let listed = answer(&large, &everything(&[2, 0]), 60_000);
-    assert!(listed.rows < 50, "{} rows", listed.rows);
+    assert!(listed.cost < 50, "a cost of {}", listed.cost);
     let bytes = listed.message.unwrap().len();
     assert!((59_000..=60_000).contains(&bytes), "{bytes} bytes");
 }
 
+/// A message whose ranges follow each other.
+fn ranges(count: usize, range: &[u8]) -> Vec<u8> {
+    [&[0x61][..], &range.repeat(count)].concat()
+}
+
 #[test]
-fn a_message_of_very_many_ranges_is_refused() {
+fn a_message_of_very_many_ranges_is_refused_before_any_is_looked_up() {
     let set = built((0..1_000).map(|n| item(n, n)));
-    // Each skips nothing: the bound is the same second, without an id.
-    let skips = |count: usize| [&[0x61][..], &[1, 0, 0].repeat(count)].concat();
-    assert_eq!(answer(&set, &skips(CALLS_MAX), 60_000).message, Ok(vec![0x61]));
-    let refused = answer(&set, &skips(10 * CALLS_MAX), 60_000);
-    assert_eq!(refused.message, Err(AnswerError::TooMuch));
+    // Each bound is the same second, without an id, so all are empty.
+    let skip = [1, 0, 0];
+    let fingerprint = [&[1, 0, 1][..], &[0; 16]].concat();
+    let no_ids = [1, 0, 2, 0];
+    for range in [&skip[..], &fingerprint, &no_ids] {
+        let refused = Failing(set.clone(), 0.into());
+        for count in [RANGES_MAX + 1, 10 * RANGES_MAX] {
+            let message = ranges(count, range);
+            let answered = answer(&refused, &message, 60_000);
+            assert_eq!(answered.message, Err(AnswerError::TooMuch), "{count} of {range:?}");
+            assert_eq!(answered.cost, message.len() / 32, "it is paid for what was sent");
+        }
+    }
+}
+
+/// Each range after those that are answered is of one that reaches to infinity.
+#[test]
+fn of_very_many_ranges_the_first_are_answered_and_the_rest_as_one() {
+    let items: Vec<Item> = (0..1_000).map(|n| item(n, n)).collect();
+    let (set, of_the_crate) = (built(items.iter().copied()), vector(&items));
+    let rest = [&[0, 0, 1][..], &[0; 16]].concat();
+    let right = of_the_crate.fingerprint(0, 0).unwrap().to_bytes();
+    for (range, lookups) in [
+        (&[1, 0, 0][..], 1),
+        (&[&[1, 0, 1][..], &right].concat(), 2),
+        (&[&[1, 0, 1][..], &[0; 16]].concat(), 2),
+        (&[1, 0, 2, 0], 2),
+    ] {
+        let all = LOOKUPS_MAX / lookups;
+        let same =
+            |message: &[u8]| Negentropy::borrowed(&of_the_crate, 60_000).unwrap().reconcile(message).unwrap();
+        let message = ranges(all, range);
+        assert_eq!(answer(&set, &message, 60_000).message.unwrap(), same(&message), "{range:?}");
+        for count in [all + 1, RANGES_MAX] {
+            let cut = [&*message, &rest].concat();
+            let message = ranges(count, range);
+            let answered = answer(&set, &message, 60_000);
+            assert_eq!(answered.message.unwrap(), same(&cut), "{count} of {range:?}");
+            assert!(answered.cost <= CALLS_MAX + message.len() / 32, "a cost of {}", answered.cost);
+        }
+    }
+}
+
+/// A client whose messages have more ranges than are answered at once finds all differences nevertheless.
+#[test]
+fn a_reconciliation_of_many_ranges_finds_every_difference() {
+    let all: Vec<Item> = (0..100_000).map(|n| item(n / 3, n)).collect();
+    let without =
+        |rest: usize| all.iter().enumerate().filter(move |(at, _)| at % 390 != rest).map(|(_, item)| *item);
+    let (ours, theirs): (Vec<Item>, Vec<Item>) = (without(7).collect(), without(200).collect());
+    let (relay, storage) = (built(ours), vector(&theirs));
+    let mut client = Negentropy::borrowed(&storage, 0).unwrap();
+    let (mut have, mut need, mut longest) = (Vec::new(), Vec::new(), 0);
+    let mut message = client.initiate().unwrap();
+    loop {
+        longest = longest.max(message.len() / 19);
+        let answered = answer(&relay, &message, 60_000).message.unwrap();
+        match client.reconcile_with_ids(&answered, &mut have, &mut need).unwrap() {
+            Some(next) => message = next,
+            None => break,
+        }
+    }
+    assert!(longest > LOOKUPS_MAX / 2, "{longest} ranges");
+    let ids = |rest: usize| all.iter().skip(rest).step_by(390).map(|item| item.id.0).collect::<BTreeSet<_>>();
+    let found = |ids: &[Id]| ids.iter().map(|id| *id.as_bytes()).collect::<BTreeSet<_>>();
+    assert_eq!((found(&have), found(&need)), (ids(7), ids(200)));
+}
+
+/// Ranges that differ, each answered by 16 fingerprints: what is listed of each does not grow with the set.
+#[test]
+fn fingerprints_of_a_large_set_cost_what_those_of_a_small_one_do() {
+    const RANGES: u64 = 20;
+    // Each is 1,000 seconds long: the difference, plus one, in two bytes.
+    let range = [&[0x87, 0x69, 0, 1][..], &[0; 16]].concat();
+    let cost_of = |events: u64| {
+        let set = built((0..RANGES * events).map(|n| item(n * 1_000 / events, n)));
+        let answered = answer(&set, &ranges(RANGES as usize, &range), 60_000);
+        assert!(answered.message.unwrap().len() > 16 * 16 * RANGES as usize);
+        answered.cost
+    };
+    let (small, large) = (cost_of(1_600), cost_of(16_000));
+    assert_eq!(small, large);
+    // Of each range the bound, a fingerprint, 16 of its parts and the 15 bounds between these; 32 events of a fingerprint, and a
+    // sum, are one and an eighth.
+    assert!(large < RANGES as usize * 56, "a cost of {large}");
 }
 
 #[test]
@@ -260,7 +346,7 @@ fn ranges_that_skip_events_are_charged_by_their_bytes() {
     message.extend([2, 0, 0].repeat(100_000));
     for end in [None, Some(0xff)] {
         message.extend(end);
-        let rows = answer(&set, &message, 60_000).rows;
-        assert!(rows >= 300_000 / 32, "{rows} rows, whether it is answered or not");
+        let cost = answer(&set, &message, 60_000).cost;
+        assert!(cost >= 300_000 / 32, "a cost of {cost}, whether it is answered or not");
     }
 }

@@ -30,7 +30,7 @@ pub struct AddressRates {
 #[derive(Clone, Copy, Debug)]
 struct Buckets {
     events: Bucket,
-    /// In rows.
+    /// In units of cost.
     fanout: Bucket,
     requests: Bucket,
 }
@@ -65,10 +65,10 @@ impl AddressRates {
     /// events that follow which are refused.
     ///
     /// Cost: the logarithm of how many addresses are remembered.
-    pub fn spend_fanout(&mut self, address: ClientAddress, rows: u64, limits: &Limits, now: Now) {
+    pub fn spend_fanout(&mut self, address: ClientAddress, cost: u64, limits: &Limits, now: Now) {
         let per_minute = limits.address_fanout_cost_per_minute_max;
         if per_minute > 0 {
-            self.with(address, limits, now, |buckets, now| buckets.fanout.spend(rows, per_minute, now));
+            self.with(address, limits, now, |buckets, now| buckets.fanout.spend(cost, per_minute, now));
         }
     }
 

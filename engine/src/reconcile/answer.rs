@@ -2,33 +2,38 @@
 //!
 //! The crate asks for the items of a range for two purposes: to write their ids into the answer, and to add up their ids
 //! for a fingerprint. It does not say which, and its type of fingerprints has no name outside of it, so the sums of a set
-//! are passed through the listing: the first items of a range come one by one, as many as fit into an answer, and all that
-//! follow as one whose id is their sum. A list of ids never comes that far, because the crate ends it where the answer is
-//! full; for a fingerprint only the sum counts. Tests compare every answer with that of the crate's own storage.
+//! are passed through the listing: the first items of a range come one by one, and all that follow as one whose id is their
+//! sum; for a fingerprint only the sum counts. Where the client sends ids, as many come one by one as fit into an answer, and
+//! the crate ends its list before the others. Where the client sends a fingerprint, the crate lists ranges of less than 32 items
+//! only. Tests compare every answer with that of the crate's own storage.
+//!
+//! A message is answered in one call, so its ranges are counted before ([`first_ranges`]), and look-ups meanwhile.
 
 use std::cell::{Cell, RefCell};
 
 use negentropy::{Bound, Error, Id, Negentropy, NegentropyStorageBase};
 
+use super::ranges::{Answered, LOOKUPS_MAX, Mode, TooMany, first_ranges};
 use super::{EventSet, Item, StoreError};
 use crate::types::EventId;
 
-/// Look-ups of one message: each range of it takes one or two, each of the 16 parts that a range may be split into another.
-/// A message of 60,000 bytes takes some 10,000 at most, if it is all fingerprints and all of them differ.
-pub const CALLS_MAX: usize = 16_384;
-/// Items that are listed or added up in the time of a row.
-const ITEMS_PER_ROW: usize = 256;
-
-/// Bytes of a message that are read in the time of a row. Ranges that skip events take three bytes and no look-up.
-const BYTES_PER_ROW: usize = 32;
+/// Look-ups of one message: each range of it takes one to three, each of the 16 parts that a range may be split into two more.
+/// An answer of 60,000 bytes has some 200 ranges that are split, which take 6,500.
+pub const CALLS_MAX: usize = 4 * LOOKUPS_MAX;
+/// Items of a range with a fingerprint that are listed before the sum of the others: as many as the crate never lists as ids.
+const FINGERPRINT_LISTED: usize = 32;
+/// Items that are listed or added up for a unit of cost.
+const ITEMS_PER_COST: usize = 256;
+/// Bytes of a message that are read for a unit of cost. Ranges that skip events take three bytes and no look-up.
+const BYTES_PER_COST: usize = 32;
 
 /// What the relay answers, and what that has cost.
 #[derive(Debug)]
 pub struct Answer {
     /// The message of the Negentropy protocol, or why there is none.
     pub message: Result<Vec<u8>, AnswerError>,
-    /// Rows of cost: a look-up is one, and so are 256 events that were listed or added up, and 32 bytes of the message.
-    pub rows: usize,
+    /// In units of cost: a look-up is one, and so are 256 events that were listed or added up, and 32 bytes of the message.
+    pub cost: usize,
 }
 
 /// Why a message is not answered.
@@ -36,38 +41,51 @@ pub struct Answer {
 pub enum AnswerError {
     /// It is not a message of the protocol.
     Malformed,
-    /// It asks about more ranges than [`CALLS_MAX`] allows.
+    /// It has more than [`RANGES_MAX`](super::RANGES_MAX) ranges, or they take more look-ups than [`CALLS_MAX`].
     TooMuch,
     /// The set cannot be read.
     Store(StoreError),
 }
 
 /// Answers a client's `message` about `set`, in up to `bytes_max` bytes (4,096 at least): what does not fit, the client asks
-/// again. A message of another version of the protocol is answered with the version that is understood.
+/// again. Of more ranges than [`LOOKUPS_MAX`] has look-ups for, the rest is answered as one. A message of another version of the
+/// protocol is answered with the version that is understood. Takes some milliseconds at most, whatever the message and however
+/// large the set.
 pub fn answer(set: &dyn EventSet, message: &[u8], bytes_max: usize) -> Answer {
     let bytes_max = bytes_max.max(4_096);
+    let read_cost = message.len() / BYTES_PER_COST;
+    let Answered { message, modes } = match first_ranges(message) {
+        Ok(answered) => answered,
+        Err(TooMany) => return Answer { message: Err(AnswerError::TooMuch), cost: read_cost },
+    };
     let source = Source {
         set,
-        listed_max: bytes_max / 32,
+        modes,
+        ranges: Cell::new(0),
+        ids_max: bytes_max / 32,
         calls: Cell::new(0),
         items: Cell::new(0),
         failed: RefCell::default(),
     };
     let answered =
-        Negentropy::borrowed(&source, bytes_max as u64).and_then(|mut protocol| protocol.reconcile(message));
-    let rows = source.calls.get() + source.items.get() / ITEMS_PER_ROW + message.len() / BYTES_PER_ROW;
+        Negentropy::borrowed(&source, bytes_max as u64).and_then(|mut protocol| protocol.reconcile(&message));
+    let cost = source.calls.get() + source.items.get() / ITEMS_PER_COST + read_cost;
     let message = match source.failed.into_inner() {
         Some(failed) => Err(failed),
         None => answered.map_err(|_| AnswerError::Malformed),
     };
-    Answer { message, rows }
+    Answer { message, cost }
 }
 
 /// A set as the crate reads it.
 struct Source<'a> {
     set: &'a dyn EventSet,
-    /// Items that fit into an answer.
-    listed_max: usize,
+    /// Of the ranges of the message.
+    modes: Vec<Mode>,
+    /// Ranges that the crate has come to: it looks up the bound of each, once.
+    ranges: Cell<usize>,
+    /// Ids that fit into an answer.
+    ids_max: usize,
     calls: Cell<usize>,
     items: Cell<usize>,
     failed: RefCell<Option<AnswerError>>,
@@ -81,6 +99,15 @@ impl Source<'_> {
             return Err(self.fail(AnswerError::TooMuch));
         }
         Ok(())
+    }
+
+    /// Items to list one by one of a range in which the crate is.
+    fn listed_max(&self) -> usize {
+        let at = self.ranges.get().checked_sub(1);
+        match at.and_then(|at| self.modes.get(at)) {
+            Some(Mode::Fingerprint) => FINGERPRINT_LISTED,
+            _ => self.ids_max,
+        }
     }
 
     /// Keeps the first reason. Which error of its own the crate ends with does not matter.
@@ -124,7 +151,7 @@ impl NegentropyStorageBase for Source<'_> {
         if begin > end || end > self.set.len() {
             return Err(Error::BadRange);
         }
-        let listed_end = end.min(begin + self.listed_max);
+        let listed_end = end.min(begin + self.listed_max());
         let (mut at, mut result) = (begin, Ok(true));
         self.read(self.set.list(begin..listed_end, &mut |listed| {
             result = each(item(listed), at);
@@ -135,7 +162,7 @@ impl NegentropyStorageBase for Source<'_> {
         if result? && listed_end < end {
             let sum = self.read(self.set.sum(listed_end..end))?;
             let rest = Item { created_at: 0, id: EventId(sum.to_bytes()) };
-            self.items.set(self.items.get() + ITEMS_PER_ROW);
+            self.items.set(self.items.get() + ITEMS_PER_COST);
             each(item(rest), listed_end)?;
         }
         Ok(())
@@ -143,6 +170,7 @@ impl NegentropyStorageBase for Source<'_> {
 
     fn find_lower_bound(&self, first: usize, last: usize, bound: &Bound) -> usize {
         let bound = Item { created_at: bound.item.timestamp, id: EventId(*bound.item.id.as_bytes()) };
+        self.ranges.set(self.ranges.get() + 1);
         // An error ends the answer with the next look-up, and the answer is not used.
         if self.call().is_err() {
             return last;

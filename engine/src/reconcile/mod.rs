@@ -7,6 +7,7 @@
 mod answer;
 mod bytes;
 mod item;
+mod ranges;
 mod sorted_set;
 
 use std::ops::Range;
@@ -15,6 +16,7 @@ pub use crate::sql::StoreError;
 pub use answer::{Answer, AnswerError, CALLS_MAX, answer};
 pub use bytes::{CountedBytes, TotalBytes};
 pub use item::{Item, Sum};
+pub use ranges::{LOOKUPS_MAX, RANGES_MAX};
 pub use sorted_set::{SetBuilder, SortedSet};
 
 /// A set of events, each by its second and id, in ascending order: by second, then by id.

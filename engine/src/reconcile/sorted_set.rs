@@ -14,7 +14,7 @@ const CHUNK_ITEMS: usize = 512;
 /// What a chunk takes beside its events.
 const CHUNK_BYTES: usize = size_of::<Chunk>() + 16;
 /// What a chunk's place in a version takes.
-const PLACE_BYTES: usize = size_of::<Arc<Chunk>>() + size_of::<(usize, Sum)>();
+const PLACE_BYTES: usize = size_of::<Arc<Chunk>>() + size_of::<(usize, Sum)>() + size_of::<Item>();
 
 /// Some events that follow each other in a set; never none.
 #[derive(Clone, Debug)]
@@ -163,14 +163,16 @@ impl SetBuilder {
     /// The set as it is now. Costs some nanoseconds a chunk.
     pub fn version(&self) -> SortedSet {
         let mut before = Vec::with_capacity(self.chunks.len());
+        let mut lasts = Vec::with_capacity(self.chunks.len());
         let (mut start, mut sum) = (0, Sum::default());
         for chunk in &self.chunks {
             before.push((start, sum));
+            lasts.push(*chunk.last());
             start += chunk.items.len();
             sum.add(chunk.sum);
         }
         let bytes = self.total.count(before.len() * PLACE_BYTES);
-        SortedSet { chunks: self.chunks.clone(), before, len: start, bytes }
+        SortedSet { chunks: self.chunks.clone(), before, lasts, len: start, bytes }
     }
 }
 
@@ -180,6 +182,8 @@ pub struct SortedSet {
     chunks: Vec<Arc<Chunk>>,
     /// The events before each chunk, and the sum of their ids.
     before: Vec<(usize, Sum)>,
+    /// The last event of each chunk: a search reads one chunk only.
+    lasts: Vec<Item>,
     len: usize,
     /// Of its places.
     bytes: CountedBytes,
@@ -214,7 +218,7 @@ impl EventSet for SortedSet {
     }
 
     fn position(&self, range: Range<usize>, bound: &Item) -> Result<usize, StoreError> {
-        let at = self.chunks.partition_point(|chunk| chunk.last() < bound);
+        let at = self.lasts.partition_point(|last| last < bound);
         let position = match self.chunks.get(at) {
             Some(chunk) => self.before[at].0 + chunk.items.partition_point(|item| item < bound),
             None => self.len,

@@ -30,11 +30,11 @@ impl SharedRates {
     }
 
     /// The delivery of an event of this address has this cost.
-    pub(super) fn spend_fanout(&self, address: Option<ClientAddress>, rows: u64, limits: &Limits, now: Now) {
+    pub(super) fn spend_fanout(&self, address: Option<ClientAddress>, cost: u64, limits: &Limits, now: Now) {
         if let Some(address) = address
             && limits.address_fanout_cost_per_minute_max > 0
         {
-            self.with(|rates| rates.spend_fanout(address, rows, limits, now));
+            self.with(|rates| rates.spend_fanout(address, cost, limits, now));
         }
     }
 

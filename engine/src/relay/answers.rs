@@ -68,22 +68,22 @@ impl Sink<'_> {
 
 impl<B: Backend> Relay<B> {
     /// One step of a query, which counts down the cost that it may have.
-    pub(super) fn step(&mut self, now: Now, query: Query, rows: &mut usize) -> StepResult {
+    pub(super) fn step(&mut self, now: Now, query: Query, budget: &mut usize) -> StepResult {
         match query {
-            Query::Scan(query) => self.step_scan(now, query, rows),
-            Query::Count(query) => self.step_count(now, query, rows),
-            Query::Replay(query) => self.replay_to_client(now, query, rows),
-            Query::Neg(query) => self.step_neg(now, query, rows),
+            Query::Scan(query) => self.step_scan(now, query, budget),
+            Query::Count(query) => self.step_count(now, query, budget),
+            Query::Replay(query) => self.replay_to_client(now, query, budget),
+            Query::Neg(query) => self.step_neg(now, query, budget),
             Query::StreamReplay(key) => {
                 match self.subscriptions.get(key).map(|subscription| &subscription.owner) {
-                    Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, rows),
+                    Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, budget),
                     _ => StepResult::Done,
                 }
             }
         }
     }
 
-    fn step_scan(&mut self, now: Now, mut query: Box<ScanQuery>, rows: &mut usize) -> StepResult {
+    fn step_scan(&mut self, now: Now, mut query: Box<ScanQuery>, budget: &mut usize) -> StepResult {
         let config = &*self.config;
         let Some(subscription) = self.subscriptions.get_mut(query.key) else { return StepResult::Done };
         let Some(session) = self.sessions.get_mut(query.conn) else { return StepResult::Done };
@@ -99,7 +99,7 @@ impl<B: Backend> Relay<B> {
         let mut last = None;
         let sent_before = query.sent_before;
         let step = self.store.reader().and_then(|reader| {
-            query.scan.step(&reader, now.seconds(), rows, &viewer, &mut |hit| {
+            query.scan.step(&reader, now.seconds(), budget, &viewer, &mut |hit| {
                 let position = (hit.event.created_at(), hit.event.id());
                 if sent_before.is_some_and(|before| !comes_after(position, before)) {
                     return Take::Known;
@@ -171,12 +171,12 @@ impl<B: Backend> Relay<B> {
         self.mark_ready(conn);
     }
 
-    fn step_count(&mut self, now: Now, mut query: Box<CountQuery>, rows: &mut usize) -> StepResult {
+    fn step_count(&mut self, now: Now, mut query: Box<CountQuery>, budget: &mut usize) -> StepResult {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(query.conn) else { return StepResult::Done };
         let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
         let step =
-            self.store.reader().and_then(|reader| query.count.step(&reader, now.seconds(), rows, &viewer));
+            self.store.reader().and_then(|reader| query.count.step(&reader, now.seconds(), budget, &viewer));
         match step {
             Ok(CountStep::More) => return StepResult::Again(Query::Count(query)),
             Ok(CountStep::Done(counted)) => {
@@ -197,7 +197,13 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Reads back from the store what a stream has not handed out.
-    fn replay_to_stream(&mut self, now: Now, stream: StreamId, key: SubKey, rows: &mut usize) -> StepResult {
+    fn replay_to_stream(
+        &mut self,
+        now: Now,
+        stream: StreamId,
+        key: SubKey,
+        budget: &mut usize,
+    ) -> StepResult {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return StepResult::Done };
         let Some(stream) = self.streams.get_mut(stream) else { return StepResult::Done };
         let limits = &self.config.limits;
@@ -207,7 +213,7 @@ impl<B: Backend> Relay<B> {
         }
         let mut last = subscription.covered;
         let replayed = self.store.reader().and_then(|reader| {
-            replay(&reader, &subscription.filters, last, rows, now.seconds(), &Unrestricted, &mut |hit| {
+            replay(&reader, &subscription.filters, last, budget, now.seconds(), &Unrestricted, &mut |hit| {
                 stream.push(Some(hit.seq), Event::from_canonical(hit.event.json().into()));
                 last = hit.seq;
                 if stream.is_full(limits) { Take::CountedAndPause } else { Take::Counted }

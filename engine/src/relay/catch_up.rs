@@ -54,9 +54,9 @@ impl SharedReplay {
         &mut self,
         behind: &mut VecDeque<SubKey>,
         subscriptions: &Subscriptions,
-        rows: &mut usize,
+        budget: &mut usize,
     ) {
-        while *rows > 0
+        while *budget > 0
             && let Some(&key) = behind.front()
         {
             let values = values_of(subscriptions, key);
@@ -66,7 +66,7 @@ impl SharedReplay {
             behind.pop_front();
             let Some(subscription) = subscriptions.get(key) else { continue };
             self.values += values;
-            *rows = rows.saturating_sub(1 + values / VALUES_PER_COST);
+            *budget = budget.saturating_sub(1 + values / VALUES_PER_COST);
             let slot = self.index.subscribe(&*subscription.filters).0 as usize;
             if self.keys.len() <= slot {
                 self.keys.resize(slot + 1, None);
@@ -130,7 +130,7 @@ impl<B: Backend> Relay<B> {
         &mut self,
         now: Now,
         mut query: Box<ReplayQuery>,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> StepResult {
         let conn = query.conn;
         let Some(session) = self.sessions.get_mut(conn) else { return StepResult::Done };
@@ -140,9 +140,9 @@ impl<B: Backend> Relay<B> {
         let seed = self.subscriptions.index_seed();
         let mut replay =
             query.replay.take().unwrap_or_else(|| SharedReplay::new(seed, query.reservation.bytes));
-        replay.add_subscriptions(&mut session.lagging, &self.subscriptions, rows);
+        replay.add_subscriptions(&mut session.lagging, &self.subscriptions, budget);
         let Some(after) = replay.covered(&self.subscriptions) else { return self.finish_replay(conn) };
-        let replayed = self.continue_replay(now, conn, &mut replay, after, rows);
+        let replayed = self.continue_replay(now, conn, &mut replay, after, budget);
         self.mark_ready(conn);
         self.mark_changed(conn);
         let replayed = match replayed {
@@ -178,17 +178,17 @@ impl<B: Backend> Relay<B> {
         conn: ConnId,
         replay: &mut SharedReplay,
         after: Seq,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Result<Replayed, StoreError> {
         let config = &*self.config;
         let here = Replayed { covered: after, caught_up: false };
         let Some(session) = self.sessions.get_mut(conn) else { return Ok(here) };
         let mut queued_output = self.queued_output;
-        let (frame_cost, rows_max) = (config.frame_cost, *rows);
+        let (frame_cost, budget_max) = (config.frame_cost, *budget);
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
         let (subscriptions, SharedReplay { index, keys, .. }) = (&mut self.subscriptions, replay);
         let (mut matched, mut sent, mut cut_short) = (Vec::new(), 0_usize, None);
-        let replayed = read_log(&self.store.reader()?, after, rows, &mut |hit| {
+        let replayed = read_log(&self.store.reader()?, after, budget, &mut |hit| {
             matched.clear();
             let mut cost = index.matches_stored(hit.event, &mut matched).cost;
             let is_restricted = || {
@@ -216,7 +216,7 @@ impl<B: Backend> Relay<B> {
                 sent += 1;
                 cost.comparisons += QUEUED_COMPARISONS + in_comparisons(frame_cost);
                 // One event may be for hundreds of subscriptions.
-                let is_spent = frame_cost > 0 && sent.saturating_mul(frame_cost) >= rows_max;
+                let is_spent = frame_cost > 0 && sent.saturating_mul(frame_cost) >= budget_max;
                 if is_spent || outbox.bytes() + *backlog_bytes >= queued_output.pause(&config.limits) {
                     take = Take::CountedAndPause;
                 }

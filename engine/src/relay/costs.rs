@@ -63,9 +63,9 @@ pub(super) struct Costs {
 
 impl Costs {
     /// Work for a client, in units of cost. Those without an address are exempt.
-    pub(super) fn charge_address(&mut self, now: Now, address: Option<ClientAddress>, rows: u64) {
+    pub(super) fn charge_address(&mut self, now: Now, address: Option<ClientAddress>, cost: u64) {
         if let Some(address) = address {
-            self.addresses.add(now, address, rows);
+            self.addresses.add(now, address, cost);
         }
     }
 

@@ -1,6 +1,6 @@
-//! LiveEvent events that are still being delivered, so that none holds the shard for long, however many subscriptions want it.
+//! Live events that are still being delivered, so that none holds the shard for long, however many subscriptions want it.
 //!
-//! An event is delivered at once to as many subscriptions as `scan_cost_max` rows allow; the others get it in the next
+//! An event is delivered at once to as many subscriptions as `scan_cost_max` allows; the others get it in the next
 //! turns of [`Relay::work`]. Events that come meanwhile wait behind it, ephemeral ones too, so each subscription gets
 //! its events in the order of their commits. An event is matched when its turn comes, and a subscription made after that has
 //! found it in the store, so it is skipped.
@@ -89,25 +89,25 @@ impl<B: Backend> Relay<B> {
     /// for that: then the first of them are delivered to the last subscription in this call.
     pub fn handle_live(&mut self, now: Now, live: &[LiveEvent]) {
         live.iter().for_each(|live| self.neg_sets.note_live(live));
-        let mut rows = self.delivery_rows();
+        let mut budget = self.delivery_budget();
         for live in live.iter().filter(|live| live.seq != Some(DELIVERED_BEFORE)) {
-            self.deliver(now, live, &mut rows);
+            self.deliver(now, live, &mut budget);
         }
     }
 
-    /// The rows that a step of delivery may take.
-    pub(super) fn delivery_rows(&self) -> usize {
+    /// The cost that a step of delivery may have.
+    pub(super) fn delivery_budget(&self) -> usize {
         self.config.limits.scan_cost_max.max(1)
     }
 
-    /// Delivers an event to as many subscriptions as `rows` allow, which are counted down; the others get it later.
-    pub(super) fn deliver(&mut self, now: Now, live: &LiveEvent, rows: &mut usize) {
-        if !self.deliveries.is_empty() || *rows == 0 {
+    /// Delivers an event to as many subscriptions as `budget` allows, which is counted down; the others get it later.
+    pub(super) fn deliver(&mut self, now: Now, live: &LiveEvent, budget: &mut usize) {
+        if !self.deliveries.is_empty() || *budget == 0 {
             self.deliveries.push(live.clone());
             while self.deliveries.is_full() {
                 self.continue_delivery(now, &mut { usize::MAX });
             }
-        } else if let Some(matched) = self.deliver_some(now, live, None, rows) {
+        } else if let Some(matched) = self.deliver_some(now, live, None, budget) {
             self.deliveries.put_back(live.clone(), matched);
         } else {
             return self.subscriptions.note_delivered(live.seq.unwrap_or_default());
@@ -118,17 +118,17 @@ impl<B: Backend> Relay<B> {
 
     /// A step of the deliveries that wait.
     pub(super) fn step_deliveries(&mut self, now: Now) {
-        let mut rows = self.delivery_rows();
-        while rows > 0 && !self.deliveries.is_empty() {
-            self.continue_delivery(now, &mut rows);
+        let mut budget = self.delivery_budget();
+        while budget > 0 && !self.deliveries.is_empty() {
+            self.continue_delivery(now, &mut budget);
         }
         self.metrics.deliveries_waiting = self.deliveries.len() as u64;
     }
 
     /// Continues the delivery of the event in front.
-    fn continue_delivery(&mut self, now: Now, rows: &mut usize) {
+    fn continue_delivery(&mut self, now: Now, budget: &mut usize) {
         let Some((live, matched)) = self.deliveries.take() else { return };
-        match self.deliver_some(now, &live, matched, rows) {
+        match self.deliver_some(now, &live, matched, budget) {
             Some(matched) => self.deliveries.put_back(live, matched),
             None => self.subscriptions.note_delivered(live.seq.unwrap_or_default()),
         }

@@ -23,7 +23,7 @@ use crate::types::{Event, Now};
 const PENDING_EPHEMERAL_MAX: usize = 256;
 
 impl<B: Backend> Relay<B> {
-    /// Queues an event for subscriptions that match, until they or `rows` are used up; returns those that are left.
+    /// Queues an event for subscriptions that match, until they or `budget` is used up; returns those that are left.
     /// `matched`: those that an earlier call left. Costs what matches, not what is subscribed; that is charged to the address that
     /// published it.
     pub(super) fn deliver_some(
@@ -31,20 +31,20 @@ impl<B: Backend> Relay<B> {
         now: Now,
         live: &LiveEvent,
         matched: Option<Matched>,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Option<Matched> {
         let LiveEvent { seq, event, .. } = live;
         if event.is_expired(now.seconds()) && seq.is_some() {
             matched.into_iter().for_each(|matched| self.subscriptions.reuse(matched));
             return None;
         }
-        let mut matched = matched.unwrap_or_else(|| self.match_live(now, live, rows));
-        let match_rows = 1 + self.config.frame_cost;
+        let mut matched = matched.unwrap_or_else(|| self.match_live(now, live, budget));
+        let match_cost = 1 + self.config.frame_cost;
         while let Some(slot) = matched.slots.get(matched.done) {
-            if *rows == 0 {
+            if *budget == 0 {
                 return Some(matched);
             }
-            *rows = rows.saturating_sub(match_rows);
+            *budget = budget.saturating_sub(match_cost);
             matched.done += 1;
             match seq {
                 Some(seq) => self.deliver_stored(*slot, matched.serial, *seq, event),
@@ -56,16 +56,16 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Finds the subscriptions that an event is for, and charges for its delivery to them.
-    fn match_live(&mut self, now: Now, live: &LiveEvent, rows: &mut usize) -> Matched {
+    fn match_live(&mut self, now: Now, live: &LiveEvent, budget: &mut usize) -> Matched {
         self.advance_subscriptions(now);
         let (stats, matched) = self.subscriptions.matches(&live.event);
         self.metrics.fanout_candidates.record(stats.candidates as u64);
         self.metrics.fanout_matches.record(stats.matches as u64);
-        *rows = rows.saturating_sub(stats.candidates);
-        let all_rows = (stats.candidates + stats.matches * (1 + self.config.frame_cost)) as u64;
-        self.costs.charge_address(now, live.publisher, all_rows);
-        if all_rows > EVENT_COST {
-            self.address_rates.spend_fanout(live.publisher, all_rows, &self.config.limits, now);
+        *budget = budget.saturating_sub(stats.candidates);
+        let cost = (stats.candidates + stats.matches * (1 + self.config.frame_cost)) as u64;
+        self.costs.charge_address(now, live.publisher, cost);
+        if cost > EVENT_COST {
+            self.address_rates.spend_fanout(live.publisher, cost, &self.config.limits, now);
         }
         matched
     }

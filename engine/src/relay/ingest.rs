@@ -326,7 +326,7 @@ impl<B: Backend> Relay<B> {
 
     /// The verdicts on a batch.
     pub fn handle_verified(&mut self, now: Now, checked: VerifyChecked) {
-        let mut delivery_rows = self.delivery_rows();
+        let mut delivery_budget = self.delivery_budget();
         for (verdict, id) in checked {
             match verdict {
                 Verdict::Invalid(_) => {
@@ -336,21 +336,21 @@ impl<B: Backend> Relay<B> {
                 Verdict::WrongId(_) => {
                     self.finish(now, id, PublishOutcome::Refused(messages::WRONG_ID.into()))
                 }
-                Verdict::Valid(verified) => self.accept(now, verified, id, &mut delivery_rows),
+                Verdict::Valid(verified) => self.accept(now, verified, id, &mut delivery_budget),
             }
         }
         self.resume_after_ingest();
     }
 
-    /// `rows`: what live delivery may take now.
-    fn accept(&mut self, now: Now, verified: Verified, id: InFlightId, rows: &mut usize) {
+    /// `budget`: the cost that live delivery may have now.
+    fn accept(&mut self, now: Now, verified: Verified, id: InFlightId, budget: &mut usize) {
         let event = verified.event();
         self.costs.charge_author(now, event.pubkey, event.json().len());
         if event.class() == Class::Ephemeral {
             self.metrics.events_ephemeral += 1;
             let publisher = self.ingest.flight(id).origin.address();
             let live = LiveEvent::ephemeral(verified.into_event(), publisher);
-            self.deliver(now, &live, rows);
+            self.deliver(now, &live, budget);
             self.forwarded.push_back(live);
             self.finish(now, id, PublishOutcome::Delivered);
         } else {

@@ -307,10 +307,10 @@ impl<B: Backend> Relay<B> {
                 session.queries_waiting -= 1;
                 session.not_started -= usize::from(starts);
             }
-            let rows_max = self.config.limits.scan_cost_max;
-            let mut rows = rows_max;
+            let budget_max = self.config.limits.scan_cost_max;
+            let mut budget = budget_max;
             let reservation = query.reservation();
-            let mut next = self.step(now, query, &mut rows);
+            let mut next = self.step(now, query, &mut budget);
             let bytes_max = self.config.limits.query_bytes_max;
             if let StepResult::Again(query) = &mut next
                 && starts
@@ -336,7 +336,7 @@ impl<B: Backend> Relay<B> {
                 self.run_deferred(now, conn);
             }
             self.metrics.query_bytes = self.queries.query_bytes();
-            let cost = SLOT_COST + (rows_max - rows) as u64;
+            let cost = SLOT_COST + (budget_max - budget) as u64;
             self.costs.charge_address(now, turn.address.address(), cost);
             self.queries.scheduler.charge(turn, cost);
         }

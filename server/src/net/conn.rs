@@ -45,6 +45,8 @@ pub(crate) struct Conn {
     backlog: RefCell<Backlog>,
     /// Output waits in the machine for the backlog to empty.
     pub(crate) has_more: Cell<bool>,
+    /// A ping goes out in its turn, with what else there is.
+    pub(crate) is_ping_queued: Cell<bool>,
     /// The machine wants no input now.
     pub(crate) is_paused: Cell<bool>,
     pub(crate) state: Cell<State>,
@@ -103,6 +105,7 @@ impl Conn {
             write,
             backlog: RefCell::default(),
             has_more: Cell::new(false),
+            is_ping_queued: Cell::new(false),
             is_paused: Cell::new(false),
             state: Cell::new(State::Open),
             close: RefCell::new(None),

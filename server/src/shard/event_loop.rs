@@ -1,8 +1,9 @@
-//! The pump: what a shard does after its sockets have had their turn.
+//! The event loop: what a shard does after its sockets have had their turn.
 //!
-//! Woken once by however many tasks fed the machine, it lets every other ready task run first. So one turn
+//! Woken once by however many tasks fed the machine, it lets every other ready task run first. So one iteration
 //! sees what all sockets brought: signatures are checked in one batch, changes leave as one commit, and each
-//! connection gets its frames in one write.
+//! connection gets its frames in one write. An iteration writes to as many connections as some milliseconds allow; the others
+//! get theirs in the next ones ([`super::flush_queue`]).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use relay_engine::types::Now;
 use super::{Shard, SocketSlot};
 use crate::host::{Inbound, Socket, now};
 use crate::net::conn::State;
-use crate::net::{http, ws_write};
+use crate::net::http;
 use crate::writer::ToWriter;
 
 /// Time between checks of connections' deadlines.
@@ -84,7 +85,7 @@ fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
     shard.work();
     // Events that had waited for a request, and answers of requests.
     shard.handle_output(now);
-    shard.flush_all();
+    shard.flush_round();
     // Draining may have resumed input, or queued a notice.
     shard.handle_output(now);
     shard.forward_streams();
@@ -201,18 +202,19 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    fn flush_all(&self) {
-        // Only what is there now: what a flush asks for again waits for the next turn.
-        let mut flushing = std::mem::take(&mut *self.to_flush.borrow_mut());
-        for id in flushing.drain(..) {
-            self.flush(id);
+    /// Writes to the connections whose turn it is, in a round of bounded cost.
+    fn flush_round(&self) {
+        let mut round = self.to_flush.borrow_mut().begin_round();
+        loop {
+            let next = self.to_flush.borrow_mut().next(&round);
+            let Some(id) = next else { break };
+            let bytes = self.flush(id);
+            round.charge(bytes);
         }
-        let mut again = self.to_flush.borrow_mut();
-        if again.is_empty() {
-            // Its memory serves the next turn.
-            *again = flushing;
+        // Until then an EOSE may wait for its connection's turn.
+        if self.to_flush.borrow().is_pass_over() {
+            self.relay.borrow_mut().handle_flushed(now());
         }
-        self.relay.borrow_mut().handle_flushed(now());
     }
 
     /// Stops reading from sockets while some shard is behind with live events, and wakes them afterwards.
@@ -279,10 +281,10 @@ impl<B: Backend> Shard<B> {
                 }
             }
         }
-        let mut ping = Vec::new();
-        ws_write::ping(&mut ping);
+        // Thousands may be due at once: pings are written in their turn, as everything is.
         for conn in to_ping {
-            self.send(&conn, &ping);
+            conn.is_ping_queued.set(true);
+            self.request_flush(conn.id);
         }
         self.inbox().wake.notify_one();
         debug_assert!(self.inbox().sockets.load(Ordering::Relaxed) >= self.conns.borrow().len());

@@ -4,6 +4,7 @@
 //! feed it and wake the event loop, which alone drains it.
 
 mod event_loop;
+mod flush_queue;
 mod handles;
 
 use std::cell::{Cell, RefCell};
@@ -42,8 +43,8 @@ pub(crate) struct Shard<B> {
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     /// Where a turn's frames for one connection are rendered.
     scratch: RefCell<Vec<u8>>,
-    /// Connections to drain in the next turn, besides those the machine names.
-    to_flush: RefCell<Vec<ConnId>>,
+    /// Connections that the machine, or the shard itself, has output for.
+    to_flush: RefCell<flush_queue::FlushQueue<ConnId>>,
     /// Connections that have filled the read buffer and wait for their next turn.
     pub(crate) more_input: Cell<usize>,
     /// Some shard is behind with live events: sockets are not read.
@@ -202,7 +203,7 @@ impl<B: Backend> Shard<B> {
         all
     }
 
-    /// Drains a connection in the next turn.
+    /// Drains a connection when its turn comes.
     fn request_flush(&self, id: ConnId) {
         self.to_flush.borrow_mut().push(id);
         self.wake_pump();
@@ -219,21 +220,25 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Renders a connection's output and writes it, once.
-    fn flush(&self, id: ConnId) {
-        let Some(conn) = self.conns.borrow().get(&id).map(Rc::clone) else { return };
+    /// Renders a connection's output and writes it, once. How many bytes it was.
+    fn flush(&self, id: ConnId) -> usize {
+        let Some(conn) = self.conns.borrow().get(&id).map(Rc::clone) else { return 0 };
         if matches!(conn.state.get(), State::Closed(_) | State::Gone) {
-            return;
+            return 0;
         }
+        let sends_ping = conn.is_ping_queued.take();
         if conn.has_backlog() {
             conn.has_more.set(true);
-            return;
+            return 0;
         }
         let bytes_max = self.host.settings.network.iteration_bytes_max;
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
         let has_more =
             self.relay.borrow_mut().drain(id, bytes_max, &mut |frame| ws_write::text(&mut scratch, frame));
+        if sends_ping {
+            ws_write::ping(&mut scratch);
+        }
         if !has_more && let Some(close) = conn.take_close() {
             ws_write::close(&mut scratch, close.code, &close.reason);
         }
@@ -248,9 +253,11 @@ impl<B: Backend> Shard<B> {
                 conn.has_more.set(has_more);
             }
         }
+        let bytes = scratch.len();
         // One long message must not hold its memory for ever.
         scratch.clear();
         scratch.shrink_to(2 * bytes_max);
+        bytes
     }
 
     /// The connection ends once what is queued for it is out.

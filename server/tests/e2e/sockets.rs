@@ -35,6 +35,25 @@ fn events_reach_subscriptions_of_every_shard() {
     }
 }
 
+/// A round writes to 256 connections; the others have their turn in the next one.
+#[test]
+fn events_reach_more_connections_than_a_round_writes_to() {
+    let relay = RelayProcess::start_with("shards = 1\n");
+    let mut readers: Vec<_> = (0..300).map(|_| subscribe(&relay, r#"{"limit":0}"#)).collect();
+    let mut writer = relay.connect();
+    let events: Vec<_> = (0..3)
+        .map(|serial| event(&key(1)).at(unix_now()).content(serial.to_string()).sign().json())
+        .collect();
+    for sent in &events {
+        assert_eq!(writer.publish(sent), (true, String::new()));
+    }
+    for reader in &mut readers {
+        for sent in &events {
+            assert_eq!(reader.recv_starting(r#"["EVENT","#), format!(r#"["EVENT","live",{sent}]"#));
+        }
+    }
+}
+
 #[test]
 fn a_slow_reader_misses_nothing_and_costs_others_nothing() {
     const EVENTS: u64 = 600;

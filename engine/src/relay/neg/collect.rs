@@ -27,7 +27,7 @@ pub(in crate::relay) struct NegQuery {
     message: KeptMessage,
     /// The set to collect; `None` if the reconciliation has it.
     opening: Option<Opening>,
-    /// The answer, or why there is none, and the rows that it has cost and that are not paid yet.
+    /// The answer, or why there is none, and the part of its cost that is not paid yet.
     answered: Option<(Result<Vec<u8>, AnswerError>, usize)>,
     pub(in crate::relay) has_started: bool,
     pub(in crate::relay) reservation: Reservation,
@@ -95,7 +95,7 @@ impl<B: Backend> Relay<B> {
         &mut self,
         now: Now,
         mut query: Box<NegQuery>,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> StepResult {
         let Some(session) = self.sessions.get_mut(query.conn) else { return StepResult::Done };
         if session.is_slow(self.queued_output, &self.config.limits) {
@@ -107,7 +107,7 @@ impl<B: Backend> Relay<B> {
         let Some(reconciliation) = found else { return StepResult::Done };
         let set = match &reconciliation.set {
             Some(set) => Arc::clone(set),
-            None => match self.collect(now, &mut query, rows) {
+            None => match self.collect(now, &mut query, budget) {
                 Some(set) => set,
                 None if self.is_reconciling(&query) => return StepResult::Again(Query::Neg(query)),
                 None => return StepResult::Done,
@@ -115,12 +115,12 @@ impl<B: Backend> Relay<B> {
         };
         if query.answered.is_none() {
             let answer = answer(&*set, query.message.bytes(), ANSWER_BYTES_MAX);
-            query.answered = Some((answer.message, answer.rows));
+            query.answered = Some((answer.message, answer.cost));
         }
-        if let Some((_, owed)) = &mut query.answered {
-            let paid = (*owed).min(*rows);
-            (*owed, *rows) = (*owed - paid, *rows - paid);
-            if *owed > 0 {
+        if let Some((_, unpaid)) = &mut query.answered {
+            let paid = (*unpaid).min(*budget);
+            (*unpaid, *budget) = (*unpaid - paid, *budget - paid);
+            if *unpaid > 0 {
                 return StepResult::Again(Query::Neg(query));
             }
         }
@@ -154,7 +154,7 @@ impl<B: Backend> Relay<B> {
         &mut self,
         now: Now,
         query: &mut NegQuery,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Option<Arc<dyn EventSet + Send + Sync>> {
         let Opening { key, set, after, gave_up, .. } = query.opening.as_mut()?;
         let config = Arc::clone(&self.config);
@@ -170,7 +170,7 @@ impl<B: Backend> Relay<B> {
         }
         let held = set.as_ref()?;
         let want = Want::new(*after, *gave_up, &config.policy.guarded_kinds, limits);
-        let collected = self.neg_sets.step(&self.store, held, now.seconds(), rows, want);
+        let collected = self.neg_sets.step(&self.store, held, now.seconds(), budget, want);
         query.cursor_bytes = self.neg_sets.cursor_bytes(held);
         let id = held.id();
         if !self.free_set_memory(now, 0, Some(id)) {

@@ -162,28 +162,36 @@ impl Entry {
         }
     }
 
-    fn expire(&mut self, now: Timestamp) {
+    /// Takes out what has expired, as far as `budget` allows. True if that is all of it.
+    fn expire(&mut self, now: Timestamp, budget: &mut usize) -> bool {
+        let mut is_done = true;
         while let Some(&(expires_at, item)) = self.expiring.first()
             && expires_at <= now
         {
+            is_done = *budget > 0;
+            if !is_done {
+                break;
+            }
+            *budget -= 1;
             self.expiring.pop_first();
             self.remove(&item);
         }
         self.expiring_bytes.set(self.expiring.len() * EXPIRING_BYTES);
+        is_done
     }
 
-    /// Goes on collecting, as far as `rows` allow.
+    /// Goes on collecting, as far as `budget` allows.
     fn step<R: Reader>(
         &mut self,
         reader: &R,
         now: Timestamp,
-        rows: &mut usize,
+        budget: &mut usize,
         want: &Want<'_>,
     ) -> Result<Collected, StoreError> {
         let key = Arc::clone(&self.key);
         let viewer = SetViewer { guarded_kinds: want.guarded_kinds, keys: key.keys.as_deref() };
         if let State::Scanning(mut scan) = std::mem::replace(&mut self.state, State::Current) {
-            let step = scan.step(reader, now, rows, &viewer, &mut |hit| {
+            let step = scan.step(reader, now, budget, &viewer, &mut |hit| {
                 self.add(hit.event, parse_expiration(hit.event.tags()));
                 if self.set.len() > want.events_max { Take::CountedAndPause } else { Take::Counted }
             });
@@ -200,10 +208,13 @@ impl Entry {
                 Err(error) => return Err(error),
             }
         }
-        self.expire(now);
+        // A million may expire in one second.
+        if !self.expire(now, budget) {
+            return Ok(Collected::More);
+        }
         // One with a limit stays as its scan found it.
         if key.filter.limit.is_none() {
-            if !self.read_log(reader, now, rows, want, &viewer)? {
+            if !self.read_log(reader, now, budget, want, &viewer)? {
                 return Ok(Collected::More);
             }
             if self.set.len() > want.events_max {
@@ -223,7 +234,7 @@ impl Entry {
         &mut self,
         reader: &R,
         now: Timestamp,
-        rows: &mut usize,
+        budget: &mut usize,
         want: &Want<'_>,
         viewer: &SetViewer<'_>,
     ) -> Result<bool, StoreError> {
@@ -231,7 +242,7 @@ impl Entry {
             return Ok(true);
         }
         let key = Arc::clone(&self.key);
-        let replayed = read_log(reader, self.added, rows, &mut |hit| {
+        let replayed = read_log(reader, self.added, budget, &mut |hit| {
             let mut matcher = EventMatcher::new(hit.event);
             if hit.seq > want.seen {
                 return (Take::CountedAndPause, matcher.cost());
@@ -410,7 +421,7 @@ impl Sets {
         store: &B,
         set: &SetUse,
         now: Timestamp,
-        rows: &mut usize,
+        budget: &mut usize,
         mut want: Want<'_>,
     ) -> Option<Collected> {
         let seen = self.seen.unwrap_or_default();
@@ -419,7 +430,7 @@ impl Sets {
             return Some(Collected::Failed(failure.clone()));
         }
         want.seen = seen;
-        let step = store.reader().and_then(|reader| entry.step(&reader, now, rows, &want));
+        let step = store.reader().and_then(|reader| entry.step(&reader, now, budget, &want));
         let collected = step.unwrap_or_else(|error| Collected::Failed(Failure::Store(error)));
         match &collected {
             Collected::Failed(failure) => {
