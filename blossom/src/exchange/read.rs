@@ -1,6 +1,7 @@
 //! `GET` and `HEAD` of a blob (BUD-01), and pull-through (BUD-10): a blob that is not here is fetched from the servers that the
 //! request names.
 
+use relay_engine::types::{Event, Filter, PubKey};
 use url::{Url, form_urlencoded};
 
 use super::conditions::{ConditionResult, check_conditions, date, etag};
@@ -22,6 +23,9 @@ const CACHE_SECONDS: u64 = 31_536_000;
 /// Seconds for which caches that many clients share do: then they ask again, so that a deletion or a ban reaches them.
 const SHARED_CACHE_SECONDS: u64 = 3_600;
 
+/// Kind of a list of servers (BUD-03).
+const SERVER_LIST: u16 = 10063;
+
 /// Most servers that one request may name, and most authors.
 const HINTS_MAX: usize = 5;
 
@@ -30,6 +34,18 @@ const HINTS_MAX: usize = 5;
 /// loads it from here once more.
 const SANDBOX: &str = "default-src 'none'; sandbox; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self' data:; \
     font-src data:; base-uri 'none'; form-action 'none'";
+
+/// What a host asks its relay for at [`Step::FindServers`]: the lists of servers of these keys, in hexadecimal.
+pub fn server_lists(authors: &[String]) -> Filter {
+    let authors = authors.iter().filter_map(|author| PubKey::from_hex(author.as_bytes()).ok()).collect();
+    Filter { kinds: Some([SERVER_LIST].into()), authors: Some(authors), ..Filter::default() }
+}
+
+/// The servers in these lists, in their order, for [`Input::Servers`].
+pub fn listed_servers(lists: &[Event]) -> Vec<String> {
+    let tags = lists.iter().flat_map(|list| list.tags().named(b"server"));
+    tags.filter_map(|tag| Some(String::from_utf8_lossy(&tag.value()?).into_owned())).collect()
+}
 
 /// A download.
 #[derive(Clone, Debug)]

@@ -1,5 +1,7 @@
 //! What a host does for an exchange, and what it tells about it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use relay_site::nip98;
 
@@ -8,11 +10,16 @@ use crate::blob::{Media, Sha256};
 use crate::index::{Command, Key, Outcome, Part, Refusal};
 use crate::mime;
 
+/// How often a host asks the index again while the outcome is [`Outcome::Busy`].
+pub const BUSY_TRIES: u32 = 50;
+/// How long it waits in between.
+pub const BUSY_WAIT: Duration = Duration::from_millis(100);
+
 /// What a host does next. After any step but the last it calls [`Exchange::resume`](super::Exchange::resume).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Ask the index: [`Input::Answered`] or [`Input::Failed`]. While the outcome is [`Outcome::Busy`], the host asks the same
-    /// again, every 100 ms and at most 50 times; only then it gives `Busy` to the exchange, which answers 503.
+    /// again, [`BUSY_TRIES`] times with [`BUSY_WAIT`] in between; only then it gives `Busy` to the exchange, which answers 503.
     Ask(Command),
     /// Mark the event that has signed this request as used ([`nip98::UsedEvents::take`]), in the set of all signed requests to
     /// this host: [`Input::Used`]. Its author is [`nip98::Author::Permitted`]: an administrator.

@@ -29,6 +29,7 @@ mod uploads;
 pub use command::{
     BlobInfo, Command, Commit, Key, Outcome, Part, PartHead, Refusal, ReportRow, SignedEvent, Totals, Wanted,
 };
+pub use events::EVENT_KINDS;
 
 use relay_engine::sql::{SqlConn, StoreError};
 

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256 as Hasher};
 use crate::blob::Sha256;
 use crate::exchange::{
     Body, Context, Exchange, Head, Input, Keys, Processed, Receive, Received, Response, Step, StepError,
+    path_param,
 };
 use crate::index::{Command, Index, Outcome};
 use crate::payment::Payments;
@@ -208,12 +209,11 @@ impl<'a> Host<'a> {
             Err(answer) => (Response::from(answer.clone()), Vec::new()),
             Ok(endpoint) => {
                 let Route::Blossom(route) = endpoint.route else { unreachable!("nothing else is served") };
-                let param = ["blob", "pubkey", "sha256"].into_iter().find_map(|name| found.param(name));
                 let head = Head {
                     route,
                     method: request.method.clone(),
                     path_and_query: request.target.clone(),
-                    param: param.map(str::to_owned),
+                    param: path_param(&found),
                     headers: request.headers.clone(),
                 };
                 self.exchange(head, &request.body)

@@ -2,9 +2,9 @@
 //! bytes never overlap.
 
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
 
 use js_sys::futures::JsFuture;
+use relay_blossom::exchange::{BUSY_TRIES, BUSY_WAIT};
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::sql::StoreError;
 use wasm_bindgen::JsCast;
@@ -20,9 +20,6 @@ use crate::used::{SignedBy, encode_taken};
 
 /// The bucket of blobs.
 pub(super) const BLOBS: &str = "BLOBS";
-/// How often a command is repeated while the bytes of its blob are being removed, and how long is waited in between.
-const BUSY_TRIES: u32 = 50;
-const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// Bytes that one alarm removes, in one operation of the bucket; the next alarm rings at once.
 const REMOVALS_MAX: u32 = 1_000;
 /// Seconds until what failed is tried again.

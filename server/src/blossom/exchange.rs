@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::{Body as _, Bytes};
 use relay_blossom::exchange::{
-    Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Step, StepError,
+    BUSY_TRIES, BUSY_WAIT, Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Step,
+    StepError, listed_servers, server_lists,
 };
 use relay_blossom::index::{Part, Refusal};
 use relay_blossom::{Command, Outcome};
 use relay_engine::sql::StoreError;
-use relay_engine::types::{Filter, PubKey};
 use relay_site::nip98::SignerTrust;
 use relay_site::{BlossomRoute, HttpResponse};
 use tower_http::timeout::TimeoutError;
@@ -23,9 +23,6 @@ use crate::host::now;
 use crate::net::api::Upload;
 use crate::net::response;
 
-/// How often a command is repeated while the bytes of its blob are being removed, and how long is waited in between.
-const BUSY_TRIES: u32 = 50;
-const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// Bytes of a body that nobody wants, which are read all the same so that its client reads the response.
 const DRAIN_BYTES: usize = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -34,8 +31,6 @@ const PACE_BYTES: usize = 64 << 10;
 const PACE_TIME: Duration = Duration::from_secs(60);
 /// Blobs and ranges of up to this many bytes are read and sent in one piece.
 const SMALL_BYTES: u64 = 64 << 10;
-/// Kind of a list of servers (BUD-03).
-const SERVERS: u16 = 10063;
 
 /// A response, with what is read of it.
 pub(crate) struct Answered {
@@ -290,11 +285,7 @@ impl Blossom {
 
     /// The servers that these keys name in their lists on this relay.
     fn servers(&self, authors: &[String]) -> Vec<String> {
-        let authors = authors.iter().filter_map(|author| PubKey::from_hex(author.as_bytes()).ok()).collect();
-        let filter = Filter { kinds: Some([SERVERS].into()), authors: Some(authors), ..Filter::default() };
-        let found = self.relay.query(filter).unwrap_or_default();
-        let tags = found.iter().flat_map(|event| event.tags().named(b"server"));
-        tags.filter_map(|tag| Some(String::from_utf8_lossy(&tag.value()?).into_owned())).collect()
+        listed_servers(&self.relay.query(server_lists(authors)).unwrap_or_default())
     }
 
     async fn open_blob(&self, response: Response, is_head: bool) -> Answered {

@@ -28,7 +28,7 @@ use relay_engine::sql::StoreError;
 use relay_engine::verify::Verifier;
 use relay_site::authorization::is_loopback;
 use relay_site::nip98::{Nip98Error, ServerUrl, Signed};
-use relay_site::{BlossomRoute, Found, HttpResponse};
+use relay_site::{BlossomRoute, HttpResponse};
 use wasm_bindgen::JsValue;
 use worker::{Data, Date, Delay, Env, Headers, Method, Object, Request, RequestInit, Response, Result};
 
@@ -52,11 +52,6 @@ const CONDITIONS: [&str; 5] =
 
 /// Blobs of which this isolate has told the index that they are downloaded.
 static TOUCHED: LazyLock<Mutex<Touched>> = LazyLock::new(Mutex::default);
-
-/// The variable part of a path.
-pub(super) fn param(found: &Found<'_, '_>) -> Option<String> {
-    ["blob", "pubkey", "sha256"].iter().find_map(|name| found.param(name)).map(str::to_owned)
-}
 
 /// A request under way.
 struct Exchanging<'a> {
