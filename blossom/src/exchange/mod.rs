@@ -28,6 +28,7 @@ mod step;
 mod storing;
 mod upload;
 
+pub use conditions::{PlannedRead, planned_read};
 pub use internal_upload::{InternalUpload, InternalUploadStep};
 pub use read::{RELAY_OWNER, listed_servers, server_lists};
 pub(crate) use request::{is_open, server_url};
