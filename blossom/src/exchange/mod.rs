@@ -33,9 +33,7 @@ pub use internal_upload::{InternalUpload, InternalUploadStep};
 pub use read::{RELAY_OWNER, listed_servers, server_lists};
 pub(crate) use request::{is_open, server_url};
 pub use response::{Body, Response};
-pub use step::{
-    BUSY_TRIES, BUSY_WAIT, Input, Processed, Receive, Received, Reservation, Step, StepError, Uploader,
-};
+pub use step::{Input, Processed, Receive, Received, Reservation, Retries, Step, StepError, Uploader};
 
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;

@@ -56,6 +56,8 @@ pub(super) enum Read {
     Servers(Hints),
     /// It is fetched.
     Pull(Box<Storing>),
+    /// Somebody has brought it meanwhile.
+    LookAgain,
 }
 
 pub(super) fn begin(_: &Context<'_>, head: &Head) -> Transition {
@@ -80,6 +82,11 @@ impl Read {
                 },
                 other => Err(problem(other).into()),
             },
+            Read::LookAgain => Err(match input {
+                Input::Answered(Outcome::Blob(blob)) => serve(context, head, blob),
+                Input::Answered(Outcome::Missing) => missing(),
+                other => problem(other).into(),
+            }),
             Read::Servers(mut hints) => {
                 if let Input::Servers(servers) = input {
                     for server in servers {
@@ -90,9 +97,14 @@ impl Read {
             }
             Read::Pull(storing) => match storing.resume(context, input) {
                 Progress::Step(storing, step) => Ok((State::Read(Read::Pull(storing)), step)),
+                // It is here now, whoever has brought it.
+                Progress::End(Err(StoringError::Failed(StepError::Raced))) => {
+                    let (sha256, _) = blob(head.param.as_deref())?;
+                    Ok((State::Read(Read::LookAgain), Step::Ask(Command::Get(sha256))))
+                }
                 Progress::End(end) => Err(match end {
                     Ok(Kept::New(blob) | Kept::Old(blob)) => serve(context, head, blob),
-                    Err(StoringError::Busy) => StoringError::Busy.into(),
+                    Err(problem @ (StoringError::Busy | StoringError::Pulling)) => problem.into(),
                     Err(StoringError::Failed(failure @ (StepError::Full | StepError::Store(_)))) => {
                         failure.into()
                     }

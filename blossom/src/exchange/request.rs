@@ -180,6 +180,11 @@ impl Price {
         Purchase { operation, size, sha256: self.sha256.as_deref(), pubkey }
     }
 
+    /// Whether it costs something.
+    pub(super) fn is_due(&self, context: &Context<'_>) -> bool {
+        context.payments.is_some_and(|payments| !payments.quote(&self.purchase()).is_empty())
+    }
+
     /// Whether it is free, or a proof is there that may be judged.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 
 use js_sys::futures::JsFuture;
-use relay_blossom::exchange::{BUSY_TRIES, BUSY_WAIT};
+use relay_blossom::exchange::Retries;
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::sql::StoreError;
 use wasm_bindgen::JsCast;
@@ -60,16 +60,14 @@ impl BlossomDurableObject {
         index.insert(open).run(now(), command)
     }
 
-    /// Carries out a command; again while the bytes of its blob are being removed. Who sends it waits for the removal of its own
+    /// Carries out a command; again while the answer is about to change. Who sends it waits for the removal of its own
     /// bytes only; others are left to the alarm.
     async fn run(&self, command: Command) -> std::result::Result<Outcome, StoreError> {
         let own = command.removes();
         let mut outcome = self.run_once(command.clone());
-        for _ in 0..BUSY_TRIES {
-            if outcome != Ok(Outcome::Busy) {
-                break;
-            }
-            Delay::from(BUSY_WAIT).await;
+        let mut retries = Retries::default();
+        while let Some(pause) = outcome.as_ref().ok().and_then(|outcome| retries.wait(outcome)) {
+            Delay::from(pause).await;
             outcome = self.run_once(command.clone());
         }
         match (&outcome, own) {

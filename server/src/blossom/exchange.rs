@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::{Body as _, Bytes};
 use relay_blossom::exchange::{
-    BUSY_TRIES, BUSY_WAIT, Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Step,
-    StepError, listed_servers, server_lists,
+    Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Step, StepError, listed_servers,
+    server_lists,
 };
 use relay_blossom::index::{Part, Refusal};
 use relay_blossom::{Command, Outcome};
@@ -125,6 +125,8 @@ impl Blossom {
                 Ok(Input::Done)
             }
             Step::FindServers { authors } => Ok(Input::Servers(self.servers(&authors))),
+            // Types are in the index.
+            Step::SetType { .. } => Ok(Input::Done),
             Step::Process { bytes, mime } => self.media.process(bytes, mime).await.map(Input::Processed),
             Step::Respond(_) => Ok(Input::Done),
         };
@@ -136,28 +138,30 @@ impl Blossom {
         })
     }
 
-    /// Asks the index, again while the bytes of the blob are being removed.
+    /// Asks the index, again while the answer is about to change.
     async fn ask(&self, command: Command) -> Result<Input, StepError> {
         if command == Command::Sweep {
             background::report_downloads(self).await.map_err(StepError::Store)?;
         }
-        for _ in 0..BUSY_TRIES {
+        let mut retries = Retries::default();
+        loop {
             match self.index.run(command.clone()).await {
-                Ok(Outcome::Busy) => {
-                    self.wake.notify_one();
-                    tokio::time::sleep(BUSY_WAIT).await;
-                }
-                Ok(outcome) => {
-                    if command.may_remove() {
+                Ok(outcome) => match retries.wait(&outcome) {
+                    Some(pause) => {
                         self.wake.notify_one();
+                        tokio::time::sleep(pause).await;
                     }
-                    return Ok(Input::Answered(outcome));
-                }
+                    None => {
+                        if command.may_remove() {
+                            self.wake.notify_one();
+                        }
+                        return Ok(Input::Answered(outcome));
+                    }
+                },
                 Err(StoreError::Full(_)) => return Err(StepError::Full),
                 Err(error) => return Err(StepError::Store(error.to_string())),
             }
         }
-        Ok(Input::Answered(Outcome::Busy))
     }
 
     /// One of the uploads whose bytes are taken at a time, until it is dropped.

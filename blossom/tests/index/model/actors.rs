@@ -70,6 +70,7 @@ impl Job {
             sha256: sha(self.n),
             size: size(self.n),
             mime: String::new(),
+            uploaded: None,
             expires_at: self.wanted.expires_at,
             unused_seconds: None,
             media: self.thumbnail.map(|n| Media {

@@ -47,7 +47,7 @@ pub(super) async fn fetch(
             Either::Left((Err(failure), _)) => {
                 // What is left of the response is not read.
                 call.abort();
-                if let StepError::Refused(_) = failure {
+                if let StepError::Refused(_) | StepError::Raced = failure {
                     return Err(failure);
                 }
                 failure
