@@ -118,6 +118,20 @@ test('a blob that is not here is pulled from the servers that the request names'
   assertBytes((await get(`/${listed}`)).body, pulled[1])
 })
 
+test('where downloads are not public a token is needed', async () => {
+  const secret = await startEdge({ config: { blossom: { get_public: false } } })
+  const bytes = blob(2_000)
+  assert.equal((await upload(secret, bytes)).status, 201)
+  const ask = (method, headers) => send(secret, method, `/${sha256(bytes)}`, { headers })
+  for (const method of ['GET', 'HEAD']) assert.equal((await ask(method, {})).status, 401)
+  const range = { range: 'bytes=0-9', ...token('get') }
+  const { status, body, headers } = await ask('GET', range)
+  assert.deepEqual([status, body.length], [206, 10])
+  assert.match(headers['cache-control'], /^private,/)
+  assert.equal((await ask('GET', token('get', [sha256('x')]))).status, 401)
+  await secret.stop()
+})
+
 /** They were told after five seconds that it was being removed. */
 test('who asks for a blob that is being fetched gets it when it is here', async () => {
   const bytes = blob(50_000)

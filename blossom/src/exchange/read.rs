@@ -5,7 +5,7 @@ use relay_engine::types::{Event, Filter, PubKey};
 use url::{Url, form_urlencoded};
 
 use super::conditions::{ConditionResult, check_conditions, date, etag};
-use super::request::{Price, blob, number};
+use super::request::{Price, blob, may_download, number};
 use super::response::{Body, Response};
 use super::step::{Input, Step, StepError};
 use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, StoringError, problem};
@@ -60,8 +60,9 @@ pub(super) enum Read {
     LookAgain,
 }
 
-pub(super) fn begin(_: &Context<'_>, head: &Head) -> Transition {
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     let (sha256, _) = blob(head.param.as_deref())?;
+    may_download(context, head, &sha256)?;
     Ok((State::Read(Read::Look(sha256)), Step::Ask(Command::Get(sha256))))
 }
 
@@ -171,7 +172,10 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
 fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Response {
     let left = blob.expires_at.map_or(CACHE_SECONDS, |at| at.saturating_sub(context.now).min(CACHE_SECONDS));
     let shared = left.min(SHARED_CACHE_SECONDS);
-    let cache = format!("public, max-age={left}, s-maxage={shared}, immutable, no-transform");
+    let cache = match context.settings.get_public {
+        true => format!("public, max-age={left}, s-maxage={shared}, immutable, no-transform"),
+        false => format!("private, max-age={left}, immutable, no-transform"),
+    };
     let mut response = response.with("etag", etag(&blob.sha256)).with("cache-control", cache);
     let dates = [("last-modified", Some(blob.uploaded)), ("sunset", blob.expires_at)];
     for (name, seconds) in dates {

@@ -131,6 +131,22 @@ pub(super) fn may_upload(context: &Context<'_>, pubkey: &PubKey) -> Result<(), R
     Err(Response::error(403, "only keys that the operator has listed may upload here"))
 }
 
+/// Whether a request may download a blob: anybody's, or with a token of a key that may upload (BUD-11).
+///
+/// # Errors
+/// 401, 403.
+pub(super) fn may_download(context: &Context<'_>, head: &Head, sha256: &Sha256) -> Result<(), Response> {
+    if context.settings.get_public {
+        return Ok(());
+    }
+    let token = token(context, head, Verb::Get)?;
+    // `x` tags are optional here, and hold if there are any.
+    if !token.hashes.is_empty() {
+        token.names(sha256)?;
+    }
+    may_upload(context, &token.pubkey).map_err(|_| Response::error(403, "this key may not download here"))
+}
+
 fn is_listed(context: &Context<'_>, pubkey: &PubKey) -> bool {
     let keys = &context.keys;
     keys.admins.contains(pubkey)
