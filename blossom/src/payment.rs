@@ -24,7 +24,7 @@ pub enum Operation {
     Download,
     /// `PUT` and `HEAD` of `/upload`, `PUT` of a hash.
     Upload,
-    /// `PATCH`: a part of a blob. Its size is the part's.
+    /// `PATCH`: a blob in parts. Its size is the blob's, and it is paid once: before the first part comes.
     UploadPart,
     /// `PUT /mirror`. The size is not known, 0.
     Mirror,

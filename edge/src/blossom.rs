@@ -4,7 +4,7 @@ mod listing;
 
 use std::collections::HashMap;
 
-use relay_blossom::index::SignedEvent;
+use relay_blossom::index::{EVENT_KINDS, SignedEvent};
 use relay_blossom::{Command, Outcome, Sha256};
 use relay_engine::policy::names_relay;
 use relay_engine::sql::StoreError;
@@ -25,16 +25,13 @@ pub const EVENTS_PATH: &str = "/events";
 /// Where it takes the event that has signed an operator's request, and marks it as used: a POST with
 /// [`SignedBy`](crate::used::SignedBy).
 pub const USE_PATH: &str = "/use";
-/// Kinds that it acts on: deletion, vanishing, file metadata.
-pub const KINDS: [u16; 3] = [5, VANISH, 1063];
-const VANISH: u16 = 62;
 
 /// The object as a consumer of the relay's events.
 pub fn consumer() -> ConsumerSettings {
     ConsumerSettings {
         binding: BLOSSOM.to_owned(),
         object: OBJECT.to_owned(),
-        filters: vec![serde_json::json!({ "kinds": KINDS })],
+        filters: vec![serde_json::json!({ "kinds": EVENT_KINDS })],
     }
 }
 

@@ -13,6 +13,9 @@ const HAS: &str = "SELECT 1 FROM used_events WHERE created_at = ? AND id = ?";
 const COUNT: &str = "SELECT count(*) FROM used_events";
 const INSERT: &str = "INSERT INTO used_events (created_at, id) VALUES (?, ?)";
 
+const TABLES: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'used_events'";
+const ALL: &str = "SELECT created_at, id FROM used_events WHERE created_at >= ?";
+
 /// Most events that are remembered: of two minutes. Only keys that are permitted to do something get one remembered.
 pub const USED_MAX: i64 = 1_024;
 
@@ -40,7 +43,6 @@ impl SignedBy {
     pub fn take(&self, conn: &impl SqlConn, now: u64) -> Result<Result<(), Nip98Error>, StoreError> {
         let id = EventId::from_hex(self.id.as_bytes())
             .map_err(|_| StoreError::Failed("not an event id".to_owned()))?;
-        let at = |seconds: u64| SqlValue::Int(i64::try_from(seconds).unwrap_or(i64::MAX));
         let entry = [at(self.created_at), SqlValue::Blob(&id.0)];
         let first = |sql: &str, params: &[SqlValue<'_>]| {
             let mut found = 0;
@@ -67,6 +69,51 @@ impl SignedBy {
         })?;
         Ok(taken)
     }
+}
+
+/// The events that are remembered at Unix seconds `now`, for an object that is to be emptied. Writes nothing.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn remembered(conn: &impl SqlConn, now: u64) -> Result<Vec<(u64, EventId)>, StoreError> {
+    let mut has_table = false;
+    conn.query(TABLES, &[], &mut |row| {
+        has_table = matches!(row, [SqlValue::Int(1)]);
+        Ok(())
+    })?;
+    let mut found = Vec::new();
+    if has_table {
+        conn.query(ALL, &[at(now.saturating_sub(AGE_SECONDS_MAX))], &mut |row| {
+            let [SqlValue::Int(created_at), SqlValue::Blob(id)] = row else {
+                return Err(StoreError::Corrupt("a used event".to_owned()));
+            };
+            let id = <[u8; 32]>::try_from(*id).map_err(|_| StoreError::Corrupt("a used event".to_owned()))?;
+            found.push((u64::try_from(*created_at).unwrap_or_default(), EventId(id)));
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
+/// Remembers events of an object that had been emptied, unless they are too old to be accepted.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn remember(
+    conn: &impl SqlConn,
+    now: u64,
+    events: impl Iterator<Item = (u64, EventId)>,
+) -> Result<(), StoreError> {
+    for (created_at, id) in events.filter(|(created_at, _)| created_at.saturating_add(AGE_SECONDS_MAX) >= now)
+    {
+        // One that is remembered already is.
+        let _ = SignedBy { id: id.to_string(), created_at }.take(conn, now)?;
+    }
+    Ok(())
+}
+
+fn at(seconds: u64) -> SqlValue<'static> {
+    SqlValue::Int(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
 /// What became of it, as JSON.

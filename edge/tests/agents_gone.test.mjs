@@ -5,17 +5,26 @@ import { ECHO, admin, api, ask, deploy, request, vars } from './agents_client.mj
 import { Client, generateSecretKey, sleep } from './client.mjs'
 import { startEdge } from './host.mjs'
 
-/** The Worker, with the path /left/<npub>: what is stored in the object of an agent. */
+/** The Worker, with the path /left/<npub>: what is stored in the object of an agent; /sent: how many requests to the API objects of
+ * agents have got; and /again/<npub>/<number>: the object gets such a request once more, as from an isolate of the Worker that
+ * knows nothing of the first. */
 const main = `
 import Entry, { AgentDurableObject as Agent } from './index.js'
 export { BlossomDurableObject, RelayDurableObject } from './index.js'
+const sent = []
 export class AgentDurableObject {
   constructor(state, env) {
     this.state = state
     this.object = new Agent(state, env)
   }
   async fetch(request) {
-    if (new URL(request.url).pathname !== '/left') return this.object.fetch(request)
+    const { pathname } = new URL(request.url)
+    if (pathname === '/agents/api') {
+      const body = await request.arrayBuffer()
+      sent.push(body)
+      return this.object.fetch(new Request(request.url, { method: 'POST', body }))
+    }
+    if (pathname !== '/left') return this.object.fetch(request)
     const { storage } = this.state
     const tables = storage.sql.exec('SELECT name FROM sqlite_master').toArray().map(table => table.name)
     return Response.json({ tables: tables.filter(name => !name.startsWith('_cf_')), alarm: await storage.getAlarm() })
@@ -24,8 +33,11 @@ export class AgentDurableObject {
 }
 export default {
   fetch(request, env, ctx) {
-    const [, what, npub] = new URL(request.url).pathname.split('/')
-    if (what === 'left') return env.AGENT.get(env.AGENT.idFromName(npub)).fetch('https://object/left')
+    const [, what, npub, number] = new URL(request.url).pathname.split('/')
+    if (what === 'sent') return Response.json(sent.length)
+    const object = env.AGENT.get(env.AGENT.idFromName(npub ?? ''))
+    if (what === 'left') return object.fetch('https://object/left')
+    if (what === 'again') return object.fetch('https://object/agents/api', { method: 'POST', body: sent[number] })
     return new Entry(ctx, env).fetch(request)
   },
 }`
@@ -72,4 +84,24 @@ test('a deleted agent leaves an empty object, answers its owner, and goes on whe
   }
   const nobody = `npub1${'q'.repeat(58)}`
   assert.ok([400, 404].includes((await api(edge, 'DELETE', `/agents/${nobody}`, { by: admin })).status))
+})
+
+/** An object was emptied with its memory of the requests that it had carried out. */
+test('a signed request is not carried out again when its agent has been deleted', async () => {
+  const number = async () => (await fetch(`${edge.http}/sent`)).json()
+  const again = async (npub, number) => {
+    const answer = await fetch(`${edge.http}/again/${npub}/${number}`)
+    return [answer.status, /has been used/.test(await answer.text())]
+  }
+  const manifest = { ...ECHO, name: 'replayed' }
+  const deployed = await number()
+  const { npub } = await deploy(edge, manifest)
+  const deleted = await number()
+  assert.equal((await api(edge, 'DELETE', `/agents/${npub}`)).status, 200)
+  await emptied(npub)
+  assert.deepEqual(await again(npub, deployed), [401, true], 'it stays deleted')
+  assert.deepEqual((await left(npub)).tables, [], 'and leaves nothing')
+  assert.equal((await deploy(edge, manifest)).version, 2)
+  for (const number of [deleted, deployed]) assert.deepEqual(await again(npub, number), [401, true], 'it stays deployed')
+  assert.equal((await api(edge, 'GET', `/agents/${npub}`)).json.version, 2)
 })

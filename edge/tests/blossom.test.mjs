@@ -42,12 +42,12 @@ async function counted(work) {
   return Object.fromEntries(added.filter(([, count]) => count !== 0))
 }
 
-/** Uploads a part of a blob. */
-function patch(bytes, from, to) {
+/** Uploads a part of a blob, or of `sent` as if it were. */
+function patch(bytes, from, to, sent = bytes, by = undefined) {
   const head = { 'content-type': 'application/octet-stream', 'upload-type': 'video/mp4' }
   const place = { 'upload-length': `${bytes.length}`, 'upload-offset': `${from}` }
-  const headers = { ...head, ...place, ...token('upload', [sha256(bytes)]) }
-  return send(edge, 'PATCH', `/${sha256(bytes)}`, { body: bytes.subarray(from, to), headers })
+  const headers = { ...head, ...place, ...token('upload', [sha256(bytes)], by) }
+  return send(edge, 'PATCH', `/${sha256(bytes)}`, { body: sent.subarray(from, to), headers })
 }
 
 /** Sends a request that an administrator has signed. */
@@ -134,6 +134,115 @@ test('PUT of a hash, and parts in any order', async () => {
   assertBytes(whole.body, other)
   assert.equal(whole.headers['content-type'], 'video/mp4')
   await until('no parts are left', async () => !(await keys()).some(key => key.startsWith('parts/')))
+})
+
+/** What the server answers to each of these, and by how many operations of the bucket. */
+test('a range costs one operation, and the answer is what the server gives', async () => {
+  const bytes = blob(1_000)
+  const hash = sha256(bytes)
+  const { json } = await upload(edge, bytes)
+  const { etag, 'last-modified': modified } = (await head(hash)).headers
+  assert.equal(Date.parse(modified) / 1_000, json.uploaded, 'the time is that of the descriptor')
+  assert.equal((await list(edge)).find(found => found.sha256 === hash).uploaded, json.uploaded)
+  const earlier = new Date(Date.parse(modified) - 5_000).toUTCString()
+  const all = [200, 0, 1_000]
+  const cases = [
+    ['bytes=0-9', {}, [206, 0, 10], { get: 1 }],
+    ['bytes=999-', {}, [206, 999, 1_000], { get: 1 }],
+    ['bytes=990-2000', {}, [206, 990, 1_000], { get: 1 }],
+    ['bytes=0-18446744073709551615', {}, [206, 0, 1_000], { get: 1 }],
+    ['bytes=-10', {}, [206, 990, 1_000], { get: 1 }],
+    ['bytes=-5000', {}, [206, 0, 1_000], { get: 1 }],
+    ['bytes=1000-', {}, [416], { get: 1, head: 1 }],
+    ['bytes=99999999999999999999-', {}, [416], { head: 1 }],
+    ['bytes=-0', {}, [416], { head: 1 }],
+    ['bytes=0-1,5-6', {}, all, { get: 1 }],
+    ['bytes=9-0', {}, all, { get: 1 }],
+    ['lines=0-9', {}, all, { get: 1 }],
+    ['bytes=0-9', { 'if-range': etag }, [206, 0, 10], { get: 1 }],
+    ['bytes=0-9', { 'if-range': '"x"' }, all, { get: 1 }],
+    ['bytes=0-9', { 'if-range': `W/${etag}` }, all, { get: 1 }],
+    ['bytes=0-9', { 'if-range': modified }, [206, 0, 10], { head: 1, get: 1 }],
+    ['bytes=0-9', { 'if-range': earlier }, all, { head: 1, get: 1 }],
+    ['bytes=0-9', { 'if-none-match': '"x"' }, [206, 0, 10], { get: 1 }],
+    ['bytes=0-9', { 'if-none-match': etag }, [304], { head: 1 }],
+    ['bytes=0-9', { 'if-match': '"x"' }, [412], { head: 1 }],
+    [undefined, { 'if-modified-since': modified }, [304], { head: 1 }],
+    [undefined, { 'if-modified-since': earlier }, all, { head: 1, get: 1 }],
+  ]
+  for (const [range, headers, [status, from, to], operations] of cases) {
+    const what = `${range} ${JSON.stringify(headers)}`
+    let answer
+    const cost = await counted(async () => (answer = await get(hash, range ? { range, ...headers } : headers)))
+    assert.equal(answer.status, status, what)
+    assert.deepEqual(cost, operations, what)
+    if (status === 416) assert.equal(answer.headers['content-range'], 'bytes */1000', what)
+    if (to === undefined) continue
+    assertBytes(answer.body, bytes.subarray(from, to), what)
+    assert.equal(answer.headers['content-length'], `${to - from}`, what)
+    assert.equal(answer.headers['content-range'], status === 206 ? `bytes ${from}-${to - 1}/1000` : undefined, what)
+  }
+  const empty = sha256('')
+  await upload(edge, new Uint8Array())
+  assert.equal((await get(empty, { range: 'bytes=0-' })).status, 416)
+  const { status, headers } = await get(empty, { range: 'bytes=-5' })
+  assert.deepEqual([status, headers['content-length']], [200, '0'])
+})
+
+test('a blob that is deleted while it is looked for is 404', async () => {
+  const bytes = blob()
+  const hash = sha256(bytes)
+  await upload(edge, bytes)
+  const { 'last-modified': modified } = (await head(hash)).headers
+  // A range that depends on a date takes two operations.
+  await tell(edge, { hold: 'get', only: 1 })
+  const getting = get(hash, { range: 'bytes=0-9', 'if-range': modified })
+  await waiting(1)
+  assert.equal((await remove(edge, hash)).status, 204)
+  await tell(edge, { release: true })
+  const { status, headers } = await getting
+  assert.deepEqual([status, headers['x-reason'], headers['access-control-allow-origin']], [404, 'not found', '*'])
+})
+
+test('the type that an owner tells later is served, and nothing else changes', async () => {
+  for (const bytes of [blob(3_000), new Uint8Array()]) {
+    const hash = sha256(bytes)
+    const by = generateSecretKey()
+    if (!bytes.length) await operate('DELETE', `/blossom/blobs/${hash}`)
+    const typed = type => upload(edge, bytes, { by, headers: { 'content-type': type } })
+    assert.equal((await upload(edge, bytes, { by })).status, 201)
+    const before = (await head(hash)).headers
+    assert.equal(before['content-type'], 'application/octet-stream')
+    // The date of a copy would be another one.
+    await sleep(1_100)
+    await tell(edge, { fail: { put: 'before' } })
+    const failed = await typed('text/markdown')
+    assert.deepEqual([failed.status, failed.json.type], [200, 'application/octet-stream'], 'as the bucket has it')
+    let cost = await counted(async () => assert.equal((await typed('text/markdown')).json.type, 'text/markdown'))
+    assert.deepEqual([cost.get, cost.put, cost.requests, cost.rows], [1, 1, 2, 1])
+    const after = await get(hash)
+    assertBytes(after.body, bytes)
+    for (const [name, value] of Object.entries({ ...before, 'content-type': 'text/markdown' })) {
+      if (!['date', 'connection', 'keep-alive'].includes(name)) assert.equal(after.headers[name], value, name)
+    }
+    assert.equal((await head(hash)).headers['content-type'], 'text/markdown')
+    cost = await counted(async () => assert.equal((await typed('text/html')).json.type, 'text/markdown'))
+    assert.deepEqual([cost.get, cost.put, cost.requests], [undefined, undefined, 1], 'it is known')
+  }
+})
+
+test('a blob that is deleted while it gets a type stays deleted', async () => {
+  const bytes = blob()
+  const hash = sha256(bytes)
+  await upload(edge, bytes)
+  await tell(edge, { hold: 'put', only: 1 })
+  const telling = upload(edge, bytes, { headers: { 'content-type': 'text/markdown' } })
+  await waiting(1)
+  assert.equal((await remove(edge, hash)).status, 204)
+  await tell(edge, { release: true })
+  await telling
+  assert.equal((await get(hash)).status, 404)
+  assert.ok(!(await keys()).includes(hash))
 })
 
 test('operators see reports, ban and unban', async () => {
@@ -228,14 +337,28 @@ test('a slower upload of the same bytes changes nothing of a live blob', async (
     assert.equal((await upload(edge, bytes, { headers: { 'content-type': 'video/mp4' } })).status, 201)
     const { version } = await bucket.head(hash)
     await tell(edge, { release: true })
-    const { status, json, body } = await uploading
+    // R2 may not have looked at the bytes of one that it has refused. Those that are staged it has.
+    let { status, json, headers, body } = await uploading
+    if (!several) {
+      assert.deepEqual([status, headers['retry-after']], [503, '5'], `${body}`)
+      assert.deepEqual(await list(edge, other), [], 'nobody owns what they have not shown')
+      ;({ status, json, body } = await send(edge, 'PUT', '/upload', { body: bytes, headers: slower }))
+    }
     assert.equal(status, 200, `${body}`)
     assert.equal(json.type, 'video/mp4')
     assert.equal((await get(hash)).headers['content-type'], 'video/mp4')
     assert.equal((await bucket.head(hash)).version, version, 'the object is the same')
     assert.deepEqual((await list(edge, other)).map(found => found.type).slice(0, 1), ['video/mp4'])
   }
-  // The bucket looks at the bytes of the slower one all the same.
+  // The same key over two connections.
+  const twice = blob()
+  await tell(edge, { hold: 'put', only: 1 })
+  const again = upload(edge, twice)
+  await waiting(1)
+  assert.equal((await upload(edge, twice)).status, 201)
+  await tell(edge, { release: true })
+  assert.equal((await again).status, 200)
+  // Whoever has only the hash.
   const bytes = blob()
   await tell(edge, { hold: 'put', only: 1 })
   const headers = { ...token('upload', [sha256(bytes)], other), 'x-sha-256': sha256(bytes) }
@@ -243,7 +366,42 @@ test('a slower upload of the same bytes changes nothing of a live blob', async (
   await waiting(1)
   assert.equal((await upload(edge, bytes)).status, 201)
   await tell(edge, { release: true })
-  assert.equal((await lying).status, 409)
+  assert.equal((await lying).status, 409, 'workerd looks at the hash')
+})
+
+/** Cloudflare does not say whether R2 looks at the hash of a body before it refuses to overwrite; workerd does. */
+test('a bucket that refuses to overwrite before it looks at the bytes makes nobody an owner', async () => {
+  const other = generateSecretKey()
+  const bytes = blob()
+  await tell(edge, { hold: 'put', only: 1, early: true })
+  const headers = { ...token('upload', [sha256(bytes)], other), 'x-sha-256': sha256(bytes) }
+  const lying = send(edge, 'PUT', '/upload', { body: blob(), headers })
+  await waiting(1)
+  assert.equal((await upload(edge, bytes)).status, 201)
+  await tell(edge, { release: true })
+  const { status, headers: told } = await lying
+  assert.deepEqual([status, told['retry-after']], [503, '5'])
+  assert.deepEqual(await list(edge, other), [])
+  assert.equal((await send(edge, 'PUT', '/upload', { body: blob(), headers })).status, 409, 'then it is looked at')
+  assert.equal((await upload(edge, bytes, { by: other })).status, 200)
+  // Parts are read once more.
+  for (const [last, wanted] of [[bytes => bytes, 200], [() => blob(), 409]]) {
+    const parted = blob(2_000)
+    const sent = Buffer.concat([parted.subarray(0, 1_000), last(parted.subarray(1_000))])
+    const part = (from, to) => patch(parted, from, to, sent, other)
+    assert.equal((await part(0, 1_000)).status, 204)
+    // They are joined only at the second time, when all are there.
+    await tell(edge, { fail: { get: 'before' } })
+    assert.equal((await part(1_000, 2_000)).status, 503)
+    await tell(edge, { hold: 'put', only: 1 })
+    const joining = part(1_000, 2_000)
+    await waiting(1)
+    assert.equal((await upload(edge, parted)).status, 201)
+    await tell(edge, { release: true })
+    assert.equal((await joining).status, wanted)
+    assert.equal((await list(edge, other)).some(found => found.sha256 === sha256(parted)), wanted === 200)
+  }
+  await tell(edge, { early: false })
 })
 
 test('a blob that is banned during its upload is not stored', async () => {
@@ -372,6 +530,8 @@ test('what requests cost', async () => {
     get: await counted(() => get(hash)),
     head: await counted(() => head(hash)),
     range: await counted(() => get(hash, { range: 'bytes=0-9' })),
+    suffix: await counted(() => get(hash, { range: 'bytes=-10' })),
+    unsatisfiable: await counted(() => get(hash, { range: 'bytes=1000-' })),
     missing: await counted(() => get(sha256(blob()))),
     list: await counted(() => list(edge)),
     delete: await counted(() => remove(edge, hash)),
@@ -395,7 +555,9 @@ test('what requests cost', async () => {
   })
   assert.deepEqual(costs.get, { get: 1 })
   assert.deepEqual(costs.head, { head: 1 })
-  assert.deepEqual(costs.range, { head: 1, get: 1 })
+  assert.deepEqual(costs.range, { get: 1 })
+  assert.deepEqual(costs.suffix, { get: 1 })
+  assert.deepEqual(costs.unsatisfiable, { get: 1, head: 1 })
   assert.deepEqual(costs.missing, { get: 1 })
   assert.deepEqual(without(costs.list), { requests: 1 })
   assert.deepEqual(without(costs.deletion), { requests: 1, rows: 1 }, 'of a kind 5 that concerns no blob')

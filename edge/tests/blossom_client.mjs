@@ -49,6 +49,7 @@ export const list = async (edge, by = key, query = '') =>
  * `{"fail": {"put": "before"}}`: the next put fails before it takes a byte; `"middle"`: when some have come; `"after"`: when all are
  * stored. `get`, `head` and `delete` likewise, `"before"` only.
  * `{"hold": "put"}`: calls of put wait, until `{"release": true}`; with `"only": 1` the next one.
+ * `{"early": true}`: a put that may not overwrite what is there is refused before its bytes are read.
  * `{"page": 2, "age": 7200}`: a list has at most two keys, and what it lists has been stored two hours earlier than it was.
  * The answer is what has been counted: operations of the bucket, requests to the index and rows that it has written, as billed.
  */
@@ -64,7 +65,7 @@ const instead = (of, own) => new Proxy(of, {
     return typeof value === 'function' && name !== 'constructor' ? value.bind(of) : value
   },
 })
-let page, age = 0
+let page, age = 0, early = false
 let fail = {}, hold, held = 0, waiting = 0
 const failing = async (operation, run) => {
   count(operation)
@@ -81,6 +82,7 @@ const failing = async (operation, run) => {
 }
 const bucket = of => instead(of, {
   put: (key, value, options) => failing('put', async how => {
+    if (early && options?.onlyIf?.etagDoesNotMatch === '*' && (await of.head(key))) return null
     if (how !== 'middle') return of.put(key, value, options)
     const reader = value.getReader()
     await reader.read()
@@ -130,6 +132,7 @@ export default {
       if (told.fail) fail = told.fail
       if (told.hold) [hold, held] = [told.hold, told.only ?? Infinity]
       if ('page' in told) ({ page, age } = told)
+      if ('early' in told) early = told.early
       if (told.release) hold = undefined
       for (const cursor of cursors.splice(0)) {
         count('rows', cursor.rowsWritten)

@@ -118,6 +118,51 @@ test('a blob that is not here is pulled from the servers that the request names'
   assertBytes((await get(`/${listed}`)).body, pulled[1])
 })
 
+test('where downloads are not public a token is needed', async () => {
+  const secret = await startEdge({ config: { blossom: { get_public: false } } })
+  const bytes = blob(2_000)
+  assert.equal((await upload(secret, bytes)).status, 201)
+  const ask = (method, headers) => send(secret, method, `/${sha256(bytes)}`, { headers })
+  for (const method of ['GET', 'HEAD']) assert.equal((await ask(method, {})).status, 401)
+  const range = { range: 'bytes=0-9', ...token('get') }
+  const { status, body, headers } = await ask('GET', range)
+  assert.deepEqual([status, body.length], [206, 10])
+  assert.match(headers['cache-control'], /^private,/)
+  assert.equal((await ask('GET', token('get', [sha256('x')]))).status, 401)
+  await secret.stop()
+})
+
+/** They were told after five seconds that it was being removed. */
+test('who asks for a blob that is being fetched gets it when it is here', async () => {
+  const bytes = blob(50_000)
+  let [go, asked] = []
+  const may = new Promise(done => (go = done))
+  const isAsked = new Promise(done => (asked = done))
+  let requests = 0
+  const slow = createServer(async (_, response) => {
+    requests += 1
+    asked()
+    await may
+    response.setHeader('content-length', bytes.length)
+    response.end(bytes)
+  })
+  await new Promise(done => slow.listen(0, '127.0.0.1', done))
+  const path = `/${sha256(bytes)}?xs=${encodeURIComponent(`http://127.0.0.1:${slow.address().port}`)}`
+  const first = get(path)
+  await isAsked
+  const others = [get(path), get(path)]
+  // Longer than whoever waits for a removal does.
+  assert.equal(await Promise.race([...others, sleep(6_000).then(() => 'they wait')]), 'they wait')
+  go()
+  for (const { status, body } of await Promise.all([first, ...others])) {
+    assert.equal(status, 200, `${body}`)
+    assertBytes(body, bytes)
+  }
+  assert.equal(requests, 1, 'it is fetched once')
+  slow.closeAllConnections()
+  slow.close()
+})
+
 test('downloads are told to the index where a rule asks for it, once an hour', async () => {
   const text = Buffer.from(`text ${Math.random()}`)
   const requests = async path => {

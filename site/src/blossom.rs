@@ -47,6 +47,8 @@ pub struct BlossomSettings {
     pub allow_private_addresses: bool,
     /// Whether anybody may list the blobs of a key. Otherwise only the key itself, with a token.
     pub list_public: bool,
+    /// Whether anybody may download blobs. Otherwise only keys that may upload, and administrators, with a token (`get`, BUD-11).
+    pub get_public: bool,
 }
 
 /// When blobs are removed.
@@ -85,6 +87,7 @@ impl Default for BlossomSettings {
             pull_through: false,
             allow_private_addresses: false,
             list_public: true,
+            get_public: true,
         }
     }
 }

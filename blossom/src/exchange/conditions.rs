@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use super::Head;
-use super::request::number;
+use super::request::{blob, number};
 use crate::blob::{Blob, Sha256};
 
 /// What is sent of a blob.
@@ -20,36 +20,92 @@ pub(super) enum ConditionResult {
     Unsatisfiable,
 }
 
+/// What a request reads of a blob, as far as its head and the hash tell: a store that finds a blob and reads it by one operation can
+/// do so. What is sent of it in the end is [`Body::Blob`](super::Body).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlannedRead {
+    /// Nothing, or what only the blob itself tells.
+    Nothing,
+    /// All of it.
+    Whole,
+    /// From this byte on, to another one or the end; either may be past the end of the blob.
+    From(u64, Option<u64>),
+    /// As many bytes at the end, or all if it has less. Never 0.
+    Last(u64),
+}
+
+/// What a request for a blob reads of it.
+pub fn planned_read(head: &Head) -> PlannedRead {
+    let Ok((sha256, _)) = blob(head.param.as_deref()) else { return PlannedRead::Nothing };
+    let etag = etag(&sha256);
+    // When it was uploaded is not known yet.
+    match (&*head.method, precondition(head, &etag, None)) {
+        ("GET", Some(Precondition::Met)) => wanted_range(head, &etag, None).unwrap_or(PlannedRead::Nothing),
+        _ => PlannedRead::Nothing,
+    }
+}
+
 /// Evaluates the conditions of a request, in the order of RFC 9110, 13.2.2.
 pub(super) fn check_conditions(head: &Head, blob: &Blob) -> ConditionResult {
     let etag = etag(&blob.sha256);
+    match precondition(head, &etag, Some(blob.uploaded)) {
+        Some(Precondition::Failed) => return ConditionResult::Failed,
+        Some(Precondition::NotModified) => return ConditionResult::NotModified,
+        Some(Precondition::Met) | None => {}
+    }
+    // Ranges are defined for GET only.
+    if head.is_head() {
+        return ConditionResult::Send(None);
+    }
+    let wanted = wanted_range(head, &etag, Some(blob.uploaded)).unwrap_or(PlannedRead::Whole);
+    wanted.of(blob.size)
+}
+
+/// Whether a blob is sent at all.
+enum Precondition {
+    Met,
+    NotModified,
+    Failed,
+}
+
+/// Evaluates preconditions; `None` if they depend on when the blob was uploaded, and that is not known.
+fn precondition(head: &Head, etag: &str, uploaded: Option<u64>) -> Option<Precondition> {
     let has = |name| head.header(name).is_some();
-    let lists = |name, weak| head.lines(name).any(|line| names(line, &etag, weak));
+    let lists = |name, weak| head.lines(name).any(|line| names(line, etag, weak));
     let date = |name| head.header(name).and_then(read_date);
     if has("if-match") {
         if !lists("if-match", false) {
-            return ConditionResult::Failed;
+            return Some(Precondition::Failed);
         }
-    } else if date("if-unmodified-since").is_some_and(|date| blob.uploaded > date) {
-        return ConditionResult::Failed;
+    } else if let Some(date) = date("if-unmodified-since")
+        && uploaded? > date
+    {
+        return Some(Precondition::Failed);
     }
     if has("if-none-match") {
         if lists("if-none-match", true) {
-            return ConditionResult::NotModified;
+            return Some(Precondition::NotModified);
         }
-    } else if date("if-modified-since").is_some_and(|date| blob.uploaded <= date) {
-        return ConditionResult::NotModified;
+    } else if let Some(date) = date("if-modified-since")
+        && uploaded? <= date
+    {
+        return Some(Precondition::NotModified);
     }
+    Some(Precondition::Met)
+}
+
+/// The range that is wanted of a blob of any size; `None` as above.
+fn wanted_range(head: &Head, etag: &str, uploaded: Option<u64>) -> Option<PlannedRead> {
     let mut ranges = head.lines("range");
-    let (Some(value), None) = (ranges.next(), ranges.next()) else { return ConditionResult::Send(None) };
-    let is_fresh = head.header("if-range").is_none_or(|condition| {
-        condition.trim() == etag || read_date(condition).is_some_and(|date| blob.uploaded == date)
-    });
-    // Ranges are defined for GET only.
-    if head.is_head() || !is_fresh {
-        return ConditionResult::Send(None);
-    }
-    range(value, blob.size)
+    let (Some(value), None) = (ranges.next(), ranges.next()) else { return Some(PlannedRead::Whole) };
+    let is_fresh = match head.header("if-range") {
+        Some(condition) if condition.trim() != etag => match read_date(condition) {
+            Some(date) => uploaded? == date,
+            None => false,
+        },
+        _ => true,
+    };
+    Some(if is_fresh { range(value) } else { PlannedRead::Whole })
 }
 
 /// The strong validator of a blob.
@@ -90,30 +146,41 @@ fn names(list: &str, etag: &str, weak: bool) -> bool {
     }
 }
 
-/// A Range header: one range of bytes, cut at the end of the blob. Other units, several ranges and malformed headers are
-/// ignored.
-fn range(value: &str, size: u64) -> ConditionResult {
-    let all = ConditionResult::Send(None);
-    let Some((unit, set)) = value.split_once('=') else { return all };
-    let Some((first, last)) = set.trim().split_once('-') else { return all };
+/// A Range header: one range of bytes. Other units, several ranges and malformed headers are ignored.
+fn range(value: &str) -> PlannedRead {
+    use PlannedRead::{From, Last, Nothing, Whole};
+    let Some((unit, set)) = value.split_once('=') else { return Whole };
+    let Some((first, last)) = set.trim().split_once('-') else { return Whole };
     if !unit.trim().eq_ignore_ascii_case("bytes") {
-        return all;
+        return Whole;
     }
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits(first) || !digits(last) {
-        return all;
+        return Whole;
     }
     match (number(first), number(last)) {
-        (None, None) => all,
-        (None, Some(0)) => ConditionResult::Unsatisfiable,
-        // The last bytes; an empty blob has none.
-        (None, Some(_)) if size == 0 => all,
-        (None, Some(count)) => ConditionResult::Send(Some(size.saturating_sub(count)..size)),
-        (Some(first), Some(last)) if last < first => all,
-        (Some(first), _) if first >= size => ConditionResult::Unsatisfiable,
-        (Some(first), last) => {
-            let end = last.map_or(size, |last| last.saturating_add(1).min(size));
-            ConditionResult::Send(Some(first..end))
+        (None, None) => Whole,
+        (None, Some(0)) => Nothing,
+        (None, Some(count)) => Last(count),
+        (Some(first), Some(last)) if last < first => Whole,
+        (Some(first), last) => From(first, last),
+    }
+}
+
+impl PlannedRead {
+    /// The same of a blob of this size, cut at its end.
+    fn of(self, size: u64) -> ConditionResult {
+        match self {
+            PlannedRead::Nothing => ConditionResult::Unsatisfiable,
+            PlannedRead::Whole => ConditionResult::Send(None),
+            // An empty blob has no last bytes.
+            PlannedRead::Last(_) if size == 0 => ConditionResult::Send(None),
+            PlannedRead::Last(count) => ConditionResult::Send(Some(size.saturating_sub(count)..size)),
+            PlannedRead::From(first, _) if first >= size => ConditionResult::Unsatisfiable,
+            PlannedRead::From(first, last) => {
+                let end = last.map_or(size, |last| last.saturating_add(1).min(size));
+                ConditionResult::Send(Some(first..end))
+            }
         }
     }
 }
@@ -238,6 +305,49 @@ mod tests {
         for (headers, want) in cases {
             assert_eq!(check_conditions(&head("GET", headers), &blob(100)), want, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn what_is_read_is_planned_from_the_head() {
+        use PlannedRead::{From, Last, Nothing, Whole};
+        let param = Sha256([0xab; 32]).to_string();
+        let own = etag(&Sha256([0xab; 32]));
+        let (own, date) = (own.as_str(), "Sun, 06 Nov 1994 08:49:37 GMT");
+        let range = ("range", "bytes=3-9");
+        let cases: [(&[(&str, &str)], PlannedRead); 20] = [
+            (&[], Whole),
+            (&[range], From(3, Some(9))),
+            (&[("range", "bytes=3-")], From(3, None)),
+            (&[("range", "bytes=-3")], Last(3)),
+            (&[("range", "bytes=-0")], Nothing),
+            (&[("range", "lines=1-2")], Whole),
+            (&[range, ("range", "bytes=1-2")], Whole),
+            (&[range, ("if-range", own)], From(3, Some(9))),
+            (&[range, ("if-range", "\"x\"")], Whole),
+            (&[range, ("if-range", date)], Nothing),
+            (&[("if-none-match", own)], Nothing),
+            (&[range, ("if-none-match", "\"x\"")], From(3, Some(9))),
+            (&[("if-none-match", "\"x\""), ("if-modified-since", date)], Whole),
+            (&[("if-modified-since", date)], Nothing),
+            (&[("if-modified-since", "yesterday")], Whole),
+            (&[("if-unmodified-since", date)], Nothing),
+            (&[("if-match", own), ("if-unmodified-since", date)], Whole),
+            (&[("if-match", "\"x\"")], Nothing),
+            (&[("if-match", "*"), range], From(3, Some(9))),
+            (&[("if-none-match", "*")], Nothing),
+        ];
+        for (headers, want) in cases {
+            let head = Head { param: Some(format!("{param}.png")), ..head("GET", headers) };
+            assert_eq!(planned_read(&head), want, "{headers:?}");
+            // What is planned is never other than what is sent.
+            for size in [0, 5, 100] {
+                let sent = check_conditions(&head, &blob(size));
+                assert!(want == Nothing || want.of(size) == sent, "{headers:?} of {size}: {sent:?}");
+            }
+            let head = Head { method: "HEAD".to_owned(), ..head };
+            assert_eq!(planned_read(&head), Nothing, "{headers:?}");
+        }
+        assert_eq!(planned_read(&head("GET", &[])), Nothing, "no blob");
     }
 
     #[test]

@@ -28,16 +28,17 @@ mod step;
 mod storing;
 mod upload;
 
+pub use conditions::{PlannedRead, planned_read};
 pub use internal_upload::{InternalUpload, InternalUploadStep};
-pub use read::RELAY_OWNER;
+pub use read::{RELAY_OWNER, listed_servers, server_lists};
 pub(crate) use request::{is_open, server_url};
 pub use response::{Body, Response};
-pub use step::{Input, Processed, Receive, Received, Reservation, Step, StepError, Uploader};
+pub use step::{Input, Processed, Receive, Received, Reservation, Retries, Step, StepError, Uploader};
 
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
 use relay_site::nip98::ServerUrl;
-use relay_site::{BlossomRoute, BlossomSettings};
+use relay_site::{BlossomRoute, BlossomSettings, Found};
 
 use crate::payment::Payments;
 
@@ -103,6 +104,11 @@ pub struct Keys<'a> {
     pub allowed: Option<&'a [PubKey]>,
     /// Keys that may not: `policy.deny_pubkeys`.
     pub denied: &'a [PubKey],
+}
+
+/// The variable part of a path, for [`Head::param`].
+pub fn path_param(found: &Found<'_, '_>) -> Option<String> {
+    ["blob", "pubkey", "sha256"].iter().find_map(|name| found.param(name)).map(str::to_owned)
 }
 
 /// The head of a request.

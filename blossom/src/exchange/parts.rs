@@ -1,12 +1,13 @@
 //! `PATCH /<sha256>` (BUD-14): a blob comes in parts, in any order, at once, and again where a connection broke. Whoever brings
-//! the last one has all of them joined, and is told what `PUT` would have been told.
+//! the last one has all of them joined, and is told what `PUT` would have been told. The price is that of a `PUT`, by the size of the
+//! blob: whoever brings the first part pays it, and the owner's other parts cost nothing.
 
 use super::request::{Price, blob, declared_type, fits, length, may_upload, number, token, type_is_taken};
 use super::response::Response;
 use super::step::{Input, Receive, Received, Step, StepError};
-use super::storing::{Kept, StoringError, bytes_are_taken, commit, problem, receive, wanted};
+use super::storing::{Kept, StoringError, bytes_are_taken, commit, missing_type, problem, receive, wanted};
 use super::{Context, Head, State, Transition};
-use crate::blob::Sha256;
+use crate::blob::{Blob, Sha256};
 use crate::index::{Command, Key, Outcome, Part, PartHead, Refusal, Wanted};
 use crate::mime;
 use crate::payment::Operation;
@@ -23,17 +24,20 @@ pub(super) struct Patch {
     mime: String,
     part: PartHead,
     price: Price,
+    /// Whether this part pays.
+    pays: bool,
     stage: Stage,
 }
 
 #[derive(Clone, Debug)]
 enum Stage {
-    /// It is to be paid, and nothing is offered: whether it would be accepted.
-    Quote {
-        wanted: Wanted,
-        unpaid: Response,
-    },
+    /// It costs something: whether that is paid, or the part would be accepted.
+    Quote(Wanted),
     Begin,
+    Claim {
+        upload: u64,
+        key: Key,
+    },
     Receive {
         upload: u64,
         key: Key,
@@ -44,6 +48,9 @@ enum Stage {
     },
     /// Whether others have completed the blob.
     Look,
+    /// The blob is here, and its owner says of what type it is.
+    SetType(Blob),
+    SetMime(Blob),
     Join {
         upload: u64,
     },
@@ -81,51 +88,75 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     token.names(&sha256)?;
     may_upload(context, &token.pubkey)?;
     type_is_taken(context, &mime)?;
-    let price = Price::new(head, Operation::UploadPart, of_part, Some(sha256), Some(token.pubkey));
+    let price = Price::new(head, Operation::UploadPart, total, Some(sha256), Some(token.pubkey));
     let mut wanted = wanted(context, token.pubkey.to_string(), Some(sha256), total, mime.clone());
     wanted.abandoned_at = context.now.saturating_add(context.settings.parts_seconds.into());
     let part = PartHead { offset, length: of_part };
-    let (stage, command) = match price.is_offered(context) {
-        Ok(()) => (Stage::Begin, Command::BeginPart(wanted, part)),
-        Err(unpaid) => {
-            let check = Command::Check(Wanted { size: of_part, ..wanted.clone() });
-            (Stage::Quote { wanted, unpaid }, check)
-        }
+    let (stage, command) = match price.is_due(context) {
+        false => (Stage::Begin, Command::BeginPart(wanted, part)),
+        true => (Stage::Quote(wanted.clone()), Command::CheckPart(wanted)),
     };
-    let patch = Patch { owner: token.pubkey.to_string(), sha256, total, mime, part, price, stage };
+    let owner = token.pubkey.to_string();
+    let patch = Patch { owner, sha256, total, mime, part, price, pays: false, stage };
     Ok((State::Part(Box::new(patch)), Step::Ask(command)))
 }
 
 impl Patch {
     pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Transition {
         match std::mem::replace(&mut self.stage, Stage::Begin) {
-            Stage::Quote { wanted, unpaid } => match input {
-                Input::Answered(Outcome::Accepted) => Err(unpaid),
-                Input::Answered(Outcome::Exists(_)) => {
-                    let part = self.part;
-                    self.at(Stage::Begin, Step::Ask(Command::BeginPart(wanted, part)))
-                }
-                other => Err(problem(other).into()),
-            },
-            Stage::Begin => match input {
-                Input::Answered(Outcome::Begun { upload, key }) => {
-                    if let Err(unpaid) = self.price.pay(context) {
-                        return self
-                            .give_up(Command::AbortPart { upload, key }, StoringError::Unpaid(unpaid));
+            Stage::Quote(wanted) => {
+                match input {
+                    Input::Answered(Outcome::Accepted) => {
+                        self.price.is_offered(context)?;
+                        self.pays = true;
                     }
-                    let length = self.part.length;
-                    let mime = mime::UNKNOWN.to_owned();
-                    let receive =
-                        receive(context, &self.owner, key.clone(), None, Some(length), length, mime);
-                    self.at(Stage::Receive { upload, key }, Step::Receive(receive))
+                    Input::Answered(Outcome::Done | Outcome::Exists(_)) => {}
+                    other => return Err(problem(other).into()),
                 }
-                Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
+                let part = self.part;
+                self.at(Stage::Begin, Step::Ask(Command::BeginPart(wanted, part)))
+            }
+            Stage::Begin => match input {
+                Input::Answered(Outcome::Begun { upload, key }) if self.pays => {
+                    self.at(Stage::Claim { upload, key }, Step::Ask(Command::ClaimPayment { upload }))
+                }
+                Input::Answered(Outcome::Begun { upload, key }) => self.receive(context, upload, key),
+                Input::Answered(Outcome::Exists(blob)) => match missing_type(&blob, &self.mime) {
+                    Some(mime) => {
+                        let step = Step::SetType { sha256: self.sha256, mime };
+                        self.at(Stage::SetType(blob), step)
+                    }
+                    None => Err(Kept::Old(blob).response(context)),
+                },
                 // Its bytes are here already.
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
                 Input::Answered(Outcome::Complete { upload, key, parts, is_here }) => {
                     self.join(context, upload, key, parts, is_here)
                 }
                 other => Err(problem(other).into()),
+            },
+            Stage::SetType(blob) => match input {
+                Input::Done => {
+                    let (sha256, owner, mime) = (self.sha256, self.owner.clone(), self.mime.clone());
+                    self.at(Stage::SetMime(blob), Step::Ask(Command::SetMime { sha256, owner, mime }))
+                }
+                _ => Err(Kept::Old(blob).response(context)),
+            },
+            Stage::SetMime(old) => {
+                let blob = match input {
+                    Input::Answered(Outcome::Exists(blob)) => blob,
+                    _ => old,
+                };
+                Err(Kept::Old(blob).response(context))
+            }
+            Stage::Claim { upload, key } => match input {
+                Input::Answered(Outcome::Accepted) => match self.price.pay(context) {
+                    Ok(()) => self.receive(context, upload, key),
+                    // Parts that have come meanwhile are not paid either.
+                    Err(unpaid) => self.give_up(Command::AbortParts { upload }, StoringError::Unpaid(unpaid)),
+                },
+                Input::Answered(Outcome::Done) => self.receive(context, upload, key),
+                other => self.give_up(Command::AbortPart { upload, key }, problem(other)),
             },
             Stage::Receive { upload, key } => match input {
                 Input::Received(Received { size, .. }) if size == self.part.length => {
@@ -154,12 +185,14 @@ impl Patch {
                 other => Err(problem(other).into()),
             },
             Stage::Join { upload } => match input {
-                Input::Received(Received { sha256, size, first, kept_mime, .. }) if sha256 == self.sha256 => {
-                    let mime = kept_mime.unwrap_or_else(|| mime::declared_or_sniffed(&self.mime, &first));
-                    if let Err(response) = bytes_are_taken(context, &mime, &first) {
+                Input::Received(received) if received.sha256 == self.sha256 => {
+                    let Received { first, kept_mime, .. } = &received;
+                    let mime = kept_mime.clone();
+                    let mime = mime.unwrap_or_else(|| mime::declared_or_sniffed(&self.mime, first));
+                    if let Err(response) = bytes_are_taken(context, &mime, first) {
                         return self.give_up(Command::AbortParts { upload }, StoringError::Type(response));
                     }
-                    let commit = commit(context, upload, (sha256, size), mime, None);
+                    let commit = commit(context, upload, &received, mime, None);
                     self.at(Stage::Finish { upload }, Step::Ask(Command::Finish(commit)))
                 }
                 // Nobody knows which part is wrong.
@@ -176,6 +209,12 @@ impl Patch {
             },
             Stage::Clean(problem) => Err(problem.into()),
         }
+    }
+
+    fn receive(self: Box<Self>, context: &Context<'_>, upload: u64, key: Key) -> Transition {
+        let (length, mime) = (self.part.length, mime::UNKNOWN.to_owned());
+        let receive = receive(context, &self.owner, key.clone(), None, Some(length), length, mime);
+        self.at(Stage::Receive { upload, key }, Step::Receive(receive))
     }
 
     fn join(

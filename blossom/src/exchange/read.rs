@@ -1,10 +1,11 @@
 //! `GET` and `HEAD` of a blob (BUD-01), and pull-through (BUD-10): a blob that is not here is fetched from the servers that the
 //! request names.
 
+use relay_engine::types::{Event, Filter, PubKey};
 use url::{Url, form_urlencoded};
 
 use super::conditions::{ConditionResult, check_conditions, date, etag};
-use super::request::{Price, blob, number};
+use super::request::{Price, blob, may_download, number};
 use super::response::{Body, Response};
 use super::step::{Input, Step, StepError};
 use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, StoringError, problem};
@@ -22,6 +23,9 @@ const CACHE_SECONDS: u64 = 31_536_000;
 /// Seconds for which caches that many clients share do: then they ask again, so that a deletion or a ban reaches them.
 const SHARED_CACHE_SECONDS: u64 = 3_600;
 
+/// Kind of a list of servers (BUD-03).
+const SERVER_LIST: u16 = 10063;
+
 /// Most servers that one request may name, and most authors.
 const HINTS_MAX: usize = 5;
 
@@ -30,6 +34,18 @@ const HINTS_MAX: usize = 5;
 /// loads it from here once more.
 const SANDBOX: &str = "default-src 'none'; sandbox; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self' data:; \
     font-src data:; base-uri 'none'; form-action 'none'";
+
+/// What a host asks its relay for at [`Step::FindServers`]: the lists of servers of these keys, in hexadecimal.
+pub fn server_lists(authors: &[String]) -> Filter {
+    let authors = authors.iter().filter_map(|author| PubKey::from_hex(author.as_bytes()).ok()).collect();
+    Filter { kinds: Some([SERVER_LIST].into()), authors: Some(authors), ..Filter::default() }
+}
+
+/// The servers in these lists, in their order, for [`Input::Servers`].
+pub fn listed_servers(lists: &[Event]) -> Vec<String> {
+    let tags = lists.iter().flat_map(|list| list.tags().named(b"server"));
+    tags.filter_map(|tag| Some(String::from_utf8_lossy(&tag.value()?).into_owned())).collect()
+}
 
 /// A download.
 #[derive(Clone, Debug)]
@@ -40,10 +56,13 @@ pub(super) enum Read {
     Servers(Hints),
     /// It is fetched.
     Pull(Box<Storing>),
+    /// Somebody has brought it meanwhile.
+    LookAgain,
 }
 
-pub(super) fn begin(_: &Context<'_>, head: &Head) -> Transition {
+pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     let (sha256, _) = blob(head.param.as_deref())?;
+    may_download(context, head, &sha256)?;
     Ok((State::Read(Read::Look(sha256)), Step::Ask(Command::Get(sha256))))
 }
 
@@ -64,6 +83,11 @@ impl Read {
                 },
                 other => Err(problem(other).into()),
             },
+            Read::LookAgain => Err(match input {
+                Input::Answered(Outcome::Blob(blob)) => serve(context, head, blob),
+                Input::Answered(Outcome::Missing) => missing(),
+                other => problem(other).into(),
+            }),
             Read::Servers(mut hints) => {
                 if let Input::Servers(servers) = input {
                     for server in servers {
@@ -74,9 +98,14 @@ impl Read {
             }
             Read::Pull(storing) => match storing.resume(context, input) {
                 Progress::Step(storing, step) => Ok((State::Read(Read::Pull(storing)), step)),
+                // It is here now, whoever has brought it.
+                Progress::End(Err(StoringError::Failed(StepError::Raced))) => {
+                    let (sha256, _) = blob(head.param.as_deref())?;
+                    Ok((State::Read(Read::LookAgain), Step::Ask(Command::Get(sha256))))
+                }
                 Progress::End(end) => Err(match end {
                     Ok(Kept::New(blob) | Kept::Old(blob)) => serve(context, head, blob),
-                    Err(StoringError::Busy) => StoringError::Busy.into(),
+                    Err(problem @ (StoringError::Busy | StoringError::Pulling)) => problem.into(),
                     Err(StoringError::Failed(failure @ (StepError::Full | StepError::Store(_)))) => {
                         failure.into()
                     }
@@ -143,7 +172,10 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
 fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Response {
     let left = blob.expires_at.map_or(CACHE_SECONDS, |at| at.saturating_sub(context.now).min(CACHE_SECONDS));
     let shared = left.min(SHARED_CACHE_SECONDS);
-    let cache = format!("public, max-age={left}, s-maxage={shared}, immutable, no-transform");
+    let cache = match context.settings.get_public {
+        true => format!("public, max-age={left}, s-maxage={shared}, immutable, no-transform"),
+        false => format!("private, max-age={left}, immutable, no-transform"),
+    };
     let mut response = response.with("etag", etag(&blob.sha256)).with("cache-control", cache);
     let dates = [("last-modified", Some(blob.uploaded)), ("sunset", blob.expires_at)];
     for (name, seconds) in dates {

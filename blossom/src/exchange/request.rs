@@ -131,6 +131,22 @@ pub(super) fn may_upload(context: &Context<'_>, pubkey: &PubKey) -> Result<(), R
     Err(Response::error(403, "only keys that the operator has listed may upload here"))
 }
 
+/// Whether a request may download a blob: anybody's, or with a token of a key that may upload (BUD-11).
+///
+/// # Errors
+/// 401, 403.
+pub(super) fn may_download(context: &Context<'_>, head: &Head, sha256: &Sha256) -> Result<(), Response> {
+    if context.settings.get_public {
+        return Ok(());
+    }
+    let token = token(context, head, Verb::Get)?;
+    // `x` tags are optional here, and hold if there are any.
+    if !token.hashes.is_empty() {
+        token.names(sha256)?;
+    }
+    may_upload(context, &token.pubkey).map_err(|_| Response::error(403, "this key may not download here"))
+}
+
 fn is_listed(context: &Context<'_>, pubkey: &PubKey) -> bool {
     let keys = &context.keys;
     keys.admins.contains(pubkey)
@@ -178,6 +194,11 @@ impl Price {
     fn purchase(&self) -> Purchase<'_> {
         let Price { operation, size, pubkey, .. } = *self;
         Purchase { operation, size, sha256: self.sha256.as_deref(), pubkey }
+    }
+
+    /// Whether it costs something.
+    pub(super) fn is_due(&self, context: &Context<'_>) -> bool {
+        context.payments.is_some_and(|payments| !payments.quote(&self.purchase()).is_empty())
     }
 
     /// Whether it is free, or a proof is there that may be judged.

@@ -128,6 +128,7 @@ impl From<StepError> for Response {
             StepError::Incomplete => Self::error(400, "the body ended before its length"),
             StepError::Stalled => Self::error(408, "no data received for too long"),
             StepError::WrongHash => Self::error(409, "SHA-256 does not match"),
+            StepError::Raced => unavailable("somebody else has uploaded the blob meanwhile; send it again"),
             StepError::Refused(refusal) => refusal.into(),
             StepError::Full => Self::error(507, "this server has no room left"),
             StepError::Store(_) => unavailable("the store has failed; try again"),
@@ -142,6 +143,11 @@ impl From<StepError> for Response {
 /// 503: the client is to try again soon.
 pub(super) fn unavailable(message: &str) -> Response {
     Response::error(503, message).with("retry-after", "5")
+}
+
+/// Another request fetches the blob from other servers, and that takes longer than the host has waited.
+pub(super) fn pulling() -> Response {
+    unavailable("the blob is being fetched from another server; try again")
 }
 
 /// The bytes of the blob are being removed at this moment, and that takes longer than the host has waited.

@@ -1,18 +1,47 @@
 //! What a host does for an exchange, and what it tells about it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use relay_site::nip98;
 
 use super::response::Response;
 use crate::blob::{Media, Sha256};
-use crate::index::{Command, Key, Outcome, Part, Refusal};
+use crate::index::{Command, Key, Outcome, PULL_SECONDS, Part, Refusal};
 use crate::mime;
+
+/// When a host asks the index the same again, because the answer is about to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    busy: u32,
+    pulling: u32,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Retries { busy: 50, pulling: PULL_SECONDS as u32 * 4 }
+    }
+}
+
+impl Retries {
+    /// How long it waits before it asks once more; `None` if this is the answer. It waits for 5 seconds while bytes are being removed
+    /// ([`Outcome::Busy`]), and for two minutes while another request fetches the blob ([`Outcome::Pulling`]).
+    pub fn wait(&mut self, outcome: &Outcome) -> Option<Duration> {
+        let (left, pause) = match outcome {
+            Outcome::Busy => (&mut self.busy, Duration::from_millis(100)),
+            Outcome::Pulling => (&mut self.pulling, Duration::from_millis(250)),
+            _ => return None,
+        };
+        *left = left.checked_sub(1)?;
+        Some(pause)
+    }
+}
 
 /// What a host does next. After any step but the last it calls [`Exchange::resume`](super::Exchange::resume).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Ask the index: [`Input::Answered`] or [`Input::Failed`]. While the outcome is [`Outcome::Busy`], the host asks the same
-    /// again, every 100 ms and at most 50 times; only then it gives `Busy` to the exchange, which answers 503.
+    /// Ask the index: [`Input::Answered`] or [`Input::Failed`]. As long as [`Retries`] says so, the host waits and asks the same
+    /// again; only then it gives [`Outcome::Busy`] or [`Outcome::Pulling`] to the exchange, which answers 503.
     Ask(Command),
     /// Mark the event that has signed this request as used ([`nip98::UsedEvents::take`]), in the set of all signed requests to
     /// this host: [`Input::Used`]. Its author is [`nip98::Author::Permitted`]: an administrator.
@@ -41,8 +70,8 @@ pub enum Step {
         /// How to store them.
         receive: Receive,
     },
-    /// Give staged bytes their final key: [`Input::Done`] or [`Input::Failed`]; [`Input::Received`] with
-    /// [`Received::kept_mime`] if bytes were there already.
+    /// Give staged bytes their final key: [`Input::Done`] or [`Input::Failed`]; [`Input::Received`] where the store says when it
+    /// has them ([`Received::uploaded`]), or that bytes were there already ([`Received::kept_mime`]).
     Promote {
         /// Where they are.
         from: Key,
@@ -52,6 +81,14 @@ pub enum Step {
         mime: String,
         /// When retention removes them, in Unix seconds, kept with the object where the store can.
         expires_at: Option<u64>,
+    },
+    /// Keep this type with the bytes of a blob, where the store has types, if they are there: [`Input::Done`] or [`Input::Failed`].
+    /// Changes nothing else of them.
+    SetType {
+        /// The blob.
+        sha256: Sha256,
+        /// The type.
+        mime: String,
     },
     /// Join parts, check the hash and store the blob: [`Input::Received`] or [`Input::Failed`]. Parts are removed by the index.
     Join {
@@ -189,6 +226,9 @@ pub struct Received {
     /// The type that is kept with the bytes, if they were there already under this hash and the store has left them as they were:
     /// then it is the blob's type, whatever is declared.
     pub kept_mime: Option<String>,
+    /// When the store says that it has got the bytes, in Unix seconds, if it answers downloads without the index: then it is when the
+    /// blob was uploaded.
+    pub uploaded: Option<u64>,
 }
 
 /// A stripped picture.
@@ -215,6 +255,8 @@ pub enum StepError {
     Stalled,
     /// The hash is not the expected one.
     WrongHash,
+    /// Somebody else's bytes were stored under the hash while these came, and the store may not have looked at these.
+    Raced,
     /// The disk is full.
     Full,
     /// The index refuses to make room for it.
@@ -229,4 +271,20 @@ pub enum StepError {
     Unprocessable(String),
     /// This host does not do that.
     Unsupported,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_waits_for_removals_and_pulls_and_for_nothing_else() {
+        let waited = |outcome: &Outcome| {
+            let mut retries = Retries::default();
+            std::iter::from_fn(|| retries.wait(outcome)).sum::<Duration>()
+        };
+        assert_eq!(waited(&Outcome::Busy), Duration::from_secs(5));
+        assert_eq!(waited(&Outcome::Pulling), Duration::from_secs(PULL_SECONDS));
+        assert_eq!(waited(&Outcome::Missing), Duration::ZERO);
+    }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::Context;
 use super::list::SECONDS_MAX;
 use super::request::{self, Price};
-use super::response::{Response, busy};
+use super::response::{Response, busy, pulling};
 use super::step::{Input, Receive, Received, Reservation, Step, StepError};
 use crate::blob::{Blob, Media, Sha256};
 use crate::index::{Command, Commit, Key, Outcome, Refusal, Wanted};
@@ -79,6 +79,19 @@ impl Plan {
     /// The type before the bytes are seen.
     fn first_mime(&self) -> String {
         self.mime.clone().or_else(|| self.mime_of_extension()).unwrap_or_else(|| mime::UNKNOWN.to_owned())
+    }
+
+    /// The same as far as it is taken: a type by the extension has not been looked at yet.
+    fn taken_mime(&self, context: &Context<'_>) -> String {
+        let mime = Some(self.first_mime()).filter(|mime| mime::is_taken(context.settings, mime));
+        mime.unwrap_or_else(|| mime::UNKNOWN.to_owned())
+    }
+
+    /// What the index is asked.
+    fn wanted(&self, context: &Context<'_>) -> Wanted {
+        let (known, size) = (self.expected.known(), self.length.unwrap_or(0));
+        let wanted = wanted(context, self.owner.clone(), known, size, self.taken_mime(context));
+        Wanted { key_bytes_max: self.key_bytes_max, ..wanted }
     }
 
     fn mime_of_extension(&self) -> Option<String> {
@@ -157,12 +170,19 @@ pub(super) fn receive(
 pub(super) fn commit(
     context: &Context<'_>,
     upload: u64,
-    (sha256, size): (Sha256, u64),
+    received: &Received,
     mime: String,
     media: Option<Media>,
 ) -> Commit {
+    let Received { sha256, size, uploaded, .. } = *received;
     let Lifetime { expires_at, unused_seconds } = lifetime(context, &mime, size);
-    Commit { upload, sha256, size, mime, expires_at, unused_seconds, media }
+    Commit { upload, sha256, size, mime, uploaded, expires_at, unused_seconds, media }
+}
+
+/// The type that an owner of a blob declares, if nobody knew it.
+pub(super) fn missing_type(blob: &Blob, declared: &str) -> Option<String> {
+    let is_missing = mime::essence(&blob.mime) == mime::UNKNOWN && mime::essence(declared) != mime::UNKNOWN;
+    is_missing.then(|| declared.to_owned())
 }
 
 /// Whether bytes of this type are taken. A list of refused types holds for what their beginning tells, too, whatever their uploader
@@ -208,6 +228,15 @@ enum Stage {
     Finish {
         upload: u64,
     },
+    /// The blob is here, and its owner says of what type it is: the store keeps that, and then the index.
+    SetType {
+        blob: Blob,
+        mime: String,
+    },
+    SetMime(Blob),
+    /// Bytes of others came first, and the upload is ended. Who owns the blob need not show it once more.
+    Raced,
+    Own,
     /// The upload is ended; staged bytes are still to be discarded.
     Clean {
         staged: Option<Key>,
@@ -238,6 +267,8 @@ impl Kept {
 #[derive(Clone, Debug)]
 pub(super) enum StoringError {
     Busy,
+    /// Another request fetches it.
+    Pulling,
     Refused(Refusal),
     Failed(StepError),
     /// The hash is none of those that the token names.
@@ -254,6 +285,7 @@ impl From<StoringError> for Response {
     fn from(problem: StoringError) -> Self {
         match problem {
             StoringError::Busy => busy(),
+            StoringError::Pulling => pulling(),
             StoringError::Refused(refusal) => refusal.into(),
             StoringError::Failed(failure) => failure.into(),
             StoringError::NotNamed => crate::token::TokenError::OtherHash.into(),
@@ -275,13 +307,7 @@ pub(super) enum Progress {
 impl Storing {
     /// Begins an upload.
     pub(super) fn begin(context: &Context<'_>, plan: Plan) -> (Box<Self>, Step) {
-        let known = plan.expected.known();
-        let size = plan.length.unwrap_or(0);
-        // A type by the extension has not been looked at yet.
-        let mime = Some(plan.first_mime()).filter(|mime| mime::is_taken(context.settings, mime));
-        let mime = mime.unwrap_or_else(|| mime::UNKNOWN.to_owned());
-        let mut wanted = wanted(context, plan.owner.clone(), known, size, mime);
-        wanted.key_bytes_max = plan.key_bytes_max;
+        let wanted = plan.wanted(context);
         let (stage, command) = match plan.price.as_ref().map(|price| price.is_offered(context)) {
             Some(Err(unpaid)) => (Stage::Quote { wanted: wanted.clone(), unpaid }, Command::Check(wanted)),
             _ => (
@@ -306,8 +332,34 @@ impl Storing {
                 other => end(Err(problem(other))),
             },
             Stage::Begin => self.begun(context, input),
+            Stage::SetType { blob, mime } => match input {
+                Input::Done => {
+                    let (sha256, owner) = (blob.sha256, self.plan.owner.clone());
+                    self.at(Stage::SetMime(blob), Step::Ask(Command::SetMime { sha256, owner, mime }))
+                }
+                // It stays as it was, also in the index.
+                _ => end(Ok(Kept::Old(blob))),
+            },
+            Stage::SetMime(old) => end(Ok(Kept::Old(match input {
+                Input::Answered(Outcome::Exists(blob)) => blob,
+                _ => old,
+            }))),
+            Stage::Raced => {
+                let command = Command::Begin(self.plan.wanted(context));
+                self.at(Stage::Own, Step::Ask(command))
+            }
+            Stage::Own => match input {
+                Input::Answered(Outcome::Exists(blob)) => end(Ok(Kept::Old(blob))),
+                Input::Answered(Outcome::Here { upload } | Outcome::Begun { upload, .. }) => {
+                    self.abort(upload, None, StoringError::Failed(StepError::Raced))
+                }
+                other => end(Err(problem(other))),
+            },
             Stage::Receive { upload, key } => match input {
                 Input::Received(received) => self.received(context, upload, key, received),
+                Input::Failed(StepError::Raced) => {
+                    self.at(Stage::Raced, Step::Ask(Command::Abort { upload }))
+                }
                 other => self.abort(upload, None, problem(other)),
             },
             Stage::SetHash { upload, staged, commit } => match input {
@@ -326,8 +378,9 @@ impl Storing {
             },
             Stage::Promote { staged, commit } => match input {
                 Input::Done => self.finish(commit),
-                Input::Received(Received { kept_mime: Some(mime), .. }) => {
-                    self.finish(Commit { mime, ..commit })
+                Input::Received(Received { kept_mime, uploaded, .. }) => {
+                    let mime = kept_mime.unwrap_or_else(|| commit.mime.clone());
+                    self.finish(Commit { mime, uploaded, ..commit })
                 }
                 other => self.abort(commit.upload, Some(staged), problem(other)),
             },
@@ -353,7 +406,13 @@ impl Storing {
             (Input::Answered(Outcome::Here { upload }), None) => {
                 return self.abort(upload, None, StoringError::Internal);
             }
-            (Input::Answered(Outcome::Exists(blob)), _) => return end(Ok(Kept::Old(blob))),
+            (Input::Answered(Outcome::Exists(blob)), _) => {
+                let Some(mime) = missing_type(&blob, &plan.taken_mime(context)) else {
+                    return end(Ok(Kept::Old(blob)));
+                };
+                let step = Step::SetType { sha256: blob.sha256, mime: mime.clone() };
+                return self.at(Stage::SetType { blob, mime }, step);
+            }
             (Input::Answered(Outcome::Missing), _) if plan.pull.is_some() => {
                 return end(Err(StoringError::Failed(StepError::Origin("it was asked lately".to_owned()))));
             }
@@ -407,7 +466,7 @@ impl Storing {
             return self.abort(upload, staged, StoringError::Type(response));
         }
         let Received { sha256, size, .. } = received;
-        let commit = commit(context, upload, (sha256, size), mime, plan.media.clone());
+        let commit = commit(context, upload, &received, mime, plan.media.clone());
         match staged {
             Some(staged) => {
                 let step = Step::Ask(Command::SetHash { upload, sha256, size });
@@ -450,7 +509,8 @@ fn is_miss(problem: &StoringError) -> bool {
     match problem {
         StoringError::Type(_) => true,
         StoringError::Failed(failure) => {
-            let is_ours = matches!(failure, F::Full | F::Store(_) | F::Refused(_) | F::Unsupported);
+            let is_ours =
+                matches!(failure, F::Full | F::Store(_) | F::Refused(_) | F::Raced | F::Unsupported);
             !is_ours
         }
         _ => false,
@@ -461,6 +521,7 @@ fn is_miss(problem: &StoringError) -> bool {
 pub(super) fn problem(input: Input) -> StoringError {
     match input {
         Input::Answered(Outcome::Busy) => StoringError::Busy,
+        Input::Answered(Outcome::Pulling) => StoringError::Pulling,
         Input::Answered(Outcome::Refused(refusal)) => StoringError::Refused(refusal),
         Input::Failed(StepError::Refused(refusal)) => StoringError::Refused(refusal),
         Input::Failed(failure) => StoringError::Failed(failure),

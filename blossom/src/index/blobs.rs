@@ -4,9 +4,9 @@ use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::PubKey;
 
 use super::Run;
-use super::command::{Commit, Outcome};
+use super::command::{Commit, Outcome, Refusal};
 use super::schema::put_meta;
-use super::sql::{self, bytes, exec, from_json, int, key, nonzero_int, query_one, text, to_json};
+use super::sql::{self, bytes, exec, from_json, int, key, nonzero_int, parse_key, query_one, text, to_json};
 use crate::blob::{Blob, Sha256};
 use crate::mime::{UNKNOWN, essence};
 
@@ -137,7 +137,7 @@ impl<C: SqlConn> Run<'_, C> {
             sha256: commit.sha256,
             size: commit.size,
             mime: commit.mime,
-            uploaded: self.now,
+            uploaded: commit.uploaded.map_or(self.now, |at| at.min(self.now)),
             expires_at: keep.expires_at,
             media: commit.media,
         };
@@ -145,7 +145,7 @@ impl<C: SqlConn> Run<'_, C> {
             blob.sha256.into(),
             owner.into(),
             self.now.into(),
-            self.now.into(),
+            blob.uploaded.into(),
             blob.size.into(),
             blob.mime.as_str().into(),
             keep.expires_at.unwrap_or(0).into(),
@@ -203,12 +203,22 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// One of its owners says which type a blob of unknown type has. One row.
-    pub(super) fn fill_in_mime(&mut self, row: &mut BlobRow, mime: &str) -> Result<(), StoreError> {
+    pub(super) fn set_mime(
+        &mut self,
+        sha256: &Sha256,
+        owner: &str,
+        mime: &str,
+    ) -> Result<Outcome, StoreError> {
+        let owner = parse_key(owner)?;
+        let Some(mut row) = self.blob(sha256)? else { return Ok(Outcome::Missing) };
+        if !self.is_owner(&row, &owner)? {
+            return Ok(Outcome::Refused(Refusal::NotOwner));
+        }
         if essence(&row.blob.mime) == UNKNOWN && essence(mime) != UNKNOWN {
             row.blob.mime = mime.to_owned();
-            exec(self.conn, SET_MIME, &[mime.into(), row.blob.sha256.into()])?;
+            exec(self.conn, SET_MIME, &[mime.into(), (*sha256).into()])?;
         }
-        Ok(())
+        Ok(Outcome::Exists(row.blob))
     }
 
     /// A blob ends then; 0 is never.

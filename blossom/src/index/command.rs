@@ -22,8 +22,8 @@ pub enum Command {
     /// nothing: whatever it may have stored is removed, unless it is live or another upload of it is under way.
     Begin(Wanted),
     /// The relay itself wants a blob that others have, at these URLs: as [`Command::Begin`]; [`Outcome::Missing`] if all of them have
-    /// failed to give it within the last five minutes; [`Outcome::Busy`] while another upload of it for the relay is under way, after
-    /// which the blob is there, and for at most two minutes.
+    /// failed to give it within the last five minutes; [`Outcome::Pulling`] while another upload of it for the relay is under way,
+    /// after which the blob is there, and for at most two minutes.
     BeginPull(Wanted, Vec<String>),
     /// These URLs do not give the blob that [`Command::BeginPull`] has begun, which ends as by [`Command::Abort`]: [`Outcome::Done`].
     AbortPull {
@@ -61,6 +61,16 @@ pub enum Command {
         /// The upload.
         upload: u64,
     },
+    /// Whether [`Command::BeginPart`] of this blob is to be paid for: [`Outcome::Accepted`] if it is, and nothing else is in the way;
+    /// [`Outcome::Done`] if the owner's upload in parts is paid; [`Outcome::Exists`] if the blob is here, whoever owns it; or as
+    /// [`Command::Check`]. Changes nothing.
+    CheckPart(Wanted),
+    /// Whoever has begun a part pays for its upload now: [`Outcome::Accepted`], once, and with [`Command::AbortParts`] if the payment
+    /// fails; [`Outcome::Done`] if another part does or has; [`Outcome::Refused`].
+    ClaimPayment {
+        /// The upload.
+        upload: u64,
+    },
     /// A part of a blob comes (BUD-14): [`Outcome::Begun`] with the key for its bytes; [`Outcome::Accepted`] if stored parts have
     /// all of it, so that it need not come; [`Outcome::Complete`] as of [`Command::FinishPart`], if these are all of the blob and
     /// nobody joins them; or as [`Command::Begin`], but never [`Outcome::Here`]: parts are stored also of a blob of others.
@@ -85,6 +95,16 @@ pub enum Command {
     AbortParts {
         /// The upload.
         upload: u64,
+    },
+    /// An owner of a blob of unknown type says of what type it is: [`Outcome::Exists`] with the type that it has now;
+    /// [`Outcome::Missing`] or [`Outcome::Refused`]. A host whose store keeps types tells the store first.
+    SetMime {
+        /// The blob.
+        sha256: Sha256,
+        /// The owner's public key in hexadecimal.
+        owner: String,
+        /// The type.
+        mime: String,
     },
     /// An owner deletes a blob, or an administrator removes it (`owner` is `None`): [`Outcome::Deleted`], [`Outcome::Missing`] or
     /// [`Outcome::Refused`]. With its last owner the uploads of it that are under way are given up: what they send from then on is
@@ -262,6 +282,9 @@ pub struct Commit {
     pub size: u64,
     /// The MIME type.
     pub mime: String,
+    /// When it was uploaded, in Unix seconds, if the store says so; now, if it does not or says a later time.
+    #[serde(default)]
+    pub uploaded: Option<u64>,
     /// When retention removes it, in Unix seconds.
     pub expires_at: Option<u64>,
     /// Retention removes it after as many seconds without a download.
@@ -335,6 +358,8 @@ pub enum Outcome {
     },
     /// Its bytes are being removed at this moment: ask again soon.
     Busy,
+    /// The relay is fetching it for another request: ask again soon.
+    Pulling,
     /// No.
     Refused(Refusal),
     /// The blob is new.

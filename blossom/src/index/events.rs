@@ -34,6 +34,10 @@ const DESCRIPTIONS_MAX: u64 = 100;
 /// Blobs that a command removes an owner of; [`super::Command::Sweep`] goes on.
 pub(super) const VANISHED_BLOBS_MAX: u64 = 200;
 
+/// Kinds of the relay's events that the index acts on: deletion, request to vanish, file metadata. A host sends it those
+/// ([`SignedEvent::of_relay`]).
+pub const EVENT_KINDS: [u16; 3] = [5, 62, 1063];
+
 impl SignedEvent {
     /// An event of the relay as [`super::Command::Apply`] takes it; `None` if it means nothing to the index. Of requests to vanish
     /// only those count that name this relay, which `names_relay` tells (`relay_engine::policy::names_relay`): an import stores

@@ -29,6 +29,8 @@ mod uploads;
 pub use command::{
     BlobInfo, Command, Commit, Key, Outcome, Part, PartHead, Refusal, ReportRow, SignedEvent, Totals, Wanted,
 };
+pub use events::EVENT_KINDS;
+pub(crate) use pulls::PULL_SECONDS;
 
 use relay_engine::sql::{SqlConn, StoreError};
 
@@ -108,6 +110,7 @@ fn reads(command: &Command) -> bool {
         command,
         Command::Get(_)
             | Command::Check(_)
+            | Command::CheckPart(_)
             | Command::List { .. }
             | Command::Position
             | Command::IsKnown(_)
@@ -126,6 +129,9 @@ impl<C: SqlConn> Run<'_, C> {
             }
             Command::Touch(blobs) => self.touch(&blobs),
             Command::Check(wanted) => self.check(&wanted),
+            Command::CheckPart(wanted) => self.check_part(&wanted),
+            Command::ClaimPayment { upload } => self.claim_payment(upload),
+            Command::SetMime { sha256, owner, mime } => self.set_mime(&sha256, &owner, &mime),
             Command::Begin(wanted) => self.begin(&wanted),
             Command::BeginPull(wanted, urls) => self.begin_pull(&wanted, &urls),
             Command::AbortPull { upload, urls } => self.abort_pull(upload, &urls),

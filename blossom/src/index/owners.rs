@@ -48,14 +48,12 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(row.owner == *owner || has(self.conn, HAS, &params)?)
     }
 
-    /// Somebody has uploaded a live blob, and owns it from now on, with its thumbnail. Two rows if they did not before. Who has owned
-    /// it before may tell its type if that is unknown.
+    /// Somebody has uploaded a live blob, and owns it from now on, with its thumbnail. Two rows if they did not before.
     pub(super) fn add_owner(
         &mut self,
         row: &mut BlobRow,
         owner: PubKey,
         keep: Retention,
-        mime: &str,
     ) -> Result<(), StoreError> {
         let (uploaded, sha256) = (row.blob.uploaded, row.blob.sha256);
         if !self.is_owner(row, &owner)? {
@@ -64,13 +62,10 @@ impl<C: SqlConn> Run<'_, C> {
             exec(self.conn, INSERT, &params)?;
             self.state.add_owned_bytes(&owner, row.blob.size);
             self.add_thumbnail_owner(row, owner, keep)?;
-        } else {
-            if self.state.vanishing.contains_key(&owner) {
-                // What they upload after a request to vanish is theirs again.
-                exec(self.conn, RENEW_FIRST, &[self.now.into(), sha256.into(), owner.into()])?;
-                exec(self.conn, RENEW, &[self.now.into(), owner.into(), uploaded.into(), sha256.into()])?;
-            }
-            self.fill_in_mime(row, mime)?;
+        } else if self.state.vanishing.contains_key(&owner) {
+            // What they upload after a request to vanish is theirs again.
+            exec(self.conn, RENEW_FIRST, &[self.now.into(), sha256.into(), owner.into()])?;
+            exec(self.conn, RENEW, &[self.now.into(), owner.into(), uploaded.into(), sha256.into()])?;
         }
         self.keep(row, keep)
     }

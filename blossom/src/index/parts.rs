@@ -17,6 +17,7 @@ const DELETE: &str = "DELETE FROM blossom_parts WHERE id = ?";
 const QUEUE_ALL: &str = "INSERT OR IGNORE INTO blossom_removals (key, taken_at, again) \
                          SELECT CAST(? || id AS BLOB), 0, 0 FROM blossom_parts WHERE id BETWEEN ? AND ? AND upload = ?";
 const DELETE_ALL: &str = "DELETE FROM blossom_parts WHERE id BETWEEN ? AND ? AND upload = ?";
+const SET_FLAGS: &str = "UPDATE blossom_uploads SET flags = ? WHERE id = ?";
 const EXTEND: &str = "UPDATE blossom_uploads SET abandoned_at = ? WHERE id = ?";
 
 /// Most parts of an owner.
@@ -129,7 +130,7 @@ impl<C: SqlConn> Run<'_, C> {
             UploadDecision::Exists(mut row) => {
                 found.map_or(Ok(()), |id| self.give_up(id))?;
                 let keep = wanted.keep(&row, self.now);
-                self.add_owner(&mut row, owner, keep, &wanted.mime)?;
+                self.add_owner(&mut row, owner, keep)?;
                 return Ok(Outcome::Exists(row.blob));
             }
             // Its owner-to-be shows that they have it: their parts come as if it were new.
@@ -175,6 +176,30 @@ impl<C: SqlConn> Run<'_, C> {
             parts.rows.insert(id, PartRow { start: part.offset, length: part.length, is_stored: false });
         }
         Ok(Outcome::Begun { upload, key: format!("{}{id}", prefix(&sha256)) })
+    }
+
+    /// Whether a part is to be paid for. Two reads.
+    pub(super) fn check_part(&mut self, wanted: &Wanted) -> Result<Outcome, StoreError> {
+        let owner = parse_key(&wanted.owner)?;
+        let found = wanted.sha256.and_then(|sha256| self.upload_in_parts(&owner, &sha256));
+        let upload = found.and_then(|(id, _)| self.state.uploads.get(&id));
+        if upload.is_some_and(|upload| upload.is_paid) {
+            return Ok(Outcome::Done);
+        }
+        self.check(wanted)
+    }
+
+    /// Somebody pays for an upload. One row, once.
+    pub(super) fn claim_payment(&mut self, upload: u64) -> Result<Outcome, StoreError> {
+        let Some(row) = self.state.uploads.get_mut(&upload).filter(|row| row.parts.is_some()) else {
+            return Ok(Outcome::Refused(Refusal::Gone));
+        };
+        if row.is_paid {
+            return Ok(Outcome::Done);
+        }
+        row.is_paid = true;
+        exec(self.conn, SET_FLAGS, &[row.flags().into(), upload.into()])?;
+        Ok(Outcome::Accepted)
     }
 
     fn upload_in_parts(&self, owner: &PubKey, sha256: &Sha256) -> Option<(u64, u64)> {

@@ -12,7 +12,7 @@ use super::sql::parse_key;
 /// Seconds for which a URL that did not give its blob is not asked again.
 const MISS_SECONDS: u64 = 300;
 /// Seconds for which others wait for an upload of the relay's. One whose host has died would keep them waiting until it is abandoned.
-const PULL_SECONDS: u64 = 120;
+pub(crate) const PULL_SECONDS: u64 = 120;
 /// URLs that are remembered.
 const MISSES_MAX: usize = 1_024;
 
@@ -54,7 +54,7 @@ impl<C: SqlConn> Run<'_, C> {
                 && self.now < upload.began_at.saturating_add(PULL_SECONDS)
         });
         if is_under_way {
-            return Ok(Outcome::Busy);
+            return Ok(Outcome::Pulling);
         }
         if urls.iter().all(|url| self.state.misses.has(self.now, url)) {
             return Ok(Outcome::Missing);

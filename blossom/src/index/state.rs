@@ -75,6 +75,8 @@ pub(super) struct Upload {
     pub(super) is_given_up: bool,
     /// Its blob was live when it began, so that nothing is stored for it: its bytes count for the owner's quota only.
     pub(super) is_here: bool,
+    /// Of one in parts: somebody pays for it, or has.
+    pub(super) is_paid: bool,
     pub(super) parts: Option<Parts>,
 }
 
@@ -108,6 +110,7 @@ const FLAG_STAGED: u64 = 1;
 const FLAG_PARTS: u64 = 2;
 pub(super) const FLAG_GIVEN_UP: u64 = 4;
 const FLAG_HERE: u64 = 8;
+const FLAG_PAID: u64 = 16;
 
 impl Upload {
     /// As it is in the table.
@@ -117,6 +120,7 @@ impl Upload {
             (self.parts.is_some(), FLAG_PARTS),
             (self.is_given_up, FLAG_GIVEN_UP),
             (self.is_here, FLAG_HERE),
+            (self.is_paid, FLAG_PAID),
         ]
         .into_iter()
         .filter_map(|(is_set, flag)| is_set.then_some(flag))
@@ -152,6 +156,7 @@ impl State {
                 is_staged: flags & FLAG_STAGED != 0,
                 is_given_up: flags & FLAG_GIVEN_UP != 0,
                 is_here: flags & FLAG_HERE != 0,
+                is_paid: flags & FLAG_PAID != 0,
                 parts: (flags & FLAG_PARTS != 0 && flags & FLAG_GIVEN_UP == 0).then(Parts::default),
             };
             Ok((int(row, 0)?, upload))

@@ -27,8 +27,7 @@ impl<C: SqlConn> Run<'_, C> {
         keep: Retention,
     ) -> Result<bool, StoreError> {
         let Some(mut row) = self.blob(thumbnail)? else { return Ok(false) };
-        let mime = row.blob.mime.clone();
-        self.add_owner(&mut row, owner, keep, &mime)?;
+        self.add_owner(&mut row, owner, keep)?;
         exec(self.conn, LINK, &[(*thumbnail).into(), (*picture).into()])?;
         Ok(true)
     }
@@ -42,8 +41,7 @@ impl<C: SqlConn> Run<'_, C> {
     ) -> Result<(), StoreError> {
         let Some(thumbnail) = picture.thumbnail() else { return Ok(()) };
         let Some(mut row) = self.blob(&thumbnail)? else { return Ok(()) };
-        let mime = row.blob.mime.clone();
-        self.add_owner(&mut row, owner, keep, &mime)
+        self.add_owner(&mut row, owner, keep)
     }
 
     /// An owner has let a picture go. Reads the other pictures with the same thumbnail.

@@ -9,7 +9,7 @@ use super::command::{Commit, Key, Outcome, Refusal, Wanted};
 use super::sql::{exec, has, parse_key};
 use super::state::{Parts, Upload};
 use crate::blob::Sha256;
-use crate::mime::{UNKNOWN, retention};
+use crate::mime::retention;
 
 const INSERT: &str = "INSERT INTO blossom_uploads (id, owner, sha256, size, key_max, total_max, abandoned_at, began_at, \
                       expires_at, unused, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -187,7 +187,7 @@ impl<C: SqlConn> Run<'_, C> {
         match self.decide_upload(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)? {
             UploadDecision::Exists(mut row) => {
                 let keep = wanted.keep(&row, self.now);
-                self.add_owner(&mut row, owner, keep, &wanted.mime)?;
+                self.add_owner(&mut row, owner, keep)?;
                 Ok(Outcome::Exists(row.blob))
             }
             UploadDecision::Here(row) => {
@@ -226,6 +226,7 @@ impl<C: SqlConn> Run<'_, C> {
             is_staged: wanted.sha256.is_none(),
             is_given_up: false,
             is_here: kind == Kind::Here,
+            is_paid: false,
             parts: (kind == Kind::InParts).then(Parts::default),
         };
         let plus_one = |max: Option<u64>| max.map_or(0, |max| max.saturating_add(1));
@@ -286,7 +287,7 @@ impl<C: SqlConn> Run<'_, C> {
         match self.decide_upload(&owner, Some(&sha256), size, quotas, Some(id))? {
             UploadDecision::Exists(mut row) | UploadDecision::Here(mut row) => {
                 self.give_up(id)?;
-                self.add_owner(&mut row, owner, keep, UNKNOWN)?;
+                self.add_owner(&mut row, owner, keep)?;
                 Ok(Outcome::Exists(row.blob))
             }
             UploadDecision::Busy => Ok(Outcome::Busy),
@@ -335,7 +336,7 @@ impl<C: SqlConn> Run<'_, C> {
         }
         if let Some(mut row) = live {
             let keep = Retention::new(commit.expires_at, commit.unused_seconds);
-            self.add_owner(&mut row, upload.owner, keep, &commit.mime)?;
+            self.add_owner(&mut row, upload.owner, keep)?;
             return Ok(Outcome::Exists(row.blob));
         }
         Ok(Outcome::Stored(self.insert_blob(upload.owner, commit)?))

@@ -115,6 +115,8 @@ fn limits(context: &Context<'_>) -> Vec<(String, String)> {
     rows.extend(settings.retention.iter().map(retention));
     let listed = if settings.list_public { "anybody" } else { "only the key itself" };
     rows.push(("Who may list a key’s files".to_owned(), listed.to_owned()));
+    let read = if settings.get_public { "anybody" } else { "keys that may upload, with a token" };
+    rows.push(("Who may download".to_owned(), read.to_owned()));
     rows
 }
 

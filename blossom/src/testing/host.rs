@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256 as Hasher};
 use crate::blob::Sha256;
 use crate::exchange::{
     Body, Context, Exchange, Head, Input, Keys, Processed, Receive, Received, Response, Step, StepError,
+    path_param,
 };
 use crate::index::{Command, Index, Outcome};
 use crate::payment::Payments;
@@ -78,6 +79,8 @@ pub struct Host<'a> {
     pub failure: Option<StepError>,
     /// What happens while the next body is being received.
     pub meanwhile: Option<fn(&mut Host<'_>)>,
+    /// Whether the store tells a race of that body ([`StepError::Raced`]).
+    pub is_raced: bool,
     /// How often the index is still busy.
     pub busy: usize,
     used: UsedEvents,
@@ -187,6 +190,7 @@ impl<'a> Host<'a> {
             processor: None,
             failure: None,
             meanwhile: None,
+            is_raced: false,
             busy: 0,
             used: UsedEvents::default(),
         }
@@ -208,12 +212,11 @@ impl<'a> Host<'a> {
             Err(answer) => (Response::from(answer.clone()), Vec::new()),
             Ok(endpoint) => {
                 let Route::Blossom(route) = endpoint.route else { unreachable!("nothing else is served") };
-                let param = ["blob", "pubkey", "sha256"].into_iter().find_map(|name| found.param(name));
                 let head = Head {
                     route,
                     method: request.method.clone(),
                     path_and_query: request.target.clone(),
-                    param: param.map(str::to_owned),
+                    param: path_param(&found),
                     headers: request.headers.clone(),
                 };
                 self.exchange(head, &request.body)
@@ -323,7 +326,11 @@ impl<'a> Host<'a> {
             Step::Read { .. } => Input::Body(body.clone()),
             Step::Receive(receive) => {
                 if let Some(act) = self.meanwhile.take() {
+                    let is_raced = std::mem::take(&mut self.is_raced);
                     act(self);
+                    if is_raced {
+                        return Input::Failed(StepError::Raced);
+                    }
                 }
                 self.receive(receive, body.clone(), None)
             }
@@ -364,9 +371,22 @@ impl<'a> Host<'a> {
                     let (kept_mime, size) = (Some(there.mime.clone()), object.bytes.len() as u64);
                     let sha256 = Sha256(Hasher::digest(&object.bytes).into());
                     let (first, mime) = (Bytes::new(), None);
-                    return Input::Received(Received { sha256, size, first, mime, kept_mime });
+                    return Input::Received(Received {
+                        sha256,
+                        size,
+                        first,
+                        mime,
+                        kept_mime,
+                        uploaded: None,
+                    });
                 }
                 self.objects.insert(to, Object { mime, expires_at, ..object });
+                Input::Done
+            }
+            Step::SetType { sha256, mime } => {
+                if let Some(object) = self.objects.get_mut(&sha256.to_string()) {
+                    object.mime = mime;
+                }
                 Input::Done
             }
             Step::Process { bytes, mime } => match self.processor {
@@ -403,7 +423,7 @@ impl<'a> Host<'a> {
             if there.is_none() && !receive.only_hash {
                 self.objects.insert(key, Object { bytes, mime: kept, expires_at });
             }
-            return Input::Received(Received { sha256, size, first, mime, kept_mime });
+            return Input::Received(Received { sha256, size, first, mime, kept_mime, uploaded: None });
         };
         Input::Failed(failure)
     }

@@ -3,7 +3,7 @@
 use relay_blossom::testing::Request;
 use relay_site::blossom::RetentionRule;
 
-use crate::world::{NOW, check, get, hash, host, stored, token, upload};
+use crate::world::{NOW, check, get, hash, host, pubkey, stored, token, upload};
 
 const BODY: &[u8] = b"0123456789";
 
@@ -269,4 +269,40 @@ fn an_index_that_fails_is_503_without_details() {
     host.database.fail_with(None);
     check("again", &get(&mut host, &path), 200);
     assert_eq!(hash(BODY).to_string(), path[1..]);
+}
+
+/// BUD-11: `get` is the verb, and `x` is optional.
+#[test]
+fn where_downloads_are_not_public_a_token_of_a_key_that_may_upload_is_needed() {
+    let mut host = host();
+    host.settings.open = Some(true);
+    host.denied = vec![pubkey(3)];
+    let path = format!("/{}", hash(b"private"));
+    check("stored", &host.send(&upload(1, b"private".as_slice())), 201);
+    assert!(get(&mut host, &path).header("cache-control").unwrap().starts_with("public,"));
+    host.settings.get_public = false;
+    let other = hash(b"other");
+    for method in ["GET", "HEAD"] {
+        let mut ask = |what: &str, status, token: Option<String>| {
+            let request = Request::new(method, &path);
+            let request = token.iter().fold(request, |request, token| request.with("authorization", token));
+            let reply = host.send(&request);
+            check(what, &reply, status);
+            assert_eq!(reply.steps.is_empty(), status != 200, "{what}: the store is not asked");
+            reply
+        };
+        ask("no token", 401, None);
+        ask("another verb", 401, Some(token(1, "upload", &[hash(b"private")])));
+        ask("another blob", 401, Some(token(1, "get", &[other])));
+        ask("a key that may not", 403, Some(token(3, "get", &[])));
+        ask("one of several", 200, Some(token(2, "get", &[other, hash(b"private")])));
+        let reply = ask("any blob", 200, Some(token(2, "get", &[])));
+        assert!(reply.header("cache-control").unwrap().starts_with("private,"), "{reply:?}");
+    }
+    host.settings.open = Some(false);
+    host.admins = vec![pubkey(9)];
+    for (number, status) in [(1, 403), (9, 200)] {
+        let request = Request::new("GET", &path).with("authorization", &token(number, "get", &[]));
+        check("only listed keys", &host.send(&request), status);
+    }
 }

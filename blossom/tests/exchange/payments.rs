@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use relay_blossom::Command;
 use relay_blossom::exchange::StepError;
+use relay_blossom::index::{PartHead, Refusal, Wanted};
 use relay_blossom::payment::{Method, Operation, Payment, Payments, Purchase};
 use relay_blossom::testing::Request;
+use relay_blossom::{Command, Outcome};
 
-use crate::world::{NOW, check, hash, host, token, upload};
+use crate::world::{NOW, check, hash, host, pubkey, token, upload};
 
 /// Everything above five bytes costs something.
 #[derive(Debug, Default)]
@@ -28,6 +29,7 @@ impl Payments for Wallet {
     fn check(&self, purchase: &Purchase<'_>, proof: &Payment) -> Result<(), String> {
         self.judged.fetch_add(1, Ordering::Relaxed);
         assert!(purchase.sha256.is_some_and(|hash| hash.len() == 64));
+        assert!(purchase.operation != Operation::UploadPart || purchase.size == 16, "of the blob");
         assert_eq!(purchase.pubkey.is_none(), purchase.operation == Operation::Download);
         match (proof.method, &*proof.value) {
             (Method::Lightning, "966f") | (Method::Cashu, "cashuB") => Ok(()),
@@ -98,6 +100,11 @@ fn nobody_pays_for_what_is_refused_or_here() {
             .body(long)
     };
     check("a part of it", &host.send(&part(1)), 200);
+    check("a part of another", &host.send(&part(7)), 200);
+    let named = |number| Request { method: "PUT".to_owned(), target: target.clone(), ..upload(number, long) };
+    for number in [1, 8] {
+        check("by its hash", &host.send(&named(number)), 200);
+    }
 
     host.index.run(NOW, Command::Ban { sha256: hash(banned), reason: String::new() }).unwrap();
     let mirror = |request: Request| request.body("{\"url\":\"https://away.example/file\"}");
@@ -132,17 +139,29 @@ fn parts_and_pictures_are_paid_before_they_come() {
         .with("upload-length", "16")
         .with("upload-offset", "0");
     let part = |length: usize| part.clone().body(&long[..length]);
+    let paying = ["Ask(CheckPart)", "Ask(BeginPart)", "Ask(ClaimPayment)"];
+    let bad = [&paying[..], &["Ask(AbortParts)"]].concat();
+    let paid = [&paying[..], &["Receive", "Ask(FinishPart)"]].concat();
     for (what, request, status, steps) in [
-        ("unpaid", part(8), 402, &["Ask(Check)"][..]),
-        ("a bad proof", part(8).with("x-cashu", "x"), 400, &["Ask(BeginPart)", "Ask(AbortPart)"]),
-        ("paid", part(8).with("x-cashu", "cashuB"), 204, &["Ask(BeginPart)", "Receive", "Ask(FinishPart)"]),
-        ("it is here", part(8).with("x-cashu", "cashuB"), 204, &["Ask(BeginPart)"]),
+        ("unpaid", part(8), 402, &paying[..1]),
+        ("unpaid, however short it is", part(2), 402, &paying[..1]),
+        ("a bad proof", part(8).with("x-cashu", "x"), 400, &bad),
+        ("paid", part(8).with("x-cashu", "cashuB"), 204, &paid),
+        ("it is here", part(8).with("x-cashu", "cashuB"), 204, &paying[..2]),
+        ("another one", part(12), 204, &["Ask(CheckPart)", "Ask(BeginPart)", "Receive", "Ask(FinishPart)"]),
     ] {
         let reply = host.send(&request);
         check(what, &reply, status);
         assert_eq!(reply.steps, steps, "{what}");
     }
-    assert_eq!(wallet.judged.load(Ordering::Relaxed), 2);
+    assert_eq!(wallet.judged.load(Ordering::Relaxed), 2, "a blob is paid once");
+    assert_eq!(host.objects.len(), 2, "its parts");
+    let of_another = part(8).with("x-cashu", "x");
+    let of_another = Request { headers: of_another.headers[1..].to_vec(), ..of_another };
+    let of_another = of_another.with("authorization", &token(2, "upload", &[hash(long)]));
+    check("parts of others pay for nothing", &host.send(&of_another), 400);
+    host.objects.clear();
+    wallet.judged.store(2, Ordering::Relaxed);
     let picture = Request::new("PUT", "/media").with("authorization", &token(1, "media", &[hash(long)]));
     let picture = picture.with("content-type", "image/png").body(long);
     for (what, request, status, steps) in [
@@ -154,7 +173,7 @@ fn parts_and_pictures_are_paid_before_they_come() {
         check(what, &reply, status);
         assert_eq!(reply.steps, steps, "{what}");
     }
-    assert_eq!(host.objects.len(), 1, "the part");
+    assert_eq!(host.objects.len(), 0);
 }
 
 #[test]
@@ -184,4 +203,60 @@ fn head_never_takes_a_proof() {
     assert_eq!(wallet.judged.load(Ordering::Relaxed), 1);
     let reply = host.send(&Request::new("HEAD", &format!("/{}", hash(long))).with("x-lightning", "966f"));
     check("download", &reply, 402);
+}
+
+/// BUD-13: as `PUT /upload`.
+#[test]
+fn a_put_of_a_hash_is_paid_before_it_comes() {
+    let wallet = Wallet::default();
+    let mut host = host();
+    host.payments = Some(&wallet);
+    let long: &[u8] = b"longer than five";
+    let put = Request { target: format!("/{}", hash(long)), ..upload(1, long) };
+    for (what, request, status, steps) in [
+        ("unpaid", put.clone(), 402, &["Ask(Check)"][..]),
+        ("a bad proof", put.clone().with("x-cashu", "x"), 400, &["Ask(Begin)", "Ask(Abort)"]),
+        ("paid", put.clone().with("x-cashu", "cashuB"), 201, &["Ask(Begin)", "Receive", "Ask(Finish)"]),
+        ("it is here", put, 200, &["Ask(Check)", "Ask(Begin)"]),
+    ] {
+        let reply = host.send(&request);
+        check(what, &reply, status);
+        assert_eq!(reply.steps, steps, "{what}");
+    }
+    assert_eq!(wallet.judged.load(Ordering::Relaxed), 2);
+}
+
+/// Two parts at once: one pays, and if it has not, the other one is not paid either.
+#[test]
+fn of_parts_at_once_one_pays() {
+    let wallet = Wallet::default();
+    let mut host = host();
+    host.payments = Some(&wallet);
+    let long: &[u8] = b"longer than five";
+    let wanted = Wanted {
+        owner: pubkey(1).to_string(),
+        sha256: Some(hash(long)),
+        size: 16,
+        mime: "text/plain".to_owned(),
+        key_bytes_max: None,
+        total_bytes_max: None,
+        abandoned_at: NOW + 100,
+        expires_at: None,
+        unused_seconds: None,
+        retention: Vec::new(),
+    };
+    let part = |offset| Command::BeginPart(wanted.clone(), PartHead { offset, length: 8 });
+    let mut run = |command| host.index.run(NOW, command).unwrap();
+    assert_eq!(run(Command::CheckPart(wanted.clone())), Outcome::Accepted);
+    let Outcome::Begun { upload, .. } = run(part(0)) else { panic!("begun") };
+    let Outcome::Begun { upload: same, key } = run(part(8)) else { panic!("begun") };
+    assert_eq!(upload, same);
+    assert_eq!(run(Command::ClaimPayment { upload }), Outcome::Accepted, "this one pays");
+    assert_eq!(run(Command::ClaimPayment { upload }), Outcome::Done, "and no other");
+    assert_eq!(run(Command::CheckPart(wanted.clone())), Outcome::Done);
+    // Its proof is bad.
+    run(Command::AbortParts { upload });
+    assert_eq!(run(Command::FinishPart { upload, key }), Outcome::Refused(Refusal::Gone));
+    assert_eq!(run(Command::ClaimPayment { upload }), Outcome::Refused(Refusal::Gone));
+    assert_eq!(run(Command::CheckPart(wanted.clone())), Outcome::Accepted);
 }

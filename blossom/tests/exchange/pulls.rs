@@ -104,7 +104,11 @@ fn one_request_fetches_and_misses_are_remembered() {
     host.origins.insert(format!("https://home.example{path}"), Ok((Bytes::from_static(PNG), None)));
     let begun = Command::BeginPull(wanted(), vec!["https://home.example/".to_owned()]);
     let Ok(Outcome::Begun { upload, .. }) = host.index.run(NOW, begun.clone()) else { panic!() };
-    assert_eq!(host.index.run(NOW + 119, begun.clone()), Ok(Outcome::Busy), "one fetches");
+    assert_eq!(host.index.run(NOW + 119, begun.clone()), Ok(Outcome::Pulling), "one fetches");
+    let reply = get(&mut host, &format!("{path}?xs=home.example"));
+    check("the host has waited for it", &reply, 503);
+    assert_eq!(reply.header("retry-after"), Some("5"));
+    assert!(reply.header("x-reason").is_some_and(|words| words.contains("being fetched")), "{reply:?}");
     let Ok(Outcome::Begun { upload: next, .. }) = host.index.run(NOW + 120, begun) else {
         panic!("the first may have died")
     };

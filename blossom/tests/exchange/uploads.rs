@@ -1,12 +1,13 @@
 //! PUT /upload (BUD-02), PUT /<sha256> (BUD-13), HEAD /upload (BUD-06).
 
 use relay_blossom::exchange::StepError;
+use relay_blossom::index::Refusal;
 use relay_blossom::testing::{Host, Request};
 use relay_blossom::{Command, Outcome};
 use relay_site::blossom::RetentionRule;
 use serde_json::json;
 
-use crate::world::{NOW, PNG, URL, check, draft, get, hash, header, host, stored, token, upload};
+use crate::world::{NOW, PNG, URL, check, draft, get, hash, header, host, pubkey, stored, token, upload};
 
 const BODY: &[u8] = b"hello, blossom";
 
@@ -130,6 +131,65 @@ fn an_owner_who_uploads_again_tells_an_unknown_type() {
     check_type(&again(1, "application/octet-stream"), 200, "application/octet-stream");
     check_type(&again(2, "text/markdown"), 200, "text/markdown");
     check_type(&again(1, "text/plain"), 200, "text/markdown");
+    assert_eq!(host.objects[&hash(BODY).to_string()].mime, "text/markdown", "the store's is the same");
+}
+
+/// What a store answers from its own type, where the index knows another.
+#[test]
+fn a_type_that_the_store_does_not_take_the_index_does_not_either() {
+    let mut host = host();
+    check("unknown", &host.send(&upload(1, BODY)), 201);
+    let again = upload(1, BODY).with("content-type", "text/plain");
+    host.failure = Some(StepError::Store("the bucket".to_owned()));
+    let reply = host.send(&again);
+    check("as it was", &reply, 200);
+    assert_eq!(reply.steps, ["Ask(Begin)", "SetType"]);
+    assert_eq!(reply.json()["type"], json!("application/octet-stream"));
+    let reply = host.send(&again);
+    assert_eq!(reply.steps, ["Ask(Begin)", "SetType", "Ask(SetMime)"]);
+    assert_eq!(reply.json()["type"], json!("text/plain"));
+    assert_eq!(host.send(&again).steps, ["Ask(Begin)"]);
+    let set = |number: u64, mime: &str| Command::SetMime {
+        sha256: hash(BODY),
+        owner: pubkey(number).to_string(),
+        mime: mime.to_owned(),
+    };
+    assert_eq!(host.index.run(NOW, set(2, "text/html")), Ok(Outcome::Refused(Refusal::NotOwner)));
+    let Ok(Outcome::Exists(blob)) = host.index.run(NOW, set(1, "text/html")) else { panic!("it is here") };
+    assert_eq!(blob.mime, "text/plain", "what is known stays");
+}
+
+/// Who lost a race was an owner of a blob whose bytes nobody had looked at.
+#[test]
+fn who_loses_a_race_owns_nothing_that_was_not_looked_at() {
+    let mut host = host();
+    host.meanwhile = Some(|host| check("the faster one", &host.send(&upload(2, BODY)), 201));
+    host.is_raced = true;
+    let reply = host.send(&upload(1, BODY));
+    check("the slower one", &reply, 503);
+    assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Abort)", "Ask(Begin)", "Ask(Abort)"]);
+    assert_eq!(reply.header("retry-after"), Some("5"));
+    assert_eq!(owners(&mut host), [pubkey(2).to_string()]);
+    check("again", &host.send(&upload(1, BODY)), 200);
+    assert_eq!(owners(&mut host).len(), 2);
+}
+
+/// The same key over two connections.
+#[test]
+fn who_loses_a_race_against_oneself_owns_it() {
+    let mut host = host();
+    host.meanwhile = Some(|host| check("the faster one", &host.send(&upload(1, BODY)), 201));
+    host.is_raced = true;
+    let reply = host.send(&upload(1, BODY));
+    check("the slower one", &reply, 200);
+    assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Abort)", "Ask(Begin)"]);
+}
+
+fn owners(host: &mut Host<'_>) -> Vec<String> {
+    match host.index.run(NOW, Command::Stat(hash(BODY))) {
+        Ok(Outcome::Info(info)) => info.owners,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn expires_at(host: &mut Host<'_>) -> Option<u64> {

@@ -20,7 +20,7 @@ use relay_agent::executor::{HttpEvent, HttpRequest};
 use relay_agent::machine::{Context, EffectId, Published, Tombstone};
 use relay_agent::nip46::SignerResponses;
 use relay_engine::sql::StoreError;
-use relay_engine::types::{Event, Filter, Now, PubKey};
+use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
 use relay_site::nip98::{Nip98Error, SignerTrust};
 use relay_site::{AgentRoute, HttpResponse};
 use wasm_bindgen::JsCast;
@@ -43,6 +43,7 @@ use crate::agent::message::{
 use crate::agent::remote_relays::RemoteRelays;
 use crate::agent::{AgentHost, AgentObject, NO_MEMORY, WORK_MEMORY_MAX, is_opened};
 use crate::settings::Settings;
+use crate::used;
 
 /// The binding of [`AgentDurableObject`]; objects are named by the npub of their agent.
 pub(super) const AGENT: &str = "AGENT";
@@ -471,11 +472,6 @@ impl Shared {
             Ok(_) => {}
             Err(message) => return unavailable(&message),
         }
-        match self.is_repeated(ask) {
-            Ok(Ok(())) => {}
-            Ok(Err(rejection)) => return rejection.into(),
-            Err(message) => return unavailable(&message),
-        }
         let tombstone = match &deployment {
             Some(deployment) => self.tombstone_of(&deployment.pubkey).await,
             None => Ok(None),
@@ -484,6 +480,17 @@ impl Shared {
             Ok(tombstone) => tombstone,
             Err(message) => return unavailable(&message),
         };
+        let is_new = match &tombstone {
+            Some(tombstone) => self.recall(tombstone, ask),
+            None => Ok(Ok(())),
+        };
+        match is_new
+            .and_then(|is_new| is_new.map_or_else(|rejection| Ok(Err(rejection)), |()| self.is_repeated(ask)))
+        {
+            Ok(Ok(())) => {}
+            Ok(Err(rejection)) => return rejection.into(),
+            Err(message) => return unavailable(&message),
+        }
         let reply = self.with(|agent| {
             let (now, request) = (now(), ask.request(body));
             agent.with(now, |agent| {
@@ -509,6 +516,20 @@ impl Shared {
 }
 
 impl Shared {
+    /// Remembers what was used before the object was emptied, unless this request is among it.
+    fn recall(
+        &self,
+        tombstone: &Tombstone,
+        ask: &ApiRequest,
+    ) -> std::result::Result<std::result::Result<(), Nip98Error>, String> {
+        let is_same = |id: EventId| ask.signed.as_ref().is_some_and(|signed| signed.id == id.to_string());
+        if tombstone.used().any(|(_, id)| is_same(id)) {
+            return Ok(Err(Nip98Error::Replayed));
+        }
+        let conn = DurableSql::new(self.storage()?);
+        used::remember(&conn, now().seconds(), tombstone.used()).map(Ok).map_err(|error| error.to_string())
+    }
+
     /// Marks the event that has signed a request as used, if its author is permitted what it asks for.
     fn is_repeated(
         self: &Rc<Self>,

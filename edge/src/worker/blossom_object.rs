@@ -2,9 +2,9 @@
 //! bytes never overlap.
 
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
 
 use js_sys::futures::JsFuture;
+use relay_blossom::exchange::Retries;
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::sql::StoreError;
 use wasm_bindgen::JsCast;
@@ -20,9 +20,6 @@ use crate::used::{SignedBy, encode_taken};
 
 /// The bucket of blobs.
 pub(super) const BLOBS: &str = "BLOBS";
-/// How often a command is repeated while the bytes of its blob are being removed, and how long is waited in between.
-const BUSY_TRIES: u32 = 50;
-const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// Bytes that one alarm removes, in one operation of the bucket; the next alarm rings at once.
 const REMOVALS_MAX: u32 = 1_000;
 /// Seconds until what failed is tried again.
@@ -63,16 +60,14 @@ impl BlossomDurableObject {
         index.insert(open).run(now(), command)
     }
 
-    /// Carries out a command; again while the bytes of its blob are being removed. Who sends it waits for the removal of its own
+    /// Carries out a command; again while the answer is about to change. Who sends it waits for the removal of its own
     /// bytes only; others are left to the alarm.
     async fn run(&self, command: Command) -> std::result::Result<Outcome, StoreError> {
         let own = command.removes();
         let mut outcome = self.run_once(command.clone());
-        for _ in 0..BUSY_TRIES {
-            if outcome != Ok(Outcome::Busy) {
-                break;
-            }
-            Delay::from(BUSY_WAIT).await;
+        let mut retries = Retries::default();
+        while let Some(pause) = outcome.as_ref().ok().and_then(|outcome| retries.wait(outcome)) {
+            Delay::from(pause).await;
             outcome = self.run_once(command.clone());
         }
         match (&outcome, own) {

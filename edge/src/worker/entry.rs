@@ -75,7 +75,7 @@ async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Respo
     if let Ok(endpoint) = &found.endpoint
         && let Route::Blossom(route) = endpoint.route
     {
-        let param = blossom::param(&found);
+        let param = relay_blossom::exchange::path_param(&found);
         let answered = blossom::respond(request, &env, &context, &settings, route, param).await;
         let answered = answered.or_else(|error| {
             worker::console_error!("Blossom: {error}");

@@ -1,6 +1,6 @@
 //! Signed requests that an object remembers.
 
-use relay_edge::used::{SignedBy, USED_MAX, decode_taken, encode_taken};
+use relay_edge::used::{SignedBy, USED_MAX, decode_taken, encode_taken, remember, remembered};
 use relay_site::nip98::Nip98Error;
 
 use super::sqlite::Sqlite;
@@ -44,4 +44,22 @@ fn what_became_of_it_travels() {
         assert_eq!(decode_taken(encode_taken(&taken)), Some(taken));
     }
     assert_eq!(decode_taken(b"nonsense"), None);
+}
+
+#[test]
+fn what_is_remembered_goes_into_another_database() {
+    let (conn, other) = (Sqlite::new(), Sqlite::new());
+    assert_eq!(remembered(&conn, NOW), Ok(Vec::new()));
+    for (number, created_at) in [(1, NOW - 30), (2, NOW + 60), (3, NOW)] {
+        assert_eq!(signed(number, created_at).take(&conn, NOW), Ok(Ok(())));
+    }
+    let used = remembered(&conn, NOW + 31).unwrap();
+    assert_eq!(used.len(), 2, "one is not accepted any more");
+    remember(&other, NOW + 31, used.iter().copied()).unwrap();
+    remember(&other, NOW + 31, used.iter().copied()).unwrap();
+    assert_eq!(signed(2, NOW + 60).take(&other, NOW + 31), Ok(Err(Nip98Error::Replayed)));
+    assert_eq!(signed(3, NOW).take(&other, NOW + 31), Ok(Err(Nip98Error::Replayed)));
+    let later = Sqlite::new();
+    remember(&later, NOW + 61, used.iter().copied()).unwrap();
+    assert_eq!(later.count("used_events"), 1);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_blossom::index::SignedEvent;
+use relay_blossom::index::{EVENT_KINDS, SignedEvent};
 use relay_blossom::{Command, Outcome};
 use relay_engine::policy::names_relay;
 use relay_engine::store::Seq;
@@ -19,8 +19,6 @@ const SWEEP: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
 /// Downloaded blobs that the index is told of at a time.
 const TOUCHED_AT_ONCE: usize = 1_000;
-/// Kinds that the index acts on: deletion, vanishing, file metadata.
-const KINDS: [u16; 3] = [5, 62, 1063];
 
 /// Removes unreferenced blob files, and sweeps, until the relay stops.
 pub(super) async fn run(blossom: Arc<Blossom>) {
@@ -101,7 +99,7 @@ async fn follow_once(blossom: &Blossom) -> Result<(), String> {
             last
         }
     };
-    let filter = Filter { kinds: Some(KINDS.into()), ..Filter::default() };
+    let filter = Filter { kinds: Some(EVENT_KINDS.into()), ..Filter::default() };
     let opened = blossom.relay.open_stream(vec![filter], Some(position)).await;
     let mut stream = opened.map_err(|error| error.to_string())?;
     while let Some(item) = stream.next().await {

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::{Body as _, Bytes};
 use relay_blossom::exchange::{
-    Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Step, StepError,
+    Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Step, StepError, listed_servers,
+    server_lists,
 };
 use relay_blossom::index::{Part, Refusal};
 use relay_blossom::{Command, Outcome};
 use relay_engine::sql::StoreError;
-use relay_engine::types::{Filter, PubKey};
 use relay_site::nip98::SignerTrust;
 use relay_site::{BlossomRoute, HttpResponse};
 use tower_http::timeout::TimeoutError;
@@ -23,9 +23,6 @@ use crate::host::now;
 use crate::net::api::Upload;
 use crate::net::response;
 
-/// How often a command is repeated while the bytes of its blob are being removed, and how long is waited in between.
-const BUSY_TRIES: u32 = 50;
-const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// Bytes of a body that nobody wants, which are read all the same so that its client reads the response.
 const DRAIN_BYTES: usize = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -34,8 +31,6 @@ const PACE_BYTES: usize = 64 << 10;
 const PACE_TIME: Duration = Duration::from_secs(60);
 /// Blobs and ranges of up to this many bytes are read and sent in one piece.
 const SMALL_BYTES: u64 = 64 << 10;
-/// Kind of a list of servers (BUD-03).
-const SERVERS: u16 = 10063;
 
 /// A response, with what is read of it.
 pub(crate) struct Answered {
@@ -130,6 +125,8 @@ impl Blossom {
                 Ok(Input::Done)
             }
             Step::FindServers { authors } => Ok(Input::Servers(self.servers(&authors))),
+            // Types are in the index.
+            Step::SetType { .. } => Ok(Input::Done),
             Step::Process { bytes, mime } => self.media.process(bytes, mime).await.map(Input::Processed),
             Step::Respond(_) => Ok(Input::Done),
         };
@@ -141,28 +138,30 @@ impl Blossom {
         })
     }
 
-    /// Asks the index, again while the bytes of the blob are being removed.
+    /// Asks the index, again while the answer is about to change.
     async fn ask(&self, command: Command) -> Result<Input, StepError> {
         if command == Command::Sweep {
             background::report_downloads(self).await.map_err(StepError::Store)?;
         }
-        for _ in 0..BUSY_TRIES {
+        let mut retries = Retries::default();
+        loop {
             match self.index.run(command.clone()).await {
-                Ok(Outcome::Busy) => {
-                    self.wake.notify_one();
-                    tokio::time::sleep(BUSY_WAIT).await;
-                }
-                Ok(outcome) => {
-                    if command.may_remove() {
+                Ok(outcome) => match retries.wait(&outcome) {
+                    Some(pause) => {
                         self.wake.notify_one();
+                        tokio::time::sleep(pause).await;
                     }
-                    return Ok(Input::Answered(outcome));
-                }
+                    None => {
+                        if command.may_remove() {
+                            self.wake.notify_one();
+                        }
+                        return Ok(Input::Answered(outcome));
+                    }
+                },
                 Err(StoreError::Full(_)) => return Err(StepError::Full),
                 Err(error) => return Err(StepError::Store(error.to_string())),
             }
         }
-        Ok(Input::Answered(Outcome::Busy))
     }
 
     /// One of the uploads whose bytes are taken at a time, until it is dropped.
@@ -290,11 +289,7 @@ impl Blossom {
 
     /// The servers that these keys name in their lists on this relay.
     fn servers(&self, authors: &[String]) -> Vec<String> {
-        let authors = authors.iter().filter_map(|author| PubKey::from_hex(author.as_bytes()).ok()).collect();
-        let filter = Filter { kinds: Some([SERVERS].into()), authors: Some(authors), ..Filter::default() };
-        let found = self.relay.query(filter).unwrap_or_default();
-        let tags = found.iter().flat_map(|event| event.tags().named(b"server"));
-        tags.filter_map(|tag| Some(String::from_utf8_lossy(&tag.value()?).into_owned())).collect()
+        listed_servers(&self.relay.query(server_lists(authors)).unwrap_or_default())
     }
 
     async fn open_blob(&self, response: Response, is_head: bool) -> Answered {

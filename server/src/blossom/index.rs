@@ -209,6 +209,7 @@ mod tests {
             sha256,
             size: 3,
             mime: "text/plain".to_owned(),
+            uploaded: None,
             expires_at: None,
             unused_seconds: None,
             media: None,

@@ -356,6 +356,7 @@ impl Writing {
                 first: self.first.into(),
                 mime: None,
                 kept_mime: None,
+                uploaded: None,
             }),
             Err(error) => {
                 self.abort().await;

@@ -16,17 +16,12 @@ use relay_blossom::exchange::{Body as BlossomBody, Head, base_url, is_local_orig
 use relay_engine::types::ClientAddress;
 use relay_site::authorization::is_loopback;
 use relay_site::route::Bounds;
-use relay_site::{BlossomRoute, Found, HttpResponse};
+use relay_site::{BlossomRoute, HttpResponse};
 
 use super::api;
 use super::response::{Body, add_headers, response};
 use crate::blossom::{Answered, Blossom, Reading, RequestOrigin};
 use crate::host::ServerState;
-
-/// The variable part of a path.
-pub(super) fn param(found: &Found<'_, '_>) -> Option<String> {
-    ["blob", "pubkey", "sha256"].iter().find_map(|name| found.param(name)).map(str::to_owned)
-}
 
 /// Has a request answered.
 pub(super) async fn respond(

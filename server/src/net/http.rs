@@ -119,7 +119,8 @@ async fn respond<B: Backend + 'static>(
     }
     let (method, path) = (request.method().as_str(), request.uri().path());
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
-    let (shared, params, param) = (found.headers(), agents::Params::of(&found), blossom::param(&found));
+    let (shared, params, param) =
+        (found.headers(), agents::Params::of(&found), relay_blossom::exchange::path_param(&found));
     let endpoint = found.endpoint.map(|endpoint| (endpoint.route, endpoint.bounds));
     if let Ok((Route::Socket, _)) = endpoint {
         return upgrade::upgrade(slot, request, peer);

@@ -19,6 +19,8 @@ pub(super) enum Actor {
     Part(Job, PartHead, InPart),
     /// Removes bytes.
     Remover(Remover),
+    /// Lists the store, and has the index remove what it does not know.
+    Lister(Option<Vec<Key>>),
 }
 
 /// What is uploaded.
@@ -59,8 +61,8 @@ pub(super) enum InPart {
 
 pub(super) enum Remover {
     Start,
-    Taken(Key, u64),
-    Gone(Key, u64),
+    Taken(Vec<Key>, u64),
+    Gone(Vec<Key>, u64),
 }
 
 impl Job {
@@ -70,6 +72,7 @@ impl Job {
             sha256: sha(self.n),
             size: size(self.n),
             mime: String::new(),
+            uploaded: self.wanted.expires_at.map(|at| at - 300),
             expires_at: self.wanted.expires_at,
             unused_seconds: None,
             media: self.thumbnail.map(|n| Media {
@@ -86,7 +89,7 @@ impl Actor {
     /// Somebody new.
     pub(super) fn new(rng: &mut Rng, now: u64) -> Actor {
         let n = rng.below(u64::from(HASHES)) as u32;
-        let kind = rng.below(10);
+        let kind = rng.below(11);
         // Some do not know how long the blob is.
         let declared = if kind < 5 && rng.one_in(4) { 0 } else { size(n) };
         let is_slow = rng.one_in(4);
@@ -113,7 +116,8 @@ impl Actor {
                 let length = (size(n) - offset).min(size(n) / 2 + rng.below(size(n)));
                 Actor::Part(job, PartHead { offset, length }, InPart::Start)
             }
-            _ => Actor::Remover(Remover::Start),
+            8..10 => Actor::Remover(Remover::Start),
+            _ => Actor::Lister(None),
         }
     }
 
@@ -141,14 +145,15 @@ impl Actor {
                 in_part(&job, part, state, world).map(|state| Actor::Part(job.clone(), part, state))
             }
             Actor::Remover(state) => remover(state, world).map(Actor::Remover),
+            Actor::Lister(listed) => lister(listed, world).map(|listed| Actor::Lister(Some(listed))),
         }
     }
 }
 
 impl Simulation {
-    /// Whether a host that has this upload dies now. It may if the upload is under way.
+    /// Whether a host that has this upload dies now.
     fn dies(&mut self, upload: u64) -> bool {
-        let dies = !self.is_settling && self.rng.one_in(15) && self.oracle.pending.contains_key(&upload);
+        let dies = !self.is_settling && self.rng.one_in(15);
         if dies {
             self.trace.1.push(format!("the host of {upload} dies"));
         }
@@ -283,7 +288,7 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
             Some(InPart::Put(upload, key))
         }
         InPart::Put(upload, key) => {
-            if world.oracle.has_part(upload, &key) && world.dies(upload) {
+            if world.dies(upload) {
                 return None;
             }
             if !world.is_settling && world.rng.one_in(10) {
@@ -328,23 +333,59 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
 
 fn remover(state: Remover, world: &mut Simulation) -> Option<Remover> {
     match state {
-        Remover::Start => match world.ask(Command::TakeRemoval) {
-            None => Some(Remover::Start),
-            Some(Outcome::Removal(Some(key))) => Some(Remover::Taken(key, world.now)),
-            Some(_) => None,
-        },
+        Remover::Start => {
+            let command = match world.rng.below(4) {
+                0 => Command::TakeRemovals(1 + world.rng.below(3) as u32),
+                1 => Command::TakeRemovalOf(world.some_key()),
+                _ => Command::TakeRemoval,
+            };
+            let keys = match world.ask(command) {
+                None => return Some(Remover::Start),
+                Some(Outcome::Removal(key)) => key.into_iter().collect(),
+                Some(Outcome::Removals(keys)) => keys,
+                Some(other) => panic!("{other:?}"),
+            };
+            world.taken_at_once = world.taken_at_once.max(keys.len());
+            (!keys.is_empty()).then(|| Remover::Taken(keys, world.now))
+        }
         // After 15 minutes another one may be at it.
         Remover::Taken(_, at) | Remover::Gone(_, at) if at + 900 <= world.now => None,
         Remover::Taken(..) | Remover::Gone(..) if !world.is_settling && world.rng.one_in(8) => None,
-        Remover::Taken(key, at) if !world.is_settling && world.rng.one_in(8) => {
-            world.ask(Command::RemovalFailed(key.clone())).is_none().then_some(Remover::Taken(key, at))
+        Remover::Taken(keys, at) if !world.is_settling && world.rng.one_in(8) => {
+            let key = keys[0].clone();
+            let failed = world.ask(Command::RemovalFailed(key)).is_some();
+            let left = if failed { keys[1..].to_vec() } else { keys };
+            (!left.is_empty()).then_some(Remover::Taken(left, at))
         }
-        Remover::Taken(key, at) => {
-            world.remove(&key);
-            Some(Remover::Gone(key, at))
+        Remover::Taken(keys, at) => {
+            keys.iter().for_each(|key| world.remove(key));
+            Some(Remover::Gone(keys, at))
         }
-        Remover::Gone(key, at) => {
-            world.ask(Command::Removed(key.clone())).is_none().then_some(Remover::Gone(key, at))
+        Remover::Gone(keys, at) => {
+            let key = keys[0].clone();
+            let told = world.ask(Command::Removed(key)).is_some();
+            let left = if told { keys[1..].to_vec() } else { keys };
+            (!left.is_empty()).then_some(Remover::Gone(left, at))
         }
+    }
+}
+
+/// What a list of the store has may change before the index hears of it.
+fn lister(listed: Option<Vec<Key>>, world: &mut Simulation) -> Option<Vec<Key>> {
+    let Some(listed) = listed else {
+        let lost = world.rng.below(u64::from(HASHES)) as u32;
+        let number = 1_000_000 + world.rng.below(1_000);
+        // Bytes of an index that was lost, and of somebody else.
+        if world.rng.one_in(3) {
+            world.put(&format!("staged/{number}"), Bytes::Blob(lost));
+            world.put(&format!("parts/{}/{number}", sha(lost)), Bytes::Blob(lost));
+        }
+        let foreign = ["a.txt", "staged/x", "other/7"].map(str::to_owned);
+        return Some(world.store.keys().cloned().chain(foreign).collect());
+    };
+    let is_asked = world.rng.one_in(2);
+    match world.remove_unknown(listed.clone(), is_asked) {
+        None => Some(listed),
+        Some(_) => None,
     }
 }

@@ -5,8 +5,8 @@
 //! bytes that are live or being uploaded; nothing banned is live; no quota is exceeded; lists are exact. At the end, when all
 //! uploads have ended or are abandoned: there are no bytes but those of live blobs.
 //!
-//! A host may die at any step, with two conditions that hosts keep: what has taken a removal is done with it within 15 minutes
-//! or never; and what has put bytes after its upload had ended says so (it hears that they are gone, and they are removed).
+//! A host may die at any step, with one condition that hosts keep: what has taken a removal is done with it within 15 minutes
+//! or never. What has put bytes after its upload had ended may die before it says so: then the next list of the store finds them.
 
 mod actors;
 mod oracle;
@@ -44,6 +44,10 @@ struct Simulation {
     described: Vec<String>,
     /// Uploads that have shown bytes of a blob that is here.
     hashed: u64,
+    /// Most removals that one host has taken.
+    taken_at_once: usize,
+    /// Keys that lists of the store had and the index did not know.
+    unknown: u64,
     /// Nothing fails any more.
     is_settling: bool,
     trace: Trace,
@@ -74,6 +78,8 @@ impl Simulation {
             actors: Vec::new(),
             described: Vec::new(),
             hashed: 0,
+            taken_at_once: 0,
+            unknown: 0,
             is_settling: false,
             trace: Trace(seed, Vec::new()),
         }
@@ -84,6 +90,11 @@ impl Simulation {
         if !self.is_settling && self.rng.one_in(60) {
             self.reopen();
         }
+        self.ask_now(command)
+    }
+
+    /// The same of the index as it is.
+    fn ask_now(&mut self, command: Command) -> Option<Outcome> {
         if !self.is_settling && self.rng.one_in(20) {
             self.sqlite.fail_at(1 + self.rng.below(10));
         }
@@ -109,6 +120,34 @@ impl Simulation {
                 return outcome;
             }
         }
+    }
+
+    /// One of the keys that the store has or may have.
+    fn some_key(&mut self) -> Key {
+        let n = self.rng.below(u64::from(HASHES)) as u32;
+        let mut keys: Vec<Key> = self.store.keys().cloned().collect();
+        keys.push(sha(n).to_string());
+        self.rng.pick(&keys).clone()
+    }
+
+    /// A list of the store reaches the index. Keys are counted as the index knows each of them by itself.
+    fn remove_unknown(&mut self, keys: Vec<Key>, is_asked: bool) -> Option<Outcome> {
+        let is_ours = |key: &&Key| !["a.txt", "staged/x", "other/7"].contains(&key.as_str());
+        let (mut known, mut hashes, mut others) = (0, 0, 0);
+        for key in keys.iter().filter(is_ours) {
+            let is_known = self.insist(Command::IsKnown(key.clone())) == Outcome::Accepted;
+            match (is_known, key.contains('/')) {
+                (true, false) => known += 1,
+                (true, true) => {}
+                (false, false) => hashes += 1,
+                (false, true) => others += 1,
+            }
+        }
+        let left = if is_asked || hashes <= known { 0 } else { hashes };
+        let outcome = self.ask_now(Command::RemoveUnknown { keys, is_asked })?;
+        assert_eq!(outcome, Outcome::Unknown { removed: hashes - left + others, left });
+        self.unknown += hashes + others;
+        Some(outcome)
     }
 
     fn put(&mut self, key: &Key, bytes: Bytes) {
@@ -270,6 +309,10 @@ impl Simulation {
             self.clean();
             self.check();
         }
+        // Of hosts that put bytes and died after their uploads had ended.
+        self.remove_unknown(self.store.keys().cloned().collect(), true);
+        self.clean();
+        self.check();
         self.check_lists();
         let live: Vec<Key> = {
             let mut live: Vec<Key> = self.oracle.live.keys().map(|n| sha(*n).to_string()).collect();
@@ -285,7 +328,7 @@ impl Simulation {
 
 #[test]
 fn hosts_that_race_die_and_fail_keep_blobs_and_bytes_together() {
-    let (mut stored, mut hashed, mut pictures) = (0, 0, 0);
+    let (mut stored, mut hashed, mut pictures, mut unknown, mut taken_at_once) = (0, 0, 0, 0, 0);
     for seed in 0..SEEDS {
         let mut simulation = Simulation::new(seed);
         for _ in 0..STEPS {
@@ -295,8 +338,12 @@ fn hosts_that_race_die_and_fail_keep_blobs_and_bytes_together() {
         stored += simulation.oracle.stored;
         hashed += simulation.hashed;
         pictures += simulation.oracle.pictures;
+        unknown += simulation.unknown;
+        taken_at_once = taken_at_once.max(simulation.taken_at_once);
     }
     assert!(pictures > SEEDS / 2, "{pictures}: nobody has pictures");
+    assert!(unknown > SEEDS / 2, "{unknown}: no list finds anything");
+    assert!(taken_at_once > 1, "removals are taken one by one");
     assert!(hashed > SEEDS, "{hashed}: nobody uploads what others own");
     assert!(stored > 7 * SEEDS, "{stored}: the hosts get nothing done");
 }

@@ -151,7 +151,21 @@ impl Oracle {
                 assert_eq!(*outcome, if was { Outcome::Done } else { Outcome::Missing });
             }
             Command::Apply(event, _) => self.apply(event),
-            Command::TakeRemoval | Command::TakeRemovalOf(_) => self.take(now, outcome),
+            Command::TakeRemoval => {
+                let Outcome::Removal(removal) = outcome else { panic!("a removal or none") };
+                self.take(now, removal.as_slice(), 1);
+            }
+            Command::TakeRemovals(limit) => {
+                let Outcome::Removals(removals) = outcome else { panic!("removals") };
+                self.take(now, removals, *limit as usize);
+            }
+            Command::TakeRemovalOf(key) => {
+                let Outcome::Removal(removal) = outcome else { panic!("a removal or none") };
+                if removal.is_some() {
+                    assert_eq!(removal.as_ref(), Some(key));
+                    assert!(self.taken.insert(key.clone(), now).is_none(), "{key} was taken by another one");
+                }
+            }
             Command::Removed(key) | Command::RemovalFailed(key) => drop(self.taken.remove(key)),
             Command::Sweep => self.sweep(now, outcome),
             Command::Restart => self.restart(),
@@ -436,7 +450,8 @@ impl Oracle {
             self.add_owner(now, thumbnail, pending.owner, commit.expires_at);
         }
         let owners = [(pending.owner, now)].into();
-        self.live.insert(n, Live { owners, uploaded: now, expires_at: commit.expires_at, thumbnail });
+        let uploaded = commit.uploaded.map_or(now, |at| at.min(now));
+        self.live.insert(n, Live { owners, uploaded, expires_at: commit.expires_at, thumbnail });
         self.stored += 1;
         let Outcome::Stored(blob) = outcome else { panic!("it is new") };
         self.is_blob(n, &Outcome::Blob(blob.clone()));
@@ -484,12 +499,6 @@ impl Oracle {
         if parts.rows.remove(key).is_some() && parts.rows.is_empty() {
             self.pending.remove(&upload);
         }
-    }
-
-    /// Whether this part's upload knows it.
-    pub(super) fn has_part(&self, upload: u64, key: &Key) -> bool {
-        let parts = self.pending.get(&upload).and_then(|pending| pending.parts.as_ref());
-        parts.is_some_and(|parts| parts.rows.contains_key(key))
     }
 
     fn remove_owner(&mut self, n: u32, owner: u8) {
@@ -548,15 +557,16 @@ impl Oracle {
         }
     }
 
-    fn take(&mut self, now: u64, outcome: &Outcome) {
-        let Outcome::Removal(removal) = outcome else { panic!("a removal or none") };
+    fn take(&mut self, now: u64, removals: &[Key], limit: usize) {
         let is_due = |at: &u64| at + TAKEN_SECONDS <= now;
-        let Some(key) = removal else {
-            return assert!(!self.taken.values().any(is_due), "it is to be handed out again");
-        };
-        if let Some(at) = self.taken.insert(key.clone(), now) {
-            assert!(is_due(&at), "{key} was taken by another one");
+        for key in removals {
+            if let Some(at) = self.taken.insert(key.clone(), now) {
+                assert!(is_due(&at), "{key} was taken by another one");
+            }
         }
+        assert!(removals.len() <= limit);
+        let is_left = removals.len() < limit && self.taken.values().any(is_due);
+        assert!(!is_left, "it is to be handed out again");
     }
 
     fn sweep(&mut self, now: u64, outcome: &Outcome) {

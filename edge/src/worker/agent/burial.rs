@@ -7,8 +7,10 @@ use relay_agent::machine::Tombstone;
 use relay_engine::types::PubKey;
 
 use super::super::js;
-use super::Shared;
+use super::super::sql::DurableSql;
+use super::{Shared, now};
 use crate::agent::api_request::{BURY_PATH, TOMBSTONE_PATH};
+use crate::used;
 
 impl Shared {
     /// Has the relay's object keep the tombstone, and then deletes everything here, the alarm too. After an error, or if the object
@@ -20,12 +22,22 @@ impl Shared {
     }
 
     async fn try_bury(&self, tombstone: &Tombstone) -> Result<(), String> {
-        self.ask_relay(BURY_PATH, tombstone.to_json()).await?;
+        // Whoever has read a signed request may send it again as long as it is accepted, also to an agent that is deployed again.
+        let remembered = || {
+            used::remembered(&DurableSql::new(self.storage()?), now().seconds())
+                .map_err(|error| error.to_string())
+        };
+        let used = remembered()?;
+        self.ask_relay(BURY_PATH, tombstone.clone().with_used(used.iter().copied()).to_json()).await?;
         let message = |error| js::error_message(&error);
         let emptied = {
             let mut place = self.agent.try_borrow_mut().map_err(|_| "the agent is in use")?;
             // It may have been deployed again meanwhile.
             if !place.as_ref().is_some_and(|agent| agent.is_buried_by(tombstone)) {
+                return Ok(());
+            }
+            // Another request has come meanwhile: the alarm has it tried again.
+            if remembered()?.iter().any(|event| !used.contains(event)) {
                 return Ok(());
             }
             let emptied = self.storage()?.delete_all().map_err(message)?;
@@ -40,7 +52,8 @@ impl Shared {
     /// # Errors
     /// If storage fails, or the relay's object.
     pub(super) async fn tombstone_of(self: &Rc<Self>, agent: &PubKey) -> Result<Option<Tombstone>, String> {
-        if self.with(|agent| agent.agent().state().is_some())? {
+        // An object without an agent stays empty as long as nothing is deployed there.
+        if self.has_agent()? && self.with(|agent| agent.agent().state().is_some())? {
             return Ok(None);
         }
         let kept = self.ask_relay(TOMBSTONE_PATH, agent.to_string().into_bytes()).await?;

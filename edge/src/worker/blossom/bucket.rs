@@ -2,11 +2,12 @@
 //! first bytes.
 
 use std::collections::HashMap;
+use std::ops::Range as Bounds;
 
 use bytes::Bytes;
 use js_sys::futures::JsFuture;
 use js_sys::{Object as JsObject, Promise, Reflect};
-use relay_blossom::exchange::{Receive, Received, StepError, Uploader};
+use relay_blossom::exchange::{PlannedRead, Receive, Received, StepError, Uploader};
 use relay_blossom::index::Part;
 use relay_blossom::{Blob, Sha256, mime};
 use sha2::{Digest as _, Sha256 as Hasher};
@@ -14,7 +15,8 @@ use wasm_bindgen::prelude::*;
 use worker::crypto::{DigestStream, DigestStreamAlgorithm};
 use worker::web_sys::ReadableStream;
 use worker::{
-    Bucket, Conditional, Data, Env, Error, HttpMetadata, Object, Range, ResponseBody, Result as WorkerResult,
+    AbortController, AbortSignal, Bucket, Conditional, Data, Env, Error, HttpMetadata, Object, Range,
+    ResponseBody, Result as WorkerResult,
 };
 
 use crate::worker::blossom_object::BLOBS;
@@ -28,6 +30,9 @@ const LOST: &str = "Network connection lost";
 /// Names of what is kept with an object.
 const EXPIRES: &str = "expires";
 const MEDIA: &str = "media";
+const UPLOADED: &str = "uploaded";
+/// Largest integer of JavaScript that a range may name.
+const INTEGER_MAX: u64 = (1 << 53) - 1;
 
 #[wasm_bindgen]
 extern "C" {
@@ -66,6 +71,13 @@ extern "C" {
 /// The bucket of blobs.
 pub(super) struct BlobStore(Bucket);
 
+/// What came of a put.
+enum Put {
+    Stored(Received),
+    /// Others' bytes were there already.
+    Kept(Received),
+}
+
 pub(super) fn failed(error: Error) -> StepError {
     StepError::Store(error.to_string())
 }
@@ -79,22 +91,76 @@ impl BlobStore {
         env.bucket(BLOBS).map(BlobStore)
     }
 
-    /// The object of a blob, with its bytes if they are wanted. One operation.
-    pub(super) async fn find(&self, sha256: &Sha256, with_bytes: bool) -> Result<Option<Object>, StepError> {
+    /// The object of a blob, and which bytes of it come with it. One operation; one more if the range does not lie within the blob.
+    pub(super) async fn find(
+        &self,
+        sha256: &Sha256,
+        planned: PlannedRead,
+    ) -> Result<Option<(Object, Bounds<u64>)>, StepError> {
         let key = sha256.to_string();
-        let found = match with_bytes {
-            true => self.0.get(key).execute().await,
-            false => self.0.head(key).await,
+        let range = match planned {
+            PlannedRead::Nothing => return self.head(key).await,
+            PlannedRead::From(first, _) if first > INTEGER_MAX => return self.head(key).await,
+            PlannedRead::Whole => None,
+            PlannedRead::From(first, Some(last)) if last < INTEGER_MAX => {
+                Some(Range::OffsetWithLength { offset: first, length: last - first + 1 })
+            }
+            PlannedRead::From(offset, _) => Some(Range::OffsetToEnd { offset }),
+            PlannedRead::Last(suffix) => Some(Range::Suffix { suffix: suffix.min(INTEGER_MAX) }),
         };
-        found.map_err(failed)
+        let get = self.0.get(&key);
+        let found = match range {
+            Some(range) => get.range(range).execute().await,
+            None => get.execute().await,
+        };
+        let object = match found {
+            // It begins past the end, or the blob is empty.
+            Err(error) if is_range_error(&error) => return self.head(key).await,
+            found => found.map_err(failed)?,
+        };
+        // The bucket cuts a range at the end of the object. Which one it has sent, the crate `worker` cannot read without a panic.
+        Ok(object.map(|object| {
+            let size = object.size();
+            let bytes = match planned {
+                PlannedRead::From(first, last) => {
+                    first..last.map_or(size, |last| last.saturating_add(1).min(size))
+                }
+                PlannedRead::Last(count) => size.saturating_sub(count)..size,
+                PlannedRead::Nothing | PlannedRead::Whole => 0..size,
+            };
+            (object, bytes)
+        }))
+    }
+
+    async fn head(&self, key: String) -> Result<Option<(Object, Bounds<u64>)>, StepError> {
+        Ok(self.0.head(key).await.map_err(failed)?.map(|object| (object, 0..0)))
     }
 
     /// Stores bytes; the bucket checks their hash, if it is known. One operation, and two more if it is not; none if they are only
     /// hashed. Of a known hash it overwrites nothing: a blob that is live stays as it is, with its type and expiry, whoever uploads
     /// it meanwhile. Then it is one operation more.
+    ///
+    /// # Errors
+    /// [`StepError::Raced`] if it overwrites nothing.
     pub(super) async fn store(&self, data: Data, receive: &Receive) -> Result<Received, StepError> {
+        match self.put(data, receive).await? {
+            Put::Stored(received) => Ok(received),
+            // Cloudflare does not say whether R2 looks at the hash before the condition (workerd's simulation does), or whether it reads the
+            // body at all. So nothing is known of these bytes.
+            Put::Kept(_) => Err(StepError::Raced),
+        }
+    }
+
+    /// The same of bytes that have this hash, as is known already: it has not failed if it overwrites nothing.
+    pub(super) async fn store_checked(&self, data: Data, receive: &Receive) -> Result<Received, StepError> {
+        match self.put(data, receive).await? {
+            Put::Stored(received) | Put::Kept(received) => Ok(received),
+        }
+    }
+
+    async fn put(&self, data: Data, receive: &Receive) -> Result<Put, StepError> {
         if receive.only_hash {
-            return only_hash(data, receive).await;
+            return only_hash(data, receive).await.map(Put::Stored);
         }
         let mut put = self.0.put(&receive.key, data).http_metadata(http_metadata(&receive.mime));
         let further = further_metadata(receive);
@@ -105,15 +171,16 @@ impl BlobStore {
             let is_new = Conditional { etag_does_not_match: Some("*".to_owned()), ..Conditional::default() };
             put = put.sha256(sha256.0.to_vec()).only_if(is_new);
         }
-        let (size, kept_mime) = match put.execute().await.map_err(put_failure)? {
-            Some(object) => (object.size(), None),
-            // The bytes are there, with this hash: the bucket has checked it when they came.
+        let stored = put.execute().await.map_err(put_failure)?;
+        let (object, is_kept) = match stored {
+            Some(object) => (object, false),
+            // Bytes are there, with this hash: the bucket has checked it when they came.
             None => {
                 let there = self.0.head(&receive.key).await.map_err(failed)?;
-                let there = there.ok_or_else(|| StepError::Store("not stored".into()))?;
-                (there.size(), Some(mime_of(&there)))
+                (there.ok_or_else(|| StepError::Store("not stored".into()))?, true)
             }
         };
+        let size = object.size();
         if receive.length.is_some_and(|length| length != size) {
             return Err(StepError::Incomplete);
         }
@@ -123,7 +190,27 @@ impl BlobStore {
             None if receive.key.starts_with(PARTS) => (Sha256([0; 32]), Bytes::new()),
             None => self.digest(&receive.key, size).await?,
         };
-        Ok(Received { sha256, size, first, mime: None, kept_mime })
+        let kept_mime = is_kept.then(|| mime_of(&object));
+        let received =
+            Received { sha256, size, first, mime: None, kept_mime, uploaded: Some(uploaded(&object)) };
+        Ok(if is_kept { Put::Kept(received) } else { Put::Stored(received) })
+    }
+
+    /// Gives a stored blob another type: the bucket changes metadata only with the bytes, which it copies, unless they have been removed
+    /// meanwhile. Two operations.
+    pub(super) async fn set_type(&self, sha256: &Sha256, mime: &str) -> Result<(), StepError> {
+        let key = sha256.to_string();
+        let Some(object) = self.0.get(&key).execute().await.map_err(failed)? else { return Ok(()) };
+        let data = match object.size() {
+            0 => Data::Empty,
+            _ => Data::ReadableStream(stream_of(&object)?),
+        };
+        let mut further = object.custom_metadata().map_err(failed)?;
+        further.insert(UPLOADED.to_owned(), uploaded(&object).to_string());
+        let is_same = Conditional { etag_matches: Some(object.etag()), ..Conditional::default() };
+        let put = self.0.put(&key, data).http_metadata(http_metadata(mime)).custom_metadata(further);
+        let put = put.sha256(sha256.0.to_vec()).only_if(is_same);
+        put.execute().await.map(drop).map_err(put_failure)
     }
 
     /// The hash of what is stored, and its first bytes.
@@ -190,21 +277,34 @@ impl BlobStore {
             expires_at,
             media: None,
         };
-        let stored = self.store(data, &receive).await?;
+        let stored = self.store_checked(data, &receive).await?;
         self.remove(from).await?;
         Ok(stored)
     }
 
-    /// Pipes parts one after the other into one put, which checks the hash. An operation for each part, and one.
+    /// Pipes parts one after the other into one put, which checks the hash. An operation for each part, and one; the double if the blob
+    /// has come another way meanwhile.
     pub(super) async fn join(&self, parts: &[Part], receive: &Receive) -> Result<Received, StepError> {
+        match self.join_once(parts, receive).await {
+            Err(StepError::Raced) => {
+                self.join_once(parts, &Receive { only_hash: true, ..receive.clone() }).await
+            }
+            joined => joined,
+        }
+    }
+
+    async fn join_once(&self, parts: &[Part], receive: &Receive) -> Result<Received, StepError> {
         let length: u64 = parts.iter().map(|part| part.take).sum();
         if length == 0 {
             return self.store(Data::Empty, receive).await;
         }
         let joined = FixedLengthStream::new(length as f64).map_err(thrown)?;
         let writable = joined.writable();
+        // A put that refuses to overwrite may end before it has read anything: then nothing would end the pipe.
+        let stop = AbortController::default();
+        let signal = stop.signal();
         let pipe = async {
-            let piped = self.pipe(parts, &writable).await;
+            let piped = self.pipe(parts, &writable, &signal).await;
             let ended = match &piped {
                 Ok(()) => writable.close(),
                 Err(_) => writable.abort("a part cannot be read"),
@@ -214,7 +314,11 @@ impl BlobStore {
             }
             piped
         };
-        let put = self.store(Data::ReadableStream(joined.readable()), receive);
+        let put = async {
+            let stored = self.store(Data::ReadableStream(joined.readable()), receive).await;
+            stop.abort();
+            stored
+        };
         let (piped, stored) = futures_util::future::join(pipe, put).await;
         // If the hash is wrong, the pipe breaks too; the put knows why.
         match stored {
@@ -223,9 +327,12 @@ impl BlobStore {
         }
     }
 
-    async fn pipe(&self, parts: &[Part], to: &Writable) -> Result<(), StepError> {
+    async fn pipe(&self, parts: &[Part], to: &Writable, signal: &AbortSignal) -> Result<(), StepError> {
         let options = JsObject::new();
-        Reflect::set(&options, &"preventClose".into(), &true.into()).map_err(thrown)?;
+        let signal: &JsValue = (**signal).as_ref();
+        for (name, value) in [("preventClose", &true.into()), ("signal", signal)] {
+            Reflect::set(&options, &name.into(), value).map_err(thrown)?;
+        }
         for part in parts.iter().filter(|part| part.take > 0) {
             let body = self.present(&part.key, part.skip, part.take).await?;
             let piped = body.unchecked_ref::<Stream>().pipe_to(to.as_ref(), &options).map_err(thrown)?;
@@ -266,7 +373,7 @@ async fn only_hash(data: Data, receive: &Receive) -> Result<Received, StepError>
     }
     match receive.sha256 {
         Some(expected) if expected != sha256 => Err(StepError::WrongHash),
-        _ => Ok(Received { sha256, size, first: Bytes::new(), mime: None, kept_mime: None }),
+        _ => Ok(Received { sha256, size, first: Bytes::new(), mime: None, kept_mime: None, uploaded: None }),
     }
 }
 
@@ -296,14 +403,21 @@ fn mime_of(object: &Object) -> String {
     object.http_metadata().content_type.unwrap_or_else(|| mime::UNKNOWN.to_owned())
 }
 
-/// What the bucket knows of a blob.
+/// When the bytes of an object came, in Unix seconds: its own time, unless it is a copy with another type.
+fn uploaded(object: &Object) -> u64 {
+    let further = object.custom_metadata().unwrap_or_default();
+    let own = || object.uploaded().as_millis() / 1_000;
+    further.get(UPLOADED).and_then(|at| at.parse().ok()).unwrap_or_else(own)
+}
+
+/// What the bucket knows of a blob: the same as the index.
 pub(super) fn blob_of(object: &Object, sha256: Sha256) -> Blob {
     let further = object.custom_metadata().unwrap_or_default();
     Blob {
         sha256,
         size: object.size(),
         mime: mime_of(object),
-        uploaded: object.uploaded().as_millis() / 1_000,
+        uploaded: uploaded(object),
         expires_at: further.get(EXPIRES).and_then(|at| at.parse().ok()),
         media: further.get(MEDIA).and_then(|media| serde_json::from_str(media).ok()),
     }
@@ -322,6 +436,12 @@ fn further_metadata(receive: &Receive) -> HashMap<String, String> {
 /// Whether a connection was lost.
 pub(super) fn is_lost(failure: &StepError) -> bool {
     matches!(failure, StepError::Store(words) if words.contains(LOST))
+}
+
+/// Whether a range does not lie within the object.
+fn is_range_error(error: &Error) -> bool {
+    let words = error.to_string();
+    words.contains("10039") || words.contains("range is not satisfiable")
 }
 
 /// Why a put failed. The bucket names another hash than was announced, or the body ended early; a connection that is lost may be

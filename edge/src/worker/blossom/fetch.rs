@@ -10,8 +10,7 @@ use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
 use relay_agent::executor::{Access, HttpLimits, HttpRequest};
 use relay_agent::fetch::{PrivateHosts, check_url, redirect};
-use relay_blossom::exchange::{Receive, Received, StepError};
-use relay_engine::types::{Filter, PubKey};
+use relay_blossom::exchange::{Receive, Received, StepError, listed_servers, server_lists};
 use worker::{
     AbortController, AbortSignal, Data, Delay, Env, Error, Method, Request, RequestInit, Response,
     ResponseBody,
@@ -29,8 +28,6 @@ const REDIRECTS_MAX: u32 = 3;
 /// Most bytes of a blob whose origin does not say how many they are: the bucket takes only streams of known length, so that
 /// these are in memory.
 const UNKNOWN_BYTES_MAX: u64 = 8 << 20;
-/// Kind of a list of servers (BUD-03).
-const SERVERS: u16 = 10063;
 
 /// Stores what the first of these URLs answers with that answers. `make_room` is told how many bytes it has before they are stored.
 pub(super) async fn fetch(
@@ -50,7 +47,7 @@ pub(super) async fn fetch(
             Either::Left((Err(failure), _)) => {
                 // What is left of the response is not read.
                 call.abort();
-                if let StepError::Refused(_) = failure {
+                if let StepError::Refused(_) | StepError::Raced = failure {
                     return Err(failure);
                 }
                 failure
@@ -154,13 +151,11 @@ pub(super) async fn servers(
     settings: &Settings,
     authors: &[String],
 ) -> Result<Vec<String>, String> {
-    let authors = authors.iter().filter_map(|author| PubKey::from_hex(author.as_bytes()).ok()).collect();
-    let filter = Filter { kinds: Some([SERVERS].into()), authors: Some(authors), ..Filter::default() };
     let message = |error: Error| error.to_string();
     let placement = &settings.placement;
     let stub = shards::stub(env, placement, placement.shards.for_connection()).map_err(message)?;
     let mut init = RequestInit::new();
-    let body = Uint8Array::from(encode_filter(&filter).as_slice());
+    let body = Uint8Array::from(encode_filter(&server_lists(authors)).as_slice());
     init.with_method(Method::Post).with_body(Some(body.into()));
     let request = Request::new_with_init(&format!("https://relay{QUERY_PATH}"), &init).map_err(message)?;
     let mut response = stub.fetch_with_request(request).await.map_err(message)?;
@@ -169,6 +164,5 @@ pub(super) async fn servers(
         return Err(format!("the relay answers with status {}", response.status_code()));
     }
     let found = decode_events(&body).map_err(|error| error.to_string())?;
-    let tags = found.iter().flat_map(|event| event.tags().named(b"server"));
-    Ok(tags.filter_map(|tag| Some(String::from_utf8_lossy(&tag.value()?).into_owned())).collect())
+    Ok(listed_servers(&found))
 }

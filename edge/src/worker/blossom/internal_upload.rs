@@ -47,7 +47,7 @@ pub(in super::super) async fn put_own(
                 let done = match *step {
                     Step::Ask(command) => ask(env, &settings.placement, &command).await.map(Input::Answered),
                     Step::Put { bytes, receive } => {
-                        bodies.store(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
+                        bodies.store_checked(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
                     }
                     Step::Discard(key) => bodies.remove(&key).await.map(|()| Input::Done),
                     _ => Err(StepError::Unsupported),

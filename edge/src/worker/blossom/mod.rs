@@ -13,6 +13,7 @@ mod fetch;
 #[cfg(feature = "libsecp256k1")]
 mod internal_upload;
 
+use std::ops::Range;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,15 +21,15 @@ use bytes::Bytes;
 use futures_util::future::select;
 use js_sys::Uint8Array;
 use relay_blossom::exchange::{
-    Body, Context, Exchange, Head, Input, Keys, Received, Response as Answered, Step, StepError, base_url,
-    is_local_origin,
+    Body, Context, Exchange, Head, Input, Keys, PlannedRead, Received, Response as Answered, Step, StepError,
+    base_url, is_local_origin, planned_read,
 };
 use relay_blossom::{Blob, Command, Outcome, Sha256, media, mime};
 use relay_engine::sql::StoreError;
 use relay_engine::verify::Verifier;
 use relay_site::authorization::is_loopback;
 use relay_site::nip98::{Nip98Error, ServerUrl, Signed};
-use relay_site::{BlossomRoute, Found, HttpResponse};
+use relay_site::{BlossomRoute, HttpResponse};
 use wasm_bindgen::JsValue;
 use worker::{Data, Date, Delay, Env, Headers, Method, Object, Request, RequestInit, Response, Result};
 
@@ -46,17 +47,8 @@ use crate::used::{SignedBy, decode_taken};
 /// Longest body that nobody wants and that is read all the same, and how long.
 const DRAIN_BYTES_MAX: u64 = 16 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
-/// Headers of a request that a whole blob may not be the answer to.
-const CONDITIONS: [&str; 5] =
-    ["range", "if-none-match", "if-match", "if-modified-since", "if-unmodified-since"];
-
 /// Blobs of which this isolate has told the index that they are downloaded.
 static TOUCHED: LazyLock<Mutex<Touched>> = LazyLock::new(Mutex::default);
-
-/// The variable part of a path.
-pub(super) fn param(found: &Found<'_, '_>) -> Option<String> {
-    ["blob", "pubkey", "sha256"].iter().find_map(|name| found.param(name)).map(str::to_owned)
-}
 
 /// A request under way.
 struct Exchanging<'a> {
@@ -65,10 +57,10 @@ struct Exchanging<'a> {
     settings: &'a Settings,
     bodies: BlobStore,
     request: Request,
-    /// Whether the whole blob is wanted, so that one operation of the bucket answers.
-    wants_whole: bool,
-    /// The blob that was found, with its body.
-    found: Option<Object>,
+    /// What is read of the blob, so that one operation of the bucket answers.
+    planned: PlannedRead,
+    /// The blob that was found, with these bytes of it.
+    found: Option<(Object, Range<u64>)>,
 }
 
 /// What an exchange needs to know, now.
@@ -119,7 +111,7 @@ pub(super) async fn respond(
         param,
         headers: request.headers().entries().map(|(name, value)| (name.to_lowercase(), value)).collect(),
     };
-    let wants_whole = head.method == "GET" && CONDITIONS.iter().all(|name| head.header(name).is_none());
+    let planned = planned_read(&head);
     let at = address(&request);
     let base_url = base_url(settings.url.as_deref().unwrap_or(&at));
     let is_local = settings.url.is_none()
@@ -130,7 +122,7 @@ pub(super) async fn respond(
     let context = || context(settings, relay_url, &base_url, is_local, &*verifier);
     let is_head = head.method == "HEAD";
     let bodies = BlobStore::new(env)?;
-    let mut exchanging = Exchanging { env, worker, settings, bodies, request, wants_whole, found: None };
+    let mut exchanging = Exchanging { env, worker, settings, bodies, request, planned, found: None };
     let (mut exchange, mut step) = Exchange::begin(&context(), head);
     loop {
         let input = match step {
@@ -202,18 +194,16 @@ impl Exchanging<'_> {
                 self.bodies.store(data, &receive).await.map(Input::Received)
             }
             Step::Put { bytes, receive } => {
-                self.bodies.store(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
+                self.bodies.store_checked(Data::Bytes(bytes.to_vec()), &receive).await.map(Input::Received)
             }
             Step::Fetch { urls, receive, reservation } => {
                 self.fetch(&urls, &receive, reservation).await.map(Input::Received)
             }
             Step::Promote { from, to, mime, expires_at } => {
-                self.bodies.promote(&from, &to, &mime, expires_at).await.map(|stored| {
-                    match stored.kept_mime {
-                        Some(_) => Input::Received(stored),
-                        None => Input::Done,
-                    }
-                })
+                self.bodies.promote(&from, &to, &mime, expires_at).await.map(Input::Received)
+            }
+            Step::SetType { sha256, mime } => {
+                self.bodies.set_type(&sha256, &mime).await.map(|()| Input::Done)
             }
             Step::Join { parts, receive } => self.bodies.join(&parts, &receive).await.map(Input::Received),
             // What is left is swept later.
@@ -232,11 +222,11 @@ impl Exchanging<'_> {
 
     /// Finds a blob in the bucket, without the index.
     async fn find(&mut self, sha256: &Sha256) -> std::result::Result<Outcome, StepError> {
-        let Some(object) = self.bodies.find(sha256, self.wants_whole).await? else {
+        let Some((object, range)) = self.bodies.find(sha256, self.planned).await? else {
             return Ok(Outcome::Missing);
         };
         let blob = blob_of(&object, *sha256);
-        self.found = Some(object);
+        self.found = Some((object, range));
         Ok(Outcome::Blob(blob))
     }
 
@@ -328,12 +318,10 @@ impl Exchanging<'_> {
             return Ok(built.empty());
         }
         self.touch(&blob);
-        let stream = match self.found.take().filter(|_| range.is_none() && self.wants_whole) {
-            Some(whole) => stream_of(&whole).map(Some),
-            None => {
-                let range = range.unwrap_or(0..blob.size);
-                self.bodies.read(&blob.sha256.to_string(), range.start, range.end - range.start).await
-            }
+        let range = range.unwrap_or(0..blob.size);
+        let stream = match self.found.take().filter(|(_, found)| *found == range) {
+            Some((object, _)) => stream_of(&object).map(Some),
+            None => self.bodies.read(&blob.sha256.to_string(), range.start, range.end - range.start).await,
         };
         match stream {
             Ok(Some(stream)) => Ok(built.stream(stream)),

@@ -14,7 +14,7 @@ const LARGE_ECHO: &str = "name = \"echo\"\nlimits = { input_bytes = 1048576, out
     network = { max_fetch_bytes = 400000 }\n[[handlers]]\nkind = 5050\nexecutor = \"echo\"\n";
 
 /// A request over HTTP: status, head in lowercase, body.
-fn http(relay: &RelayProcess, head: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
+pub(super) fn http(relay: &RelayProcess, head: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
     let mut stream = TcpStream::connect(relay.host()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "{head}Host: {}\r\nConnection: close\r\n\r\n", relay.host()).unwrap();

@@ -3,6 +3,10 @@
 use std::fs;
 use std::io::Write as _;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::blobs::http;
 use super::*;
 
 #[test]
@@ -75,4 +79,41 @@ fn jobs_wait_while_the_agents_disk_is_full() {
     for request in &requests {
         assert_eq!(count(&mut client, 6_050, &request.id), 1);
     }
+}
+
+/// Whoever has read a signed request may send it again as long as it is accepted.
+#[test]
+fn a_signed_request_is_not_carried_out_again_when_its_agent_has_been_deleted() {
+    let admin = key(1);
+    let relay = RelayProcess::start_with(&format!("[policy]\nadmin_pubkeys = [\"{}\"]\n", admin.hex()));
+    let manifest = br#"{"name":"replayed","handlers":[{"kind":5050,"executor":"echo"}]}"#;
+    let signed = |method: &str, path: &str, body: &[u8], serial: u64| {
+        let url = format!("http://{}{path}", relay.host());
+        let draft = event(&admin).kind(27_235).at(unix_now()).tag(["u", &url]).tag(["method", method]);
+        let event = draft.tag(["serial", &serial.to_string()]).sign();
+        let (token, length) = (BASE64_STANDARD.encode(event.json()), body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nAuthorization: Nostr {token}\r\nContent-Length: {length}\r\n"
+        );
+        (head, body.to_vec())
+    };
+    let sent = |(head, body): &(String, Vec<u8>)| {
+        let (status, head, body) = http(&relay, head, body);
+        println!("{status}: {}", String::from_utf8_lossy(&body));
+        (status, head.contains("has been used"))
+    };
+    let deploying = signed("POST", "/agents", manifest, 1);
+    assert_eq!(sent(&deploying), (201, false));
+    let listed = agent_json(&relay, &["list"]);
+    let agents = listed["agents"].as_array().unwrap();
+    let npub = agents.iter().find(|agent| agent["name"] == "replayed").unwrap()["npub"].as_str().unwrap();
+    let path = format!("/agents/{npub}");
+    let deleting = signed("DELETE", &path, b"", 2);
+    assert_eq!(sent(&deleting).0, 200);
+    assert_eq!(sent(&deploying), (401, true), "it stays deleted");
+    assert_eq!(sent(&signed("POST", "/agents", manifest, 3)).0, 200);
+    for replayed in [&deleting, &deploying] {
+        assert_eq!(sent(replayed), (401, true), "it stays deployed");
+    }
+    assert_eq!(agent_json(&relay, &["list"])["agents"][0]["version"], 2);
 }

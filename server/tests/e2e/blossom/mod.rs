@@ -6,6 +6,7 @@ mod events;
 mod full_disk;
 mod many_and_large;
 mod policy;
+mod pulls;
 mod s3;
 mod uploads;
 
