@@ -8,7 +8,7 @@ use relay_engine::relay::{Committed, Config, ConnId, Peer, Relay, commit};
 use relay_engine::store::{self, MemoryBackend, Op};
 use relay_engine::testing::signing::{Signed, event, key};
 use relay_engine::testing::{drained, settle};
-use relay_engine::types::{ClientAddress, Limits, Now};
+use relay_engine::types::{ClientAddress, EventId, Limits, Now};
 use relay_engine::verify::{Batch, Libsecp256k1, Verdict};
 use relay_engine::wire;
 
@@ -251,6 +251,46 @@ fn what_another_process_stores_is_found_by_a_scan() {
         open(&mut relay, conn, "{}", LIST);
         assert_eq!(listed(&answered(&mut relay, conn).0), ids([&new, &more]));
     }
+}
+
+/// As `relay delete` does beside a relay that serves, or a sweep by age: no commit tells of it.
+#[test]
+fn what_is_removed_without_a_commit_is_in_no_set_that_is_opened_afterwards() {
+    let store = Store::default();
+    let notes: Vec<Signed> = (0..300).map(note).collect();
+    store_silently(&store, &notes);
+    let mut relay = new_relay(&store, small_steps());
+    let (first, second) = (connect(&mut relay, 1), connect(&mut relay, 2));
+    open(&mut relay, first, "{}", LIST);
+    assert_eq!(listed(&answered(&mut relay, first).0), ids(&notes));
+    let id = |event: &Signed| EventId::from_hex(event.id.as_bytes()).unwrap();
+
+    let gone: Vec<EventId> = notes[..100].iter().map(id).collect();
+    assert_eq!(store::remove(&store, &gone), Ok(100));
+    for _ in 0..2 {
+        open(&mut relay, second, "{}", LIST);
+        assert_eq!(listed(&answered(&mut relay, second).0), ids(&notes[100..]));
+    }
+    // While one is being collected, too; it has what it had when it was opened, and the next one is exact.
+    open(&mut relay, second, r#"{"kinds":[1]}"#, LIST);
+    relay.work(NOW);
+    assert_eq!(store::remove(&store, &[id(&notes[100])]), Ok(1));
+    open(&mut relay, first, r#"{"kinds":[1]}"#, LIST);
+    assert_eq!(listed(&answered(&mut relay, first).0), ids(&notes[101..]));
+    assert!(answered(&mut relay, second).0.starts_with(r#"["NEG-MSG""#));
+
+    let oldest = notes[101..].iter().map(|note| note.created_at).min().unwrap();
+    let swept = store::sweep_older_than(&store, oldest + 1, &|_| true, 1_000).unwrap();
+    assert!(swept.events > 0);
+    open(&mut relay, second, "{}", LIST);
+    let left = notes[101..].iter().filter(|note| note.created_at > oldest);
+    assert_eq!(listed(&answered(&mut relay, second).0), ids(left));
+
+    // What removes nothing costs no scan.
+    assert_eq!(store::remove(&store, &gone), Ok(0));
+    open(&mut relay, first, "{}", LIST);
+    let (_, turns) = answered(&mut relay, first);
+    assert!(turns <= 2, "{turns} turns");
 }
 
 #[test]

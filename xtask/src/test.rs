@@ -119,7 +119,7 @@ fn lint() -> anyhow::Result<()> {
 }
 
 /// The packages in which most edits are made; the others are tested by `cargo xtask test`.
-const QUICK_PACKAGES: [&str; 8] = [
+const QUICK_PACKAGES: [&str; 10] = [
     "--package",
     "relay-engine",
     "--package",
@@ -128,6 +128,8 @@ const QUICK_PACKAGES: [&str; 8] = [
     "relay-server",
     "--package",
     "relay-simulator",
+    "--package",
+    "relay-sync",
 ];
 
 fn lint_quick() -> anyhow::Result<()> {

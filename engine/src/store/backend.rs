@@ -149,6 +149,13 @@ pub trait Reader {
     /// ([`TermClasses::all`] is false); otherwise it may answer with nothing.
     fn kinds(&self) -> Result<Vec<Kind>, StoreError>;
 
+    /// How many changes have removed events by [`super::remove`] or [`super::sweep_older_than`], which no commit names and the log
+    /// does not show: whoever keeps what he has read has to read again after such a change. A backend that one process has alone
+    /// may always answer 0; then its host calls [`crate::relay::Relay::handle_removed`].
+    fn unlogged_removals(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     /// Sizes.
     fn stats(&self) -> Result<Stats, StoreError>;
 }
@@ -166,6 +173,11 @@ pub trait Writer: Reader {
 
     /// Remembers that `key` is deleted up to timestamp `until`, or later if that is known already.
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
+
+    /// This change counts as one of [`Reader::unlogged_removals`], once.
+    fn note_unlogged_removal(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// [`Backend::removed_keys_max`] of the backends here, unless they are configured otherwise: some 16 ms of LMDB's work.

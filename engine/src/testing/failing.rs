@@ -133,6 +133,11 @@ impl Writer for FailingWriter<'_> {
         self.left.tick()?;
         self.inner.put_tombstone(key, until)
     }
+
+    fn note_unlogged_removal(&mut self) -> Result<(), StoreError> {
+        self.left.tick()?;
+        self.inner.note_unlogged_removal()
+    }
 }
 
 macro_rules! reads_inner {
@@ -192,6 +197,11 @@ macro_rules! reads_inner {
             fn kinds(&self) -> Result<Vec<Kind>, StoreError> {
                 self.left.tick()?;
                 self.inner.kinds()
+            }
+
+            fn unlogged_removals(&self) -> Result<u64, StoreError> {
+                self.left.tick()?;
+                self.inner.unlogged_removals()
             }
 
             fn stats(&self) -> Result<Stats, StoreError> {

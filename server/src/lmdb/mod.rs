@@ -46,6 +46,8 @@ const SCHEMA: u64 = 1;
 const SCHEMA_WITH_PENDING_REMOVALS: u64 = 2;
 const SCHEMA_KEY: &str = "schema";
 const LAST_SEQ_KEY: &str = "last_seq";
+/// [`Reader::unlogged_removals`](relay_engine::store::Reader::unlogged_removals), of all processes. Missing counts as 0.
+const UNLOGGED_REMOVALS_KEY: &str = "unlogged_removals";
 /// Number of writes between two checks, which free the reader slots of processes that have died.
 const WRITES_PER_CHECK: usize = 256;
 
@@ -224,6 +226,10 @@ impl LmdbBackend {
         let newest = event.last(txn)?.map_or(0, |(seq, _)| seq);
         if newest < last_seq.0 {
             meta.put(txn, LAST_SEQ_KEY, &last_seq.0)?;
+        }
+        if overlay.has_unlogged_removal() {
+            let before = meta.get(txn, UNLOGGED_REMOVALS_KEY)?.unwrap_or(0);
+            meta.put(txn, UNLOGGED_REMOVALS_KEY, &(before + 1))?;
         }
         Ok(())
     }

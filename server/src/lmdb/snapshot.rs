@@ -11,7 +11,7 @@ use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::Timestamp;
 
 use super::error::store_error;
-use super::{Be64, LAST_SEQ_KEY, LmdbBackend};
+use super::{Be64, LAST_SEQ_KEY, LmdbBackend, UNLOGGED_REMOVALS_KEY};
 
 /// The database as a transaction sees it.
 pub struct Snapshot<'a, T> {
@@ -140,6 +140,11 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
         let newest = events.last(txn).map_err(store_error)?.map_or(0, |(seq, ())| seq);
         let removed = databases.meta.get(txn, LAST_SEQ_KEY).map_err(store_error)?.unwrap_or(0);
         Ok(Seq(newest.max(removed)))
+    }
+
+    fn unlogged_removals(&self) -> Result<u64, StoreError> {
+        let found = self.backend.databases.meta.get(self.txn.read(), UNLOGGED_REMOVALS_KEY);
+        Ok(found.map_err(store_error)?.unwrap_or(0))
     }
 
     /// `bytes` is the length of the file up to its last used page, free pages included.

@@ -1,31 +1,18 @@
 //! This relay as a client of other relays: sets of events are compared (NIP-77), and what one side lacks is copied.
 //!
+//! The session is `relay_sync`'s, which knows neither a socket nor a store.
+//!
 //! | module | role |
 //! |---|---|
-//! | `session` | a connection without the connection: messages in, messages and work for the store out |
-//! | `ranges`, `reconcile`, `pages` | what is compared; a reconciliation; pages where there is none |
-//! | `download`, `upload` | what is asked for by id; what is sent |
-//! | `frames`, `counts` | messages of clients and relays; what was done |
-//! | `backoff`, `peer`, `information` | when to connect again; connections to other relays; what these tell about themselves |
-//! | `local`, `driver` | the store here; everything together, for one relay |
+//! | `peer` | connections to other relays |
+//! | `local` | the store here |
+//! | `driver` | everything together, for one relay |
 
-mod backoff;
-mod counts;
-mod download;
 mod driver;
-mod frames;
-mod information;
 mod local;
-mod pages;
 mod peer;
-mod ranges;
-mod reconcile;
-mod session;
-#[cfg(test)]
-mod testing;
 #[cfg(test)]
 mod tests;
-mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +20,7 @@ use std::time::Duration;
 use relay_agent::identity::Keys;
 use relay_engine::store::Backend;
 use relay_engine::types::Timestamp;
+use relay_sync::{backoff, counts, frames, information, ranges, session};
 
 pub(crate) use self::counts::Counts;
 pub(crate) use self::driver::{By, Notice, Outcome, Report};

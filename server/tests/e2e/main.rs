@@ -22,3 +22,4 @@ mod small_disk;
 mod sockets;
 mod stopping;
 mod sync;
+mod sync_wire;

@@ -10,26 +10,26 @@ use tempfile::TempDir;
 
 use super::harness::{RELAY, RelayProcess, relay, unix_now, without_relay_variables};
 
-fn notes(name: &str, count: u64) -> Vec<Signed> {
+pub(super) fn notes(name: &str, count: u64) -> Vec<Signed> {
     let newest = unix_now() - 1_000;
     let note = |n| event(&key(1 + n % 3)).at(newest - n / 3).content(format!("{name} {n}")).sign();
     (0..count).map(note).collect()
 }
 
-fn import(data: &str, events: &[Signed]) {
+pub(super) fn import(data: &str, events: &[Signed]) {
     let lines: String = events.iter().map(|event| event.json() + "\n").collect();
     assert!(relay(&["import", "--data", data], lines.as_bytes()).status.success());
 }
 
 /// What a folder holds, read beside whoever serves it.
-fn stored(data: &str) -> BTreeSet<String> {
+pub(super) fn stored(data: &str) -> BTreeSet<String> {
     let output = relay(&["export", "--data", data], b"");
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
 /// The exit code, the result with the only relay, and standard error.
-fn sync(args: &[&str]) -> (Option<i32>, Value, String) {
+pub(super) fn sync(args: &[&str]) -> (Option<i32>, Value, String) {
     let output = relay(&[&["sync", "--json"], args].concat(), b"");
     let stderr = String::from_utf8(output.stderr).unwrap();
     let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();

@@ -5,8 +5,9 @@
 //! commits remove is taken out as it happens, because the log does not have it any more: each [`LiveEvent`] names it, and they
 //! come to every shard in the order of commits. So a set is exact as of the last commit that this shard has heard of
 //! ([`Sets::seen`]), and a reconciliation waits for those that were made before it was opened. A set is dropped if too much
-//! was removed to be named, or if a commit was missed, as when another process writes to the database. What another process
-//! or a sweep by age removes is not told, so no set is kept for longer than [`KEPT_MS`].
+//! was removed to be named, or if a commit was missed, as when another process writes to the database. What is removed
+//! without a commit, by another process or by a sweep by age, is counted by the store ([`Reader::unlogged_removals`]): a set
+//! that was scanned before is not given to new reconciliations. No set is kept for longer than [`KEPT_MS`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -118,6 +119,8 @@ struct Entry {
     added: Seq,
     /// It lacks something that it cannot be given without a scan.
     is_stale: bool,
+    /// [`Reader::unlogged_removals`] when its scan began.
+    removals: u64,
     scanned_at: Now,
     used: u64,
     /// Shared with the queries that want it.
@@ -133,12 +136,14 @@ impl Entry {
         Arc::strong_count(&self.users) > 1
     }
 
-    /// Whether it can be had by a reconciliation that was opened when `after` was the last number.
-    fn serves(&self, after: Seq, now: Now, must_be_new: bool) -> bool {
+    /// Whether it can be had by a reconciliation that was opened when `after` was the last number, and `removals` those of the
+    /// store.
+    fn serves(&self, after: Seq, removals: u64, now: Now, must_be_new: bool) -> bool {
         let is_old = now.millis_since(self.scanned_at) >= KEPT_MS;
         let is_fixed = must_be_new || self.key.filter.limit.is_some();
         !is_old
             && !self.is_stale
+            && self.removals == removals
             && !matches!(self.state, State::Failed(_))
             && (!is_fixed || self.horizon >= after)
     }
@@ -379,16 +384,22 @@ impl Sets {
         now: Now,
         limits: &Limits,
     ) -> Result<SetUse, StoreError> {
-        self.entries
-            .retain(|entry| entry.is_in_use() || (entry.is_current() && entry.serves(Seq(0), now, false)));
+        let (horizon, removals) = {
+            let reader = store.reader()?;
+            (reader.last_seq()?, reader.unlogged_removals()?)
+        };
+        self.entries.retain(|entry| {
+            entry.is_in_use() || (entry.is_current() && entry.serves(Seq(0), removals, now, false))
+        });
         self.uses += 1;
-        let kept =
-            self.entries.iter_mut().find(|entry| entry.key == *key && entry.serves(after, now, must_be_new));
+        let kept = self
+            .entries
+            .iter_mut()
+            .find(|entry| entry.key == *key && entry.serves(after, removals, now, must_be_new));
         if let Some(entry) = kept {
             entry.used = self.uses;
             return Ok(SetUse { id: entry.id, _user: Arc::clone(&entry.users) });
         }
-        let horizon = store.reader()?.last_seq()?;
         if self.entries.is_empty() {
             self.seen = None;
         }
@@ -406,6 +417,7 @@ impl Sets {
             horizon,
             added: horizon,
             is_stale: false,
+            removals,
             scanned_at: now,
             used: self.uses,
             users: Arc::new(()),

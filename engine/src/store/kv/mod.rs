@@ -49,6 +49,11 @@ pub trait KeySource {
     /// The highest sequence number ever committed.
     fn last_seq(&self) -> Result<Seq, StoreError>;
 
+    /// [`Reader::unlogged_removals`].
+    fn unlogged_removals(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     /// Statistics; events pending removal are not counted.
     fn stats(&self) -> Result<Stats, StoreError>;
 }
@@ -271,6 +276,11 @@ impl<S: KeySource, O: WriteState> Reader for KvTransaction<S, O> {
         Ok(kinds)
     }
 
+    fn unlogged_removals(&self) -> Result<u64, StoreError> {
+        let more = self.overlay.changes().is_some_and(Overlay::has_unlogged_removal);
+        Ok(self.source.unlogged_removals()? + u64::from(more))
+    }
+
     fn stats(&self) -> Result<Stats, StoreError> {
         let mut stats = self.source.stats()?;
         let delta = self.overlay.changes().map_or(0, Overlay::events_delta);
@@ -304,6 +314,11 @@ impl<S: KeySource> Writer for KvTransaction<S, Overlay> {
         if self.tombstone(key)?.is_none_or(|known| until > known) {
             self.overlay.put_tombstone(key, until);
         }
+        Ok(())
+    }
+
+    fn note_unlogged_removal(&mut self) -> Result<(), StoreError> {
+        self.overlay.note_unlogged_removal();
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ pub struct Overlay {
     /// Events that become pending removal, and ones pending removal that are removed (`false`).
     pending_removal: BTreeMap<Seq, bool>,
     last_seq: Seq,
+    has_unlogged_removal: bool,
 }
 
 /// What becomes of a key.
@@ -76,6 +77,11 @@ impl Overlay {
         self.last_seq
     }
 
+    /// Whether events were removed that no commit names ([`crate::store::Reader::unlogged_removals`]).
+    pub fn has_unlogged_removal(&self) -> bool {
+        self.has_unlogged_removal
+    }
+
     /// Whether nothing was changed.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
@@ -103,6 +109,10 @@ impl Overlay {
         }
         self.bodies.insert(seq, Some(event.shared_json()));
         self.last_seq = self.last_seq.max(seq);
+    }
+
+    pub(super) fn note_unlogged_removal(&mut self) {
+        self.has_unlogged_removal = true;
     }
 
     pub(super) fn mark_removed(&mut self, seq: Seq) {

@@ -112,6 +112,11 @@ impl Writer for MemoryWriter<'_> {
         self.undo.push(self.state.put_tombstone(key, until));
         Ok(())
     }
+
+    fn note_unlogged_removal(&mut self) -> Result<(), StoreError> {
+        self.undo.push(self.state.note_unlogged_removal());
+        Ok(())
+    }
 }
 
 macro_rules! reads_state {
@@ -166,6 +171,10 @@ macro_rules! reads_state {
 
             fn kinds(&self) -> Result<Vec<Kind>, StoreError> {
                 Ok(self.$state.kinds())
+            }
+
+            fn unlogged_removals(&self) -> Result<u64, StoreError> {
+                Ok(self.$state.unlogged_removals())
             }
 
             fn stats(&self) -> Result<Stats, StoreError> {

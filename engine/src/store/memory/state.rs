@@ -20,6 +20,7 @@ pub(super) struct State {
     expiring: BTreeSet<(Timestamp, Seq)>,
     tombstones: HashMap<Tombstone, Timestamp>,
     bytes: u64,
+    unlogged_removals: u64,
 }
 
 /// One term's postings: rank and sequence number, then kind and whether they expire.
@@ -32,6 +33,7 @@ pub(super) enum Undo {
     Hide { seq: Seq, id: EventId },
     Remove { seq: Seq, event: Event, terms: Box<[Term]>, was_pending_removal: bool },
     PutTombstone { key: Tombstone, before: Option<Timestamp> },
+    UnloggedRemoval,
 }
 
 impl State {
@@ -72,8 +74,18 @@ impl State {
         Undo::PutTombstone { key: key.clone(), before }
     }
 
+    pub(super) fn note_unlogged_removal(&mut self) -> Undo {
+        self.unlogged_removals += 1;
+        Undo::UnloggedRemoval
+    }
+
+    pub(super) fn unlogged_removals(&self) -> u64 {
+        self.unlogged_removals
+    }
+
     pub(super) fn undo(&mut self, step: Undo) {
         match step {
+            Undo::UnloggedRemoval => self.unlogged_removals -= 1,
             Undo::Insert { seq, event, terms, last_seq } => {
                 self.take(seq, &event, &terms);
                 self.last_seq = last_seq;

@@ -154,6 +154,7 @@ pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreEr
                 }
                 left = others;
             }
+            step.note_unlogged(writer)?;
             Ok((step.events, left))
         })?;
         (removed, left) = (removed + events, others);
@@ -253,6 +254,7 @@ pub fn sweep_older_than<B: Backend>(
                 break;
             }
         }
+        step.note_unlogged(writer)?;
         Ok(step.removed(aged.len()))
     })
 }
@@ -306,6 +308,11 @@ impl RemovalStep {
         writer.remove(seq, &event, &terms)?;
         (self.events, self.keys) = (self.events + 1, keys);
         Ok(Some(event))
+    }
+
+    /// Readers that keep sets of events are told that some are gone, if any was removed.
+    fn note_unlogged(&self, writer: &mut impl Writer) -> Result<(), StoreError> {
+        if self.events > 0 { writer.note_unlogged_removal() } else { Ok(()) }
     }
 
     /// What was done, if there were `events` to remove.

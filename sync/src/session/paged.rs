@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use relay_engine::types::{Event, EventId};
 
-use super::super::frames::{self, Refusal};
-use super::super::pages::{Pages, Taken};
 use super::{Action, Current, End, Session, quoted};
+use crate::frames::{self, Refusal};
+use crate::pages::{Pages, Taken};
 
 /// Events that may come of a page after its end, before its CLOSE has arrived.
 const LATE_MAX: u32 = 1_000;

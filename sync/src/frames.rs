@@ -7,28 +7,55 @@ use serde_json::Value;
 
 /// A message of a relay.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Frame<'a> {
-    /// An event of a subscription, as its JSON text.
-    Event { sub: String, json: &'a str },
+pub enum Frame<'a> {
+    /// An event of a subscription.
+    Event {
+        /// The id of the subscription.
+        sub: String,
+        /// The event as it came, unchecked.
+        json: &'a str,
+    },
     /// What became of an event that was sent.
-    Ok { id: EventId, accepted: bool, message: String },
-    /// All stored events of a subscription have been sent.
+    Ok {
+        /// The event.
+        id: EventId,
+        /// Whether the relay has it.
+        accepted: bool,
+        /// Why, with a prefix (NIP-01).
+        message: String,
+    },
+    /// All stored events of the subscription of this id have been sent.
     Eose(String),
     /// A subscription is closed or refused.
-    Closed { sub: String, message: String },
+    Closed {
+        /// The id of the subscription.
+        sub: String,
+        /// Why, with a prefix (NIP-01).
+        message: String,
+    },
     /// Words for people.
     Notice(String),
     /// The challenge that an AUTH event has to sign.
     Auth(String),
     /// A message of a reconciliation.
-    NegMsg { query: String, message: Vec<u8> },
+    NegMsg {
+        /// The id of the reconciliation.
+        query: String,
+        /// The message of the Negentropy protocol.
+        message: Vec<u8>,
+    },
     /// A reconciliation is refused, or ended.
-    NegErr { query: String, reason: String },
+    NegErr {
+        /// The id of the reconciliation.
+        query: String,
+        /// Why, with a prefix (NIP-77).
+        reason: String,
+    },
 }
 
 impl<'a> Frame<'a> {
     /// Reads a message. `None` if it is none of these, or malformed.
-    pub(super) fn parse(text: &'a str) -> Option<Self> {
+    pub fn parse(text: &'a str) -> Option<Self> {
         let text = text.trim();
         let (name, rest) = first_string(text.strip_prefix('[')?)?;
         if name == "EVENT" {
@@ -71,7 +98,7 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
 
 /// Why a relay refuses something, by the prefix of its words (NIP-01).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// It wants the client to authenticate (NIP-42).
     Auth,
     /// Later it may be different.
@@ -82,7 +109,7 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// Of the words of an OK, a CLOSED or a NEG-ERR.
-    pub(super) fn of(message: &str) -> Self {
+    pub fn of(message: &str) -> Self {
         match message.split(':').next().unwrap_or_default() {
             "auth-required" => Refusal::Auth,
             "rate-limited" | "error" | "closed" | "" => Refusal::Passing,
@@ -92,42 +119,42 @@ impl Refusal {
 }
 
 /// `["REQ",sub,filter]`.
-pub(super) fn req(sub: &str, filter: &str) -> String {
+pub fn req(sub: &str, filter: &str) -> String {
     format!("[\"REQ\",{},{filter}]", quoted(sub))
 }
 
 /// `["CLOSE",sub]`.
-pub(super) fn close(sub: &str) -> String {
+pub fn close(sub: &str) -> String {
     format!("[\"CLOSE\",{}]", quoted(sub))
 }
 
 /// `["EVENT",event]`.
-pub(super) fn event(json: &str) -> String {
+pub fn event(json: &str) -> String {
     format!("[\"EVENT\",{json}]")
 }
 
 /// `["AUTH",event]`.
-pub(super) fn auth(json: &str) -> String {
+pub fn auth(json: &str) -> String {
     format!("[\"AUTH\",{json}]")
 }
 
 /// `["NEG-OPEN",query,filter,message]`.
-pub(super) fn neg_open(query: &str, filter: &str, message: &[u8]) -> String {
+pub fn neg_open(query: &str, filter: &str, message: &[u8]) -> String {
     format!("[\"NEG-OPEN\",{},{filter},\"{}\"]", quoted(query), faster_hex::hex_string(message))
 }
 
 /// `["NEG-MSG",query,message]`.
-pub(super) fn neg_msg(query: &str, message: &[u8]) -> String {
+pub fn neg_msg(query: &str, message: &[u8]) -> String {
     format!("[\"NEG-MSG\",{},\"{}\"]", quoted(query), faster_hex::hex_string(message))
 }
 
 /// `["NEG-CLOSE",query]`.
-pub(super) fn neg_close(query: &str) -> String {
+pub fn neg_close(query: &str) -> String {
     format!("[\"NEG-CLOSE\",{}]", quoted(query))
 }
 
 /// A filter of event ids.
-pub(super) fn ids_filter<'a>(ids: impl Iterator<Item = &'a EventId>) -> String {
+pub fn ids_filter<'a>(ids: impl Iterator<Item = &'a EventId>) -> String {
     let list: Vec<String> = ids.map(|id| format!("\"{id}\"")).collect();
     format!("{{\"ids\":[{}],\"limit\":{}}}", list.join(","), list.len())
 }
@@ -139,12 +166,12 @@ fn quoted(text: &str) -> String {
 }
 
 /// An id as the `negentropy` crate has it.
-pub(super) fn neg_id(id: &EventId) -> Id {
+pub fn neg_id(id: &EventId) -> Id {
     Id::from_byte_array(id.0)
 }
 
 /// An id of the `negentropy` crate.
-pub(super) fn event_id(id: &Id) -> EventId {
+pub fn event_id(id: &Id) -> EventId {
     EventId(**id)
 }
 

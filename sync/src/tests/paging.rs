@@ -1,8 +1,8 @@
 //! Relays without NIP-77.
 
-use super::super::session::Support;
-use super::super::testing::{Events, FakeRelay, Without, both, events};
 use super::world::World;
+use crate::session::Support;
+use crate::testing::{Events, FakeRelay, Without, both, events};
 
 #[test]
 fn whatever_a_relay_without_nip_77_answers_it_is_read_in_pages() {

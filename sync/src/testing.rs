@@ -13,10 +13,10 @@ use super::frames::neg_id;
 use super::ranges::Slice;
 
 /// Events by id.
-pub(super) type Events = BTreeMap<EventId, Event>;
+pub type Events = BTreeMap<EventId, Event>;
 
 /// Signed events of these seconds, whose contents begin with `name`.
-pub(super) fn events(name: &str, seconds: impl IntoIterator<Item = u64>) -> Events {
+pub fn events(name: &str, seconds: impl IntoIterator<Item = u64>) -> Events {
     let author = key(1);
     let signed = seconds.into_iter().enumerate().map(|(number, at)| {
         let signed = event(&author).at(at).content(format!("{name} {number}")).sign();
@@ -26,13 +26,14 @@ pub(super) fn events(name: &str, seconds: impl IntoIterator<Item = u64>) -> Even
 }
 
 /// Both.
-pub(super) fn both(a: &Events, b: &Events) -> Events {
+pub fn both(a: &Events, b: &Events) -> Events {
     a.iter().chain(b).map(|(id, event)| (*id, event.clone())).collect()
 }
 
 /// What a relay does otherwise than it should.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Lie {
+pub enum Lie {
+    /// Nothing.
     #[default]
     None,
     /// Other events than those that were asked for by id.
@@ -59,10 +60,14 @@ pub(super) enum Lie {
 
 /// How a relay without NIP-77 answers NEG-OPEN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Without {
+pub enum Without {
+    /// With a NOTICE of these words.
     Notice(&'static str),
+    /// With a NEG-ERR of these words.
     NegErr(&'static str),
+    /// With a CLOSED of these words.
     Closed(&'static str),
+    /// With nothing.
     Silence,
     /// Closes the connection.
     HangUp,
@@ -70,50 +75,56 @@ pub(super) enum Without {
 
 /// Another relay.
 #[derive(Debug, Default)]
-pub(super) struct FakeRelay {
-    pub(super) events: Events,
-    pub(super) without: Option<Without>,
+pub struct FakeRelay {
+    /// What it has.
+    pub events: Events,
+    /// How it answers NEG-OPEN, if it has no NIP-77.
+    pub without: Option<Without>,
     /// Events of an answer.
-    pub(super) limit_max: Option<usize>,
+    pub limit_max: Option<usize>,
     /// Events of a reconciliation.
-    pub(super) set_max: Option<usize>,
-    pub(super) lie: Lie,
+    pub set_max: Option<usize>,
+    /// What it does wrong.
+    pub lie: Lie,
     /// The answer to events: (words, how often).
-    pub(super) refuses: Option<(&'static str, u32)>,
+    pub refuses: Option<(&'static str, u32)>,
     /// Wants NIP-42 for everything.
-    pub(super) wants_auth: bool,
-    pub(super) is_authenticated: bool,
+    pub wants_auth: bool,
+    /// Whether the client has authenticated.
+    pub is_authenticated: bool,
     /// Names of the messages that came.
-    pub(super) came: Vec<String>,
+    pub came: Vec<String>,
     /// Events that were sent.
-    pub(super) sent: usize,
+    pub sent: usize,
     /// Ids that were asked for.
-    pub(super) asked_ids: usize,
-    pub(super) has_hung_up: bool,
+    pub asked_ids: usize,
+    /// Whether it has closed the connection.
+    pub has_hung_up: bool,
     /// One in so many NEG-MSG finds its reconciliation forgotten; 0: none does.
-    pub(super) forgets_one_in: usize,
+    pub forgets_one_in: usize,
     queries: HashMap<String, Vec<Item>>,
 }
 
 impl FakeRelay {
-    pub(super) fn with(events: &Events) -> Self {
+    /// An honest one with these events.
+    pub fn with(events: &Events) -> Self {
         FakeRelay { events: events.clone(), ..FakeRelay::default() }
     }
 
     /// How often a message of this name came.
-    pub(super) fn count(&self, name: &str) -> usize {
+    pub fn count(&self, name: &str) -> usize {
         self.came.iter().filter(|came| *came == name).count()
     }
 
     /// A client connects: the first messages.
-    pub(super) fn connect(&mut self) -> Vec<String> {
+    pub fn connect(&mut self) -> Vec<String> {
         (self.is_authenticated, self.has_hung_up) = (false, false);
         self.queries.clear();
         if self.wants_auth { vec![json!(["AUTH", "challenge"]).to_string()] } else { Vec::new() }
     }
 
     /// The answers to a message.
-    pub(super) fn handle(&mut self, text: &str) -> Vec<String> {
+    pub fn handle(&mut self, text: &str) -> Vec<String> {
         let message: Value = serde_json::from_str(text).expect("clients send JSON");
         let name = message[0].as_str().expect("a name").to_owned();
         self.came.push(name.clone());
@@ -260,17 +271,17 @@ impl FakeRelay {
 }
 
 /// An event as JSON.
-pub(super) fn text_of(event: &Event) -> String {
+pub fn text_of(event: &Event) -> String {
     String::from_utf8(event.json().to_vec()).expect("JSON is UTF-8")
 }
 
 /// Numbers that a seed determines.
 #[derive(Debug)]
-pub(super) struct Random(pub(super) u64);
+pub struct Random(pub u64);
 
 impl Random {
     /// Below `end`.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

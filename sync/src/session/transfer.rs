@@ -5,9 +5,9 @@ use std::time::Duration;
 use relay_engine::types::{Event, EventId, Timestamp};
 use relay_engine::wire;
 
-use super::super::frames::{self, Refusal, neg_id};
-use super::super::upload::Answer;
 use super::{AUTH_REFUSALS_MAX, Action, Auth, CHALLENGES_MAX, End, Session, quoted};
+use crate::frames::{self, Refusal, neg_id};
+use crate::upload::Answer;
 
 impl Session<'_> {
     /// Asks for and sends what there is room for. True if nothing is left.
@@ -25,7 +25,7 @@ impl Session<'_> {
     }
 
     /// Events of [`Action::Load`], as JSON; `None` if they are not stored any more.
-    pub(in super::super) fn loaded(&mut self, now: Duration, events: Vec<(EventId, Option<String>)>) {
+    pub fn loaded(&mut self, now: Duration, events: Vec<(EventId, Option<String>)>) {
         for (id, json) in events {
             let message = json.map(|json| frames::event(&json));
             let is_too_long =
@@ -157,7 +157,7 @@ impl Session<'_> {
     }
 
     /// The AUTH event for [`Action::Authenticate`].
-    pub(in super::super) fn authenticate(&mut self, now: Duration, event: &Event) {
+    pub fn authenticate(&mut self, now: Duration, event: &Event) {
         self.auth = Auth::Sent(event.id);
         self.answered_at = now;
         self.send(frames::auth(&String::from_utf8_lossy(event.json())));

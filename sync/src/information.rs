@@ -4,18 +4,18 @@ use serde_json::Value;
 
 /// What a relay tells about itself; nothing is known of one that does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Information {
+pub struct Information {
     /// Whether it has NIP-77, if it says which NIPs it has.
-    pub(super) negentropy: Option<bool>,
+    pub negentropy: Option<bool>,
     /// `limitation.max_limit`.
-    pub(super) limit_max: Option<u32>,
+    pub limit_max: Option<u32>,
     /// `limitation.max_message_length`.
-    pub(super) message_bytes_max: Option<usize>,
+    pub message_bytes_max: Option<usize>,
 }
 
 impl Information {
     /// Reads a NIP-11 document. strfry's `negentropy` counts as NIP-77.
-    pub(super) fn of(document: &Value) -> Self {
+    pub fn of(document: &Value) -> Self {
         let nips = document["supported_nips"].as_array();
         let has_nip = nips.map(|nips| nips.iter().any(|nip| *nip == 77));
         let has_field = document["negentropy"].as_u64().is_some_and(|version| version > 0);

@@ -13,12 +13,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::super::testing::{Events, FakeRelay, Lie, both, events};
-use super::super::{By, Counts, Options, Outcome, RelayUrl, Report, SyncClient};
+use super::{By, Counts, Options, Outcome, RelayUrl, Report, SyncClient};
 use crate::cli::database;
 use crate::config::Settings;
 use crate::lmdb::LmdbBackend;
 use crate::signals::Interrupt;
+use relay_sync::testing::{Events, FakeRelay, Lie, both, events};
 
 /// What happens to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Home {
         let settings = Settings { data: folder.path().join("data"), ..Settings::default() };
         let store = database::open(&settings).unwrap();
         let home = Home { _folder: folder, store, settings, interrupt: Interrupt::of_test() };
-        let local = super::super::local::Local::new(home.store.clone(), &home.settings);
+        let local = super::local::Local::new(home.store.clone(), &home.settings);
         let outcomes = local.store(events.values().cloned().collect()).unwrap();
         assert_eq!(outcomes.counts.stored as usize, events.len());
         home

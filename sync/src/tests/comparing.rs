@@ -1,9 +1,9 @@
 //! What NIP-77 finds is copied, and nothing else.
 
-use super::super::information::Information;
-use super::super::session::Support;
-use super::super::testing::{Events, FakeRelay, Random, both, events};
 use super::world::World;
+use crate::information::Information;
+use crate::session::Support;
+use crate::testing::{Events, FakeRelay, Random, both, events};
 
 /// Of events, those whose number `wants`.
 fn some(events: &Events, mut wants: impl FnMut(usize) -> bool) -> Events {

@@ -14,7 +14,7 @@ const REST_BYTES: usize = 100;
 
 /// What is asked for.
 #[derive(Debug)]
-pub(super) struct Downloads {
+pub(crate) struct Downloads {
     queue: VecDeque<EventId>,
     open: BTreeMap<u64, Batch>,
     batch_max: usize,
@@ -30,14 +30,14 @@ struct Batch {
 
 /// A REQ that is to be sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) sub: String,
-    pub(super) ids: Vec<EventId>,
+pub(crate) struct Request {
+    pub(crate) sub: String,
+    pub(crate) ids: Vec<EventId>,
 }
 
 impl Downloads {
     /// From a relay that answers with this many events at most, and takes messages of this many bytes, if that is known.
-    pub(super) fn new(limit_max: Option<u32>, message_bytes_max: Option<usize>) -> Self {
+    pub(crate) fn new(limit_max: Option<u32>, message_bytes_max: Option<usize>) -> Self {
         let by_limit = limit_max.map_or(BATCH_IDS, |limit| limit as usize);
         let by_bytes =
             message_bytes_max.map_or(BATCH_IDS, |bytes| bytes.saturating_sub(REST_BYTES) / ID_BYTES);
@@ -46,27 +46,27 @@ impl Downloads {
     }
 
     /// Asks for these too, once there is room.
-    pub(super) fn push(&mut self, ids: impl IntoIterator<Item = EventId>) {
+    pub(crate) fn push(&mut self, ids: impl IntoIterator<Item = EventId>) {
         self.queue.extend(ids);
     }
 
     /// Ids that have not been asked for.
-    pub(super) fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }
 
     /// Whether nothing is asked for, or will be.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.open.is_empty()
     }
 
     /// Whether an answer is awaited.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !self.open.is_empty()
     }
 
     /// The next REQ, if there is room for one.
-    pub(super) fn next(&mut self) -> Option<Request> {
+    pub(crate) fn next(&mut self) -> Option<Request> {
         if self.open.len() >= OPEN_MAX || self.queue.is_empty() {
             return None;
         }
@@ -77,7 +77,7 @@ impl Downloads {
     }
 
     /// Whether this event was asked for by this REQ, and comes for the first time.
-    pub(super) fn take(&mut self, sub: &str, id: &EventId) -> bool {
+    pub(crate) fn take(&mut self, sub: &str, id: &EventId) -> bool {
         let Some(batch) = number(sub).and_then(|sub| self.open.get_mut(&sub)) else { return false };
         let is_asked = batch.missing.remove(id);
         batch.has_brought |= is_asked;
@@ -86,7 +86,7 @@ impl Downloads {
 
     /// All has been sent of a REQ: the ids that the other relay does not have after all; `None` if the REQ is not open. What may
     /// have been cut off is asked for again.
-    pub(super) fn end(&mut self, sub: &str) -> Option<Vec<EventId>> {
+    pub(crate) fn end(&mut self, sub: &str) -> Option<Vec<EventId>> {
         let batch = self.open.remove(&number(sub)?)?;
         if batch.has_brought {
             self.queue.extend(batch.missing);
@@ -97,7 +97,7 @@ impl Downloads {
 
     /// A REQ has been closed by the relay: what it has not brought is asked for again, in batches half as large if `halve`.
     /// False if they cannot be smaller. `None`: the REQ is not open.
-    pub(super) fn closed(&mut self, sub: &str, halve: bool) -> Option<bool> {
+    pub(crate) fn closed(&mut self, sub: &str, halve: bool) -> Option<bool> {
         let batch = self.open.remove(&number(sub)?)?;
         self.queue.extend(batch.missing);
         let can = !halve || self.batch_max > 1;

@@ -4,43 +4,43 @@ use serde::Serialize;
 
 /// Events, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Counts {
+pub struct Counts {
     /// Events of the other relay that are not here, when only counting.
-    pub(crate) need: u64,
+    pub need: u64,
     /// Events here that the other relay does not have, when only counting.
-    pub(crate) have: u64,
+    pub have: u64,
     /// Stored here.
-    pub(crate) stored: u64,
+    pub stored: u64,
     /// Came, and were here.
-    pub(crate) duplicate: u64,
+    pub duplicate: u64,
     /// Not stored: a newer version is here.
-    pub(crate) superseded: u64,
+    pub superseded: u64,
     /// Not stored: deleted here by their authors.
-    pub(crate) deleted: u64,
+    pub deleted: u64,
     /// Not stored: expired.
-    pub(crate) expired: u64,
+    pub expired: u64,
     /// Not stored: of a kind that is only delivered live.
-    pub(crate) ephemeral: u64,
+    pub ephemeral: u64,
     /// Not stored: the id or the signature is wrong, or it is not an event.
-    pub(crate) invalid: u64,
+    pub invalid: u64,
     /// Not stored: came without being asked for.
-    pub(crate) unasked: u64,
+    pub unasked: u64,
     /// Not stored: do not match the filter.
-    pub(crate) mismatched: u64,
+    pub mismatched: u64,
     /// The other relay said that it has them, and did not send them.
-    pub(crate) missing: u64,
+    pub missing: u64,
     /// Accepted by the other relay.
-    pub(crate) sent: u64,
+    pub sent: u64,
     /// Refused by the other relay.
-    pub(crate) refused: u64,
+    pub refused: u64,
     /// Not sent: guarded or protected.
-    pub(crate) withheld: u64,
+    pub withheld: u64,
     /// Seconds with more events than the other relay gives in a page: it may have others.
-    pub(crate) cut_seconds: u64,
+    pub cut_seconds: u64,
     /// Messages of reconciliations (NIP-77) that the other relay has answered.
-    pub(crate) rounds: u64,
+    pub rounds: u64,
     /// Pages that were read where it cannot reconcile.
-    pub(crate) pages: u64,
+    pub pages: u64,
 }
 
 /// Events in a hundred that may be wrong before a relay is asked no more, and the number that always may.
@@ -49,24 +49,24 @@ const WRONG_FREE: u64 = 100;
 
 impl Counts {
     /// Whether a relay sends too much that is wrong.
-    pub(super) fn is_wrong_too_often(&self) -> bool {
+    pub fn is_wrong_too_often(&self) -> bool {
         let came = self.stored + self.duplicate + self.superseded;
         self.invalid + self.unasked + self.mismatched > WRONG_FREE + came / WRONG_SHARE
     }
 
     /// Whether a relay promises too many events that it does not send.
-    pub(super) fn is_missing_too_many(&self) -> bool {
+    pub fn is_missing_too_many(&self) -> bool {
         let came = self.stored + self.duplicate + self.superseded + self.deleted;
         self.missing > 1_000 + came
     }
 
     /// Whether something was refused on either side, or may be missing.
-    pub(crate) fn has_refused(&self) -> bool {
+    pub fn has_refused(&self) -> bool {
         self.invalid + self.unasked + self.mismatched + self.missing + self.refused + self.cut_seconds > 0
     }
 
     /// Adds what became of events in the store.
-    pub(super) fn add_outcomes(&mut self, more: &Counts) {
+    pub fn add_outcomes(&mut self, more: &Counts) {
         self.stored += more.stored;
         self.duplicate += more.duplicate;
         self.superseded += more.superseded;
@@ -77,7 +77,7 @@ impl Counts {
     }
 
     /// In words, without what did not happen.
-    pub(crate) fn words(&self, is_dry_run: bool) -> String {
+    pub fn words(&self, is_dry_run: bool) -> String {
         let Counts { need, have, stored, duplicate, superseded, deleted, expired, ephemeral, .. } = *self;
         let Counts { invalid, unasked, mismatched, missing, sent, refused, withheld, cut_seconds, .. } =
             *self;

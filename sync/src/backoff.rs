@@ -10,7 +10,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// Tries without progress, and the waits between them: exponential, with full jitter, so that the clients of a relay that
 /// restarts do not all come back at once.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     first: Duration,
     tries_max: u32,
     failed: u32,
@@ -18,18 +18,17 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// That gives up after so many tries without progress.
-    pub(crate) fn new(tries_max: u32) -> Self {
+    pub fn new(tries_max: u32) -> Self {
         Backoff { first: FIRST, tries_max, failed: 0 }
     }
 
     /// With a first wait of at most this.
-    #[cfg(test)]
-    pub(crate) fn with_first(self, first: Duration) -> Self {
+    pub fn with_first(self, first: Duration) -> Self {
         Backoff { first, ..self }
     }
 
     /// A try has failed: how long to wait before the next one, by a random number. `None`: it was the last one.
-    pub(crate) fn failed(&mut self, had_progress: bool, random: u64) -> Option<Duration> {
+    pub fn failed(&mut self, had_progress: bool, random: u64) -> Option<Duration> {
         self.failed = if had_progress { 0 } else { self.failed + 1 };
         if self.failed >= self.tries_max {
             return None;

@@ -36,27 +36,30 @@ const NONSENSE_MAX: u32 = 1_000;
 
 /// What is to be done with every relay.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) scope: Scope,
+pub struct Plan {
+    /// The events that are to be on both sides.
+    pub scope: Scope,
     /// Fetch what is there and not here.
-    pub(super) down: bool,
+    pub down: bool,
     /// Send what is here and not there.
-    pub(super) up: bool,
+    pub up: bool,
     /// Only count.
-    pub(super) dry_run: bool,
+    pub dry_run: bool,
     /// Longest time without an answer.
-    pub(super) timeout: Duration,
+    pub timeout: Duration,
     /// Whether AUTH can be answered.
-    pub(super) has_key: bool,
+    pub has_key: bool,
 }
 
 /// Whether a relay has NIP-77.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Support {
+pub enum Support {
+    /// It has not been asked.
     #[default]
     Unknown,
     /// It has answered by it.
     Yes,
+    /// It has not.
     No,
 }
 
@@ -70,22 +73,24 @@ struct Work {
 
 /// What is left to do with a relay, and what has been done; survives its connections.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub struct Progress {
     /// The last one is next.
     work: Vec<Work>,
     /// Ids that are not asked for, or sent, another time.
     settled: HashSet<EventId>,
-    pub(super) counts: Counts,
-    pub(super) negentropy: Support,
+    /// What has been done.
+    pub counts: Counts,
+    /// Whether the relay has NIP-77.
+    pub negentropy: Support,
     /// Connections that ended without an answer to their first NEG-OPEN.
     unanswered: u32,
     /// Grows with everything that need not be done again.
-    pub(super) steps: u64,
+    pub steps: u64,
 }
 
 impl Progress {
     /// Everything is to be done.
-    pub(super) fn new(range: Range) -> Self {
+    pub fn new(range: Range) -> Self {
         Progress {
             work: vec![Work { range, pages: None }],
             settled: HashSet::new(),
@@ -99,7 +104,7 @@ impl Progress {
 
 /// Something for whoever has the connection and the store.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Send a message.
     Send(String),
     /// Verify and store an event. Its id is only claimed.
@@ -116,7 +121,7 @@ pub(super) enum Action {
 
 /// How a session ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     /// Everything is done.
     Done,
     /// Another connection may get further.
@@ -127,10 +132,11 @@ pub(super) enum End {
 
 /// What becomes of events in the store.
 #[derive(Debug, Default)]
-pub(super) struct Outcomes {
-    pub(super) counts: Counts,
+pub struct Outcomes {
+    /// How many.
+    pub counts: Counts,
     /// Those that are not stored.
-    pub(super) refused: Vec<EventId>,
+    pub refused: Vec<EventId>,
 }
 
 #[derive(Debug)]
@@ -150,7 +156,7 @@ enum Auth {
 
 /// A session. Times are those since some moment before it began.
 #[derive(Debug)]
-pub(super) struct Session<'a> {
+pub struct Session<'a> {
     plan: &'a Plan,
     information: Information,
     here: &'a Here,
@@ -180,7 +186,7 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Begins. `here` is what is stored now.
-    pub(super) fn new(
+    pub fn new(
         plan: &'a Plan,
         information: Information,
         here: &'a Here,
@@ -218,17 +224,17 @@ impl<'a> Session<'a> {
     }
 
     /// What is to be done next.
-    pub(super) fn poll(&mut self) -> Option<Action> {
+    pub fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
     /// What has been counted.
-    pub(super) fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &Counts {
         &self.progress.counts
     }
 
     /// Handles a message of the relay.
-    pub(super) fn handle(&mut self, now: Duration, text: &str) {
+    pub fn handle(&mut self, now: Duration, text: &str) {
         if self.has_ended {
             return;
         }
@@ -253,7 +259,7 @@ impl<'a> Session<'a> {
     }
 
     /// What became of events in the store.
-    pub(super) fn stored(&mut self, outcomes: Outcomes) {
+    pub fn stored(&mut self, outcomes: Outcomes) {
         self.progress.steps += outcomes.counts.stored;
         self.progress.counts.add_outcomes(&outcomes.counts);
         self.progress.settled.extend(outcomes.refused);
@@ -261,12 +267,12 @@ impl<'a> Session<'a> {
     }
 
     /// The messages of the relay were not read for this long.
-    pub(super) fn was_away(&mut self, time: Duration) {
+    pub fn was_away(&mut self, time: Duration) {
         self.answered_at += time;
     }
 
     /// When [`Session::timeout`] is due.
-    pub(super) fn deadline(&self) -> Duration {
+    pub fn deadline(&self) -> Duration {
         let stalled_at = self.answered_at + self.plan.timeout;
         // Nothing is sent before the relay has accepted the authentication.
         let paused_until = self.uploads.paused_until().filter(|_| !self.awaits_auth);
@@ -274,7 +280,7 @@ impl<'a> Session<'a> {
     }
 
     /// Time has passed.
-    pub(super) fn timeout(&mut self, now: Duration) {
+    pub fn timeout(&mut self, now: Duration) {
         if self.has_ended {
             return;
         }
@@ -288,7 +294,7 @@ impl<'a> Session<'a> {
     }
 
     /// The relay, or the network, has closed the connection.
-    pub(super) fn closed(&mut self, why: &str) {
+    pub fn closed(&mut self, why: &str) {
         if self.has_ended {
             return;
         }
@@ -380,7 +386,7 @@ impl<'a> Session<'a> {
 }
 
 /// Words of a relay, not too many, in quotes. Control characters do not reach a terminal.
-pub(super) fn quoted(words: &str) -> String {
+pub fn quoted(words: &str) -> String {
     let words = words.chars().filter(|char| !char.is_control());
     format!("«{}»", words.take(SAYING_CHARS_MAX).collect::<String>())
 }

@@ -17,7 +17,7 @@ const PAUSES_MAX: u32 = 8;
 
 /// What is sent.
 #[derive(Debug, Default)]
-pub(super) struct Uploads {
+pub(crate) struct Uploads {
     queue: VecDeque<EventId>,
     /// Being read from the store.
     loading: usize,
@@ -28,7 +28,7 @@ pub(super) struct Uploads {
 
 /// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// It has the event now, or had it.
     Has,
     /// It does not want it.
@@ -45,17 +45,17 @@ pub(super) enum Answer {
 
 impl Uploads {
     /// Sends these too, once there is room.
-    pub(super) fn push(&mut self, ids: impl IntoIterator<Item = EventId>) {
+    pub(crate) fn push(&mut self, ids: impl IntoIterator<Item = EventId>) {
         self.queue.extend(ids);
     }
 
     /// Whether nothing is sent, or will be.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.loading == 0 && self.sent.is_empty()
     }
 
     /// The events to read from the store and to send.
-    pub(super) fn next(&mut self, now: Duration) -> Vec<EventId> {
+    pub(crate) fn next(&mut self, now: Duration) -> Vec<EventId> {
         if self.paused_until.is_some_and(|until| now < until) {
             return Vec::new();
         }
@@ -71,17 +71,17 @@ impl Uploads {
     }
 
     /// Until when it is paused.
-    pub(super) fn paused_until(&self) -> Option<Duration> {
+    pub(crate) fn paused_until(&self) -> Option<Duration> {
         self.paused_until.filter(|_| !self.queue.is_empty())
     }
 
     /// Whether an answer is awaited.
-    pub(super) fn is_awaiting(&self) -> bool {
+    pub(crate) fn is_awaiting(&self) -> bool {
         !self.sent.is_empty()
     }
 
     /// One of [`Uploads::next`] has been read; `is_sent` unless it cannot be.
-    pub(super) fn loaded(&mut self, id: EventId, is_sent: bool) {
+    pub(crate) fn loaded(&mut self, id: EventId, is_sent: bool) {
         self.loading = self.loading.saturating_sub(1);
         if is_sent {
             self.sent.insert(id);
@@ -89,7 +89,7 @@ impl Uploads {
     }
 
     /// Handles an OK.
-    pub(super) fn answered(&mut self, now: Duration, id: EventId, accepted: bool, message: &str) -> Answer {
+    pub(crate) fn answered(&mut self, now: Duration, id: EventId, accepted: bool, message: &str) -> Answer {
         if !self.sent.remove(&id) {
             return Answer::Unknown;
         }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use relay_engine::types::EventId;
 
-use super::super::frames::{self, Refusal};
-use super::super::pages::Pages;
-use super::super::ranges::Range;
-use super::super::reconcile::{Problem, Reconciliation};
 use super::{Action, Current, End, Session, Support, Work, quoted};
+use crate::frames::{self, Refusal};
+use crate::pages::Pages;
+use crate::ranges::Range;
+use crate::reconcile::{Problem, Reconciliation};
 
 /// Bytes of a message, before they are hexadecimal: relays that take messages of 128 KiB take it.
 const MESSAGE_BYTES: u64 = 60_000;

@@ -15,7 +15,7 @@ const IDLE_ROUNDS_MAX: u32 = 1_000;
 
 /// What is known of a range.
 #[derive(Debug, Default)]
-pub(super) struct Reconciliation {
+pub(crate) struct Reconciliation {
     frame_bytes_max: u64,
     /// Ids that a message has named; a message may name one again.
     seen: HashSet<Id>,
@@ -24,18 +24,18 @@ pub(super) struct Reconciliation {
 
 /// What came of a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// Ids that are here and not there, oldest first.
-    pub(super) have: Vec<EventId>,
+    pub(crate) have: Vec<EventId>,
     /// Ids that are there and not here.
-    pub(super) need: Vec<EventId>,
+    pub(crate) need: Vec<EventId>,
     /// The next message; `None` if everything is known.
-    pub(super) next: Option<Vec<u8>>,
+    pub(crate) next: Option<Vec<u8>>,
 }
 
 /// Why a reconciliation cannot go on.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(crate) enum Problem {
     /// The other relay has only another version of the protocol.
     Version,
     /// Its message is not one of the protocol.
@@ -56,18 +56,18 @@ impl fmt::Display for Problem {
 
 impl Reconciliation {
     /// With messages of at most this many bytes, 4096 or more.
-    pub(super) fn new(frame_bytes_max: u64) -> Self {
+    pub(crate) fn new(frame_bytes_max: u64) -> Self {
         Reconciliation { frame_bytes_max, ..Reconciliation::default() }
     }
 
     /// The first message about these items.
-    pub(super) fn open(&self, items: &[Item]) -> Result<Vec<u8>, Problem> {
+    pub(crate) fn open(&self, items: &[Item]) -> Result<Vec<u8>, Problem> {
         let mut negentropy = self.negentropy(items)?;
         negentropy.initiate().map_err(|error| malformed(&error))
     }
 
     /// Handles an answer. The items are those of the first message.
-    pub(super) fn handle(&mut self, items: &[Item], message: &[u8]) -> Result<Step, Problem> {
+    pub(crate) fn handle(&mut self, items: &[Item], message: &[u8]) -> Result<Step, Problem> {
         let mut negentropy = self.negentropy(items)?;
         negentropy.set_initiator();
         let (mut have, mut need) = (Vec::new(), Vec::new());

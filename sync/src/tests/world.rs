@@ -6,11 +6,11 @@ use std::time::Duration;
 use negentropy::Item;
 use relay_agent::identity::{Draft, Keys};
 
-use super::super::frames::neg_id;
-use super::super::information::Information;
-use super::super::ranges::{Here, Scope};
-use super::super::session::{Action, End, Outcomes, Plan, Progress, Session};
-use super::super::testing::{Events, FakeRelay, Random};
+use crate::frames::neg_id;
+use crate::information::Information;
+use crate::ranges::{Here, Scope};
+use crate::session::{Action, End, Outcomes, Plan, Progress, Session};
+use crate::testing::{Events, FakeRelay, Random};
 
 /// Connections after which a test is given up.
 const CONNECTIONS_MAX: u32 = 200;
@@ -112,7 +112,7 @@ impl World {
                         session.stored(outcomes);
                     }
                     Action::Load(ids) => {
-                        let json = |id| self.here.get(id).map(super::super::testing::text_of);
+                        let json = |id| self.here.get(id).map(crate::testing::text_of);
                         let events = ids.iter().map(|id| (*id, json(id))).collect();
                         session.loaded(now, events);
                     }

@@ -1,8 +1,8 @@
 //! Relays that do not keep to the protocol, and slow ones.
 
-use super::super::session::End;
-use super::super::testing::{Events, FakeRelay, Lie, both, events};
 use super::world::World;
+use crate::session::End;
+use crate::testing::{Events, FakeRelay, Lie, both, events};
 
 /// How it ends with a relay that has 500 events and lies.
 fn lied_to(lie: Lie, has_nip: bool) -> (Result<(), String>, World) {
@@ -95,7 +95,7 @@ fn a_relay_that_stalls_is_connected_to_again() {
 #[test]
 fn a_relay_that_only_chats_stalls() {
     let mut relay = FakeRelay::with(&events("there", 1_000..1_100));
-    (relay.lie, relay.without) = (Lie::Chatter, Some(super::super::testing::Without::Silence));
+    (relay.lie, relay.without) = (Lie::Chatter, Some(crate::testing::Without::Silence));
     let mut world = World::new(&Events::new(), relay);
     world.information.negentropy = Some(true);
     assert!(matches!(world.connection(), End::Retry(why) if why.contains("no answer")));

@@ -10,11 +10,11 @@ use relay_engine::types::{EventId, Timestamp};
 use super::ranges::Range;
 
 /// Events that are asked for in a page, unless the relay gives fewer at most.
-pub(super) const PAGE_EVENTS: u32 = 500;
+pub(crate) const PAGE_EVENTS: u32 = 500;
 
 /// How far a range has been read.
 #[derive(Clone, Debug)]
-pub(super) struct Pages {
+pub(crate) struct Pages {
     since: Timestamp,
     /// What is newer is known.
     until: Timestamp,
@@ -29,7 +29,7 @@ pub(super) struct Pages {
 
 /// What an event of a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(crate) enum Taken {
     /// It was not known.
     New,
     /// It was in the last page too.
@@ -40,20 +40,20 @@ pub(super) enum Taken {
 
 /// What a page has told.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(crate) struct Told {
     /// Of this range all ids are known now.
-    pub(super) known: Option<Range>,
+    pub(crate) known: Option<Range>,
     /// The ids of that range, and others.
-    pub(super) ids: HashSet<EventId>,
+    pub(crate) ids: HashSet<EventId>,
     /// There is no other page.
-    pub(super) is_last: bool,
+    pub(crate) is_last: bool,
     /// A second that has more events than a page: those beyond it cannot be asked for.
-    pub(super) cut: Option<Timestamp>,
+    pub(crate) cut: Option<Timestamp>,
 }
 
 impl Pages {
     /// Of a range, from a relay that gives this many events at most, if that is known.
-    pub(super) fn new(range: Range, limit_max: Option<u32>) -> Self {
+    pub(crate) fn new(range: Range, limit_max: Option<u32>) -> Self {
         Pages {
             since: range.since,
             until: range.until,
@@ -65,13 +65,13 @@ impl Pages {
     }
 
     /// The range of the next page, and how many events it has at most. What had come of it is forgotten.
-    pub(super) fn ask(&mut self) -> (Range, u32) {
+    pub(crate) fn ask(&mut self) -> (Range, u32) {
         self.page.clear();
         (Range { since: self.since, until: self.until }, self.limit)
     }
 
     /// Takes an event that matches the filter.
-    pub(super) fn take(&mut self, created_at: Timestamp, id: EventId) -> Taken {
+    pub(crate) fn take(&mut self, created_at: Timestamp, id: EventId) -> Taken {
         let range = Range { since: self.since, until: self.until };
         if self.page.len() >= self.limit as usize || !range.contains(created_at) {
             return Taken::Unasked;
@@ -81,7 +81,7 @@ impl Pages {
     }
 
     /// The page has come.
-    pub(super) fn end(&mut self) -> Told {
+    pub(crate) fn end(&mut self) -> Told {
         let page = std::mem::take(&mut self.page);
         let mut ids = self.border.clone();
         let is_new = page.iter().fold(false, |any, (_, id)| ids.insert(*id) | any);

@@ -9,19 +9,21 @@ use serde_json::{Map, Value};
 
 /// Seconds from `since` to `until`, both inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Range {
-    pub(super) since: Timestamp,
-    pub(super) until: Timestamp,
+pub struct Range {
+    /// The first second.
+    pub since: Timestamp,
+    /// The last second.
+    pub until: Timestamp,
 }
 
 impl Range {
     /// Whether it has this second.
-    pub(super) fn contains(self, second: Timestamp) -> bool {
+    pub fn contains(self, second: Timestamp) -> bool {
         (self.since..=self.until).contains(&second)
     }
 
     /// Those of `items`, which are sorted, that are in it.
-    pub(super) fn of(self, items: &[Item]) -> &[Item] {
+    pub fn of(self, items: &[Item]) -> &[Item] {
         let begin = items.partition_point(|item| item.timestamp < self.since);
         let end = items.partition_point(|item| item.timestamp <= self.until);
         &items[begin..end.max(begin)]
@@ -29,7 +31,7 @@ impl Range {
 
     /// The older and the newer half: of the events here if they are many, else of the time, of which what is to come after
     /// `now` is not half. `None` for one second.
-    pub(super) fn halves(self, items: &[Item], now: Timestamp) -> Option<(Range, Range)> {
+    pub fn halves(self, items: &[Item], now: Timestamp) -> Option<(Range, Range)> {
         /// Fewer events do not tell where those of the other relay are.
         const TELLING: usize = 64;
         let Range { since, until } = self;
@@ -51,7 +53,7 @@ impl Range {
 
 /// The events that are to be on both sides.
 #[derive(Clone, Debug)]
-pub(super) struct Scope {
+pub struct Scope {
     fields: Map<String, Value>,
     filter: Filter,
 }
@@ -61,11 +63,7 @@ impl Scope {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn new(
-        json: &str,
-        since: Option<Timestamp>,
-        until: Option<Timestamp>,
-    ) -> Result<Self, String> {
+    pub fn new(json: &str, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<Self, String> {
         let wrong = |why: String| format!("--filter {json}: {why}");
         let mut filter = wire::parse_filter(json.as_bytes())
             .map_err(|error| wrong(format!("{}: {error}", error.prefix())))?;
@@ -83,12 +81,12 @@ impl Scope {
     }
 
     /// The filter.
-    pub(super) fn filter(&self) -> &Filter {
+    pub fn filter(&self) -> &Filter {
         &self.filter
     }
 
     /// All of its time.
-    pub(super) fn range(&self) -> Range {
+    pub fn range(&self) -> Range {
         Range {
             since: self.filter.since.unwrap_or(0),
             until: self.filter.until.unwrap_or(wire::CREATED_AT_MAX),
@@ -96,7 +94,7 @@ impl Scope {
     }
 
     /// The filter as JSON, narrowed to a range, with a limit.
-    pub(super) fn json(&self, range: Range, limit: Option<u32>) -> String {
+    pub fn json(&self, range: Range, limit: Option<u32>) -> String {
         let mut fields = self.fields.clone();
         fields.remove("since");
         fields.remove("until");
@@ -115,15 +113,15 @@ impl Scope {
 
 /// The ids of the events here.
 #[derive(Debug, Default)]
-pub(super) struct Here {
+pub struct Here {
     /// In the order of NIP-77: by time, then id.
-    pub(super) items: Vec<Item>,
+    pub items: Vec<Item>,
     /// Of these, the ones that are not sent.
-    pub(super) withheld: HashSet<EventId>,
+    pub withheld: HashSet<EventId>,
 }
 
 /// Items of a range, as the `negentropy` crate reads them.
-pub(super) struct Slice<'a>(pub(super) &'a [Item]);
+pub(crate) struct Slice<'a>(pub(crate) &'a [Item]);
 
 impl NegentropyStorageBase for Slice<'_> {
     fn size(&self) -> Result<usize, Error> {

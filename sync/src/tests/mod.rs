@@ -1,0 +1,6 @@
+//! Sessions with scripted relays, without sockets.
+
+mod comparing;
+mod liars;
+mod paging;
+mod world;
