@@ -161,6 +161,31 @@ fn what_has_expired_is_taken_out_in_steps() {
     }
 }
 
+/// A commit that removes more than a step's worth from a set that is kept: the set is collected again, in steps.
+#[test]
+fn a_commit_that_removes_very_many_events_ends_a_kept_set() {
+    for (removed, is_kept) in [(3, true), (200, false)] {
+        let store = Store::default();
+        let mut relay = new_relay(&store, small_steps());
+        let notes: Vec<Signed> = (0..300)
+            .map(|n| event(&key(1)).at(NOW.seconds() - 1_000 - n).content(n.to_string()).sign())
+            .collect();
+        store_silently(&store, &notes);
+        let (one, two) = (connect(&mut relay, 1), connect(&mut relay, 2));
+        open(&mut relay, one, "{}", LIST);
+        assert_eq!(listed(&answered(&mut relay, one).0), ids(&notes));
+        let deletion = notes[..removed]
+            .iter()
+            .fold(event(&key(1)).kind(5).at(NOW.seconds()), |draft, note| draft.tag(["e", &note.id]));
+        let deletion = deletion.sign();
+        publish(&mut relay, one, &deletion);
+        open(&mut relay, two, "{}", LIST);
+        let (left, turns) = answered(&mut relay, two);
+        assert_eq!(listed(&left), ids(notes[removed..].iter().chain([&deletion])));
+        assert_eq!(turns <= 2, is_kept, "{turns} turns");
+    }
+}
+
 #[test]
 fn those_who_open_at_once_collect_one_set_together() {
     let store = Store::default();

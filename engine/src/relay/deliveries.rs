@@ -88,7 +88,8 @@ impl<B: Backend> Relay<B> {
     /// shards in any. What takes more than a step is delivered by [`Relay::work`], unless more than 1,024 events or 4 MiB wait
     /// for that: then the first of them are delivered to the last subscription in this call.
     pub fn handle_live(&mut self, now: Now, live: &[LiveEvent]) {
-        live.iter().for_each(|live| self.neg_sets.note_live(live));
+        let mut budget = self.delivery_budget();
+        live.iter().for_each(|live| self.neg_sets.note_live(live, &mut budget));
         let mut budget = self.delivery_budget();
         for live in live.iter().filter(|live| live.seq != Some(DELIVERED_BEFORE)) {
             self.deliver(now, live, &mut budget);

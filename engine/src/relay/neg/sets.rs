@@ -148,12 +148,18 @@ impl Entry {
             && (!is_fixed || self.horizon >= after)
     }
 
-    fn remove(&mut self, item: &Item) {
+    /// Takes an event out. False if the budget is used up; then nothing is done.
+    fn remove(&mut self, item: &Item, budget: &mut usize) -> bool {
+        if *budget == 0 {
+            return false;
+        }
+        *budget = budget.saturating_sub(self.set.removal_cost(item));
         if self.set.remove(item) {
             self.version = None;
             // The next older event would take its place.
             self.is_stale |= self.key.filter.limit.is_some();
         }
+        true
     }
 
     fn add(&mut self, event: CanonicalEvent<'_>, expires_at: Option<Timestamp>) {
@@ -173,13 +179,11 @@ impl Entry {
         while let Some(&(expires_at, item)) = self.expiring.first()
             && expires_at <= now
         {
-            is_done = *budget > 0;
+            is_done = self.remove(&item, budget);
             if !is_done {
                 break;
             }
-            *budget -= 1;
             self.expiring.pop_first();
-            self.remove(&item);
         }
         self.expiring_bytes.set(self.expiring.len() * EXPIRING_BYTES);
         is_done
@@ -323,8 +327,9 @@ impl Sets {
         KeptMessage { _counted: self.total.count(bytes.len()), bytes }
     }
 
-    /// Takes note of a commit: what it removed is in no set any more.
-    pub(in crate::relay) fn note_live(&mut self, live: &LiveEvent) {
+    /// Takes note of a commit: what it removed is in no set any more. A set from which more would have to be taken than the
+    /// budget allows is dropped, and collected again when somebody wants it.
+    pub(in crate::relay) fn note_live(&mut self, live: &LiveEvent, budget: &mut usize) {
         let (Some(seen), Some(seq)) = (self.seen, live.seq) else { return };
         if self.entries.is_empty() {
             self.seen = None;
@@ -332,15 +337,10 @@ impl Sets {
         }
         match &live.taken {
             Taken::Unknown => self.entries.clear(),
-            Taken::Events(events) => {
-                for entry in &mut self.entries {
-                    if seq > entry.horizon || seq == DELIVERED_BEFORE {
-                        for &(created_at, id) in events {
-                            entry.remove(&Item { created_at, id });
-                        }
-                    }
-                }
-            }
+            Taken::Events(events) => self.entries.retain_mut(|entry| {
+                seq <= entry.horizon && seq != DELIVERED_BEFORE
+                    || events.iter().all(|&(created_at, id)| entry.remove(&Item { created_at, id }, budget))
+            }),
         }
         if seq.0 > seen.0 + 1 {
             // Others have written to the store.
