@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::{Body as _, Bytes};
 use relay_blossom::exchange::{
-    Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Step, StepError, listed_servers,
-    server_lists,
+    Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Retries, Step, StepError,
+    listed_servers, server_lists,
 };
 use relay_blossom::index::{Part, Refusal};
 use relay_blossom::{Command, Outcome};
