@@ -16,6 +16,8 @@
 //! The simulated host keeps the contract of a host: it reads messages only while [`Relay::wants_input`] is true, drains
 //! connections only after [`Relay::poll_ready`] named them, and keeps the order of inboxes and of verification.
 //!
+//! [`simulate_sync`] is another one: two relays whose events are copied over a lossy link.
+//!
 //! [`Relay::wants_input`]: relay_engine::relay::Relay::wants_input
 //! [`Relay::poll_ready`]: relay_engine::relay::Relay::poll_ready
 
@@ -27,8 +29,10 @@ mod history;
 mod host;
 mod messages;
 mod pool;
+mod sync;
 
 pub use choices::Choices;
+pub use sync::{SyncReport, simulate_sync};
 
 use host::Host;
 use relay_engine::testing::Rng;
