@@ -21,6 +21,15 @@ pub fn decode32(text: &[u8]) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+/// Decodes lowercase hex.
+pub fn decode(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
 fn digit(character: u8) -> Option<u8> {
     match character {
         b'0'..=b'9' => Some(character - b'0'),
@@ -38,6 +47,8 @@ mod tests {
         let bytes: [u8; 32] = std::array::from_fn(|at| (at * 37) as u8);
         assert_eq!(decode32(encode(&bytes).as_bytes()), Some(bytes));
         assert_eq!(decode32("F".repeat(64).as_bytes()), None);
+        assert_eq!(decode(&encode(&bytes[..5])), Some(bytes[..5].to_vec()));
+        assert_eq!([decode("abc"), decode("0G")], [None, None]);
         assert_eq!(decode32(b"00"), None);
     }
 }

@@ -16,6 +16,7 @@ pub mod load;
 pub mod process;
 pub mod publish;
 pub mod query;
+pub mod reconcile;
 pub mod shapes;
 pub mod stats;
 pub mod subscriptions;

@@ -13,7 +13,7 @@ use relay_bench::client::Endpoint;
 use relay_bench::corpus::Corpus;
 use relay_bench::process::Process;
 use relay_bench::shapes::Shape;
-use relay_bench::{abuse, blobs, fanout, generate, jobs, load, publish, query};
+use relay_bench::{abuse, blobs, fanout, generate, jobs, load, publish, query, reconcile};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -39,6 +39,8 @@ enum Command {
     Jobs(JobsArgs),
     /// Uploads and downloads blobs (Blossom), compares every byte, and measures throughput, CPU and memory.
     Blobs(BlobsArgs),
+    /// Reconciles sets of ids (NIP-77), checks each difference against the file, and measures time, bytes and CPU.
+    Reconcile(ReconcileArgs),
     /// Attacks a relay on this machine in one way after the other, and measures how that slows down an honest client.
     Abuse(AbuseArgs),
 }
@@ -254,6 +256,36 @@ struct BlobsArgs {
 }
 
 #[derive(Args)]
+struct ReconcileArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The events that the relay stores, one a line; it must store no others.
+    #[arg(long)]
+    file: PathBuf,
+    /// Reconciliations of each case after the first.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    repeat: u32,
+    /// Of a thousand events, how many are missing on either side in the case that differs.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    missing: u32,
+    /// Authors of the case that has some.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    authors: u32,
+    /// Largest message of the client, in bytes.
+    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(4_096..=1_000_000))]
+    message_bytes: u64,
+    /// Reconciliations to hold open at once, for their memory.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    sessions: u32,
+    /// Seconds in which another client's latency is measured, without and with reconciliations. It publishes events.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    seconds: u32,
+    /// Seed of differences and authors.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args)]
 struct AbuseArgs {
     #[command(flatten)]
     target: Target,
@@ -377,6 +409,22 @@ fn run(command: Command) -> Result<bool> {
             let measured = blobs::run(&server(&args.url, args.pid)?, peer.as_ref(), &plan)?;
             print(&measured, args.json)?;
             Ok(true)
+        }
+        Command::Reconcile(args) => {
+            let (endpoint, process) = args.target.open()?;
+            let corpus = read(&args.file)?;
+            let plan = reconcile::Plan {
+                repeat: args.repeat as usize,
+                missing_permille: args.missing as usize,
+                authors: args.authors as usize,
+                message_bytes_max: args.message_bytes,
+                sessions: args.sessions as usize,
+                seconds: args.seconds,
+                seed: args.seed,
+            };
+            let report = reconcile::run(&endpoint, process, &corpus, &plan)?;
+            print(&report, args.target.json)?;
+            Ok(report.holds())
         }
         Command::Abuse(args) => {
             if args.target.allow_remote {

@@ -10,7 +10,7 @@ use relay_bench::corpus::Corpus;
 use relay_bench::generate::Plan;
 use relay_bench::process::Process;
 use relay_bench::shapes::Shape;
-use relay_bench::{abuse, fanout, load, publish, query};
+use relay_bench::{abuse, fanout, load, publish, query, reconcile};
 
 fn endpoint(fault: Fault) -> Endpoint {
     Endpoint::new(&common::start(fault), false).unwrap()
@@ -147,4 +147,41 @@ fn an_honest_client_is_measured_during_an_attack() {
 #[test]
 fn an_honest_event_that_is_not_found_is_detected() {
     assert!(attacked(Fault::SkipsNewest).honest_failed > 0);
+}
+
+fn reconciled(fault: Fault) -> reconcile::Report {
+    let (endpoint, corpus) = (endpoint(fault), corpus());
+    publish::run(&endpoint, None, &corpus, &load(), 0).unwrap();
+    let plan = reconcile::Plan {
+        repeat: 3,
+        missing_permille: 100,
+        authors: 5,
+        message_bytes_max: 4_096,
+        sessions: 12,
+        seconds: 1,
+        seed: 1,
+    };
+    reconcile::run(&endpoint, Some(Process::new(0)), &corpus, &plan).unwrap()
+}
+
+#[test]
+fn the_differences_of_a_correct_relay_are_found() {
+    let report = reconciled(Fault::None);
+    assert!(report.holds(), "{report:?}");
+    let [identical, missing, authors] = &report.cases[..] else { panic!("{report:?}") };
+    assert_eq!(identical.events, corpus().kept.len());
+    assert_eq!((identical.rounds, identical.only_here, identical.only_there), (1, 0, 0));
+    assert!(missing.only_here > 20 && missing.only_there > 20 && missing.rounds > 1, "{missing:?}");
+    assert!(authors.events > 0 && authors.events < identical.events, "{authors:?}");
+    assert_eq!(report.sessions.as_ref().unwrap().open, 12);
+    assert!(report.others.as_ref().unwrap().reconciliations > 0);
+}
+
+#[test]
+fn an_event_that_is_missing_in_a_reconciliation_is_detected() {
+    for fault in [Fault::SkipsNewest, Fault::KeepsAll] {
+        let report = reconciled(fault);
+        assert!(!report.holds(), "{fault:?}: {report:?}");
+        assert!(report.cases[..2].iter().all(|case| case.wrong == 4), "{fault:?}: {report:?}");
+    }
 }

@@ -20,6 +20,7 @@ use crate::generate::{Author, Draft};
 use crate::process::Process;
 use crate::stats::Latency;
 pub use cases::Case;
+pub(crate) use probe::Probe;
 
 /// Address of the honest client.
 const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
@@ -154,7 +155,7 @@ fn run_case(endpoint: &Endpoint, process: Option<Process>, case: Case, plan: &Pl
     };
     let usage = || process.map(|process| process.usage()).transpose();
     let resting = usage()?;
-    let mut probe = probe::Probe::new(endpoint, seed)?;
+    let mut probe = Probe::new(endpoint, seed)?;
     let period = Duration::from_secs(u64::from(plan.seconds));
     let calm = probe.run(Instant::now() + period);
     let prepared = case.prepare(&attacker)?;

@@ -15,17 +15,17 @@ const EVERY: Duration = Duration::from_millis(200);
 
 /// Results.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// Microseconds from each event to its OK.
-    pub(super) ok: Vec<u32>,
+    pub(crate) ok: Vec<u32>,
     /// Microseconds from each REQ to its EOSE.
-    pub(super) eose: Vec<u32>,
+    pub(crate) eose: Vec<u32>,
     /// Rounds without a correct answer.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
 }
 
 /// One connection that publishes an event and queries it, in each round.
-pub(super) struct Probe<'a> {
+pub(crate) struct Probe<'a> {
     endpoint: &'a Endpoint,
     connection: Connection,
     author: [Author; 1],
@@ -33,13 +33,13 @@ pub(super) struct Probe<'a> {
 }
 
 impl<'a> Probe<'a> {
-    pub(super) fn new(endpoint: &'a Endpoint, seed: u64) -> Result<Self> {
+    pub(crate) fn new(endpoint: &'a Endpoint, seed: u64) -> Result<Self> {
         let connection = endpoint.connect_as(16 << 10, Some(HONEST))?;
         Ok(Probe { endpoint, connection, author: [Author::derive(seed, 1 << 32)], events: 0 })
     }
 
     /// Runs rounds until `end`. A connection that fails counts as a failed round and is opened again.
-    pub(super) fn run(&mut self, end: Instant) -> Seen {
+    pub(crate) fn run(&mut self, end: Instant) -> Seen {
         let mut seen = Seen::default();
         let mut next = Instant::now();
         while next < end {

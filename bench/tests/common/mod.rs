@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use negentropy::{Id, Negentropy, NegentropyStorageVector, Storage};
+use relay_bench::hex;
 use serde_json::{Value, json};
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
@@ -39,6 +41,7 @@ type Writer = Arc<Mutex<WebSocket<TcpStream>>>;
 struct State {
     events: Vec<Value>,
     subs: HashMap<(usize, String), (Writer, Vec<Value>)>,
+    reconciliations: HashMap<(usize, String), NegentropyStorageVector>,
     published: usize,
     deliveries: usize,
 }
@@ -80,9 +83,39 @@ fn serve(number: usize, stream: TcpStream, state: &Mutex<State>, fault: Fault) {
             "CLOSE" => {
                 state.subs.remove(&(number, frame[1].as_str().unwrap().to_owned()));
             }
+            "NEG-OPEN" => {
+                let sub = frame[1].as_str().unwrap().to_owned();
+                let set = set_of(&answer(&state.events, &frame[2..3], fault));
+                send(&writer, &json!(["NEG-MSG", sub, reconcile(&set, &frame[3])]));
+                state.reconciliations.insert((number, sub), set);
+            }
+            "NEG-MSG" => {
+                let sub = frame[1].as_str().unwrap().to_owned();
+                let message = reconcile(&state.reconciliations[&(number, sub.clone())], &frame[2]);
+                send(&writer, &json!(["NEG-MSG", sub, message]));
+            }
+            "NEG-CLOSE" => {
+                state.reconciliations.remove(&(number, frame[1].as_str().unwrap().to_owned()));
+            }
             other => panic!("{other}"),
         }
     }
+}
+
+fn set_of(events: &[Value]) -> NegentropyStorageVector {
+    let mut set = NegentropyStorageVector::new();
+    for event in events {
+        let id = hex::decode32(event["id"].as_str().unwrap().as_bytes()).unwrap();
+        set.insert(event["created_at"].as_u64().unwrap(), Id::from_byte_array(id)).unwrap();
+    }
+    set.seal().unwrap();
+    set
+}
+
+fn reconcile(set: &NegentropyStorageVector, message: &Value) -> String {
+    let mut negentropy = Negentropy::new(Storage::Borrowed(set), 0).unwrap();
+    let message = hex::decode(message.as_str().unwrap()).unwrap();
+    hex::encode(&negentropy.reconcile(&message).unwrap())
 }
 
 fn send(writer: &Writer, frame: &Value) {
