@@ -7,6 +7,7 @@ mod native {
     mod addresses;
     mod agents;
     mod agents_gone;
+    mod agents_hostile;
     mod agents_world;
     mod attachments;
     mod blossom;
