@@ -132,6 +132,15 @@ impl World {
         }
     }
 
+    /// An operator removes some events from one side, beside the relay that serves them.
+    pub(super) fn remove_some(&mut self, site: usize) {
+        let mut ids: Vec<EventId> = self.sites[site].ids(self.now, &self.events).into_iter().collect();
+        ids.sort_unstable();
+        ids.retain(|_| self.rng.one_in(20));
+        self.removed.extend(&ids);
+        drop(remove(&self.sites[site].store, &ids));
+    }
+
     /// Faults and changes end; what was under way arrives.
     pub(super) fn heal(&mut self) {
         self.has_faults = false;
