@@ -346,7 +346,7 @@ fn remover(state: Remover, world: &mut Simulation) -> Option<Remover> {
                 Some(other) => panic!("{other:?}"),
             };
             world.taken_at_once = world.taken_at_once.max(keys.len());
-            (!keys.is_empty()).then(|| Remover::Taken(keys, world.now))
+            (!keys.is_empty()).then_some(Remover::Taken(keys, world.now))
         }
         // After 15 minutes another one may be at it.
         Remover::Taken(_, at) | Remover::Gone(_, at) if at + 900 <= world.now => None,
