@@ -113,7 +113,7 @@ fn a_signed_request_is_not_carried_out_again_when_its_agent_has_been_deleted() {
     let deleting = signed("DELETE", &path, b"", 2);
     assert_eq!(sent(&deleting).0, 200);
     assert_eq!(sent(&deploying), (401, true), "it stays deleted");
-    assert_eq!(sent(&signed("POST", "/agents", manifest, 3)).0, 200);
+    assert_eq!(sent(&signed("POST", "/agents", manifest, 3)).0, 201);
     for replayed in [&deleting, &deploying] {
         assert_eq!(sent(replayed), (401, true), "it stays deployed");
     }
