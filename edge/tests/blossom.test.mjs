@@ -154,6 +154,7 @@ test('a range costs one operation, and the answer is what the server gives', asy
     ['bytes=-10', {}, [206, 990, 1_000], { get: 1 }],
     ['bytes=-5000', {}, [206, 0, 1_000], { get: 1 }],
     ['bytes=1000-', {}, [416], { get: 1, head: 1 }],
+    ['bytes=1000-1001', {}, [416], { get: 1, head: 1 }],
     ['bytes=99999999999999999999-', {}, [416], { head: 1 }],
     ['bytes=-0', {}, [416], { head: 1 }],
     ['bytes=0-1,5-6', {}, all, { get: 1 }],
@@ -184,7 +185,7 @@ test('a range costs one operation, and the answer is what the server gives', asy
   }
   const empty = sha256('')
   await upload(edge, new Uint8Array())
-  assert.equal((await get(empty, { range: 'bytes=0-' })).status, 416)
+  for (const range of ['bytes=0-', 'bytes=0-0']) assert.equal((await get(empty, { range })).status, 416)
   const { status, headers } = await get(empty, { range: 'bytes=-5' })
   assert.deepEqual([status, headers['content-length']], [200, '0'])
 })
@@ -493,6 +494,10 @@ test('a bucket that fails leaves nothing behind', async () => {
   assert.ok((await get(sha256(bytes))).status >= 500)
   await tell(edge, { fail: { head: 'before' } })
   assert.ok((await head(sha256(bytes))).status >= 500)
+  await tell(edge, { fail: { get: 'before', head: 'before' } })
+  assert.ok((await get(sha256(bytes), { range: 'bytes=0-9' })).status >= 500)
+  await tell(edge, { fail: { get: 'before' } })
+  assert.equal((await get(sha256(bytes), { range: 'bytes=0-9' })).status, 206, 'another try')
   assert.equal((await get(sha256(bytes))).status, 200)
 })
 

@@ -16,7 +16,7 @@ const BROKEN = {
 test('no rule of Blossom is broken by default', async () => {
   const edge = await startEdge()
   try {
-    await breaksOnly(BROKEN, { binary: serverBinary(), url: edge.http, args: ['--pace', '100', '--large-blob-bytes', '1048576'], least: 340 })
+    await breaksOnly(BROKEN, { binary: serverBinary(), url: edge.http, args: ['--body-pause-ms', '100', '--large-blob-bytes', '1048576'], least: 340 })
   } finally {
     await edge.stop()
   }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest as _, Sha256};
 
 use super::blobs::http;
 use super::*;
@@ -89,8 +90,9 @@ fn a_signed_request_is_not_carried_out_again_when_its_agent_has_been_deleted() {
     let manifest = br#"{"name":"replayed","handlers":[{"kind":5050,"executor":"echo"}]}"#;
     let signed = |method: &str, path: &str, body: &[u8], serial: u64| {
         let url = format!("http://{}{path}", relay.host());
+        let hash: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
         let draft = event(&admin).kind(27_235).at(unix_now()).tag(["u", &url]).tag(["method", method]);
-        let event = draft.tag(["serial", &serial.to_string()]).sign();
+        let event = draft.tag(["serial", &serial.to_string()]).tag(["payload", &hash]).sign();
         let (token, length) = (BASE64_STANDARD.encode(event.json()), body.len());
         let head = format!(
             "{method} {path} HTTP/1.1\r\nAuthorization: Nostr {token}\r\nContent-Length: {length}\r\n"
@@ -111,7 +113,7 @@ fn a_signed_request_is_not_carried_out_again_when_its_agent_has_been_deleted() {
     let deleting = signed("DELETE", &path, b"", 2);
     assert_eq!(sent(&deleting).0, 200);
     assert_eq!(sent(&deploying), (401, true), "it stays deleted");
-    assert_eq!(sent(&signed("POST", "/agents", manifest, 3)).0, 200);
+    assert_eq!(sent(&signed("POST", "/agents", manifest, 3)).0, 201);
     for replayed in [&deleting, &deploying] {
         assert_eq!(sent(replayed), (401, true), "it stays deployed");
     }
