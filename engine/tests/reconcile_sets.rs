@@ -151,6 +151,23 @@ proptest! {
     }
 }
 
+/// Found by fuzzing: a chunk that a version shares is copied without room, and one that is full but for one to three events could
+/// not be given any more, so that an event published then ended the shard.
+#[test]
+fn a_chunk_that_a_version_shares_takes_events_until_it_is_full() {
+    for len in 500..=520 {
+        for new in [item(0, 1), item(len, 1)] {
+            let mut builder = SetBuilder::new(&TotalBytes::default());
+            let mut expected: BTreeSet<Item> = (1..=len).map(|n| item(2 * n, n)).collect();
+            expected.iter().for_each(|item| assert!(builder.insert(*item)));
+            let before = builder.version();
+            assert_eq!(builder.insert(new), expected.insert(new), "{len}");
+            check_set(&builder.version(), &expected);
+            assert_eq!(before.len() as u64, len);
+        }
+    }
+}
+
 /// A fingerprint over everything, in the form of the protocol: to infinity, without an id.
 fn everything(mode: &[u8]) -> Vec<u8> {
     [&[0x61, 0, 0], mode].concat()

@@ -12,6 +12,9 @@ use super::ranges::Range;
 /// Events that are asked for in a page, unless the relay gives fewer at most.
 pub(crate) const PAGE_EVENTS: u32 = 500;
 
+/// No relay gives fewer events than this, unless it has no more.
+const LIMIT_LEAST: usize = 20;
+
 /// How far a range has been read.
 #[derive(Clone, Debug)]
 pub(crate) struct Pages {
@@ -22,7 +25,12 @@ pub(crate) struct Pages {
     border: HashSet<EventId>,
     /// The second before `until`, all of whose events seemed to be known: if there are older ones, its page was cut.
     stepped_over: Option<Timestamp>,
+    /// Events of the largest page, and of the one that `stepped_over` is of.
+    largest: usize,
+    stepped_over_len: usize,
     limit: u32,
+    /// Whether the relay has told how many events it gives at most.
+    is_limit_known: bool,
     /// The page that comes.
     page: Vec<(Timestamp, EventId)>,
 }
@@ -47,7 +55,7 @@ pub(crate) struct Told {
     pub(crate) ids: HashSet<EventId>,
     /// There is no other page.
     pub(crate) is_last: bool,
-    /// A second that has more events than a page: those beyond it cannot be asked for.
+    /// A second that has more events than a page, or may have: those beyond it cannot be asked for.
     pub(crate) cut: Option<Timestamp>,
 }
 
@@ -59,7 +67,10 @@ impl Pages {
             until: range.until,
             border: HashSet::new(),
             stepped_over: None,
+            largest: 0,
+            stepped_over_len: 0,
             limit: PAGE_EVENTS.min(limit_max.unwrap_or(PAGE_EVENTS)).max(1),
+            is_limit_known: limit_max.is_some(),
             page: Vec::new(),
         }
     }
@@ -83,12 +94,17 @@ impl Pages {
     /// The page has come.
     pub(crate) fn end(&mut self) -> Told {
         let page = std::mem::take(&mut self.page);
+        self.largest = self.largest.max(page.len());
         let mut ids = self.border.clone();
         let is_new = page.iter().fold(false, |any, (_, id)| ids.insert(*id) | any);
         let mut told = Told { known: None, ids, is_last: false, cut: None };
         let Some(oldest) = page.iter().map(|(second, _)| *second).min() else {
             told.known = Some(Range { since: self.since, until: self.until });
             told.is_last = true;
+            // The oldest second alone filled a page as large as any: that may be all of it, or all that the relay gives.
+            let is_largest = self.stepped_over_len == self.largest && self.largest >= LIMIT_LEAST;
+            let may_be_cut = is_largest && !self.is_limit_known;
+            told.cut = self.stepped_over.take().filter(|_| may_be_cut);
             return told;
         };
         told.cut = self.stepped_over.take();
@@ -106,7 +122,7 @@ impl Pages {
             if page.len() >= self.limit as usize {
                 told.cut = Some(self.until);
             } else {
-                self.stepped_over = Some(self.until);
+                (self.stepped_over, self.stepped_over_len) = (Some(self.until), page.len());
             }
             self.border.clear();
             told.is_last = self.until == self.since;

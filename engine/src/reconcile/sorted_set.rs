@@ -126,7 +126,7 @@ impl SetBuilder {
         let capacity = chunk.items.capacity();
         if capacity == chunk.items.len() {
             // Never more than a chunk has.
-            chunk.items.reserve_exact(capacity.clamp(4, CHUNK_ITEMS - capacity));
+            chunk.items.reserve_exact(capacity.max(4).min(CHUNK_ITEMS - capacity));
         }
         chunk.items.insert(position, item);
         chunk.sum.add(Sum::of(&item.id));

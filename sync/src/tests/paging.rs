@@ -73,7 +73,7 @@ fn seconds_at_the_borders_of_pages_are_read_whole() {
 /// What a relay never gives cannot be had; it is not passed over in silence.
 #[test]
 fn a_second_with_more_events_than_a_page_is_told() {
-    for (older, is_told) in [(true, true), (false, false)] {
+    for older in [true, false] {
         let many = events("many", [2_000; 30]);
         let newer = events("newer", 2_001..2_005);
         let rest = if older { events("older", 1_000..1_010) } else { Events::new() };
@@ -84,9 +84,9 @@ fn a_second_with_more_events_than_a_page_is_told() {
         world.information.negentropy = Some(false);
         world.run().unwrap();
         let counts = world.progress.counts;
-        assert_eq!(counts.cut_seconds, u64::from(is_told), "{counts:?}");
+        assert_eq!(counts.cut_seconds, 1, "{counts:?}");
         assert_eq!(world.here.len(), 20 + newer.len() + rest.len());
-        // Where the largest page is known, it is told in either case.
+        // The same where the largest page is known.
         let mut relay = FakeRelay::with(&all);
         relay.limit_max = Some(20);
         let mut world = World::new(&Events::new(), relay);
@@ -94,6 +94,13 @@ fn a_second_with_more_events_than_a_page_is_told() {
         world.run().unwrap();
         assert_eq!(world.progress.counts.cut_seconds, 1);
         assert!(world.progress.counts.has_refused());
+    }
+    // One second is all that there is: nobody can tell, unless it is known that the relay would have given more.
+    for (limit_max, is_told) in [(None, true), (Some(100), false)] {
+        let mut world = World::new(&Events::new(), FakeRelay::with(&events("all", [2_000; 25])));
+        (world.information.negentropy, world.information.limit_max) = (Some(false), limit_max);
+        world.run().unwrap();
+        assert_eq!((world.here.len(), world.progress.counts.cut_seconds), (25, u64::from(is_told)));
     }
 }
 
