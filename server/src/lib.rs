@@ -14,6 +14,7 @@
 //! | `writer` | the one thread that writes: group commit, sweeps |
 //! | [`lmdb`] | the default store |
 //! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77) |
+//! | `outcome_counts` | what became of events that were given to the store |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
 pub mod agents;
@@ -29,6 +30,7 @@ pub mod lmdb;
 mod log_throttle;
 mod metrics;
 mod net;
+mod outcome_counts;
 mod serve;
 mod serve_lock;
 mod shard;

@@ -187,6 +187,10 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
         running.settle().await?;
         if let Ok(Ended::Session(End::Done)) = &ended {
             connection.close().await;
+            // The last events were checked only now.
+            if let Some(why) = running.session.counts().lie() {
+                return Ok(Ended::Session(End::Failed(why.to_owned())));
+            }
         }
         ended
     }

@@ -8,11 +8,10 @@ use std::thread;
 
 use negentropy::Item;
 use relay_engine::policy::{is_protected, names_relay};
-use relay_engine::store::{self, Backend, Op, Outcome, Reader, Refusal, Take};
+use relay_engine::store::{self, Backend, Op, Outcome, Reader, Take};
 use relay_engine::types::{Class, Event, EventId, Filter, Kind};
 use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
 
-use super::counts::Counts;
 use super::frames::neg_id;
 use super::ranges::Here;
 use super::session::Outcomes;
@@ -74,7 +73,7 @@ impl<B: Backend> Local<B> {
         for (id, verified) in self.verify(events) {
             match verified {
                 None => {
-                    outcomes.counts.invalid += 1;
+                    outcomes.invalid += 1;
                     outcomes.refused.push(id);
                 }
                 Some(verified) if verified.event().class() == Class::Ephemeral => {
@@ -88,8 +87,7 @@ impl<B: Backend> Local<B> {
             }
         }
         for (op, outcome) in ops.iter().zip(store::commit(&self.store, unix_now(), &ops)?) {
-            let count = count_of(&mut outcomes.counts, outcome);
-            *count += 1;
+            outcomes.counts.add(outcome);
             if matches!(outcome, Outcome::Refused(_)) {
                 outcomes.refused.push(op.event().id);
             }
@@ -130,16 +128,5 @@ impl<B: Backend> Local<B> {
                 })
                 .collect()
         })
-    }
-}
-
-fn count_of(counts: &mut Counts, outcome: Outcome) -> &mut u64 {
-    match outcome {
-        Outcome::Stored(_) => &mut counts.stored,
-        Outcome::Duplicate => &mut counts.duplicate,
-        Outcome::Refused(Refusal::Superseded) => &mut counts.superseded,
-        Outcome::Refused(Refusal::Deleted | Refusal::Vanished) => &mut counts.deleted,
-        Outcome::Refused(Refusal::Expired) => &mut counts.expired,
-        Outcome::Refused(Refusal::Ephemeral) => &mut counts.ephemeral,
     }
 }

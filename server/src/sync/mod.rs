@@ -6,9 +6,11 @@
 //! | `ranges`, `reconcile`, `pages` | what is compared; a reconciliation; pages where there is none |
 //! | `download`, `upload` | what is asked for by id; what is sent |
 //! | `frames`, `counts` | messages of clients and relays; what was done |
+//! | `auth` | authentication to another relay (NIP-42) |
 //! | `backoff`, `peer`, `information` | when to connect again; connections to other relays; what these tell about themselves |
 //! | `local`, `driver` | the store here; everything together, for one relay |
 
+mod auth;
 mod backoff;
 mod counts;
 mod download;
