@@ -11,7 +11,7 @@
 //! | [`embed`], `handle` | the server embedded in another program; events and streams without a socket |
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and its event loop |
-//! | `writer` | the one thread that writes: group commit, sweeps |
+//! | `writer`, `foreign_commits` | the one thread that writes: group commit, sweeps; what other processes have stored |
 //! | [`lmdb`] | the default store |
 //! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77) |
 //! | `outcome_counts` | what became of events that were given to the store |
@@ -24,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod embed;
 mod event_reader;
+mod foreign_commits;
 mod handle;
 mod host;
 pub mod lmdb;
