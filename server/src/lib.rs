@@ -5,7 +5,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`agents`] | agents in this process: their calls over HTTP |
-//! | [`cli`] | the command line: serve, import, export, scan, delete, sync, info, config |
+//! | [`cli`] | the command line: serve, import, export, scan, delete, sync, stream, router, info, config |
 //! | [`config`] | settings by flags, environment and file |
 //! | `blossom` | blobs in this process |
 //! | [`embed`], `handle` | the server embedded in another program; events and streams without a socket |
@@ -13,7 +13,7 @@
 //! | `shard` | a thread with its own machine and connections, and its event loop |
 //! | `writer`, `foreign_commits` | the one thread that writes: group commit, sweeps; what other processes have stored |
 //! | [`lmdb`] | the default store |
-//! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77) |
+//! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77), or all is followed live |
 //! | `outcome_counts` | what became of events that were given to the store |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 

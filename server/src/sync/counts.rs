@@ -79,6 +79,32 @@ impl Counts {
         self.invalid + self.unasked + self.mismatched + self.missing + self.refused + self.cut_seconds > 0
     }
 
+    /// Adds all counts of another comparison.
+    pub(super) fn add(&mut self, more: &Counts) {
+        for (count, more) in [
+            (&mut self.need, more.need),
+            (&mut self.have, more.have),
+            (&mut self.stored, more.stored),
+            (&mut self.duplicate, more.duplicate),
+            (&mut self.superseded, more.superseded),
+            (&mut self.deleted, more.deleted),
+            (&mut self.expired, more.expired),
+            (&mut self.ephemeral, more.ephemeral),
+            (&mut self.invalid, more.invalid),
+            (&mut self.unasked, more.unasked),
+            (&mut self.mismatched, more.mismatched),
+            (&mut self.missing, more.missing),
+            (&mut self.sent, more.sent),
+            (&mut self.refused, more.refused),
+            (&mut self.withheld, more.withheld),
+            (&mut self.cut_seconds, more.cut_seconds),
+            (&mut self.rounds, more.rounds),
+            (&mut self.pages, more.pages),
+        ] {
+            *count += more;
+        }
+    }
+
     /// Adds what became of events in the store.
     pub(super) fn add_outcomes(&mut self, outcomes: &Outcomes) {
         let OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral } = outcomes.counts;

@@ -9,6 +9,7 @@
 //! | `auth` | authentication to another relay (NIP-42) |
 //! | `backoff`, `peer`, `information` | when to connect again; connections to other relays; what these tell about themselves |
 //! | `local`, `driver` | the store here; everything together, for one relay |
+//! | `stream` | following relays live |
 
 mod auth;
 mod backoff;
@@ -23,6 +24,7 @@ mod peer;
 mod ranges;
 mod reconcile;
 mod session;
+pub(crate) mod stream;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -103,8 +105,8 @@ impl<B: Backend + Send + Sync + 'static> SyncClient<B> {
         interrupt: Interrupt,
     ) -> Result<Self, Failure> {
         let Task { plan, keys, backoff } = task;
-        let (connector, local) = (Connector::new()?, Arc::new(Local::new(store, settings)));
-        Ok(SyncClient(Driver { connector, local, plan, keys, backoff, interrupt }))
+        let (connector, local) = (Arc::new(Connector::new()?), Arc::new(Local::new(store, settings)));
+        Ok(SyncClient(Driver { connector, local, plan, keys, peer_has: None, backoff, interrupt }))
     }
 
     /// Deals with one relay, and tells what happens.
@@ -114,7 +116,7 @@ impl<B: Backend + Send + Sync + 'static> SyncClient<B> {
     pub(crate) async fn run(
         &self,
         url: &RelayUrl,
-        tell: &mut dyn FnMut(Notice<'_>),
+        tell: &mut (dyn FnMut(Notice<'_>) + Send),
     ) -> Result<Report, Failure> {
         self.0.run(url, tell).await
     }

@@ -21,4 +21,5 @@ mod semantics;
 mod small_disk;
 mod sockets;
 mod stopping;
+mod stream;
 mod sync;

@@ -47,7 +47,8 @@ fn live_subscriptions_receive_what_other_commands_store() {
     live.recv_starting(r#"["EOSE""#);
     let mut client = relay_process.connect();
     for round in 0..3 {
-        let note = |name: &str| event(&key(1)).at(1_000 + round).content(format!("{name} {round}")).sign().json();
+        let note =
+            |name: &str| event(&key(1)).at(1_000 + round).content(format!("{name} {round}")).sign().json();
         let imported = [note("a"), note("b")];
         assert!(relay(&["import", "--data", data], imported.join("\n").as_bytes()).status.success());
         for want in &imported {

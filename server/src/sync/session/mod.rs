@@ -11,6 +11,7 @@ mod transfer;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
+use relay_engine::store::Seq;
 use relay_engine::types::{Event, EventId, Timestamp};
 
 use self::compare::Comparison;
@@ -131,6 +132,10 @@ pub(super) struct Outcomes {
     pub(super) invalid: u64,
     /// Those that are not stored.
     pub(super) refused: Vec<EventId>,
+    /// Where those that are stored are, also those that were before.
+    pub(super) here: Vec<Seq>,
+    /// Valid events that are not stored because they are ephemeral.
+    pub(super) ephemeral: Vec<Event>,
 }
 
 #[derive(Debug)]

@@ -3,5 +3,5 @@
 mod comparing;
 mod liars;
 mod paging;
-mod sockets;
+pub(super) mod sockets;
 mod world;
