@@ -187,7 +187,7 @@ fn an_event_crosses_a_link_once_and_routers_do_not_loop() {
 
 #[test]
 fn a_cut_link_heals_without_a_gap() {
-    let (a, mut b) = (RelayProcess::start(), RelayProcess::start());
+    let (mut a, mut b) = (RelayProcess::start(), RelayProcess::start());
     let address = {
         // A port that stays the same when b starts again: a proxy in front of it.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -201,7 +201,7 @@ fn a_cut_link_heals_without_a_gap() {
     let stream = Running::stream(&url, "both", &a.data(), &[]);
     stream.until("synced", 1);
     let mut lists = Vec::new();
-    for round in 0..3 {
+    for round in 0..4 {
         let (ours, theirs) = (notes(&format!("a {round}"), 10), notes(&format!("b {round}"), 10));
         publish(&a, &ours[..5]);
         publish(&b, &theirs[..5]);
@@ -220,6 +220,11 @@ fn a_cut_link_heals_without_a_gap() {
                     .unwrap()
                     .drain(..)
                     .for_each(|link| drop(link.shutdown(std::net::Shutdown::Both)));
+            }
+            // The relay here starts again.
+            2 => {
+                a.kill();
+                a.restart();
             }
             _ => {}
         }
@@ -367,6 +372,31 @@ fn protected_events_are_sent_by_their_author_alone() {
     until("both have come", || ids(&b) == want);
     let (_, counts) = stream.stop();
     assert_eq!((&counts[0]["accepted"], &counts[0]["withheld"]), (&2.into(), &1.into()), "{counts:?}");
+}
+
+#[test]
+fn a_relay_that_wants_authentication_is_followed_with_a_key() {
+    let (a, b) = (RelayProcess::start(), RelayProcess::start_with("[policy]\nauth_required = true\n"));
+    let folder = TempDir::new().unwrap();
+    let secret = folder.path().join("key");
+    std::fs::write(&secret, format!("{:064x}", 1)).unwrap();
+    let without = Running::stream(&b.url, "both", &a.data(), &[]);
+    without.until("cut_off", 1);
+    assert!(without.words("cut_off").contains("--key"), "{}", without.words("cut_off"));
+    assert_eq!(without.stop().0, Some(0));
+    let before = notes("before", 5);
+    let data = b.data().display().to_string();
+    let lines = |notes: &[Signed]| notes.iter().map(|note| note.json() + "\n").collect::<String>();
+    assert!(relay(&["import", "--data", &data], lines(&before).as_bytes()).status.success());
+    let with = Running::stream(&b.url, "both", &a.data(), &["--key", secret.to_str().unwrap()]);
+    with.until("synced", 1);
+    let (ours, theirs) = (notes("a", 5), notes("b", 5));
+    publish(&a, &ours);
+    assert!(relay(&["import", "--data", &data], lines(&theirs).as_bytes()).status.success());
+    until("all has come", || ids(&a) == set([&before[..], &ours, &theirs]));
+    let exported = || String::from_utf8(relay(&["export", "--data", &data], b"").stdout).unwrap();
+    until("all has gone", || exported().lines().count() == 15);
+    assert_eq!(with.stop().0, Some(0));
 }
 
 #[test]

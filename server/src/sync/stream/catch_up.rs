@@ -15,8 +15,7 @@ use super::super::session::Plan;
 use super::config::Timing;
 use super::follower::Shared;
 use super::memory::PeerMemory;
-use super::notice::Teller;
-use super::notice::What;
+use super::notice::{Teller, What};
 use super::position::Position;
 use crate::cli::database::unix_now;
 use crate::cli::exit::Failure;
@@ -49,35 +48,40 @@ pub(super) struct CaughtUp {
     /// The event that was stored last when it began.
     pub(super) until: Seq,
     pub(super) by_negentropy: bool,
-    pub(super) counts: Counts,
 }
 
 /// Not all was compared.
 #[derive(Debug)]
 pub(super) struct CatchUpFailure {
     pub(super) why: String,
-    pub(super) counts: Counts,
     /// Another try makes no sense.
     pub(super) is_final: bool,
 }
 
-impl CatchUpFailure {
-    fn of_store(failure: &Failure, counts: Counts) -> Self {
-        CatchUpFailure { why: format!("the store here: {failure}"), counts, is_final: false }
+impl From<Failure> for CatchUpFailure {
+    fn from(failure: Failure) -> Self {
+        CatchUpFailure { why: format!("the store here: {failure}"), is_final: false }
     }
 }
 
-/// Compares what is to be compared, filter by filter.
+/// Compares what is to be compared, filter by filter. What was copied is counted also if not all was compared.
 pub(super) async fn catch_up<B: Backend + Send + Sync + 'static>(
     task: Task<B>,
+) -> (Counts, Result<CaughtUp, CatchUpFailure>) {
+    let mut counts = Counts::default();
+    let result = compare(task, &mut counts).await;
+    (counts, result)
+}
+
+async fn compare<B: Backend + Send + Sync + 'static>(
+    task: Task<B>,
+    counts: &mut Counts,
 ) -> Result<CaughtUp, CatchUpFailure> {
     let Task { shared, url, filters, down, up, keys, memory, position, timing, teller } = task;
-    let mut counts = Counts::default();
     let at = unix_now();
     let since = position.since(at, timing.windows);
     let local = Arc::clone(&shared.local);
-    let until = blocking(move || local.last_seq()).await;
-    let until = until.map_err(|failure| CatchUpFailure::of_store(&failure, counts))?;
+    let until = blocking(move || local.last_seq()).await?;
     let mut by_negentropy = true;
     for filter in &filters {
         // A filter of the past alone has nothing to compare now.
@@ -98,17 +102,16 @@ pub(super) async fn catch_up<B: Backend + Send + Sync + 'static>(
                 teller.tell(What::Said, words, None);
             }
         };
-        let report = driver.run(&url, &mut tell).await;
-        let report = report.map_err(|failure| CatchUpFailure::of_store(&failure, counts))?;
+        let report = driver.run(&url, &mut tell).await?;
         counts.add(&report.counts);
         by_negentropy &= report.by != By::Pages;
-        let fail = |why, is_final| Err(CatchUpFailure { why, counts, is_final });
-        match report.result {
-            Outcome::Done => {}
-            Outcome::Failed(why) => return fail(why, true),
-            Outcome::GivenUp(why) => return fail(why, false),
-            Outcome::Interrupted => return fail("ended by a signal".to_owned(), false),
-        }
+        let (why, is_final) = match report.result {
+            Outcome::Done => continue,
+            Outcome::Failed(why) => (why, true),
+            Outcome::GivenUp(why) => (why, false),
+            Outcome::Interrupted => ("ended by a signal".to_owned(), false),
+        };
+        return Err(CatchUpFailure { why, is_final });
     }
-    Ok(CaughtUp { since, at, until, by_negentropy, counts })
+    Ok(CaughtUp { since, at, until, by_negentropy })
 }

@@ -303,6 +303,29 @@ mod tests {
         assert!(config.streams[0].since().is_some() && config.streams[1].since().is_none());
     }
 
+    /// The example in README.md, with its keys in the tables there.
+    #[test]
+    fn the_example_and_the_settings_of_the_readme_are_those_that_there_are() {
+        let readme = include_str!("../../../../README.md");
+        let section = readme.split("## Follow other relays live").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let example = section.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        let config = RouterConfig::parse(example).unwrap();
+        let streams: Vec<_> =
+            config.streams.iter().map(|stream| (&*stream.name, stream.urls.len())).collect();
+        assert_eq!(streams, [("friends", 2), ("cluster", 2), ("directory", 1)]);
+        let fields = |error: String| {
+            let list = error.split("expected one of ").nth(1).unwrap().to_owned();
+            list.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let of_file = fields(RouterConfig::parse("x = 1").unwrap_err());
+        let of_stream = fields(RouterConfig::parse("[[stream]]\nx = 1").unwrap_err());
+        assert_eq!((of_file.len(), of_stream.len()), (11, 6));
+        for field in of_file.iter().chain(&of_stream) {
+            assert!(field == "stream" || section.contains(&format!("`{field}`")), "{field}");
+        }
+    }
+
     #[test]
     fn mistakes_are_named_by_their_path() {
         let stream = "[[stream]]\nname = 'a'\ndir = 'up'\nurls = ['wss://a.example']\n";

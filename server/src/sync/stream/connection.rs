@@ -10,6 +10,7 @@ use relay_engine::types::{Event, EventId};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
+use super::super::counts::Counts;
 use super::super::driver::{auth_event, blocking};
 use super::super::information::Information;
 use super::super::peer::{Connection, Heard};
@@ -35,7 +36,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Longest wait for room for the last messages.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
-type CatchingUp = Pin<Box<dyn Future<Output = Result<CaughtUp, CatchUpFailure>> + Send>>;
+type CatchingUp = Pin<Box<dyn Future<Output = (Counts, Result<CaughtUp, CatchUpFailure>)> + Send>>;
 
 /// What ended a connection.
 pub(super) enum Ended {
@@ -269,11 +270,11 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
         self.catching_up = Some(Box::pin(catch_up(self.follower.task(timing))));
     }
 
-    fn handle_caught_up(&mut self, caught_up: Result<CaughtUp, CatchUpFailure>) {
+    fn handle_caught_up(&mut self, (counts, caught_up): (Counts, Result<CaughtUp, CatchUpFailure>)) {
         self.catching_up = None;
+        self.live.counts().add_compared(&counts);
         match caught_up {
-            Ok(CaughtUp { since, at, until, by_negentropy, counts }) => {
-                self.live.counts().add_compared(&counts);
+            Ok(CaughtUp { since, at, until, by_negentropy }) => {
                 let position = &mut self.follower.position;
                 let compared = Compared { sent: position.sent(), until, since };
                 position.compared(since, at, by_negentropy);
@@ -285,13 +286,8 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
                 let words = format!("in step since second {at}: {}", counts.words(false));
                 self.follower.tell(What::Synced, &words);
             }
-            Err(CatchUpFailure { why, counts, is_final }) => {
-                self.live.counts().add_compared(&counts);
-                match is_final {
-                    true => self.live.cut_off(why),
-                    false => self.live.closed(&why),
-                }
-            }
+            Err(CatchUpFailure { why, is_final: true }) => self.live.cut_off(why),
+            Err(CatchUpFailure { why, is_final: false }) => self.live.closed(&why),
         }
     }
 
@@ -389,7 +385,10 @@ async fn wait_for(storing: &mut Option<Storing>) -> (Vec<EventId>, Result<Outcom
     (ids, outcomes.unwrap_or_else(|_| Err(Failure::External("storing panicked".to_owned()))))
 }
 
-async fn wait_for_catch_up(catching_up: &mut Option<CatchingUp>) -> Result<CaughtUp, CatchUpFailure> {
+/// What comes of comparing; for ever if nothing is compared. Cancel safe.
+async fn wait_for_catch_up(
+    catching_up: &mut Option<CatchingUp>,
+) -> (Counts, Result<CaughtUp, CatchUpFailure>) {
     match catching_up {
         Some(catching_up) => catching_up.await,
         None => std::future::pending().await,

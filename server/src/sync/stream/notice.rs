@@ -41,45 +41,62 @@ impl What {
     }
 }
 
+/// One line.
+struct Line<'a> {
+    /// The stream and the URL of the relay that it is about; empty if it is about everything.
+    stream: &'a str,
+    url: &'a str,
+    what: What,
+    words: &'a str,
+    counts: Option<&'a StreamCounts>,
+}
+
 /// Where what has happened is told.
 #[derive(Clone)]
-pub(crate) struct Output(Arc<dyn Fn(&str, &str, What, &str, Option<&StreamCounts>) + Send + Sync>);
+pub(crate) struct Output(Arc<dyn Fn(&Line<'_>) + Send + Sync>);
 
 impl Output {
     /// Lines for people.
     pub(crate) fn lines() -> Self {
-        Output(Arc::new(|stream, url, what, words, counts| {
-            let about = [stream, url]
-                .iter()
-                .filter(|word| !word.is_empty())
-                .fold(String::new(), |all, word| format!("{all}{word}: "));
-            let ended = if what == What::Ended { "ended: " } else { "" };
-            let counts = counts.map(|counts| format!("{}", counts.words())).unwrap_or_default();
-            let separator = if words.is_empty() || counts.is_empty() { "" } else { "; " };
-            let _ = writeln!(io::stderr(), "{about}{ended}{words}{separator}{counts}");
+        Output(Arc::new(|line| {
+            let mut text = String::new();
+            for about in [line.stream, line.url] {
+                if !about.is_empty() {
+                    text += about;
+                    text += ": ";
+                }
+            }
+            if line.what == What::Ended {
+                text += "ended: ";
+            }
+            text += line.words;
+            if let Some(counts) = line.counts {
+                text += &counts.words();
+            }
+            let _ = writeln!(io::stderr(), "{text}");
         }))
     }
 
     /// A JSON object a line.
     pub(crate) fn json() -> Self {
-        Output(Arc::new(|stream, url, what, words, counts| {
-            let mut line = json!({ "at": unix_now(), "what": what.name() });
-            for (name, value) in [("stream", stream), ("url", url), ("words", words)] {
+        Output(Arc::new(|line| {
+            let mut document = json!({ "at": unix_now(), "what": line.what.name() });
+            for (name, value) in [("stream", line.stream), ("url", line.url), ("words", line.words)] {
                 if !value.is_empty() {
-                    line[name] = value.into();
+                    document[name] = value.into();
                 }
             }
-            if let Some(counts) = counts {
-                line["counts"] = json!(counts);
+            if let Some(counts) = line.counts {
+                document["counts"] = json!(counts);
             }
-            let _ = writeln!(io::stdout().lock(), "{line}");
+            let _ = writeln!(io::stdout().lock(), "{document}");
         }))
     }
 
     /// A function is called with: what, and the words.
     #[cfg(test)]
     pub(super) fn of_test(tell: impl Fn(What, &str) + Send + Sync + 'static) -> Self {
-        Output(Arc::new(move |_, _, what, words, _| tell(what, words)))
+        Output(Arc::new(move |line| tell(line.what, line.words)))
     }
 
     /// About one relay of a stream.
@@ -89,7 +106,7 @@ impl Output {
 
     /// About everything.
     pub(crate) fn tell(&self, what: What, words: &str) {
-        (self.0)("", "", what, words, None);
+        (self.0)(&Line { stream: "", url: "", what, words, counts: None });
     }
 }
 
@@ -103,6 +120,6 @@ pub(super) struct Teller {
 
 impl Teller {
     pub(super) fn tell(&self, what: What, words: &str, counts: Option<&StreamCounts>) {
-        (self.output.0)(&self.stream, &self.url, what, words, counts);
+        (self.output.0)(&Line { stream: &self.stream, url: &self.url, what, words, counts });
     }
 }

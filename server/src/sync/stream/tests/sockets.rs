@@ -179,7 +179,7 @@ fn a_relay_that_lies_floods_or_refuses_is_cut_off_for_longer() {
         (Live::Closes("auth-required: who are you?"), "--key"),
     ] {
         runtime(async {
-            let peer = Scripted::start(FakeRelay::default(), &[script.clone()]).await;
+            let peer = Scripted::start(FakeRelay::default(), std::slice::from_ref(&script)).await;
             let home = Home::with(&Events::new());
             let filter = "filter = { since = 10 }\n";
             let toml = format!("cut_off_seconds = 3600\n{}{filter}", stream("a", "down", &peer.url));
