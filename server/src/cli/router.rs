@@ -70,7 +70,9 @@ pub(super) fn run_router(
         let mut signals = Signals::new()?;
         let mut router = Router::start(store, settings, config, keys, output.clone()).await?;
         match reload {
-            Reload::Never => while signals.next().await != Asked::Stop {},
+            Reload::Never => {
+                signals.next().await;
+            }
             Reload::With(mut file) => loop {
                 let text = tokio::select! {
                     asked = signals.next() => match asked {

@@ -80,6 +80,9 @@ impl<B: Backend + Send + Sync + 'static> Follower<B> {
         if let Err(failure) = running.finish().await {
             ended = ended.and(Err(failure));
         }
+        if ended.is_ok() {
+            running.note_position();
+        }
         running.publish();
         let has_caught_up = running.has_caught_up;
         drop(running);
@@ -189,7 +192,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
                     }
                 }
                 event = ephemeral.recv(), if self.follower.plan.up => match event {
-                    Ok(event) => self.live.offer_ephemeral(&event),
+                    Ok(event) => self.offer_ephemeral(&event),
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         self.live.counts().ephemeral_missed += missed;
                     }
@@ -264,6 +267,14 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
             }
         }
         Ok(None)
+    }
+
+    /// Sends an ephemeral event that has come from elsewhere, by the rules for stored ones.
+    fn offer_ephemeral(&mut self, event: &Event) {
+        let plan = &self.follower.plan;
+        if !self.follower.shared.local.is_withheld(event.view(), &plan.filters, plan.own) {
+            self.live.offer_ephemeral(event);
+        }
     }
 
     fn begin_catch_up(&mut self, timing: Timing) {
@@ -363,7 +374,6 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
 
     /// Stores what has come.
     async fn finish(&mut self) -> Result<(), Failure> {
-        self.note_position();
         self.catching_up = None;
         let mut result = Ok(());
         while self.storing.is_some() || !self.waiting.is_empty() {

@@ -104,7 +104,13 @@ impl Live<'_> {
         match Refusal::of(message) {
             // Nothing may be missed while the subscription is closed.
             _ if was_open => self.end(End::Retry(format!("it closes the subscription: {}", quoted(message)))),
-            Refusal::Auth => self.want_auth(now, message),
+            Refusal::Auth => {
+                self.want_auth(now, message);
+                // It has accepted the key since it was asked.
+                if !self.has_ended && !self.auth.is_awaited() {
+                    self.subscribe(now);
+                }
+            }
             Refusal::Final if is_about_limit && !self.subscription.asks_one => {
                 self.subscription.asks_one = true;
                 self.subscribe(now);

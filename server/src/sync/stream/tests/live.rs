@@ -1,5 +1,6 @@
 //! Live connections without sockets: what is said, stored and sent, and how they end.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use relay_engine::store::Seq;
@@ -26,9 +27,14 @@ fn plan(filters: &[&str], down: bool, up: bool) -> LivePlan {
     LivePlan { scopes, filters, down, up, silence: SILENCE, own: None }
 }
 
+/// Signed once: tests ask for them often.
+static NOTES: LazyLock<Vec<Event>> = LazyLock::new(|| {
+    let signed = |number: u64| event(&key(1)).at(1_000 + number).content(format!("{number}")).sign();
+    (0..50).map(|number| event_of_json(&signed(number).json()).unwrap()).collect()
+});
+
 fn note(number: u64) -> Event {
-    event_of_json(&event(&key(1)).kind(1).at(1_000 + number).content(format!("{number}")).sign().json())
-        .unwrap()
+    NOTES[number as usize].clone()
 }
 
 /// A live connection, and what it has wanted.
@@ -202,6 +208,13 @@ fn a_key_answers_a_challenge_and_then_the_subscription_is_opened() {
     assert_eq!(world.sent().len(), 1);
     world.says(json!(["OK", note(7).id.to_string(), true, ""]));
     assert_eq!(world.sent(), [json!(["REQ", "live", {"limit": 0}])]);
+    // It was refused before the key was accepted, or so it seems: it is asked again, and not without end.
+    for _ in 0..3 {
+        world.says(json!(["CLOSED", "live", "auth-required: x"]));
+        assert_eq!(world.sent(), [json!(["REQ", "live", {"limit": 0}])]);
+    }
+    world.says(json!(["CLOSED", "live", "auth-required: x"]));
+    assert!(matches!(world.end(), Some(End::CutOff(why)) if why.contains("refuses this key")));
     // Another one whose key is refused.
     let mut counts = StreamCounts::default();
     let mut world = World::new(&plan, &mut counts);

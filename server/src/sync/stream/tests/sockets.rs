@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use relay_engine::testing::event_of_json;
+use relay_engine::testing::signing::{event, key};
 use relay_engine::types::Event;
 
 use super::super::super::testing::{Events, FakeRelay, Without, both, events, text_of};
@@ -150,6 +152,10 @@ fn where_a_relay_was_followed_last_is_known_after_a_restart() {
         let all = both(&set(&old), &set(&theirs));
         until("both sides have all", || home.events() == all && peer.events() == all).await;
         assert_eq!(peer.count("EVENT"), 20);
+        // What comes after the answers has come, so they have been handled: what is not answered would be sent again.
+        let last = recent("last", 1).remove(0);
+        peer.publish(&last);
+        until("the last one", || home.events().contains_key(&last.id)).await;
         running.router.stop().await.unwrap();
         // Another time nothing is sent.
         let running = Running::start(&home, &toml).await;
@@ -167,12 +173,12 @@ fn a_relay_that_lies_floods_or_refuses_is_cut_off_for_longer() {
         value["sig"] = "0".repeat(128).into();
         value
     };
-    let event = |sub: &str, event: &str| format!(r#"["EVENT","{sub}",{event}]"#);
+    let frame = |sub: &str, event: &str| format!(r#"["EVENT","{sub}",{event}]"#);
     let mismatched = text_of(&events("old", [5]).into_values().next().unwrap());
     for (script, why) in [
-        (Live::Says(event("live", &forged.to_string()), 150), "invalid"),
-        (Live::Says(event("live", &mismatched), 150), "not of the filter"),
-        (Live::Says(event("x", &text_of(&recent("x", 1)[0])), 150), "not asked for"),
+        (Live::Says(frame("live", &forged.to_string()), 150), "invalid"),
+        (Live::Says(frame("live", &mismatched), 150), "not of the filter"),
+        (Live::Says(frame("x", &text_of(&recent("x", 1)[0])), 150), "not asked for"),
         (Live::Says("{}".to_owned(), 150), "no relay sends"),
         (Live::Says(format!(r#"["NOTICE","{}"]"#, "x".repeat(1 << 20)), 20), "floods"),
         (Live::Closes("restricted: members only"), "members only"),
@@ -192,6 +198,34 @@ fn a_relay_that_lies_floods_or_refuses_is_cut_off_for_longer() {
             running.router.stop().await.unwrap();
         });
     }
+}
+
+/// They are in no store: streams pass them on themselves.
+#[test]
+fn ephemeral_events_go_from_stream_to_stream_and_guarded_ones_do_not() {
+    runtime(async {
+        let (from, to) = (
+            Scripted::start(FakeRelay::default(), &[]).await,
+            Scripted::start(FakeRelay::default(), &[]).await,
+        );
+        let home = Home::with(&Events::new());
+        let toml = format!("{}{}", stream("from", "both", &from.url), stream("to", "both", &to.url));
+        let running = Running::start(&home, &toml).await;
+        running.synced(2).await;
+        let ephemeral = |kind, content: &str| {
+            let signed = event(&key(1)).kind(kind).at(unix_now()).content(content).sign();
+            event_of_json(&signed.json()).unwrap()
+        };
+        let sent = [ephemeral(21_059, "guarded"), ephemeral(20_001, "a"), ephemeral(20_001, "b")];
+        sent.iter().for_each(|event| from.publish(event));
+        until("they have come", || to.count("EVENT") == 2).await;
+        // One more, which comes last: nothing goes round meanwhile.
+        to.publish(&ephemeral(20_001, "back"));
+        until("it has come", || from.count("EVENT") == 1).await;
+        assert_eq!((to.count("EVENT"), from.count("EVENT")), (2, 1));
+        assert!(!to.events().contains_key(&sent[0].id) && home.events().is_empty());
+        running.router.stop().await.unwrap();
+    });
 }
 
 #[test]
