@@ -5,15 +5,15 @@
 //! | module | role |
 //! |---|---|
 //! | [`agents`] | agents in this process: their calls over HTTP |
-//! | [`cli`] | the command line: serve, import, export, scan, delete, sync, info, config |
+//! | [`cli`] | the command line: serve, import, export, scan, delete, sync, stream, router, info, config |
 //! | [`config`] | settings by flags, environment and file |
 //! | `blossom` | blobs in this process |
 //! | [`embed`], `handle` | the server embedded in another program; events and streams without a socket |
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and its event loop |
-//! | `writer` | the one thread that writes: group commit, sweeps |
+//! | `writer`, `foreign_commits` | the one thread that writes: group commit, sweeps; what other processes have stored |
 //! | [`lmdb`] | the default store |
-//! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77) |
+//! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77), or all is followed live |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
 pub mod agents;
@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod embed;
 mod event_reader;
+mod foreign_commits;
 mod handle;
 mod host;
 pub mod lmdb;

@@ -1,5 +1,5 @@
-//! One serving process for a folder: a second one would store beside it, and neither would send the other's events to its
-//! subscriptions.
+//! One serving process for a folder: a second one would store beside it, and each would know nothing of the other's clients,
+//! limits and ephemeral events.
 //!
 //! The lock is `flock`'s on `serve.lock`, which holds across containers and ends with the process however that ends; the
 //! file says who has it. Commands that only read or import take no part.

@@ -94,13 +94,11 @@ impl Interrupt {
     }
 
     /// One that only [`Interrupt::come`] brings.
-    #[cfg(test)]
-    pub(crate) fn of_test() -> Self {
+    pub(crate) fn without_signals() -> Self {
         Interrupt(Arc::default())
     }
 
     /// As if a signal had come.
-    #[cfg(test)]
     pub(crate) fn come(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

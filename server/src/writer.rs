@@ -16,15 +16,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use relay_engine::relay::{self, Commit, Committed};
+use relay_engine::relay::{self, Commit, CommitReply, Committed, LiveEvent};
 use relay_engine::store::{Backend, Reader, StoreError, Tombstone, Writer, remove_pending, sweep_expired};
 use relay_engine::types::{EventId, PubKey};
 
+use crate::foreign_commits::ForeignCommits;
 use crate::host::{Inbound, ServerState, now};
 use crate::log_throttle::LogThrottle;
 
 /// What the commits that are made durable together may cost, see [`Commit::cost`]: some 4,000 usual events.
 const BATCH_COST_MAX: usize = 65_536;
+/// Interval at which events that other processes have stored are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Events removed by one sweep step, so that no commit waits for long.
 const SWEEP_EVENTS_MAX: usize = 512;
 
@@ -49,10 +52,11 @@ pub(crate) fn run<B: Backend>(host: &ServerState, store: &B, receiver: &Receiver
     let mut removes_pending = true;
     let mut batch = Batch::default();
     let disk_full_log = LogThrottle::default();
+    let mut foreign = ForeignCommits::new(store);
     loop {
         let idle_for = match removes_pending {
             true => Duration::ZERO,
-            false => sweep_at.saturating_duration_since(Instant::now()),
+            false => sweep_at.saturating_duration_since(Instant::now()).min(LOOK_EVERY),
         };
         match receiver.recv_timeout(idle_for) {
             Ok(message) => {
@@ -67,14 +71,16 @@ pub(crate) fn run<B: Backend>(host: &ServerState, store: &B, receiver: &Receiver
                 }
                 let is_last = batch.is_last;
                 if !batch.commits.is_empty() {
-                    commit(host, store, std::mem::take(&mut batch), &disk_full_log);
+                    commit(host, store, std::mem::take(&mut batch), &mut foreign, &disk_full_log);
                     removes_pending = true;
                 }
                 if is_last {
                     return;
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            // Shards that are behind are not given more than must be.
+            Err(RecvTimeoutError::Timeout) if host.is_congested() => {}
+            Err(RecvTimeoutError::Timeout) => deliver(host, store, Vec::new(), Vec::new(), &mut foreign),
             Err(RecvTimeoutError::Disconnected) => return,
         }
         // One step of each, then what has arrived meanwhile is committed.
@@ -113,7 +119,13 @@ impl Batch {
     }
 }
 
-fn commit<B: Backend>(host: &ServerState, store: &B, batch: Batch, disk_full_log: &LogThrottle) {
+fn commit<B: Backend>(
+    host: &ServerState,
+    store: &B,
+    batch: Batch,
+    foreign: &mut ForeignCommits,
+    disk_full_log: &LogThrottle,
+) {
     let Batch { shards, commits, events, .. } = batch;
     let begun = Instant::now();
     let Committed { replies, live, error } = relay::commit(store, now(), commits);
@@ -127,9 +139,26 @@ fn commit<B: Backend>(host: &ServerState, store: &B, batch: Batch, disk_full_log
         metrics.last_batch_events = events as u64;
         metrics.errors += u64::from(error.is_some());
     }
+    deliver(host, store, shards.into_iter().zip(replies).collect(), live, foreign);
+    if let Some(error) = error {
+        handle_store_error(host, store, &error, disk_full_log);
+    }
+}
+
+/// Gives shards their replies, and all of them the events of this process and of others.
+fn deliver<B: Backend>(
+    host: &ServerState,
+    store: &B,
+    replies: Vec<(usize, CommitReply)>,
+    mut live: Vec<LiveEvent>,
+    foreign: &mut ForeignCommits,
+) {
+    if let Err(error) = foreign.add_to(store, &mut live) {
+        tracing::debug!(%error, "cannot look for what others have stored");
+    }
     // Replies first, then the events, to every shard in the same order.
     let mut messages: Vec<Vec<Inbound>> = host.inboxes.iter().map(|_| Vec::new()).collect();
-    for (shard, reply) in shards.into_iter().zip(replies) {
+    for (shard, reply) in replies {
         messages[shard].push(Inbound::Committed(reply));
     }
     if !live.is_empty() {
@@ -140,9 +169,6 @@ fn commit<B: Backend>(host: &ServerState, store: &B, batch: Batch, disk_full_log
         if !inbound.is_empty() {
             inbox.push_all(inbound);
         }
-    }
-    if let Some(error) = error {
-        handle_store_error(host, store, &error, disk_full_log);
     }
 }
 

@@ -12,6 +12,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
+    longest: Duration,
     tries_max: u32,
     failed: u32,
 }
@@ -19,7 +20,12 @@ pub struct Backoff {
 impl Backoff {
     /// That gives up after so many tries without progress.
     pub fn new(tries_max: u32) -> Self {
-        Backoff { first: FIRST, tries_max, failed: 0 }
+        Backoff { first: FIRST, longest: LONGEST, tries_max, failed: 0 }
+    }
+
+    /// That never gives up, with waits from at most `first` to at most `longest`.
+    pub fn endless(first: Duration, longest: Duration) -> Self {
+        Backoff { first, longest, tries_max: u32::MAX, failed: 0 }
     }
 
     /// With a first wait of at most this.
@@ -29,11 +35,11 @@ impl Backoff {
 
     /// A try has failed: how long to wait before the next one, by a random number. `None`: it was the last one.
     pub fn failed(&mut self, had_progress: bool, random: u64) -> Option<Duration> {
-        self.failed = if had_progress { 0 } else { self.failed + 1 };
+        self.failed = if had_progress { 0 } else { self.failed.saturating_add(1) };
         if self.failed >= self.tries_max {
             return None;
         }
-        let longest = LONGEST.min(self.first.saturating_mul(1 << self.failed.saturating_sub(1).min(16)));
+        let longest = self.longest.min(self.first.saturating_mul(1 << self.failed.saturating_sub(1).min(16)));
         // Not nothing: a relay that closes at once is not asked in a tight loop.
         let share = 0.1 + 0.9 * (random as f64 / u64::MAX as f64);
         Some(longest.mul_f64(share))
@@ -57,5 +63,8 @@ mod tests {
         assert!((0..2).all(|_| backoff.failed(false, 0).is_some()));
         assert_eq!(backoff.failed(false, 0), None);
         assert!(Backoff::new(1).failed(true, 0).is_some(), "a try that got further is none");
+        let mut endless = Backoff::endless(Duration::from_secs(2), Duration::from_secs(5));
+        let waits = std::iter::from_fn(|| endless.failed(false, u64::MAX)).map(|wait| wait.as_secs());
+        assert_eq!(waits.take(1_000).collect::<Vec<_>>(), [vec![2, 4], vec![5; 998]].concat());
     }
 }

@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+use super::session::Outcomes;
+use crate::outcome_counts::OutcomeCounts;
+
 /// Events, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -48,14 +51,25 @@ const WRONG_SHARE: u64 = 100;
 const WRONG_FREE: u64 = 100;
 
 impl Counts {
+    /// Why a relay is not believed any more.
+    pub fn lie(&self) -> Option<&'static str> {
+        match () {
+            () if self.is_wrong_too_often() => {
+                Some("it sends too many events that are invalid, not asked for, or not of the filter")
+            }
+            () if self.is_missing_too_many() => Some("it does not send the events that it says it has"),
+            () => None,
+        }
+    }
+
     /// Whether a relay sends too much that is wrong.
-    pub fn is_wrong_too_often(&self) -> bool {
+    fn is_wrong_too_often(&self) -> bool {
         let came = self.stored + self.duplicate + self.superseded;
         self.invalid + self.unasked + self.mismatched > WRONG_FREE + came / WRONG_SHARE
     }
 
     /// Whether a relay promises too many events that it does not send.
-    pub fn is_missing_too_many(&self) -> bool {
+    fn is_missing_too_many(&self) -> bool {
         let came = self.stored + self.duplicate + self.superseded + self.deleted;
         self.missing > 1_000 + came
     }
@@ -65,15 +79,42 @@ impl Counts {
         self.invalid + self.unasked + self.mismatched + self.missing + self.refused + self.cut_seconds > 0
     }
 
+    /// Adds all counts of another comparison.
+    pub fn add(&mut self, more: &Counts) {
+        for (count, more) in [
+            (&mut self.need, more.need),
+            (&mut self.have, more.have),
+            (&mut self.stored, more.stored),
+            (&mut self.duplicate, more.duplicate),
+            (&mut self.superseded, more.superseded),
+            (&mut self.deleted, more.deleted),
+            (&mut self.expired, more.expired),
+            (&mut self.ephemeral, more.ephemeral),
+            (&mut self.invalid, more.invalid),
+            (&mut self.unasked, more.unasked),
+            (&mut self.mismatched, more.mismatched),
+            (&mut self.missing, more.missing),
+            (&mut self.sent, more.sent),
+            (&mut self.refused, more.refused),
+            (&mut self.withheld, more.withheld),
+            (&mut self.cut_seconds, more.cut_seconds),
+            (&mut self.rounds, more.rounds),
+            (&mut self.pages, more.pages),
+        ] {
+            *count += more;
+        }
+    }
+
     /// Adds what became of events in the store.
-    pub fn add_outcomes(&mut self, more: &Counts) {
-        self.stored += more.stored;
-        self.duplicate += more.duplicate;
-        self.superseded += more.superseded;
-        self.deleted += more.deleted;
-        self.expired += more.expired;
-        self.ephemeral += more.ephemeral;
-        self.invalid += more.invalid;
+    pub fn add_outcomes(&mut self, outcomes: &Outcomes) {
+        let OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral } = outcomes.counts;
+        self.stored += stored;
+        self.duplicate += duplicate;
+        self.superseded += superseded;
+        self.deleted += deleted;
+        self.expired += expired;
+        self.ephemeral += ephemeral;
+        self.invalid += outcomes.invalid;
     }
 
     /// In words, without what did not happen.

@@ -5,14 +5,18 @@
 //! | `session` | a connection without the connection: messages in, messages and work for the store out |
 //! | `ranges`, `reconcile`, `pages` | what is compared; a reconciliation; pages where there is none |
 //! | `download`, `upload` | what is asked for by id; what is sent |
-//! | `frames`, `counts` | messages of clients and relays; what was done |
+//! | `frames` | messages of clients and relays |
+//! | `counts`, `outcome_counts` | what was done; what the store made of events |
+//! | `auth` | authentication to a relay (NIP-42) |
 //! | `backoff`, `information` | when to connect again; what a relay tells about itself |
 
+pub mod auth;
 pub mod backoff;
 pub mod counts;
 mod download;
 pub mod frames;
 pub mod information;
+pub mod outcome_counts;
 mod pages;
 pub mod ranges;
 mod reconcile;
@@ -21,4 +25,4 @@ pub mod session;
 pub mod testing;
 #[cfg(test)]
 mod tests;
-mod upload;
+pub mod upload;

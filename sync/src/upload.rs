@@ -17,7 +17,7 @@ const PAUSES_MAX: u32 = 8;
 
 /// What is sent.
 #[derive(Debug, Default)]
-pub(crate) struct Uploads {
+pub struct Uploads {
     queue: VecDeque<EventId>,
     /// Being read from the store.
     loading: usize,
@@ -28,7 +28,7 @@ pub(crate) struct Uploads {
 
 /// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// It has the event now, or had it.
     Has,
     /// It does not want it.
@@ -45,17 +45,17 @@ pub(crate) enum Answer {
 
 impl Uploads {
     /// Sends these too, once there is room.
-    pub(crate) fn push(&mut self, ids: impl IntoIterator<Item = EventId>) {
+    pub fn push(&mut self, ids: impl IntoIterator<Item = EventId>) {
         self.queue.extend(ids);
     }
 
     /// Whether nothing is sent, or will be.
-    pub(crate) fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.loading == 0 && self.sent.is_empty()
     }
 
     /// The events to read from the store and to send.
-    pub(crate) fn next(&mut self, now: Duration) -> Vec<EventId> {
+    pub fn next(&mut self, now: Duration) -> Vec<EventId> {
         if self.paused_until.is_some_and(|until| now < until) {
             return Vec::new();
         }
@@ -71,17 +71,17 @@ impl Uploads {
     }
 
     /// Until when it is paused.
-    pub(crate) fn paused_until(&self) -> Option<Duration> {
+    pub fn paused_until(&self) -> Option<Duration> {
         self.paused_until.filter(|_| !self.queue.is_empty())
     }
 
     /// Whether an answer is awaited.
-    pub(crate) fn is_awaiting(&self) -> bool {
+    pub fn is_awaiting(&self) -> bool {
         !self.sent.is_empty()
     }
 
     /// One of [`Uploads::next`] has been read; `is_sent` unless it cannot be.
-    pub(crate) fn loaded(&mut self, id: EventId, is_sent: bool) {
+    pub fn loaded(&mut self, id: EventId, is_sent: bool) {
         self.loading = self.loading.saturating_sub(1);
         if is_sent {
             self.sent.insert(id);
@@ -89,7 +89,7 @@ impl Uploads {
     }
 
     /// Handles an OK.
-    pub(crate) fn answered(&mut self, now: Duration, id: EventId, accepted: bool, message: &str) -> Answer {
+    pub fn answered(&mut self, now: Duration, id: EventId, accepted: bool, message: &str) -> Answer {
         if !self.sent.remove(&id) {
             return Answer::Unknown;
         }

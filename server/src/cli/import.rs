@@ -12,7 +12,7 @@ use std::thread;
 
 use clap::Args;
 use relay_engine::policy::{VANISH_KIND, names_relay};
-use relay_engine::store::{self, Backend, Op, Outcome, Refusal};
+use relay_engine::store::{self, Backend, Op};
 use relay_engine::types::{Class, Event};
 use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
 use relay_engine::wire;
@@ -24,6 +24,7 @@ use super::json_lines::{self, JsonLines};
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::signals::Interrupt;
+use relay_sync::outcome_counts::OutcomeCounts;
 
 /// Refused lines that are printed; further ones are only counted.
 const REFUSALS_SHOWN_MAX: u64 = 100;
@@ -45,12 +46,7 @@ pub struct ImportArgs {
 /// Outcomes of the lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
-    stored: u64,
-    duplicate: u64,
-    superseded: u64,
-    deleted: u64,
-    expired: u64,
-    ephemeral: u64,
+    outcomes: OutcomeCounts,
     refused: u64,
     /// Requests to vanish that name relays, but not the URL of this one.
     vanish_elsewhere: u64,
@@ -94,12 +90,12 @@ pub fn run(args: &ImportArgs, settings: &Settings) -> Result<(), Failure> {
         committing.join().map_err(|_| Failure::External("the committing thread panicked".into()))?;
     progress.finish();
     // If the committing thread failed, reading has stopped too; its error is the cause and is returned first.
-    let mut counts = committed?;
+    let mut counts = Counts { outcomes: committed?, ..Counts::default() };
     // What was deleted is removed now, not only when the relay next serves. Each step is small, so a signal is soon obeyed.
     while !interrupt.has_come() && store::remove_pending(&store)?.more {}
     let Read { refused, ephemeral, vanish_elsewhere, last_line } = read?;
     counts.refused += refused;
-    counts.ephemeral += ephemeral;
+    counts.outcomes.ephemeral += ephemeral;
     counts.vanish_elsewhere = vanish_elsewhere;
     if interrupt.has_come() {
         eprintln!("ended by a signal after line {last_line}; later lines were not read");
@@ -216,19 +212,11 @@ fn commit_all<B: Backend>(
     store: &B,
     receiver: &Receiver<Vec<Op>>,
     stored: &AtomicU64,
-) -> Result<Counts, Failure> {
-    let mut counts = Counts::default();
+) -> Result<OutcomeCounts, Failure> {
+    let mut counts = OutcomeCounts::default();
     for ops in receiver {
         for outcome in store::commit(store, database::unix_now(), &ops)? {
-            let count = match outcome {
-                Outcome::Stored(_) => &mut counts.stored,
-                Outcome::Duplicate => &mut counts.duplicate,
-                Outcome::Refused(Refusal::Superseded) => &mut counts.superseded,
-                Outcome::Refused(Refusal::Deleted | Refusal::Vanished) => &mut counts.deleted,
-                Outcome::Refused(Refusal::Expired) => &mut counts.expired,
-                Outcome::Refused(Refusal::Ephemeral) => &mut counts.ephemeral,
-            };
-            *count += 1;
+            counts.add(outcome);
         }
         stored.store(counts.stored, Ordering::Relaxed);
     }
@@ -236,8 +224,8 @@ fn commit_all<B: Backend>(
 }
 
 fn report(counts: &Counts, as_json: bool) -> Result<(), Failure> {
-    let Counts { stored, duplicate, superseded, deleted, expired, ephemeral, refused, vanish_elsewhere } =
-        *counts;
+    let Counts { outcomes, refused, vanish_elsewhere } = *counts;
+    let OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral } = outcomes;
     eprintln!(
         "{stored} stored, {duplicate} duplicate, {superseded} superseded by newer versions, {deleted} deleted \
          by their authors, {expired} expired, {ephemeral} ephemeral, {refused} refused"

@@ -14,10 +14,12 @@ pub mod info;
 mod json_lines;
 mod progress;
 mod remote;
+pub mod router;
 pub mod scan;
 mod serve;
+pub mod stream;
 pub mod sync;
-mod time;
+pub(crate) mod time;
 
 pub(crate) use serve::serve_here;
 
@@ -35,11 +37,12 @@ A setting is taken from the flags, else from RELAY_... variables, else from the 
 `relay config` prints the result and where each value came from. RELAY_LIMITS__LIMIT_MAX=1000 and --set limits.limit_max=1000 set limits.limit_max.
 
 Exit codes: 0 done; 1 some of the input, or what was asked of a relay or sent to it, was refused; 2 wrong usage or configuration; \
-3 storage, a file, a socket or the relay that was asked failed; 130 ended by a signal before everything was done.
+3 storage, a file, a socket or the relay that was asked failed; 130 ended by a signal before everything was done (stream and router, \
+which only a signal ends: 0).
 
 Commands may run while a relay serves the same folder, but in its PID namespace (inside its container), because \
-LMDB identifies processes by their ids. The relay's queries return imported and synced events at once; its live \
-subscriptions do not receive them. A second relay on the same folder is refused.";
+LMDB identifies processes by their ids. The relay's queries return what they store at once, and its live subscriptions \
+receive it. A second relay on the same folder is refused.";
 
 #[derive(Parser, Debug)]
 #[command(name = "relay", version, about = "A Nostr relay", after_help = AFTER_HELP)]
@@ -65,6 +68,10 @@ enum Command {
     Delete(With<delete::DeleteArgs>),
     /// Copy events from and to other relays: only what one side lacks
     Sync(With<sync::SyncArgs>),
+    /// Follow other relays live: store what is published there, send what is stored here
+    Stream(With<stream::StreamArgs>),
+    /// Run the streams of a configuration file
+    Router(With<router::RouterArgs>),
     /// Print statistics of the database
     Info(With<info::InfoArgs>),
     /// Deploy and manage agents on a running relay
@@ -171,6 +178,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Scan(With { common, args })) => scan::run(args, &common.load(&[])?.settings),
         Some(Command::Delete(With { common, args })) => delete::run(args, &common.load(&[])?.settings),
         Some(Command::Sync(With { common, args })) => sync::run(args, &common.load(&[])?.settings),
+        Some(Command::Stream(With { common, args })) => stream::run(args, &common.load(&[])?.settings),
+        Some(Command::Router(With { common, args })) => router::run(args, &common.load(&[])?.settings),
         Some(Command::Info(With { common, args })) => info::run(args, &common.load(&[])?.settings),
         Some(Command::Agent(args)) => agent::run(args),
         Some(Command::Blossom(args)) => blossom::run(args),

@@ -148,7 +148,7 @@ fn line(url: &RelayUrl, report: &Report, dry_run: bool) -> String {
     let words = report.counts.words(dry_run);
     match &report.result {
         Outcome::Done => format!("{url}: {words}"),
-        Outcome::Failed(why) => format!("{url}: failed: {why} ({words})"),
+        Outcome::Failed(why) | Outcome::GivenUp(why) => format!("{url}: failed: {why} ({words})"),
         Outcome::Interrupted => format!("{url}: ended by a signal ({words}); the next sync goes on"),
     }
 }
@@ -160,7 +160,7 @@ fn document(url: &RelayUrl, report: &Report) -> Value {
         "url": url.to_string(),
         "result": match result {
             Outcome::Done => "done",
-            Outcome::Failed(_) => "failed",
+            Outcome::Failed(_) | Outcome::GivenUp(_) => "failed",
             Outcome::Interrupted => "interrupted",
         },
         "by": match by {
@@ -171,7 +171,7 @@ fn document(url: &RelayUrl, report: &Report) -> Value {
         "connections": connections,
         "counts": counts,
     });
-    if let Outcome::Failed(why) = result {
+    if let Outcome::Failed(why) | Outcome::GivenUp(why) = result {
         document["error"] = why.as_str().into();
     }
     document
@@ -181,7 +181,7 @@ fn document(url: &RelayUrl, report: &Report) -> Value {
 fn end(reports: &[(&RelayUrl, Report)], relays: usize) -> Result<(), Failure> {
     let is =
         |result: fn(&Outcome) -> bool| reports.iter().filter(|(_, report)| result(&report.result)).count();
-    let failed = is(|result| matches!(result, Outcome::Failed(_)));
+    let failed = is(|result| matches!(result, Outcome::Failed(_) | Outcome::GivenUp(_)));
     match () {
         () if is(|result| *result == Outcome::Interrupted) > 0 => Err(Failure::Interrupted),
         () if failed > 0 => Err(Failure::External(format!("{failed} of {relays} relays failed"))),

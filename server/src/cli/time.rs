@@ -10,7 +10,7 @@ pub(super) fn time(millis: u64) -> String {
 }
 
 /// A moment that the user names: Unix seconds, or how long before `now` it is, such as `90s`, `15m`, `12h`, `7d` or `2w`.
-pub(super) fn moment(text: &str, now: u64) -> Option<u64> {
+pub(crate) fn moment(text: &str, now: u64) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let count: u64 = text[..digits].parse().ok()?;
     let unit = match &text[digits..] {

@@ -9,7 +9,7 @@ use relay_engine::types::PubKey;
 
 use crate::blossom::BlossomSnapshot;
 
-pub(crate) use render::render;
+pub(crate) use render::{Labels, Out, render, render_collector};
 
 const MICROS: &[u64] =
     &[50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000];

@@ -22,7 +22,7 @@ use relay_site::metrics::{self as names, Metric, MetricKind};
 use super::{AgentsSnapshot, ShardSnapshot, Snapshot};
 use crate::blossom::{OPERATIONS, STATUSES};
 
-type Labels = Vec<(&'static str, String)>;
+pub(crate) type Labels = Vec<(&'static str, String)>;
 
 /// Microseconds in a second.
 const MICROS: f64 = 1e6;
@@ -31,8 +31,13 @@ const MILLIS: f64 = 1e3;
 
 /// OpenMetrics text of `snapshot`.
 pub(crate) fn render(snapshot: Snapshot) -> String {
+    render_collector(Box::new(snapshot))
+}
+
+/// OpenMetrics text of any collector.
+pub(crate) fn render_collector(collector: Box<dyn Collector>) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(snapshot));
+    registry.register_collector(collector);
     let mut text = String::new();
     encode(&mut text, &registry).expect("writing to memory");
     text
@@ -255,11 +260,16 @@ fn by(shard: &ShardSnapshot) -> Labels {
     vec![("shard", shard.shard.to_string())]
 }
 
-struct Out<'a, 'b> {
+/// Where metrics are written.
+pub(crate) struct Out<'a, 'b> {
     encoder: &'a mut DescriptorEncoder<'b>,
 }
 
-impl Out<'_, '_> {
+impl<'a, 'b> Out<'a, 'b> {
+    pub(crate) fn new(encoder: &'a mut DescriptorEncoder<'b>) -> Self {
+        Out { encoder }
+    }
+
     fn family(
         &mut self,
         metric: Metric,
@@ -274,7 +284,7 @@ impl Out<'_, '_> {
     }
 
     /// A plain number with labels.
-    fn metric(&mut self, metric: Metric, rows: Vec<(Labels, u64)>) -> Result<(), Error> {
+    pub(crate) fn metric(&mut self, metric: Metric, rows: Vec<(Labels, u64)>) -> Result<(), Error> {
         self.family(metric, |mut family| {
             rows.into_iter().try_for_each(|(labels, value)| {
                 encode_number(metric.kind, value, family.encode_family(&labels)?)

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::api::{self, Upload};
 use crate::host::{ServerState, now};
 
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers a request to one of them.
 pub(super) async fn answer(

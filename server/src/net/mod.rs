@@ -12,6 +12,7 @@ mod blossom;
 pub(crate) mod conn;
 pub(crate) mod deadline;
 pub(crate) mod descriptors;
+pub(crate) mod document_listener;
 mod forwarded;
 pub(crate) mod http;
 pub(crate) mod metrics_listener;

@@ -16,6 +16,7 @@ use super::local::Local;
 use super::peer::{Connection, Connector, RelayUrl};
 use super::ranges::Here;
 use super::session::{Action, End, Outcomes, Plan, Progress, Session, Support};
+use super::stream::PeerMemory;
 use crate::cli::database::unix_now;
 use crate::cli::exit::Failure;
 use crate::signals::Interrupt;
@@ -57,8 +58,10 @@ pub(crate) enum By {
 pub(crate) enum Outcome {
     /// All is done.
     Done,
-    /// A part is, for this reason.
+    /// A part is, and it makes no sense to go on, for this reason.
     Failed(String),
+    /// A part is, and too many connections got no further, for this reason.
+    GivenUp(String),
     /// A part is, because of a signal.
     Interrupted,
 }
@@ -73,10 +76,12 @@ pub(crate) enum Notice<'a> {
 
 /// How other relays are dealt with.
 pub(super) struct Driver<B> {
-    pub(super) connector: Connector,
+    pub(super) connector: Arc<Connector>,
     pub(super) local: Arc<Local<B>>,
     pub(super) plan: Plan,
     pub(super) keys: Option<Keys>,
+    /// Told which events the other relay has sent.
+    pub(super) peer_has: Option<PeerMemory>,
     pub(super) backoff: Backoff,
     pub(super) interrupt: Interrupt,
 }
@@ -95,7 +100,7 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
     pub(super) async fn run(
         &self,
         url: &RelayUrl,
-        tell: &mut dyn FnMut(Notice<'_>),
+        tell: &mut (dyn FnMut(Notice<'_>) + Send),
     ) -> Result<Report, Failure> {
         let mut progress = Progress::new(self.plan.scope.range());
         let mut backoff = self.backoff.clone();
@@ -113,7 +118,7 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
             let mut random = [0; 8];
             let _ = getrandom::fill(&mut random);
             let Some(wait) = backoff.failed(progress.steps > steps, u64::from_le_bytes(random)) else {
-                break Outcome::Failed(why);
+                break Outcome::GivenUp(why);
             };
             tell(Notice::Words(&format!("{why}; again in {:.1} s", wait.as_secs_f32())));
             if self.interrupted_within(wait).await {
@@ -148,13 +153,14 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
         url: &RelayUrl,
         progress: &mut Progress,
         here: &mut Option<Here>,
-        tell: &mut dyn FnMut(Notice<'_>),
+        tell: &mut (dyn FnMut(Notice<'_>) + Send),
     ) -> Result<Ended, Failure> {
         let items = match here.take() {
             Some(items) => items,
             None => {
                 let (local, filter) = (Arc::clone(&self.local), self.plan.scope.filter().clone());
-                blocking(move || local.scan(&filter)).await?
+                let own = self.keys.as_ref().map(Keys::pubkey);
+                blocking(move || local.scan(&filter, own)).await?
             }
         };
         let opened = tokio::select! {
@@ -187,6 +193,10 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
         running.settle().await?;
         if let Ok(Ended::Session(End::Done)) = &ended {
             connection.close().await;
+            // The last events were checked only now.
+            if let Some(why) = running.session.counts().lie() {
+                return Ok(Ended::Session(End::Failed(why.to_owned())));
+            }
         }
         ended
     }
@@ -207,12 +217,23 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
 }
 
 /// Work for the store, on a thread that may wait for the disk.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|_| Err(Failure::External("a thread of the store panicked".to_owned())))
+}
+
+/// The answer to a challenge (NIP-42).
+pub(super) fn auth_event(keys: &Keys, url: &RelayUrl, challenge: String) -> Event {
+    let tag = |name: &str, value: String| vec![name.to_owned(), value];
+    keys.sign(&Draft {
+        created_at: unix_now(),
+        kind: AUTH_KIND,
+        tags: vec![tag("relay", url.to_string()), tag("challenge", challenge)],
+        content: String::new(),
+    })
 }
 
 /// A session with its connection and the store.
@@ -238,7 +259,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
     async fn run(
         &mut self,
         connection: &mut Connection,
-        tell: &mut dyn FnMut(Notice<'_>),
+        tell: &mut (dyn FnMut(Notice<'_>) + Send),
     ) -> Result<Ended, Failure> {
         loop {
             if let Some(end) = self.act(tell).await? {
@@ -280,7 +301,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
     }
 
     /// Does what the session wants. How it ends, if it does.
-    async fn act(&mut self, tell: &mut dyn FnMut(Notice<'_>)) -> Result<Option<End>, Failure> {
+    async fn act(&mut self, tell: &mut (dyn FnMut(Notice<'_>) + Send)) -> Result<Option<End>, Failure> {
         let mut moved = 0;
         while let Some(action) = self.session.poll() {
             match action {
@@ -304,7 +325,8 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
                     self.session.loaded(now, events);
                 }
                 Action::Authenticate(challenge) => {
-                    if let Some(event) = self.auth_event(challenge) {
+                    if let Some(keys) = &self.driver.keys {
+                        let event = auth_event(keys, self.url, challenge);
                         let now = self.now();
                         self.session.authenticate(now, &event);
                     }
@@ -315,17 +337,6 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
         }
         tell(Notice::Moved { more: moved, counts: self.session.counts() });
         Ok(None)
-    }
-
-    fn auth_event(&self, challenge: String) -> Option<Event> {
-        let keys = self.driver.keys.as_ref()?;
-        let tag = |name: &str, value: String| vec![name.to_owned(), value];
-        Some(keys.sign(&Draft {
-            created_at: unix_now(),
-            kind: AUTH_KIND,
-            tags: vec![tag("relay", self.url.to_string()), tag("challenge", challenge)],
-            content: String::new(),
-        }))
     }
 
     /// Begins to store what waits, behind what is being stored.
@@ -347,6 +358,9 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
         let begun = self.now();
         let outcomes =
             storing.await.unwrap_or_else(|_| Err(Failure::External("storing panicked".to_owned())))?;
+        if let Some(memory) = &self.driver.peer_has {
+            memory.lock().add_all(&outcomes.here);
+        }
         self.session.stored(outcomes);
         let took = self.now() - begun;
         self.session.was_away(took);

@@ -8,17 +8,37 @@ use std::thread;
 
 use negentropy::Item;
 use relay_engine::policy::{is_protected, names_relay};
-use relay_engine::store::{self, Backend, Op, Outcome, Reader, Refusal, Take};
-use relay_engine::types::{Class, Event, EventId, Filter, Kind};
+use relay_engine::store::{self, Backend, Op, Outcome, Reader, Seq, Take, Unrestricted};
+use relay_engine::types::{CanonicalEvent, Class, Event, EventId, Filter, Kind, PubKey, Timestamp};
 use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
 
-use super::counts::Counts;
 use super::frames::neg_id;
 use super::ranges::Here;
 use super::session::Outcomes;
 use crate::cli::database::{OfflineScan, unix_now};
 use crate::cli::exit::Failure;
 use crate::config::Settings;
+
+/// What reading the log may cost at once: some thousand events.
+const LOG_ROWS: usize = 10_000;
+
+/// A part of the log.
+#[derive(Debug, Default)]
+pub(super) struct Logged {
+    pub(super) entries: Vec<LogEntry>,
+    /// Events that match and are not sent.
+    pub(super) withheld: u64,
+    /// Where to go on.
+    pub(super) covered: Seq,
+}
+
+/// A stored event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LogEntry {
+    pub(super) seq: Seq,
+    pub(super) id: EventId,
+    pub(super) created_at: Timestamp,
+}
 
 /// The store, and how events are verified.
 pub(super) struct Local<B> {
@@ -39,22 +59,64 @@ impl<B: Backend> Local<B> {
         }
     }
 
-    /// The ids of the events that match, without expired ones. Events of guarded kinds are withheld unless the filter names
-    /// their kinds, and so are protected ones (NIP-70), which only their authors may publish.
-    pub(super) fn scan(&self, filter: &Filter) -> Result<Here, Failure> {
+    /// The ids of the events that match, without expired ones, and which of them are not sent by `own`.
+    pub(super) fn scan(&self, filter: &Filter, own: Option<PubKey>) -> Result<Here, Failure> {
         let mut here = Here::default();
-        let is_guarded = |kind: Kind| filter.kinds.is_none() && self.guarded_kinds.contains(&kind);
+        let filters = std::slice::from_ref(filter);
         let mut scan = OfflineScan::new(&self.store, [filter.clone()].into())?;
         while scan.step(&self.store, &mut |hit| {
             let (event, id) = (hit.event, hit.event.id());
             here.items.push(Item::with_timestamp_and_id(event.created_at(), neg_id(&id)));
-            if is_guarded(event.kind()) || is_protected(event.tags()) {
+            if self.is_withheld(event, filters, own) {
                 here.withheld.insert(id);
             }
             Take::Counted
         })? {}
         here.items.sort_unstable();
         Ok(here)
+    }
+
+    /// Whether an event, which matches one of the filters, is not sent to other relays: one of a guarded kind, unless a filter that
+    /// names its kind matches; and a protected one (NIP-70), which relays take from its author only, unless that is `own`, the key
+    /// that authenticates.
+    pub(super) fn is_withheld(
+        &self,
+        event: CanonicalEvent<'_>,
+        filters: &[Filter],
+        own: Option<PubKey>,
+    ) -> bool {
+        let names = |filter: &Filter| filter.kinds.is_some() && filter.matches_stored(event);
+        let is_guarded = self.guarded_kinds.contains(&event.kind()) && !filters.iter().any(names);
+        is_guarded || is_protected(event.tags()) && own != Some(event.pubkey())
+    }
+
+    /// The number of the event that was stored last.
+    pub(super) fn last_seq(&self) -> Result<Seq, Failure> {
+        Ok(self.store.reader()?.last_seq()?)
+    }
+
+    /// Events that match a filter, after `after` in the order in which they were stored: as many as `max`, or those among some
+    /// thousand. They are still stored and not expired.
+    pub(super) fn read_log(
+        &self,
+        filters: &[Filter],
+        own: Option<PubKey>,
+        after: Seq,
+        max: usize,
+    ) -> Result<Logged, Failure> {
+        let reader = self.store.reader()?;
+        let (mut entries, mut withheld, mut rows) = (Vec::new(), 0, LOG_ROWS);
+        let replayed =
+            store::replay(&reader, filters, after, &mut rows, unix_now(), &Unrestricted, &mut |hit| {
+                if self.is_withheld(hit.event, filters, own) {
+                    withheld += 1;
+                } else {
+                    let (id, created_at) = (hit.event.id(), hit.event.created_at());
+                    entries.push(LogEntry { seq: hit.seq, id, created_at });
+                }
+                if entries.len() >= max { Take::CountedAndPause } else { Take::Counted }
+            })?;
+        Ok(Logged { entries, withheld, covered: replayed.covered })
     }
 
     /// The JSON of stored events.
@@ -70,16 +132,17 @@ impl<B: Backend> Local<B> {
     /// Verifies events on all cores, and stores those that are valid, in one commit.
     pub(super) fn store(&self, events: Vec<Event>) -> Result<Outcomes, Failure> {
         let mut outcomes = Outcomes::default();
-        let mut ops = Vec::with_capacity(events.len());
+        let (mut ops, mut duplicates) = (Vec::with_capacity(events.len()), Vec::new());
         for (id, verified) in self.verify(events) {
             match verified {
                 None => {
-                    outcomes.counts.invalid += 1;
+                    outcomes.invalid += 1;
                     outcomes.refused.push(id);
                 }
                 Some(verified) if verified.event().class() == Class::Ephemeral => {
                     outcomes.counts.ephemeral += 1;
                     outcomes.refused.push(id);
+                    outcomes.ephemeral.push(verified.into_event());
                 }
                 Some(verified) if names_relay(verified.event(), self.url.as_deref()) => {
                     ops.push(Op::Vanish(verified));
@@ -88,10 +151,17 @@ impl<B: Backend> Local<B> {
             }
         }
         for (op, outcome) in ops.iter().zip(store::commit(&self.store, unix_now(), &ops)?) {
-            let count = count_of(&mut outcomes.counts, outcome);
-            *count += 1;
-            if matches!(outcome, Outcome::Refused(_)) {
-                outcomes.refused.push(op.event().id);
+            outcomes.counts.add(outcome);
+            match outcome {
+                Outcome::Stored(seq) => outcomes.here.push(seq),
+                Outcome::Duplicate => duplicates.push(op.event().id),
+                Outcome::Refused(_) => outcomes.refused.push(op.event().id),
+            }
+        }
+        if !duplicates.is_empty() {
+            let reader = self.store.reader()?;
+            for id in duplicates {
+                outcomes.here.extend(reader.seq_of(&id)?);
             }
         }
         Ok(outcomes)
@@ -130,16 +200,5 @@ impl<B: Backend> Local<B> {
                 })
                 .collect()
         })
-    }
-}
-
-fn count_of(counts: &mut Counts, outcome: Outcome) -> &mut u64 {
-    match outcome {
-        Outcome::Stored(_) => &mut counts.stored,
-        Outcome::Duplicate => &mut counts.duplicate,
-        Outcome::Refused(Refusal::Superseded) => &mut counts.superseded,
-        Outcome::Refused(Refusal::Deleted | Refusal::Vanished) => &mut counts.deleted,
-        Outcome::Refused(Refusal::Expired) => &mut counts.expired,
-        Outcome::Refused(Refusal::Ephemeral) => &mut counts.ephemeral,
     }
 }

@@ -7,10 +7,12 @@
 //! | `peer` | connections to other relays |
 //! | `local` | the store here |
 //! | `driver` | everything together, for one relay |
+//! | `stream` | following relays live |
 
 mod driver;
 mod local;
 mod peer;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +22,9 @@ use std::time::Duration;
 use relay_agent::identity::Keys;
 use relay_engine::store::Backend;
 use relay_engine::types::Timestamp;
-use relay_sync::{backoff, counts, frames, information, ranges, session};
+#[cfg(test)]
+use relay_sync::testing;
+use relay_sync::{auth, backoff, counts, frames, information, ranges, session, upload};
 
 pub(crate) use self::counts::Counts;
 pub(crate) use self::driver::{By, Notice, Outcome, Report};
@@ -89,8 +93,8 @@ impl<B: Backend + Send + Sync + 'static> SyncClient<B> {
         interrupt: Interrupt,
     ) -> Result<Self, Failure> {
         let Task { plan, keys, backoff } = task;
-        let (connector, local) = (Connector::new()?, Arc::new(Local::new(store, settings)));
-        Ok(SyncClient(Driver { connector, local, plan, keys, backoff, interrupt }))
+        let (connector, local) = (Arc::new(Connector::new()?), Arc::new(Local::new(store, settings)));
+        Ok(SyncClient(Driver { connector, local, plan, keys, peer_has: None, backoff, interrupt }))
     }
 
     /// Deals with one relay, and tells what happens.
@@ -100,7 +104,7 @@ impl<B: Backend + Send + Sync + 'static> SyncClient<B> {
     pub(crate) async fn run(
         &self,
         url: &RelayUrl,
-        tell: &mut dyn FnMut(Notice<'_>),
+        tell: &mut (dyn FnMut(Notice<'_>) + Send),
     ) -> Result<Report, Failure> {
         self.0.run(url, tell).await
     }

@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::information::Information;
 use super::session::quoted;
@@ -152,6 +152,15 @@ pub(crate) struct Connection {
     pub(crate) outgoing: Outgoing,
 }
 
+/// What comes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// A text message.
+    Text(String),
+    /// A ping or a pong.
+    SignOfLife,
+}
+
 /// Its messages.
 pub(crate) struct Incoming(SplitStream<WebSocketStream<Box<dyn Stream>>>);
 
@@ -192,8 +201,21 @@ impl Incoming {
     /// The connection has ended, and why.
     pub(crate) async fn next(&mut self) -> Result<String, String> {
         loop {
+            if let Heard::Text(text) = self.heard().await? {
+                return Ok(text);
+            }
+        }
+    }
+
+    /// The next message, of whatever type. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection has ended, and why.
+    pub(crate) async fn heard(&mut self) -> Result<Heard, String> {
+        loop {
             match self.0.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
+                Some(Ok(Message::Text(text))) => return Ok(Heard::Text(text.to_string())),
+                Some(Ok(Message::Pong(_) | Message::Ping(_))) => return Ok(Heard::SignOfLife),
                 Some(Ok(Message::Close(Some(frame)))) => {
                     let reason = quoted(&frame.reason);
                     return Err(format!("it closes the connection: {} {reason}", frame.code));
@@ -225,6 +247,11 @@ impl Drop for Outgoing {
 pub(crate) struct Room<'a>(mpsc::Permit<'a, Message>);
 
 impl Room<'_> {
+    /// Sends a ping, which the other side answers.
+    pub(crate) fn ping(self) {
+        self.0.send(Message::Ping(Bytes::new()));
+    }
+
     /// Sends a text message.
     pub(crate) fn send(self, text: String) {
         self.0.send(Message::text(text));

@@ -21,5 +21,6 @@ mod semantics;
 mod small_disk;
 mod sockets;
 mod stopping;
+mod stream;
 mod sync;
 mod sync_wire;

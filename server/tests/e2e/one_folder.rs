@@ -36,6 +36,30 @@ fn a_second_relay_on_a_folder_is_refused_and_the_first_is_named() {
     first.restart();
 }
 
+/// Live subscriptions received nothing of what was imported beside the relay that serves the folder.
+#[test]
+fn live_subscriptions_receive_what_other_commands_store() {
+    let relay_process = RelayProcess::start();
+    let data = relay_process.data();
+    let data = data.to_str().unwrap();
+    let mut live = relay_process.connect();
+    live.send(r#"["REQ","live",{"limit":0}]"#);
+    live.recv_starting(r#"["EOSE""#);
+    let mut client = relay_process.connect();
+    for round in 0..3 {
+        let note =
+            |name: &str| event(&key(1)).at(1_000 + round).content(format!("{name} {round}")).sign().json();
+        let imported = [note("a"), note("b")];
+        assert!(relay(&["import", "--data", data], imported.join("\n").as_bytes()).status.success());
+        for want in &imported {
+            assert_eq!(live.recv_starting(r#"["EVENT""#), format!(r#"["EVENT","live",{want}]"#));
+        }
+        let published = note("published");
+        assert!(client.publish(&published).0);
+        assert_eq!(live.recv_starting(r#"["EVENT""#), format!(r#"["EVENT","live",{published}]"#));
+    }
+}
+
 /// A process that is the first in a PID namespace of its own, as in a container. `None`, after printing that, if the machine
 /// does not allow it.
 fn contained(args: &[&str]) -> Option<Command> {

@@ -11,10 +11,12 @@ mod transfer;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
+use relay_engine::store::Seq;
 use relay_engine::types::{Event, EventId, Timestamp};
 
 use self::compare::Comparison;
 use self::paged::Paging;
+use super::auth::Authentication;
 use super::counts::Counts;
 use super::download::Downloads;
 use super::frames::Frame;
@@ -22,15 +24,12 @@ use super::information::Information;
 use super::pages::Pages;
 use super::ranges::{Here, Range, Scope};
 use super::upload::Uploads;
+use crate::outcome_counts::OutcomeCounts;
 
 /// Words of the other relay, and about it, that are passed on in a session.
 const SAYINGS_MAX: u32 = 10;
 /// The longest of its words that is passed on, in characters.
 const SAYING_CHARS_MAX: usize = 200;
-/// Challenges that are answered in a session.
-const CHALLENGES_MAX: u32 = 5;
-/// Refusals for want of authentication, after the relay has accepted it.
-const AUTH_REFUSALS_MAX: u32 = 3;
 /// Messages that are none of a relay's, after which it is asked no more.
 const NONSENSE_MAX: u32 = 1_000;
 
@@ -133,10 +132,16 @@ pub enum End {
 /// What becomes of events in the store.
 #[derive(Debug, Default)]
 pub struct Outcomes {
-    /// How many.
-    pub counts: Counts,
+    /// How many, by what became of them.
+    pub counts: OutcomeCounts,
+    /// Events whose id or signature is wrong.
+    pub invalid: u64,
     /// Those that are not stored.
     pub refused: Vec<EventId>,
+    /// Where those that are stored are, also those that were before.
+    pub here: Vec<Seq>,
+    /// Valid events that are not stored because they are ephemeral.
+    pub ephemeral: Vec<Event>,
 }
 
 #[derive(Debug)]
@@ -144,14 +149,6 @@ enum Current {
     Nothing,
     Comparing(Comparison),
     Paging(Paging),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Auth {
-    Unasked,
-    Signing,
-    Sent(EventId),
-    Accepted,
 }
 
 /// A session. Times are those since some moment before it began.
@@ -169,11 +166,7 @@ pub struct Session<'a> {
     actions: VecDeque<Action>,
     /// When the relay last did something that was asked of it.
     answered_at: Duration,
-    auth: Auth,
-    /// Nothing is sent before the relay has accepted the authentication.
-    awaits_auth: bool,
-    challenges: u32,
-    auth_refusals: u32,
+    auth: Authentication,
     sayings: u32,
     nonsense: u32,
     /// Subscriptions that have had a name.
@@ -205,10 +198,7 @@ impl<'a> Session<'a> {
             uploads: Uploads::default(),
             actions: VecDeque::new(),
             answered_at: now,
-            auth: Auth::Unasked,
-            awaits_auth: false,
-            challenges: 0,
-            auth_refusals: 0,
+            auth: Authentication::new(plan.has_key),
             sayings: 0,
             nonsense: 0,
             names: 0,
@@ -261,7 +251,7 @@ impl<'a> Session<'a> {
     /// What became of events in the store.
     pub fn stored(&mut self, outcomes: Outcomes) {
         self.progress.steps += outcomes.counts.stored;
-        self.progress.counts.add_outcomes(&outcomes.counts);
+        self.progress.counts.add_outcomes(&outcomes);
         self.progress.settled.extend(outcomes.refused);
         self.check_wrong();
     }
@@ -275,7 +265,7 @@ impl<'a> Session<'a> {
     pub fn deadline(&self) -> Duration {
         let stalled_at = self.answered_at + self.plan.timeout;
         // Nothing is sent before the relay has accepted the authentication.
-        let paused_until = self.uploads.paused_until().filter(|_| !self.awaits_auth);
+        let paused_until = self.uploads.paused_until().filter(|_| !self.auth.is_awaited());
         paused_until.map_or(stalled_at, |until| until.min(stalled_at))
     }
 
@@ -309,7 +299,7 @@ impl<'a> Session<'a> {
             Current::Comparing(comparison) => comparison.is_awaiting(),
             Current::Paging(paging) => paging.is_awaiting(),
         };
-        is_comparing || self.downloads.is_open() || self.uploads.is_awaiting() || self.awaits_auth
+        is_comparing || self.downloads.is_open() || self.uploads.is_awaiting() || self.auth.is_awaited()
     }
 
     fn stalled(&mut self) {
@@ -326,7 +316,7 @@ impl<'a> Session<'a> {
 
     /// Does what can be done now.
     fn work(&mut self, now: Duration) {
-        while !self.has_ended && !self.awaits_auth {
+        while !self.has_ended && !self.auth.is_awaited() {
             let is_transferred = self.transfer(now);
             let is_finished = match &self.current {
                 Current::Nothing => false,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use relay_engine::types::{Event, EventId, Timestamp};
 use relay_engine::wire;
 
-use super::{AUTH_REFUSALS_MAX, Action, Auth, CHALLENGES_MAX, End, Session, quoted};
+use super::{Action, End, Session, quoted};
 use crate::frames::{self, Refusal, neg_id};
 use crate::upload::Answer;
 
@@ -82,11 +82,8 @@ impl Session<'_> {
 
     /// Ends with a relay that sends what is not asked for, or does not send what is.
     pub(super) fn check_wrong(&mut self) {
-        let counts = &self.progress.counts;
-        if counts.is_wrong_too_often() {
-            self.fail("it sends too many events that are invalid, not asked for, or not of the filter");
-        } else if counts.is_missing_too_many() {
-            self.fail("it does not send the events that it says it has");
+        if let Some(why) = self.progress.counts.lie() {
+            self.fail(why);
         }
     }
 
@@ -119,13 +116,11 @@ impl Session<'_> {
     }
 
     pub(super) fn handle_ok(&mut self, now: Duration, id: EventId, accepted: bool, message: &str) {
-        if self.auth == Auth::Sent(id) {
+        if let Some(answered) = self.auth.answered(id, accepted, message) {
             self.answered_at = now;
-            if !accepted {
-                return self.fail(format!("it refuses the authentication: {}", quoted(message)));
+            if let Err(why) = answered {
+                self.fail(why);
             }
-            self.auth = Auth::Accepted;
-            self.awaits_auth = false;
             return;
         }
         let answer = self.uploads.answered(now, id, accepted, message);
@@ -149,33 +144,22 @@ impl Session<'_> {
     }
 
     pub(super) fn handle_challenge(&mut self, challenge: String) {
-        self.challenges += 1;
-        if self.plan.has_key && self.challenges <= CHALLENGES_MAX {
-            self.auth = Auth::Signing;
+        if self.auth.challenged() {
             self.actions.push_back(Action::Authenticate(challenge));
         }
     }
 
     /// The AUTH event for [`Action::Authenticate`].
     pub fn authenticate(&mut self, now: Duration, event: &Event) {
-        self.auth = Auth::Sent(event.id);
+        self.auth.sent(event.id);
         self.answered_at = now;
         self.send(frames::auth(&String::from_utf8_lossy(event.json())));
     }
 
     /// The relay does something only for clients that authenticate. What it was will be tried again.
     pub(super) fn want_auth(&mut self, message: &str) {
-        if !self.plan.has_key {
-            return self.fail(format!("it asks for authentication, which --key gives: {}", quoted(message)));
-        }
-        if self.auth != Auth::Accepted {
-            // Its challenge has come, or will.
-            self.awaits_auth = true;
-            return;
-        }
-        self.auth_refusals += 1;
-        if self.auth_refusals > AUTH_REFUSALS_MAX {
-            self.fail(format!("it refuses this key: {}", quoted(message)));
+        if let Err(why) = self.auth.wanted(message) {
+            self.fail(why);
         }
     }
 }

@@ -99,7 +99,7 @@ impl World {
                         let mut outcomes = Outcomes::default();
                         let is_forged = event.sig().0 == [0; 64];
                         let count = match is_forged {
-                            true => &mut outcomes.counts.invalid,
+                            true => &mut outcomes.invalid,
                             false if self.here.contains_key(&event.id) => &mut outcomes.counts.duplicate,
                             false => &mut outcomes.counts.stored,
                         };

@@ -1,0 +1,50 @@
+//! Events that were given to the store, by what became of them.
+
+use std::ops::AddAssign;
+
+use relay_engine::store::{Outcome, Refusal};
+use serde::Serialize;
+
+/// Events, by what became of them in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OutcomeCounts {
+    /// Stored.
+    pub stored: u64,
+    /// They were stored already.
+    pub duplicate: u64,
+    /// Not stored: a newer version is.
+    pub superseded: u64,
+    /// Not stored: deleted by their authors, or those vanished.
+    pub deleted: u64,
+    /// Not stored: expired.
+    pub expired: u64,
+    /// Not stored: of a kind that is only delivered live.
+    pub ephemeral: u64,
+}
+
+impl OutcomeCounts {
+    /// Counts one.
+    pub fn add(&mut self, outcome: Outcome) {
+        let count = match outcome {
+            Outcome::Stored(_) => &mut self.stored,
+            Outcome::Duplicate => &mut self.duplicate,
+            Outcome::Refused(Refusal::Superseded) => &mut self.superseded,
+            Outcome::Refused(Refusal::Deleted | Refusal::Vanished) => &mut self.deleted,
+            Outcome::Refused(Refusal::Expired) => &mut self.expired,
+            Outcome::Refused(Refusal::Ephemeral) => &mut self.ephemeral,
+        };
+        *count += 1;
+    }
+}
+
+impl AddAssign for OutcomeCounts {
+    fn add_assign(&mut self, more: OutcomeCounts) {
+        let OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral } = more;
+        self.stored += stored;
+        self.duplicate += duplicate;
+        self.superseded += superseded;
+        self.deleted += deleted;
+        self.expired += expired;
+        self.ephemeral += ephemeral;
+    }
+}
