@@ -12,7 +12,7 @@
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and its event loop |
 //! | `writer`, `foreign_commits` | the one thread that writes: group commit, sweeps; what other processes have stored |
-//! | [`lmdb`] | the default store |
+//! | [`lmdb`], `outcomes` | the default store; what became of events that were given to it |
 //! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77), or all is followed live |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
@@ -30,6 +30,7 @@ pub mod lmdb;
 mod log_throttle;
 mod metrics;
 mod net;
+mod outcomes;
 mod serve;
 mod serve_lock;
 mod shard;

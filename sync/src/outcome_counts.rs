@@ -2,7 +2,6 @@
 
 use std::ops::AddAssign;
 
-use relay_engine::store::{Outcome, Refusal};
 use serde::Serialize;
 
 /// Events, by what became of them in the store.
@@ -20,21 +19,6 @@ pub struct OutcomeCounts {
     pub expired: u64,
     /// Not stored: of a kind that is only delivered live.
     pub ephemeral: u64,
-}
-
-impl OutcomeCounts {
-    /// Counts one.
-    pub fn add(&mut self, outcome: Outcome) {
-        let count = match outcome {
-            Outcome::Stored(_) => &mut self.stored,
-            Outcome::Duplicate => &mut self.duplicate,
-            Outcome::Refused(Refusal::Superseded) => &mut self.superseded,
-            Outcome::Refused(Refusal::Deleted | Refusal::Vanished) => &mut self.deleted,
-            Outcome::Refused(Refusal::Expired) => &mut self.expired,
-            Outcome::Refused(Refusal::Ephemeral) => &mut self.ephemeral,
-        };
-        *count += 1;
-    }
 }
 
 impl AddAssign for OutcomeCounts {

@@ -16,6 +16,7 @@ use relay_engine::store::{self, Backend, Op};
 use relay_engine::types::{Class, Event};
 use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
 use relay_engine::wire;
+use relay_sync::outcome_counts::OutcomeCounts;
 use serde_json::json;
 
 use super::database;
@@ -23,8 +24,8 @@ use super::exit::Failure;
 use super::json_lines::{self, JsonLines};
 use super::progress::Progress;
 use crate::config::Settings;
+use crate::outcomes;
 use crate::signals::Interrupt;
-use relay_sync::outcome_counts::OutcomeCounts;
 
 /// Refused lines that are printed; further ones are only counted.
 const REFUSALS_SHOWN_MAX: u64 = 100;
@@ -216,7 +217,7 @@ fn commit_all<B: Backend>(
     let mut counts = OutcomeCounts::default();
     for ops in receiver {
         for outcome in store::commit(store, database::unix_now(), &ops)? {
-            counts.add(outcome);
+            outcomes::count(&mut counts, outcome);
         }
         stored.store(counts.stored, Ordering::Relaxed);
     }

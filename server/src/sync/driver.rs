@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relay_agent::identity::{Draft, Keys};
-use relay_engine::store::Backend;
+use relay_engine::store::{Backend, Seq};
 use relay_engine::types::Event;
 use tokio::task::JoinHandle;
 
@@ -359,7 +359,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
         let outcomes =
             storing.await.unwrap_or_else(|_| Err(Failure::External("storing panicked".to_owned())))?;
         if let Some(memory) = &self.driver.peer_has {
-            memory.lock().add_all(&outcomes.here);
+            memory.lock().add_all(outcomes.here.iter().copied().map(Seq));
         }
         self.session.stored(outcomes);
         let took = self.now() - begun;

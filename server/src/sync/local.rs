@@ -151,9 +151,9 @@ impl<B: Backend> Local<B> {
             }
         }
         for (op, outcome) in ops.iter().zip(store::commit(&self.store, unix_now(), &ops)?) {
-            outcomes.counts.add(outcome);
+            crate::outcomes::count(&mut outcomes.counts, outcome);
             match outcome {
-                Outcome::Stored(seq) => outcomes.here.push(seq),
+                Outcome::Stored(seq) => outcomes.here.push(seq.0),
                 Outcome::Duplicate => duplicates.push(op.event().id),
                 Outcome::Refused(_) => outcomes.refused.push(op.event().id),
             }
@@ -161,7 +161,7 @@ impl<B: Backend> Local<B> {
         if !duplicates.is_empty() {
             let reader = self.store.reader()?;
             for id in duplicates {
-                outcomes.here.extend(reader.seq_of(&id)?);
+                outcomes.here.extend(reader.seq_of(&id)?.map(|seq| seq.0));
             }
         }
         Ok(outcomes)

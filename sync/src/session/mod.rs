@@ -11,7 +11,6 @@ mod transfer;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use relay_engine::store::Seq;
 use relay_engine::types::{Event, EventId, Timestamp};
 
 use self::compare::Comparison;
@@ -138,8 +137,8 @@ pub struct Outcomes {
     pub invalid: u64,
     /// Those that are not stored.
     pub refused: Vec<EventId>,
-    /// Where those that are stored are, also those that were before.
-    pub here: Vec<Seq>,
+    /// Sequence numbers in the store of those that are stored, also of those that were before.
+    pub here: Vec<u64>,
     /// Valid events that are not stored because they are ephemeral.
     pub ephemeral: Vec<Event>,
 }

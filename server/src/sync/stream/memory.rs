@@ -36,8 +36,8 @@ pub(in super::super) struct Memory {
 
 impl Memory {
     /// It has the stored events with these numbers.
-    pub(in super::super) fn add_all(&mut self, seqs: &[Seq]) {
-        seqs.iter().for_each(|seq| self.stored.add(*seq));
+    pub(in super::super) fn add_all(&mut self, seqs: impl IntoIterator<Item = Seq>) {
+        seqs.into_iter().for_each(|seq| self.stored.add(seq));
     }
 
     /// It has sent this event, which is being stored.
@@ -158,7 +158,7 @@ mod tests {
         memory.came(&id);
         memory.came(&id);
         assert!(!memory.has(Seq(7), &id));
-        memory.add_all(&[Seq(7)]);
+        memory.add_all([Seq(7)]);
         assert!(memory.has(Seq(7), &id) && !memory.has(Seq(8), &id));
         assert!(memory.add_ephemeral(id) && !memory.add_ephemeral(id));
     }

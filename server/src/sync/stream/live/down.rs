@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use relay_engine::store::Seq;
 use relay_engine::types::{Class, EventId};
 use relay_engine::wire;
 
@@ -71,7 +72,7 @@ impl Live<'_> {
         {
             let mut memory = self.memory.lock();
             if let Some(outcomes) = outcomes {
-                memory.add_all(&outcomes.here);
+                memory.add_all(outcomes.here.iter().copied().map(Seq));
             }
             ids.iter().for_each(|id| memory.came(id));
         }

@@ -306,7 +306,7 @@ fn what_came_from_a_relay_is_not_sent_back_to_it() {
         world.sends(&note(number));
     }
     world.actions();
-    let outcomes = Outcomes { here: vec![Seq(11), Seq(14)], ..Outcomes::default() };
+    let outcomes = Outcomes { here: vec![11, 14], ..Outcomes::default() };
     world.live.stored(&[note(11).id, note(14).id], Some(&outcomes));
     assert_eq!(world.log(&[11, 12, 13, 14]), [note(13).id]);
     world.load(&[13]);
@@ -425,7 +425,7 @@ fn every_event_is_sent_once_and_never_back() {
                     newest += 1;
                     if theirs.contains(&newest) {
                         world.sends(&note(newest));
-                        let outcomes = Outcomes { here: vec![Seq(newest)], ..Outcomes::default() };
+                        let outcomes = Outcomes { here: vec![newest], ..Outcomes::default() };
                         world.live.stored(&[note(newest).id], Some(&outcomes));
                     }
                     world.live.grew(NOW, Seq(newest));
