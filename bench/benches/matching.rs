@@ -8,7 +8,7 @@ mod common;
 use common::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use relay_bench::corpus::Corpus;
-use relay_bench::generate::{Plan, Rng};
+use relay_bench::generate::{Options, Rng};
 use relay_bench::subscriptions;
 use relay_engine::index::Index;
 use relay_engine::types::Filter;
@@ -16,7 +16,7 @@ use relay_engine::types::Filter;
 /// The events and all authors.
 fn world(lines: Vec<String>) -> (Corpus, Vec<u32>) {
     let mut corpus = Corpus::new(lines).expect("a corpus");
-    let authors = Plan::default().authors();
+    let authors = Options::default().authors();
     let authors = authors.iter().map(|author| corpus.intern(&author.pubkey)).collect();
     (corpus, authors)
 }

@@ -12,7 +12,8 @@ use relay_bench::corpus::Corpus;
 use relay_bench::generate::Rng;
 use relay_bench::shapes::Shape;
 use relay_engine::store::{
-    self, Backend, MemoryBackend, Op, Reader, Scan, ScanLimits, ScanStep, Take, TermClasses, Unrestricted,
+    self, Backend, MemoryBackend, Op, Reader, Scan, ScanLimits, ScanStep, SinkResult, TermClasses,
+    Unrestricted,
 };
 use relay_engine::types::{Event, EventId, Filter, Timestamp};
 use relay_engine::verify::Verified;
@@ -26,7 +27,7 @@ fn memory() -> MemoryBackend {
 }
 
 fn ops(events: &[Event]) -> Vec<Op> {
-    events.iter().map(|event| Op::Put(Verified::vouched(event.clone()))).collect()
+    events.iter().map(|event| Op::Put(Verified::assume_verified(event.clone()))).collect()
 }
 
 /// Commits all in batches and returns how many events are stored in the end.
@@ -41,7 +42,7 @@ fn fill<B: Backend>(backend: &B, ops: &[Op], batch: usize) -> u64 {
 fn commit(criterion: &mut Criterion<CpuTime>) {
     let lines = common::generated(common::size(4_096, 300));
     let ops = ops(&common::parsed(&lines));
-    let kept = Corpus::new(lines).expect("a corpus").kept.len() as u64;
+    let kept = Corpus::new(lines).expect("a corpus").current.len() as u64;
     let mut group = criterion.benchmark_group("commit into an empty store");
     group.throughput(Throughput::Elements(ops.len() as u64)).sample_size(10);
     for batch in [16, 256, 4_096] {
@@ -81,10 +82,10 @@ fn ask<B: Backend>(backend: &B, filters: &Arc<[Filter]>, found: &mut Vec<EventId
     let mut scan = Scan::new(Arc::clone(filters), LIMITS, backend.classes(), horizon);
     loop {
         let reader = backend.reader().expect("a read transaction");
-        let mut rows = 2_000;
-        let step = scan.step(&reader, NOW, &mut rows, &Unrestricted, &mut |hit| {
+        let mut budget = 2_000;
+        let step = scan.step(&reader, NOW, &mut budget, &Unrestricted, &mut |hit| {
             found.push(hit.event.id());
-            Take::Counted
+            SinkResult::Continue
         });
         if let ScanStep::Done(_) = step.expect("a step") {
             return;
@@ -97,10 +98,10 @@ fn scan(criterion: &mut Criterion<CpuTime>) {
     let ops = ops(&common::parsed(&lines));
     let corpus = Corpus::new(lines).expect("a corpus");
     let memory = memory();
-    assert_eq!(fill(&memory, &ops, 4_096), corpus.kept.len() as u64);
+    assert_eq!(fill(&memory, &ops, 4_096), corpus.current.len() as u64);
     let folder = tempfile::tempdir().expect("a folder");
     let lmdb = LmdbBackend::open(folder.path(), &LmdbOptions::default()).expect("opens");
-    assert_eq!(fill(&lmdb, &ops, 4_096), corpus.kept.len() as u64);
+    assert_eq!(fill(&lmdb, &ops, 4_096), corpus.current.len() as u64);
 
     for shape in Shape::ALL {
         let mut rng = Rng::new(shape.name(), 1);

@@ -15,14 +15,14 @@ use crate::generate::{Author, Draft, Rng};
 use crate::hex;
 use crate::process::Process;
 
-/// Longest silence of a server.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long to wait for bytes of a server.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
 /// Kind of a token (BUD-11).
 const TOKEN: u16 = 24_242;
 
 /// A run.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct Options {
     /// Bytes of a blob.
     pub bytes: usize,
     /// Blobs.
@@ -63,7 +63,7 @@ impl Server {
 #[derive(Debug, Serialize)]
 pub struct Measured {
     /// `upload`, `download`, or `download from the peer`.
-    pub shape: &'static str,
+    pub direction: &'static str,
     /// Blobs moved.
     pub blobs: usize,
     /// Blobs a second.
@@ -88,33 +88,34 @@ struct Blob {
 ///
 /// # Errors
 /// If a server cannot be reached, refuses an upload, or serves other bytes.
-pub fn run(server: &Server, peer: Option<&Server>, plan: &Plan) -> Result<Vec<Measured>> {
-    let blobs = blobs(plan)?;
-    let parts: Vec<Vec<&Blob>> =
-        (0..plan.connections).map(|at| blobs.iter().skip(at).step_by(plan.connections).collect()).collect();
+pub fn run(server: &Server, peer: Option<&Server>, options: &Options) -> Result<Vec<Measured>> {
+    let blobs = blobs(options)?;
+    let parts: Vec<Vec<&Blob>> = (0..options.connections)
+        .map(|at| blobs.iter().skip(at).step_by(options.connections).collect())
+        .collect();
     let upload = |client: &mut Client, blob: &Blob| client.upload(blob);
     let download =
-        |client: &mut Client, blob: &Blob| (0..plan.downloads).try_for_each(|_| client.download(blob));
-    let mut measured = vec![measure("upload", server, &parts, plan, 1, upload)?];
-    measured.push(measure("download", server, &parts, plan, plan.downloads, download)?);
+        |client: &mut Client, blob: &Blob| (0..options.downloads).try_for_each(|_| client.download(blob));
+    let mut measured = vec![measure("upload", server, &parts, options, 1, upload)?];
+    measured.push(measure("download", server, &parts, options, options.downloads, download)?);
     if let Some(peer) = peer {
-        measured.push(measure("download from the peer", peer, &parts, plan, plan.downloads, download)?);
+        measured.push(measure("download from the peer", peer, &parts, options, options.downloads, download)?);
         // In turns: the first to run found the files just written.
-        measured.push(measure("download", server, &parts, plan, plan.downloads, download)?);
-        measured.push(measure("download from the peer", peer, &parts, plan, plan.downloads, download)?);
+        measured.push(measure("download", server, &parts, options, options.downloads, download)?);
+        measured.push(measure("download from the peer", peer, &parts, options, options.downloads, download)?);
     }
     Ok(measured)
 }
 
-fn blobs(plan: &Plan) -> Result<Vec<Blob>> {
+fn blobs(options: &Options) -> Result<Vec<Blob>> {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .context("the clock is before 1970")?
         .as_secs();
-    let authors = [Author::derive(plan.seed, 0)];
-    let mut rng = Rng::new("relay-bench blobs", plan.seed);
+    let authors = [Author::derive(options.seed, 0)];
+    let mut rng = Rng::new("relay-bench blobs", options.seed);
     let blob = |_| {
-        let mut bytes = vec![0; plan.bytes];
+        let mut bytes = vec![0; options.bytes];
         bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&rng.bits().to_le_bytes()[..chunk.len()]));
         let sha256 = hex::encode(&Sha256::digest(&bytes));
         let tag = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
@@ -123,14 +124,14 @@ fn blobs(plan: &Plan) -> Result<Vec<Blob>> {
         let token = BASE64_URL_SAFE_NO_PAD.encode(draft.finish(&authors).sign(&authors));
         Blob { sha256, bytes, token }
     };
-    Ok((0..plan.count).map(blob).collect())
+    Ok((0..options.count).map(blob).collect())
 }
 
 fn measure(
-    shape: &'static str,
+    direction: &'static str,
     server: &Server,
     parts: &[Vec<&Blob>],
-    plan: &Plan,
+    options: &Options,
     times: usize,
     work: impl Fn(&mut Client, &Blob) -> Result<()> + Sync,
 ) -> Result<Measured> {
@@ -150,12 +151,12 @@ fn measure(
     })?;
     let seconds = start.elapsed().as_secs_f64();
     let after = server.process.map(|process| process.usage()).transpose()?;
-    let blobs = plan.count * times;
-    let bytes = (blobs * plan.bytes) as f64;
+    let blobs = options.count * times;
+    let bytes = (blobs * options.bytes) as f64;
     let used = before.zip(after);
     let cpu = used.as_ref().map(|(before, after)| after.cpu_since(before).as_secs_f64());
     Ok(Measured {
-        shape,
+        direction,
         blobs,
         blobs_per_second: blobs as f64 / seconds,
         megabytes_per_second: bytes / seconds / 1e6,
@@ -177,7 +178,7 @@ impl Client {
         let stream = TcpStream::connect(&server.authority)
             .with_context(|| format!("connecting to {}", server.authority))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
         Ok(Client { authority: server.authority.clone(), stream: BufReader::with_capacity(1 << 18, stream) })
     }
 

@@ -34,7 +34,7 @@ pub struct Corpus {
     /// The JSON of each.
     pub lines: Vec<String>,
     /// Indices of the events that are not superseded, in the order of NIP-01.
-    pub kept: Vec<u32>,
+    pub current: Vec<u32>,
     by_id: FxHashMap<[u8; 32], u32>,
     texts: Vec<Box<str>>,
     numbers: FxHashMap<Box<str>, u32>,
@@ -95,10 +95,10 @@ impl Corpus {
                 }
             }
         }
-        corpus.kept =
+        corpus.current =
             (0..corpus.events.len() as u32).filter(|at| !corpus.events[*at as usize].superseded).collect();
         let events = &corpus.events;
-        corpus.kept.sort_unstable_by_key(|at| {
+        corpus.current.sort_unstable_by_key(|at| {
             let event = &events[*at as usize];
             (std::cmp::Reverse(event.created_at), event.id)
         });
@@ -149,7 +149,7 @@ impl Corpus {
 
     /// The answer of a relay that stores exactly this file: indices of events, in the order of NIP-01.
     pub fn answer(&self, filter: &Filter) -> Vec<u32> {
-        let matching = self.kept.iter().copied().filter(|at| filter.matches(&self.events[*at as usize]));
+        let matching = self.current.iter().copied().filter(|at| filter.matches(&self.events[*at as usize]));
         matching.take(filter.limit.unwrap_or(usize::MAX)).collect()
     }
 }
@@ -181,24 +181,30 @@ mod tests {
         )
     }
 
-    fn kept(lines: Vec<String>) -> Vec<u32> {
-        Corpus::new(lines).unwrap().kept
+    fn current(lines: Vec<String>) -> Vec<u32> {
+        Corpus::new(lines).unwrap().current
     }
 
     #[test]
     fn answers_come_newest_first_and_by_id_in_one_second() {
         let lines = vec![line(9, 1, 5, 1, "[]"), line(3, 1, 5, 1, "[]"), line(4, 1, 6, 1, "[]")];
-        assert_eq!(kept(lines), [2, 1, 0]);
+        assert_eq!(current(lines), [2, 1, 0]);
     }
 
     #[test]
     fn the_newest_version_is_kept_and_of_one_second_the_lowest_id() {
-        assert_eq!(kept(vec![line(1, 1, 5, 0, "[]"), line(2, 1, 6, 0, "[]"), line(3, 1, 4, 0, "[]")]), [1]);
-        assert_eq!(kept(vec![line(2, 1, 5, 3, "[]"), line(1, 1, 5, 3, "[]"), line(3, 1, 5, 3, "[]")]), [1]);
+        assert_eq!(
+            current(vec![line(1, 1, 5, 0, "[]"), line(2, 1, 6, 0, "[]"), line(3, 1, 4, 0, "[]")]),
+            [1]
+        );
+        assert_eq!(
+            current(vec![line(2, 1, 5, 3, "[]"), line(1, 1, 5, 3, "[]"), line(3, 1, 5, 3, "[]")]),
+            [1]
+        );
         let d = |d: &str| format!(r#"[["x"],["d","{d}"]]"#);
         let lines =
             vec![line(1, 1, 5, 30023, &d("a")), line(2, 1, 5, 30023, &d("b")), line(3, 1, 7, 30023, &d("a"))];
-        assert_eq!(kept(lines), [2, 1]);
+        assert_eq!(current(lines), [2, 1]);
     }
 
     #[test]

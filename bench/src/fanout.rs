@@ -23,7 +23,7 @@ use crate::subscriptions;
 
 /// Options.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Options {
     /// Live subscriptions.
     pub subscriptions: usize,
     /// Connections, over which the subscriptions are spread evenly.
@@ -35,9 +35,9 @@ pub struct Plan {
     /// Seed of authors and subscriptions.
     pub seed: u64,
     /// Which sequence of events of these authors; each run on the same relay needs another one.
-    pub stream: u64,
+    pub sequence: u64,
     /// How the events are published.
-    pub publish: load::Plan,
+    pub publish: load::Options,
 }
 
 /// What was measured.
@@ -49,8 +49,8 @@ pub struct Report {
     pub connections: usize,
     /// Events published.
     pub events: usize,
-    /// The sequence of events, as in [`Plan::stream`].
-    pub stream: u64,
+    /// The sequence of events, as in [`Options::sequence`].
+    pub sequence: u64,
     /// Events the relay refused, by reason.
     pub refused: BTreeMap<String, usize>,
     /// Events never answered.
@@ -79,7 +79,7 @@ pub struct Report {
 
 impl Report {
     /// Whether every expected delivery was received once, and nothing else.
-    pub fn holds(&self) -> bool {
+    pub fn is_correct(&self) -> bool {
         self.refused.is_empty() && self.unanswered == 0 && self.wrong_subscriptions == 0
     }
 }
@@ -96,16 +96,16 @@ const UNIQUE_BYTES_MIN: usize = 12;
 ///
 /// # Errors
 /// If connections fail, a subscription is refused, or `pid` is not there.
-pub fn run(endpoint: &Endpoint, process: Option<Process>, plan: &Plan) -> Result<Report> {
+pub fn run(endpoint: &Endpoint, process: Option<Process>, options: &Options) -> Result<Report> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
-    let mut corpus = stream(plan, now.as_secs())?;
-    let everyone = generate::Plan { seed: plan.seed, ..Default::default() }.authors();
+    let mut corpus = stream(options, now.as_secs())?;
+    let everyone = generate::Options { seed: options.seed, ..Default::default() }.authors();
     let authors: Vec<u32> = everyone.iter().map(|author| corpus.intern(&author.pubkey)).collect();
     // No stored event matches the filters, because of `since`, except those of another run in the same minute, which are
     // sent before EOSE.
     let since = corpus.events.iter().map(|event| event.created_at).min().unwrap_or(0);
-    let mut rng = Rng::new("relay-bench subscriptions", plan.seed);
-    let filters = subscriptions::draw(&corpus, &authors, plan.subscriptions, since, &mut rng);
+    let mut rng = Rng::new("relay-bench subscriptions", options.seed);
+    let filters = subscriptions::draw(&corpus, &authors, options.subscriptions, since, &mut rng);
     let expected_tallies: Vec<Tally> =
         filters.iter().map(|filters| Tally::expected(filters, &corpus)).collect();
     let expected: u64 = expected_tallies.iter().map(|tally| tally.count).sum();
@@ -119,7 +119,7 @@ pub fn run(endpoint: &Endpoint, process: Option<Process>, plan: &Plan) -> Result
         delivered: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
-    let mut groups = subscribe(endpoint, plan, &filters, &corpus)?;
+    let mut groups = subscribe(endpoint, options, &filters, &corpus)?;
     let before = process.map(|process| process.usage()).transpose()?;
     let own_before = Process::new(0).usage()?;
     let start = Instant::now();
@@ -133,7 +133,7 @@ pub fn run(endpoint: &Endpoint, process: Option<Process>, plan: &Plan) -> Result
             .collect();
         let events: Vec<(&str, [u8; 32])> =
             corpus.lines.iter().zip(&corpus.events).map(|(line, event)| (line.as_str(), event.id)).collect();
-        let outcome = load::publish(endpoint, &events, &plan.publish, clock, &sent_at);
+        let outcome = load::publish(endpoint, &events, &options.publish, clock, &sent_at);
         if outcome.is_ok() {
             shared.wait_for(expected);
         }
@@ -149,10 +149,10 @@ pub fn run(endpoint: &Endpoint, process: Option<Process>, plan: &Plan) -> Result
     let delivered: u64 = readers.iter().flat_map(|reader| reader.tallies.iter()).map(|(_, t)| t.count).sum();
     let seconds = last.saturating_duration_since(start).as_secs_f64();
     let mut report = Report {
-        subscriptions: plan.subscriptions,
-        connections: plan.connections,
+        subscriptions: options.subscriptions,
+        connections: options.connections,
         events: corpus.events.len(),
-        stream: plan.stream,
+        sequence: options.sequence,
         expected,
         delivered,
         client_cpu_us_per_delivery: micros_each(own_after.cpu_since(&own_before), delivered as usize),
@@ -186,11 +186,11 @@ pub fn run(endpoint: &Endpoint, process: Option<Process>, plan: &Plan) -> Result
 /// New events of the last minute. Replaceable events are left out: whether an older version is still delivered live depends
 /// on the relay's batches, and both are correct. Short notes are left out too: another run in the same minute may have
 /// published the same one, and a duplicate is not delivered.
-fn stream(plan: &Plan, now: u64) -> Result<Corpus> {
-    let wanted = plan.events + plan.events / 4 + 20;
-    let generate = generate::Plan {
-        seed: plan.seed,
-        stream: plan.stream,
+fn stream(options: &Options, now: u64) -> Result<Corpus> {
+    let wanted = options.events + options.events / 4 + 20;
+    let generate = generate::Options {
+        seed: options.seed,
+        sequence: options.sequence,
         count: wanted,
         now,
         days: 0,
@@ -202,20 +202,21 @@ fn stream(plan: &Plan, now: u64) -> Result<Corpus> {
         let is_untagged = event["tags"].as_array().is_none_or(Vec::is_empty);
         replaces || is_untagged && event["content"].as_str().is_none_or(|text| text.len() < UNIQUE_BYTES_MIN)
     };
-    let lines = generate.events(2).into_iter().filter(|line| !is_left_out(line)).take(plan.events).collect();
+    let lines =
+        generate.events(2).into_iter().filter(|line| !is_left_out(line)).take(options.events).collect();
     Corpus::new(lines)
 }
 
 /// Opens all subscriptions and waits until each is live.
 fn subscribe(
     endpoint: &Endpoint,
-    plan: &Plan,
+    options: &Options,
     filters: &[Vec<Filter>],
     corpus: &Corpus,
 ) -> Result<Vec<Group>> {
-    let connections = plan.connections.clamp(1, filters.len().max(1));
+    let connections = options.connections.clamp(1, filters.len().max(1));
     let mut groups: Vec<Group> = Vec::new();
-    groups.resize_with(plan.threads.clamp(1, connections), Group::default);
+    groups.resize_with(options.threads.clamp(1, connections), Group::default);
     for lane in 0..connections {
         let mut connection = endpoint.connect(8 << 10)?;
         let of_connection: Vec<usize> = (lane..filters.len()).step_by(connections).collect();

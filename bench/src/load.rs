@@ -15,7 +15,7 @@ use crate::stats::micros;
 
 /// How to publish.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Options {
     /// Connections; events are distributed round robin.
     pub connections: usize,
     /// Maximum number of unanswered events of a connection.
@@ -58,12 +58,12 @@ pub struct Outcome {
 pub fn publish(
     endpoint: &Endpoint,
     events: &[(&str, [u8; 32])],
-    plan: &Plan,
+    options: &Options,
     clock: Instant,
     sent_at: &[AtomicU64],
 ) -> Result<Outcome> {
     let mut lanes = Vec::new();
-    for number in 0..plan.connections.clamp(1, events.len().max(1)) {
+    for number in 0..options.connections.clamp(1, events.len().max(1)) {
         let connection = endpoint.connect(16 << 10)?;
         connection.set_nonblocking()?;
         lanes.push(Connected {
@@ -83,12 +83,13 @@ pub fn publish(
         lane.answers = of_lane.map(|(json, id)| Slot::new(json, *id)).collect();
     }
     let mut groups: Vec<Vec<Connected>> =
-        (0..plan.threads.clamp(1, connection_count)).map(|_| Vec::new()).collect();
+        (0..options.threads.clamp(1, connection_count)).map(|_| Vec::new()).collect();
     let group_count = groups.len();
     lanes.into_iter().for_each(|lane| groups[lane.number % group_count].push(lane));
 
     let start = Instant::now();
-    let drive = |lanes: Vec<Connected>| Driver { lanes, connection_count, plan, start, clock, sent_at }.run();
+    let drive =
+        |lanes: Vec<Connected>| Driver { lanes, connection_count, options, start, clock, sent_at }.run();
     let groups = std::thread::scope(|scope| {
         let workers: Vec<_> = groups.into_iter().map(|lanes| scope.spawn(|| drive(lanes))).collect();
         workers.into_iter().map(|worker| worker.join().expect("no panic")).collect::<Result<Vec<_>>>()
@@ -135,7 +136,7 @@ struct Connected {
 struct Driver<'a> {
     lanes: Vec<Connected>,
     connection_count: usize,
-    plan: &'a Plan,
+    options: &'a Options,
     start: Instant,
     clock: Instant,
     sent_at: &'a [AtomicU64],
@@ -149,7 +150,7 @@ impl Driver<'_> {
             let interest = Interest::READABLE | Interest::WRITABLE;
             poll.registry().register(&mut SourceFd(&fd), Token(token), interest)?;
         }
-        let wait = match self.plan.rate {
+        let wait = match self.options.rate {
             Some(_) => Duration::from_millis(1),
             None => Duration::from_millis(100),
         };
@@ -158,7 +159,7 @@ impl Driver<'_> {
             self.step(at)?;
         }
         while self.lanes.iter().any(|lane| lane.next < lane.answers.len() || lane.unanswered > 0) {
-            if self.start.elapsed() > self.plan.time_max {
+            if self.start.elapsed() > self.options.time_max {
                 break;
             }
             if let Err(error) = poll.poll(&mut events, Some(wait))
@@ -169,7 +170,7 @@ impl Driver<'_> {
             for event in &events {
                 self.step(event.token().0)?;
             }
-            if self.plan.rate.is_some() {
+            if self.options.rate.is_some() {
                 (0..self.lanes.len()).try_for_each(|at| self.fill(at))?;
             }
         }
@@ -184,9 +185,9 @@ impl Driver<'_> {
     }
 
     fn fill(&mut self, at: usize) -> Result<()> {
-        let due = self.plan.rate.map(|rate| (self.start.elapsed().as_secs_f64() * rate) as usize);
+        let due = self.options.rate.map(|rate| (self.start.elapsed().as_secs_f64() * rate) as usize);
         let lane = &mut self.lanes[at];
-        let window = self.plan.window.max(1);
+        let window = self.options.window.max(1);
         let mut now = None;
         while lane.unanswered < window && lane.next < lane.answers.len() {
             let number = lane.next * self.connection_count + lane.number;

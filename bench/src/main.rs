@@ -54,7 +54,7 @@ struct GenArgs {
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     count: u32,
     /// Time of the newest event, in Unix seconds.
-    #[arg(long, default_value_t = generate::Plan::default().now)]
+    #[arg(long, default_value_t = generate::Options::default().now)]
     now: u64,
     /// Days the events are spread over.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3650))]
@@ -106,11 +106,11 @@ struct Load {
 }
 
 impl Load {
-    fn plan(&self) -> Result<load::Plan> {
+    fn options(&self) -> Result<load::Options> {
         if self.rate.is_some_and(|rate| rate.is_nan() || rate <= 0.0) {
             bail!("--rate must be above 0");
         }
-        Ok(load::Plan {
+        Ok(load::Options {
             connections: usize::from(self.connections),
             window: usize::from(self.window),
             rate: self.rate,
@@ -149,7 +149,7 @@ struct QueryArgs {
     seed: u64,
     /// Only kinds of queries whose name contains this.
     #[arg(long)]
-    shape: Option<String>,
+    query: Option<String>,
     /// Accept any order of events with the same created_at.
     #[arg(long)]
     lenient: bool,
@@ -164,7 +164,7 @@ struct FanoutArgs {
     subscriptions: u32,
     /// Connections over which they are spread.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=20_000))]
-    readers: u32,
+    reader_connections: u32,
     /// Threads that read these connections.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     reader_threads: u8,
@@ -176,7 +176,7 @@ struct FanoutArgs {
     seed: u64,
     /// Which sequence of events of these authors; the current time if not given, so that each run publishes new ones.
     #[arg(long)]
-    stream: Option<u64>,
+    sequence: Option<u64>,
     #[command(flatten)]
     load: Load,
 }
@@ -212,7 +212,7 @@ struct JobsArgs {
     echo: bool,
     /// A job without a result after this many seconds counts as unanswered.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
-    patience: u32,
+    timeout: u32,
     /// Seed of the customers' keys; the current time if not given, so that each run has new ones.
     #[arg(long)]
     seed: Option<u64>,
@@ -329,69 +329,70 @@ fn report_error(text: &str) {
 fn run(command: Command) -> Result<bool> {
     match command {
         Command::Gen(args) => {
-            let plan = generate::Plan {
+            let options = generate::Options {
                 seed: args.seed,
-                stream: 0,
+                sequence: 0,
                 count: args.count as usize,
                 now: args.now,
                 days: args.days,
                 authors: args.authors as usize,
             };
-            if plan.now < (plan.days + 1) * 86_400 {
+            if options.now < (options.days + 1) * 86_400 {
                 bail!("--now is too early for --days");
             }
             let threads = usize::from(args.threads);
             if args.out == Path::new("-") {
-                plan.write(threads, &mut BufWriter::with_capacity(1 << 20, io::stdout().lock()))?;
+                options.write(threads, &mut BufWriter::with_capacity(1 << 20, io::stdout().lock()))?;
             } else {
                 let file =
                     File::create(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
-                plan.write(threads, &mut BufWriter::with_capacity(1 << 20, file))?;
+                options.write(threads, &mut BufWriter::with_capacity(1 << 20, file))?;
             }
             Ok(true)
         }
         Command::Publish(args) => {
             let (endpoint, process) = args.target.open()?;
             let corpus = read(&args.file)?;
-            let report = publish::run(&endpoint, process, &corpus, &args.load.plan()?, args.read_back)?;
+            let report = publish::run(&endpoint, process, &corpus, &args.load.options()?, args.read_back)?;
             print(&report, args.target.json)?;
-            Ok(report.holds())
+            Ok(report.is_correct())
         }
         Command::Query(args) => {
             let (endpoint, process) = args.target.open()?;
             let corpus = read(&args.file)?;
-            let wanted = args.shape.as_deref().unwrap_or_default();
+            let wanted = args.query.as_deref().unwrap_or_default();
             let shapes: Vec<Shape> =
                 Shape::ALL.into_iter().filter(|shape| shape.name().contains(wanted)).collect();
             if shapes.is_empty() {
                 bail!("no such query; there are {:?}", Shape::ALL.map(Shape::name));
             }
-            let plan = query::Plan { repeat: args.repeat as usize, seed: args.seed, lenient: args.lenient };
-            let report = query::run(&endpoint, process, &corpus, &shapes, &plan)?;
+            let options =
+                query::Options { repeat: args.repeat as usize, seed: args.seed, lenient: args.lenient };
+            let report = query::run(&endpoint, process, &corpus, &shapes, &options)?;
             print(&report, args.target.json)?;
-            Ok(report.holds())
+            Ok(report.is_correct())
         }
         Command::Fanout(args) => {
             let (endpoint, process) = args.target.open()?;
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-            let plan = fanout::Plan {
+            let options = fanout::Options {
                 subscriptions: args.subscriptions as usize,
-                connections: args.readers as usize,
+                connections: args.reader_connections as usize,
                 threads: usize::from(args.reader_threads),
                 events: args.events as usize,
                 seed: args.seed,
-                stream: args.stream.unwrap_or(now.as_millis() as u64),
-                publish: args.load.plan()?,
+                sequence: args.sequence.unwrap_or(now.as_millis() as u64),
+                publish: args.load.options()?,
             };
-            let report = fanout::run(&endpoint, process, &plan)?;
+            let report = fanout::run(&endpoint, process, &options)?;
             print(&report, args.target.json)?;
-            Ok(report.holds())
+            Ok(report.is_correct())
         }
         Command::Jobs(args) => {
             let (endpoint, process) = args.target.open()?;
-            let report = jobs::run(&endpoint, process, &args.plan()?)?;
+            let report = jobs::run(&endpoint, process, &args.options()?)?;
             print(&report, args.target.json)?;
-            Ok(report.holds())
+            Ok(report.is_correct())
         }
         Command::Blobs(args) => {
             let server = |url: &str, pid: Option<u32>| {
@@ -399,21 +400,21 @@ fn run(command: Command) -> Result<bool> {
             };
             let peer = args.peer.as_deref().map(|url| server(url, args.peer_pid)).transpose()?;
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-            let plan = blobs::Plan {
+            let options = blobs::Options {
                 bytes: args.bytes as usize,
                 count: args.count as usize,
                 connections: usize::from(args.connections).min(args.count as usize),
                 downloads: args.downloads as usize,
                 seed: args.seed.unwrap_or(now.as_nanos() as u64),
             };
-            let measured = blobs::run(&server(&args.url, args.pid)?, peer.as_ref(), &plan)?;
+            let measured = blobs::run(&server(&args.url, args.pid)?, peer.as_ref(), &options)?;
             print(&measured, args.json)?;
             Ok(true)
         }
         Command::Reconcile(args) => {
             let (endpoint, process) = args.target.open()?;
             let corpus = read(&args.file)?;
-            let plan = reconcile::Plan {
+            let options = reconcile::Options {
                 repeat: args.repeat as usize,
                 missing_permille: args.missing as usize,
                 authors: args.authors as usize,
@@ -422,9 +423,9 @@ fn run(command: Command) -> Result<bool> {
                 seconds: args.seconds,
                 seed: args.seed,
             };
-            let report = reconcile::run(&endpoint, process, &corpus, &plan)?;
+            let report = reconcile::run(&endpoint, process, &corpus, &options)?;
             print(&report, args.target.json)?;
-            Ok(report.holds())
+            Ok(report.is_correct())
         }
         Command::Abuse(args) => {
             if args.target.allow_remote {
@@ -436,7 +437,7 @@ fn run(command: Command) -> Result<bool> {
             if cases.is_empty() {
                 bail!("no such case; there are {:?}", Case::ALL.map(Case::name));
             }
-            let plan = abuse::Plan {
+            let options = abuse::Options {
                 seconds: args.seconds,
                 rest_seconds: 5,
                 addresses: args.addresses,
@@ -444,11 +445,11 @@ fn run(command: Command) -> Result<bool> {
             };
             for case in cases {
                 if let Some(reason) = case.not_on_edge().filter(|_| args.edge) {
-                    let skipped = serde_json::json!([{ "shape": case.name(), "skipped": reason }]);
+                    let skipped = serde_json::json!([{ "case": case.name(), "skipped": reason }]);
                     print(&skipped, args.target.json)?;
                     continue;
                 }
-                let report = abuse::run(&endpoint, process, &[case], &plan)?;
+                let report = abuse::run(&endpoint, process, &[case], &options)?;
                 print(&report, args.target.json)?;
             }
             Ok(true)
@@ -463,7 +464,7 @@ impl Target {
 }
 
 impl JobsArgs {
-    fn plan(&self) -> Result<jobs::Plan> {
+    fn options(&self) -> Result<jobs::Options> {
         let mut agents = self.agents.clone();
         if let Some(path) = &self.agents_file {
             let text =
@@ -471,7 +472,7 @@ impl JobsArgs {
             agents.extend(jobs::read_keys(&text).with_context(|| path.display().to_string())?);
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        Ok(jobs::Plan {
+        Ok(jobs::Options {
             agents,
             kind: self.kind,
             count: self.count as usize,
@@ -479,7 +480,7 @@ impl JobsArgs {
             customers: self.customers.unwrap_or(self.count.div_ceil(50)) as usize,
             input_bytes: self.bytes as usize,
             echo: self.echo,
-            patience: Duration::from_secs(u64::from(self.patience)),
+            timeout: Duration::from_secs(u64::from(self.timeout)),
             seed: self.seed.unwrap_or(now.as_millis() as u64),
         })
     }
@@ -508,7 +509,11 @@ fn lines(out: &mut dyn Write, path: &str, value: &Value) -> io::Result<()> {
             lines(out, &if path.is_empty() { name.clone() } else { format!("{path}.{name}") }, value)
         }),
         Value::Array(list) => list.iter().try_for_each(|value| {
-            let name = value.get("shape").and_then(Value::as_str).unwrap_or("-");
+            let name = ["query", "case", "direction"]
+                .iter()
+                .find_map(|key| value.get(*key))
+                .and_then(Value::as_str)
+                .unwrap_or("-");
             lines(out, name, value)
         }),
         Value::Null => Ok(()),

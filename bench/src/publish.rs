@@ -51,7 +51,7 @@ pub struct Report {
 
 impl Report {
     /// Whether the relay did everything right.
-    pub fn holds(&self) -> bool {
+    pub fn is_correct(&self) -> bool {
         self.refused.is_empty() && self.unanswered == 0 && self.stray_answers == 0 && self.lost == 0
     }
 }
@@ -64,7 +64,7 @@ pub fn run(
     endpoint: &Endpoint,
     process: Option<Process>,
     corpus: &Corpus,
-    plan: &load::Plan,
+    options: &load::Options,
     read_back_max: usize,
 ) -> Result<Report> {
     let events: Vec<(&str, [u8; 32])> =
@@ -72,14 +72,14 @@ pub fn run(
     let bench = Process::new(0);
     let before = process.map(|process| process.usage()).transpose()?;
     let bench_before = bench.usage()?;
-    let outcome = load::publish(endpoint, &events, plan, Instant::now(), &[])?;
+    let outcome = load::publish(endpoint, &events, options, Instant::now(), &[])?;
     let bench_after = bench.usage()?;
     let after = process.map(|process| process.usage()).transpose()?;
 
     let seconds = outcome.time.as_secs_f64();
     let mut report = Report {
-        connections: plan.connections,
-        window: plan.window,
+        connections: options.connections,
+        window: options.window,
         events: events.len(),
         stray_answers: outcome.stray_answers,
         seconds,

@@ -16,7 +16,7 @@ use crate::stats::{Latency, micros, micros_each};
 
 /// Options.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct Options {
     /// Queries of each shape, one after the other.
     pub repeat: usize,
     /// Seed of the values in the filters.
@@ -29,7 +29,7 @@ pub struct Plan {
 #[derive(Debug, Serialize)]
 pub struct ShapeReport {
     /// Its name.
-    pub shape: &'static str,
+    pub query: &'static str,
     /// Queries sent.
     pub queries: usize,
     /// Events received in all.
@@ -55,7 +55,7 @@ pub struct Report {
 
 impl Report {
     /// Whether every answer was right.
-    pub fn holds(&self) -> bool {
+    pub fn is_correct(&self) -> bool {
         self.shapes.iter().all(|shape| shape.wrong_answers == 0)
     }
 }
@@ -63,7 +63,7 @@ impl Report {
 /// Different filters of a shape; they are sent in turn, so that a cache of answers does not help much.
 const VALUES_MAX: usize = 200;
 
-/// Sends `plan.repeat` queries of each of `shapes`.
+/// Sends `options.repeat` queries of each of `shapes`.
 ///
 /// # Errors
 /// If the connection is lost, the relay refuses a query, or `pid` is not there.
@@ -72,18 +72,18 @@ pub fn run(
     process: Option<Process>,
     corpus: &Corpus,
     shapes: &[Shape],
-    plan: &Plan,
+    options: &Options,
 ) -> Result<Report> {
-    if corpus.kept.is_empty() {
+    if corpus.current.is_empty() {
         bail!("the file has no events to query");
     }
     let mut connection = endpoint.connect(64 << 10)?;
     let mut reports = Vec::new();
     for shape in shapes {
-        let mut rng = Rng::new(shape.name(), plan.seed);
+        let mut rng = Rng::new(shape.name(), options.seed);
         let filters: Vec<Filter> =
-            (0..plan.repeat.min(VALUES_MAX)).map(|_| shape.draw(corpus, &mut rng)).collect();
-        reports.push(run_shape(&mut connection, process, corpus, *shape, &filters, plan)?);
+            (0..options.repeat.min(VALUES_MAX)).map(|_| shape.draw(corpus, &mut rng)).collect();
+        reports.push(run_shape(&mut connection, process, corpus, *shape, &filters, options)?);
     }
     let resident_bytes = match process {
         Some(process) => Some(process.usage()?.resident_bytes),
@@ -98,14 +98,14 @@ fn run_shape(
     corpus: &Corpus,
     shape: Shape,
     filters: &[Filter],
-    plan: &Plan,
+    options: &Options,
 ) -> Result<ShapeReport> {
     let expected: Vec<Vec<u32>> = filters.iter().map(|filter| corpus.answer(filter)).collect();
     let requests: Vec<String> = filters.iter().map(|filter| filter.to_json(corpus).to_string()).collect();
-    let mut answers = Vec::with_capacity(plan.repeat);
-    let mut times = Vec::with_capacity(plan.repeat);
+    let mut answers = Vec::with_capacity(options.repeat);
+    let mut times = Vec::with_capacity(options.repeat);
     let before = process.map(|process| process.usage()).transpose()?;
-    for number in 0..plan.repeat {
+    for number in 0..options.repeat {
         let sub = format!("q{number}");
         let frame = format!(r#"["REQ","{sub}",{}]"#, requests[number % requests.len()]);
         let mut answer = Vec::new();
@@ -127,8 +127,8 @@ fn run_shape(
     let after = process.map(|process| process.usage()).transpose()?;
 
     let mut report = ShapeReport {
-        shape: shape.name(),
-        queries: plan.repeat,
+        query: shape.name(),
+        queries: options.repeat,
         events: answers.iter().map(Vec::len).sum(),
         wrong_answers: 0,
         first_wrong: None,
@@ -136,11 +136,11 @@ fn run_shape(
         eose: Latency::of(times),
     };
     if let (Some(before), Some(after)) = (before, after) {
-        report.cpu_us_per_query = micros_each(after.cpu_since(&before), plan.repeat);
+        report.cpu_us_per_query = micros_each(after.cpu_since(&before), options.repeat);
     }
     for (number, answer) in answers.iter().enumerate() {
         let at = number % filters.len();
-        if let Err(why) = check(corpus, &filters[at], &expected[at], answer, plan.lenient) {
+        if let Err(why) = check(corpus, &filters[at], &expected[at], answer, options.lenient) {
             report.wrong_answers += 1;
             report.first_wrong.get_or_insert_with(|| format!("{}: {why}", requests[at]));
         }

@@ -20,7 +20,7 @@ use crate::stats::{Latency, micros, micros_each};
 
 /// Options.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct Options {
     /// Reconciliations of each case after the first, one after the other.
     pub repeat: usize,
     /// Of a thousand events, how many are missing here, and there, in the case that differs.
@@ -114,7 +114,7 @@ pub struct Report {
 
 impl Report {
     /// Whether every difference was right.
-    pub fn holds(&self) -> bool {
+    pub fn is_correct(&self) -> bool {
         self.cases.iter().all(|case| case.wrong == 0)
             && self.others.as_ref().is_none_or(|others| others.failed == 0)
     }
@@ -145,34 +145,39 @@ struct Outcome {
 ///
 /// # Errors
 /// If the connection is lost, the relay refuses a reconciliation or ends it, or `pid` is not there.
-pub fn run(endpoint: &Endpoint, process: Option<Process>, corpus: &Corpus, plan: &Plan) -> Result<Report> {
-    if corpus.kept.is_empty() {
+pub fn run(
+    endpoint: &Endpoint,
+    process: Option<Process>,
+    corpus: &Corpus,
+    options: &Options,
+) -> Result<Report> {
+    if corpus.current.is_empty() {
         bail!("the file has no events to reconcile");
     }
     let mut connection = endpoint.connect(64 << 10)?;
-    let mut rng = Rng::new("reconcile", plan.seed);
-    let mut authors: Vec<u32> = (0..plan.authors.max(1))
-        .map(|_| corpus.events[corpus.kept[rng.below(corpus.kept.len())] as usize].author)
+    let mut rng = Rng::new("reconcile", options.seed);
+    let mut authors: Vec<u32> = (0..options.authors.max(1))
+        .map(|_| corpus.events[corpus.current[rng.below(corpus.current.len())] as usize].author)
         .collect();
     authors.sort_unstable();
     authors.dedup();
     let of_authors = Filter { authors, ..Filter::default() };
     let cases = [
         Case::new("identical", corpus, &Filter::default(), 0, &mut rng)?,
-        Case::new("missing", corpus, &Filter::default(), plan.missing_permille, &mut rng)?,
+        Case::new("missing", corpus, &Filter::default(), options.missing_permille, &mut rng)?,
         Case::new("authors", corpus, &of_authors, 0, &mut rng)?,
     ];
     let mut reports = Vec::new();
     for case in &cases {
-        reports.push(measure(&mut connection, process, case, plan)?);
+        reports.push(measure(&mut connection, process, case, options)?);
     }
     let sessions = match process {
-        Some(process) if plan.sessions > 0 => Some(hold_open(endpoint, process, &cases[1], plan)?),
+        Some(process) if options.sessions > 0 => Some(hold_open(endpoint, process, &cases[1], options)?),
         _ => None,
     };
-    let others = match plan.seconds {
+    let others = match options.seconds {
         0 => None,
-        seconds => Some(beside(endpoint, &mut connection, &cases[1], seconds, plan)?),
+        seconds => Some(beside(endpoint, &mut connection, &cases[1], seconds, options)?),
     };
     let resident_bytes =
         process.map(|process| process.usage()).transpose()?.map(|usage| usage.resident_bytes);
@@ -209,16 +214,16 @@ impl Case {
         Ok(Case { name, filter: filter.to_json(corpus), events: answer.len(), items, only_here, only_there })
     }
 
-    fn negentropy(&self, plan: &Plan) -> Result<Negentropy<'_, NegentropyStorageVector>> {
-        Ok(Negentropy::new(Storage::Borrowed(&self.items), plan.message_bytes_max)?)
+    fn negentropy(&self, options: &Options) -> Result<Negentropy<'_, NegentropyStorageVector>> {
+        Ok(Negentropy::new(Storage::Borrowed(&self.items), options.message_bytes_max)?)
     }
 
     fn opening(&self, name: &str, message: &[u8]) -> String {
         json!(["NEG-OPEN", name, self.filter, hex::encode(message)]).to_string()
     }
 
-    fn reconcile(&self, connection: &mut Connection, name: &str, plan: &Plan) -> Result<Outcome> {
-        let mut negentropy = self.negentropy(plan)?;
+    fn reconcile(&self, connection: &mut Connection, name: &str, options: &Options) -> Result<Outcome> {
+        let mut negentropy = self.negentropy(options)?;
         let mut outcome = Outcome::default();
         let mut frame = self.opening(name, &negentropy.initiate()?);
         loop {
@@ -275,21 +280,21 @@ fn measure(
     connection: &mut Connection,
     process: Option<Process>,
     case: &Case,
-    plan: &Plan,
+    options: &Options,
 ) -> Result<CaseReport> {
-    let first = case.reconcile(connection, "first", plan)?;
+    let first = case.reconcile(connection, "first", options)?;
     let mut wrong = usize::from(!case.is_right(&first));
-    let mut waits = Vec::with_capacity(plan.repeat);
+    let mut waits = Vec::with_capacity(options.repeat);
     let before = process.map(|process| process.usage()).transpose()?;
-    for number in 0..plan.repeat {
-        let outcome = case.reconcile(connection, &format!("n{number}"), plan)?;
+    for number in 0..options.repeat {
+        let outcome = case.reconcile(connection, &format!("n{number}"), options)?;
         wrong += usize::from(!case.is_right(&outcome));
         waits.push(micros(outcome.wait));
     }
     let after = process.map(|process| process.usage()).transpose()?;
     let cpu_ms = match (before, after) {
         (Some(before), Some(after)) => {
-            micros_each(after.cpu_since(&before), plan.repeat).map(|micros| micros / 1_000.0)
+            micros_each(after.cpu_since(&before), options.repeat).map(|micros| micros / 1_000.0)
         }
         _ => None,
     };
@@ -309,11 +314,11 @@ fn measure(
 }
 
 /// Opens reconciliations, waits for the first answer of each, and goes no further.
-fn hold_open(endpoint: &Endpoint, process: Process, case: &Case, plan: &Plan) -> Result<Sessions> {
+fn hold_open(endpoint: &Endpoint, process: Process, case: &Case, options: &Options) -> Result<Sessions> {
     let resident_bytes_before = process.usage()?.resident_bytes;
-    let message = case.negentropy(plan)?.initiate()?;
+    let message = case.negentropy(options)?.initiate()?;
     let mut connections = Vec::new();
-    for number in 0..plan.sessions {
+    for number in 0..options.sessions {
         if number % SESSIONS_PER_CONNECTION == 0 {
             connections.push(endpoint.connect(16 << 10)?);
         }
@@ -325,10 +330,10 @@ fn hold_open(endpoint: &Endpoint, process: Process, case: &Case, plan: &Plan) ->
     let resident_bytes = process.usage()?.resident_bytes;
     let difference = resident_bytes as i64 - resident_bytes_before as i64;
     Ok(Sessions {
-        open: plan.sessions,
+        open: options.sessions,
         resident_bytes_before,
         resident_bytes,
-        bytes_each: difference / plan.sessions.max(1) as i64,
+        bytes_each: difference / options.sessions.max(1) as i64,
     })
 }
 
@@ -338,17 +343,17 @@ fn beside(
     connection: &mut Connection,
     case: &Case,
     seconds: u32,
-    plan: &Plan,
+    options: &Options,
 ) -> Result<Others> {
     let time = Duration::from_secs(u64::from(seconds));
-    let mut probe = Probe::new(endpoint, plan.seed)?;
+    let mut probe = Probe::new(endpoint, options.seed)?;
     let calm = probe.run(Instant::now() + time);
     let end = Instant::now() + time;
     let (seen, reconciliations) = thread::scope(|scope| {
         let probing = scope.spawn(|| probe.run(end));
         let mut reconciliations = 0;
         while Instant::now() < end {
-            case.reconcile(connection, &format!("b{reconciliations}"), plan)?;
+            case.reconcile(connection, &format!("b{reconciliations}"), options)?;
             reconciliations += 1;
         }
         let seen = probing.join().map_err(|_| anyhow::anyhow!("the honest client panicked"))?;

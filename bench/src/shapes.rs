@@ -86,7 +86,7 @@ impl Shape {
 }
 
 fn random<'a>(corpus: &'a Corpus, rng: &mut Rng) -> &'a crate::corpus::Entry {
-    &corpus.events[corpus.kept[rng.below(corpus.kept.len())] as usize]
+    &corpus.events[corpus.current[rng.below(corpus.current.len())] as usize]
 }
 
 /// Up to `wanted` different authors.

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use allocation_counter::measure;
-use relay_bench::generate::Plan;
-use relay_engine::relay::{Config, LiveEvent, Peer, Relay, commit};
-use relay_engine::store::{MemoryBackend, Seq, Taken, TermClasses};
+use relay_bench::generate::Options;
+use relay_engine::relay::{ClientInfo, Config, LiveEvent, Relay, commit};
+use relay_engine::store::{MemoryBackend, RemovedEvents, Seq, TermClasses};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::{Claim, Libsecp256k1, Schnorr, Verifier};
 use relay_engine::wire::{ClientMessage, parse_client_message, parse_event};
 
 fn messages(count: usize) -> Vec<String> {
-    let events = Plan { count, ..Plan::default() }.events(2);
+    let events = Options { count, ..Options::default() }.events(2);
     events.into_iter().map(|event| format!(r#"["EVENT",{event}]"#)).collect()
 }
 
@@ -65,7 +65,7 @@ impl Verifier for Late {
         Libsecp256k1.verify(claims, valid);
     }
 
-    fn hashes_batches(&self) -> bool {
+    fn prefers_batch_hashing(&self) -> bool {
         true
     }
 }
@@ -83,10 +83,10 @@ fn few_allocations_with_the_batch_verifier() {
 
 fn count_steps(verifier: Arc<dyn Verifier>, verify_max: f64) {
     let messages = messages(BATCH * (WARM_UP + 4));
-    let now = Now::from_seconds(Plan::default().now + 60);
+    let now = Now::from_seconds(Options::default().now + 60);
     let store = MemoryBackend::new(TermClasses { all: true, author_kind: true });
     let mut relay = Relay::new(Arc::new(Config::default()), store, Arc::clone(&verifier), [7; 32]);
-    let conn = relay.connect(now, Peer::default()).expect("room for one");
+    let conn = relay.connect(now, ClientInfo::default()).expect("room for one");
     let mut sum = PerEvent::default();
     let mut accepted = 0;
     for (round, batch) in messages.chunks(BATCH).enumerate() {
@@ -102,7 +102,7 @@ fn count_steps(verifier: Arc<dyn Verifier>, verify_max: f64) {
         let unchecked = relay.poll_verify(now, true).expect("a batch");
         let mut unchecked = Some(unchecked);
         let mut checked = None;
-        counts(&mut sum.verify, &mut || checked = unchecked.take().map(|batch| batch.check(&*verifier)));
+        counts(&mut sum.verify, &mut || checked = unchecked.take().map(|batch| batch.verify(&*verifier)));
         counts(&mut sum.verified, &mut || relay.handle_verified(now, checked.take().expect("checked above")));
         // The store's own work is not the machine's.
         let commits = std::iter::from_fn(|| relay.poll_commit()).collect();
@@ -133,21 +133,21 @@ fn count_steps(verifier: Arc<dyn Verifier>, verify_max: f64) {
 /// What fits into a step is delivered without a copy of the event or of the list of its subscriptions.
 #[test]
 fn a_live_delivery_allocates_nothing_but_for_what_has_to_wait() {
-    let now = Now::from_seconds(Plan::default().now + 60);
+    let now = Now::from_seconds(Options::default().now + 60);
     let mut relay =
         Relay::new(Arc::new(Config::default()), MemoryBackend::default(), Arc::new(Libsecp256k1), [7; 32]);
     let conns: Vec<_> =
-        (0..10).map(|_| relay.connect(now, Peer::default()).expect("there is room")).collect();
+        (0..10).map(|_| relay.connect(now, ClientInfo::default()).expect("there is room")).collect();
     for (sub, conn) in (0..50).flat_map(|sub| conns.iter().map(move |conn| (sub, *conn))) {
         relay.handle_text(now, conn, format!(r#"["REQ","{sub}",{{}}]"#).as_bytes());
         while relay.work(now) {}
     }
-    let events = Plan { count: 26, ..Plan::default() }.events(1);
+    let events = Options { count: 26, ..Options::default() }.events(1);
     let live: Vec<LiveEvent> = (1..)
         .zip(&events)
         .map(|(seq, json)| {
             let event = parse_event(json.as_bytes()).expect("it is well-formed").to_event();
-            LiveEvent { seq: Some(Seq(seq)), event, publisher: None, taken: Taken::NOTHING }
+            LiveEvent { seq: Some(Seq(seq)), event, publisher_address: None, removed: RemovedEvents::NOTHING }
         })
         .collect();
     let drained = |relay: &mut Relay<MemoryBackend>| {
@@ -171,7 +171,7 @@ fn a_live_delivery_allocates_nothing_but_for_what_has_to_wait() {
     // From here on only the growth of the outboxes is counted, which is the same both times.
     let growth = one_by_one(&mut relay, &live[10..18]);
     assert_eq!(drained(&mut relay), 8 * 500);
-    // 8,000 rows are more than a step. The queue is one allocation, and no list of subscriptions is copied.
+    // A cost of 8,000 is more than a step. The queue is one allocation, and no list of subscriptions is copied.
     let counted = measure(|| {
         relay.handle_live(now, &live[18..]);
         while relay.work(now) {}

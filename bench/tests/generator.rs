@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use relay_bench::generate::Plan;
+use relay_bench::generate::Options;
 use relay_bench::hex;
 use secp256k1::{XOnlyPublicKey, schnorr};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-fn small() -> Plan {
-    Plan { count: 3_000, ..Plan::default() }
+fn small() -> Options {
+    Options { count: 3_000, ..Options::default() }
 }
 
 fn parse(lines: &[String]) -> Vec<Value> {
@@ -18,7 +18,7 @@ fn parse(lines: &[String]) -> Vec<Value> {
 
 #[test]
 fn every_id_and_signature_is_valid() {
-    for event in parse(&(Plan { count: 600, ..small() }).events(2)) {
+    for event in parse(&(Options { count: 600, ..small() }).events(2)) {
         let hashed =
             json!([0, event["pubkey"], event["created_at"], event["kind"], event["tags"], event["content"]]);
         let id: [u8; 32] = Sha256::digest(hashed.to_string()).into();
@@ -35,7 +35,7 @@ fn every_id_and_signature_is_valid() {
 
 #[test]
 fn lines_are_canonical() {
-    for line in (Plan { count: 600, ..small() }).events(1) {
+    for line in (Options { count: 600, ..small() }).events(1) {
         let event: Value = serde_json::from_str(&line).unwrap();
         let text = |name: &str| event[name].to_string();
         let [id, pubkey, created_at, kind, tags, content, sig] =
@@ -49,11 +49,11 @@ fn lines_are_canonical() {
 
 #[test]
 fn one_seed_gives_the_same_bytes_on_any_number_of_threads() {
-    let plan = Plan { count: 400, ..small() };
-    let lines = plan.events(1);
-    assert_eq!(lines, plan.events(3));
+    let options = Options { count: 400, ..small() };
+    let lines = options.events(1);
+    assert_eq!(lines, options.events(3));
     let mut written = Vec::new();
-    assert_eq!(plan.write(2, &mut written).unwrap(), written.len() as u64);
+    assert_eq!(options.write(2, &mut written).unwrap(), written.len() as u64);
     assert_eq!(written, (lines.join("\n") + "\n").as_bytes());
     // Recorded figures name a seed, so a change of the generator must be noticed.
     assert_eq!(
@@ -61,8 +61,8 @@ fn one_seed_gives_the_same_bytes_on_any_number_of_threads() {
         "eca75496a03348e024095ff2b06daff0688548c14638442a79ea5d3ac46a46ea"
     );
 
-    assert_ne!(lines, Plan { seed: 2, ..plan.clone() }.events(1));
-    let other_stream = Plan { stream: 1, ..plan.clone() }.events(1);
+    assert_ne!(lines, Options { seed: 2, ..options.clone() }.events(1));
+    let other_stream = Options { sequence: 1, ..options.clone() }.events(1);
     assert!(lines.iter().all(|line| !other_stream.contains(line)));
     let authors = |lines: &[String]| -> HashSet<String> {
         parse(lines).iter().map(|event| event["pubkey"].to_string()).collect()
@@ -72,8 +72,8 @@ fn one_seed_gives_the_same_bytes_on_any_number_of_threads() {
 
 #[test]
 fn kinds_sizes_and_times_are_as_calibrated() {
-    let plan = Plan { count: 20_000, ..small() };
-    let lines = plan.events(2);
+    let options = Options { count: 20_000, ..small() };
+    let lines = options.events(2);
     let mean = lines.iter().map(String::len).sum::<usize>() / lines.len();
     assert!((640..720).contains(&mean), "{mean} bytes on average");
 
@@ -81,8 +81,8 @@ fn kinds_sizes_and_times_are_as_calibrated() {
     let mut kinds: HashMap<u64, usize> = HashMap::new();
     for event in &events {
         *kinds.entry(event["kind"].as_u64().unwrap()).or_default() += 1;
-        let age = plan.now - event["created_at"].as_u64().unwrap();
-        assert!(age <= plan.days * 86_400, "{age}");
+        let age = options.now - event["created_at"].as_u64().unwrap();
+        assert!(age <= options.days * 86_400, "{age}");
     }
     let wanted = [(1, 60), (7, 25), (6, 5), (0, 4), (9735, 2), (30023, 2), (10002, 1), (3, 1)];
     for (kind, percent) in wanted {
@@ -124,13 +124,14 @@ fn references_point_at_earlier_notes_of_the_file() {
 
 #[test]
 fn a_stream_of_no_days_is_the_last_minute_in_order() {
-    let plan = Plan { days: 0, count: 500, ..Plan::default() };
+    let options = Options { days: 0, count: 500, ..Options::default() };
     let times: Vec<u64> =
-        parse(&plan.events(1)).iter().map(|event| event["created_at"].as_u64().unwrap()).collect();
+        parse(&options.events(1)).iter().map(|event| event["created_at"].as_u64().unwrap()).collect();
     assert!(times.is_sorted());
-    assert_eq!((times[0], times[499]), (plan.now - 59, plan.now));
+    assert_eq!((times[0], times[499]), (options.now - 59, options.now));
     // So many in a minute would contain duplicates if they were not drawn again.
-    let plan = Plan { days: 0, count: 6_000, ..Plan::default() };
-    let ids: HashSet<String> = parse(&plan.events(2)).iter().map(|event| event["id"].to_string()).collect();
+    let options = Options { days: 0, count: 6_000, ..Options::default() };
+    let ids: HashSet<String> =
+        parse(&options.events(2)).iter().map(|event| event["id"].to_string()).collect();
     assert_eq!(ids.len(), 6_000);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use relay_bench::client::{Connection, Endpoint};
 use relay_bench::generate::Author;
 use relay_bench::hex;
-use relay_bench::jobs::{self, Plan, Report};
+use relay_bench::jobs::{self, Options, Report};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -124,8 +124,8 @@ impl Machine {
     }
 }
 
-fn plan(agents: Vec<[u8; 32]>) -> Plan {
-    Plan {
+fn options(agents: Vec<[u8; 32]>) -> Options {
+    Options {
         agents,
         kind: 5050,
         count: 60,
@@ -133,21 +133,21 @@ fn plan(agents: Vec<[u8; 32]>) -> Plan {
         customers: 3,
         input_bytes: 80,
         echo: true,
-        patience: Duration::from_secs(2),
+        timeout: Duration::from_secs(2),
         seed: 5,
     }
 }
 
 fn ordered(flaw: Flaw) -> Report {
     let url = common::start(common::Fault::None);
-    let plan = plan(vec![Machine::start(&url, flaw, 0)]);
-    jobs::run(&Endpoint::new(&url, false).unwrap(), None, &plan).unwrap()
+    let options = options(vec![Machine::start(&url, flaw, 0)]);
+    jobs::run(&Endpoint::new(&url, false).unwrap(), None, &options).unwrap()
 }
 
 #[test]
 fn a_right_machine_passes() {
     let report = ordered(Flaw::None);
-    assert!(report.holds(), "{report:?}");
+    assert!(report.is_correct(), "{report:?}");
     assert_eq!((report.jobs, report.results, report.customers, report.verified), (60, 60, 3, 120));
     assert_eq!(report.same_second, 0);
     let times = [&report.request_to_ok, &report.request_to_feedback, &report.request_to_result];
@@ -159,8 +159,8 @@ fn a_right_machine_passes() {
 fn many_machines_share_the_requests() {
     let url = common::start(common::Fault::None);
     let agents = (0..7).map(|number| Machine::start(&url, Flaw::None, number)).collect();
-    let report = jobs::run(&Endpoint::new(&url, false).unwrap(), None, &plan(agents)).unwrap();
-    assert!(report.holds(), "{report:?}");
+    let report = jobs::run(&Endpoint::new(&url, false).unwrap(), None, &options(agents)).unwrap();
+    assert!(report.is_correct(), "{report:?}");
     assert_eq!((report.agents, report.results), (7, 60));
 }
 
@@ -170,7 +170,7 @@ type Faults = fn(&Report) -> usize;
 /// Three of sixty requests meet the flaw; `faults` are those of the report.
 fn check(flaw: Flaw, faults: Faults) {
     let report = ordered(flaw);
-    assert!(!report.holds(), "{flaw:?} {report:?}");
+    assert!(!report.is_correct(), "{flaw:?} {report:?}");
     assert_eq!(faults(&report), 3, "{flaw:?} {report:?}");
 }
 
@@ -178,14 +178,14 @@ fn check(flaw: Flaw, faults: Faults) {
 fn each_flaw_is_detected() {
     let cases: [(Flaw, Faults); 13] = [
         (Flaw::NoAnswer, |report| report.unanswered),
-        (Flaw::TwoResults, |report| report.surplus),
-        (Flaw::TwiceTheSame, |report| report.surplus),
+        (Flaw::TwoResults, |report| report.duplicate),
+        (Flaw::TwiceTheSame, |report| report.duplicate),
         (Flaw::OtherContent, |report| report.wrong),
         (Flaw::OtherKind, |report| report.unanswered),
         // Of each, feedback and result.
         (Flaw::OtherAuthor, |report| report.wrong / 2),
         (Flaw::OtherCustomer, |report| report.wrong / 2),
-        (Flaw::NoRequestNamed, |report| report.stray / 2),
+        (Flaw::NoRequestNamed, |report| report.unexpected / 2),
         (Flaw::Error, |report| report.failed["error: no model"]),
         (Flaw::PaymentRequired, |report| report.failed["payment-required: "]),
         (Flaw::LateFeedback, |report| report.late_feedback),
@@ -202,16 +202,16 @@ fn each_flaw_is_detected() {
 #[test]
 fn results_as_old_as_their_feedback_are_counted_and_no_fault() {
     let report = ordered(Flaw::SameSecond);
-    assert!(report.holds(), "{report:?}");
+    assert!(report.is_correct(), "{report:?}");
     assert_eq!(report.same_second, 3);
 }
 
 #[test]
 fn a_request_that_the_relay_refuses_is_no_lost_job() {
     let url = common::start(common::Fault::Refuses);
-    let plan = plan(vec![Machine::start(&url, Flaw::None, 0)]);
-    let report = jobs::run(&Endpoint::new(&url, false).unwrap(), None, &plan).unwrap();
-    assert!(!report.holds());
+    let options = options(vec![Machine::start(&url, Flaw::None, 0)]);
+    let report = jobs::run(&Endpoint::new(&url, false).unwrap(), None, &options).unwrap();
+    assert!(!report.is_correct());
     // Of fifty events that are published, one is refused, requests and answers alike.
     assert!(report.refused.values().sum::<usize>() + report.unanswered > 0, "{report:?}");
 }

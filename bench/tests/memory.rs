@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use allocation_counter::measure;
-use relay_engine::relay::{Config, Peer, Relay};
+use relay_engine::relay::{ClientInfo, Config, Relay};
 use relay_engine::store::MemoryBackend;
 use relay_engine::types::Now;
 use relay_engine::verify::Libsecp256k1;
@@ -69,7 +69,7 @@ fn filters_take_no_more_than_they_are_charged_and_leave_nothing() {
         let mut sent = 0;
         let kept = measure(|| {
             for number in 0..CONNECTIONS {
-                let conn = relay.connect(NOW, Peer::default()).expect("there is room");
+                let conn = relay.connect(NOW, ClientInfo::default()).expect("there is room");
                 conns.push(conn);
                 for sub in 0..SUBSCRIPTIONS {
                     let text = format!(r#"["REQ","{sub}",{}]"#, shape(number * SUBSCRIPTIONS + sub));

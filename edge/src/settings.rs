@@ -43,7 +43,7 @@ const SHARD_VALUES_MAX: usize = 120_000;
 /// Most bytes of output that wait for all readers, in the machine and in sockets.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 32 << 20;
 /// Most cost of a step: an object has one thread, and takes several times a native shard's time for a unit.
-const SCAN_COST_MAX: usize = 250;
+const STEP_COST_MAX: usize = 250;
 /// What sending a frame costs: each is a call of JavaScript and a message of workerd, measured at 4 to 5.5 us of CPU for
 /// up to 500 bytes and at 13 for 5,000.
 const FRAME_COST: usize = 5;
@@ -332,7 +332,7 @@ impl Settings {
             return Err("limits.outbox_pause_bytes: is above limits.outbox_bytes_max".into());
         }
         for (name, value) in [
-            ("limits.scan_cost_max", limits.scan_cost_max),
+            ("limits.step_cost_max", limits.step_cost_max),
             ("limits.verify_batch_max", limits.verify_batch_max),
             ("limits.in_flight_events_max", limits.in_flight_events_max),
             ("limits.deferred_messages_max", limits.deferred_messages_max),
@@ -356,7 +356,7 @@ impl Settings {
         limits.shard_outbox_bytes_max = limits.shard_outbox_bytes_max.min(OUTPUT_BYTES_MAX);
         limits.filter_values_max = limits.filter_values_max.min(REQUEST_VALUES_MAX);
         limits.in_flight_bytes_max = limits.in_flight_bytes_max.min(IN_FLIGHT_BYTES_MAX);
-        limits.scan_cost_max = limits.scan_cost_max.min(SCAN_COST_MAX);
+        limits.step_cost_max = limits.step_cost_max.min(STEP_COST_MAX);
         limits.deferred_bytes_max = limits.deferred_bytes_max.min(DEFERRED_BYTES_MAX);
         limits.query_bytes_max = limits.query_bytes_max.min(QUERY_BYTES_MAX);
         limits.neg_sets_bytes_max = limits.neg_sets_bytes_max.min(NEG_SETS_BYTES_MAX);
@@ -452,7 +452,7 @@ mod tests {
         assert_eq!((limits.shard_outbox_bytes_max, limits.shard_filter_bytes_max), (32 << 20, 36 << 20));
         assert_eq!(limits.filter_values_max, 19_900);
         assert_eq!(limits.in_flight_bytes_max, 16 << 20);
-        assert_eq!(limits.scan_cost_max, 250);
+        assert_eq!(limits.step_cost_max, 250);
         assert_eq!(limits.deferred_bytes_max, 8 << 20);
         assert_eq!(limits.query_bytes_max, 16 << 20);
         assert_eq!(limits.neg_sets_bytes_max, 8 << 20);

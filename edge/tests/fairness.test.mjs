@@ -10,7 +10,7 @@ const CONNECTIONS = 20
 let relay
 before(async () => {
   // A scan of all events takes forty steps.
-  relay = await startWorkerd({ config: { limits: { scan_cost_max: EVENTS / 40, requests_per_minute_max: 0 } } })
+  relay = await startWorkerd({ config: { limits: { step_cost_max: EVENTS / 40, requests_per_minute_max: 0 } } })
   const client = await Client.open(relay.url)
   const begun = now()
   for (let n = 0; n < EVENTS; n += 50) {

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use relay_engine::relay::{Config, ConnId, Output, Peer, Relay};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Output, Relay};
 use relay_engine::store::{MemoryBackend, TermClasses};
 use relay_engine::types::Now;
 use relay_engine::verify::Libsecp256k1;
@@ -30,7 +30,7 @@ pub(crate) fn serve(listener: &TcpListener, goes_on: impl Fn() -> bool) -> std::
         while let Ok((stream, _)) = listener.accept() {
             let Ok(mut socket) = tungstenite::accept(stream) else { continue };
             socket.get_mut().set_nonblocking(true)?;
-            relay.connect(now, Peer::default()).map(|conn| sockets.insert(conn, socket));
+            relay.connect(now, ClientInfo::default()).map(|conn| sockets.insert(conn, socket));
         }
         for (conn, socket) in &mut sockets {
             while relay.wants_input(*conn) {

@@ -1,4 +1,5 @@
-//! What a match costs: the live index beside «one anchor and a full check», on the same filters and events.
+//! What a match costs: the live index beside a baseline, one indexed condition and then `Filter::matches`, on the same
+//! filters and events.
 //!
 //! `cargo run --release -p relay-engine --features testing --example match_cost -- [filters]... [mix]...`
 //!

@@ -9,7 +9,7 @@
 //! | [`types`] | ids, events, filters, kinds, limits: parsed once, then trusted |
 //! | [`wire`] | the borrowed-slice NIP-01 parser, canonical form, errors with offset |
 //! | [`verify`] | batches of signature checks and the [`verify::Verifier`] trait; the only place that makes [`verify::Verified`] |
-//! | [`policy`] | admission, NIP-42, rates |
+//! | [`policy`] | admission, NIP-42, the read guard, rates and connections by client address |
 //! | [`index`] | live subscriptions, inverted by id, author, kind and tag |
 //! | [`sql`] | the connection to SQLite that hosts implement |
 //! | [`store`] | the [`store::Backend`] trait, the put and scan planners, the memory and SQL backends |

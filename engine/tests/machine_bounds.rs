@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Relay, commit};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::testing::{drained, settle};
@@ -14,7 +14,7 @@ const NOW: Now = Now::from_seconds(1_700_000_000);
 fn relay(limits: Limits) -> (Relay<MemoryBackend>, ConnId) {
     let config = Config { limits, ..Config::default() };
     let mut relay = Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32]);
-    let conn = relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let conn = relay.connect(NOW, ClientInfo::default()).expect("a connection is free");
     (relay, conn)
 }
 
@@ -37,7 +37,7 @@ fn copies_of_an_event_in_flight_count() {
     assert_eq!(sent_until_full(&mut relay, conn, &message), 5);
     let batch = relay.poll_verify(NOW, true).expect("a batch");
     assert_eq!(batch.len(), 1);
-    relay.handle_verified(NOW, batch.check(&Libsecp256k1));
+    relay.handle_verified(NOW, batch.verify(&Libsecp256k1));
     let changes = relay.poll_commit().expect("a commit");
     let reply = commit(relay.store(), NOW, vec![changes]).replies.pop().expect("a reply");
     relay.handle_committed(NOW, reply);
@@ -100,8 +100,9 @@ fn a_message_that_waits_is_parsed_once() {
 fn messages_that_wait_have_a_bound_together() {
     const BYTES_MAX: usize = 1_000_000;
     let (mut relay, first) = relay(Limits { deferred_bytes_max: BYTES_MAX, ..Limits::default() });
-    let connect =
-        |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let connect = |relay: &mut Relay<MemoryBackend>| {
+        relay.connect(NOW, ClientInfo::default()).expect("a connection is free")
+    };
     let values = vec!["\"a value\""; 100].join(",");
     let text = format!(r##"["REQ","sub",{{"#t":[{values}]}}]"##);
     let mut conns = vec![first];
@@ -138,10 +139,10 @@ fn messages_that_wait_have_a_bound_together() {
     }
 }
 
-/// A connection may also have few requests with many steps: the next waits until one of them is done.
+/// The number of requests with many steps of a connection is limited too: the next waits until one of them is done.
 #[test]
-fn a_connection_may_have_few_long_requests() {
-    let (mut relay, conn) = relay(Limits { scan_cost_max: 1, ..Limits::default() });
+fn long_requests_of_a_connection_are_limited() {
+    let (mut relay, conn) = relay(Limits { step_cost_max: 1, ..Limits::default() });
     for serial in 0..200 {
         let event = event(&key(1)).at(NOW.seconds() - serial).sign();
         relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
@@ -184,8 +185,9 @@ fn ask(
 #[test]
 fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
     let (mut relay, first) = relay(Limits { shard_values_max: 12_000, ..Limits::default() });
-    let join =
-        |relay: &mut Relay<MemoryBackend>| relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let join = |relay: &mut Relay<MemoryBackend>| {
+        relay.connect(NOW, ClientInfo::default()).expect("a connection is free")
+    };
     let second = join(&mut relay);
     let refusal = |id: &str, free: usize| {
         let message = match free {
@@ -268,7 +270,7 @@ fn a_commit_ends_at_a_mebibyte() {
     }
     let batch = relay.poll_verify(NOW, true).expect("a batch");
     assert_eq!(batch.len(), 10);
-    relay.handle_verified(NOW, batch.check(&Libsecp256k1));
+    relay.handle_verified(NOW, batch.verify(&Libsecp256k1));
     let mut lens = Vec::new();
     while let Some(changes) = relay.poll_commit() {
         lens.push(changes.len());
@@ -284,7 +286,7 @@ fn a_commit_ends_at_a_mebibyte() {
 /// What a closed connection had waiting was never taken off the total, and at last no connection was read that had to wait.
 #[test]
 fn a_closed_connection_gives_back_what_it_had_waiting() {
-    let (mut relay, conn) = relay(Limits { bad_messages_max: 3, ..Limits::default() });
+    let (mut relay, conn) = relay(Limits { malformed_messages_max: 3, ..Limits::default() });
     relay.handle_text(NOW, conn, br#"["REQ","a",{"kinds":[1]}]"#);
     relay.handle_text(NOW, conn, br#"["REQ","b",{"kinds":[1]}]"#);
     assert!(relay.metrics().deferred_bytes > 0);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_engine::relay::{Commit, Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{ClientInfo, Commit, Config, ConnId, Relay, commit};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::drained;
 use relay_engine::testing::signing::{event, key};
@@ -21,7 +21,9 @@ fn new_relay(limits: Limits) -> Machine {
 }
 
 fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {
-    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
+    relay
+        .connect(NOW, ClientInfo { address: Some(address), ..ClientInfo::default() })
+        .expect("a connection is free")
 }
 
 /// Sends an event with `tags` tags; `serial` makes it a different one.
@@ -33,7 +35,7 @@ fn send(relay: &mut Machine, conn: ConnId, serial: u64, tags: usize) {
 
 fn verify(relay: &mut Machine) {
     while let Some(batch) = relay.poll_verify(NOW, true) {
-        relay.handle_verified(NOW, batch.check(&Libsecp256k1));
+        relay.handle_verified(NOW, batch.verify(&Libsecp256k1));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay, TopCosts};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Relay, TopCosts};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::signing::{Signed, event, key};
 use relay_engine::testing::{drained, settle};
@@ -22,7 +22,7 @@ fn new_relay() -> Machine {
 }
 
 fn connect(relay: &mut Machine, address: Option<ClientAddress>) -> ConnId {
-    relay.connect(NOW, Peer { address, ..Peer::default() }).expect("a connection is free")
+    relay.connect(NOW, ClientInfo { address, ..ClientInfo::default() }).expect("a connection is free")
 }
 
 fn publish(relay: &mut Machine, conn: ConnId, event: &Signed) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Progress, Relay};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Progress, Relay};
 use relay_engine::store::{MemoryBackend, Seq};
 use relay_engine::testing::signing::{Signed, event, key};
 use relay_engine::testing::{drained, settle};
@@ -22,14 +22,14 @@ fn relay_with(config: Config) -> Machine {
     Relay::new(Arc::new(config), Rc::default(), Arc::new(Libsecp256k1), [1; 32])
 }
 
-fn relay_of_rows(scan_cost_max: usize) -> Machine {
+fn relay_with_step_cost(step_cost_max: usize) -> Machine {
     let (outbox_pause_bytes, outbox_bytes_max) = (64 << 20, 64 << 20);
-    let limits = Limits { scan_cost_max, outbox_pause_bytes, outbox_bytes_max, ..Limits::default() };
+    let limits = Limits { step_cost_max, outbox_pause_bytes, outbox_bytes_max, ..Limits::default() };
     relay_with(Config { limits, ..Config::default() })
 }
 
 fn connect(relay: &mut Machine) -> ConnId {
-    relay.connect(NOW, Peer::default()).expect("a connection is free")
+    relay.connect(NOW, ClientInfo::default()).expect("a connection is free")
 }
 
 fn send(relay: &mut Machine, conn: ConnId, text: &str) {
@@ -98,17 +98,17 @@ fn check_received(relay: &mut Machine, conns: &[ConnId], subs: usize, contents: 
     }
 }
 
-/// It was one turn of 20,000 rows, during which nobody else was served.
+/// It was one turn with a cost of 20,000, during which nobody else was served.
 #[test]
 fn an_event_to_ten_thousand_subscriptions_takes_many_steps() {
-    // On the edge a frame costs six rows more.
-    for (frame_cost, rows_max) in [(0, 2_000), (6, 250)] {
-        let limits = Limits { scan_cost_max: rows_max, ..Limits::default() };
+    // On the edge a frame costs six more.
+    for (frame_cost, cost_max) in [(0, 2_000), (6, 250)] {
+        let limits = Limits { step_cost_max: cost_max, ..Limits::default() };
         let mut relay = relay_with(Config { limits, frame_cost, ..Config::default() });
         let readers = readers(&mut relay, 40, 250);
         let publisher = connect(&mut relay);
         let (mut sent, mut steps) = (relay.metrics().sent_event, 0);
-        let sent_max = (rows_max / (1 + frame_cost) + 1) as u64;
+        let sent_max = (cost_max / (1 + frame_cost) + 1) as u64;
         publish(&mut relay, publisher, &[note("a"), note("b")]);
         while is_waiting(&relay) {
             let now_sent = relay.metrics().sent_event;
@@ -126,7 +126,7 @@ fn an_event_to_ten_thousand_subscriptions_takes_many_steps() {
 
 #[test]
 fn what_fits_into_a_step_is_delivered_at_once() {
-    let mut relay = relay_of_rows(2_000);
+    let mut relay = relay_with_step_cost(2_000);
     let readers = readers(&mut relay, 9, 100);
     let publisher = connect(&mut relay);
     publish(&mut relay, publisher, &[note("a"), ephemeral("b")]);
@@ -139,7 +139,7 @@ fn what_fits_into_a_step_is_delivered_at_once() {
 #[test]
 fn the_events_of_a_batch_share_a_step() {
     for kind in [1, 20_001] {
-        let mut relay = relay_of_rows(2_000);
+        let mut relay = relay_with_step_cost(2_000);
         let readers = readers(&mut relay, 4, 200);
         let publisher = connect(&mut relay);
         let before = relay.metrics().sent_event;
@@ -159,7 +159,7 @@ fn the_events_of_a_batch_share_a_step() {
 
 #[test]
 fn others_are_answered_between_the_steps() {
-    let mut relay = relay_of_rows(100);
+    let mut relay = relay_with_step_cost(100);
     let readers = readers(&mut relay, 20, 100);
     let (publisher, other) = (connect(&mut relay), connect(&mut relay));
     let first = note("a");
@@ -184,7 +184,7 @@ fn others_are_answered_between_the_steps() {
 /// Requests without end do not stop a delivery.
 #[test]
 fn deliveries_take_every_other_step() {
-    let mut relay = relay_of_rows(100);
+    let mut relay = relay_with_step_cost(100);
     let readers = readers(&mut relay, 10, 100);
     let (publisher, other) = (connect(&mut relay), connect(&mut relay));
     publish(&mut relay, publisher, &[note("a")]);
@@ -194,13 +194,13 @@ fn deliveries_take_every_other_step() {
         relay.work(NOW);
         steps += 1;
     }
-    assert!((18..30).contains(&steps), "{steps} steps of 100 rows for 1,000 rows and as many requests");
+    assert!((18..30).contains(&steps), "{steps} steps of 100 for a cost of 1,000 and as many requests");
     check_received(&mut relay, &readers, 100, &["a"]);
 }
 
 #[test]
 fn stored_and_ephemeral_events_keep_their_order() {
-    let mut relay = relay_of_rows(7);
+    let mut relay = relay_with_step_cost(7);
     let readers = readers(&mut relay, 3, 10);
     let publisher = connect(&mut relay);
     publish(&mut relay, publisher, &[note("a"), ephemeral("b"), note("c"), ephemeral("d"), note("e")]);
@@ -213,7 +213,7 @@ fn stored_and_ephemeral_events_keep_their_order() {
 #[test]
 fn subscriptions_that_end_in_between_get_nothing_and_their_successors_neither() {
     for event in [note("a"), ephemeral("a")] {
-        let mut relay = relay_of_rows(5);
+        let mut relay = relay_with_step_cost(5);
         let readers = readers(&mut relay, 10, 10);
         let publisher = connect(&mut relay);
         publish(&mut relay, publisher, std::slice::from_ref(&event));
@@ -247,7 +247,7 @@ fn subscriptions_that_end_in_between_get_nothing_and_their_successors_neither() 
 /// One that subscribes before the event's turn has come finds it in the store.
 #[test]
 fn a_subscription_that_begins_in_between_gets_the_event_once() {
-    let mut relay = relay_of_rows(10);
+    let mut relay = relay_with_step_cost(10);
     let old = readers(&mut relay, 5, 10);
     let publisher = connect(&mut relay);
     // The first is being delivered, the second waits behind it and has not been matched.
@@ -267,7 +267,7 @@ fn a_subscription_that_begins_in_between_gets_the_event_once() {
 /// A reader that is slow when its turn comes reads the event back from the store, and what waits behind it too.
 #[test]
 fn a_subscription_that_falls_behind_in_between_gets_the_event_once() {
-    let mut relay = relay_of_rows(10);
+    let mut relay = relay_with_step_cost(10);
     let readers = readers(&mut relay, 5, 10);
     let publisher = connect(&mut relay);
     publish(&mut relay, publisher, &[note("a"), note("b")]);
@@ -286,7 +286,7 @@ fn a_subscription_that_falls_behind_in_between_gets_the_event_once() {
 /// A consumer may confirm a position only when it has been given everything up to there.
 #[test]
 fn the_position_of_a_stream_is_not_ahead_of_what_it_was_given() {
-    let mut relay = relay_of_rows(3);
+    let mut relay = relay_with_step_cost(3);
     readers(&mut relay, 5, 4);
     let streams: Vec<_> = (0..10)
         .map(|_| relay.open_stream(&[Filter::default()], None).expect("memory does not fail"))
@@ -311,7 +311,7 @@ fn the_position_of_a_stream_is_not_ahead_of_what_it_was_given() {
 /// A delivery that has waited until the event is expired is not made.
 #[test]
 fn an_event_that_expires_in_between_is_not_sent_any_more() {
-    let mut relay = relay_of_rows(10);
+    let mut relay = relay_with_step_cost(10);
     let readers = readers(&mut relay, 3, 10);
     let publisher = connect(&mut relay);
     let expires = (NOW.seconds() + 5).to_string();
@@ -328,7 +328,7 @@ fn an_event_that_expires_in_between_is_not_sent_any_more() {
 #[test]
 fn what_waits_is_bounded_and_nothing_is_lost() {
     for (count, bytes) in [(1_200, 0), (60, 100_000)] {
-        let mut relay = relay_of_rows(1);
+        let mut relay = relay_with_step_cost(1);
         let readers = readers(&mut relay, 1, 5);
         let publisher = connect(&mut relay);
         let contents: Vec<_> = (0..count).map(|n| format!("{n}{}", "x".repeat(bytes))).collect();
@@ -352,17 +352,17 @@ fn what_waits_is_bounded_and_nothing_is_lost() {
 /// The machine is lost while an event is being delivered: whoever has not been sent it reads it from the store.
 #[test]
 fn a_host_that_loses_its_memory_meanwhile_loses_no_stored_event() {
-    let mut relay = relay_of_rows(10);
+    let mut relay = relay_with_step_cost(10);
     let readers = readers(&mut relay, 5, 10);
     let publisher = connect(&mut relay);
     publish(&mut relay, publisher, &[note("a")]);
     while relay.work(NOW) {}
     check_received(&mut relay, &readers, 10, &["a"]);
-    assert_eq!(relay.delivered_before(), None);
+    assert_eq!(relay.delivered_up_to(), None);
     publish(&mut relay, publisher, &[ephemeral("x"), note("b"), note("c")]);
     take_steps(&mut relay, 5);
     let before: Vec<_> = readers.iter().map(|conn| received(&mut relay, *conn)).collect();
-    let after = relay.delivered_before();
+    let after = relay.delivered_up_to();
     assert_eq!(after, Some(Seq(1)), "the second note is under way");
     let mut snapshots: Vec<_> = readers.iter().filter_map(|conn| relay.snapshot(*conn)).collect();
     assert!(
@@ -373,10 +373,10 @@ fn a_host_that_loses_its_memory_meanwhile_loses_no_stored_event() {
     let mut relay = Relay::new(config, store, Arc::new(Libsecp256k1), [2; 32]);
     after
         .into_iter()
-        .for_each(|after| snapshots.iter_mut().for_each(|snapshot| snapshot.start_lagging(after)));
+        .for_each(|after| snapshots.iter_mut().for_each(|snapshot| snapshot.mark_undelivered_after(after)));
     let readers: Vec<_> = snapshots.into_iter().map(|snapshot| relay.restore(NOW, snapshot)).collect();
     while relay.work(NOW) {}
     check_received(&mut relay, &readers, 10, &["b", "c"]);
     assert!(before.iter().flat_map(BTreeMap::values).all(|got| got == &["x"] || got == &["x", "b"]));
-    assert_eq!(relay.delivered_before(), None);
+    assert_eq!(relay.delivered_up_to(), None);
 }

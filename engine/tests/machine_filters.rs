@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, LiveEvent, Peer, Relay};
+use relay_engine::relay::{ClientInfo, Config, ConnId, LiveEvent, Relay};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::drained;
 use relay_engine::testing::signing::{Signed, event, key};
@@ -19,7 +19,7 @@ fn relay(limits: Limits) -> Relay<MemoryBackend> {
 }
 
 fn connect(relay: &mut Relay<MemoryBackend>) -> ConnId {
-    relay.connect(Now::from_seconds(T), Peer::default()).expect("a connection is free")
+    relay.connect(Now::from_seconds(T), ClientInfo::default()).expect("a connection is free")
 }
 
 fn send(relay: &mut Relay<MemoryBackend>, seconds: u64, conn: ConnId, text: &str) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use relay_engine::relay::{Committed, Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{ClientInfo, Committed, Config, ConnId, Relay, commit};
 use relay_engine::store::{self, MemoryBackend, Op};
 use relay_engine::testing::signing::{Signed, event, key};
 use relay_engine::testing::{drained, settle};
@@ -25,12 +25,14 @@ fn new_relay(store: &Store, limits: Limits) -> Machine {
 }
 
 fn small_steps() -> Limits {
-    Limits { scan_cost_max: 100, ..Limits::default() }
+    Limits { step_cost_max: 100, ..Limits::default() }
 }
 
 fn connect(relay: &mut Machine, host: u8) -> ConnId {
     let address = ClientAddress::from(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, host)));
-    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
+    relay
+        .connect(NOW, ClientInfo { address: Some(address), ..ClientInfo::default() })
+        .expect("a connection is free")
 }
 
 fn note(n: u64) -> Signed {
@@ -44,7 +46,7 @@ fn store_silently(store: &Store, events: &[Signed]) {
         let json = event.json();
         batch.push(wire::parse_event(json.as_bytes()).expect("an event").to_event(), ());
     }
-    let verified = batch.check(&Libsecp256k1).into_iter().map(|(verdict, ())| match verdict {
+    let verified = batch.verify(&Libsecp256k1).into_iter().map(|(verdict, ())| match verdict {
         Verdict::Valid(verified) => Op::Put(verified),
         _ => panic!("it is signed"),
     });
@@ -96,7 +98,7 @@ fn a_set_that_is_kept_is_brought_up_to_date_without_a_scan() {
     open(&mut relay, first, "{}", LIST);
     let (frames, scan_turns) = answered(&mut relay, first);
     assert_eq!(listed(&frames), ids(&notes));
-    assert!(scan_turns >= 15, "{scan_turns} turns for 1,500 events of a row each");
+    assert!(scan_turns >= 15, "{scan_turns} turns for 1,500 events that cost one each");
 
     // The same set again, for another client.
     open(&mut relay, second, "{}", LIST);
@@ -194,7 +196,7 @@ fn those_who_open_at_once_collect_one_set_together() {
     let alone = connect(&mut relay, 1);
     open(&mut relay, alone, "{}", LIST);
     let (_, alone_turns) = answered(&mut relay, alone);
-    let bytes = relay.metrics().neg_sets_bytes;
+    let bytes = relay.metrics().reconciliation_bytes;
     relay.disconnect(alone);
     relay.handle_removed();
 
@@ -209,7 +211,7 @@ fn those_who_open_at_once_collect_one_set_together() {
     }
     assert!(turns <= alone_turns + 3 * together.len(), "{turns} turns, {alone_turns} for one");
     assert!(together.iter().all(|conn| drained(&mut relay, *conn).concat().starts_with(r#"["NEG-MSG""#)));
-    assert!(relay.metrics().neg_sets_bytes <= bytes + (8 << 10), "one set in memory");
+    assert!(relay.metrics().reconciliation_bytes <= bytes + (8 << 10), "one set in memory");
     assert_eq!(relay.metrics().reconciliations, 8);
     // One who leaves in the middle leaves its share to the others.
     relay.handle_removed();
@@ -233,7 +235,7 @@ fn a_set_waits_for_commits_that_were_made_before_it_was_opened() {
     let commit_there = |there: &mut Machine, event: &Signed| {
         there.handle_text(NOW, writer, format!(r#"["EVENT",{}]"#, event.json()).as_bytes());
         let batch = there.poll_verify(NOW, true).expect("an event");
-        there.handle_verified(NOW, batch.check(&Libsecp256k1));
+        there.handle_verified(NOW, batch.verify(&Libsecp256k1));
         let changes = there.poll_commit().expect("an event");
         let Committed { replies, live, .. } = commit(there.store(), NOW, vec![changes]);
         replies.into_iter().for_each(|reply| there.handle_committed(NOW, reply));
@@ -333,7 +335,7 @@ fn memory_is_bounded_and_idle_reconciliations_make_room() {
     assert_eq!(answered(&mut relay, second).0, r#"["NEG-MSG","n","61"]"#);
     open(&mut relay, second, "{}", "61");
     assert!(answered(&mut relay, second).0.starts_with(r#"["NEG-ERR","n","blocked: this relay is busy"#));
-    assert!(relay.metrics().neg_sets_bytes <= 120_000, "{}", relay.metrics().neg_sets_bytes);
+    assert!(relay.metrics().reconciliation_bytes <= 120_000, "{}", relay.metrics().reconciliation_bytes);
     // After a minute without a message the first is closed, and told so.
     let later = NOW.plus_millis(60_000);
     relay.handle_text(later, second, br#"["NEG-OPEN","n",{},"61"]"#);
@@ -348,13 +350,13 @@ fn memory_is_bounded_and_idle_reconciliations_make_room() {
     assert_eq!(answered(&mut relay, first).0, r#"["NEG-MSG","n","61"]"#);
     relay.disconnect(first);
     relay.disconnect(second);
-    assert!(relay.metrics().neg_sets_bytes > 40 * 2_000, "one is kept");
+    assert!(relay.metrics().reconciliation_bytes > 40 * 2_000, "one is kept");
     relay.handle_removed();
-    assert_eq!(relay.metrics().neg_sets_bytes, 0);
+    assert_eq!(relay.metrics().reconciliation_bytes, 0);
     assert_eq!(relay.metrics().filter_values, 0, "filters are kept only while sets are collected");
 }
 
-/// What an answer costs is paid in turns, so that others have theirs.
+/// What an answer costs is charged in turns, so that others have theirs.
 #[test]
 fn answers_are_paid_for() {
     let store = Store::default();
@@ -373,7 +375,7 @@ fn answers_are_paid_for() {
     let (frames, turns) = answered(&mut relay, hostile);
     assert_eq!(frames, r#"["NEG-MSG","n","61"]"#);
     assert!(turns >= 40, "{turns} turns of 100 for 4,096 look-ups in 12,000 bytes");
-    // Too many are refused, are paid for, and end it.
+    // Too many are refused, are charged, and end it.
     let message = format!("61{}", "010000".repeat(300_000));
     relay.handle_text(NOW, hostile, format!(r#"["NEG-MSG","n","{message}"]"#).as_bytes());
     let (frames, turns) = answered(&mut relay, hostile);
@@ -411,9 +413,9 @@ fn messages_take_turns_with_answers_and_slow_readers_wait() {
     assert!(!relay.has_unanswered(conn));
 }
 
-/// Every second a session, never closed: as many as a connection may have, and then words.
+/// Every second a session, never closed: as many as a connection may have, and then a refusal.
 #[test]
-fn a_connection_has_so_many_and_no_more() {
+fn reconciliations_per_connection_are_limited() {
     let store = Store::default();
     let mut relay = new_relay(&store, Limits::default());
     let conn = connect(&mut relay, 1);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Relay};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::testing::{drained, settle};
@@ -20,7 +20,7 @@ type Machine = Relay<Arc<MemoryBackend>>;
 fn relay_with_notes(limits: Limits) -> (Machine, ConnId) {
     let config = Arc::new(Config { limits, ..Config::default() });
     let mut relay = Relay::new(config, Arc::default(), Arc::new(Libsecp256k1), [1; 32]);
-    let conn = relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let conn = relay.connect(NOW, ClientInfo::default()).expect("a connection is free");
     for n in 0..NOTES {
         let note = event(&key(1)).at(NOW.seconds() - n).content(n.to_string()).sign();
         relay.handle_text(NOW, conn, format!(r#"["EVENT",{}]"#, note.json()).as_bytes());
@@ -39,7 +39,7 @@ fn worked(relay: &mut Machine, now: Now) -> usize {
 #[test]
 fn a_session_per_millisecond_leaves_nothing_behind() {
     const SESSIONS: u64 = 3_000;
-    let (mut relay, conn) = relay_with_notes(Limits { scan_cost_max: TURN, ..Limits::default() });
+    let (mut relay, conn) = relay_with_notes(Limits { step_cost_max: TURN, ..Limits::default() });
     let (mut bytes_max, mut early_bytes_max, mut turns) = (0, 0, 0);
     let mut now = NOW;
     for n in 0..SESSIONS {
@@ -60,7 +60,7 @@ fn a_session_per_millisecond_leaves_nothing_behind() {
         let metrics = relay.metrics();
         assert!(metrics.reconciliations <= 1, "{}", metrics.reconciliations);
         assert_eq!(metrics.filter_values, 0, "no filter is kept");
-        bytes_max = bytes_max.max(metrics.neg_sets_bytes);
+        bytes_max = bytes_max.max(metrics.reconciliation_bytes);
         if n == SESSIONS / 10 {
             early_bytes_max = bytes_max;
         }
@@ -69,20 +69,20 @@ fn a_session_per_millisecond_leaves_nothing_behind() {
     assert!(turns >= 2 * (SESSIONS / 3) as usize, "{turns} turns: each of two thirds is a scan of 200 rows");
     relay.disconnect(conn);
     relay.handle_removed();
-    assert_eq!((relay.metrics().reconciliations, relay.metrics().neg_sets_bytes), (0, 0));
+    assert_eq!((relay.metrics().reconciliations, relay.metrics().reconciliation_bytes), (0, 0));
 }
 
 /// A filter of very many authors: it is answered, what it costs is paid in turns, and others are answered meanwhile.
 #[test]
 fn a_filter_of_ten_thousand_authors_is_collected_in_turns() {
-    let (mut relay, conn) = relay_with_notes(Limits { scan_cost_max: TURN, ..Limits::default() });
+    let (mut relay, conn) = relay_with_notes(Limits { step_cost_max: TURN, ..Limits::default() });
     let mut authors: Vec<String> = (0..9_999).map(|n| format!("\"{n:064x}\"")).collect();
     authors.push(format!("\"{}\"", key(1).hex()));
     let text = format!(r#"["NEG-OPEN","n",{{"authors":[{}]}},"6100000200"]"#, authors.join(","));
     relay.handle_text(NOW, conn, text.as_bytes());
     let held = relay.metrics().filter_values;
     assert!(held >= 10_000, "{held} values are counted while the set is collected");
-    let other = relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let other = relay.connect(NOW, ClientInfo::default()).expect("a connection is free");
     relay.handle_text(NOW, other, br#"["REQ","r",{"limit":1}]"#);
     let mut frames = String::new();
     let turns = (1..).find(|_| {

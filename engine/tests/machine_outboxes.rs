@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Relay};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::settle;
 use relay_engine::testing::signing::{event, key};
@@ -22,7 +22,7 @@ fn limits() -> Limits {
         outbox_bytes_max: 60_000,
         shard_outbox_bytes_max: 100_000,
         connections_max: READERS + 1,
-        scan_cost_max: 50,
+        step_cost_max: 50,
         ..Limits::default()
     }
 }
@@ -48,7 +48,7 @@ impl World {
         let config = Config { limits: limits(), ..Config::default() };
         let mut relay =
             Relay::new(Arc::new(config), MemoryBackend::default(), Arc::new(Libsecp256k1), [1; 32]);
-        let mut connect = || relay.connect(NOW, Peer::default()).expect("a connection is free");
+        let mut connect = || relay.connect(NOW, ClientInfo::default()).expect("a connection is free");
         let publisher = connect();
         let readers = (0..READERS).map(|_| connect());
         let readers = readers.map(|conn| Reader { conn, socket: Vec::new(), read: Vec::new() }).collect();
@@ -94,8 +94,8 @@ impl World {
         assert!(bytes <= bound as u64, "{bytes} bytes wait, {bound} may");
     }
 
-    /// Requests, events and readers in any order. The first `deaf` of them read nothing.
-    fn run(&mut self, deaf: usize, kinds: &[u16]) {
+    /// Requests, events and readers in any order. The first `non_readers` of them read nothing.
+    fn run(&mut self, non_readers: usize, kinds: &[u16]) {
         for _ in 0..STORED {
             self.publish(1);
         }
@@ -113,8 +113,8 @@ impl World {
                     let (reader, bytes) = (self.below(READERS), [1, 3_000, usize::MAX][self.below(3)]);
                     self.flush(reader, bytes);
                 }
-                2 if deaf < READERS => {
-                    let reader = deaf + self.below(READERS - deaf);
+                2 if non_readers < READERS => {
+                    let reader = non_readers + self.below(READERS - non_readers);
                     self.read(reader);
                 }
                 _ => {
@@ -126,12 +126,12 @@ impl World {
     }
 
     /// The clients that read, read on until nothing more comes.
-    fn finish(&mut self, deaf: usize) {
+    fn finish(&mut self, non_readers: usize) {
         loop {
             while self.relay.work(NOW) {}
             self.check();
             let before: usize = self.readers.iter().map(|reader| reader.read.len()).sum();
-            for reader in deaf..READERS {
+            for reader in non_readers..READERS {
                 self.flush(reader, usize::MAX);
                 self.read(reader);
             }
@@ -162,15 +162,15 @@ impl World {
 fn what_waits_is_bounded_and_who_reads_is_sent_everything() {
     for seed in 0..6 {
         let mut world = World::new(seed);
-        let deaf = [0, 10, 35, 39][seed as usize % 4];
-        world.run(deaf, &[1, 20_001]);
-        world.finish(deaf);
-        for reader in deaf..READERS {
+        let non_readers = [0, 10, 35, 39][seed as usize % 4];
+        world.run(non_readers, &[1, 20_001]);
+        world.finish(non_readers);
+        for reader in non_readers..READERS {
             world.assert_complete(reader);
             let events = world.readers[reader].read.iter();
             assert_eq!(events.filter(|frame| frame.contains(r#""kind":1,"#)).count(), world.stored());
         }
-        if deaf > 30 {
+        if non_readers > 30 {
             // They fill what there is, or the bound was not tried.
             assert!(world.most > 40_000, "{} bytes at most", world.most);
         }

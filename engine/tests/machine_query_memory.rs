@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Relay};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::testing::{drained, settle};
@@ -22,11 +22,13 @@ fn new_relay(limits: Limits) -> Machine {
 
 fn connect_from(relay: &mut Machine, host: u8) -> ConnId {
     let address = ClientAddress::from(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, host)));
-    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
+    relay
+        .connect(NOW, ClientInfo { address: Some(address), ..ClientInfo::default() })
+        .expect("a connection is free")
 }
 
 /// A request for `values` tag values.
-fn wide(name: &str, id: usize, values: usize) -> String {
+fn large(name: &str, id: usize, values: usize) -> String {
     let values: Vec<String> = (0..values).map(|n| format!("\"{n}\"")).collect();
     format!(r##"["{name}","{id}",{{"#t":[{}]}}]"##, values.join(","))
 }
@@ -50,11 +52,11 @@ fn steps_until_answered(relay: &mut Machine, conn: ConnId) -> usize {
 /// 8 connections with 16 requests of thousands of cursors each held all of them at once.
 #[test]
 fn wide_requests_wait_for_room_and_keep_nobody_from_it() {
-    let mut relay = new_relay(Limits { scan_cost_max: 100, query_bytes_max: BYTES_MAX, ..Limits::default() });
+    let mut relay = new_relay(Limits { step_cost_max: 100, query_bytes_max: BYTES_MAX, ..Limits::default() });
     let attackers: Vec<ConnId> = (0..8).map(|_| connect_from(&mut relay, 1)).collect();
     for conn in &attackers {
         for id in 0..16 {
-            relay.handle_text(NOW, *conn, wide("COUNT", id, 3_000).as_bytes());
+            relay.handle_text(NOW, *conn, large("COUNT", id, 3_000).as_bytes());
         }
     }
     // A request may hold about a megabyte, and an address a quarter of eight.
@@ -69,7 +71,7 @@ fn wide_requests_wait_for_room_and_keep_nobody_from_it() {
     let honest = connect_from(&mut relay, 2);
     relay.handle_text(NOW, honest, br#"["REQ","a",{"kinds":[1]}]"#);
     assert!(steps_until_answered(&mut relay, honest) <= 5);
-    relay.handle_text(NOW, honest, wide("COUNT", 0, 3_000).as_bytes());
+    relay.handle_text(NOW, honest, large("COUNT", 0, 3_000).as_bytes());
     let steps = steps_until_answered(&mut relay, honest);
     assert!(steps <= 3 * 31, "{steps}");
 
@@ -88,8 +90,8 @@ fn one_request_always_fits() {
     let mut relay = new_relay(Limits { query_bytes_max: 1, ..Limits::default() });
     let conns: Vec<ConnId> = (0..4).map(|host| connect_from(&mut relay, host)).collect();
     for conn in &conns {
-        relay.handle_text(NOW, *conn, wide("REQ", 0, 5_000).as_bytes());
-        relay.handle_text(NOW, *conn, wide("COUNT", 1, 5_000).as_bytes());
+        relay.handle_text(NOW, *conn, large("REQ", 0, 5_000).as_bytes());
+        relay.handle_text(NOW, *conn, large("COUNT", 1, 5_000).as_bytes());
         relay.handle_text(NOW, *conn, br#"["REQ","small",{"kinds":[1]}]"#);
     }
     while relay.work(NOW) {}
@@ -109,7 +111,7 @@ fn a_scan_whose_reader_is_slow_holds_nothing() {
         relay.handle_text(NOW, publisher, format!(r#"["EVENT",{}]"#, note.sign().json()).as_bytes());
     }
     settle(&mut relay, NOW);
-    relay.handle_text(NOW, reader, wide("REQ", 0, 500).as_bytes());
+    relay.handle_text(NOW, reader, large("REQ", 0, 500).as_bytes());
     let mut got = Vec::new();
     loop {
         while relay.work(NOW) {}
@@ -131,18 +133,18 @@ fn a_scan_whose_reader_is_slow_holds_nothing() {
 #[test]
 fn small_requests_are_answered_while_all_memory_is_taken() {
     let bytes_max = 1 << 20;
-    let mut relay = new_relay(Limits { scan_cost_max: 20, query_bytes_max: bytes_max, ..Limits::default() });
+    let mut relay = new_relay(Limits { step_cost_max: 20, query_bytes_max: bytes_max, ..Limits::default() });
     for host in 1..=8 {
         for _ in 0..4 {
             let conn = connect_from(&mut relay, host);
             for id in 0..8 {
-                relay.handle_text(NOW, conn, wide("COUNT", id, 600).as_bytes());
+                relay.handle_text(NOW, conn, large("COUNT", id, 600).as_bytes());
             }
         }
     }
     for _ in 0..1_000 {
         relay.work(NOW);
-        assert!(running(&relay) <= bytes_max + (256 << 10), "a job more at most: {}", running(&relay));
+        assert!(running(&relay) <= bytes_max + (256 << 10), "a query more at most: {}", running(&relay));
     }
     let honest = connect_from(&mut relay, 200);
     relay.handle_text(NOW, honest, br#"["REQ","a",{"kinds":[1],"limit":1}]"#);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Relay};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::settle;
 use relay_engine::testing::signing::{event, key};
@@ -66,8 +66,9 @@ fn subscribe(relay: &mut Machine, conn: ConnId) {
 /// Each of 290 subscriptions read the whole log for itself.
 #[test]
 fn subscriptions_that_fell_behind_share_a_replay() {
-    let mut relay = new_relay(Limits { scan_cost_max: 10, outbox_pause_bytes: 20_000, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let mut relay = new_relay(Limits { step_cost_max: 10, outbox_pause_bytes: 20_000, ..Limits::default() });
+    let connect =
+        |relay: &mut Machine| relay.connect(NOW, ClientInfo::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     subscribe(&mut relay, reader);
     let tags = |n: usize| n * 7 % SUBS;
@@ -100,8 +101,9 @@ fn subscriptions_that_fell_behind_share_a_replay() {
 /// One event is for many, the reader pauses in the middle of them, some end, and all others get it once.
 #[test]
 fn a_reader_that_pauses_within_an_event_misses_none() {
-    let mut relay = new_relay(Limits { scan_cost_max: 10, outbox_pause_bytes: 2_000, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let mut relay = new_relay(Limits { step_cost_max: 10, outbox_pause_bytes: 2_000, ..Limits::default() });
+    let connect =
+        |relay: &mut Machine| relay.connect(NOW, ClientInfo::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..40 {
         relay.handle_text(NOW, reader, format!(r#"["REQ","{sub}",{{"kinds":[1]}}]"#).as_bytes());
@@ -134,8 +136,9 @@ fn a_reader_that_pauses_within_an_event_misses_none() {
 /// Events of a thousand tags, which a condition asks about, cost more than one unit each.
 #[test]
 fn a_replay_is_charged_for_what_matching_takes() {
-    let mut relay = new_relay(Limits { scan_cost_max: 100, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let mut relay = new_relay(Limits { step_cost_max: 100, ..Limits::default() });
+    let connect =
+        |relay: &mut Machine| relay.connect(NOW, ClientInfo::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     relay.handle_text(NOW, reader, br##"["REQ","all",{"kinds":[1]},{"#t":["none"]}]"##);
     relay.work(NOW);
@@ -159,9 +162,9 @@ fn a_replay_is_charged_for_what_matching_takes() {
 #[test]
 fn a_replay_is_charged_for_what_sending_takes() {
     const FRAME_COST: usize = 5;
-    let limits = Limits { scan_cost_max: 100, ..Limits::default() };
+    let limits = Limits { step_cost_max: 100, ..Limits::default() };
     let mut relay = new_relay_with(Config { limits, frame_cost: FRAME_COST, ..Config::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+    let connect = |relay: &mut Machine| relay.connect(NOW, ClientInfo::default()).expect("there is room");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..50 {
         relay.handle_text(NOW, reader, format!(r#"["REQ","{sub}",{{"kinds":[1]}}]"#).as_bytes());
@@ -191,9 +194,9 @@ fn a_replay_is_charged_for_what_sending_takes() {
 #[test]
 fn a_scan_is_charged_for_what_sending_takes() {
     let steps = |frame_cost: usize| {
-        let limits = Limits { scan_cost_max: 60, ..Limits::default() };
+        let limits = Limits { step_cost_max: 60, ..Limits::default() };
         let mut relay = new_relay_with(Config { limits, frame_cost, ..Config::default() });
-        let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("there is room");
+        let connect = |relay: &mut Machine| relay.connect(NOW, ClientInfo::default()).expect("there is room");
         let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
         publish(&mut relay, publisher, 0..100);
         relay.handle_text(NOW, reader, br#"["REQ","all",{"kinds":[1]}]"#);
@@ -212,13 +215,14 @@ fn a_scan_is_charged_for_what_sending_takes() {
 #[test]
 fn replays_that_begin_at_once_wait_for_room() {
     let bytes_max = 1 << 20;
-    let limits = Limits { scan_cost_max: 10, query_bytes_max: bytes_max, ..Limits::default() };
+    let limits = Limits { step_cost_max: 10, query_bytes_max: bytes_max, ..Limits::default() };
     let mut relay = new_relay(limits);
-    let publisher = relay.connect(NOW, Peer::default()).expect("there is room");
+    let publisher = relay.connect(NOW, ClientInfo::default()).expect("there is room");
     let readers: Vec<ConnId> = (0..60)
         .map(|n| {
             let address = Some(IpAddr::from([192, 0, 2, n / 3]).into());
-            let conn = relay.connect(NOW, Peer { address, ..Peer::default() }).expect("there is room");
+            let conn =
+                relay.connect(NOW, ClientInfo { address, ..ClientInfo::default() }).expect("there is room");
             relay.handle_text(NOW, conn, br#"["REQ","all",{"kinds":[1]}]"#);
             while relay.work(NOW) {}
             drained(&mut relay, conn);
@@ -245,7 +249,8 @@ fn replays_that_begin_at_once_wait_for_room() {
 #[test]
 fn wide_subscriptions_catch_up_in_several_replays() {
     let mut relay = new_relay(Limits { outbox_pause_bytes: 2_000, ..Limits::default() });
-    let connect = |relay: &mut Machine| relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let connect =
+        |relay: &mut Machine| relay.connect(NOW, ClientInfo::default()).expect("a connection is free");
     let (reader, publisher) = (connect(&mut relay), connect(&mut relay));
     for sub in 0..5 {
         let values: Vec<String> = (0..9_000).map(|n| format!("\"{sub}-{n}\"")).collect();

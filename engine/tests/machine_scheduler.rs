@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use relay_engine::relay::{Config, ConnId, Peer, Relay};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Relay};
 use relay_engine::store::MemoryBackend;
 use relay_engine::testing::signing::{event, key};
 use relay_engine::testing::{drained, settle};
@@ -24,15 +24,15 @@ fn new_relay(limits: Limits) -> Machine {
 }
 
 /// Events of two authors; only those of the first have the tag value `x`.
-fn filled_relay(scan_cost_max: usize) -> Machine {
-    let mut relay = new_relay(Limits { scan_cost_max, ..Limits::default() });
+fn filled_relay(step_cost_max: usize) -> Machine {
+    let mut relay = new_relay(Limits { step_cost_max, ..Limits::default() });
     fill(&mut relay);
     relay
 }
 
 fn fill(relay: &mut Machine) {
     // The relay's own clients have no address.
-    let publisher = relay.connect(NOW, Peer::default()).expect("a connection is free");
+    let publisher = relay.connect(NOW, ClientInfo::default()).expect("a connection is free");
     for n in 0..EVENTS {
         let tagged = event(&key(1)).at(NOW.seconds() - n).tag(["t", "x"]).sign();
         let bare = event(&key(2)).at(NOW.seconds() - n).sign();
@@ -45,7 +45,9 @@ fn fill(relay: &mut Machine) {
 }
 
 fn connect(relay: &mut Machine, address: ClientAddress) -> ConnId {
-    relay.connect(NOW, Peer { address: Some(address), ..Peer::default() }).expect("a connection is free")
+    relay
+        .connect(NOW, ClientInfo { address: Some(address), ..ClientInfo::default() })
+        .expect("a connection is free")
 }
 
 /// A filter that costs a thousand without a match: neither its author nor its tag is rare.
@@ -154,9 +156,9 @@ fn an_address_gets_the_same_from_one_connection_as_from_thirty() {
     assert!(least > 1_000 && most * 2 < least * 3, "{served:?}");
 }
 
-/// Each job of a closed connection took another turn before it was dropped.
+/// Each query of a closed connection took another turn before it was dropped.
 #[test]
-fn jobs_of_closed_connections_take_no_turns() {
+fn queries_of_closed_connections_take_no_turns() {
     let mut relay = filled_relay(10);
     let attackers: Vec<ConnId> = (0..40).map(|_| connect(&mut relay, ATTACKER)).collect();
     attack(&mut relay, &attackers, "REQ", 31, &fruitless());
@@ -176,7 +178,7 @@ fn under_way(relay: &mut Machine, frames: &mut BTreeMap<ConnId, Vec<String>>) ->
 /// Scans hold cursors from their first step on; an address had as many as its connections could ask for.
 #[test]
 fn an_address_has_so_many_scans_under_way_and_the_others_wait() {
-    let mut relay = new_relay(Limits { scan_cost_max: 10, address_queries_max: 5, ..Limits::default() });
+    let mut relay = new_relay(Limits { step_cost_max: 10, address_queries_max: 5, ..Limits::default() });
     fill(&mut relay);
     let mut attackers: BTreeMap<ConnId, Vec<String>> =
         (0..30).map(|_| (connect(&mut relay, ATTACKER), Vec::new())).collect();
@@ -194,7 +196,7 @@ fn an_address_has_so_many_scans_under_way_and_the_others_wait() {
     relay.handle_text(NOW, honest, br#"["REQ","a",{"kinds":[7]}]"#);
     assert!(steps_until_answered(&mut relay, honest) <= 3);
     let mut exempt: BTreeMap<ConnId, Vec<String>> =
-        (0..30).map(|_| (relay.connect(NOW, Peer::default()).unwrap(), Vec::new())).collect();
+        (0..30).map(|_| (relay.connect(NOW, ClientInfo::default()).unwrap(), Vec::new())).collect();
     for conn in exempt.keys() {
         relay.handle_text(NOW, *conn, br#"["REQ","all",{"kinds":[1],"limit":100}]"#);
     }

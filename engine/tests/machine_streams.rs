@@ -2,7 +2,7 @@
 
 use relay_engine::relay::{Config, StreamId};
 use relay_engine::store::Seq;
-use relay_engine::testing::semantics::{Client, MachineWorld, Tuning, World};
+use relay_engine::testing::semantics::{Client, MachineWorld, RelayUnderTest, Tuning};
 use relay_engine::testing::signing::{Signed, event, key};
 use relay_engine::types::{Filter, Kind};
 

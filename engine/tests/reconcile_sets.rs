@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use negentropy::{Id, Negentropy, NegentropyStorageBase as _, NegentropyStorageVector};
 use proptest::prelude::*;
 use relay_engine::reconcile::{
-    AnswerError, CALLS_MAX, EventSet, Item, LOOKUPS_MAX, RANGES_MAX, SetBuilder, SortedSet, StoreError, Sum,
+    AnswerError, CALLS_MAX, EventSet, Item, LOOKUPS_MAX, MutableSet, RANGES_MAX, SortedSet, StoreError, Sum,
     TotalBytes, answer,
 };
 use relay_engine::types::EventId;
@@ -23,7 +23,7 @@ fn item(created_at: u64, n: u64) -> Item {
 }
 
 fn built(items: impl IntoIterator<Item = Item>) -> SortedSet {
-    let mut builder = SetBuilder::new(&TotalBytes::default());
+    let mut builder = MutableSet::new(&TotalBytes::default());
     items.into_iter().for_each(|item| {
         builder.insert(item);
     });
@@ -84,7 +84,7 @@ proptest! {
     #[test]
     fn a_set_is_a_sorted_list_and_versions_do_not_change(items in orders(), removed in any::<u64>()) {
         let total = TotalBytes::default();
-        let mut builder = SetBuilder::new(&total);
+        let mut builder = MutableSet::new(&total);
         let mut expected = BTreeSet::new();
         for item in &items {
             prop_assert_eq!(builder.insert(*item), expected.insert(*item));
@@ -157,7 +157,7 @@ proptest! {
 fn a_chunk_that_a_version_shares_takes_events_until_it_is_full() {
     for len in 500..=520 {
         for new in [item(0, 1), item(len, 1)] {
-            let mut builder = SetBuilder::new(&TotalBytes::default());
+            let mut builder = MutableSet::new(&TotalBytes::default());
             let mut expected: BTreeSet<Item> = (1..=len).map(|n| item(2 * n, n)).collect();
             expected.iter().for_each(|item| assert!(builder.insert(*item)));
             let before = builder.version();
@@ -205,7 +205,7 @@ fn a_message_of_very_many_ranges_is_refused_before_any_is_looked_up() {
             let message = ranges(count, range);
             let answered = answer(&refused, &message, 60_000);
             assert_eq!(answered.message, Err(AnswerError::TooMuch), "{count} of {range:?}");
-            assert_eq!(answered.cost, message.len() / 32, "it is paid for what was sent");
+            assert_eq!(answered.cost, message.len() / 32, "what was sent is charged");
         }
     }
 }
@@ -358,7 +358,7 @@ fn an_error_of_the_store_is_the_answer() {
 
 #[test]
 fn ranges_that_skip_events_are_charged_by_their_bytes() {
-    let set = SetBuilder::new(&TotalBytes::default()).version();
+    let set = MutableSet::new(&TotalBytes::default()).version();
     let mut message = vec![0x61];
     message.extend([2, 0, 0].repeat(100_000));
     for end in [None, Some(0xff)] {

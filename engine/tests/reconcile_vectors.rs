@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
-use relay_engine::reconcile::{AnswerError, Item, SetBuilder, SortedSet, TotalBytes, answer};
+use relay_engine::reconcile::{AnswerError, Item, MutableSet, SortedSet, TotalBytes, answer};
 use relay_engine::types::EventId;
 use sha2::{Digest as _, Sha256};
 
@@ -18,7 +18,7 @@ const SPLIT_MIN: usize = 32;
 const BUCKETS: usize = 16;
 
 fn set_of<'a>(items: impl IntoIterator<Item = &'a Item>) -> SortedSet {
-    let mut builder = SetBuilder::new(&TotalBytes::default());
+    let mut builder = MutableSet::new(&TotalBytes::default());
     items.into_iter().for_each(|item| assert!(builder.insert(*item)));
     builder.version()
 }

@@ -36,27 +36,27 @@ fn one_shard() {
 fn tiny_steps_and_few_terms() {
     check(&Tuning {
         shards: 3,
-        scan_cost_max: Some(3),
+        step_cost_max: Some(3),
         verify_batch_max: Some(2),
         classes: TermClasses { all: false, author_kind: false },
         sweeps: false,
         removed_keys_max: 0,
-        hashes_batches: true,
+        prefers_batch_hashing: true,
         hibernates: false,
     });
 }
 
 #[test]
 fn ids_hashed_by_the_batch() {
-    check(&Tuning { hashes_batches: true, ..Tuning::default() });
+    check(&Tuning { prefers_batch_hashing: true, ..Tuning::default() });
 }
 
 #[test]
-fn a_machine_that_is_rebuilt_whenever_it_is_idle() {
+fn with_hibernation_when_idle() {
     check(&Tuning { shards: 1, hibernates: true, ..Tuning::default() });
 }
 
 #[test]
-fn a_machine_that_is_rebuilt_in_the_middle_of_scans() {
-    check(&Tuning { scan_cost_max: Some(3), removed_keys_max: 0, hibernates: true, ..Tuning::default() });
+fn with_hibernation_during_scans() {
+    check(&Tuning { step_cost_max: Some(3), removed_keys_max: 0, hibernates: true, ..Tuning::default() });
 }

@@ -5,7 +5,7 @@
 
 use relay_engine::store::{
     Backend, Completeness, Count, CountStep, Hit, MemoryBackend, Op, Reader, Scan, ScanLimits, ScanStep, Seq,
-    Take, TermClasses, Unrestricted, Writer, commit, cursor_bytes_max, replay, terms_of,
+    SinkResult, TermClasses, Unrestricted, Writer, commit, cursor_bytes_max, replay, terms_of,
 };
 use relay_engine::testing::{Draft, Rng};
 use relay_engine::types::{CanonicalEvent, Event, Filter, Kind, PubKey, TagFilter};
@@ -49,20 +49,20 @@ fn store(classes: TermClasses) -> MemoryBackend {
 fn cost(backend: &MemoryBackend, mut filter: Filter) -> (usize, Vec<Event>, Completeness) {
     filter.normalise();
     let mut scan = Scan::new([filter].into(), LIMITS, backend.classes(), Seq(EVENTS));
-    let (mut rows, mut events) = (usize::MAX, Vec::new());
+    let (mut budget, mut events) = (usize::MAX, Vec::new());
     let reader = backend.reader().unwrap();
     let mut sink = |hit: Hit<'_>| {
         events.push(Event::from_canonical(hit.event.json().into()));
-        Take::Counted
+        SinkResult::Continue
     };
-    match scan.step(&reader, 0, &mut rows, &Unrestricted, &mut sink).unwrap() {
-        ScanStep::Done(completeness) => (usize::MAX - rows, events, completeness),
-        ScanStep::More => panic!("there are rows left"),
+    match scan.step(&reader, 0, &mut budget, &Unrestricted, &mut sink).unwrap() {
+        ScanStep::Done(completeness) => (usize::MAX - budget, events, completeness),
+        ScanStep::More => panic!("the budget is not used up"),
     }
 }
 
-/// Queries at most 50 events, compares them with a scan of all events, and the rows with `rows_max`.
-fn check(backend: &MemoryBackend, name: &str, filter: Filter, rows_max: usize) {
+/// Queries at most 50 events, compares them with a scan of all events, and the cost with `cost_max`.
+fn check(backend: &MemoryBackend, name: &str, filter: Filter, cost_max: usize) {
     let filter = Filter { limit: Some(50), ..filter };
     let reader = backend.reader().unwrap();
     let matches = |seq| {
@@ -70,9 +70,12 @@ fn check(backend: &MemoryBackend, name: &str, filter: Filter, rows_max: usize) {
         filter.matches_stored(CanonicalEvent::trusted(&json))
     };
     let expected = (1..=EVENTS).filter(|&seq| matches(seq)).count().min(50);
-    let (rows, events, _) = cost(backend, filter.clone());
+    let (budget, events, _) = cost(backend, filter.clone());
     assert_eq!(events.len(), expected, "{name}");
-    assert!(rows <= rows_max, "{name}: {rows} rows for {expected} events, at most {rows_max} expected");
+    assert!(
+        budget <= cost_max,
+        "{name}: a cost of {budget} for {expected} events, at most {cost_max} expected"
+    );
 }
 
 fn tag(value: &str) -> Box<[TagFilter]> {
@@ -80,7 +83,7 @@ fn tag(value: &str) -> Box<[TagFilter]> {
 }
 
 #[test]
-fn queries_read_few_rows() {
+fn queries_cost_little() {
     let all = TermClasses { all: true, author_kind: true };
     let none = TermClasses { all: false, author_kind: false };
     for classes in [all, none] {
@@ -107,8 +110,8 @@ fn queries_read_few_rows() {
                 150,
             ),
         ];
-        for (name, filter, rows_max) in cases {
-            check(&backend, &format!("{name}, {classes:?}"), filter, rows_max);
+        for (name, filter, cost_max) in cases {
+            check(&backend, &format!("{name}, {classes:?}"), filter, cost_max);
         }
     }
 }
@@ -118,18 +121,18 @@ fn queries_read_few_rows() {
 fn many_filters_cost_more_a_candidate() {
     let classes = TermClasses { all: true, author_kind: true };
     let backend = store(classes);
-    let rows = |others: u64| {
+    let budget = |others: u64| {
         let of = |author| Filter { authors: Some([key(author)].into()), ..Filter::default() };
         let all = Filter { kinds: Some([7].into()), limit: Some(500), ..Filter::default() };
         let filters: Vec<Filter> = std::iter::once(all).chain((0..others).map(|n| of(5_000 + n))).collect();
         let mut scan = Scan::new(filters.into(), LIMITS, classes, Seq(EVENTS));
-        let mut rows = usize::MAX;
-        let mut sink = |_: Hit<'_>| Take::Counted;
-        let done = scan.step(&backend.reader().unwrap(), 0, &mut rows, &Unrestricted, &mut sink).unwrap();
+        let mut budget = usize::MAX;
+        let mut sink = |_: Hit<'_>| SinkResult::Continue;
+        let done = scan.step(&backend.reader().unwrap(), 0, &mut budget, &Unrestricted, &mut sink).unwrap();
         assert_eq!(done, ScanStep::Done(Completeness::More));
-        usize::MAX - rows
+        usize::MAX - budget
     };
-    let (few, many) = (rows(0), rows(99));
+    let (few, many) = (budget(0), budget(99));
     // 500 postings, 500 events, and 99 look-ups in vain.
     assert!((1_000..1_300).contains(&few), "{few}");
     assert!((1_099 + 500..1_800).contains(&many), "{many}");
@@ -174,7 +177,7 @@ fn cursors_take_memory_for_what_is_stored() {
         let mut sink = |hit: Hit<'_>| {
             sent.push(hit.seq);
             pause = sent.len() % 100 == 0;
-            if pause { Take::CountedAndPause } else { Take::Counted }
+            if pause { SinkResult::Pause } else { SinkResult::Continue }
         };
         if scan.step(&reader, 0, &mut 1_000, &Unrestricted, &mut sink).unwrap() != ScanStep::More {
             break;
@@ -193,13 +196,13 @@ fn counting_reads_no_events_if_postings_suffice() {
     let backend = store(TermClasses { all: true, author_kind: true });
     let filter = Filter { kinds: Some([7].into()), ..Filter::default() };
     let reader = backend.reader().unwrap();
-    let mut rows = usize::MAX;
+    let mut budget = usize::MAX;
     let mut count = Count::new([filter].into(), backend.classes(), Seq(EVENTS), u64::MAX);
-    let Ok(CountStep::Done(counted)) = count.step(&reader, 0, &mut rows, &Unrestricted) else {
-        panic!("there are rows left");
+    let Ok(CountStep::Done(counted)) = count.step(&reader, 0, &mut budget, &Unrestricted) else {
+        panic!("the budget is not used up");
     };
     assert!(counted.count > 7_000);
-    assert!((usize::MAX - rows) as u64 <= counted.count + 1, "{counted:?}");
+    assert!((usize::MAX - budget) as u64 <= counted.count + 1, "{counted:?}");
 }
 
 #[test]
@@ -208,10 +211,10 @@ fn a_scan_with_an_old_horizon_reads_additionally_only_newer_events() {
     let ops: Vec<Op> = (0..100).map(|n| Draft::new(1, 1, 90_000 + n).put()).collect();
     commit(&backend, 0, &ops).unwrap();
     let filter = Filter { kinds: Some([1].into()), limit: Some(10), ..Filter::default() };
-    let (rows, events, completeness) = cost(&backend, filter);
+    let (budget, events, completeness) = cost(&backend, filter);
     assert_eq!((events.len(), completeness), (10, Completeness::More));
     assert!(events.iter().all(|event| event.created_at < 90_000), "beyond the horizon is for live delivery");
-    assert!(rows < 400, "{rows} rows");
+    assert!(budget < 400, "a cost of {budget}");
     assert_eq!(backend.reader().unwrap().last_seq(), Ok(Seq(EVENTS + 100)));
 }
 
@@ -244,28 +247,28 @@ fn matching_large_events_with_many_conditions_is_charged() {
 
     // Three passes over the tags, a sort and 5,200 look-ups: charged, and bounded.
     let scan = || Scan::new(filters.clone().into(), LIMITS, backend.classes(), Seq(LARGE));
-    let mut rows = usize::MAX;
+    let mut budget = usize::MAX;
     let mut sent = 0;
     let mut sink = |_: Hit<'_>| {
         sent += 1;
-        Take::Counted
+        SinkResult::Continue
     };
-    let done = scan().step(&reader, 0, &mut rows, &Unrestricted, &mut sink).unwrap();
+    let done = scan().step(&reader, 0, &mut budget, &Unrestricted, &mut sink).unwrap();
     assert_eq!((done, sent), (ScanStep::Done(Completeness::Finish), LARGE));
-    let (used, opening) = (usize::MAX - rows, 100 * (8 * 32 + 16));
+    let (used, opening) = (usize::MAX - budget, 100 * (8 * 32 + 16));
     let an_event = 3 * bytes / 512 + 10_000 * 14 / 64 + 100 * 52 * 30 / 64;
-    assert!(used <= opening + LARGE as usize * an_event, "{used} rows");
-    assert!(used >= LARGE as usize * (bytes / 512 + 10_000 * 13 / 64), "{used} rows are too few");
+    assert!(used <= opening + LARGE as usize * an_event, "a cost of {used}");
+    assert!(used >= LARGE as usize * (bytes / 512 + 10_000 * 13 / 64), "a cost of {used} is too little");
 
-    // A step of 2,000 rows ends with the event that exceeds them.
+    // A step of 2,000 ends with the event that exceeds them.
     let (mut scan, mut sent, mut steps) = (scan(), 0, 0);
     loop {
-        let (mut rows, mut in_step) = (2_000, 0);
+        let (mut budget, mut in_step) = (2_000, 0);
         let mut sink = |_: Hit<'_>| {
             in_step += 1;
-            Take::Counted
+            SinkResult::Continue
         };
-        let step = scan.step(&reader, 0, &mut rows, &Unrestricted, &mut sink).unwrap();
+        let step = scan.step(&reader, 0, &mut budget, &Unrestricted, &mut sink).unwrap();
         assert!(in_step <= 1, "{in_step} large events in one step");
         (sent, steps) = (sent + in_step, steps + 1);
         if step != ScanStep::More {
@@ -277,10 +280,10 @@ fn matching_large_events_with_many_conditions_is_charged() {
     // The same holds for a replay.
     let mut covered = Seq(0);
     for n in 1..=LARGE {
-        let mut rows = 2_000;
-        let mut sink = |_: Hit<'_>| Take::Counted;
+        let mut budget = 2_000;
+        let mut sink = |_: Hit<'_>| SinkResult::Continue;
         let replayed =
-            replay(&reader, &filters[..], covered, &mut rows, 0, &Unrestricted, &mut sink).unwrap();
+            replay(&reader, &filters[..], covered, &mut budget, 0, &Unrestricted, &mut sink).unwrap();
         assert_eq!((replayed.covered, replayed.caught_up), (Seq(n), n == LARGE));
         covered = replayed.covered;
     }

@@ -181,9 +181,9 @@ fn bytes_that_are_not_utf8_are_refused_everywhere() {
             }
         }
         let sub = [b"[\"CLOSE\",\"", bytes, b"\"]"].concat();
-        refused(sub, WireErrorKind::Utf8, ReplyTarget::Frame);
+        refused(sub, WireErrorKind::Utf8, ReplyTarget::Notice);
     }
-    refused(b"\xef\xbb\xbf[\"CLOSE\",\"a\"]", WireErrorKind::Expected("an array"), ReplyTarget::Frame);
+    refused(b"\xef\xbb\xbf[\"CLOSE\",\"a\"]", WireErrorKind::Expected("an array"), ReplyTarget::Notice);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn nesting_is_bounded_and_costs_no_stack() {
         bad_event("extra", &deep, WireErrorKind::TooDeep);
         bad_event("extra", &open.repeat(100_000), WireErrorKind::TooDeep);
     }
-    refused("[".repeat(1 << 20), WireErrorKind::Expected("a string"), ReplyTarget::Frame);
+    refused("[".repeat(1 << 20), WireErrorKind::Expected("a string"), ReplyTarget::Notice);
     refused(
         format!("[\"EVENT\",{}", "[".repeat(1000)),
         WireErrorKind::Expected("an event object"),
@@ -291,7 +291,7 @@ fn texts_that_are_no_message_get_a_notice() {
         ("[\"event\",{}]", WireErrorKind::UnknownMessageType),
         ("[\"\"]", WireErrorKind::UnknownMessageType),
     ] {
-        refused(message, expected, ReplyTarget::Frame);
+        refused(message, expected, ReplyTarget::Notice);
     }
     taken(&format!("[\"REQ\",\"{}\",{{}}]", "é".repeat(64)));
     taken(&format!("[\"REQ\",\"{}\",{{}}]", "\\ud83d\\udc9c".repeat(64)));
@@ -313,11 +313,11 @@ fn an_invalid_subscription_id_is_named_as_it_was_sent() {
     refused("[\"req\" , \"a\"", WireErrorKind::UnknownMessageType, ReplyTarget::Unknown("a".into()));
     refused("[\"NEG-OPEN\",\"a\",{}", WireErrorKind::End, ReplyTarget::Neg("a".into()));
     refused("[\"NEG-MSG\",\"a\"", WireErrorKind::End, ReplyTarget::Neg("a".into()));
-    refused("[\"NEG-CLOSE\",\"a\"", WireErrorKind::End, ReplyTarget::Frame);
-    refused("[\"NEG-OPEN\",1]", WireErrorKind::Expected("a string"), ReplyTarget::Frame);
+    refused("[\"NEG-CLOSE\",\"a\"", WireErrorKind::End, ReplyTarget::Notice);
+    refused("[\"NEG-OPEN\",1]", WireErrorKind::Expected("a string"), ReplyTarget::Notice);
     refused(format!("[\"NEG-OPEN\",\"{long}\",{{}},\"61\"]"), bounds, ReplyTarget::Neg((&*long).into()));
     refused(r#"["NEG-MSG","","61"]"#, bounds, ReplyTarget::Neg("".into()));
-    refused(format!("[\"NEG-CLOSE\",\"{long}\"]"), bounds, ReplyTarget::Frame);
+    refused(format!("[\"NEG-CLOSE\",\"{long}\"]"), bounds, ReplyTarget::Notice);
 }
 
 #[test]

@@ -40,17 +40,20 @@ fn same(message: &ClientMessage<'_>, model: &ModelMessage, input: &str) {
         (ClientMessage::Event(event), ModelMessage::Event(model))
         | (ClientMessage::Auth(event), ModelMessage::Auth(model)) => check_event(event, model, input),
         (ClientMessage::Req { sub, filters }, ModelMessage::Req(id, model))
-        | (ClientMessage::Count { query: sub, filters }, ModelMessage::Count(id, model)) => {
+        | (ClientMessage::Count { id: sub, filters }, ModelMessage::Count(id, model)) => {
             assert_eq!((sub.as_str(), filters), (id.as_str(), model), "{input}");
         }
         (ClientMessage::Close { sub }, ModelMessage::Close(id)) => assert_eq!(sub.as_str(), id, "{input}"),
-        (ClientMessage::NegOpen { query, filter, message }, ModelMessage::NegOpen(id, expected, bytes)) => {
+        (
+            ClientMessage::NegOpen { id: query, filter, message },
+            ModelMessage::NegOpen(id, expected, bytes),
+        ) => {
             assert_eq!((query.as_str(), filter, &**message), (&**id, expected, &**bytes), "{input}");
         }
-        (ClientMessage::NegMsg { query, message }, ModelMessage::NegMsg(id, bytes)) => {
+        (ClientMessage::NegMsg { id: query, message }, ModelMessage::NegMsg(id, bytes)) => {
             assert_eq!((query.as_str(), &**message), (&**id, &**bytes), "{input}");
         }
-        (ClientMessage::NegClose { query }, ModelMessage::NegClose(id)) => {
+        (ClientMessage::NegClose { id: query }, ModelMessage::NegClose(id)) => {
             assert_eq!(query.as_str(), id, "{input}");
         }
         _ => panic!("{message:?} is not {model:?} in {input}"),

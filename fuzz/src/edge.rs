@@ -169,6 +169,7 @@ impl World<'_> {
     fn step(&mut self) {
         let now = self.now;
         match self.choices.below(16) {
+            // A client connects.
             0 => {
                 self.keys += 1;
                 let socket = Rc::new(Socket { key: self.keys, ..Socket::default() });
@@ -181,6 +182,7 @@ impl World<'_> {
                     self.sockets.insert(key, socket);
                 }
             }
+            // A message.
             1..=6 => {
                 let Some(socket) = self.socket() else { return };
                 let text = self.text(&socket);
@@ -190,23 +192,27 @@ impl World<'_> {
                     self.next = next;
                 }
             }
+            // A binary message.
             7 => {
                 let Some(socket) = self.socket() else { return };
                 if let Some(object) = self.object() {
                     object.binary(now, socket.key);
                 }
             }
+            // The timer of a tick.
             8 | 9 => {
                 if let Some(object) = self.object() {
                     self.next = object.tick(now);
                 }
             }
+            // The object loses its memory.
             10 => self.object = None,
             11 => {
                 // Sockets send their queued output, or do not.
                 let Some(socket) = self.socket() else { return };
                 socket.buffered.set(if self.choices.one_in(2) { 0 } else { socket.buffered.get() / 2 });
             }
+            // A socket closes.
             12 => {
                 let Some(socket) = self.socket() else { return };
                 self.sockets.remove(&socket.key);
@@ -216,6 +222,7 @@ impl World<'_> {
                     object.disconnect(now, socket.key);
                 }
             }
+            // Time passes, and the alarm may ring.
             13 => {
                 self.now = now.plus_millis(self.choices.below(200_000));
                 let now = self.now;
@@ -237,6 +244,7 @@ impl World<'_> {
                     *byte = self.choices.below(256) as u8;
                 }
             }
+            // The store begins to fail, or ceases.
             _ => self.store.fails.set(self.choices.one_in(3)),
         }
         if let Some(object) = &mut self.object {
@@ -340,9 +348,9 @@ fn run(mut choices: Choices<'_>) {
         subscriptions_max: 20,
         outbox_pause_bytes: if few { 2_000 } else { 1 << 20 },
         outbox_bytes_max: if few { 20_000 } else { 8 << 20 },
-        scan_cost_max: if few { 3 } else { 2_000 },
+        step_cost_max: if few { 3 } else { 2_000 },
         deferred_messages_max: 4,
-        bad_messages_max: 10,
+        malformed_messages_max: 10,
         ..Limits::default()
     };
     let object = ObjectSettings { tick_steps_max: if few { 1 } else { 16 } };

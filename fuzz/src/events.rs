@@ -3,7 +3,7 @@
 use relay_engine::types::{Event, NO_EXPIRY, unescape};
 use relay_engine::wire::{self, RawEvent, ReplyTarget};
 
-use crate::reference::{Opinion, ReferenceEvent};
+use crate::reference::{ReferenceEvent, ReferenceResult};
 
 /// Parses `data` as an event.
 ///
@@ -11,20 +11,23 @@ use crate::reference::{Opinion, ReferenceEvent};
 /// If the parser and the reference disagree about whether it is valid, its fields, its hash or its canonical form; or if
 /// parsing the canonical form does not give the same form.
 pub fn events(data: &[u8]) {
-    let opinion = match std::str::from_utf8(data) {
+    let reference_result = match std::str::from_utf8(data) {
         Ok(text) => ReferenceEvent::read(text),
-        Err(_) => Opinion::Refused,
+        Err(_) => ReferenceResult::Invalid,
     };
     match wire::parse_event(data) {
         Ok(raw) => {
-            let reference = opinion.meaning().expect("only what the reference takes is taken");
+            let reference = reference_result.value().expect("what is accepted is valid by the reference");
             check_event(&raw, &reference);
             let json = raw.to_event().shared_json();
             let again = wire::parse_event(&json).expect("the canonical form is an event");
             assert_eq!(again.to_event().json(), &*json, "the canonical form is a fixed point");
         }
         Err(error) => {
-            assert!(!matches!(opinion, Opinion::Taken(_)), "a good event is refused: {error}");
+            assert!(
+                !matches!(reference_result, ReferenceResult::Valid(_)),
+                "a valid event is refused: {error}"
+            );
             assert!(error.at <= data.len(), "the offset of the error is within the bytes");
             assert!(matches!(error.reply_to, ReplyTarget::Event(_)), "it was an event");
             assert!(!error.to_string().is_empty());

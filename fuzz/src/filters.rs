@@ -13,7 +13,7 @@ pub fn filters(data: &[u8]) {
     let reference = std::str::from_utf8(data).ok().and_then(reference_filter);
     match wire::parse_filter(data) {
         Ok(filter) => {
-            let (reference, values) = reference.expect("only what the reference takes is taken");
+            let (reference, values) = reference.expect("what is accepted is valid by the reference");
             check_filter(&filter, &reference, values);
         }
         Err(error) => {

@@ -7,7 +7,7 @@ use relay_engine::wire::{
 
 use crate::events::check_event;
 use crate::filters::check_filter;
-use crate::reference::{Object, Opinion, ReferenceEvent, elements, reference_filter, string};
+use crate::reference::{Object, ReferenceEvent, ReferenceResult, elements, reference_filter, string};
 
 /// Parses `data` as a client message, with large and with small limits, and writes answers with its ids.
 ///
@@ -16,24 +16,29 @@ use crate::reference::{Object, Opinion, ReferenceEvent, elements, reference_filt
 /// the reference finds, if small limits change the content of an accepted message, or if an answer is not the intended JSON.
 pub fn frames(data: &[u8]) {
     let limits = Limits { message_bytes_max: 1 << 20, ..Limits::default() };
-    let opinion = std::str::from_utf8(data).ok().map_or(Opinion::Refused, |text| read(text, &limits));
+    let reference_result =
+        std::str::from_utf8(data).ok().map_or(ReferenceResult::Invalid, |text| read(text, &limits));
     let result = wire::parse_client_message(data, &limits);
     match &result {
-        Ok(message) => {
-            check_message(message, &opinion.meaning().expect("only what the reference takes is taken"))
-        }
+        Ok(message) => check_message(
+            message,
+            &reference_result.value().expect("what is accepted is valid by the reference"),
+        ),
         Err(error) => {
-            assert!(!matches!(opinion, Opinion::Taken(_)), "a good message is refused: {error}");
+            assert!(
+                !matches!(reference_result, ReferenceResult::Valid(_)),
+                "a valid message is refused: {error}"
+            );
             check_error(data, error);
         }
     }
-    check_narrow(data, &result);
+    check_small_limits(data, &result);
     check_id_scanner(data);
     check_answers(data);
 }
 
 /// The content of a message.
-enum Said {
+enum ParsedMessage {
     Event(ReferenceEvent),
     Auth(ReferenceEvent),
     Req(SubId, Vec<(Filter, usize)>),
@@ -44,68 +49,79 @@ enum Said {
     NegClose(SubId),
 }
 
-fn read(text: &str, limits: &Limits) -> Opinion<Said> {
-    let sure = |said: Option<Said>| said.map_or(Opinion::Refused, Opinion::Taken);
+fn read(text: &str, limits: &Limits) -> ReferenceResult<ParsedMessage> {
+    let valid_or_invalid =
+        |said: Option<ParsedMessage>| said.map_or(ReferenceResult::Invalid, ReferenceResult::Valid);
     let Some(elements) = elements(text).filter(|_| text.len() <= limits.message_bytes_max) else {
-        return Opinion::Refused;
+        return ReferenceResult::Invalid;
     };
-    let [message_type, first, rest @ ..] = elements.as_slice() else { return Opinion::Refused };
+    let [message_type, first, rest @ ..] = elements.as_slice() else { return ReferenceResult::Invalid };
     match string(message_type).as_deref() {
-        Some("EVENT") => read_event(first, rest, Said::Event, limits),
-        Some("AUTH") => read_event(first, rest, Said::Auth, limits),
-        Some("REQ") => sure(read_filters(first, rest, limits).map(|(sub, filters)| Said::Req(sub, filters))),
-        Some("COUNT") => {
-            sure(read_filters(first, rest, limits).map(|(sub, filters)| Said::Count(sub, filters)))
-        }
+        Some("EVENT") => read_event(first, rest, ParsedMessage::Event, limits),
+        Some("AUTH") => read_event(first, rest, ParsedMessage::Auth, limits),
+        Some("REQ") => valid_or_invalid(
+            read_filters(first, rest, limits).map(|(sub, filters)| ParsedMessage::Req(sub, filters)),
+        ),
+        Some("COUNT") => valid_or_invalid(
+            read_filters(first, rest, limits).map(|(sub, filters)| ParsedMessage::Count(sub, filters)),
+        ),
         Some("CLOSE") => match sub_id(first) {
-            Some(sub) => with_trailing(Opinion::Taken(Said::Close(sub)), rest),
-            None => Opinion::Refused,
+            Some(sub) => with_trailing(ReferenceResult::Valid(ParsedMessage::Close(sub)), rest),
+            None => ReferenceResult::Invalid,
         },
         Some("NEG-OPEN") => match (read_filters(first, rest.get(..1).unwrap_or(&[]), limits), rest) {
             (Some((query, mut filters)), [_, message, rest @ ..]) => with_trailing(
-                sure(hex(message).map(|bytes| Said::NegOpen(query, filters.remove(0), bytes))),
+                valid_or_invalid(
+                    hex(message).map(|bytes| ParsedMessage::NegOpen(query, filters.remove(0), bytes)),
+                ),
                 rest,
             ),
-            _ => Opinion::Refused,
+            _ => ReferenceResult::Invalid,
         },
         Some("NEG-MSG") => match (sub_id(first), rest) {
-            (Some(query), [message, rest @ ..]) => {
-                with_trailing(sure(hex(message).map(|bytes| Said::NegMsg(query, bytes))), rest)
-            }
-            _ => Opinion::Refused,
+            (Some(query), [message, rest @ ..]) => with_trailing(
+                valid_or_invalid(hex(message).map(|bytes| ParsedMessage::NegMsg(query, bytes))),
+                rest,
+            ),
+            _ => ReferenceResult::Invalid,
         },
         Some("NEG-CLOSE") => match sub_id(first) {
-            Some(query) => with_trailing(Opinion::Taken(Said::NegClose(query)), rest),
-            None => Opinion::Refused,
+            Some(query) => with_trailing(ReferenceResult::Valid(ParsedMessage::NegClose(query)), rest),
+            None => ReferenceResult::Invalid,
         },
-        _ => Opinion::Refused,
+        _ => ReferenceResult::Invalid,
     }
 }
 
 fn read_event(
     event: &str,
     rest: &[&str],
-    said: impl Fn(ReferenceEvent) -> Said,
+    said: impl Fn(ReferenceEvent) -> ParsedMessage,
     limits: &Limits,
-) -> Opinion<Said> {
-    let opinion = match ReferenceEvent::read(event) {
-        Opinion::Taken(event) if event.tags.len() <= limits.tags_max_of_any() => Opinion::Taken(said(event)),
-        Opinion::Unsure(event) if event.tags.len() <= limits.tags_max_of_any() => {
-            Opinion::Unsure(said(event))
+) -> ReferenceResult<ParsedMessage> {
+    let reference_result = match ReferenceEvent::read(event) {
+        ReferenceResult::Valid(event) if event.tags.len() <= limits.tags_max_of_any() => {
+            ReferenceResult::Valid(said(event))
         }
-        _ => Opinion::Refused,
+        ReferenceResult::Unknown(event) if event.tags.len() <= limits.tags_max_of_any() => {
+            ReferenceResult::Unknown(said(event))
+        }
+        _ => ReferenceResult::Invalid,
     };
-    with_trailing(opinion, rest)
+    with_trailing(reference_result, rest)
 }
 
 /// Trailing elements are ignored, but must be valid JSON.
-fn with_trailing(opinion: Opinion<Said>, rest: &[&str]) -> Opinion<Said> {
+fn with_trailing(
+    reference_result: ReferenceResult<ParsedMessage>,
+    rest: &[&str],
+) -> ReferenceResult<ParsedMessage> {
     let dropped: Vec<Option<bool>> =
         rest.iter().map(|value| crate::reference::dropped_value(value)).collect();
-    match opinion {
-        _ if dropped.contains(&Some(false)) => Opinion::Refused,
-        Opinion::Taken(said) if dropped.contains(&None) => Opinion::Unsure(said),
-        opinion => opinion,
+    match reference_result {
+        _ if dropped.contains(&Some(false)) => ReferenceResult::Invalid,
+        ReferenceResult::Valid(said) if dropped.contains(&None) => ReferenceResult::Unknown(said),
+        reference_result => reference_result,
     }
 }
 
@@ -133,28 +149,34 @@ fn sub_id(text: &str) -> Option<SubId> {
     (1..=64).contains(&chars).then(|| SubId::new(&text).expect("1 to 64 characters are an id"))
 }
 
-fn check_message(message: &ClientMessage<'_>, said: &Said) {
+fn check_message(message: &ClientMessage<'_>, said: &ParsedMessage) {
     match (message, said) {
-        (ClientMessage::Event(raw), Said::Event(event)) | (ClientMessage::Auth(raw), Said::Auth(event)) => {
+        (ClientMessage::Event(raw), ParsedMessage::Event(event))
+        | (ClientMessage::Auth(raw), ParsedMessage::Auth(event)) => {
             check_event(raw, event);
         }
-        (ClientMessage::Req { sub, filters }, Said::Req(expected, references))
-        | (ClientMessage::Count { query: sub, filters }, Said::Count(expected, references)) => {
+        (ClientMessage::Req { sub, filters }, ParsedMessage::Req(expected, references))
+        | (ClientMessage::Count { id: sub, filters }, ParsedMessage::Count(expected, references)) => {
             assert_eq!(sub, expected);
             assert_eq!(filters.len(), references.len());
             for (filter, (reference, values)) in filters.iter().zip(references) {
                 check_filter(filter, reference, *values);
             }
         }
-        (ClientMessage::Close { sub }, Said::Close(expected)) => assert_eq!(sub, expected),
-        (ClientMessage::NegOpen { query, filter, message }, Said::NegOpen(expected, reference, bytes)) => {
+        (ClientMessage::Close { sub }, ParsedMessage::Close(expected)) => assert_eq!(sub, expected),
+        (
+            ClientMessage::NegOpen { id: query, filter, message },
+            ParsedMessage::NegOpen(expected, reference, bytes),
+        ) => {
             assert_eq!((query, &**message), (expected, &**bytes));
             check_filter(filter, &reference.0, reference.1);
         }
-        (ClientMessage::NegMsg { query, message }, Said::NegMsg(expected, bytes)) => {
+        (ClientMessage::NegMsg { id: query, message }, ParsedMessage::NegMsg(expected, bytes)) => {
             assert_eq!((query, &**message), (expected, &**bytes));
         }
-        (ClientMessage::NegClose { query }, Said::NegClose(expected)) => assert_eq!(query, expected),
+        (ClientMessage::NegClose { id: query }, ParsedMessage::NegClose(expected)) => {
+            assert_eq!(query, expected)
+        }
         _ => panic!("read as another message: {message:?}"),
     }
 }
@@ -169,7 +191,7 @@ fn check_error(data: &[u8], error: &WireError) {
     let Some(elements) = std::str::from_utf8(data).ok().and_then(elements) else { return };
     let [message_type, first, ..] = elements.as_slice() else { return };
     let named = |reply_to: fn(Box<str>) -> ReplyTarget| {
-        string(first).map_or(ReplyTarget::Frame, |id| reply_to(id.into()))
+        string(first).map_or(ReplyTarget::Notice, |id| reply_to(id.into()))
     };
     match string(message_type).as_deref() {
         Some("EVENT") => assert_eq!(error.reply_to, ReplyTarget::Event(plain_id(first, &error.reply_to))),
@@ -178,7 +200,7 @@ fn check_error(data: &[u8], error: &WireError) {
         Some("COUNT") => assert_eq!(error.reply_to, named(ReplyTarget::Count)),
         Some("CLOSE") => assert_eq!(error.reply_to, named(ReplyTarget::Close)),
         Some("NEG-OPEN" | "NEG-MSG") => assert_eq!(error.reply_to, named(ReplyTarget::Neg)),
-        Some("NEG-CLOSE") | None => assert_eq!(error.reply_to, ReplyTarget::Frame),
+        Some("NEG-CLOSE") | None => assert_eq!(error.reply_to, ReplyTarget::Notice),
         Some(_) => assert_eq!(
             (&error.reply_to, error.kind),
             (&named(ReplyTarget::Unknown), WireErrorKind::UnknownMessageType)
@@ -210,8 +232,8 @@ fn plain_id(event: &str, reply_to: &ReplyTarget) -> Option<Box<str>> {
 }
 
 /// Small limits refuse more messages, with the error of a limit, and change nothing else.
-fn check_narrow(data: &[u8], generous: &Result<ClientMessage<'_>, WireError>) {
-    let narrow = Limits {
+fn check_small_limits(data: &[u8], with_large_limits: &Result<ClientMessage<'_>, WireError>) {
+    let small = Limits {
         message_bytes_max: 512,
         event_tags_max: 2,
         list_tags_max: 2,
@@ -219,15 +241,15 @@ fn check_narrow(data: &[u8], generous: &Result<ClientMessage<'_>, WireError>) {
         filter_values_max: 4,
         ..Limits::default()
     };
-    match (wire::parse_client_message(data, &narrow), generous) {
+    match (wire::parse_client_message(data, &small), with_large_limits) {
         (Ok(message), Ok(same)) => assert_eq!(format!("{message:?}"), format!("{same:?}")),
-        (Ok(message), Err(error)) => panic!("only narrow limits take {message:?}: {error}"),
+        (Ok(message), Err(error)) => panic!("only small limits accept {message:?}: {error}"),
         (Err(error), Ok(message)) => {
             let is_bound = match error.kind {
-                WireErrorKind::MessageTooLong { .. } => data.len() > narrow.message_bytes_max,
-                WireErrorKind::TooManyTags { max } => max == narrow.tags_max_of_any(),
-                WireErrorKind::TooManyFilters { max } => max == narrow.filters_max,
-                WireErrorKind::TooManyValues { max } => max == narrow.filter_values_max,
+                WireErrorKind::MessageTooLong { .. } => data.len() > small.message_bytes_max,
+                WireErrorKind::TooManyTags { max } => max == small.tags_max_of_any(),
+                WireErrorKind::TooManyFilters { max } => max == small.filters_max,
+                WireErrorKind::TooManyValues { max } => max == small.filter_values_max,
                 _ => false,
             };
             assert!(is_bound, "{error} refuses {message:?}");

@@ -1,6 +1,6 @@
-//! Fuzz programs for the relay, each with a reference with which the relay must agree.
+//! Fuzz targets for the relay, each with a reference with which the relay must agree.
 //!
-//! | function | bytes are | compared with |
+//! | target | bytes are | compared with |
 //! |---|---|---|
 //! | [`frames`] | one client message | `serde_json` |
 //! | [`events`] | one event object | `serde_json` |

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use relay_engine::reconcile::{
-    AnswerError, CALLS_MAX, EventSet, Item, LOOKUPS_MAX, RANGES_MAX, SetBuilder, Sum, TotalBytes, answer,
+    AnswerError, CALLS_MAX, EventSet, Item, LOOKUPS_MAX, MutableSet, RANGES_MAX, Sum, TotalBytes, answer,
 };
 use relay_engine::types::EventId;
 
@@ -21,7 +21,7 @@ pub fn reconcile(data: &[u8]) {
     let Some((&count, rest)) = data.split_first() else { return };
     let (ops, message) = rest.split_at((4 * OP_BYTES * usize::from(count)).min(rest.len()));
     let total = TotalBytes::default();
-    let (mut set, mut expected) = (SetBuilder::new(&total), BTreeSet::new());
+    let (mut set, mut expected) = (MutableSet::new(&total), BTreeSet::new());
     let mut earlier = Vec::new();
     for (at, op) in ops.chunks_exact(OP_BYTES).enumerate() {
         let item = item(op[1], op[2], op[0] & 0x0f);

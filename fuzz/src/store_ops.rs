@@ -4,15 +4,15 @@
 //!
 //! A program chooses from a small set of events and filters, so that nearly every operation has an effect.
 
-use relay_engine::policy::may_match_restricted;
+use relay_engine::policy::may_match_withheld;
 use relay_engine::store::sql::{SqlBackend, SqlSizes};
 use relay_engine::store::{
     Backend, Completeness, Count, CountStep, Hit, MemoryBackend, Op, Outcome, REMOVED_KEYS_MAX, Reader,
-    Refusal, Scan, ScanLimits, ScanStep, Seq, StoreError, Take, TermClasses, Viewer, commit, remove,
+    Refusal, Scan, ScanLimits, ScanStep, Seq, SinkResult, StoreError, TermClasses, Viewer, commit, remove,
     remove_pending, replay, sweep_expired,
 };
 use relay_engine::testing::{
-    FailingBackend, Oracle, OracleCount, OracleOutcome, OracleViewer, World, filter_json,
+    EventGenerator, FailingBackend, Oracle, OracleCount, OracleOutcome, OracleViewer, filter_json,
 };
 use relay_engine::types::{CanonicalEvent, EventId, Filter, Kind, PubKey, Timestamp};
 use serde_json::Value;
@@ -31,7 +31,7 @@ const FILTERS: usize = 32;
 /// If a backend and the oracle disagree, or a failed change leaves something behind.
 pub fn store_ops(data: &[u8]) {
     let (world, program) = data.split_at_checked(1).unwrap_or((&[0], &[]));
-    let mut machine = Program::new(u64::from(world[0]));
+    let mut machine = StoreOps::new(u64::from(world[0]));
     let mut choices = Choices::from_bytes(program);
     for _ in 0..OPS_MAX {
         if choices.is_exhausted() {
@@ -56,7 +56,7 @@ impl Viewer for Guarded {
     }
 
     fn sees_all_matches(&self, filter: &Filter) -> bool {
-        PubKey::from_hex(self.0.as_bytes()).is_ok_and(|key| !may_match_restricted(filter, &[1059], &[key]))
+        PubKey::from_hex(self.0.as_bytes()).is_ok_and(|key| !may_match_withheld(filter, &[1059], &[key]))
     }
 }
 
@@ -67,11 +67,11 @@ struct Running {
     texts: Vec<Value>,
     backend: usize,
     /// Matches that were stored when it began and have not been removed since.
-    must: Vec<u64>,
+    required_seqs: Vec<u64>,
     hits: Vec<(Timestamp, EventId, u64)>,
 }
 
-struct Program {
+struct StoreOps {
     ops: Vec<Op>,
     filters: Vec<Filter>,
     backends: Vec<FailingBackend<MemoryBackend>>,
@@ -83,9 +83,9 @@ struct Program {
     keys: [String; 1],
 }
 
-impl Program {
+impl StoreOps {
     fn new(seed: u64) -> Self {
-        let mut world = World::new(seed);
+        let mut world = EventGenerator::new(seed);
         let ops = (0..EVENTS).map(|_| world.op()).collect();
         let filters = (0..FILTERS).map(|_| world.filter()).collect();
         // Every choice of optional terms: the planner must answer the same without them.
@@ -106,15 +106,15 @@ impl Program {
             let database = Sqlite::new();
             (database.clone(), open(database))
         });
-        Program {
+        StoreOps {
             ops,
             filters,
             backends,
             sql,
             oracle: Oracle::default(),
             running: None,
-            now: World::START,
-            keys: [World::pubkey(0).to_string()],
+            now: EventGenerator::START,
+            keys: [EventGenerator::pubkey(0).to_string()],
         }
     }
 
@@ -246,11 +246,11 @@ impl Program {
         let completeness = match answer {
             _ if answer.more => Completeness::More,
             _ if answer.withheld => Completeness::Withheld,
-            _ if answer.not_asked || answer.may_lack => Completeness::Unknown,
+            _ if answer.has_limit_zero || answer.may_be_incomplete => Completeness::Unknown,
             _ => Completeness::Finish,
         };
         let after = choices.below(self.oracle.last() + 1);
-        let rows_max = 1 + choices.index(48);
+        let cost_max = 1 + choices.index(48);
         let expected = Answers {
             scanned: (answer.seqs, completeness),
             counted: self.oracle.count(&texts, self.now, &viewer),
@@ -261,7 +261,7 @@ impl Program {
             limits,
             horizon: Seq(self.oracle.last()),
             after: Seq(after),
-            rows_max,
+            cost_max,
             now: self.now,
             viewer: &Guarded(self.keys[0].clone()),
         };
@@ -282,8 +282,8 @@ impl Program {
         let limits = ScanLimits { limit_default: 10_000, limit_max: 10_000 };
         let classes = self.backends[backend].classes();
         let scan = Scan::new(filters.as_slice().into(), limits, classes, Seq(self.oracle.last()));
-        let must = self.matching(&texts);
-        self.running = Some(Running { scan, filters, texts, backend, must, hits: Vec::new() });
+        let required_seqs = self.matching(&texts);
+        self.running = Some(Running { scan, filters, texts, backend, required_seqs, hits: Vec::new() });
     }
 
     fn matching(&self, texts: &[Value]) -> Vec<u64> {
@@ -297,7 +297,7 @@ impl Program {
     fn forget_gone(&mut self) {
         let Some(mut running) = self.running.take() else { return };
         let there = self.matching(&running.texts);
-        running.must.retain(|seq| there.contains(seq));
+        running.required_seqs.retain(|seq| there.contains(seq));
         self.running = Some(running);
     }
 
@@ -308,12 +308,12 @@ impl Program {
         let backend = &self.backends[running.backend];
         // A failed read must not lose results.
         backend.fail_at(if choices.one_in(4) { 1 + choices.below(8) } else { 0 });
-        let mut rows = 1 + choices.index(8);
+        let mut budget = 1 + choices.index(8);
         let step = backend.reader().and_then(|reader| {
-            running.scan.step(&reader, self.now, &mut rows, &Guarded(self.keys[0].clone()), &mut |hit| {
+            running.scan.step(&reader, self.now, &mut budget, &Guarded(self.keys[0].clone()), &mut |hit| {
                 assert!(running.filters.iter().any(|filter| filter.matches_stored(hit.event)));
                 running.hits.push((hit.event.created_at(), hit.event.id(), hit.seq.0));
-                Take::Counted
+                SinkResult::Continue
             })
         });
         backend.fail_at(0);
@@ -325,10 +325,10 @@ impl Program {
         match step {
             Ok(ScanStep::More) | Err(StoreError::Failed(_)) => self.running = Some(running),
             Ok(ScanStep::Done(said)) => {
-                let whole = !running.texts.iter().any(|text| self.viewer().may_lack(text));
+                let whole = !running.texts.iter().any(|text| self.viewer().may_be_incomplete(text));
                 let limits = [Completeness::Unknown, Completeness::Withheld];
                 assert!(said == Completeness::Finish || (!whole && limits.contains(&said)), "{said:?}");
-                for seq in &running.must {
+                for seq in &running.required_seqs {
                     assert!(hits.iter().any(|hit| hit.2 == *seq), "{seq} is missing: {:?}", running.texts);
                 }
             }
@@ -351,7 +351,7 @@ struct Question<'a> {
     limits: ScanLimits,
     horizon: Seq,
     after: Seq,
-    rows_max: usize,
+    cost_max: usize,
     now: Timestamp,
     viewer: &'a dyn Viewer,
 }
@@ -373,13 +373,13 @@ impl Question<'_> {
         let mut scan = Scan::new(self.filters.into(), self.limits, backend.classes(), self.horizon);
         let mut seqs = Vec::new();
         loop {
-            let mut rows = self.rows_max;
+            let mut budget = self.cost_max;
             let reader = backend.reader().expect("memory does not fail");
             let mut sink = |hit: Hit<'_>| {
                 seqs.push(hit.seq.0);
-                if hit.seq.0.is_multiple_of(3) { Take::CountedAndPause } else { Take::Counted }
+                if hit.seq.0.is_multiple_of(3) { SinkResult::Pause } else { SinkResult::Continue }
             };
-            let step = scan.step(&reader, self.now, &mut rows, self.viewer, &mut sink);
+            let step = scan.step(&reader, self.now, &mut budget, self.viewer, &mut sink);
             if let ScanStep::Done(said) = step.expect("memory does not fail") {
                 return (seqs, said);
             }
@@ -389,13 +389,13 @@ impl Question<'_> {
     fn count(&self, backend: &impl Backend) -> OracleCount {
         let mut count = Count::new(self.filters.into(), backend.classes(), self.horizon, u64::MAX);
         loop {
-            let mut rows = self.rows_max;
+            let mut budget = self.cost_max;
             let reader = backend.reader().expect("memory does not fail");
-            let step = count.step(&reader, self.now, &mut rows, self.viewer);
+            let step = count.step(&reader, self.now, &mut budget, self.viewer);
             if let CountStep::Done(counted) = step.expect("memory does not fail") {
-                // No limit of rows.
-                let may_lack = counted.approximate;
-                return OracleCount { count: counted.count, may_lack, withheld: counted.withheld };
+                // No limit of cost.
+                let may_be_incomplete = counted.approximate;
+                return OracleCount { count: counted.count, may_be_incomplete, withheld: counted.withheld };
             }
         }
     }
@@ -403,13 +403,13 @@ impl Question<'_> {
     fn replay(&self, backend: &impl Backend) -> Vec<u64> {
         let (mut covered, mut seqs) = (self.after, Vec::new());
         loop {
-            let mut rows = self.rows_max;
+            let mut budget = self.cost_max;
             let reader = backend.reader().expect("memory does not fail");
             let mut sink = |hit: Hit<'_>| {
                 seqs.push(hit.seq.0);
-                if hit.seq.0.is_multiple_of(5) { Take::CountedAndPause } else { Take::Counted }
+                if hit.seq.0.is_multiple_of(5) { SinkResult::Pause } else { SinkResult::Continue }
             };
-            let step = replay(&reader, self.filters, covered, &mut rows, self.now, self.viewer, &mut sink)
+            let step = replay(&reader, self.filters, covered, &mut budget, self.now, self.viewer, &mut sink)
                 .expect("memory does not fail");
             assert!(step.covered >= covered, "a replay goes on");
             covered = step.covered;

@@ -39,8 +39,8 @@ fn main() {
     let named = Tier::ALL
         .iter()
         .filter(|tier| tier.is_available() && **tier != Tier::Libsecp256k1 && tier.name() != "emulated")
-        .map(|tier| Entrant(Some(*tier)));
-    let tiers: Vec<Entrant> = std::iter::once(Entrant(None))
+        .map(|tier| Candidate(Some(*tier)));
+    let tiers: Vec<Candidate> = std::iter::once(Candidate(None))
         .chain(named)
         .filter(|tier| only.is_none_or(|only| only == tier.name()))
         .collect();
@@ -75,9 +75,9 @@ fn main() {
 
 /// What is measured: a tier, or the choice of `Verifier::new()`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Entrant(Option<Tier>);
+struct Candidate(Option<Tier>);
 
-impl Entrant {
+impl Candidate {
     fn name(self) -> &'static str {
         self.0.map_or("auto", Tier::name)
     }
@@ -87,7 +87,7 @@ impl Entrant {
     }
 }
 
-impl std::fmt::Display for Entrant {
+impl std::fmt::Display for Candidate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
@@ -95,14 +95,14 @@ impl std::fmt::Display for Entrant {
 
 /// The time that a tier takes for a batch.
 struct Line {
-    tier: Entrant,
+    tier: Candidate,
     keys: &'static str,
     batch: usize,
     ratio: f64,
 }
 
 fn measure(
-    tiers: &[Entrant],
+    tiers: &[Candidate],
     keys: &'static str,
     pool: &[Claim],
     batch: usize,
@@ -158,7 +158,7 @@ fn measure(
 }
 
 /// A batch of 64 with one signature that does not hold against the same with none.
-fn bad_one(tiers: &[Entrant], keys: &'static str, pool: &[Claim], rounds: usize) {
+fn bad_one(tiers: &[Candidate], keys: &'static str, pool: &[Claim], rounds: usize) {
     for tier in tiers {
         let mut verifier = verifier(*tier, keys, pool);
         let (mut good, mut bad) = (Vec::new(), Vec::new());
@@ -184,7 +184,7 @@ fn bad_one(tiers: &[Entrant], keys: &'static str, pool: &[Claim], rounds: usize)
 }
 
 /// Batches of 64 that an attacker makes to be slow, compared with 64 valid claims of unseen keys.
-fn hostile(tier: Entrant, rounds: usize) {
+fn hostile(tier: Candidate, rounds: usize) {
     /// A way to be slow: prepares a verifier for a round, then returns what to measure.
     type Attack = fn(&mut Verifier, usize) -> Vec<Claim>;
     let unseen: Attack = |_, round| (0..BATCH).map(|i| signed(number(round, i), 0)).collect();
@@ -279,7 +279,7 @@ fn colliding(author: u64, is_equal: bool) -> Claim {
     Claim { key, message, signature }
 }
 
-fn verifier(tier: Entrant, keys: &str, pool: &[Claim]) -> Verifier {
+fn verifier(tier: Candidate, keys: &str, pool: &[Claim]) -> Verifier {
     let mut verifier = tier.verifier();
     if keys == "zipf" {
         verifier = verifier.with_author_cache(AUTHORS * 40_000);

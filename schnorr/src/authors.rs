@@ -1,13 +1,13 @@
 //! The author cache (LRU): lifted keys and combs of authors with valid signatures, within a budget of bytes.
 
 use crate::curve::tables::{COMB_LEN, Comb};
-use crate::field::Entry;
-use crate::keyed::{KeyMap, KeyState};
+use crate::field::AffinePoint;
+use crate::key_hash::{KeyMap, KeyState};
 
 /// Memory of an author without a comb, including the map, in bytes.
 pub(crate) const AUTHOR_BYTES: usize = 256;
 /// Memory of a comb, in bytes.
-pub(crate) const COMB_BYTES: usize = COMB_LEN * size_of::<Entry>() + 16;
+pub(crate) const COMB_BYTES: usize = COMB_LEN * size_of::<AffinePoint>() + 16;
 
 const NONE: u32 = u32::MAX;
 
@@ -15,7 +15,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 struct Author {
     key: [u8; 32],
-    point: Option<Entry>,
+    point: Option<AffinePoint>,
     comb: Option<Comb>,
     /// Valid claims so far.
     valid_claims: u32,
@@ -40,7 +40,7 @@ pub(crate) struct Authors {
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     /// The lifted key, if it has been needed.
-    pub(crate) point: Option<Entry>,
+    pub(crate) point: Option<AffinePoint>,
     pub(crate) comb: Option<Comb>,
     /// Valid claims so far.
     pub(crate) valid_claims: u32,

@@ -23,7 +23,7 @@ mod authors;
 mod challenge;
 mod curve;
 mod field;
-mod keyed;
+mod key_hash;
 #[cfg(feature = "libsecp256k1")]
 mod libsecp256k1;
 mod scalar;

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_are_odd_and_short_and_make_the_whole() {
+    fn glv_halves_are_odd_and_bounded_and_recombine() {
         let mut state = 1u64;
         let mut word = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

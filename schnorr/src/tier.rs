@@ -9,7 +9,7 @@ use crate::curve::tables::{Comb, make_combs, windows};
 use crate::curve::{Outcome, Task, cold, warm};
 use crate::field::portable32::F26;
 use crate::field::portable64::F52;
-use crate::field::{Entry, Field, Words};
+use crate::field::{AffinePoint, Field, Words};
 
 /// An implementation of verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,21 +103,21 @@ impl Tier {
         }
         Some(match self {
             #[cfg(target_arch = "x86_64")]
-            Tier::Ifma => Box::new(ifma::LaneEngine::new()),
+            Tier::Ifma => Box::new(ifma::LaneState::new()),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => Box::new(avx2::LaneEngine::new()),
+            Tier::Avx2 => Box::new(avx2::LaneState::new()),
             #[cfg(target_arch = "x86_64")]
-            Tier::Adx => Box::new(Engine::<crate::field::adx::F64>::new()),
+            Tier::Adx => Box::new(TierState::<crate::field::adx::F64>::new()),
             #[cfg(not(target_arch = "x86_64"))]
             Tier::Ifma | Tier::Avx2 | Tier::Adx => return None,
-            Tier::Portable64 => Box::new(Engine::<F52>::new()),
-            Tier::Portable32 => Box::new(Engine::<F26>::new()),
+            Tier::Portable64 => Box::new(TierState::<F52>::new()),
+            Tier::Portable32 => Box::new(TierState::<F26>::new()),
             #[cfg(feature = "libsecp256k1")]
             Tier::Libsecp256k1 => return None,
             #[cfg(any(test, feature = "testing"))]
-            Tier::Emulated => {
-                Box::new(Engine::<crate::field::lanes::FLanes<crate::field::lanes::emulated::Emulated>>::new())
-            }
+            Tier::Emulated => Box::new(TierState::<
+                crate::field::lanes::FLanes<crate::field::lanes::emulated::Emulated>,
+            >::new()),
         })
     }
 }
@@ -152,17 +152,17 @@ impl FromStr for Tier {
 /// The computations of a tier, on its own scratch memory.
 pub(crate) trait Kernel: Send {
     /// The points with these x-coordinates, below p, and even y.
-    fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>));
+    fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<AffinePoint>));
     /// Combs of keys.
-    fn combs(&mut self, keys: &[Entry]) -> Vec<Comb>;
+    fn combs(&mut self, keys: &[AffinePoint]) -> Vec<Comb>;
     /// Decides claims whose authors have combs.
-    fn warm(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome));
+    fn warm(&mut self, tasks: &[(Task, &[AffinePoint])], decide: &mut dyn FnMut(&Task, Outcome));
     /// Decides claims from their keys' points.
-    fn cold(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome));
+    fn cold(&mut self, tasks: &[(Task, AffinePoint)], decide: &mut dyn FnMut(&Task, Outcome));
 }
 
 /// A field with its plans and scratch memory.
-pub(crate) struct Engine<F> {
+pub(crate) struct TierState<F> {
     points: Points<F>,
     scratch: cold::Scratch<F>,
     warm_plan: Plan,
@@ -170,20 +170,20 @@ pub(crate) struct Engine<F> {
 }
 
 /// The generator's tables, computed when first needed.
-fn generator() -> &'static [Entry] {
+fn generator() -> &'static [AffinePoint] {
     #[cfg(target_pointer_width = "64")]
     return windows::<F52>();
     #[cfg(not(target_pointer_width = "64"))]
     return windows::<F26>();
 }
 
-impl<F: Field> Engine<F> {
+impl<F: Field> TierState<F> {
     fn new() -> Self {
         // A wasm32 instance may never need them; elsewhere they are computed now, so that no signature has to wait.
         if cfg!(not(target_arch = "wasm32")) {
             generator();
         }
-        Engine {
+        TierState {
             points: Points::new(),
             scratch: cold::Scratch::new(),
             warm_plan: warm::plan(),
@@ -192,38 +192,38 @@ impl<F: Field> Engine<F> {
     }
 
     #[inline(always)]
-    fn warm_inline(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+    fn warm_inline(&mut self, tasks: &[(Task, &[AffinePoint])], decide: &mut dyn FnMut(&Task, Outcome)) {
         warm::run(&self.warm_plan, &mut self.points, generator(), tasks, decide);
     }
 
     #[inline(always)]
-    fn cold_inline(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
-        let Engine { points, scratch, cold_plan, .. } = self;
+    fn cold_inline(&mut self, tasks: &[(Task, AffinePoint)], decide: &mut dyn FnMut(&Task, Outcome)) {
+        let TierState { points, scratch, cold_plan, .. } = self;
         cold::run(cold_plan, points, scratch, generator(), tasks, decide);
     }
 }
 
-impl<F: Field + Send> Kernel for Engine<F> {
-    fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
+impl<F: Field + Send> Kernel for TierState<F> {
+    fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<AffinePoint>)) {
         cold::lift::<F>(keys, found);
     }
 
-    fn combs(&mut self, keys: &[Entry]) -> Vec<Comb> {
+    fn combs(&mut self, keys: &[AffinePoint]) -> Vec<Comb> {
         make_combs::<F>(keys)
     }
 
-    fn warm(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+    fn warm(&mut self, tasks: &[(Task, &[AffinePoint])], decide: &mut dyn FnMut(&Task, Outcome)) {
         self.warm_inline(tasks, decide);
     }
 
-    fn cold(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
+    fn cold(&mut self, tasks: &[(Task, AffinePoint)], decide: &mut dyn FnMut(&Task, Outcome)) {
         self.cold_inline(tasks, decide);
     }
 }
 
 /// A vector tier: whole functions compiled for its instructions, and the scalar kernel for batches that do not fill lanes.
 #[cfg(target_arch = "x86_64")]
-macro_rules! lane_engine {
+macro_rules! lane_tier {
     ($name:ident, $field:ty, $features:literal, $scalar_max:literal) => {
         #[allow(unsafe_code, reason = "functions compiled for instructions that were looked for")]
         mod $name {
@@ -237,49 +237,57 @@ macro_rules! lane_engine {
             /// Up to this number of claims the scalar kernel is faster than mostly empty lanes.
             const SCALAR_MAX: usize = $scalar_max;
 
-            type Lanes = Engine<$field>;
+            type Lanes = TierState<$field>;
 
-            pub(super) struct LaneEngine {
+            pub(super) struct LaneState {
                 lanes: Lanes,
-                scalars: Engine<Scalar>,
+                scalars: TierState<Scalar>,
             }
 
-            impl LaneEngine {
+            impl LaneState {
                 pub(super) fn new() -> Self {
-                    LaneEngine { lanes: Engine::new(), scalars: Engine::new() }
+                    LaneState { lanes: TierState::new(), scalars: TierState::new() }
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn lift(keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
+            fn lift(keys: &[Words], found: &mut dyn FnMut(usize, Option<AffinePoint>)) {
                 cold::lift::<$field>(keys, found);
             }
 
             #[target_feature(enable = $features)]
-            fn combs(keys: &[Entry]) -> Vec<Comb> {
+            fn combs(keys: &[AffinePoint]) -> Vec<Comb> {
                 make_combs::<$field>(keys)
             }
 
             #[target_feature(enable = $features)]
-            fn warm(engine: &mut Lanes, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+            fn warm(
+                engine: &mut Lanes,
+                tasks: &[(Task, &[AffinePoint])],
+                decide: &mut dyn FnMut(&Task, Outcome),
+            ) {
                 engine.warm_inline(tasks, decide);
             }
 
             #[target_feature(enable = $features)]
-            fn cold(engine: &mut Lanes, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
+            fn cold(
+                engine: &mut Lanes,
+                tasks: &[(Task, AffinePoint)],
+                decide: &mut dyn FnMut(&Task, Outcome),
+            ) {
                 engine.cold_inline(tasks, decide);
             }
 
-            impl Kernel for LaneEngine {
-                fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<Entry>)) {
+            impl Kernel for LaneState {
+                fn lift(&mut self, keys: &[Words], found: &mut dyn FnMut(usize, Option<AffinePoint>)) {
                     if keys.len() <= SCALAR_MAX {
                         return self.scalars.lift(keys, found);
                     }
-                    // SAFETY: a `LaneEngine` is only made by `Tier::kernel`, which looked for the features.
+                    // SAFETY: a `LaneState` is only made by `Tier::kernel`, which looked for the features.
                     unsafe { lift(keys, found) }
                 }
 
-                fn combs(&mut self, keys: &[Entry]) -> Vec<Comb> {
+                fn combs(&mut self, keys: &[AffinePoint]) -> Vec<Comb> {
                     if keys.len() <= SCALAR_MAX {
                         return self.scalars.combs(keys);
                     }
@@ -287,7 +295,7 @@ macro_rules! lane_engine {
                     unsafe { combs(keys) }
                 }
 
-                fn warm(&mut self, tasks: &[(Task, &[Entry])], decide: &mut dyn FnMut(&Task, Outcome)) {
+                fn warm(&mut self, tasks: &[(Task, &[AffinePoint])], decide: &mut dyn FnMut(&Task, Outcome)) {
                     if tasks.len() <= SCALAR_MAX {
                         return self.scalars.warm(tasks, decide);
                     }
@@ -295,7 +303,7 @@ macro_rules! lane_engine {
                     unsafe { warm(&mut self.lanes, tasks, decide) }
                 }
 
-                fn cold(&mut self, tasks: &[(Task, Entry)], decide: &mut dyn FnMut(&Task, Outcome)) {
+                fn cold(&mut self, tasks: &[(Task, AffinePoint)], decide: &mut dyn FnMut(&Task, Outcome)) {
                     if tasks.len() <= SCALAR_MAX {
                         return self.scalars.cold(tasks, decide);
                     }
@@ -308,6 +316,6 @@ macro_rules! lane_engine {
 }
 
 #[cfg(target_arch = "x86_64")]
-lane_engine!(ifma, crate::field::lanes::FLanes<crate::field::lanes::ifma::Zmm>, "avx512f,avx512ifma,bmi2", 2);
+lane_tier!(ifma, crate::field::lanes::FLanes<crate::field::lanes::ifma::Zmm>, "avx512f,avx512ifma,bmi2", 2);
 #[cfg(target_arch = "x86_64")]
-lane_engine!(avx2, crate::field::avx2::F29, "avx2,bmi2", 1);
+lane_tier!(avx2, crate::field::avx2::F29, "avx2,bmi2", 1);

@@ -5,8 +5,8 @@ use crate::authors::{AUTHOR_BYTES, AuthorSlot, Authors, COMB_BYTES, Known};
 use crate::challenge;
 use crate::curve::tables::Comb;
 use crate::curve::{Outcome, Task, slow};
-use crate::field::{Entry, P, Words, is_below, words_from_be};
-use crate::keyed::{KeyMap, KeyState};
+use crate::field::{AffinePoint, P, Words, is_below, words_from_be};
+use crate::key_hash::{KeyMap, KeyState};
 use crate::scalar::{is_reduced, negated, split};
 use crate::tier::{Kernel, Tier};
 
@@ -36,9 +36,9 @@ pub struct Verifier {
     tier: Tier,
     /// libsecp256k1 verifies a batch's claims of unknown authors if there are at most this many.
     fallback_max: usize,
-    /// Claims not yet spent on a comb ([`COMB_COST`]), carried over so that small batches get combs too; at most the cost of
-    /// one.
-    unspent: usize,
+    /// Claims since the last comb, at most [`COMB_COST`]: a comb may be made for that many claims. Carried over, so that
+    /// small batches get combs too.
+    claims_since_comb: usize,
     kernel: Option<Box<dyn Kernel>>,
     authors: Option<Authors>,
     /// Indices in `batch`, by key.
@@ -57,7 +57,7 @@ struct BatchAuthor {
     x: Words,
     /// Claims in the batch.
     claims: u32,
-    point: Option<Entry>,
+    point: Option<AffinePoint>,
     comb: Option<Comb>,
     /// Valid claims in the batch, once it has been verified.
     valid_claims: u32,
@@ -111,7 +111,7 @@ impl Verifier {
         Verifier {
             tier,
             fallback_max: 0,
-            unspent: 0,
+            claims_since_comb: 0,
             kernel: tier.kernel(),
             authors: None,
             author_indices: KeyMap::with_hasher(KeyState::random()),
@@ -182,9 +182,10 @@ impl Verifier {
         if let Some(authors) = &self.authors {
             look_up(&mut self.batch, authors);
         }
-        let mut unspent = self.unspent + self.tasks.len();
-        // Before verification any claim may be invalid, so an author needs enough claims in this batch to pay for its comb.
-        choose_combs(&mut self.batch, &mut unspent, |author| author.claims as usize >= COMB_COST);
+        let mut claims_since_comb = self.claims_since_comb + self.tasks.len();
+        // Before verification any claim may be invalid, so an author gets a comb only if it has enough claims in this
+        // batch.
+        choose_combs(&mut self.batch, &mut claims_since_comb, |author| author.claims as usize >= COMB_COST);
         choose_fallbacks(&mut self.batch, self.fallback_max);
         lift(&mut self.batch, kernel, |author| !author.uses_fallback);
         make_combs(&mut self.batch, kernel);
@@ -222,15 +223,15 @@ impl Verifier {
                 self.batch[*author as usize].valid_claims += u32::from(valid[task.index as usize]);
             }
             if keeps_combs {
-                let earns =
+                let is_worth_one =
                     |author: &BatchAuthor| author.valid_claims > 0 && author.valid_total() >= COMB_CLAIMS_MIN;
-                choose_combs(&mut self.batch, &mut unspent, earns);
+                choose_combs(&mut self.batch, &mut claims_since_comb, is_worth_one);
                 lift(&mut self.batch, kernel, |author| author.wants_comb);
                 make_combs(&mut self.batch, kernel);
             }
             remember(&self.batch, authors, keeps_combs);
         }
-        self.unspent = unspent.min(COMB_COST);
+        self.claims_since_comb = claims_since_comb.min(COMB_COST);
         #[cfg(test)]
         {
             self.combs_made += self.batch.iter().filter(|author| author.has_new_comb).count();
@@ -288,12 +289,16 @@ fn look_up(batch: &mut [BatchAuthor], authors: &Authors) {
     }
 }
 
-/// Chooses authors for whom a comb is made, as long as there are unspent claims to pay for it.
-fn choose_combs(batch: &mut [BatchAuthor], unspent: &mut usize, is_worth_one: impl Fn(&BatchAuthor) -> bool) {
+/// Chooses authors for whom a comb is made, one for each [`COMB_COST`] claims since the last.
+fn choose_combs(
+    batch: &mut [BatchAuthor],
+    claims_since_comb: &mut usize,
+    is_worth_one: impl Fn(&BatchAuthor) -> bool,
+) {
     for author in batch {
-        author.wants_comb = author.comb.is_none() && *unspent >= COMB_COST && is_worth_one(author);
+        author.wants_comb = author.comb.is_none() && *claims_since_comb >= COMB_COST && is_worth_one(author);
         if author.wants_comb {
-            *unspent -= COMB_COST;
+            *claims_since_comb -= COMB_COST;
         }
     }
 }
@@ -472,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_claims_push_nobody_out() {
+    fn invalid_claims_evict_no_author() {
         // Room for a few combs.
         for mut verifier in verifiers(4 * (AUTHOR_BYTES + COMB_BYTES)) {
             for message in 0..COMB_COST as u16 {
@@ -492,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_claims_do_not_make_old_authors_young() {
+    fn invalid_claims_do_not_refresh_the_lru() {
         let mut verifier = Verifier::new().with_author_cache(3 * AUTHOR_BYTES);
         combs_made(&mut verifier, &[signed(0, 0)], true);
         combs_made(&mut verifier, &[signed(1, 0), signed(2, 0)], true);
@@ -518,12 +523,12 @@ mod tests {
     }
 
     #[test]
-    fn combs_are_made_as_claims_pay_for_them() {
+    fn combs_are_made_at_the_rate_of_claims() {
         for mut verifier in verifiers(64 << 20) {
             for message in 0..2 {
                 combs_made(&mut verifier, &all(0..60, message, signed), true);
             }
-            // Sixty would have earned one. What was left over before pays for one more.
+            // Sixty claims are enough for one. Those left over before allow one more.
             let most = 60 / COMB_COST + 1;
             for message in 2..5 {
                 let made = combs_made(&mut verifier, &all(0..60, message, signed), true);

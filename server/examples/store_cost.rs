@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use relay_engine::store::{Backend, Bound, Posting, Rank, Reader, Seq, Term, Writer, terms_of};
+use relay_engine::store::{Backend, Posting, Rank, Reader, Seq, StartAt, Term, Writer, terms_of};
 use relay_engine::types::{Event, PubKey};
 use relay_server::lmdb::{LmdbBackend, LmdbOptions};
 
@@ -91,7 +91,7 @@ fn find(backend: &LmdbBackend) {
             for _ in 0..rounds {
                 let reader = backend.reader().expect("reader");
                 let mut found: Vec<Posting> = Vec::new();
-                let newest = Bound::From(Rank::newest(u64::MAX));
+                let newest = StartAt::Rank(Rank::newest(u64::MAX));
                 reader.postings(&term, newest, 0, limit, &mut found).expect("postings");
                 rows = found.len();
                 for posting in found.iter().filter(|_| with_events) {

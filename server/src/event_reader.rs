@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use relay_engine::store::{Backend, Reader as _, Scan, ScanLimits, Seq, StoreError, Take, Viewer};
+use relay_engine::store::{Backend, Reader as _, Scan, ScanLimits, Seq, SinkResult, StoreError, Viewer};
 use relay_engine::types::{Event, Filter, Timestamp};
 
 /// Most events in an answer.
@@ -47,7 +47,7 @@ impl<B: Backend + Clone + Send> EventReader for Store<B> {
         let (mut events, mut rows) = (Vec::new(), ROWS_MAX);
         scan.step(&reader, now, &mut rows, viewer, &mut |hit| {
             events.push(Event::from_canonical(hit.event.json().into()));
-            Take::Counted
+            SinkResult::Continue
         })?;
         // A filter may get more, so that a second is not split.
         events.truncate(EVENTS_MAX as usize);

@@ -2,8 +2,8 @@
 //! them in the log, and live subscriptions receive them as if a client had published them.
 
 use relay_engine::relay::LiveEvent;
-use relay_engine::store::{Backend, Reader, Seq, StoreError, Take, Taken, read_log};
-use relay_engine::types::{Event, MatchWork};
+use relay_engine::store::{Backend, Reader, RemovedEvents, Seq, SinkResult, StoreError, read_log};
+use relay_engine::types::{Event, MatchCost};
 
 /// Events of others that are delivered at once. Of more, as a large import may store, the last ones are found by queries only.
 const EVENTS_MAX: usize = 16_384;
@@ -46,10 +46,15 @@ impl ForeignCommits {
             if own.binary_search(&hit.seq).is_err() {
                 bytes += hit.event.json().len();
                 let event = Event::from_canonical(hit.event.json().into());
-                found.push(LiveEvent { seq: Some(hit.seq), event, publisher: None, taken: Taken::Unknown });
+                found.push(LiveEvent {
+                    seq: Some(hit.seq),
+                    event,
+                    publisher_address: None,
+                    removed: RemovedEvents::Unknown,
+                });
             }
-            let take = if bytes > BYTES_MAX { Take::CountedAndPause } else { Take::Counted };
-            (take, MatchWork::default())
+            let result = if bytes > BYTES_MAX { SinkResult::Pause } else { SinkResult::Continue };
+            (result, MatchCost::default())
         })?;
         if !replayed.caught_up {
             let missed = last.0 - replayed.covered.0;
@@ -78,9 +83,9 @@ mod tests {
     fn put(store: &MemoryBackend, content: &str) -> LiveEvent {
         let signed = event(&key(1)).kind(1).content(content).sign();
         let event = event_of_json(&signed.json()).unwrap();
-        let outcomes = commit(store, 0, &[Op::Put(Verified::vouched(event.clone()))]).unwrap();
+        let outcomes = commit(store, 0, &[Op::Put(Verified::assume_verified(event.clone()))]).unwrap();
         let Outcome::Stored(seq) = outcomes[0] else { panic!("{outcomes:?}") };
-        LiveEvent { seq: Some(seq), event, publisher: None, taken: Taken::NOTHING }
+        LiveEvent { seq: Some(seq), event, publisher_address: None, removed: RemovedEvents::NOTHING }
     }
 
     fn contents(live: &[LiveEvent]) -> Vec<String> {

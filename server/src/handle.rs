@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use relay_engine::relay::{Party, PublishOutcome};
+use relay_engine::relay::{ClientViewer, PublishOutcome};
 use relay_engine::store::{Seq, StoreError, Unrestricted};
 use relay_engine::types::{Event, Filter};
 use tokio::sync::{mpsc, oneshot};
@@ -105,7 +105,7 @@ impl RelayHandle {
     /// As [`RelayHandle::query`].
     pub fn query_public(&self, filter: Filter) -> Result<Vec<Event>, ReadError> {
         let stored = self.stored.upgrade().ok_or(ReadError::Stopped)?;
-        let anybody = Party { guarded_kinds: &self.host.settings.policy.guarded_kinds, keys: &[] };
+        let anybody = ClientViewer { guarded_kinds: &self.host.settings.policy.guarded_kinds, keys: &[] };
         stored.query(filter, now().seconds(), &anybody).map_err(ReadError::Store)
     }
 

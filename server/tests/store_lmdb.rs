@@ -12,8 +12,8 @@ use backend_contract::{
     Made, author, check_random_writes, check_removal_across_restarts, insert, note, of_author,
 };
 use relay_engine::store::{
-    Backend, Completeness, Done, Outcome, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError, Take,
-    Unrestricted, Writer, commit, commit_removals, remove_pending, sweep_expired, terms_of,
+    Backend, Completeness, OpResult, Outcome, Reader, Scan, ScanLimits, ScanStep, Seq, SinkResult,
+    StoreError, Unrestricted, Writer, commit, commit_removals, remove_pending, sweep_expired, terms_of,
 };
 use relay_engine::testing::signing::key;
 use relay_engine::testing::{
@@ -39,7 +39,7 @@ fn conforms() {
 }
 
 /// All deleted events are marked as removed first.
-fn open_hiding(path: &Path) -> LmdbBackend {
+fn open_with_pending_removal(path: &Path) -> LmdbBackend {
     let options = LmdbOptions { sync: false, removed_keys_max: 0, ..LmdbOptions::default() };
     LmdbBackend::open(path, &options).expect("opens")
 }
@@ -49,7 +49,7 @@ fn conforms_when_removal_is_put_off() {
     let folders = Mutex::new(Vec::new());
     backend_tests(|| {
         let folder = tempfile::tempdir().expect("folder");
-        let backend = open_hiding(folder.path());
+        let backend = open_with_pending_removal(folder.path());
         folders.lock().expect("no panic before").push(folder);
         backend
     });
@@ -67,7 +67,7 @@ fn agrees_with_the_oracle() {
     let make = || make_by(open);
     let groups = Groups::wanted(400);
     differential(make, 20, groups.generated / 2);
-    differential(|| make_by(open_hiding), 22, groups.generated - groups.generated / 2);
+    differential(|| make_by(open_with_pending_removal), 22, groups.generated - groups.generated / 2);
     let lines = real_event_lines();
     let events: Vec<_> = lines.iter().map(|line| event_of_json(line).expect("an event a line")).collect();
     differential_over(make(), &events, 21, groups.real);
@@ -102,7 +102,7 @@ fn a_folder_of_an_earlier_version_answers_as_a_new_one() {
         let mut kinds = Vec::new();
         let step = scan.step(&reader, now, &mut 1_000, &Unrestricted, &mut |hit| {
             kinds.push(hit.event.kind());
-            Take::Counted
+            SinkResult::Continue
         });
         assert_eq!(step, Ok(ScanStep::Done(Completeness::Finish)), "{filter}");
         kinds
@@ -275,12 +275,12 @@ fn entries_and_layout(path: &Path, database: &str) -> (u64, u64) {
 fn removal_goes_on_after_a_crash_and_leaves_nothing() {
     let folder = tempfile::tempdir().expect("folder");
     let mut restarts = 0;
-    let backend = check_removal_across_restarts(open_hiding(folder.path()), |backend| {
+    let backend = check_removal_across_restarts(open_with_pending_removal(folder.path()), |backend| {
         drop(backend);
         let (rows, layout) = entries_and_layout(folder.path(), "hidden");
         assert_eq!((rows, layout), if restarts < 20 { (1, 2) } else { (0, 1) });
         restarts += 1;
-        open_hiding(folder.path())
+        open_with_pending_removal(folder.path())
     });
     drop(backend);
     // As many keys as a store has that never held them.
@@ -465,7 +465,7 @@ fn no_acknowledged_event_is_lost_when_the_process_is_killed() {
 }
 
 /// Deletion requests that remove nothing used the reserve up for good, and one that removed much failed and took the reserve
-/// with it: the first way now is no use of the reserve, and the second hides what it can't remove at once.
+/// with it: the first way now is no use of the reserve, and the second marks what it can't remove at once.
 #[test]
 fn the_reserve_is_for_what_makes_room() {
     let folder = tempfile::tempdir().expect("folder");
@@ -496,7 +496,7 @@ fn the_reserve_is_for_what_makes_room() {
     for ids in ids.chunks(50) {
         let ops = [delete(ids, 1_000 + serial), delete(&["00".repeat(32)], 2_000)];
         let done = commit_removals(&backend, 0, &ops, &full);
-        assert!(matches!(done[0], Ok(Done { outcome: Outcome::Stored(_), .. })), "{:?}", done[0]);
+        assert!(matches!(done[0], Ok(OpResult { outcome: Outcome::Stored(_), .. })), "{:?}", done[0]);
         assert_eq!(done[1], Err(full.clone()));
         let first = EventId::from_hex(ids[0].as_bytes()).expect("an id");
         assert_eq!(backend.reader().expect("reader").seq_of(&first), Ok(None));

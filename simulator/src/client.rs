@@ -23,7 +23,7 @@ pub(super) struct GroundTruth<'a> {
     /// How often each validly signed ephemeral event was sent to a shard, and the step of the last time.
     pub(super) ephemeral: &'a HashMap<EventId, (usize, u64)>,
     /// Events for which any client received `OK true`.
-    pub(super) acked: &'a HashSet<EventId>,
+    pub(super) accepted: &'a HashSet<EventId>,
     /// `limit_default` and `limit_max`.
     pub(super) limits: (u32, u32),
     /// The time.
@@ -56,8 +56,8 @@ pub(super) enum Meaning {
     Close(String),
     /// A REQ that is refused with CLOSED, which also ends an open subscription of that id.
     BadReq(String),
-    /// A message answered by a NOTICE, by an answer to an id that no other message uses, or not at all.
-    Unanswerable,
+    /// A message whose answer is not tracked: a NOTICE, an answer to an id that no other message uses, or none.
+    Untracked,
 }
 
 /// A subscription as its client knows it.
@@ -216,7 +216,7 @@ impl Client {
                     sub.refusals += 1;
                 }
             }
-            Meaning::Unanswerable => {}
+            Meaning::Untracked => {}
         }
     }
 
@@ -416,7 +416,7 @@ impl Client {
             for (id, (times, sent)) in truth.ephemeral {
                 let event = truth.pool.signed(id).expect("only signed ones are recorded");
                 // Of several copies it is unknown which was accepted.
-                let was_accepted = *times == 1 && truth.acked.contains(id);
+                let was_accepted = *times == 1 && truth.accepted.contains(id);
                 let must_arrive = was_accepted && *sent > step && !self.missed_ephemeral && wants(event);
                 assert!(!must_arrive || sub.seen.contains(&event.id), "{event:?} is never sent");
             }

@@ -24,9 +24,9 @@
 mod choices;
 mod client;
 mod consumer;
-mod exact;
 mod history;
 mod host;
+mod idle_queries;
 mod messages;
 mod pool;
 mod sync;

@@ -103,5 +103,5 @@ fn malformed_message(choices: &mut Choices<'_>) -> Message {
         r#"["NEG-CLOSE","never"]"#,
         r#"{"a":1}"#,
     ];
-    Message { text: texts[choices.index(texts.len())].to_owned(), meaning: Meaning::Unanswerable }
+    Message { text: texts[choices.index(texts.len())].to_owned(), meaning: Meaning::Untracked }
 }

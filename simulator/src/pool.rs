@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use relay_engine::testing::{Draft, Rng, World};
+use relay_engine::testing::{Draft, EventGenerator, Rng};
 use relay_engine::types::{Event, EventId, Filter, PubKey, TagFilter, Timestamp};
 use relay_engine::verify::{Claim, Verifier};
 
@@ -25,7 +25,7 @@ pub(super) fn is_signed(event: &Event) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FakeVerifier {
     /// Whether ids are hashed in batches.
-    pub(super) hashes_batches: bool,
+    pub(super) prefers_batch_hashing: bool,
 }
 
 impl Verifier for FakeVerifier {
@@ -35,8 +35,8 @@ impl Verifier for FakeVerifier {
         }
     }
 
-    fn hashes_batches(&self) -> bool {
-        self.hashes_batches
+    fn prefers_batch_hashing(&self) -> bool {
+        self.prefers_batch_hashing
     }
 }
 
@@ -103,14 +103,15 @@ pub(super) fn altered(event: &Event) -> String {
 fn draft(rng: &mut Rng, made: &[Event]) -> Draft {
     let kind = *rng.pick(&KINDS);
     let author = rng.below(u64::from(AUTHORS)) as u8;
-    let mut draft = Draft::new(author, kind, World::START - 20 + rng.below(40));
+    let mut draft = Draft::new(author, kind, EventGenerator::START - 20 + rng.below(40));
     let target = (!made.is_empty()).then(|| rng.pick(made).clone());
     match (kind, target) {
         (5, Some(target)) => {
             // Mostly by the author, the only one who can delete it.
             if !rng.one_in(4) {
-                draft.author =
-                    (0..AUTHORS).find(|&number| World::pubkey(number) == target.pubkey).unwrap_or(author);
+                draft.author = (0..AUTHORS)
+                    .find(|&number| EventGenerator::pubkey(number) == target.pubkey)
+                    .unwrap_or(author);
             }
             let d = target.tags().find(b"d").unwrap_or_default().into_owned();
             let address = format!("{}:{}:{}", target.kind, target.pubkey, String::from_utf8_lossy(&d));
@@ -134,7 +135,7 @@ fn draft(rng: &mut Rng, made: &[Event]) -> Draft {
         draft = draft.tag(&["p", &author_hex(rng)]);
     }
     if rng.one_in(9) {
-        draft = draft.tag(&["expiration", &(World::START + rng.below(90)).to_string()]);
+        draft = draft.tag(&["expiration", &(EventGenerator::START + rng.below(90)).to_string()]);
     }
     if rng.one_in(20) {
         draft = draft.tag(&["-"]);
@@ -144,7 +145,7 @@ fn draft(rng: &mut Rng, made: &[Event]) -> Draft {
 }
 
 fn author_hex(rng: &mut Rng) -> String {
-    World::pubkey(rng.below(u64::from(AUTHORS)) as u8).to_string()
+    EventGenerator::pubkey(rng.below(u64::from(AUTHORS)) as u8).to_string()
 }
 
 fn filter(rng: &mut Rng, events: &[Event]) -> Filter {
@@ -152,7 +153,7 @@ fn filter(rng: &mut Rng, events: &[Event]) -> Filter {
     if rng.one_in(3) {
         let some = 1 + rng.below(3);
         filter.authors =
-            Some((0..some).map(|_| World::pubkey(rng.below(u64::from(AUTHORS)) as u8)).collect());
+            Some((0..some).map(|_| EventGenerator::pubkey(rng.below(u64::from(AUTHORS)) as u8)).collect());
     }
     if rng.one_in(3) {
         filter.kinds = Some((0..1 + rng.below(4)).map(|_| *rng.pick(&KINDS)).collect());
@@ -180,10 +181,10 @@ fn filter(rng: &mut Rng, events: &[Event]) -> Filter {
         .map(|(letter, values)| TagFilter { letter, values: values.into_iter().map(boxed).collect() })
         .collect();
     if rng.one_in(6) {
-        filter.since = Some(World::START - 20 + rng.below(40));
+        filter.since = Some(EventGenerator::START - 20 + rng.below(40));
     }
     if rng.one_in(6) {
-        filter.until = Some(World::START - 20 + rng.below(40));
+        filter.until = Some(EventGenerator::START - 20 + rng.below(40));
     }
     if rng.one_in(3) {
         filter.limit = Some(rng.below(8) as u32);

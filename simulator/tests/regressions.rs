@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use relay_engine::policy::Policy;
-use relay_engine::relay::{Config, Peer, Relay, commit};
+use relay_engine::relay::{ClientInfo, Config, Relay, commit};
 use relay_engine::store::MemoryBackend;
-use relay_engine::testing::{Draft, World};
+use relay_engine::testing::{Draft, EventGenerator};
 use relay_engine::types::{Limits, Now};
 use relay_engine::verify::{Claim, Verifier};
 
@@ -22,15 +22,15 @@ impl Verifier for Trusting {
 /// and the end of the other reason did not, because it was no longer in the list of paused ones: it was never read again.
 #[test]
 fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
-    let now = Now::from_seconds(World::START);
+    let now = Now::from_seconds(EventGenerator::START);
     let limits = Limits { outbox_pause_bytes: 16, in_flight_events_max: 1, ..Limits::default() };
     let policy = Policy { challenge_on_connect: true, ..Policy::default() };
     let config = Arc::new(Config { limits, policy, ..Config::default() });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
-    let slow = relay.connect(now, Peer::default()).unwrap();
-    let busy = relay.connect(now, Peer::default()).unwrap();
+    let slow = relay.connect(now, ClientInfo::default()).unwrap();
+    let busy = relay.connect(now, ClientInfo::default()).unwrap();
 
-    let event = Draft::new(0, 1, World::START).event();
+    let event = Draft::new(0, 1, EventGenerator::START).event();
     let message = format!("[\"EVENT\",{}]", String::from_utf8_lossy(event.json()));
     relay.handle_text(now, busy, message.as_bytes());
     // Its challenge alone is more than the output that pauses it, and the one event allowed is in flight.
@@ -39,7 +39,7 @@ fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
     assert_eq!(relay.poll_input_resumed(), None, "the event is still in flight");
 
     let batch = relay.poll_verify(now, true).expect("one event");
-    relay.handle_verified(now, batch.check(&Trusting));
+    relay.handle_verified(now, batch.verify(&Trusting));
     let changes = relay.poll_commit().expect("one change");
     for reply in commit(relay.store(), now, vec![changes]).replies {
         relay.handle_committed(now, reply);
@@ -52,22 +52,22 @@ fn a_connection_paused_for_two_reasons_is_resumed_when_both_are_gone() {
 /// outside the outbox, up to 256 of any size for each subscription, and no bound on bytes counted them.
 #[test]
 fn ephemeral_events_kept_until_eose_count_against_the_readers_outbox() {
-    let now = Now::from_seconds(World::START);
+    let now = Now::from_seconds(EventGenerator::START);
     let limits = Limits { outbox_pause_bytes: 16, outbox_bytes_max: 8_000, ..Limits::default() };
     let policy = Policy { challenge_on_connect: true, ..Policy::default() };
     let config = Arc::new(Config { limits, policy, ..Config::default() });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
-    let slow = relay.connect(now, Peer::default()).unwrap();
-    let busy = relay.connect(now, Peer::default()).unwrap();
+    let slow = relay.connect(now, ClientInfo::default()).unwrap();
+    let busy = relay.connect(now, ClientInfo::default()).unwrap();
     // The challenge is not read, so the scan waits.
     relay.handle_text(now, slow, br#"["REQ","s",{"kinds":[20001]}]"#);
     for number in 0..50 {
         let content = format!("{number} {}", "x".repeat(600));
-        let event = Draft::new(0, 20_001, World::START).content(&content).event();
+        let event = Draft::new(0, 20_001, EventGenerator::START).content(&content).event();
         let message = format!("[\"EVENT\",{}]", String::from_utf8_lossy(event.json()));
         relay.handle_text(now, busy, message.as_bytes());
         let batch = relay.poll_verify(now, true).expect("one event");
-        relay.handle_verified(now, batch.check(&Trusting));
+        relay.handle_verified(now, batch.verify(&Trusting));
     }
     let mut frames: Vec<String> = Vec::new();
     let mut bytes_max = 0;
@@ -92,19 +92,19 @@ fn ephemeral_events_kept_until_eose_count_against_the_readers_outbox() {
 /// event that came then was dropped as if it were ephemeral.
 #[test]
 fn a_stored_event_is_never_missed_because_of_pending_ephemeral_events() {
-    let now = Now::from_seconds(World::START);
+    let now = Now::from_seconds(EventGenerator::START);
     let limits =
-        Limits { outbox_pause_bytes: 4_000, outbox_bytes_max: 4_000, scan_cost_max: 1, ..Limits::default() };
+        Limits { outbox_pause_bytes: 4_000, outbox_bytes_max: 4_000, step_cost_max: 1, ..Limits::default() };
     let config = Arc::new(Config { limits, ..Config::default() });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
-    let reader = relay.connect(now, Peer::default()).unwrap();
-    let writer = relay.connect(now, Peer::default()).unwrap();
+    let reader = relay.connect(now, ClientInfo::default()).unwrap();
+    let writer = relay.connect(now, ClientInfo::default()).unwrap();
     let publish = |relay: &mut Relay<MemoryBackend>, kind: u16, content: &str| {
-        let event = Draft::new(0, kind, World::START).content(content).event();
+        let event = Draft::new(0, kind, EventGenerator::START).content(content).event();
         let message = format!("[\"EVENT\",{}]", String::from_utf8_lossy(event.json()));
         relay.handle_text(now, writer, message.as_bytes());
         let batch = relay.poll_verify(now, true).expect("one event");
-        relay.handle_verified(now, batch.check(&Trusting));
+        relay.handle_verified(now, batch.verify(&Trusting));
         if let Some(changes) = relay.poll_commit() {
             let committed = commit(relay.store(), now, vec![changes]);
             for reply in committed.replies {
@@ -142,12 +142,12 @@ fn a_stored_event_is_never_missed_because_of_pending_ephemeral_events() {
 /// Messages deferred behind an event were bounded in number only: 256 of a MiB each for every connection.
 #[test]
 fn deferred_messages_are_bounded_in_bytes() {
-    let now = Now::from_seconds(World::START);
+    let now = Now::from_seconds(EventGenerator::START);
     let limits = Limits { message_bytes_max: 1_000, ..Limits::default() };
     let config = Arc::new(Config { limits, ..Config::default() });
     let mut relay = Relay::new(config, MemoryBackend::default(), Arc::new(Trusting), [1; 32]);
-    let conn = relay.connect(now, Peer::default()).unwrap();
-    let event = Draft::new(0, 1, World::START).event();
+    let conn = relay.connect(now, ClientInfo::default()).unwrap();
+    let event = Draft::new(0, 1, EventGenerator::START).event();
     relay.handle_text(now, conn, format!("[\"EVENT\",{}]", String::from_utf8_lossy(event.json())).as_bytes());
     let mut taken = 0;
     while relay.wants_input(conn) && taken < 50 {
@@ -157,7 +157,7 @@ fn deferred_messages_are_bounded_in_bytes() {
     }
     assert_eq!(taken, 3, "400 bytes each");
     let batch = relay.poll_verify(now, true).expect("one event");
-    relay.handle_verified(now, batch.check(&Trusting));
+    relay.handle_verified(now, batch.verify(&Trusting));
     let changes = relay.poll_commit().expect("one change");
     for reply in commit(relay.store(), now, vec![changes]).replies {
         relay.handle_committed(now, reply);

@@ -198,7 +198,7 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 26] = [
             "relay_reconciliation_bytes",
             "Memory of the sets of events of reconciliations, in bytes",
         ),
-        |m| m.neg_sets_bytes,
+        |m| m.reconciliation_bytes,
     ),
     (Metric::gauge("relay_index_bytes", "Memory of the index of live filters, in bytes"), |m| m.index_bytes),
     (Metric::gauge("relay_outbox_bytes", "Output that waits for its readers, in bytes"), |m| m.outbox_bytes),
@@ -221,7 +221,7 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 26] = [
         ),
         |m| m.messages_deferred,
     ),
-    (Metric::gauge("relay_query_memory_bytes", "Bytes that running requests may come to hold"), |m| {
+    (Metric::gauge("relay_query_memory_bytes", "Memory reserved for running queries, in bytes"), |m| {
         m.query_bytes
     }),
     (Metric::gauge("relay_deferred_bytes", "Bytes of deferred messages"), |m| m.deferred_bytes),
@@ -231,7 +231,9 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 26] = [
     (Metric::counter("relay_events_ephemeral", "Ephemeral events delivered"), |m| m.events_ephemeral),
     (EVENTS_DUPLICATE, |m| m.events_duplicate),
     (EVENTS_REFUSED, |m| m.events_refused),
-    (Metric::counter("relay_events_forged", "Events with an invalid signature"), |m| m.events_forged),
+    (Metric::counter("relay_events_invalid_signature", "Events with an invalid signature"), |m| {
+        m.events_invalid_signature
+    }),
     (
         Metric::counter(
             "relay_ephemeral_missed",
@@ -284,7 +286,7 @@ pub fn received_by_verb(machine: &Metrics) -> [(&'static str, u64); 9] {
         ("NEG-OPEN", machine.messages_neg_open),
         ("NEG-MSG", machine.messages_neg_msg),
         ("NEG-CLOSE", machine.messages_neg_close),
-        ("bad", machine.messages_bad),
+        ("malformed", machine.messages_malformed),
     ]
 }
 

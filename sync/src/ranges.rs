@@ -74,7 +74,7 @@ impl Scope {
         filter.since = filter.since.max(since);
         filter.until = [filter.until, until].into_iter().flatten().min();
         filter.normalise();
-        if filter.is_empty() {
+        if filter.matches_nothing() {
             return Err(wrong("it matches no event".to_owned()));
         }
         Ok(Scope { fields, filter })

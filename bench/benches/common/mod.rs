@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
-use relay_bench::generate::Plan;
+use relay_bench::generate::Options;
 use relay_engine::types::Event;
 use relay_engine::wire;
 use rustix::time::{ClockId, clock_gettime};
@@ -63,7 +63,7 @@ pub(crate) fn size(many: usize, few: usize) -> usize {
 
 /// Generated events as canonical JSON.
 pub(crate) fn generated(count: usize) -> Vec<String> {
-    Plan { count, ..Plan::default() }.events(2)
+    Options { count, ..Options::default() }.events(2)
 }
 
 /// The real events of the folder `RELAY_SHARED`, or of `../shared` beside the repository; none elsewhere.

@@ -27,7 +27,7 @@ const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
 /// Options of an attack.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Options {
     /// Seconds of measuring without an attack, and with it.
     pub seconds: u32,
     /// Seconds from the end of an attack until the relay's memory is read again.
@@ -42,7 +42,7 @@ pub struct Plan {
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The case.
-    pub shape: &'static str,
+    pub case: &'static str,
     /// Bytes that the attacker sent for preparation, and during the measurement.
     pub attacker_bytes: [u64; 2],
     /// Requests and events of the attacker that were answered during the measurement.
@@ -64,7 +64,7 @@ pub struct Report {
 /// State shared by the attacker's threads.
 pub(crate) struct Attacker<'a> {
     endpoint: &'a Endpoint,
-    plan: &'a Plan,
+    options: &'a Options,
     authors: Vec<Author>,
     now: u64,
     stop: AtomicBool,
@@ -81,7 +81,7 @@ impl Attacker<'_> {
 
     /// A connection from the next of the attacker's addresses.
     fn connect(&self) -> Result<Connection> {
-        let number = self.next_address.fetch_add(1, Ordering::Relaxed) % u64::from(self.plan.addresses);
+        let number = self.next_address.fetch_add(1, Ordering::Relaxed) % u64::from(self.options.addresses);
         let address = Ipv4Addr::new(203, 0, 113, number as u8);
         self.endpoint.connect_as(16 << 10, Some(address.into())).inspect_err(|_| {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -130,21 +130,21 @@ pub fn run(
     endpoint: &Endpoint,
     process: Option<Process>,
     cases: &[Case],
-    plan: &Plan,
+    options: &Options,
 ) -> Result<Vec<Report>> {
-    if plan.addresses == 0 || plan.seconds == 0 {
+    if options.addresses == 0 || options.seconds == 0 {
         bail!("addresses and seconds must be at least 1");
     }
-    cases.iter().map(|case| run_case(endpoint, process, *case, plan).context(case.name())).collect()
+    cases.iter().map(|case| run_case(endpoint, process, *case, options).context(case.name())).collect()
 }
 
-fn run_case(endpoint: &Endpoint, process: Option<Process>, case: Case, plan: &Plan) -> Result<Report> {
+fn run_case(endpoint: &Endpoint, process: Option<Process>, case: Case, options: &Options) -> Result<Report> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     // New keys in each run, so that events stored by an earlier run do not matter.
     let seed = now.as_millis() as u64;
     let attacker = Attacker {
         endpoint,
-        plan,
+        options,
         authors: (0..8).map(|rank| Author::derive(seed, rank)).collect(),
         now: now.as_secs(),
         stop: AtomicBool::new(false),
@@ -156,7 +156,7 @@ fn run_case(endpoint: &Endpoint, process: Option<Process>, case: Case, plan: &Pl
     let usage = || process.map(|process| process.usage()).transpose();
     let resting = usage()?;
     let mut probe = Probe::new(endpoint, seed)?;
-    let period = Duration::from_secs(u64::from(plan.seconds));
+    let period = Duration::from_secs(u64::from(options.seconds));
     let calm = probe.run(Instant::now() + period);
     let prepared = case.prepare(&attacker)?;
     let prepared_bytes = attacker.sent.swap(0, Ordering::Relaxed);
@@ -169,7 +169,7 @@ fn run_case(endpoint: &Endpoint, process: Option<Process>, case: Case, plan: &Pl
         attacker.stop.store(true, Ordering::Relaxed);
         Ok((attacked, bytes, during))
     })?;
-    std::thread::sleep(Duration::from_secs(u64::from(plan.rest_seconds)));
+    std::thread::sleep(Duration::from_secs(u64::from(options.rest_seconds)));
     let after = usage()?;
     let cpus = before.as_ref().zip(during.as_ref()).map(|(before, during)| {
         let cpu = during.cpu_since(before).as_secs_f64() / period.as_secs_f64();
@@ -182,7 +182,7 @@ fn run_case(endpoint: &Endpoint, process: Option<Process>, case: Case, plan: &Pl
         _ => None,
     };
     Ok(Report {
-        shape: case.name(),
+        case: case.name(),
         attacker_bytes: [prepared_bytes, attack_bytes],
         attacker_answers: attacker.answers.load(Ordering::Relaxed),
         attacker_refused: attacker.refused.load(Ordering::Relaxed),

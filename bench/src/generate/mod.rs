@@ -6,9 +6,9 @@
 
 mod author;
 mod draft;
+mod draft_generator;
 mod rng;
 mod text;
-mod world;
 
 use std::io::{self, Write};
 
@@ -19,15 +19,15 @@ pub use rng::{Rng, Zipf};
 use rustc_hash::FxHashSet;
 
 use draft::Unsigned;
-use world::World;
+use draft_generator::DraftGenerator;
 
 /// What to generate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct Options {
     /// Seed; all fields together determine the events.
     pub seed: u64,
     /// Another sequence of events by the same authors.
-    pub stream: u64,
+    pub sequence: u64,
     /// How many events.
     pub count: usize,
     /// The time of the newest event, in Unix seconds.
@@ -38,10 +38,10 @@ pub struct Plan {
     pub authors: usize,
 }
 
-impl Default for Plan {
+impl Default for Options {
     /// 100,000 events by 2,000 authors in 30 days up to 2026-01-01.
     fn default() -> Self {
-        Plan { seed: 1, stream: 0, count: 100_000, now: 1_767_225_600, days: 30, authors: 2_000 }
+        Options { seed: 1, sequence: 0, count: 100_000, now: 1_767_225_600, days: 30, authors: 2_000 }
     }
 }
 
@@ -53,7 +53,7 @@ const HOUR_SECONDS: u64 = 3_600;
 /// Events of a thousand that arrive up to a day after their `created_at`.
 const LATE_PERMILLE: usize = 20;
 
-impl Plan {
+impl Options {
     /// The `created_at` of the event at index `at`: ascending, except for late events.
     fn created_at(&self, at: usize, rng: &mut Rng) -> u64 {
         // Duplicates are drawn again, so the index may exceed the count by a few.
@@ -117,16 +117,16 @@ impl Plan {
 
     fn chunks(&self, threads: usize, mut take: impl FnMut(Vec<String>) -> io::Result<()>) -> io::Result<()> {
         const CHUNK_EVENTS: usize = 8_192;
-        let mut world = World::new(self);
+        let mut generator = DraftGenerator::new(self);
         let mut left = self.count;
         // The same author may react to the same note in the same way in the same second: such duplicates are drawn again.
         let mut seen = FxHashSet::default();
         while left > 0 {
             let wanted = left.min(CHUNK_EVENTS);
             let fresh =
-                std::iter::repeat_with(|| world.next_event()).filter(|event| seen.insert(event.prefix()));
+                std::iter::repeat_with(|| generator.next_event()).filter(|event| seen.insert(event.prefix()));
             let drafts: Vec<Unsigned> = fresh.take(wanted).collect();
-            take(sign(&drafts, &world.authors, threads))?;
+            take(sign(&drafts, &generator.authors, threads))?;
             left -= wanted;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! `relay-bench jobs`: throughput and latency of data vending machines (NIP-90), called agents here, of any implementation; every answer is checked.
 
 mod answer;
-mod ledger;
+mod job_tracker;
 mod request;
 
 use std::collections::BTreeMap;
@@ -20,12 +20,12 @@ use crate::client::{Connection, Endpoint, Frame, Progress};
 use crate::process::Process;
 use crate::stats::{Latency, micros_each};
 use answer::Answer;
-use ledger::Ledger;
+use job_tracker::JobTracker;
 use request::Request;
 
 /// Options.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Options {
     /// Public keys of the agents; the requests name one after the other.
     pub agents: Vec<[u8; 32]>,
     /// Kind of the requests, 5000 to 5999.
@@ -41,16 +41,16 @@ pub struct Plan {
     /// Whether the result must be the input.
     pub echo: bool,
     /// A job without a result after this time counts as unanswered.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// Seed of the customers' keys and of the inputs.
     pub seed: u64,
 }
 
 /// What was measured. An agent did everything right if `results` is `jobs`; all that is not 0 or empty of `refused` to
-/// `stray` is a fault.
+/// `unexpected` is a fault.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    /// Machines that were asked.
+    /// Agents that were asked.
     pub agents: usize,
     /// Requests sent.
     pub jobs: usize,
@@ -62,12 +62,12 @@ pub struct Report {
     pub results: usize,
     /// Requests that the relay did not accept, by reason.
     pub refused: BTreeMap<String, usize>,
-    /// Jobs that the agent refused or gave up, by status and words.
+    /// Jobs that the agent refused or gave up, by status and message.
     pub failed: BTreeMap<String, usize>,
     /// Jobs without a result in time.
     pub unanswered: usize,
     /// Results beyond the first of a job, and answers that came twice.
-    pub surplus: usize,
+    pub duplicate: usize,
     /// Answers by another key than that of the agent that was asked, not to the customer, or of a content that is not the
     /// input though it should be.
     pub wrong: usize,
@@ -76,7 +76,7 @@ pub struct Report {
     /// Feedback that came after the result: clients that show the newest answer then hide the result.
     pub late_feedback: usize,
     /// Answers that name none of the requests.
-    pub stray: usize,
+    pub unexpected: usize,
     /// Answers whose id and signature were checked: those of at most 2,000 jobs.
     pub verified: usize,
     /// Jobs whose result is not newer than their feedback, in `created_at`. Not a fault, but a client cannot order them by it.
@@ -101,8 +101,9 @@ pub struct Report {
 
 impl Report {
     /// Whether each request has exactly one right result, and nothing else is wrong.
-    pub fn holds(&self) -> bool {
-        let faults = [self.unanswered, self.surplus, self.wrong, self.forged, self.late_feedback, self.stray];
+    pub fn is_correct(&self) -> bool {
+        let faults =
+            [self.unanswered, self.duplicate, self.wrong, self.forged, self.late_feedback, self.unexpected];
         self.results == self.jobs && self.refused.is_empty() && self.failed.is_empty() && faults == [0; 6]
     }
 }
@@ -120,27 +121,27 @@ const PUBLISHER: Token = Token(1);
 ///
 /// # Errors
 /// If connections fail, a subscription is refused, or `process` is not there.
-pub fn run(endpoint: &Endpoint, process: Option<Process>, plan: &Plan) -> Result<Report> {
+pub fn run(endpoint: &Endpoint, process: Option<Process>, options: &Options) -> Result<Report> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
-    let requests = Request::sign_all(plan, now.as_secs());
+    let requests = Request::sign_all(options, now.as_secs());
     let mut listener = endpoint.connect(64 << 10)?;
-    subscribe(&mut listener, plan, &requests)?;
+    subscribe(&mut listener, options, &requests)?;
     let publisher = endpoint.connect(16 << 10)?;
     let before = process.map(|process| process.usage()).transpose()?;
     let own_before = Process::new(0).usage()?;
     let driver = Driver {
-        ledger: Ledger::new(plan, &requests),
+        tracker: JobTracker::new(options, &requests),
         requests,
         listener,
         publisher,
         next: 0,
         start: Instant::now(),
     };
-    let ledger = driver.run(plan)?;
+    let tracker = driver.run(options)?;
     let own_after = Process::new(0).usage()?;
     let after = process.map(|process| process.usage()).transpose()?;
-    let mut report = ledger.report();
-    report.window = plan.window;
+    let mut report = tracker.report();
+    report.window = options.window;
     report.client_cpu_us_per_job = micros_each(own_after.cpu_since(&own_before), report.jobs);
     if let (Some(before), Some(after)) = (before, after) {
         report.cpu_us_per_job = micros_each(after.cpu_since(&before), report.jobs);
@@ -150,13 +151,13 @@ pub fn run(endpoint: &Endpoint, process: Option<Process>, plan: &Plan) -> Result
 }
 
 /// Subscribes to what is sent to the customers. Their keys are new, so nothing is stored.
-fn subscribe(listener: &mut Connection, plan: &Plan, requests: &[Request]) -> Result<()> {
+fn subscribe(listener: &mut Connection, options: &Options, requests: &[Request]) -> Result<()> {
     let mut customers: Vec<&str> = requests.iter().map(|request| request.customer.as_str()).collect();
     customers.sort_unstable();
     customers.dedup();
     for (number, chunk) in customers.chunks(CUSTOMERS_PER_SUBSCRIPTION).enumerate() {
         let sub = format!("j{number}");
-        let filter = json!({ "kinds": [7000, plan.kind + 1000], "#p": chunk });
+        let filter = json!({ "kinds": [7000, options.kind + 1000], "#p": chunk });
         listener.send(json!(["REQ", sub, filter]).to_string())?;
         listener.read(|text| match Frame::read(text)? {
             Frame::Closed(_) => bail!("a subscription was refused: {text}"),
@@ -168,7 +169,7 @@ fn subscribe(listener: &mut Connection, plan: &Plan, requests: &[Request]) -> Re
 }
 
 struct Driver {
-    ledger: Ledger,
+    tracker: JobTracker,
     requests: Vec<Request>,
     listener: Connection,
     publisher: Connection,
@@ -178,7 +179,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn run(mut self, plan: &Plan) -> Result<Ledger> {
+    fn run(mut self, options: &Options) -> Result<JobTracker> {
         let mut poll = Poll::new()?;
         let both = [(&self.listener, LISTENER), (&self.publisher, PUBLISHER)];
         for (connection, token) in both {
@@ -191,12 +192,12 @@ impl Driver {
         let mut quiet_at = None;
         loop {
             let now = self.start.elapsed();
-            self.ledger.give_up(now, plan.patience);
-            self.fill(plan.window)?;
-            if self.next == self.requests.len() && self.ledger.is_finished() {
+            self.tracker.give_up(now, options.timeout);
+            self.fill(options.window)?;
+            if self.next == self.requests.len() && self.tracker.is_finished() {
                 let until = *quiet_at.get_or_insert(now + GRACE);
                 if now >= until {
-                    return Ok(self.ledger);
+                    return Ok(self.tracker);
                 }
             }
             if let Err(error) = poll.poll(&mut events, Some(TICK))
@@ -209,8 +210,8 @@ impl Driver {
     }
 
     fn fill(&mut self, window: usize) -> Result<()> {
-        while self.ledger.unfinished() < window.max(1) && self.next < self.requests.len() {
-            self.ledger.sent(self.next, self.start.elapsed());
+        while self.tracker.unfinished() < window.max(1) && self.next < self.requests.len() {
+            self.tracker.sent(self.next, self.start.elapsed());
             self.publisher.queue(self.requests[self.next].take_frame())?;
             self.next += 1;
         }
@@ -220,16 +221,16 @@ impl Driver {
     }
 
     fn read(&mut self) -> Result<()> {
-        let Driver { ledger, start, listener, publisher, .. } = self;
+        let Driver { tracker, start, listener, publisher, .. } = self;
         publisher.read(|text| {
             if let Frame::Ok { id, accepted, reason } = Frame::read(text)? {
-                ledger.verdict(&id, accepted, reason, start.elapsed());
+                tracker.verdict(&id, accepted, reason, start.elapsed());
             }
             Ok(true)
         })?;
         listener.read(|text| {
             match Frame::read(text)? {
-                Frame::Event { .. } => ledger.answer(Answer::read(text)?, start.elapsed()),
+                Frame::Event { .. } => tracker.answer(Answer::read(text)?, start.elapsed()),
                 Frame::Closed(_) => bail!("a subscription was ended: {text}"),
                 _ => {}
             }

@@ -5,7 +5,7 @@ use bech32::primitives::decode::CheckedHrpstring;
 use bech32::{Bech32, Hrp};
 use tungstenite::Message;
 
-use super::Plan;
+use super::Options;
 use crate::generate::{Author, Draft, Rng};
 use crate::hex;
 
@@ -27,20 +27,20 @@ const THREADS: usize = 2;
 
 impl Request {
     /// The requests of a run, rendered and signed.
-    pub(super) fn sign_all(plan: &Plan, now: u64) -> Vec<Request> {
+    pub(super) fn sign_all(options: &Options, now: u64) -> Vec<Request> {
         let customers: Vec<Author> =
-            (0..plan.customers.max(1) as u64).map(|rank| Author::derive(plan.seed, rank)).collect();
-        let agents: Vec<String> = plan.agents.iter().map(|key| hex::encode(key)).collect();
-        let per_thread = plan.count.div_ceil(THREADS).max(1);
+            (0..options.customers.max(1) as u64).map(|rank| Author::derive(options.seed, rank)).collect();
+        let agents: Vec<String> = options.agents.iter().map(|key| hex::encode(key)).collect();
+        let per_thread = options.count.div_ceil(THREADS).max(1);
         let parts: Vec<_> =
-            (0..THREADS).map(|at| at * per_thread..plan.count.min((at + 1) * per_thread)).collect();
+            (0..THREADS).map(|at| at * per_thread..options.count.min((at + 1) * per_thread)).collect();
         std::thread::scope(|scope| {
             let workers: Vec<_> = parts
                 .into_iter()
                 .map(|part| {
                     let (customers, agents) = (&customers, &agents);
                     scope.spawn(move || {
-                        part.map(|number| Self::sign(plan, number, now, customers, agents))
+                        part.map(|number| Self::sign(options, number, now, customers, agents))
                             .collect::<Vec<_>>()
                     })
                 })
@@ -49,14 +49,14 @@ impl Request {
         })
     }
 
-    fn sign(plan: &Plan, number: usize, now: u64, customers: &[Author], agents: &[String]) -> Request {
+    fn sign(options: &Options, number: usize, now: u64, customers: &[Author], agents: &[String]) -> Request {
         let author = number % customers.len();
         let agent = number % agents.len();
-        let input = input(plan, number);
+        let input = input(options, number);
         let tag = |fields: &[&str]| fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>();
         let tags =
             vec![tag(&["i", &input, "text"]), tag(&["output", "text/plain"]), tag(&["p", &agents[agent]])];
-        let draft = Draft { author, created_at: now, kind: plan.kind, tags, content: String::new() };
+        let draft = Draft { author, created_at: now, kind: options.kind, tags, content: String::new() };
         let unsigned = draft.finish(customers);
         let frame = Message::text(format!(r#"["EVENT",{}]"#, unsigned.sign(customers)));
         Request {
@@ -75,10 +75,10 @@ impl Request {
 }
 
 /// A text that no other request has, in upper case, so that an agent that turns texts into upper case echoes it too.
-fn input(plan: &Plan, number: usize) -> String {
-    let mut rng = Rng::new("relay-bench input", plan.seed ^ number as u64);
+fn input(options: &Options, number: usize) -> String {
+    let mut rng = Rng::new("relay-bench input", options.seed ^ number as u64);
     let mut text = format!("JOB {number} ");
-    let left = plan.input_bytes.saturating_sub(text.len());
+    let left = options.input_bytes.saturating_sub(text.len());
     text.push_str(&rng.word(left, b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"));
     text
 }

@@ -16,9 +16,9 @@ use relay_agent::machine::{AgentState, EffectId, MetricsDelta, Published, Tombst
 use relay_agent::router::{AgentEntry, Router};
 use relay_agent::secrets::Secrets;
 use relay_agent::totals::Tally;
-use relay_engine::relay::{Party, PublishOutcome, StreamId, Ticket};
+use relay_engine::relay::{ClientViewer, PublishOutcome, StreamId, Ticket};
 use relay_engine::sql::StoreError;
-use relay_engine::store::{Backend, Reader, Scan, ScanLimits, ScanStep, Take};
+use relay_engine::store::{Backend, Reader, Scan, ScanLimits, ScanStep, SinkResult};
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 use relay_site::HttpResponse;
 use relay_site::nip98::SignerTrust;
@@ -341,7 +341,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         filter.normalise();
         let before = self.rows();
         let store = self.relay.store();
-        let anybody = Party { guarded_kinds: &self.relay.config().policy.guarded_kinds, keys: &[] };
+        let anybody = ClientViewer { guarded_kinds: &self.relay.config().policy.guarded_kinds, keys: &[] };
         let limits = ScanLimits { limit_default: QUERY_EVENTS_MAX, limit_max: QUERY_EVENTS_MAX };
         let mut found = Vec::new();
         let read = || {
@@ -351,7 +351,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             while rows > 0 {
                 let step = scan.step(&reader, now.seconds(), &mut rows, &anybody, &mut |hit| {
                     found.push(Event::from_canonical(hit.event.json().into()));
-                    Take::Counted
+                    SinkResult::Continue
                 })?;
                 if matches!(step, ScanStep::Done(_)) {
                     break;

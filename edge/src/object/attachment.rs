@@ -143,7 +143,7 @@ fn head_bytes(key: Key, has_unanswered: bool, session: &SessionSnapshot) -> Vec<
     write.option(session.relay.as_deref(), |write, relay| write.bytes(relay.as_bytes()));
     write.number(session.keys.len() as u64);
     session.keys.iter().for_each(|key| write.raw(&key.0));
-    write.number(u64::from(session.bad_messages));
+    write.number(u64::from(session.malformed_messages));
     write.number(session.ephemeral_missed);
     for (level, at) in [session.event_rate, session.request_rate] {
         write.number(level);
@@ -255,7 +255,7 @@ pub(super) fn load(
         address: read.address()?,
         relay: read.option(Read::text)?.map(Into::into),
         keys: read.list(|read| Ok(PubKey(read.array()?)))?,
-        bad_messages: read.small()?,
+        malformed_messages: read.small()?,
         ephemeral_missed: read.number()?,
         event_rate: (read.number()?, Now::from_micros(read.number()?)),
         request_rate: (read.number()?, Now::from_micros(read.number()?)),
@@ -363,7 +363,7 @@ mod tests {
             address in prop::option::of(any::<[u8; 16]>()),
             relay in prop::option::of(".{0,60}"),
             keys in prop::collection::vec(any::<[u8; 32]>(), 0..4),
-            (bad_messages, ephemeral_missed) in any::<(u32, u64)>(),
+            (malformed_messages, ephemeral_missed) in any::<(u32, u64)>(),
             rates in any::<[(u64, u64); 2]>(),
             subs in prop::collection::vec((".{1,64}", progress(), prop::collection::vec(filter(), 0..4)), 0..6),
             counts in prop::collection::vec((".{1,64}", prop::collection::vec(filter(), 0..3)), 0..2),
@@ -374,7 +374,7 @@ mod tests {
                 address: address.map(|octets| IpAddr::from(octets).into()),
                 relay: relay.map(Into::into),
                 keys: keys.into_iter().map(PubKey).collect(),
-                bad_messages,
+                malformed_messages,
                 ephemeral_missed,
                 event_rate: rate(rates[0]),
                 request_rate: rate(rates[1]),
@@ -455,7 +455,7 @@ mod tests {
             address: None,
             relay: None,
             keys: vec![PubKey([7; 32]); 16],
-            bad_messages: 0,
+            malformed_messages: 0,
             ephemeral_missed: 0,
             event_rate: (0, Now::default()),
             request_rate: (0, Now::default()),

@@ -30,7 +30,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use relay_engine::relay::{ConnId, LiveEvent, Peer, PublishOutcome, Relay, Ticket, TopCosts};
+use relay_engine::relay::{ClientInfo, ConnId, LiveEvent, PublishOutcome, Relay, Ticket, TopCosts};
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlOpenError};
 use relay_engine::store::{Backend, Reader, Seq, Stats, StoreError};
 #[cfg(feature = "libsecp256k1")]
@@ -279,7 +279,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             };
             self.counters.sessions_restored += 1;
             if let Some(after) = self.undelivered {
-                session.start_lagging(after);
+                session.mark_undelivered_after(after);
             }
             let address = session.address;
             let id = self.relay.restore(now, session);
@@ -323,7 +323,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ) -> Result<NextTick, ConnectError> {
         self.admit(from)?;
         let address = self.addresses.limited(from);
-        let peer = Peer { host: host.filter(|host| host.len() <= HOST_BYTES_MAX), address };
+        let peer = ClientInfo { host_header: host.filter(|host| host.len() <= HOST_BYTES_MAX), address };
         let id = self.relay.connect(now, peer).ok_or(ConnectError::Full)?;
         self.addresses.restore(address);
         self.conns.insert(id, Connection::new(key, socket, address, BTreeSet::new()));

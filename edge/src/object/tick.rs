@@ -42,7 +42,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// event.
     fn ingest(&mut self, now: Now) {
         while let Some(batch) = self.relay.poll_verify(now, true) {
-            let checked = batch.check(&*self.verifier);
+            let checked = batch.verify(&*self.verifier);
             self.relay.handle_verified(now, checked);
             while let Some(batch) = self.relay.poll_commit() {
                 let (before, events) = (self.rows(), batch.len() as u64);

@@ -38,7 +38,7 @@ pub(super) fn read<C: SqlConn>(conn: &C) -> Option<Seq> {
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Writes or deletes the row if it is not right.
     pub(super) fn save_undelivered(&mut self) {
-        let after = self.relay.delivered_before();
+        let after = self.relay.delivered_up_to();
         if after == self.undelivered {
             return;
         }

@@ -17,7 +17,7 @@ use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::relay::{Config, PublishOutcome};
 use relay_engine::store::Seq;
 use relay_engine::testing::event_of_json;
-use relay_engine::testing::semantics::{Client, World};
+use relay_engine::testing::semantics::{Client, RelayUnderTest};
 use relay_engine::testing::signing::Signed;
 use relay_engine::types::{Event, Now, PubKey, Timestamp};
 use relay_engine::verify::Libsecp256k1;
@@ -326,7 +326,7 @@ impl ObjectWorld {
     }
 }
 
-impl World for ObjectWorld {
+impl RelayUnderTest for ObjectWorld {
     fn connect(&mut self) -> Box<dyn Client> {
         let socket = self.0.borrow_mut().connect().expect("room for a connection");
         Box::new(ObjectClient { runtime: Rc::clone(&self.0), socket })

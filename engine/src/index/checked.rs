@@ -32,7 +32,7 @@ impl CheckedFilter {
 /// What [`super::postings::Check::Full`] checks besides the time.
 #[derive(Debug)]
 pub(super) struct Conditions {
-    /// Anything but «any» only where the key ran out of groups.
+    /// «Any», unless the term has no free group.
     pub(super) kinds: KindsCode,
     lists: Box<[Condition]>,
 }
@@ -97,8 +97,8 @@ impl EventTerms<'_> {
         if keys.len() <= SHORT_LIST.max(self.list.len()) {
             return keys.iter().any(|key| self.stamps[*key as usize] == self.epoch);
         }
-        let mut same_subject = self.list.iter().filter(|same_subject| same_subject.class == *class);
-        same_subject.any(|same_subject| keys.binary_search(&same_subject.key).is_ok())
+        let mut same_class = self.list.iter().filter(|same_class| same_class.class == *class);
+        same_class.any(|same_class| keys.binary_search(&same_class.key).is_ok())
     }
 }
 
@@ -109,7 +109,7 @@ const SHORT_LIST: usize = 4;
 /// All checked filters by id.
 #[derive(Debug, Default)]
 pub(super) struct CheckedFilters {
-    pub(super) heads: Vec<CheckedFilter>,
+    pub(super) filters: Vec<CheckedFilter>,
     pub(super) conditions: Vec<Option<Box<Conditions>>>,
     free: FreeIds,
     condition_bytes: usize,
@@ -122,15 +122,15 @@ const FREE: SubSlot = SubSlot(u32::MAX);
 
 impl CheckedFilters {
     pub(super) fn add(&mut self, slot: SubSlot, since: Timestamp, until: Timestamp, next: u32) -> u32 {
-        let head = CheckedFilter { since, until, slot, next };
-        match self.free.take(self.heads.len()) {
+        let filter = CheckedFilter { since, until, slot, next };
+        match self.free.take(self.filters.len()) {
             Some(id) => {
-                self.heads[id as usize] = head;
+                self.filters[id as usize] = filter;
                 id
             }
             None => {
-                let id = next_id(self.heads.len());
-                self.heads.push(head);
+                let id = next_id(self.filters.len());
+                self.filters.push(filter);
                 self.conditions.push(None);
                 id
             }
@@ -164,8 +164,8 @@ impl CheckedFilters {
         keys: &mut InternedTerms,
         kind_sets: &mut KindSets,
     ) -> (u32, usize) {
-        let next = std::mem::replace(&mut self.heads[id as usize].next, NO_FILTER);
-        self.heads[id as usize].slot = FREE;
+        let next = std::mem::replace(&mut self.filters[id as usize].next, NO_FILTER);
+        self.filters[id as usize].slot = FREE;
         self.free.release(id);
         let Some(conditions) = self.conditions[id as usize].take() else { return (next, 0) };
         self.condition_bytes -= conditions.bytes();
@@ -181,22 +181,22 @@ impl CheckedFilters {
 
     /// Drops up to `budget` free entries from the end; whether there may be more.
     pub(super) fn trim(&mut self, budget: &mut usize) -> bool {
-        while self.heads.last().is_some_and(|head| head.slot == FREE) {
+        while self.filters.last().is_some_and(|filter| filter.slot == FREE) {
             if *budget == 0 {
                 return true;
             }
             *budget -= 1;
-            self.heads.pop();
+            self.filters.pop();
             self.conditions.pop();
         }
-        shrink_sparse(&mut self.heads);
+        shrink_sparse(&mut self.filters);
         shrink_sparse(&mut self.conditions);
-        self.free.shrink(self.heads.len());
+        self.free.shrink(self.filters.len());
         false
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.heads.capacity() * size_of::<CheckedFilter>()
+        self.filters.capacity() * size_of::<CheckedFilter>()
             + self.conditions.capacity() * size_of::<Option<Box<Conditions>>>()
             + self.free.bytes()
             + self.condition_bytes

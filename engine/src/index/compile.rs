@@ -1,7 +1,7 @@
 //! From a filter to postings: the choice of the anchor, and what is left to check.
 //!
 //! A filter is anchored on one of its lists: each value of that list gets a posting, the other lists become
-//! conditions. An event pays for every posting on a key it has, so the anchor should be the list that the
+//! conditions. Matching an event visits every posting on its keys, so the anchor should be the list that the
 //! fewest events meet:
 //!
 //! | list | weight of a value | why |
@@ -20,8 +20,8 @@
 use super::checked::{CheckedFilters, Condition, TermClass};
 use super::keys::InternedTerms;
 use super::kinds::KindsCode;
-use super::name::Term;
 use super::postings::{Check, GROUPS_MAX, Group, PostingIds};
+use super::term::IndexTerm;
 use super::{Index, SubSlot};
 use crate::types::{Filter, TagFilter, Timestamp};
 
@@ -117,20 +117,26 @@ impl Index {
             self.checked.set_conditions(id, KindsCode::ANY, conditions);
         }
         match anchor {
-            Anchor::Ids => self.add_postings(&mut compiled, checked_head, listed(&filter.ids).map(Term::id)),
+            Anchor::Ids => {
+                self.add_postings(&mut compiled, checked_head, listed(&filter.ids).map(IndexTerm::id))
+            }
             Anchor::Authors => {
-                self.add_postings(&mut compiled, checked_head, listed(&filter.authors).map(Term::author));
+                self.add_postings(
+                    &mut compiled,
+                    checked_head,
+                    listed(&filter.authors).map(IndexTerm::author),
+                );
             }
             Anchor::Kinds => {
-                let names = listed(&filter.kinds).map(|kind| Term::kind(*kind));
-                self.add_postings(&mut compiled, checked_head, names);
+                let terms = listed(&filter.kinds).map(|kind| IndexTerm::kind(*kind));
+                self.add_postings(&mut compiled, checked_head, terms);
             }
             Anchor::Tag(at) => {
                 let tag = &filter.tags[at];
-                let names = tag.values.iter().map(|value| Term::tag(tag.letter, value));
-                self.add_postings(&mut compiled, checked_head, names);
+                let terms = tag.values.iter().map(|value| IndexTerm::tag(tag.letter, value));
+                self.add_postings(&mut compiled, checked_head, terms);
             }
-            Anchor::All => self.add_postings(&mut compiled, checked_head, std::iter::once(Term::ALL)),
+            Anchor::All => self.add_postings(&mut compiled, checked_head, std::iter::once(IndexTerm::ALL)),
         }
         self.kind_sets.release(compiled.kinds);
         compiled.checked.unwrap_or(checked_head)
@@ -140,13 +146,13 @@ impl Index {
     fn conditions(&mut self, filter: &Filter, anchor: Anchor) -> Vec<Condition> {
         let mut lists = Vec::new();
         if filter.authors.is_some() && anchor != Anchor::Authors {
-            let names = listed(&filter.authors).map(Term::author);
-            lists.push(Condition { class: TermClass::Author, keys: add_refs(&mut self.keys, names) });
+            let terms = listed(&filter.authors).map(IndexTerm::author);
+            lists.push(Condition { class: TermClass::Author, keys: add_refs(&mut self.keys, terms) });
         }
         for (at, tag) in filter.tags.iter().enumerate() {
             if anchor != Anchor::Tag(at) {
-                let names = tag.values.iter().map(|value| Term::tag(tag.letter, value));
-                let keys = add_refs(&mut self.keys, names);
+                let terms = tag.values.iter().map(|value| IndexTerm::tag(tag.letter, value));
+                let keys = add_refs(&mut self.keys, terms);
                 lists.push(Condition { class: TermClass::Tag(tag.letter), keys });
             }
         }
@@ -157,10 +163,10 @@ impl Index {
         &mut self,
         compiled: &mut Compiled,
         checked_head: u32,
-        names: impl Iterator<Item = Term>,
+        terms: impl Iterator<Item = IndexTerm>,
     ) {
-        for name in names {
-            let key = self.keys.intern(&name);
+        for term in terms {
+            let key = self.keys.intern(&term);
             self.add_posting(compiled, checked_head, key);
         }
     }
@@ -209,10 +215,10 @@ fn listed<T>(list: &Option<Box<[T]>>) -> impl Iterator<Item = &T> {
     list.iter().flat_map(|list| list.iter())
 }
 
-fn add_refs(keys: &mut InternedTerms, names: impl Iterator<Item = Term>) -> Box<[u32]> {
-    let mut list = Vec::with_capacity(names.size_hint().0);
-    for name in names {
-        let key = keys.intern(&name);
+fn add_refs(keys: &mut InternedTerms, terms: impl Iterator<Item = IndexTerm>) -> Box<[u32]> {
+    let mut list = Vec::with_capacity(terms.size_hint().0);
+    for term in terms {
+        let key = keys.intern(&term);
         keys.add_ref(key);
         list.push(key);
     }

@@ -1,16 +1,16 @@
-//! The keys of posting lists: ids, authors, kinds and tag values ([`Term`]), interned to dense ids.
+//! The keys of posting lists: ids, authors, kinds and tag values ([`IndexTerm`]), interned to dense ids.
 
 use hashbrown::HashTable;
 
 use super::ids::{FreeIds, next_id, shrink_sparse};
-use super::name::{COUNTERS, DIGESTS_AT, KeyedHash, TAGS_AT, Term, TermKind};
 use super::pages::{PAGE, Pages};
 use super::postings::Group;
+use super::term::{COUNTERS, DIGESTS_AT, IndexTerm, KeyedHash, TAGS_AT, TermKind};
 
 /// One interned key.
 #[derive(Debug)]
 pub(super) struct InternedTerm {
-    /// Its name, taken apart so that a key fills one cache line.
+    /// Its term, taken apart so that a key fills one cache line.
     words: [u64; 4],
     kind: TermKind,
     /// Conditions that name this key without a posting on it.
@@ -27,8 +27,8 @@ impl InternedTerm {
         self.kind == TermKind::NONE
     }
 
-    fn is_called(&self, name: &Term) -> bool {
-        self.words == name.words && self.kind == name.kind
+    fn is_term(&self, term: &IndexTerm) -> bool {
+        self.words == term.words && self.kind == term.kind
     }
 }
 
@@ -39,11 +39,11 @@ impl Default for InternedTerm {
     }
 }
 
-/// The interning table. Names are spread over shards, so that growing one is a pause of microseconds.
+/// The interning table. Terms are spread over partitions, so that growing one is a pause of microseconds.
 #[derive(Debug)]
 pub(super) struct InternedTerms {
     keyed: KeyedHash,
-    shards: Box<[HashTable<(u32, u32)>]>,
+    partitions: Box<[HashTable<(u32, u32)>]>,
     keys: Pages<InternedTerm>,
     /// The last event that each key was a term of.
     pub(super) stamps: Vec<u32>,
@@ -52,13 +52,13 @@ pub(super) struct InternedTerms {
     table_bytes: usize,
 }
 
-const SHARDS: usize = 256;
+const PARTITIONS: usize = 256;
 
 impl InternedTerms {
     pub(super) fn new(keyed: KeyedHash) -> Self {
         InternedTerms {
             keyed,
-            shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
+            partitions: (0..PARTITIONS).map(|_| HashTable::new()).collect(),
             keys: Pages::new(),
             stamps: Vec::new(),
             free: FreeIds::default(),
@@ -67,28 +67,28 @@ impl InternedTerms {
         }
     }
 
-    /// The hash, as the tables take it, and the shard. The tables read the lowest and the highest bits, the
-    /// shard is chosen by bits between.
-    fn locate(&self, name: &Term) -> (u32, u64, usize) {
-        let hash = self.keyed.hash(name);
-        (hash, spread(hash), (hash >> 17) as usize % SHARDS)
+    /// The hash, as the tables take it, and the partition. The tables read the lowest and the highest bits, the partition
+    /// is chosen by bits between.
+    fn locate(&self, term: &IndexTerm) -> (u32, u64, usize) {
+        let hash = self.keyed.hash(term);
+        (hash, spread(hash), (hash >> 17) as usize % PARTITIONS)
     }
 
-    pub(super) fn find(&self, name: &Term) -> Option<u32> {
-        let (hash, spread, shard) = self.locate(name);
+    pub(super) fn find(&self, term: &IndexTerm) -> Option<u32> {
+        let (hash, spread, partition) = self.locate(term);
         let keys = &self.keys;
         let same =
-            |(other, id): &(u32, u32)| *other == hash && keys.get(*id).is_some_and(|key| key.is_called(name));
-        self.shards[shard].find(spread, same).map(|(_, id)| *id)
+            |(other, id): &(u32, u32)| *other == hash && keys.get(*id).is_some_and(|key| key.is_term(term));
+        self.partitions[partition].find(spread, same).map(|(_, id)| *id)
     }
 
-    /// The id of `name`, new if necessary. Takes no reference: add a posting or call [`InternedTerms::add_ref`].
-    pub(super) fn intern(&mut self, name: &Term) -> u32 {
-        if let Some(id) = self.find(name) {
+    /// The id of `term`, new if necessary. Takes no reference: add a posting or call [`InternedTerms::add_ref`].
+    pub(super) fn intern(&mut self, term: &IndexTerm) -> u32 {
+        if let Some(id) = self.find(term) {
             return id;
         }
-        let (hash, spread_hash, shard) = self.locate(name);
-        let Term { words, kind } = *name;
+        let (hash, spread_hash, partition) = self.locate(term);
+        let IndexTerm { words, kind } = *term;
         let key = InternedTerm { words, kind, references: 0, groups: Vec::new() };
         let id = self.free.take(self.slots()).unwrap_or_else(|| {
             let id = next_id(self.stamps.len());
@@ -96,11 +96,11 @@ impl InternedTerms {
             id
         });
         self.keys.fill(id, key);
-        let table = &mut self.shards[shard];
+        let table = &mut self.partitions[partition];
         self.table_bytes -= table.allocation_size();
         table.insert_unique(spread_hash, (hash, id), |(hash, _)| spread(*hash));
         self.table_bytes += table.allocation_size();
-        self.counts[name.kind.counter()] += 1;
+        self.counts[term.kind.counter()] += 1;
         id
     }
 
@@ -123,11 +123,11 @@ impl InternedTerms {
         if key.is_free() || key.references > 0 || !key.groups.is_empty() {
             return;
         }
-        let name = Term { words: key.words, kind: key.kind };
+        let term = IndexTerm { words: key.words, kind: key.kind };
         self.keys.clear(id);
-        self.counts[name.kind.counter()] -= 1;
-        let (_, spread_hash, shard) = self.locate(&name);
-        let table = &mut self.shards[shard];
+        self.counts[term.kind.counter()] -= 1;
+        let (_, spread_hash, partition) = self.locate(&term);
+        let table = &mut self.partitions[partition];
         self.table_bytes -= table.allocation_size();
         if let Ok(entry) = table.find_entry(spread_hash, |(_, other)| *other == id) {
             entry.remove();
@@ -194,9 +194,9 @@ impl InternedTerms {
         if !long && self.counts[TAGS_AT + usize::from(letter)] == 0 {
             return None;
         }
-        match Term::short_tag(letter, value) {
-            Some(name) => self.find(&name),
-            None if long => self.find(&Term::tag(letter, value)),
+        match IndexTerm::short_tag(letter, value) {
+            Some(term) => self.find(&term),
+            None if long => self.find(&IndexTerm::tag(letter, value)),
             None => None,
         }
     }
@@ -206,7 +206,7 @@ impl InternedTerms {
         self.keys.bytes()
             + self.stamps.capacity() * size_of::<u32>()
             + self.free.bytes()
-            + SHARDS * size_of::<HashTable<(u32, u32)>>()
+            + PARTITIONS * size_of::<HashTable<(u32, u32)>>()
             + size_of_val(&*self.counts)
             + self.table_bytes
     }

@@ -3,7 +3,7 @@
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::name::{KeyedHash, Term};
+use super::term::{IndexTerm, KeyedHash};
 use crate::types::Kind;
 
 /// Which kinds a group matches: any, one kind, or a set by id.
@@ -118,7 +118,7 @@ fn hash_list(list: &[Kind], keyed: &KeyedHash) -> u32 {
         for (bytes, kind) in state[4..].chunks_exact_mut(2).zip(block.iter().chain(std::iter::repeat(&0))) {
             bytes.copy_from_slice(&kind.to_le_bytes());
         }
-        hash = keyed.hash(&Term::block(state));
+        hash = keyed.hash(&IndexTerm::block(state));
     }
     hash
 }

@@ -2,14 +2,14 @@
 
 use super::checked::{EventTerm, EventTerms, TermClass};
 use super::keys::InternedTerms;
-use super::name::{Term, TermKind};
 use super::postings::Check;
 use super::slots::DEAD;
+use super::term::{IndexTerm, TermKind};
 use super::{Index, MatchStats, SubSlot};
-use crate::types::{CanonicalEvent, EventId, Kind, MatchWork, PubKey, Timestamp};
+use crate::types::{CanonicalEvent, EventId, Kind, MatchCost, PubKey, Timestamp};
 
 /// The event being matched.
-pub(super) struct Facts<'a> {
+pub(super) struct MatchedEvent<'a> {
     pub(super) created_at: Timestamp,
     pub(super) kind: Kind,
     pub(super) pubkey: PubKey,
@@ -18,7 +18,7 @@ pub(super) struct Facts<'a> {
 }
 
 impl Index {
-    pub(super) fn match_event(&mut self, event: Facts<'_>, out: &mut Vec<SubSlot>) -> MatchStats {
+    pub(super) fn match_event(&mut self, event: MatchedEvent<'_>, out: &mut Vec<SubSlot>) -> MatchStats {
         let epoch = self.next_epoch();
         let bytes = collect_keys(&mut self.keys, &event, epoch, &mut self.event_keys);
         let Index { keys, slots, checked, kind_sets, event_keys, .. } = self;
@@ -38,7 +38,7 @@ impl Index {
                 }
                 Check::Time => {
                     for &filter in ids {
-                        let filter = &checked.heads[filter as usize];
+                        let filter = &checked.filters[filter as usize];
                         if filter.allows_time(event.created_at) {
                             report(stamps, epoch, filter.slot, out);
                         }
@@ -46,7 +46,7 @@ impl Index {
                 }
                 Check::Full => {
                     for &id in ids {
-                        let filter = &checked.heads[id as usize];
+                        let filter = &checked.filters[id as usize];
                         let is_open = stamps[filter.slot.0 as usize] < epoch;
                         if is_open
                             && filter.allows_time(event.created_at)
@@ -60,7 +60,7 @@ impl Index {
                 }
             }
         }
-        let cost = MatchWork { bytes, comparisons: candidates + compared };
+        let cost = MatchCost { bytes, comparisons: candidates + compared };
         MatchStats { candidates, matches: out.len() - out_before, cost }
     }
 
@@ -104,7 +104,7 @@ fn report(stamps: &mut [u32], epoch: u32, slot: SubSlot, out: &mut Vec<SubSlot>)
 /// The keys that `event` has, each once, whatever postings they have. Returns the bytes of tags that were read.
 fn collect_keys(
     keys: &mut InternedTerms,
-    event: &Facts<'_>,
+    event: &MatchedEvent<'_>,
     epoch: u32,
     event_keys: &mut Vec<EventTerm>,
 ) -> usize {
@@ -118,14 +118,14 @@ fn collect_keys(
         }
     };
     let named = [
-        (TermKind::ALL, TermClass::Other, Term::ALL),
-        (TermKind::KIND, TermClass::Other, Term::kind(event.kind)),
-        (TermKind::AUTHOR, TermClass::Author, Term::author(&event.pubkey)),
-        (TermKind::ID, TermClass::Other, Term::id(&event.id)),
+        (TermKind::ALL, TermClass::Other, IndexTerm::ALL),
+        (TermKind::KIND, TermClass::Other, IndexTerm::kind(event.kind)),
+        (TermKind::AUTHOR, TermClass::Author, IndexTerm::author(&event.pubkey)),
+        (TermKind::ID, TermClass::Other, IndexTerm::id(&event.id)),
     ];
-    for (dimension, class, name) in named {
+    for (dimension, class, term) in named {
         if keys.has(dimension) {
-            let key = keys.find(&name);
+            let key = keys.find(&term);
             add(keys, class, key);
         }
     }

@@ -13,8 +13,14 @@
 //! ids of keys (`checked`).
 //!
 //! Unsubscribing marks the slot dead and nothing else. Its postings go in passes (`sweep`) that stop
-//! whenever their budget does; the slot has no new owner before they are gone. Subscribing pays for a
-//! part of a pass when one is due, so memory stays bounded even where no host calls [`Index::sweep`].
+//! whenever their budget does; the slot has no new owner before they are gone. Subscribing does a part of a pass when one
+//! is due, so memory stays bounded even where no host calls [`Index::sweep`].
+//!
+//! Words used here: a *key* is an interned term (an id, an author, a kind or a tag value). The *anchor* of a filter is the
+//! list by whose keys it is found. A *posting* is what is found there: a *slot* (a subscription), or a *checked filter*,
+//! which has times or further *conditions*. Postings of a key with the same kinds and the same check are a *group*. A
+//! *stamp* says in which match, or *epoch*, a key or slot was met last. A slot is *dead* from the end of its subscription
+//! until its postings are gone.
 //!
 //! This module never compares filters with events one by one, never allocates in a match once its scratch list and
 //! the caller's have grown, and never stops for a whole table, except to reset stamps once in 2^32 events.
@@ -25,11 +31,11 @@ mod ids;
 mod keys;
 mod kinds;
 mod matching;
-mod name;
 mod pages;
 mod postings;
 mod slots;
 mod sweep;
+mod term;
 #[cfg(test)]
 mod tests;
 
@@ -38,12 +44,12 @@ pub use compile::Breadth;
 use checked::{CheckedFilters, EventTerm};
 use keys::InternedTerms;
 use kinds::KindSets;
-use matching::Facts;
-use name::KeyedHash;
+use matching::MatchedEvent;
 use slots::Slots;
 use sweep::Phase;
+use term::KeyedHash;
 
-use crate::types::{CanonicalEvent, Event, Filter, MatchWork};
+use crate::types::{CanonicalEvent, Event, Filter, MatchCost};
 
 /// A subscription's id: dense, so that a table of what belongs to each is a plain list. It has a new
 /// owner only after its subscription ended and a sweep took out its postings.
@@ -58,7 +64,7 @@ pub struct MatchStats {
     /// Slots reported.
     pub matches: usize,
     /// Bytes of tags read, and keys compared: what large events and filters of many conditions cost.
-    pub cost: MatchWork,
+    pub cost: MatchCost,
 }
 
 /// The live subscriptions of one shard.
@@ -111,7 +117,7 @@ impl Index {
     }
 
     /// Adds a subscription that wants what any of `filters` matches; `limit` is ignored. No filters, or
-    /// only ones that [`Filter::is_empty`], make a subscription that matches nothing.
+    /// or only ones for which [`Filter::matches_nothing`] is true, make a subscription that matches nothing.
     ///
     /// The filters must be normalised. One table look-up and one push for each value, 0.2-0.3 us; where a
     /// sweep is due, also a part of it of the same order.
@@ -126,7 +132,7 @@ impl Index {
     pub fn extend<'a>(&mut self, slot: SubSlot, filters: impl IntoIterator<Item = &'a Filter>) {
         debug_assert!(!self.slots.is_dead(slot), "the subscription has ended");
         let (before, mut checked) = (self.references(), self.slots.filters(slot));
-        for filter in filters.into_iter().filter(|filter| !filter.is_empty()) {
+        for filter in filters.into_iter().filter(|filter| !filter.matches_nothing()) {
             checked = self.compile(slot, filter, checked);
         }
         let added = self.references() - before;
@@ -141,7 +147,7 @@ impl Index {
         self.postings + self.checked.condition_keys
     }
 
-    /// Ends a subscription: it is never reported again. Costs nothing to speak of; a slot that is not alive is
+    /// Ends a subscription: it is never reported again. Takes constant time; a slot that is not alive is
     /// left alone. Forget the slot: it gets another owner later.
     pub fn unsubscribe(&mut self, slot: SubSlot) {
         if let Some(references) = self.slots.mark_dead(slot) {
@@ -154,26 +160,26 @@ impl Index {
     /// Costs a table look-up for the id, the author, the kind and each indexed tag whose letter a filter
     /// names, then a few ns for each candidate. Allocates nothing once `out` is large enough.
     pub fn matches(&mut self, event: &Event, out: &mut Vec<SubSlot>) -> MatchStats {
-        let facts = Facts {
+        let matched_event = MatchedEvent {
             created_at: event.created_at,
             kind: event.kind,
             pubkey: event.pubkey,
             id: event.id,
             view: event.view(),
         };
-        self.match_event(facts, out)
+        self.match_event(matched_event, out)
     }
 
     /// [`Index::matches`] for an event as it is stored, which is read in place.
     pub fn matches_stored(&mut self, view: CanonicalEvent<'_>, out: &mut Vec<SubSlot>) -> MatchStats {
-        let facts = Facts {
+        let matched_event = MatchedEvent {
             created_at: view.created_at(),
             kind: view.kind(),
             pubkey: view.pubkey(),
             id: view.id(),
             view,
         };
-        self.match_event(facts, out)
+        self.match_event(matched_event, out)
     }
 
     /// Removes postings of ended subscriptions, visiting about `budget_postings` (a few ns each), and
@@ -195,7 +201,7 @@ impl Index {
         self.len() == 0
     }
 
-    /// Heap bytes, allocator overhead left out. Costs nothing to speak of.
+    /// Heap bytes, allocator overhead left out. Takes constant time.
     pub fn bytes(&self) -> usize {
         self.keys.bytes()
             + self.slots.bytes()

@@ -7,7 +7,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::kinds::KindsCode;
 
-/// Most groups a key may have. It bounds what a subscription and an event pay for a key that a client
+/// Most groups a key may have. It bounds what a subscription and an event cost for a key that a client
 /// filled with thousands of different kind lists: further ones share one group that checks kinds singly.
 pub(super) const GROUPS_MAX: usize = 64;
 

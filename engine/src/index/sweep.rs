@@ -84,7 +84,7 @@ impl Index {
             let (next, removed) = match at.check {
                 Check::Plain => at.ids.sweep(position, budget, |slot| slots.is_dead(super::SubSlot(slot))),
                 Check::Time | Check::Full => {
-                    at.ids.sweep(position, budget, |id| slots.is_dead(checked.heads[id as usize].slot))
+                    at.ids.sweep(position, budget, |id| slots.is_dead(checked.filters[id as usize].slot))
                 }
             };
             self.posting_bytes += at.ids.bytes();

@@ -24,7 +24,7 @@ fn matched(index: &mut Index, event: &Event) -> Vec<SubSlot> {
 }
 
 #[test]
-fn the_epoch_turns_without_a_match_lost_or_a_dead_slot_raised() {
+fn epoch_wraparound_loses_no_match_and_revives_no_slot() {
     let mut index = Index::new();
     let one = index.subscribe(&[of_author(1, None)]);
     let dead = index.subscribe(&[of_author(1, None)]);
@@ -45,7 +45,7 @@ fn a_key_with_too_many_kind_lists_still_answers_right() {
     let slots: Vec<SubSlot> = lists.iter().map(|list| index.subscribe(&[of_author(1, Some(list))])).collect();
     let timed = Filter { since: Some(5), ..of_author(1, Some(&[150, 7_000])) };
     let timed = index.subscribe(&[timed]);
-    let key = index.keys.find(&name::Term::author(&PubKey([1; 32]))).unwrap();
+    let key = index.keys.find(&term::IndexTerm::author(&PubKey([1; 32]))).unwrap();
     assert_eq!(index.keys.groups(key).len(), postings::GROUPS_MAX + 1);
     for kind in 0..200 {
         assert_eq!(matched(&mut index, &note(1, 4, kind)), [slots[usize::from(kind)]]);

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use super::Bucket;
 use crate::types::{ClientAddress, Limits, Now};
 
-/// Addresses that are remembered, at most twice as many: 4 MB. If more come within a minute, those that have been
-/// silent the longest are forgotten, and begin again.
+/// Addresses in one generation. Two generations are kept, which take 4 MB. If more come within a minute, those that have
+/// been silent the longest are forgotten, and begin again.
 const ADDRESSES_MAX: usize = 1 << 14;
 /// After so long every bucket is full again, and there is nothing to remember.
 const FULL_MICROS: u64 = 60_000_000;
-/// Shards read their clocks one after the other. What lies further back is a clock that was put back.
+/// Shards read their clocks at slightly different times. A larger step back means that the clock was set back.
 const SKEW_MICROS_MAX: u64 = 1_000_000;
 
 /// Token buckets of client addresses: for events, for their fan-out and for requests. An address that has sent nothing for
-/// two minutes is forgotten, unless it owes for its fan-out; its buckets would be full.
+/// two minutes is forgotten, unless the budget of its fan-out has a deficit; its buckets would be full.
 ///
 /// An ordered map, so that no choice of addresses makes a look-up expensive.
 #[derive(Debug, Default)]
@@ -36,9 +36,9 @@ struct Buckets {
 }
 
 impl Buckets {
-    fn owes(mut self, limits: &Limits, now: Now) -> bool {
+    fn has_deficit(mut self, limits: &Limits, now: Now) -> bool {
         self.fanout.has_one(limits.address_fanout_cost_per_minute_max, now);
-        self.fanout.owes()
+        self.fanout.has_deficit()
     }
 }
 
@@ -104,8 +104,8 @@ impl AddressRates {
         let is_over = now < self.began || now.micros_since(self.began) >= FULL_MICROS;
         if is_over || self.active.len() >= ADDRESSES_MAX {
             let silent = std::mem::replace(&mut self.before, std::mem::take(&mut self.active));
-            let debtors = silent.into_iter().filter(|(_, buckets)| buckets.owes(limits, now));
-            self.before.extend(debtors.take(ADDRESSES_MAX.saturating_sub(self.before.len())));
+            let with_deficit = silent.into_iter().filter(|(_, buckets)| buckets.has_deficit(limits, now));
+            self.before.extend(with_deficit.take(ADDRESSES_MAX.saturating_sub(self.before.len())));
             self.began = now;
         }
         let before = &mut self.before;
@@ -168,8 +168,11 @@ mod tests {
             rates.take_event(address(3), &limits, at(60_000 * minute));
         }
         assert_eq!(rates.len(), 2);
-        assert!(!rates.has_fanout_budget(one, &limits, at(599_999)), "it owed them, however silent it was");
-        assert!(rates.has_fanout_budget(one, &limits, at(600_000)), "they are paid back");
+        assert!(
+            !rates.has_fanout_budget(one, &limits, at(599_999)),
+            "there is a deficit, however silent it was"
+        );
+        assert!(rates.has_fanout_budget(one, &limits, at(600_000)), "the deficit is made up");
         limits.address_fanout_cost_per_minute_max = 0;
         rates.spend_fanout(one, u64::MAX, &limits, at(10));
         assert!(rates.has_fanout_budget(one, &limits, at(10)), "no bound");

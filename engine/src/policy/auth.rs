@@ -103,17 +103,17 @@ impl Auth {
 /// a port, as the Host header gives it, and is read as the WHATWG URL standard says. Scheme, path and user do not
 /// count: behind a TLS proxy the first two may well differ.
 pub fn same_relay(a: &str, b: &str) -> bool {
-    matches!((address(a), address(b)), (Some(a), Some(b)) if a == b)
+    matches!((host_and_port(a), host_and_port(b)), (Some(a), Some(b)) if a == b)
 }
 
 /// Whether `url` can be the public URL of a relay: `ws://` or `wss://` and a host.
 pub fn is_relay_url(url: &str) -> bool {
     let is_ws = |scheme: &str| scheme.eq_ignore_ascii_case("ws") || scheme.eq_ignore_ascii_case("wss");
-    url.split_once("://").is_some_and(|(scheme, _)| is_ws(scheme)) && address(url).is_some()
+    url.split_once("://").is_some_and(|(scheme, _)| is_ws(scheme)) && host_and_port(url).is_some()
 }
 
 /// Host and port; the port of a scheme is none. In ASCII: a Unicode host is the same as its punycode.
-fn address(name: &str) -> Option<(String, Option<u16>)> {
+fn host_and_port(name: &str) -> Option<(String, Option<u16>)> {
     let name = name.trim();
     let url = match name.contains("://") {
         true => Url::parse(name),

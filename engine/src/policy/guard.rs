@@ -2,7 +2,7 @@
 
 use crate::types::{CanonicalEvent, Filter, Kind, PubKey};
 
-/// Whether filters may be asked by a connection.
+/// Whether a connection may send these filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// They may; single events can still be withheld by [`may_see`].
@@ -38,14 +38,14 @@ pub fn access(filters: &[Filter], guarded_kinds: &[Kind], keys: &[PubKey]) -> Ac
 
 /// Whether `filter` can match an event that a connection that has authenticated `keys` may not read ([`may_see`]).
 /// Decided by the filter alone: what a reply says of it is the same whether or not there is such an event.
-pub fn may_match_restricted(filter: &Filter, guarded_kinds: &[Kind], keys: &[PubKey]) -> bool {
+pub fn may_match_withheld(filter: &Filter, guarded_kinds: &[Kind], keys: &[PubKey]) -> bool {
     let asks_guarded = match &filter.kinds {
         Some(kinds) => kinds.iter().any(|kind| guarded_kinds.contains(kind)),
         None => !guarded_kinds.is_empty(),
     };
     let by_me = filter.authors.as_ref().is_some_and(|authors| authors.iter().all(|key| keys.contains(key)));
     let to_me = filter.tags.iter().any(|tag| tag.letter == b'p' && tag.values.iter().all(is_of(keys)));
-    asks_guarded && !by_me && !to_me && !filter.is_empty()
+    asks_guarded && !by_me && !to_me && !filter.matches_nothing()
 }
 
 /// Whether the value of a `p` tag is one of `keys`.
@@ -137,8 +137,8 @@ mod tests {
             ("no time at all", Filter { since: Some(2), until: Some(1), ..Filter::default() }, &[], false),
         ];
         for (name, filter, keys, expected) in cases {
-            assert_eq!(may_match_restricted(&filter, &guarded, keys), expected, "{name}");
-            assert!(!may_match_restricted(&filter, &[], keys), "{name}, without a guard");
+            assert_eq!(may_match_withheld(&filter, &guarded, keys), expected, "{name}");
+            assert!(!may_match_withheld(&filter, &[], keys), "{name}, without a guard");
         }
     }
 }

@@ -15,7 +15,7 @@ pub use address_connections::AddressConnections;
 pub use address_rates::AddressRates;
 pub use admission::{AdmissionError, Candidate, Publisher, admit, admit_sender, is_protected};
 pub use auth::{Auth, AuthError, is_relay_url, same_relay};
-pub use guard::{Access, access, may_match_restricted, may_see};
+pub use guard::{Access, access, may_match_withheld, may_see};
 pub use rate::Bucket;
 pub use vanish::{VANISH_KIND, names_relay};
 

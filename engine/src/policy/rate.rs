@@ -7,15 +7,15 @@ use crate::types::Now;
 pub struct Bucket {
     /// Thousandths of a message.
     milli_tokens: u64,
-    /// What was spent beyond what there was, which is paid back before the bucket fills again.
-    milli_owed: u64,
+    /// What was taken beyond what there was: it is made up before the bucket fills again.
+    milli_deficit: u64,
     filled: Now,
 }
 
 impl Bucket {
     /// A full bucket for `per_minute` messages.
     pub fn full(per_minute: u32, now: Now) -> Self {
-        Bucket { milli_tokens: u64::from(per_minute) * 1000, milli_owed: 0, filled: now }
+        Bucket { milli_tokens: u64::from(per_minute) * 1000, milli_deficit: 0, filled: now }
     }
 
     /// What is in the bucket, in thousandths of a message, and as of when; for [`Bucket::restored`].
@@ -25,7 +25,7 @@ impl Bucket {
 
     /// A bucket with the level that [`Bucket::level`] returned.
     pub fn restored((milli_tokens, filled): (u64, Now)) -> Self {
-        Bucket { milli_tokens, milli_owed: 0, filled }
+        Bucket { milli_tokens, milli_deficit: 0, filled }
     }
 
     /// Takes one message out. False if there is none left; `per_minute` 0 is unlimited.
@@ -46,18 +46,18 @@ impl Bucket {
         self.milli_tokens >= 1000
     }
 
-    /// Takes this many out. What there is not is owed.
+    /// Takes this many out. What is missing is the deficit.
     pub fn spend(&mut self, count: u64, per_minute: u32, now: Now) {
         self.fill(per_minute, now);
-        let spent = count.saturating_mul(1000);
-        let paid = spent.min(self.milli_tokens);
-        self.milli_tokens -= paid;
-        self.milli_owed = self.milli_owed.saturating_add(spent - paid);
+        let wanted = count.saturating_mul(1000);
+        let taken = wanted.min(self.milli_tokens);
+        self.milli_tokens -= taken;
+        self.milli_deficit = self.milli_deficit.saturating_add(wanted - taken);
     }
 
-    /// Whether anything was owed when it was last filled.
-    pub fn owes(&self) -> bool {
-        self.milli_owed > 0
+    /// Whether there was a deficit when it was last filled.
+    pub fn has_deficit(&self) -> bool {
+        self.milli_deficit > 0
     }
 
     fn fill(&mut self, per_minute: u32, now: Now) {
@@ -65,9 +65,9 @@ impl Bucket {
         let gained = now.micros_since(self.filled).saturating_mul(u64::from(per_minute)) / 60_000;
         // A time too short for a thousandth of a token is not counted yet: `filled` stays, so that short times add up.
         if gained > 0 {
-            let repaid = gained.min(self.milli_owed);
-            self.milli_owed -= repaid;
-            self.milli_tokens = self.milli_tokens.saturating_add(gained - repaid).min(capacity);
+            let made_up = gained.min(self.milli_deficit);
+            self.milli_deficit -= made_up;
+            self.milli_tokens = self.milli_tokens.saturating_add(gained - made_up).min(capacity);
             self.filled = now;
         }
         if now < self.filled {
@@ -107,8 +107,8 @@ mod tests {
         bucket.spend(59, 60, at(0));
         assert!(bucket.has_one(60, at(0)) && bucket.has_one(60, at(0)), "asking takes nothing");
         bucket.spend(601, 60, at(0));
-        assert!(!bucket.has_one(60, at(600_999)) && bucket.has_one(60, at(601_000)), "600 are paid back");
-        assert!(!bucket.owes());
+        assert!(!bucket.has_one(60, at(600_999)) && bucket.has_one(60, at(601_000)), "600 are made up");
+        assert!(!bucket.has_deficit());
         assert!(bucket.has_one(0, at(0)), "no bound");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::types::{EventId, Timestamp};
 
-/// An event in a set, ordered by second, then by id.
+/// An event in a set, ordered by `created_at`, then by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Item {
     /// Its `created_at`.

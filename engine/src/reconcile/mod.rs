@@ -17,7 +17,7 @@ pub use answer::{Answer, AnswerError, CALLS_MAX, answer};
 pub use bytes::{CountedBytes, TotalBytes};
 pub use item::{Item, Sum};
 pub use ranges::{LOOKUPS_MAX, RANGES_MAX};
-pub use sorted_set::{SetBuilder, SortedSet};
+pub use sorted_set::{MutableSet, SortedSet};
 
 /// A set of events, each by its second and id, in ascending order: by second, then by id.
 ///

@@ -57,18 +57,18 @@ fn sum_of(items: &[Item]) -> Sum {
     sum
 }
 
-/// A set that changes.
+/// A set that events are added to and removed from.
 #[derive(Clone, Debug)]
-pub struct SetBuilder {
+pub struct MutableSet {
     chunks: Vec<Arc<Chunk>>,
     len: usize,
     total: TotalBytes,
 }
 
-impl SetBuilder {
+impl MutableSet {
     /// An empty set, whose memory is counted in `total`.
     pub fn new(total: &TotalBytes) -> Self {
-        SetBuilder { chunks: Vec::new(), len: 0, total: total.clone() }
+        MutableSet { chunks: Vec::new(), len: 0, total: total.clone() }
     }
 
     /// How many events.

@@ -1,4 +1,4 @@
-//! How the subscriptions of one connection that fell behind catch up: in one replay of the log that they share.
+//! How the lagging subscriptions of one connection catch up: in one replay of the log that they share.
 //!
 //! Each knows the last sequence number that it has been served. The replay begins at the smallest of these and sends an
 //! event to those that match it and have not been served it yet, which an index of their filters finds. One that joins
@@ -21,7 +21,7 @@ use super::session::Session;
 use super::subscriptions::{SubKey, Subscriptions};
 use crate::index::Index;
 use crate::policy::may_see;
-use crate::store::{Backend, Replayed, Seq, StoreError, Take, in_comparisons, read_log};
+use crate::store::{Backend, Replayed, Seq, SinkResult, StoreError, in_comparisons, read_log};
 use crate::types::{Now, parse_expiration};
 
 /// Most filter values in a replay's index; each filter counts as one more. A single subscription may exceed it.
@@ -49,21 +49,21 @@ impl SharedReplay {
         SharedReplay { index, keys: Vec::new(), values: 0, values_max: bytes_max / VALUE_BYTES }
     }
 
-    /// Adds the subscriptions that are `behind`, while there are values and budget left.
+    /// Adds the subscriptions of `lagging`, while there are values and budget left.
     fn add_subscriptions(
         &mut self,
-        behind: &mut VecDeque<SubKey>,
+        lagging: &mut VecDeque<SubKey>,
         subscriptions: &Subscriptions,
         budget: &mut usize,
     ) {
         while *budget > 0
-            && let Some(&key) = behind.front()
+            && let Some(&key) = lagging.front()
         {
             let values = values_of(subscriptions, key);
             if self.values > 0 && self.values + values > self.values_max {
                 break;
             }
-            behind.pop_front();
+            lagging.pop_front();
             let Some(subscription) = subscriptions.get(key) else { continue };
             self.values += values;
             *budget = budget.saturating_sub(1 + values / VALUES_PER_COST);
@@ -102,7 +102,7 @@ fn new_replay_query(conn: ConnId) -> Query {
 }
 
 impl<B: Backend> Relay<B> {
-    /// A client's subscription is behind: events above its `covered` are read back when its reader reads.
+    /// A client's subscription is lagging: events above its `covered` are read back when its reader reads.
     pub(super) fn catch_up(&mut self, conn: ConnId, key: SubKey) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.lagging.push_back(key);
@@ -111,7 +111,7 @@ impl<B: Backend> Relay<B> {
         }
         let replay = new_replay_query(conn);
         if session.is_slow(self.queued_output, &self.config.limits) {
-            session.stalled.push(replay);
+            session.paused.push(replay);
         } else {
             self.enqueue(replay);
         }
@@ -119,8 +119,8 @@ impl<B: Backend> Relay<B> {
 
     /// Bytes that the next replay of a connection may come to hold.
     pub(super) fn replay_bytes_max(&self, conn: ConnId) -> usize {
-        let behind = self.sessions.get(conn).into_iter().flat_map(|session| &session.lagging);
-        let values = behind.map(|key| values_of(&self.subscriptions, *key));
+        let lagging = self.sessions.get(conn).into_iter().flat_map(|session| &session.lagging);
+        let values = lagging.map(|key| values_of(&self.subscriptions, *key));
         let (all, most) = values.fold((0, 0), |(all, most), values| (all + values, values.max(most)));
         (VALUE_BYTES * all.min(REPLAY_VALUES_MAX.max(most))).max(LARGE_FROM_BYTES / 2)
     }
@@ -191,19 +191,19 @@ impl<B: Backend> Relay<B> {
         let replayed = read_log(&self.store.reader()?, after, budget, &mut |hit| {
             matched.clear();
             let mut cost = index.matches_stored(hit.event, &mut matched).cost;
-            let is_restricted = || {
+            let is_withheld = || {
                 parse_expiration(hit.event.tags()).is_some_and(|at| at <= now.seconds())
                     || !may_see(hit.event, &config.policy.guarded_kinds, auth.keys())
             };
-            if matched.is_empty() || is_restricted() {
-                return (Take::Counted, cost);
+            if matched.is_empty() || is_withheld() {
+                return (SinkResult::Continue, cost);
             }
-            let (mut body, mut take) = (None, Take::Counted);
+            let (mut body, mut result) = (None, SinkResult::Continue);
             for slot in &matched {
                 let key = keys.get(slot.0 as usize).copied().flatten();
                 let sub = key.and_then(|key| subscriptions.get_mut(key));
                 let Some(sub) = sub.filter(|sub| sub.covered < hit.seq) else { continue };
-                if take == Take::CountedAndPause {
+                if result == SinkResult::Pause {
                     // Other subscriptions have yet to receive this event, when it is read again.
                     cut_short = Some(Seq(hit.seq.0 - 1));
                     break;
@@ -217,14 +217,16 @@ impl<B: Backend> Relay<B> {
                 cost.comparisons += QUEUED_COMPARISONS + in_comparisons(frame_cost);
                 // One event may be for hundreds of subscriptions.
                 let is_spent = frame_cost > 0 && sent.saturating_mul(frame_cost) >= budget_max;
-                if is_spent || outbox.bytes() + *backlog_bytes >= queued_output.pause(&config.limits) {
-                    take = Take::CountedAndPause;
+                if is_spent
+                    || outbox.bytes() + *backlog_bytes >= queued_output.pause_threshold(&config.limits)
+                {
+                    result = SinkResult::Pause;
                 }
             }
-            (take, cost)
+            (result, cost)
         });
         self.metrics.sent_event += sent as u64;
-        session.account(&mut self.queued_output);
+        session.update_queued_total(&mut self.queued_output);
         replayed.map(|replayed| match cut_short {
             Some(covered) => Replayed { covered, caught_up: false },
             None => replayed,
@@ -237,10 +239,10 @@ impl<B: Backend> Relay<B> {
         if let Some(session) = self.sessions.get_mut(query.conn) {
             session.lagging.extend(replay.iter().flat_map(SharedReplay::keys));
         }
-        StepResult::Stall(query.conn, Query::Replay(query))
+        StepResult::Pause(query.conn, Query::Replay(query))
     }
 
-    /// All subscriptions of a replay are live or closed. Starts another replay for those that are still behind.
+    /// All subscriptions of a replay are live or closed. Starts another replay for those that are lagging still.
     fn finish_replay(&mut self, conn: ConnId) -> StepResult {
         let Some(session) = self.sessions.get_mut(conn) else { return StepResult::Done };
         session.is_replaying = !session.lagging.is_empty();

@@ -3,13 +3,14 @@
 use super::fair_batches::FairBatches;
 use super::ingest::InFlightId;
 use super::publish::PublishOutcome;
-use super::queries::Origin;
+use super::queries::FairnessKey;
 use super::{Relay, messages};
-use crate::store::{self, Backend, Done, Op, Outcome, Refusal, Seq, StoreError, Taken};
+use crate::store::{self, Backend, Op, OpResult, Outcome, Refusal, RemovedEvents, Seq, StoreError};
 use crate::types::{ClientAddress, Event, Now};
 
-/// Cost at which a [`Commit`] ends, see [`commit_keys`]: a mebibyte of content, or 16,000 tags. An event is stored under a key for
-/// each of its tags, so that a store may need twenty times its size, and most of its time, for them.
+/// Cost at which a [`Commit`] ends, in keys written (see [`commit_keys`]): a mebibyte of content, or 16,000 tags. An event
+/// is stored under a key for each of its tags, so that a store may need twenty times its size, and most of its time, for
+/// them.
 const COMMIT_KEYS_MAX: usize = 16_384;
 /// What an event without tags costs: its body, and the keys it always has.
 const EVENT_KEYS: usize = 8;
@@ -29,7 +30,7 @@ fn commit_keys(bytes: usize, tags: usize) -> usize {
 pub struct Commit {
     ops: Vec<Op>,
     /// The client addresses that they come from.
-    publishers: Vec<Option<ClientAddress>>,
+    publisher_addresses: Vec<Option<ClientAddress>>,
     ids: Vec<InFlightId>,
     cost: usize,
 }
@@ -51,20 +52,20 @@ pub struct LiveEvent {
     pub event: Event,
     /// The client address that published it, which its delivery is charged to. `None`: the host, a client without one, or
     /// unknown.
-    pub publisher: Option<ClientAddress>,
+    pub publisher_address: Option<ClientAddress>,
     /// What storing it removed.
-    pub taken: Taken,
+    pub removed: RemovedEvents,
 }
 
 impl LiveEvent {
     /// An ephemeral event.
-    pub fn ephemeral(event: Event, publisher: Option<ClientAddress>) -> Self {
-        LiveEvent { seq: None, event, publisher, taken: Taken::NOTHING }
+    pub fn ephemeral(event: Event, publisher_address: Option<ClientAddress>) -> Self {
+        LiveEvent { seq: None, event, publisher_address, removed: RemovedEvents::NOTHING }
     }
 }
 
 /// The sequence number in a [`LiveEvent`] whose event was delivered when it was stored: only what it removes now is news.
-pub(super) const DELIVERED_BEFORE: Seq = Seq(0);
+pub(super) const ALREADY_DELIVERED: Seq = Seq(0);
 
 /// What [`commit`] did.
 #[derive(Debug)]
@@ -102,16 +103,16 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     let mut ops = Vec::with_capacity(commits.iter().map(Commit::len).sum());
     let mut lens = Vec::with_capacity(commits.len());
     let mut ids = Vec::with_capacity(commits.len());
-    let mut publishers = Vec::with_capacity(ops.capacity());
+    let mut publisher_addresses = Vec::with_capacity(ops.capacity());
     for commit in commits {
         lens.push(commit.ops.len());
         ops.extend(commit.ops);
-        publishers.extend(commit.publishers);
+        publisher_addresses.extend(commit.publisher_addresses);
         ids.push((commit.ids, commit.cost));
     }
     let mut results = Vec::with_capacity(ops.len());
     let failed = |ops: &[Op], error: &StoreError| ops.iter().map(|_| Err(error.clone())).collect::<Vec<_>>();
-    match store::commit_and_tell(store, now.seconds(), &ops) {
+    match store::commit_with_removals(store, now.seconds(), &ops) {
         Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
         Err(full @ StoreError::Full(_)) => {
             results = store::commit_removals(store, now.seconds(), &ops, &full);
@@ -120,7 +121,7 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
             let mut rest = &ops[..];
             for len in &lens {
                 let (commit_ops, others) = rest.split_at(*len);
-                match store::commit_and_tell(store, now.seconds(), commit_ops) {
+                match store::commit_with_removals(store, now.seconds(), commit_ops) {
                     Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
                     Err(full @ StoreError::Full(_)) => {
                         results.extend(store::commit_removals(store, now.seconds(), commit_ops, &full));
@@ -137,18 +138,18 @@ pub fn commit<B: Backend>(store: &B, now: Now, commits: Vec<Commit>) -> Committe
     let error = errors().find(is_worse).or_else(|| errors().next()).cloned();
     let live = ops
         .into_iter()
-        .zip(publishers)
+        .zip(publisher_addresses)
         .zip(&mut results)
-        .filter_map(|((op, publisher), result)| {
-            let Ok(Done { outcome, taken }) = result else { return None };
-            let taken = std::mem::replace(taken, Taken::NOTHING);
+        .filter_map(|((op, publisher_address), result)| {
+            let Ok(OpResult { outcome, removed }) = result else { return None };
+            let removed = std::mem::replace(removed, RemovedEvents::NOTHING);
             let seq = match outcome {
                 Outcome::Stored(seq) => *seq,
                 // A request to vanish that was stored before this relay had the URL that it names.
-                Outcome::Duplicate if !taken.is_nothing() => DELIVERED_BEFORE,
+                Outcome::Duplicate if !removed.is_nothing() => ALREADY_DELIVERED,
                 _ => return None,
             };
-            Some(LiveEvent { seq: Some(seq), event: into_event(op), publisher, taken })
+            Some(LiveEvent { seq: Some(seq), event: into_event(op), publisher_address, removed })
         })
         .collect();
     let mut results = results.into_iter().map(|result| result.map(|done| done.outcome));
@@ -169,7 +170,7 @@ fn into_event(op: Op) -> Event {
 /// Changes that wait for the host to fetch them.
 #[derive(Debug, Default)]
 pub(super) struct CommitQueue {
-    waiting: FairBatches<Origin, Change>,
+    waiting: FairBatches<FairnessKey, Change>,
     /// The cost of the commits that the host has fetched and not yet answered.
     in_flight: usize,
 }
@@ -177,14 +178,14 @@ pub(super) struct CommitQueue {
 #[derive(Debug)]
 struct Change {
     op: Op,
-    publisher: Option<ClientAddress>,
+    publisher_address: Option<ClientAddress>,
     id: InFlightId,
 }
 
 impl CommitQueue {
-    pub(super) fn push(&mut self, op: Op, id: InFlightId, origin: Origin, tags: usize) {
+    pub(super) fn push(&mut self, op: Op, id: InFlightId, fairness_key: FairnessKey, tags: usize) {
         let cost = commit_keys(op.event().json().len(), tags);
-        self.waiting.push(origin, cost, Change { op, publisher: origin.address(), id });
+        self.waiting.push(fairness_key, cost, Change { op, publisher_address: fairness_key.address(), id });
     }
 
     /// All changes, or as many as fit into a commit, shared fairly between their origins.
@@ -192,13 +193,13 @@ impl CommitQueue {
         let len = self.waiting.arrived();
         let mut commit = Commit {
             ops: Vec::with_capacity(len),
-            publishers: Vec::with_capacity(len),
+            publisher_addresses: Vec::with_capacity(len),
             ids: Vec::with_capacity(len),
             cost: 0,
         };
-        commit.cost = self.waiting.take(COMMIT_KEYS_MAX, |Change { op, publisher, id }| {
+        commit.cost = self.waiting.take(COMMIT_KEYS_MAX, |Change { op, publisher_address, id }| {
             commit.ops.push(op);
-            commit.publishers.push(publisher);
+            commit.publisher_addresses.push(publisher_address);
             commit.ids.push(id);
         });
         self.in_flight += commit.cost;

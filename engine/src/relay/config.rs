@@ -10,9 +10,8 @@ pub struct Config {
     pub limits: Limits,
     /// Admission and reading policy.
     pub policy: Policy,
-    /// The public URL, `wss://...`, that AUTH events and requests to vanish must name. Without it AUTH goes by each
-    /// connection's own Host header, which proves less, and of the requests to vanish only those to all
-    /// relays count.
+    /// The public URL, `wss://...`, that AUTH events and requests to vanish must name. Without it, AUTH is checked against
+    /// the Host header of the connection, which proves less, and only requests to vanish from `ALL_RELAYS` are accepted.
     pub url: Option<String>,
     /// What it costs the host to send a frame, in units of cost (about microseconds), beside reading and
     /// queueing the event. Stored events that are sent are charged for it; 0 for a host that writes many frames at once.
@@ -21,10 +20,10 @@ pub struct Config {
 
 /// What the host knows of a client.
 #[derive(Clone, Debug, Default)]
-pub struct Peer {
+pub struct ClientInfo {
     /// The Host header of its handshake.
-    pub host: Option<String>,
-    /// Where it comes from, behind proxies that the host trusts. Clients of no address share nothing with others: an
-    /// embedded one, or one that the operator exempts.
+    pub host_header: Option<String>,
+    /// Its address, behind proxies that the host trusts. `None` for embedded clients and those that the operator exempts:
+    /// no limits by address hold for them.
     pub address: Option<ClientAddress>,
 }

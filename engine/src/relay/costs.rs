@@ -96,7 +96,7 @@ struct Count {
     /// What the key has cost at most.
     most: u64,
     /// The error: how much of it may belong to replaced keys.
-    of_others: u64,
+    error: u64,
 }
 
 impl<K> Default for HeavyHitters<K> {
@@ -114,11 +114,11 @@ impl<K: Ord + Copy> HeavyHitters<K> {
                 self.order.remove(&(count.most, key));
                 *count
             }
-            None if self.counts.len() < KEYS_MAX => Count { most: 0, of_others: 0 },
+            None if self.counts.len() < KEYS_MAX => Count { most: 0, error: 0 },
             None => {
                 let (least, other) = self.order.pop_first().expect("as many as are counted");
                 self.counts.remove(&other);
-                Count { most: least, of_others: least }
+                Count { most: least, error: least }
             }
         };
         let count = Count { most: before.most.saturating_add(cost), ..before };
@@ -129,7 +129,7 @@ impl<K: Ord + Copy> HeavyHitters<K> {
     /// Keys that have cost something for certain, and how much at least; most first.
     fn at_least(&self, now: Now) -> Vec<(K, u64)> {
         let minutes = minute(now).saturating_sub(self.minute).min(MINUTES_MAX);
-        let sure = |(key, count): (&K, &Count)| (*key, (count.most - count.of_others) >> minutes);
+        let sure = |(key, count): (&K, &Count)| (*key, (count.most - count.error) >> minutes);
         let mut all: Vec<_> = self.counts.iter().map(sure).filter(|(_, count)| *count > 0).collect();
         all.sort_by_key(|(key, count)| (std::cmp::Reverse(*count), *key));
         all
@@ -142,9 +142,9 @@ impl<K: Ord + Copy> HeavyHitters<K> {
         }
         self.minute = minute(now);
         self.counts.retain(|_, count| {
-            let sure = (count.most - count.of_others) >> minutes;
-            count.of_others >>= minutes;
-            count.most = count.of_others + sure;
+            let sure = (count.most - count.error) >> minutes;
+            count.error >>= minutes;
+            count.most = count.error + sure;
             count.most > 0
         });
         self.order = self.counts.iter().map(|(key, count)| (count.most, *key)).collect();
@@ -192,7 +192,7 @@ mod tests {
             }
             assert!(heavy.counts.len() <= KEYS_MAX && heavy.order.len() == heavy.counts.len());
             for (key, count) in &heavy.counts {
-                assert!(count.most >= exact[key] && count.most - count.of_others <= exact[key]);
+                assert!(count.most >= exact[key] && count.most - count.error <= exact[key]);
             }
             let reported = heavy.at_least(NOW);
             for (key, cost) in exact.iter().filter(|(_, cost)| **cost > all / KEYS_MAX as u64) {

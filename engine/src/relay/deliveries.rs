@@ -1,16 +1,16 @@
 //! Live events that are still being delivered, so that none holds the shard for long, however many subscriptions want it.
 //!
-//! An event is delivered at once to as many subscriptions as `scan_cost_max` allows; the others get it in the next
-//! turns of [`Relay::work`]. Events that come meanwhile wait behind it, ephemeral ones too, so each subscription gets
-//! its events in the order of their commits. An event is matched when its turn comes, and a subscription made after that has
-//! found it in the store, so it is skipped.
+//! An event is delivered at once to as many subscriptions as `step_cost_max` allows; the others get it in the next steps of
+//! [`Relay::work`]. Events that come meanwhile wait behind it, ephemeral ones too, so each subscription gets its events in
+//! the order of their commits. An event is matched when it is first in line. A subscription that is created after that has
+//! found it in the store already, so it is skipped.
 //!
 //! At most [`EVENTS_MAX`] events and [`BYTES_MAX`] bytes wait. Beyond that the events in front are delivered to the last
 //! subscription at once, in the call that brought the new one: the shard is held for longer, and nothing is lost.
 
 use std::collections::VecDeque;
 
-use super::commit::DELIVERED_BEFORE;
+use super::commit::ALREADY_DELIVERED;
 use super::{LiveEvent, Relay};
 use crate::index::SubSlot;
 use crate::store::{Backend, Seq};
@@ -39,8 +39,8 @@ pub(super) struct Deliveries {
     bytes: usize,
     /// Of the first event, if it has been delivered in part.
     matched: Option<Matched>,
-    /// The last turn was a delivery's.
-    had_turn: bool,
+    /// The last step of [`Relay::work`] was a delivery's.
+    was_last: bool,
 }
 
 impl Deliveries {
@@ -75,11 +75,11 @@ impl Deliveries {
         self.matched = Some(matched);
     }
 
-    /// Whether the next turn is a delivery's. It is every other turn while there are queries too.
-    pub(super) fn take_turn(&mut self, has_jobs: bool) -> bool {
-        let yields = has_jobs && self.had_turn;
-        self.had_turn = !self.is_empty() && !yields;
-        self.had_turn
+    /// Whether the next step is a delivery's; every other one is, while there are queries too. Records the answer.
+    pub(super) fn is_next(&mut self, has_queries: bool) -> bool {
+        let is_turn_of_queries = has_queries && self.was_last;
+        self.was_last = !self.is_empty() && !is_turn_of_queries;
+        self.was_last
     }
 }
 
@@ -89,16 +89,16 @@ impl<B: Backend> Relay<B> {
     /// for that: then the first of them are delivered to the last subscription in this call.
     pub fn handle_live(&mut self, now: Now, live: &[LiveEvent]) {
         let mut budget = self.delivery_budget();
-        live.iter().for_each(|live| self.neg_sets.note_live(live, &mut budget));
+        live.iter().for_each(|live| self.neg_sets.record_live(live, &mut budget));
         let mut budget = self.delivery_budget();
-        for live in live.iter().filter(|live| live.seq != Some(DELIVERED_BEFORE)) {
+        for live in live.iter().filter(|live| live.seq != Some(ALREADY_DELIVERED)) {
             self.deliver(now, live, &mut budget);
         }
     }
 
-    /// The cost that a step of delivery may have.
+    /// What a step of delivery may cost.
     pub(super) fn delivery_budget(&self) -> usize {
-        self.config.limits.scan_cost_max.max(1)
+        self.config.limits.step_cost_max.max(1)
     }
 
     /// Delivers an event to as many subscriptions as `budget` allows, which is counted down; the others get it later.
@@ -111,7 +111,7 @@ impl<B: Backend> Relay<B> {
         } else if let Some(matched) = self.deliver_some(now, live, None, budget) {
             self.deliveries.put_back(live.clone(), matched);
         } else {
-            return self.subscriptions.note_delivered(live.seq.unwrap_or_default());
+            return self.subscriptions.record_delivered(live.seq.unwrap_or_default());
         }
         self.metrics.deliveries_deferred += 1;
         self.metrics.deliveries_waiting = self.deliveries.len() as u64;
@@ -131,15 +131,15 @@ impl<B: Backend> Relay<B> {
         let Some((live, matched)) = self.deliveries.take() else { return };
         match self.deliver_some(now, &live, matched, budget) {
             Some(matched) => self.deliveries.put_back(live, matched),
-            None => self.subscriptions.note_delivered(live.seq.unwrap_or_default()),
+            None => self.subscriptions.record_delivered(live.seq.unwrap_or_default()),
         }
     }
 
     /// While stored events are being delivered: the sequence number up to which all subscriptions have been sent theirs. A host
     /// that loses its memory then restores its sessions behind it
-    /// ([`SessionSnapshot::start_lagging`](super::SessionSnapshot::start_lagging)), so that nothing is missed; some
-    /// subscriptions may be sent events again.
-    pub fn delivered_before(&self) -> Option<Seq> {
+    /// ([`SessionSnapshot::mark_undelivered_after`](super::SessionSnapshot::mark_undelivered_after)), so that nothing is
+    /// missed; some subscriptions may be sent events again.
+    pub fn delivered_up_to(&self) -> Option<Seq> {
         let next = self.deliveries.waiting.iter().find_map(|live| live.seq)?;
         Some(Seq(next.0 - 1))
     }

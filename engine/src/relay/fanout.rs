@@ -1,6 +1,6 @@
 //! From a committed or ephemeral event to the connections that asked for it.
 //!
-//! A subscription is live, scanning, or lagging. While it scans what is stored, newer matches are only noted;
+//! A subscription is live, scanning, or lagging. While it scans what is stored, newer matches are only recorded;
 //! once the scan is done they are read back from the store by sequence number. The same happens to a reader that is
 //! slow: its events wait in the store, and it resumes after the last sequence number it was sent. So there is no gap,
 //! no duplicate and no queue that grows with a reader's slowness. Only ephemeral events cannot be read
@@ -23,7 +23,7 @@ use crate::types::{Event, Now};
 const PENDING_EPHEMERAL_MAX: usize = 256;
 
 impl<B: Backend> Relay<B> {
-    /// Queues an event for subscriptions that match, until they or `budget` is used up; returns those that are left.
+    /// Queues an event for subscriptions that match, as far as `budget` allows; returns those that are left.
     /// `matched`: those that an earlier call left. Costs what matches, not what is subscribed; that is charged to the address that
     /// published it.
     pub(super) fn deliver_some(
@@ -63,14 +63,14 @@ impl<B: Backend> Relay<B> {
         self.metrics.fanout_matches.record(stats.matches as u64);
         *budget = budget.saturating_sub(stats.candidates);
         let cost = (stats.candidates + stats.matches * (1 + self.config.frame_cost)) as u64;
-        self.costs.charge_address(now, live.publisher, cost);
+        self.costs.charge_address(now, live.publisher_address, cost);
         if cost > EVENT_COST {
-            self.address_rates.spend_fanout(live.publisher, cost, &self.config.limits, now);
+            self.address_rates.spend_fanout(live.publisher_address, cost, &self.config.limits, now);
         }
         matched
     }
 
-    /// Queues a stored event for one subscription, or notes that it is to be read back from the store.
+    /// Queues a stored event for one subscription, or records that it is to be read back from the store.
     fn deliver_stored(&mut self, slot: SubSlot, serial: u64, seq: Seq, event: &Event) {
         let limits = &self.config.limits;
         let subscription = self.subscriptions.matched_mut(slot, serial);
@@ -84,7 +84,7 @@ impl<B: Backend> Relay<B> {
                 if let State::Live = subscription.state {
                     if stream.is_full(limits) {
                         subscription.start_lagging(seq);
-                        stream.stalled = Some(Query::StreamReplay(key));
+                        stream.paused = Some(Query::StreamReplay(key));
                         self.metrics.streams_lagged += 1;
                     } else {
                         stream.push(Some(seq), event.clone());
@@ -135,7 +135,8 @@ impl<B: Backend> Relay<B> {
         if !may_see(event.view(), &self.config.policy.guarded_kinds, session.auth.keys()) {
             return;
         }
-        let full = session.queued_bytes() + session.pending_ephemeral_bytes >= self.queued_output.max(limits);
+        let full = session.queued_bytes() + session.pending_ephemeral_bytes
+            >= self.queued_output.ephemeral_threshold(limits);
         let frame_bytes = subscription.frame_bytes(event);
         match &mut subscription.state {
             State::Scanning { pending_ephemeral, .. }
@@ -145,7 +146,7 @@ impl<B: Backend> Relay<B> {
             {
                 session.pending_ephemeral_bytes += frame_bytes;
                 pending_ephemeral.push(event.clone());
-                session.account(&mut self.queued_output);
+                session.update_queued_total(&mut self.queued_output);
             }
             State::Live | State::Lagging if !full => {
                 let head = Arc::clone(&subscription.head);
@@ -170,12 +171,12 @@ impl<B: Backend> Relay<B> {
     pub(super) fn after_drain(&mut self, conn: ConnId) {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        if session.queued_bytes() > self.queued_output.pause(limits) / 2 {
+        if session.queued_bytes() > self.queued_output.pause_threshold(limits) / 2 {
             return;
         }
-        let stalled = std::mem::take(&mut session.stalled);
+        let paused = std::mem::take(&mut session.paused);
         let missed = std::mem::take(&mut session.ephemeral_missed);
-        for query in stalled {
+        for query in paused {
             self.enqueue(query);
         }
         if missed > 0 {

@@ -1,7 +1,7 @@
-//! Filters that no event can match yet: their `since` is later than the latest second that an event may be dated.
+//! Filters that no event can match yet: their `since` is later than the latest `created_at` that is accepted.
 //!
 //! In the index they would be candidates for events that they cannot match. Here they wait in the order of `since`, two
-//! machine words for each, and go into the index in time: those whose second has come before the next event is matched,
+//! machine words for each, and go into the index in time: those that are due before the next event is matched,
 //! so that nothing depends on timers, and some a little earlier, so that many with the same `since` cause no delay.
 
 use std::collections::BTreeSet;
@@ -52,8 +52,8 @@ impl FutureFilters {
         self.early_values = EARLY_VALUES;
     }
 
-    /// The next subscription with filters that enter the index now, or because an event is about to be matched whose
-    /// `created_at` is later than the relay accepts; and the `since` of those filters.
+    /// Pops the next filter that is due, or that an event of this `created_at` could match: its `since`, and its
+    /// subscription.
     pub(super) fn pop(&mut self, created_at: Timestamp) -> Option<(Timestamp, SubSlot)> {
         let (since, _) = *self.queue.first()?;
         let is_early = since > self.created_at_max.max(created_at);
@@ -64,7 +64,7 @@ impl FutureFilters {
     }
 
     /// Charges the values of popped filters, the filters themselves included.
-    pub(super) fn note_values(&mut self, values: usize) {
+    pub(super) fn record_values(&mut self, values: usize) {
         self.early_values = self.early_values.saturating_sub(values);
     }
 }

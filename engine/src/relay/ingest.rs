@@ -9,8 +9,8 @@ use super::costs::EVENT_COST;
 use super::hash::{KeyedMap, KeyedState};
 use super::ids::{ConnId, Ticket};
 use super::publish::PublishOutcome;
-use super::queries::Origin;
-use super::{LiveEvent, Relay, VerifyBatch, VerifyChecked, messages};
+use super::queries::FairnessKey;
+use super::{LiveEvent, Relay, VerifyBatch, VerifyResult, messages};
 use crate::policy::{self, Candidate, Publisher, VANISH_KIND, names_relay};
 use crate::store::{Backend, Op, Reader};
 use crate::types::{Class, Event, EventId, Kind, Limits, Now, Sig, unescape};
@@ -24,13 +24,13 @@ const SMALL_SHARE: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlightId(u32);
 
-struct Flight {
+struct InFlightEvent {
     id: EventId,
     sig: Sig,
     kind: Kind,
     bytes: usize,
     tags: usize,
-    origin: Origin,
+    fairness_key: FairnessKey,
     /// The event, if its id has not been compared with its hash yet (that is done with the batch).
     unhashed: Option<Event>,
     first: Sender,
@@ -74,7 +74,7 @@ impl Decision {
 
 /// Events on their way, and the batch that is filling.
 pub(super) struct Ingest {
-    flights: Vec<Option<Flight>>,
+    in_flight_events: Vec<Option<InFlightEvent>>,
     free: Vec<u32>,
     by_key: KeyedMap<(EventId, Sig), InFlightId>,
     /// EVENT messages that have not been answered, copies included.
@@ -88,7 +88,7 @@ pub(super) struct Ingest {
 impl Ingest {
     pub(super) fn new(seed: u64) -> Self {
         Ingest {
-            flights: Vec::new(),
+            in_flight_events: Vec::new(),
             free: Vec::new(),
             by_key: KeyedMap::with_hasher(KeyedState::new(seed)),
             messages: 0,
@@ -117,18 +117,18 @@ impl Ingest {
         (!self.batch.is_empty()).then(|| self.batch_opened.plus_millis(limits.verify_wait_ms_max))
     }
 
-    fn insert(&mut self, flight: Flight) -> InFlightId {
-        let key = (flight.id, flight.sig);
+    fn insert(&mut self, in_flight: InFlightEvent) -> InFlightId {
+        let key = (in_flight.id, in_flight.sig);
         self.messages += 1;
-        self.bytes += flight.bytes;
+        self.bytes += in_flight.bytes;
         let id = match self.free.pop() {
             Some(slot) => {
-                self.flights[slot as usize] = Some(flight);
+                self.in_flight_events[slot as usize] = Some(in_flight);
                 InFlightId(slot)
             }
             None => {
-                self.flights.push(Some(flight));
-                InFlightId((self.flights.len() - 1) as u32)
+                self.in_flight_events.push(Some(in_flight));
+                InFlightId((self.in_flight_events.len() - 1) as u32)
             }
         };
         self.by_key.insert(key, id);
@@ -136,40 +136,41 @@ impl Ingest {
     }
 
     /// The event in flight that this one is a copy of.
-    fn find_copy(&mut self, raw: &RawEvent<'_>) -> Result<Option<&mut Flight>, Collision> {
+    fn find_copy(&mut self, raw: &RawEvent<'_>) -> Result<Option<&mut InFlightEvent>, Collision> {
         let Some(id) = self.by_key.get(&(raw.id, raw.sig)) else { return Ok(None) };
-        let flight = self.flights[id.0 as usize].as_mut().expect("keys name flights");
-        match &flight.unhashed {
+        let in_flight =
+            self.in_flight_events[id.0 as usize].as_mut().expect("each key names an event in flight");
+        match &in_flight.unhashed {
             Some(event) if *event != raw.to_event() => Err(Collision),
-            _ => Ok(Some(flight)),
+            _ => Ok(Some(in_flight)),
         }
     }
 
-    fn flight(&self, id: InFlightId) -> &Flight {
-        self.flights[id.0 as usize].as_ref().expect("an event is answered once")
+    fn in_flight(&self, id: InFlightId) -> &InFlightEvent {
+        self.in_flight_events[id.0 as usize].as_ref().expect("an event is answered once")
     }
 
-    fn remove(&mut self, id: InFlightId) -> Flight {
-        let flight = self.flights[id.0 as usize].take().expect("an event is answered once");
+    fn remove(&mut self, id: InFlightId) -> InFlightEvent {
+        let in_flight = self.in_flight_events[id.0 as usize].take().expect("an event is answered once");
         // Another event may have taken the key over from one with a wrong id.
-        if self.by_key.get(&(flight.id, flight.sig)) == Some(&id) {
-            self.by_key.remove(&(flight.id, flight.sig));
+        if self.by_key.get(&(in_flight.id, in_flight.sig)) == Some(&id) {
+            self.by_key.remove(&(in_flight.id, in_flight.sig));
         }
         self.free.push(id.0);
-        self.messages -= 1 + flight.others.len();
-        self.bytes -= flight.bytes;
-        flight
+        self.messages -= 1 + in_flight.others.len();
+        self.bytes -= in_flight.bytes;
+        in_flight
     }
 }
 
 impl<B: Backend> Relay<B> {
     pub(super) fn handle_event(&mut self, now: Now, conn: ConnId, raw: &RawEvent<'_>) {
         self.metrics.messages_event += 1;
-        self.take_event(now, Sender::Client(conn), raw);
+        self.receive_event(now, Sender::Client(conn), raw);
     }
 
     /// An event has come from a client or from the host.
-    pub(super) fn take_event(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) {
+    pub(super) fn receive_event(&mut self, now: Now, sender: Sender, raw: &RawEvent<'_>) {
         match self.decide(now, sender, raw) {
             Decision::Verify(admitted) => self.queue_to_verify(now, sender, admitted),
             Decision::Joined => {}
@@ -208,12 +209,12 @@ impl<B: Backend> Relay<B> {
                 return Decision::refuse(messages::admission_error(&refused));
             }
         }
-        let mut is_hashed = !self.verifier.hashes_batches();
+        let mut is_hashed = !self.verifier.prefers_batch_hashing();
         match self.ingest.find_copy(raw) {
             Ok(None) => {}
-            Ok(Some(flight)) => {
-                flight.others.push(sender);
-                let bytes = flight.bytes;
+            Ok(Some(in_flight)) => {
+                in_flight.others.push(sender);
+                let bytes = in_flight.bytes;
                 self.ingest.messages += 1;
                 if let Some(session) = session {
                     session.in_flight += 1;
@@ -281,26 +282,26 @@ impl<B: Backend> Relay<B> {
 
     fn queue_to_verify(&mut self, now: Now, sender: Sender, admitted: Admitted) {
         let Admitted { event, tags, is_hashed } = admitted;
-        let mut origin = Origin::Host;
+        let mut fairness_key = FairnessKey::Host;
         if let Sender::Client(conn) = sender {
             let Some(session) = self.sessions.get_mut(conn) else { return };
-            origin = Origin::of(conn, session.address);
+            fairness_key = FairnessKey::of(conn, session.address);
             session.in_flight += 1;
             session.in_flight_bytes += event.json().len();
             self.costs.charge_address(now, session.address, EVENT_COST);
         }
-        let flight = Flight {
+        let in_flight = InFlightEvent {
             id: event.id,
             sig: event.sig(),
             kind: event.kind,
             bytes: event.json().len(),
             tags,
-            origin,
+            fairness_key,
             unhashed: (!is_hashed).then(|| event.clone()),
             first: sender,
             others: Vec::new(),
         };
-        let id = self.ingest.insert(flight);
+        let id = self.ingest.insert(in_flight);
         if self.ingest.batch.is_empty() {
             self.ingest.batch_opened = now;
         }
@@ -325,12 +326,12 @@ impl<B: Backend> Relay<B> {
     }
 
     /// The verdicts on a batch.
-    pub fn handle_verified(&mut self, now: Now, checked: VerifyChecked) {
+    pub fn handle_verified(&mut self, now: Now, checked: VerifyResult) {
         let mut delivery_budget = self.delivery_budget();
         for (verdict, id) in checked {
             match verdict {
                 Verdict::Invalid(_) => {
-                    self.metrics.events_forged += 1;
+                    self.metrics.events_invalid_signature += 1;
                     self.finish(now, id, PublishOutcome::Refused(messages::WRONG_SIGNATURE.into()));
                 }
                 Verdict::WrongId(_) => {
@@ -342,38 +343,40 @@ impl<B: Backend> Relay<B> {
         self.resume_after_ingest();
     }
 
-    /// `budget`: the cost that live delivery may have now.
+    /// `budget`: what live delivery may cost now.
     fn accept(&mut self, now: Now, verified: Verified, id: InFlightId, budget: &mut usize) {
         let event = verified.event();
         self.costs.charge_author(now, event.pubkey, event.json().len());
         if event.class() == Class::Ephemeral {
             self.metrics.events_ephemeral += 1;
-            let publisher = self.ingest.flight(id).origin.address();
+            let publisher = self.ingest.in_flight(id).fairness_key.address();
             let live = LiveEvent::ephemeral(verified.into_event(), publisher);
             self.deliver(now, &live, budget);
             self.forwarded.push_back(live);
             self.finish(now, id, PublishOutcome::Delivered);
         } else {
             let op = if event.kind == VANISH_KIND { Op::Vanish(verified) } else { Op::Put(verified) };
-            let Flight { origin, tags, .. } = *self.ingest.flight(id);
-            self.pending.push(op, id, origin, tags);
+            let InFlightEvent { fairness_key, tags, .. } = *self.ingest.in_flight(id);
+            self.pending.push(op, id, fairness_key, tags);
         }
     }
 
     /// Answers all that sent this event and runs the messages that waited for it.
     pub(super) fn finish(&mut self, now: Now, id: InFlightId, outcome: PublishOutcome) {
-        let flight = self.ingest.remove(id);
+        let in_flight = self.ingest.remove(id);
         match &outcome {
-            PublishOutcome::Stored(_) | PublishOutcome::Delivered => self.metrics.count_accepted(flight.kind),
+            PublishOutcome::Stored(_) | PublishOutcome::Delivered => {
+                self.metrics.count_accepted(in_flight.kind)
+            }
             PublishOutcome::Duplicate => {}
             PublishOutcome::Superseded | PublishOutcome::Refused(_) | PublishOutcome::Failed(_) => {
                 self.metrics.events_refused += 1
             }
         }
         let of_copies = if outcome.is_accepted() { PublishOutcome::Duplicate } else { outcome.clone() };
-        self.answer(now, flight.first, &flight.id, flight.bytes, outcome);
-        for other in flight.others {
-            self.answer(now, other, &flight.id, flight.bytes, of_copies.clone());
+        self.answer(now, in_flight.first, &in_flight.id, in_flight.bytes, outcome);
+        for other in in_flight.others {
+            self.answer(now, other, &in_flight.id, in_flight.bytes, of_copies.clone());
         }
     }
 

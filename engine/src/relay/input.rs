@@ -34,12 +34,12 @@ impl<B: Backend> Relay<B> {
 
     /// A binary message: there are none in Nostr.
     pub fn handle_binary(&mut self, conn: ConnId) {
-        self.bad_message(conn, messages::BINARY);
+        self.malformed_message(conn, messages::BINARY);
     }
 
     /// A text message that is not UTF-8, which the host has discarded.
     pub fn handle_not_utf8(&mut self, conn: ConnId) {
-        self.bad_message(conn, messages::NOT_UTF8);
+        self.malformed_message(conn, messages::NOT_UTF8);
     }
 
     /// A message of `bytes` bytes that the host skipped because it is over `message_bytes_max`. `reply_to` is what an
@@ -104,21 +104,21 @@ impl<B: Backend> Relay<B> {
             Err(error) => return self.handle_malformed(conn, &error),
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        let was_bad = std::mem::take(&mut session.bad_messages) > 0;
-        if was_bad || self.config.limits.counts_messages() {
+        let was_malformed = std::mem::take(&mut session.malformed_messages) > 0;
+        if was_malformed || self.config.limits.counts_messages() {
             self.mark_changed(conn);
         }
         match message {
             ClientMessage::Event(raw) => self.handle_event(now, conn, &raw),
             ClientMessage::Auth(raw) => self.handle_auth(now, conn, &raw),
             ClientMessage::Req { sub, filters } => self.handle_req(now, conn, sub, filters),
-            ClientMessage::Count { query, filters } => self.handle_count(now, conn, query, filters),
+            ClientMessage::Count { id, filters } => self.handle_count(now, conn, id, filters),
             ClientMessage::Close { sub } => self.handle_close(conn, &sub),
-            ClientMessage::NegOpen { query, filter, message } => {
-                self.handle_neg_open(now, conn, query, filter, message);
+            ClientMessage::NegOpen { id, filter, message } => {
+                self.handle_neg_open(now, conn, id, filter, message);
             }
-            ClientMessage::NegMsg { query, message } => self.handle_neg_msg(now, conn, query, message),
-            ClientMessage::NegClose { query } => self.handle_neg_close(conn, &query),
+            ClientMessage::NegMsg { id, message } => self.handle_neg_msg(now, conn, id, message),
+            ClientMessage::NegClose { id } => self.handle_neg_close(conn, &id),
         }
     }
 

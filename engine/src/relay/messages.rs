@@ -150,7 +150,7 @@ pub(super) fn too_many_to_reconcile(max: usize) -> String {
 
 pub(super) fn too_many_values(max: usize) -> String {
     format!(
-        "blocked: the open subscriptions of a connection may name {max} ids, authors, kinds and tags together"
+        "blocked: too many filter values in the open subscriptions of this connection (limit {max}); close some"
     )
 }
 

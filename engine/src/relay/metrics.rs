@@ -82,7 +82,7 @@ pub struct Metrics {
     /// AUTH messages received.
     pub messages_auth: u64,
     /// Messages that were none of these, or malformed.
-    pub messages_bad: u64,
+    pub messages_malformed: u64,
     /// Messages that waited for an earlier event of their connection.
     pub messages_deferred: u64,
     /// Bytes of messages that wait now, which `deferred_bytes_max` bounds.
@@ -92,7 +92,7 @@ pub struct Metrics {
     /// Reconciliations open now (NIP-77).
     pub reconciliations: u64,
     /// Bytes of the sets of reconciliations, which `neg_sets_bytes_max` bounds; now.
-    pub neg_sets_bytes: u64,
+    pub reconciliation_bytes: u64,
     /// Bytes of messages that were parsed: once each, when their turn has come.
     pub bytes_parsed: u64,
     /// Bytes of messages received.
@@ -121,16 +121,16 @@ pub struct Metrics {
     pub events_stored: u64,
     /// Ephemeral events passed on.
     pub events_ephemeral: u64,
-    /// Times a stream fell behind its consumer, so that events waited in the store.
+    /// Times a stream began to lag behind its consumer, so that events waited in the store.
     pub streams_lagged: u64,
-    /// Reads for streams that the store failed; each is tried again.
+    /// Failed reads of the store for streams; each is retried.
     pub stream_errors: u64,
     /// Events that were known already.
     pub events_duplicate: u64,
     /// Events refused, for whatever reason.
     pub events_refused: u64,
     /// Events whose signature was wrong.
-    pub events_forged: u64,
+    pub events_invalid_signature: u64,
     /// Accepted events by kind, for the first 256 kinds seen.
     pub events_by_kind: BTreeMap<Kind, u64>,
     /// Accepted events of all other kinds.
@@ -170,12 +170,12 @@ impl Default for Metrics {
             messages_neg_msg: 0,
             messages_neg_close: 0,
             messages_auth: 0,
-            messages_bad: 0,
+            messages_malformed: 0,
             messages_deferred: 0,
             deferred_bytes: 0,
             query_bytes: 0,
             reconciliations: 0,
-            neg_sets_bytes: 0,
+            reconciliation_bytes: 0,
             bytes_parsed: 0,
             bytes_received: 0,
             bytes_sent: 0,
@@ -194,7 +194,7 @@ impl Default for Metrics {
             stream_errors: 0,
             events_duplicate: 0,
             events_refused: 0,
-            events_forged: 0,
+            events_invalid_signature: 0,
             events_by_kind: BTreeMap::new(),
             events_of_other_kinds: 0,
             ephemeral_missed: 0,

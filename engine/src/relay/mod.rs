@@ -3,20 +3,19 @@
 //! One [`Relay`] is one shard. A host owns it, feeds it and carries out what it wants, all on one thread:
 //!
 //! ```text
-//! connect, handle_text, publish, ... --> [ machine ] --> poll_output -> Verify, Commit, Relay, Ready, Close, Resume,
+//! connect, handle_text, publish, ... --> [ machine ] --> poll_output -> Verify, Commit, Forward, Ready, Close, Resume,
 //! handle_verified, handle_committed, -->                                Published
 //! handle_live, work, handle_timeout                  --> drain, poll_stream, poll_changed, poll_timeout
 //! ```
 //!
 //! [`Relay::run`] is the whole loop for a host with one shard on one thread; `examples/embed.rs` is such a host.
 //!
-//! The machine reads its store directly and writes it only through [`commit`], which a host may run on
+//! The machine reads its store directly and writes it only through [`commit()`], which a host may run on
 //! another thread, for several shards at once. Mutate first, then drain: every `handle_*` only changes
 //! state, every `poll_*` only hands out the work that this left. Nothing is dropped silently: what is
 //! over a bound is refused with a reason, and a slow reader's events wait in the store, not in memory.
 
 mod addresses;
-mod answers;
 mod catch_up;
 mod commit;
 mod config;
@@ -37,6 +36,7 @@ mod output;
 mod publish;
 mod queries;
 mod query_memory;
+mod query_steps;
 mod queued_output;
 mod reply;
 mod requests;
@@ -53,9 +53,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-pub use answers::Party;
 pub use commit::{Commit, CommitReply, Committed, LiveEvent, commit};
-pub use config::{Config, Peer};
+pub use config::{ClientInfo, Config};
 pub use costs::TopCosts;
 pub use ids::{ConnId, StreamId, Ticket};
 pub use ingest::InFlightId;
@@ -63,20 +62,21 @@ pub use metrics::{Histogram, Metrics};
 pub use outbox::Frame;
 pub use output::Output;
 pub use publish::PublishOutcome;
+pub use query_steps::ClientViewer;
 pub use session::Close;
 pub use snapshot::{Progress, SessionSnapshot, SubSnapshot};
 
 use crate::policy::Auth;
 use crate::store::{Backend, Reader, Seq, StoreError};
 use crate::types::Now;
-use crate::verify::{Batch, Checked, Verifier};
+use crate::verify::{Batch, VerifiedBatch, Verifier};
 
 use addresses::SharedRates;
 use commit::CommitQueue;
 use costs::Costs;
 use deliveries::Deliveries;
 use ingest::Ingest;
-use neg::Sets;
+use neg::SetCache;
 use publish::Published;
 use queries::Queries;
 use queued_output::QueuedOutput;
@@ -87,8 +87,8 @@ use values::FilterValues;
 
 /// Events on their way to the verifier.
 pub type VerifyBatch = Batch<InFlightId>;
-/// Events on their way back.
-pub type VerifyChecked = Checked<InFlightId>;
+/// Events whose signatures have been checked.
+pub type VerifyResult = VerifiedBatch<InFlightId>;
 
 /// One shard of a relay.
 pub struct Relay<B> {
@@ -109,7 +109,7 @@ pub struct Relay<B> {
     values: FilterValues,
     queries: Queries,
     /// Sets of events for NIP-77.
-    neg_sets: Sets,
+    neg_sets: SetCache,
     /// Of the last NEG-OPEN.
     neg_serial: u64,
     streams: Streams,
@@ -147,7 +147,7 @@ impl<B: Backend> Relay<B> {
             deliveries: Deliveries::default(),
             values: FilterValues::default(),
             queries,
-            neg_sets: Sets::default(),
+            neg_sets: SetCache::default(),
             neg_serial: 0,
             streams: Streams::default(),
             published: Published::default(),
@@ -162,17 +162,17 @@ impl<B: Backend> Relay<B> {
     }
 
     /// A client has connected. `None` if the shard holds as many as it may.
-    pub fn connect(&mut self, now: Now, peer: Peer) -> Option<ConnId> {
+    pub fn connect(&mut self, now: Now, client: ClientInfo) -> Option<ConnId> {
         if self.sessions.len() >= self.config.limits.connections_max {
             self.metrics.connections_refused += 1;
             return None;
         }
-        let url = self.config.url.clone().or(peer.host).map(String::into_boxed_str);
+        let url = self.config.url.clone().or(client.host_header).map(String::into_boxed_str);
         let mut session = Session::new(now, Auth::new(None, url), &self.config.limits);
-        session.address = peer.address;
+        session.address = client.address;
         let conn = self.sessions.insert(session);
         self.metrics.connections_opened += 1;
-        self.note_gauges();
+        self.update_gauges();
         self.mark_changed(conn);
         if self.config.policy.auth_required || self.config.policy.challenge_on_connect {
             self.send_challenge(conn);
@@ -194,7 +194,7 @@ impl<B: Backend> Relay<B> {
     /// A client is gone. What it published still takes effect; what it asked is forgotten.
     pub fn disconnect(&mut self, conn: ConnId) {
         let Some(mut session) = self.sessions.remove(conn) else { return };
-        self.queued_output.change(session.accounted, 0);
+        self.queued_output.change(session.counted_output_bytes, 0);
         for key in session.subs.into_values() {
             self.subscriptions.remove(key);
         }
@@ -204,7 +204,7 @@ impl<B: Backend> Relay<B> {
         self.metrics.reconciliations -= session.reconciliations.len() as u64;
         session.reconciliations.clear();
         self.metrics.deferred_bytes -= session.deferred_bytes as u64;
-        self.note_gauges();
+        self.update_gauges();
     }
 
     /// A connection that has output since it was last drained.
@@ -225,7 +225,7 @@ impl<B: Backend> Relay<B> {
         let sent = session.outbox.drain(bytes_max, write);
         self.metrics.bytes_sent += sent as u64;
         let more = !session.outbox.is_empty();
-        session.account(&mut self.queued_output);
+        session.update_queued_total(&mut self.queued_output);
         self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
         self.after_drain(conn);
         more
@@ -236,7 +236,7 @@ impl<B: Backend> Relay<B> {
     pub fn handle_backlog(&mut self, conn: ConnId, bytes: usize) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let fell = std::mem::replace(&mut session.backlog_bytes, bytes) > bytes;
-        session.account(&mut self.queued_output);
+        session.update_queued_total(&mut self.queued_output);
         self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
         if fell || session.ephemeral_missed > 0 {
             self.after_drain(conn);
@@ -246,7 +246,7 @@ impl<B: Backend> Relay<B> {
     /// Output that one reader may leave waiting now, in bytes, before its answers pause: `outbox_pause_bytes`, or less where
     /// much waits for all of them.
     pub fn outbox_pause_bytes(&self) -> usize {
-        self.queued_output.pause(&self.config.limits)
+        self.queued_output.pause_threshold(&self.config.limits)
     }
 
     /// Changes `shard_outbox_bytes_max`, for a host that keeps output of its own in the same memory.
@@ -291,7 +291,7 @@ impl<B: Backend> Relay<B> {
     /// ([`Reader::unlogged_removals`](crate::store::Reader::unlogged_removals)).
     pub fn handle_removed(&mut self) {
         self.neg_sets.forget_all();
-        self.note_gauges();
+        self.update_gauges();
     }
 
     /// Counters and histograms.
@@ -326,7 +326,7 @@ impl<B: Backend> Relay<B> {
     /// To be called whenever something has been put into an outbox.
     fn mark_ready(&mut self, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        session.account(&mut self.queued_output);
+        session.update_queued_total(&mut self.queued_output);
         self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
         if !session.in_ready && !session.outbox.is_empty() {
             session.in_ready = true;
@@ -353,5 +353,5 @@ impl<B: Backend> Relay<B> {
     }
 }
 
-/// A map whose keys the machine numbers itself; see [`keyed`] for others.
+/// A map whose keys the machine numbers itself; see [`hash`] for others.
 type FastMap<K, V> = FxHashMap<K, V>;

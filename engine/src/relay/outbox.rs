@@ -104,7 +104,7 @@ impl Outbox {
         sent
     }
 
-    /// An idle connection holds next to nothing, and a busy one no texts that are long gone.
+    /// An idle connection keeps buffers of a few kilobytes at most, and a busy one no texts that have been sent.
     fn tidy(&mut self) {
         if self.queue.is_empty() {
             debug_assert_eq!(self.texts_drained, self.texts.len(), "no text without its place");

@@ -12,7 +12,7 @@ use crate::types::Now;
 pub enum Output {
     /// Check these events, on any thread, and hand the verdicts to [`Relay::handle_verified`].
     Verify(VerifyBatch),
-    /// Make these changes durable by [`commit`], on any thread; hand its reply to [`Relay::handle_committed`], then
+    /// Make these changes durable by [`commit()`], on any thread; hand its reply to [`Relay::handle_committed`], then
     /// what is live to every shard's [`Relay::handle_live`].
     Commit(Commit),
     /// Hand this ephemeral event to the other shards' [`Relay::handle_live`].
@@ -36,7 +36,7 @@ impl<B: Backend> Relay<B> {
     ///
     /// Each of them has a method of its own ([`Relay::poll_verify`] and so on) for hosts with another order.
     /// Streams are polled when their consumers can take more ([`Relay::poll_stream`]), snapshots by hosts that keep them
-    /// ([`Relay::poll_changed`]), and the clock is set by [`Relay::poll_timeout`].
+    /// ([`Relay::poll_changed`]), and [`Relay::poll_timeout`] says when to call [`Relay::handle_timeout`].
     pub fn poll_output(&mut self, now: Now, idle: bool) -> Option<Output> {
         if let Some(batch) = self.poll_verify(now, idle) {
             return Some(Output::Verify(batch));
@@ -68,7 +68,7 @@ impl<B: Backend> Relay<B> {
             while let Some(output) = self.poll_output(now, true) {
                 match output {
                     Output::Verify(batch) => {
-                        let checked = batch.check(&*self.verifier);
+                        let checked = batch.verify(&*self.verifier);
                         self.handle_verified(now, checked);
                     }
                     Output::Commit(changes) => {

@@ -20,7 +20,7 @@ pub enum PublishOutcome {
     Delivered,
     /// It was stored before, or the same event was on its way and has been accepted.
     Duplicate,
-    /// A newer version is stored, or the same second's with a lower id. Publishing it again is of no use.
+    /// A newer version is stored, or one of the same `created_at` with a lower id. Publishing it again is of no use.
     Superseded,
     /// It breaks a rule; the message is that of NIP-01's OK. Publishing it again is of no use.
     Refused(String),
@@ -60,7 +60,7 @@ impl<B: Backend> Relay<B> {
         self.published.tickets += 1;
         let ticket = Ticket(self.published.tickets);
         match wire::parse_event(event.json()) {
-            Ok(raw) => self.take_event(now, Sender::Host(ticket), &raw),
+            Ok(raw) => self.receive_event(now, Sender::Host(ticket), &raw),
             Err(error) => {
                 let message = format!("{}: {error}", error.prefix());
                 self.published.push(ticket, PublishOutcome::Refused(message));

@@ -8,7 +8,7 @@ use super::catch_up::SharedReplay;
 use super::ids::{ConnId, StreamId};
 use super::neg::NegQuery;
 use super::query_memory::{QueryMemory, Reservation};
-use super::scheduler::{QueryClass, Scheduler, Slot};
+use super::scheduler::{QueryClass, Scheduler, Turn};
 use super::subscriptions::{FullRank, Owner, SubKey};
 use crate::store::{Backend, Count, Scan};
 use crate::types::{ClientAddress, Filter, Now, SubId};
@@ -17,8 +17,8 @@ use crate::types::{ClientAddress, Filter, Now, SubId};
 pub(super) const QUERIES_WAITING_MAX: usize = 32;
 /// REQs whose time to EOSE is still to be measured, when the host has flushed.
 const ANSWERED_MAX: usize = 1_024;
-/// What a slot costs beside what is read: a read transaction and cursors.
-const SLOT_COST: u64 = 20;
+/// What a turn costs beside what is read: a read transaction and cursors.
+const TURN_COST: u64 = 20;
 
 /// Something with steps to take.
 pub(super) enum Query {
@@ -26,9 +26,9 @@ pub(super) enum Query {
     Scan(Box<ScanQuery>),
     /// A COUNT.
     Count(Box<CountQuery>),
-    /// What was stored while subscriptions of this connection were behind.
+    /// What was stored while subscriptions of this connection were lagging.
     Replay(Box<ReplayQuery>),
-    /// What was stored while a stream was behind.
+    /// What was stored while a stream was lagging.
     StreamReplay(SubKey),
     /// An answer of NIP-77.
     Neg(Box<NegQuery>),
@@ -118,7 +118,7 @@ impl Query {
     /// so all its steps are further ones.
     fn class(&self) -> QueryClass {
         let reservation = self.reservation();
-        let waits_for_memory = reservation.is_large && !reservation.is_running;
+        let waits_for_memory = reservation.must_wait && !reservation.is_running;
         match (self.has_started(), waits_for_memory) {
             (false, false) => QueryClass::First,
             (false, true) => QueryClass::FirstLarge,
@@ -137,7 +137,7 @@ impl Query {
             Query::Replay(..) | Query::StreamReplay(_) => return,
         }
         if let Some(reservation) = self.reservation_mut() {
-            (reservation.is_large, reservation.is_running) = (true, false);
+            (reservation.must_wait, reservation.is_running) = (true, false);
         }
     }
 
@@ -150,7 +150,7 @@ impl Query {
         }
     }
 
-    /// Notes that it takes a step. True if that is its first.
+    /// Records that it takes a step. True if that is its first.
     fn starts(&mut self) -> bool {
         match self {
             Query::Scan(query) => !std::mem::replace(&mut query.has_started, true),
@@ -166,14 +166,14 @@ pub(super) enum StepResult {
     /// More steps.
     Again(Query),
     /// More steps, once the reader has caught up.
-    Stall(ConnId, Query),
+    Pause(ConnId, Query),
     /// Nothing.
     Done,
 }
 
-/// The first key of fair turns: the client address.
+/// What turns and commits are shared fairly by: the client address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Origin {
+pub(super) enum FairnessKey {
     Address(ClientAddress),
     /// A client whose address the host does not give.
     Unknown(ConnId),
@@ -190,22 +190,22 @@ enum Requester {
 
 /// Queries that wait for their turn.
 pub(super) struct Queries {
-    scheduler: Scheduler<Origin, Requester, Query>,
+    scheduler: Scheduler<FairnessKey, Requester, Query>,
     query_memory: QueryMemory,
     /// When the REQs arrived whose EOSE has been queued and not yet flushed by the host.
     answered: Vec<Now>,
 }
 
-impl Origin {
+impl FairnessKey {
     pub(super) fn of(conn: ConnId, address: Option<ClientAddress>) -> Self {
-        address.map_or(Origin::Unknown(conn), Origin::Address)
+        address.map_or(FairnessKey::Unknown(conn), FairnessKey::Address)
     }
 
     /// The client address, if it has one.
     pub(super) fn address(self) -> Option<ClientAddress> {
         match self {
-            Origin::Address(address) => Some(address),
-            Origin::Unknown(_) | Origin::Host => None,
+            FairnessKey::Address(address) => Some(address),
+            FairnessKey::Unknown(_) | FairnessKey::Host => None,
         }
     }
 }
@@ -213,7 +213,7 @@ impl Origin {
 impl Queries {
     /// No queries yet. An address may have `address_queries_max` unfinished ones.
     pub(super) fn new(address_queries_max: usize) -> Self {
-        let is_bounded = |origin: &Origin| matches!(origin, Origin::Address(_));
+        let is_bounded = |fairness_key: &FairnessKey| matches!(fairness_key, FairnessKey::Address(_));
         let scheduler = Scheduler::new(address_queries_max, is_bounded);
         Queries { scheduler, query_memory: QueryMemory::default(), answered: Vec::new() }
     }
@@ -224,7 +224,7 @@ impl Queries {
         conn: ConnId,
         address: Option<ClientAddress>,
     ) -> Vec<(SubId, Arc<[Filter]>)> {
-        let queries = self.scheduler.of(Origin::of(conn, address), Requester::Client(conn));
+        let queries = self.scheduler.of(FairnessKey::of(conn, address), Requester::Client(conn));
         let counts = queries.filter_map(|query| match query {
             Query::Count(query) => Some((query.id.clone(), Arc::clone(query.count.filters()))),
             _ => None,
@@ -239,19 +239,19 @@ impl Queries {
 
     /// Drops the queries of a connection that is gone, with the filters and cursors that they hold.
     pub(super) fn remove_connection(&mut self, conn: ConnId, address: Option<ClientAddress>) {
-        let (origin, requester) = (Origin::of(conn, address), Requester::Client(conn));
-        for query in self.scheduler.of(origin, requester) {
-            self.query_memory.release(origin, query.reservation());
+        let (fairness_key, requester) = (FairnessKey::of(conn, address), Requester::Client(conn));
+        for query in self.scheduler.of(fairness_key, requester) {
+            self.query_memory.release(fairness_key, query.reservation());
         }
-        self.scheduler.remove_connection(origin, requester);
+        self.scheduler.remove_connection(fairness_key, requester);
     }
 
     /// The query whose turn it is, if what all may hold is `bytes_max`; it is running from now on.
-    fn take(&mut self, bytes_max: usize) -> Option<(Slot<Origin, Requester>, Query)> {
+    fn take(&mut self, bytes_max: usize) -> Option<(Turn<FairnessKey, Requester>, Query)> {
         let Queries { scheduler, query_memory, .. } = self;
         loop {
-            let may = |origin: Origin, query: &Query| {
-                query_memory.may_start(origin, query.reservation().bytes, bytes_max)
+            let may = |fairness_key: FairnessKey, query: &Query| {
+                query_memory.may_start(fairness_key, query.reservation().bytes, bytes_max)
             };
             let (turn, mut query) = scheduler.take(may)?;
             let has_started = query.has_started();
@@ -261,8 +261,8 @@ impl Queries {
             };
             // Queries that were queued with it may have taken the memory.
             let max = has_started.then_some(bytes_max);
-            if !reservation.is_large && query_memory.is_large(turn.address, reservation.bytes, max) {
-                reservation.is_large = true;
+            if !reservation.must_wait && query_memory.must_wait(turn.address, reservation.bytes, max) {
+                reservation.must_wait = true;
                 scheduler.defer(turn, query.class(), query);
                 continue;
             }
@@ -272,23 +272,23 @@ impl Queries {
     }
 
     /// Releases what was reserved for a query before its step, unless it keeps its memory.
-    fn update_reservation(&mut self, origin: Origin, before: Reservation, next: &mut StepResult) {
+    fn update_reservation(&mut self, fairness_key: FairnessKey, before: Reservation, next: &mut StepResult) {
         match next {
             StepResult::Again(query) if query.reservation().is_running => {
                 let more = query.held_bytes().saturating_sub(before.bytes);
                 if let Some(reservation) = query.reservation_mut().filter(|_| more > 0) {
-                    self.query_memory.extend(origin, reservation, more);
+                    self.query_memory.extend(fairness_key, reservation, more);
                 }
                 return;
             }
-            StepResult::Stall(_, query) => {
+            StepResult::Pause(_, query) => {
                 if let Some(reservation) = query.reservation_mut() {
                     reservation.is_running = false;
                 }
             }
             _ => {}
         }
-        self.query_memory.release(origin, before);
+        self.query_memory.release(fairness_key, before);
     }
 }
 
@@ -299,7 +299,7 @@ impl<B: Backend> Relay<B> {
     /// Turns go round by client address, then by connection, weighed by their cost; first steps go first, but
     /// every fifth turn is a further step's. While live events are being delivered, every other turn is theirs.
     pub fn work(&mut self, now: Now) -> bool {
-        if self.deliveries.take_turn(!self.queries.scheduler.is_empty()) {
+        if self.deliveries.is_next(!self.queries.scheduler.is_empty()) {
             self.step_deliveries(now);
         } else if let Some((turn, mut query)) = self.queries.take(self.config.limits.query_bytes_max) {
             let (conn, starts) = (query.asked_by(), query.starts());
@@ -307,14 +307,14 @@ impl<B: Backend> Relay<B> {
                 session.queries_waiting -= 1;
                 session.not_started -= usize::from(starts);
             }
-            let budget_max = self.config.limits.scan_cost_max;
+            let budget_max = self.config.limits.step_cost_max;
             let mut budget = budget_max;
             let reservation = query.reservation();
             let mut next = self.step(now, query, &mut budget);
             let bytes_max = self.config.limits.query_bytes_max;
             if let StepResult::Again(query) = &mut next
                 && starts
-                && !reservation.is_large
+                && !reservation.must_wait
                 && self.queries.query_memory.is_over(turn.address, bytes_max)
             {
                 query.wait_for_memory();
@@ -325,9 +325,9 @@ impl<B: Backend> Relay<B> {
             self.queries.update_reservation(turn.address, reservation, &mut next);
             match next {
                 StepResult::Again(query) => self.enqueue(query),
-                StepResult::Stall(conn, query) => {
+                StepResult::Pause(conn, query) => {
                     if let Some(session) = self.sessions.get_mut(conn) {
-                        session.stalled.push(query);
+                        session.paused.push(query);
                     }
                 }
                 StepResult::Done => {}
@@ -336,7 +336,7 @@ impl<B: Backend> Relay<B> {
                 self.run_deferred(now, conn);
             }
             self.metrics.query_bytes = self.queries.query_bytes();
-            let cost = SLOT_COST + (budget_max - budget) as u64;
+            let cost = TURN_COST + (budget_max - budget) as u64;
             self.costs.charge_address(now, turn.address.address(), cost);
             self.queries.scheduler.charge(turn, cost);
         }
@@ -371,12 +371,12 @@ impl<B: Backend> Relay<B> {
             },
         };
         let Some(requester) = requester else { return };
-        let origin = match requester {
-            Requester::Stream(_) => Origin::Host,
+        let fairness_key = match requester {
+            Requester::Stream(_) => FairnessKey::Host,
             Requester::Client(conn) => {
                 let Some(session) = self.sessions.get_mut(conn) else { return };
                 session.queries_waiting += usize::from(query.asked_by().is_some());
-                Origin::of(conn, session.address)
+                FairnessKey::of(conn, session.address)
             }
         };
         if let Query::Replay(query) = &mut query
@@ -386,13 +386,14 @@ impl<B: Backend> Relay<B> {
         }
         let bytes_max = query.has_started().then_some(self.config.limits.query_bytes_max);
         if let Some(reservation) = query.reservation_mut().filter(|reservation| !reservation.is_running) {
-            reservation.is_large |= self.queries.query_memory.is_large(origin, reservation.bytes, bytes_max);
+            reservation.must_wait |=
+                self.queries.query_memory.must_wait(fairness_key, reservation.bytes, bytes_max);
         }
-        self.queries.scheduler.push(query.class(), origin, requester, query);
+        self.queries.scheduler.push(query.class(), fairness_key, requester, query);
     }
 
     /// EOSE of a REQ that was asked at `asked_at` is on its way to the host.
-    pub(super) fn note_answered(&mut self, now: Now, asked_at: Now) {
+    pub(super) fn record_answered(&mut self, now: Now, asked_at: Now) {
         if self.queries.answered.len() >= ANSWERED_MAX {
             self.handle_flushed(now);
         }

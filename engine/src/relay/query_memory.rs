@@ -1,16 +1,16 @@
 //! The memory of running queries: cursors of scans and counts, and the indexes of replays.
 //!
-//! What a query may need is known before it begins, and counted from its first step until it is done or its reader is
-//! slow, when it frees that memory. Most need a few kilobytes, and one step: they take it when it is their turn. One
-//! that has more to do, while there is no memory for it or its address has more than a mebibyte running, frees its
-//! memory and waits as **large** queries do, which need more than 256 KiB: until there is memory, in a fair queue of their
-//! own, by address. One address has a quarter of `query_bytes_max` at most and all large ones together have half.
-//! Running queries are never blocked, so memory is freed eventually.
+//! What a query may need is known before it begins. It is counted from the first step until the query is done, or frees it
+//! because its reader is slow. **Large** queries, which need more than 256 KiB, wait until there is memory, in a fair queue
+//! of their own, by address. The others, which are nearly all, take their first step when it is their turn. One that is not
+//! finished after it may have to wait: if all memory is in use, or its address uses more than 1 MiB. It then frees its
+//! memory and waits in the queue of the large ones. One address has a quarter of `query_bytes_max` at most and all large
+//! ones together have half. Running queries are never blocked, so memory is freed eventually.
 //! Queries that wait for memory after their first step count as unfinished ([`super::scheduler`]).
 
 use std::collections::BTreeMap;
 
-use super::queries::Origin;
+use super::queries::FairnessKey;
 use super::scheduler::QueryAdmission;
 
 /// Bytes up to which a query is not large: some 700 cursors.
@@ -22,8 +22,8 @@ const ADDRESS_LARGE_FROM_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reservation {
     pub(super) bytes: usize,
-    /// Whether it must wait for memory, or once had to.
-    pub(super) is_large: bool,
+    /// Whether it waits for memory before it begins, or had to.
+    pub(super) must_wait: bool,
     /// Whether the query has begun, so that its bytes are counted.
     pub(super) is_running: bool,
 }
@@ -31,7 +31,7 @@ pub(super) struct Reservation {
 impl Reservation {
     /// Of a query that has not begun.
     pub(super) fn of(bytes: usize) -> Self {
-        Reservation { bytes, is_large: false, is_running: false }
+        Reservation { bytes, must_wait: false, is_running: false }
     }
 }
 
@@ -40,7 +40,7 @@ impl Reservation {
 pub(super) struct QueryMemory {
     all: usize,
     large: usize,
-    by_origin: BTreeMap<Origin, usize>,
+    by_fairness_key: BTreeMap<FairnessKey, usize>,
 }
 
 impl QueryMemory {
@@ -49,27 +49,27 @@ impl QueryMemory {
         self.all
     }
 
-    fn of(&self, origin: Origin) -> usize {
-        self.by_origin.get(&origin).copied().unwrap_or_default()
+    fn of(&self, fairness_key: FairnessKey) -> usize {
+        self.by_fairness_key.get(&fairness_key).copied().unwrap_or_default()
     }
 
     /// Whether a query that is to be queued must wait for memory. `max` is what all may have, and given for a query that has begun:
     /// a first step is nearly always the only one, so it is taken whatever is running.
-    pub(super) fn is_large(&self, origin: Origin, bytes: usize, max: Option<usize>) -> bool {
+    pub(super) fn must_wait(&self, fairness_key: FairnessKey, bytes: usize, max: Option<usize>) -> bool {
         let has_no_memory =
-            |max| self.of(origin) + bytes > ADDRESS_LARGE_FROM_BYTES || self.all + bytes > max;
+            |max| self.of(fairness_key) + bytes > ADDRESS_LARGE_FROM_BYTES || self.all + bytes > max;
         bytes > LARGE_FROM_BYTES || max.is_some_and(has_no_memory)
     }
 
-    /// Whether a query of this origin that has taken its first step must wait for memory before it continues.
-    pub(super) fn is_over(&self, origin: Origin, max: usize) -> bool {
-        self.all > max || self.of(origin) > ADDRESS_LARGE_FROM_BYTES
+    /// Whether a query of this key that has taken its first step must wait for memory before it continues.
+    pub(super) fn is_over(&self, fairness_key: FairnessKey, max: usize) -> bool {
+        self.all > max || self.of(fairness_key) > ADDRESS_LARGE_FROM_BYTES
     }
 
     /// Whether there is memory for a query that waits for it. Where nothing is running there always is, so no bound is too
     /// small for any query.
-    pub(super) fn may_start(&self, origin: Origin, bytes: usize, max: usize) -> QueryAdmission {
-        let of = self.of(origin);
+    pub(super) fn may_start(&self, fairness_key: FairnessKey, bytes: usize, max: usize) -> QueryAdmission {
+        let of = self.of(fairness_key);
         if of > 0 && of + bytes > max / 4 {
             return QueryAdmission::AddressFull;
         }
@@ -82,32 +82,32 @@ impl QueryMemory {
     }
 
     /// A query begins.
-    pub(super) fn acquire(&mut self, origin: Origin, reservation: &mut Reservation) {
+    pub(super) fn acquire(&mut self, fairness_key: FairnessKey, reservation: &mut Reservation) {
         reservation.is_running = true;
         self.all += reservation.bytes;
-        self.large += if reservation.is_large { reservation.bytes } else { 0 };
-        *self.by_origin.entry(origin).or_default() += reservation.bytes;
+        self.large += if reservation.must_wait { reservation.bytes } else { 0 };
+        *self.by_fairness_key.entry(fairness_key).or_default() += reservation.bytes;
     }
 
     /// A running query needs `more` bytes than were known: a store without a term for all events opens a cursor for each kind.
-    pub(super) fn extend(&mut self, origin: Origin, reservation: &mut Reservation, more: usize) {
+    pub(super) fn extend(&mut self, fairness_key: FairnessKey, reservation: &mut Reservation, more: usize) {
         reservation.bytes += more;
         self.all += more;
-        self.large += if reservation.is_large { more } else { 0 };
-        *self.by_origin.entry(origin).or_default() += more;
+        self.large += if reservation.must_wait { more } else { 0 };
+        *self.by_fairness_key.entry(fairness_key).or_default() += more;
     }
 
     /// A query is done, or has freed its memory.
-    pub(super) fn release(&mut self, origin: Origin, reservation: Reservation) {
+    pub(super) fn release(&mut self, fairness_key: FairnessKey, reservation: Reservation) {
         if !reservation.is_running {
             return;
         }
         self.all -= reservation.bytes;
-        self.large -= if reservation.is_large { reservation.bytes } else { 0 };
-        let of = self.by_origin.entry(origin).or_default();
+        self.large -= if reservation.must_wait { reservation.bytes } else { 0 };
+        let of = self.by_fairness_key.entry(fairness_key).or_default();
         *of -= reservation.bytes;
         if *of == 0 {
-            self.by_origin.remove(&origin);
+            self.by_fairness_key.remove(&fairness_key);
         }
     }
 }

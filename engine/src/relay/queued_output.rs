@@ -21,12 +21,12 @@ impl QueuedOutput {
     }
 
     /// Queued bytes of one reader at which its scans and live events pause.
-    pub(super) fn pause(self, limits: &Limits) -> usize {
+    pub(super) fn pause_threshold(self, limits: &Limits) -> usize {
         self.share(limits.outbox_pause_bytes, limits)
     }
 
     /// Queued bytes of one reader at which ephemeral events, which cannot wait in the store, are not sent.
-    pub(super) fn max(self, limits: &Limits) -> usize {
+    pub(super) fn ephemeral_threshold(self, limits: &Limits) -> usize {
         self.share(limits.outbox_bytes_max, limits)
     }
 
@@ -61,10 +61,10 @@ mod tests {
             ..Limits::default()
         };
         let shares = [0, 20_000, 25_000, 30_000, 39_000, 40_000, 80_000, 200_000];
-        let shares = shares.map(|bytes| QueuedOutput(bytes).pause(&limits));
+        let shares = shares.map(|bytes| QueuedOutput(bytes).pause_threshold(&limits));
         assert_eq!(shares, [1_000, 1_000, 750, 500, 400, 400, 400, 400]);
         let tiny = Limits { shard_outbox_bytes_max: 0, ..limits };
-        assert_eq!(QueuedOutput(0).pause(&tiny), 1_000, "nothing waits");
-        assert_eq!(QueuedOutput(1).pause(&tiny), 1, "never 0: a message at a time always goes");
+        assert_eq!(QueuedOutput(0).pause_threshold(&tiny), 1_000, "nothing waits");
+        assert_eq!(QueuedOutput(1).pause_threshold(&tiny), 1, "never 0: a message at a time always goes");
     }
 }

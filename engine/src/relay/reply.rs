@@ -5,7 +5,7 @@ use super::session::Close;
 use super::{Relay, messages};
 use crate::store::Backend;
 use crate::types::{EventId, SubId};
-use crate::wire::frames::{self, Complete};
+use crate::wire::frames::{self, EoseHint};
 use crate::wire::{ReplyTarget, WireError};
 
 impl<B: Backend> Relay<B> {
@@ -50,7 +50,7 @@ impl<B: Backend> Relay<B> {
         self.send_text(conn, |out| frames::neg_msg(out, query, message));
     }
 
-    pub(super) fn send_eose(&mut self, conn: ConnId, sub: &SubId, hint: Option<Complete>) {
+    pub(super) fn send_eose(&mut self, conn: ConnId, sub: &SubId, hint: Option<EoseHint>) {
         self.metrics.sent_eose += 1;
         self.send_text(conn, |out| frames::eose(out, sub, hint));
     }
@@ -136,11 +136,11 @@ impl<B: Backend> Relay<B> {
             ReplyTarget::Event(None)
             | ReplyTarget::Auth(None)
             | ReplyTarget::Unknown(_)
-            | ReplyTarget::Frame => {
+            | ReplyTarget::Notice => {
                 self.send_notice(conn, &message);
             }
         }
-        self.count_bad(conn);
+        self.count_malformed(conn);
     }
 
     fn is_open(&self, conn: ConnId, id: &str) -> bool {
@@ -148,18 +148,18 @@ impl<B: Backend> Relay<B> {
         SubId::new(id).is_some_and(|sub| session.is_some_and(|session| session.subs.contains_key(&sub)))
     }
 
-    pub(super) fn bad_message(&mut self, conn: ConnId, message: &str) {
+    pub(super) fn malformed_message(&mut self, conn: ConnId, message: &str) {
         self.send_notice(conn, message);
-        self.count_bad(conn);
+        self.count_malformed(conn);
     }
 
     /// Malformed messages are forgiven; nothing but malformed messages is abuse.
-    fn count_bad(&mut self, conn: ConnId) {
-        self.metrics.messages_bad += 1;
-        let max = self.config.limits.bad_messages_max;
+    fn count_malformed(&mut self, conn: ConnId) {
+        self.metrics.messages_malformed += 1;
+        let max = self.config.limits.malformed_messages_max;
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        session.bad_messages += 1;
-        let too_many = session.bad_messages >= max;
+        session.malformed_messages += 1;
+        let too_many = session.malformed_messages >= max;
         self.mark_changed(conn);
         if too_many {
             self.close(conn, 1008, messages::ABUSE);

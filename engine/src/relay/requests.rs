@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use super::answers::Party;
 use super::ids::ConnId;
 use super::queries::{CountQuery, Query, ScanQuery};
 use super::query_memory::Reservation;
+use super::query_steps::ClientViewer;
 use super::snapshot::{Progress, SubSnapshot};
 use super::subscriptions::{Owner, State, SubKey};
 use super::values::{FilterUsage, Purpose, TooMany};
@@ -73,7 +73,7 @@ impl<B: Backend> Relay<B> {
         if self.sessions.get(conn).is_some_and(|session| session.counts >= COUNTS_MAX) {
             return Err(messages::TOO_MANY_COUNTS.into());
         }
-        self.admit_values(conn, Purpose::Count, filters, FilterUsage::default())
+        self.admit_values(conn, Purpose::OneTime, filters, FilterUsage::default())
     }
 
     /// Starts a COUNT that has been admitted.
@@ -84,12 +84,12 @@ impl<B: Backend> Relay<B> {
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
-        self.values.add(conn, Purpose::Count, &filters, &self.config.limits);
-        self.note_gauges();
+        self.values.add(conn, Purpose::OneTime, &filters, &self.config.limits);
+        self.update_gauges();
         self.mark_changed(conn);
-        let rows_max = self.config.limits.count_cost_max;
+        let cost_max = self.config.limits.count_cost_max;
         let reservation = self.reservation_for(&filters);
-        let count = Count::new(filters, self.store.classes(), horizon, rows_max);
+        let count = Count::new(filters, self.store.classes(), horizon, cost_max);
         self.start(Query::Count(Box::new(CountQuery {
             conn,
             id: query,
@@ -103,8 +103,8 @@ impl<B: Backend> Relay<B> {
     pub(super) fn end_count(&mut self, query: &CountQuery) {
         let Some(session) = self.sessions.get_mut(query.conn) else { return };
         session.counts -= 1;
-        self.values.remove(query.conn, Purpose::Count, query.count.filters(), &self.config.limits);
-        self.note_gauges();
+        self.values.remove(query.conn, Purpose::OneTime, query.count.filters(), &self.config.limits);
+        self.update_gauges();
         self.mark_changed(query.conn);
     }
 
@@ -178,7 +178,7 @@ impl<B: Backend> Relay<B> {
         let key = self.subscriptions.insert(owner, Arc::clone(filters), state, covered);
         session.subs.insert(sub, key);
         self.values.add(conn, Purpose::Subscription, filters, &self.config.limits);
-        self.note_gauges();
+        self.update_gauges();
         self.mark_changed(conn);
         Some(key)
     }
@@ -195,14 +195,17 @@ impl<B: Backend> Relay<B> {
                     self.catch_up(conn, key);
                 }
             }
-            // Newer matches may have been noted before: asking the store costs little if not.
+            // Newer matches may have been recorded before: asking the store costs little if not.
             Progress::Scanning { horizon, last } => {
                 let state = State::Scanning { missed: true, pending_ephemeral: Vec::new(), last };
                 let Some(key) = self.subscribe(conn, sub, filters, state, horizon) else { return };
                 let mut scan = self.scan(Arc::clone(filters), horizon);
                 if last.is_some() {
                     // What it skipped before is not looked at again, whichever key has authenticated since.
-                    scan.begin_for(&Party { guarded_kinds: &self.config.policy.guarded_kinds, keys: &[] });
+                    scan.begin_for(&ClientViewer {
+                        guarded_kinds: &self.config.policy.guarded_kinds,
+                        keys: &[],
+                    });
                 }
                 let reservation = self.reservation_for(filters);
                 let query = ScanQuery {
@@ -225,18 +228,18 @@ impl<B: Backend> Relay<B> {
         let Some(key) = session.subs.remove(sub) else { return };
         if let Some(ended) = self.subscriptions.remove(key) {
             session.pending_ephemeral_bytes -= ended.pending_ephemeral_bytes();
-            session.account(&mut self.queued_output);
+            session.update_queued_total(&mut self.queued_output);
             // They hold its filters, and cursors for them.
-            session.stalled.retain(|query| !query.is_for(key));
-            session.lagging.retain(|behind| *behind != key);
+            session.paused.retain(|query| !query.is_for(key));
+            session.lagging.retain(|other| *other != key);
             self.values.remove(conn, Purpose::Subscription, &ended.filters, &self.config.limits);
         }
-        self.note_gauges();
+        self.update_gauges();
         self.mark_changed(conn);
     }
 
     /// Updates the gauges among the metrics.
-    pub(super) fn note_gauges(&mut self) {
+    pub(super) fn update_gauges(&mut self) {
         self.metrics.connections = self.sessions.len() as u64;
         self.metrics.subscriptions = self.subscriptions.clients() as u64;
         let filters = self.values.all();
@@ -244,6 +247,6 @@ impl<B: Backend> Relay<B> {
         self.metrics.filter_bytes = filters.bytes as u64;
         self.metrics.index_bytes = self.subscriptions.index_bytes() as u64;
         self.metrics.outbox_bytes = self.queued_output.bytes() as u64;
-        self.metrics.neg_sets_bytes = self.neg_sets.bytes() as u64;
+        self.metrics.reconciliation_bytes = self.neg_sets.bytes() as u64;
     }
 }

@@ -53,7 +53,7 @@ pub(super) struct Session {
     pub(super) subs: BTreeMap<SubId, SubKey>,
     pub(super) outbox: Outbox,
     /// Bytes of its output that are counted in the shard's total.
-    pub(super) accounted: usize,
+    pub(super) counted_output_bytes: usize,
     /// Bytes that have left the outbox and that the host still holds; see [`super::Relay::handle_backlog`].
     pub(super) backlog_bytes: usize,
     /// Messages that wait for earlier events to take effect.
@@ -65,10 +65,10 @@ pub(super) struct Session {
     /// Bytes of those events.
     pub(super) in_flight_bytes: usize,
     /// Queries that wait for the outbox to empty.
-    pub(super) stalled: Vec<Query>,
-    /// Its subscriptions that have fallen behind and that its replay does not have yet.
+    pub(super) paused: Vec<Query>,
+    /// Its lagging subscriptions that its replay does not have yet.
     pub(super) lagging: VecDeque<SubKey>,
-    /// It has a replay: as long as subscriptions are behind.
+    /// It has a replay: as long as subscriptions are lagging.
     pub(super) is_replaying: bool,
     /// Requests whose first step has not been taken.
     pub(super) not_started: usize,
@@ -82,7 +82,7 @@ pub(super) struct Session {
     pub(super) pending_ephemeral_bytes: usize,
     /// Ephemeral events that were not sent because the client read too slowly, not yet reported to it.
     pub(super) ephemeral_missed: u64,
-    pub(super) bad_messages: u32,
+    pub(super) malformed_messages: u32,
     pub(super) event_rate: Bucket,
     pub(super) request_rate: Bucket,
     pub(super) input_paused: bool,
@@ -101,13 +101,13 @@ impl Session {
             auth,
             subs: BTreeMap::new(),
             outbox: Outbox::default(),
-            accounted: 0,
+            counted_output_bytes: 0,
             backlog_bytes: 0,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             in_flight: 0,
             in_flight_bytes: 0,
-            stalled: Vec::new(),
+            paused: Vec::new(),
             lagging: VecDeque::new(),
             is_replaying: false,
             not_started: 0,
@@ -116,7 +116,7 @@ impl Session {
             reconciliations: BTreeMap::new(),
             pending_ephemeral_bytes: 0,
             ephemeral_missed: 0,
-            bad_messages: 0,
+            malformed_messages: 0,
             event_rate: Bucket::full(limits.events_per_minute_max, now),
             request_rate: Bucket::full(limits.requests_per_minute_max, now),
             input_paused: false,
@@ -157,19 +157,19 @@ impl Session {
             && self.deferred_bytes < limits.message_bytes_max
             && (has_none || (self.deferred_bytes as u64) < share)
             && self.queries_waiting < QUERIES_WAITING_MAX
-            && self.queued_bytes() < queued_output.pause(limits)
+            && self.queued_bytes() < queued_output.pause_threshold(limits)
     }
 
     /// Whether stored and live events must wait for the reader. `queued_output`: that of all connections.
     pub(super) fn is_slow(&self, queued_output: QueuedOutput, limits: &Limits) -> bool {
-        self.queued_bytes() >= queued_output.pause(limits)
+        self.queued_bytes() >= queued_output.pause_threshold(limits)
     }
 
     /// Makes `queued_output` count this session's output as it is now.
-    pub(super) fn account(&mut self, queued_output: &mut QueuedOutput) {
+    pub(super) fn update_queued_total(&mut self, queued_output: &mut QueuedOutput) {
         let bytes = self.queued_bytes() + self.pending_ephemeral_bytes;
-        queued_output.change(self.accounted, bytes);
-        self.accounted = bytes;
+        queued_output.change(self.counted_output_bytes, bytes);
+        self.counted_output_bytes = bytes;
     }
 
     /// Output that has not gone out to the reader, wherever it is.

@@ -11,8 +11,8 @@
 //! that the client connects and sends them again.
 //!
 //! Nor does it say which live events are still being delivered. A host may not hibernate meanwhile ([`Relay::has_work`]); one that
-//! may lose its memory keeps [`Relay::delivered_before`] beside the snapshots, and applies it to them with
-//! [`SessionSnapshot::start_lagging`].
+//! may lose its memory keeps [`Relay::delivered_up_to`] beside the snapshots, and applies it to them with
+//! [`SessionSnapshot::mark_undelivered_after`].
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub struct SessionSnapshot {
     /// The keys it has proven.
     pub keys: Vec<PubKey>,
     /// Malformed messages in a row.
-    pub bad_messages: u32,
+    pub malformed_messages: u32,
     /// Ephemeral events that it missed by reading too slowly, not yet reported to it.
     pub ephemeral_missed: u64,
     /// Thousandths of an EVENT or AUTH message that it may still send, and as of when.
@@ -65,12 +65,12 @@ pub enum Progress {
     Live,
     /// Events above this number are to be read back from the store.
     Lagging {
-        /// The last number it was sent, or could have been.
+        /// The last sequence number it was sent, or could have been.
         after: Seq,
     },
     /// Stored events are being sent.
     Scanning {
-        /// The last number that belongs to the answer.
+        /// The last sequence number that belongs to the answer.
         horizon: Seq,
         /// Second and id of the last event that was sent.
         last: Option<(Timestamp, EventId)>,
@@ -78,9 +78,9 @@ pub enum Progress {
 }
 
 impl SessionSnapshot {
-    /// For a session whose host lost its memory while events above `after` were being delivered
-    /// ([`Relay::delivered_before`]): its live subscriptions read them back from the store.
-    pub fn start_lagging(&mut self, after: Seq) {
+    /// For a session whose host lost its memory while events above sequence number `after` were being delivered
+    /// ([`Relay::delivered_up_to`]): its live subscriptions read them back from the store.
+    pub fn mark_undelivered_after(&mut self, after: Seq) {
         for (_, sub) in &mut self.subs {
             if sub.progress == Progress::Live {
                 sub.progress = Progress::Lagging { after };
@@ -135,7 +135,7 @@ impl<B: Backend> Relay<B> {
             address: session.address,
             relay: session.auth.relay().map(Into::into),
             keys: session.auth.keys().to_vec(),
-            bad_messages: session.bad_messages,
+            malformed_messages: session.malformed_messages,
             ephemeral_missed: session.ephemeral_missed + lost,
             event_rate: session.event_rate.level(),
             request_rate: session.request_rate.level(),
@@ -151,12 +151,12 @@ impl<B: Backend> Relay<B> {
         let mut session = Session::new(now, Auth::new(challenge, relay), &self.config.limits);
         keys.into_iter().for_each(|key| session.auth.add(key));
         session.address = snapshot.address;
-        session.bad_messages = snapshot.bad_messages;
+        session.malformed_messages = snapshot.malformed_messages;
         session.ephemeral_missed = snapshot.ephemeral_missed;
         session.event_rate = Bucket::restored(snapshot.event_rate);
         session.request_rate = Bucket::restored(snapshot.request_rate);
         let conn = self.sessions.insert(session);
-        self.note_gauges();
+        self.update_gauges();
         self.advance_subscriptions(now);
         for (sub, resumed) in snapshot.subs {
             self.resume(now, conn, sub, &resumed);

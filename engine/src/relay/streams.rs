@@ -17,7 +17,7 @@ use super::{FastMap, Relay};
 use crate::store::{Backend, Seq, StoreError};
 use crate::types::{Event, Filter, Limits, Now};
 
-/// Time until a replay that the store failed is tried again.
+/// Time until a replay to which the store returned an error is retried.
 const RETRY_MS: u64 = 1_000;
 /// What an event in a stream's queue costs beside its bytes.
 const EVENT_BYTES: usize = 64;
@@ -29,7 +29,7 @@ pub(super) struct Stream {
     /// Bytes of the events in `queue`.
     bytes: usize,
     /// Its replay, which waits for the queue to be polled.
-    pub(super) stalled: Option<Query>,
+    pub(super) paused: Option<Query>,
     /// Ephemeral events that did not fit, not yet reported to the host.
     missed: u64,
 }
@@ -61,7 +61,7 @@ impl Stream {
 pub(super) struct Streams {
     next: u64,
     by_id: FastMap<StreamId, Stream>,
-    /// Replays that the store failed, and when they are tried again.
+    /// Replays to which the store returned an error, and when they are retried.
     failed: Vec<Query>,
     retry_at: Now,
 }
@@ -71,7 +71,7 @@ impl Streams {
         self.by_id.get_mut(&stream)
     }
 
-    /// The store failed this replay; it is tried again after a second.
+    /// The store returned an error to this replay; it is retried after a second.
     pub(super) fn retry(&mut self, now: Now, replay: Query) {
         self.retry_at = now.plus_millis(RETRY_MS);
         self.failed.push(replay);
@@ -111,7 +111,7 @@ impl<B: Backend> Relay<B> {
         let filters: Arc<[Filter]> = filters.into();
         let key = self.subscriptions.insert(Owner::Stream(stream), filters, state, covered);
         let queue = VecDeque::new();
-        self.streams.by_id.insert(stream, Stream { key, queue, bytes: 0, stalled: None, missed: 0 });
+        self.streams.by_id.insert(stream, Stream { key, queue, bytes: 0, paused: None, missed: 0 });
         if after.is_some() {
             self.enqueue(Query::StreamReplay(key));
         }
@@ -139,7 +139,7 @@ impl<B: Backend> Relay<B> {
             entry.queue.shrink_to(32);
         }
         if entry.bytes <= self.config.limits.outbox_pause_bytes / 2
-            && let Some(replay) = entry.stalled.take()
+            && let Some(replay) = entry.paused.take()
         {
             self.enqueue(replay);
         }

@@ -190,7 +190,7 @@ impl Subscriptions {
         while let Some((since, slot)) = self.future.pop(created_at) {
             let Some(subscription) = &self.slots[slot.0 as usize] else { continue };
             let due = subscription.filters.iter().filter(|filter| filter.since == Some(since));
-            self.future.note_values(due.clone().map(|filter| 1 + filter.value_count()).sum());
+            self.future.record_values(due.clone().map(|filter| 1 + filter.value_count()).sum());
             self.index.extend(slot, due);
         }
     }
@@ -215,7 +215,7 @@ impl Subscriptions {
     }
 
     /// A stored event has been delivered to all that it is for; they come in the order of commits.
-    pub(super) fn note_delivered(&mut self, seq: Seq) {
+    pub(super) fn record_delivered(&mut self, seq: Seq) {
         self.delivered = self.delivered.max(seq);
     }
 

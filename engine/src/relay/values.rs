@@ -2,9 +2,9 @@
 //! choose them by the thousand, so both have a bound.
 //!
 //! Their memory is charged by its real size ([`bytes`]), and has a bound of its own. A live filter also costs the time
-//! of every event that it is a candidate of, 2 to 5 ns: next to nothing where an event must have its id, author or tag,
-//! but one that names none of them is a candidate of every event, or of every event of its kinds. It is charged for
-//! that as further values ([`candidate`]).
+//! of every event that it is a candidate of, 2 to 5 ns. That is seldom if it names ids, authors or tags; but one that names
+//! none of them is a candidate of every event, or of every event of its kinds. It is charged for that as further values
+//! ([`breadth_values`]).
 
 use std::ops::{Add, Sub};
 
@@ -13,10 +13,10 @@ use super::ids::ConnId;
 use crate::index::Breadth;
 use crate::types::{Filter, Limits, PubKey};
 
-/// Values guaranteed to a connection, however much others hold, while the shard has any left; likewise
-/// [`GLOBAL_FEEDS_MIN`] filters of every event.
+/// Values guaranteed to a connection, however much others hold, while the shard has any left; likewise this many filters
+/// without ids, authors, kinds and tags: [`UNCONDITIONAL_FILTERS_MIN`].
 const GUARANTEED_VALUES: usize = 500;
-const GLOBAL_FEEDS_MIN: usize = 4;
+const UNCONDITIONAL_FILTERS_MIN: usize = 4;
 /// Live filters that may be candidates of every event, in a shard: some 50 us an event.
 const CANDIDATES_MAX: usize = 10_000;
 /// The same of one connection.
@@ -45,8 +45,8 @@ const TEXT_BYTES: usize = 32;
 pub(super) enum Purpose {
     /// A subscription, until it ends.
     Subscription,
-    /// A COUNT, until it is answered.
-    Count,
+    /// A COUNT until it is answered, or a reconciliation until its set is collected.
+    OneTime,
 }
 
 /// What filters cost.
@@ -61,8 +61,10 @@ pub(super) struct FilterUsage {
 impl FilterUsage {
     fn of(filters: &[Filter], purpose: Purpose, limits: &Limits) -> Self {
         // The filter itself counts too.
-        let values =
-            filters.iter().map(|filter| 1 + stored_values(filter) + candidate(filter, purpose, limits)).sum();
+        let values = filters
+            .iter()
+            .map(|filter| 1 + stored_values(filter) + breadth_values(filter, purpose, limits))
+            .sum();
         FilterUsage { values, bytes: REQUEST_BYTES + filters.iter().map(bytes).sum::<usize>() }
     }
 }
@@ -100,7 +102,7 @@ impl Held {
     fn of(&mut self, purpose: Purpose) -> &mut FilterUsage {
         match purpose {
             Purpose::Subscription => &mut self.subscriptions,
-            Purpose::Count => &mut self.counts,
+            Purpose::OneTime => &mut self.counts,
         }
     }
 }
@@ -136,9 +138,9 @@ fn stored_values(filter: &Filter) -> usize {
     filter.value_count() + values.map(|value| value.len() / VALUE_BYTES).sum::<usize>()
 }
 
-/// What a filter costs the events that are compared with it.
-fn candidate(filter: &Filter, purpose: Purpose, limits: &Limits) -> usize {
-    if purpose == Purpose::Count || filter.is_empty() {
+/// Values that are charged to a filter because many events are compared with it.
+fn breadth_values(filter: &Filter, purpose: Purpose, limits: &Limits) -> usize {
+    if purpose == Purpose::OneTime || filter.matches_nothing() {
         return 0;
     }
     match Breadth::of(filter) {
@@ -150,7 +152,7 @@ fn candidate(filter: &Filter, purpose: Purpose, limits: &Limits) -> usize {
 
 /// Values that a connection may hold however much others do.
 fn guaranteed_values(limits: &Limits) -> usize {
-    GUARANTEED_VALUES.max(GLOBAL_FEEDS_MIN * (1 + broad_filter_values(limits)))
+    GUARANTEED_VALUES.max(UNCONDITIONAL_FILTERS_MIN * (1 + broad_filter_values(limits)))
 }
 
 impl FilterValues {

@@ -61,9 +61,9 @@ pub struct Posting {
 
 /// Where reading a term's postings begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
+pub enum StartAt {
     /// At the first posting of this rank or after it.
-    From(Rank),
+    Rank(Rank),
     /// Right after this posting, whether or not it is still there.
     After(Rank, Seq),
 }
@@ -119,7 +119,7 @@ pub trait Reader {
     /// The canonical JSON of an event, also of one pending removal.
     fn event_or_pending_removal(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
 
-    /// Whether an event is pending removal. Costs next to nothing while none is.
+    /// Whether an event is pending removal. Costs a comparison while none is.
     fn is_pending_removal(&self, seq: Seq) -> Result<bool, StoreError>;
 
     /// Appends the sequence numbers of up to `max` events pending removal to `out`, ascending.
@@ -130,7 +130,7 @@ pub trait Reader {
     fn postings(
         &self,
         term: &Term,
-        start: Bound,
+        start: StartAt,
         oldest: Timestamp,
         max: usize,
         out: &mut Vec<Posting>,
@@ -175,7 +175,7 @@ pub trait Writer: Reader {
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 
     /// This change counts as one of [`Reader::unlogged_removals`], once.
-    fn note_unlogged_removal(&mut self) -> Result<(), StoreError> {
+    fn record_unlogged_removal(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 }
@@ -211,8 +211,8 @@ pub trait Backend {
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError>;
 
-    /// As [`Backend::write`], for a change that removes events and found the disk full: it may use what the backend keeps in
-    /// reserve for that. Without a reserve it is the same as `write`.
+    /// As [`Backend::write`], for a change that removes events and found the disk full: it may use disk space that the
+    /// backend keeps allocated for removals (its reserve). Without a reserve it is the same as `write`.
     fn write_from_reserve<T>(
         &self,
         work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,

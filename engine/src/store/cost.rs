@@ -12,7 +12,7 @@
 //!
 //! Fractions are dropped for each event, so that an ordinary one against a few filters costs one.
 
-use crate::types::{EventMatcher, MatchWork};
+use crate::types::{EventMatcher, MatchCost};
 
 /// Bytes of an event that are read, checked for expiry and handed on for one unit.
 const READ_BYTES: usize = 4 << 10;
@@ -22,8 +22,8 @@ const TAG_BYTES: usize = 512;
 const COMPARISONS: usize = 64;
 
 /// A cost, in comparisons.
-pub(crate) fn in_comparisons(rows: usize) -> usize {
-    rows.saturating_mul(COMPARISONS)
+pub(crate) fn in_comparisons(cost: usize) -> usize {
+    cost.saturating_mul(COMPARISONS)
 }
 
 /// The cost of a candidate of a request of `filters` filters beyond the first: each is looked at for how far it
@@ -38,6 +38,6 @@ pub(super) fn of_event(bytes: usize, matcher: &EventMatcher<'_>) -> usize {
 }
 
 /// The cost of an event of `bytes` beyond the first, if matching it took this.
-pub(super) fn of_match(bytes: usize, MatchWork { bytes: tag_bytes, comparisons }: MatchWork) -> usize {
+pub(super) fn of_match(bytes: usize, MatchCost { bytes: tag_bytes, comparisons }: MatchCost) -> usize {
     bytes / READ_BYTES + tag_bytes / TAG_BYTES + comparisons / COMPARISONS
 }

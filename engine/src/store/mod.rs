@@ -2,7 +2,7 @@
 //!
 //! A [`Backend`] knows events by sequence number ([`Seq`]) and terms ([`Term`]) by their postings, newest first; it
 //! decides nothing. What a write replaces, deletes or refuses ([`commit`]), and which terms answer a filter
-//! in which order ([`Scan`], [`Count`], [`replay`]), is planned here once, for all backends.
+//! in which order ([`Scan`], [`Count`], [`replay()`]), is planned here once, for all backends.
 
 mod backend;
 mod cost;
@@ -18,17 +18,17 @@ mod terms;
 mod viewer;
 
 pub use backend::{
-    Backend, Bound, Posting, REMOVED_KEYS_MAX, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer,
+    Backend, Posting, REMOVED_KEYS_MAX, Rank, Reader, Seq, StartAt, Stats, StoreError, Tombstone, Writer,
 };
 pub(crate) use cost::in_comparisons;
 pub use count::{Count, CountResult, CountStep, HLL_REGISTERS};
 pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use merge::cursor_bytes_max;
 pub use put::{
-    Done, Op, Outcome, Refusal, Removed, Taken, commit, commit_and_tell, commit_removals, remove,
-    remove_pending, sweep_expired, sweep_older_than,
+    Op, OpResult, Outcome, Refusal, Removed, RemovedEvents, commit, commit_removals, commit_with_removals,
+    remove, remove_pending, sweep_expired, sweep_older_than,
 };
 pub use replay::{Replayed, read_log, replay};
-pub use scan::{Completeness, Hit, Scan, ScanLimits, ScanStep, Take};
+pub use scan::{Completeness, Hit, Scan, ScanLimits, ScanStep, SinkResult};
 pub use terms::{Term, TermClasses, terms_of};
 pub use viewer::{Unrestricted, Viewer};

@@ -29,7 +29,7 @@ pub struct TermClasses {
     pub author_kind: bool,
 }
 
-/// The terms to store `event` under, without repeats, [`TermClasses`] allowing.
+/// The terms to store `event` under, without repeats, as far as `classes` has them.
 pub fn terms_of(event: CanonicalEvent<'_>, classes: TermClasses) -> Vec<Term> {
     let (pubkey, kind, tags) = (event.pubkey(), event.kind(), event.tags());
     let mut terms = Vec::with_capacity(8);

@@ -1,5 +1,5 @@
-//! The viewers of stored events. The rules (NIP-17's read guard, for one) are in `policy`; this trait lets the planners of scans
-//! and counts ask them, and so answer only what a viewer may see.
+//! The viewers of stored events. The rules (NIP-17's read guard, for one) are in `policy`; this trait lets scans, counts
+//! and replays apply them, so that a viewer is answered only what it may see.
 
 use crate::types::{CanonicalEvent, Filter, Kind};
 

@@ -2,11 +2,13 @@
 
 use serde_json::Value;
 
-use super::{Oracle, OracleCount, OracleOutcome, OracleViewer, Rng, World, filter_json, filter_over};
+use super::{
+    EventGenerator, Oracle, OracleCount, OracleOutcome, OracleViewer, Rng, filter_json, filter_over,
+};
 use crate::policy;
 use crate::store::{
     Backend, Completeness, Count, CountStep, Hit, Op, Outcome, Reader, Refusal, Scan, ScanLimits, ScanStep,
-    Seq, Take, Unrestricted, Viewer, commit, remove, remove_pending, replay, sweep_expired,
+    Seq, SinkResult, Unrestricted, Viewer, commit, remove, remove_pending, replay, sweep_expired,
 };
 use crate::types::{CanonicalEvent, Event, EventId, Filter, Kind, PubKey, Timestamp};
 use crate::verify::Verified;
@@ -64,24 +66,26 @@ pub fn differential<B: Backend>(make: impl Fn() -> B + Sync, seed: u64, groups: 
 /// If the backend and the oracle disagree.
 pub fn differential_over<B: Backend>(backend: B, events: &[Event], seed: u64, groups: usize) {
     let mut case = Case::new(backend, seed);
-    let ops: Vec<Op> = events.iter().map(|event| Op::Put(Verified::vouched(event.clone()))).collect();
+    let ops: Vec<Op> = events.iter().map(|event| Op::Put(Verified::assume_verified(event.clone()))).collect();
     for batch in ops.chunks(256) {
         case.put(batch);
     }
     case.check_stored();
     for _ in 0..groups {
-        let count = 1 + case.world.rng.below(4);
-        let filters: Vec<Filter> = (0..count).map(|_| filter_over(&mut case.world.rng, events)).collect();
+        let count = 1 + case.generator.rng.below(4);
+        let filters: Vec<Filter> = (0..count).map(|_| filter_over(&mut case.generator.rng, events)).collect();
         let pick = |rng: &mut Rng| 1 + rng.below(200) as u32;
-        let limits =
-            ScanLimits { limit_default: pick(&mut case.world.rng), limit_max: pick(&mut case.world.rng) };
+        let limits = ScanLimits {
+            limit_default: pick(&mut case.generator.rng),
+            limit_max: pick(&mut case.generator.rng),
+        };
         case.ask(&filters, limits);
     }
 }
 
 struct Case<B> {
     seed: u64,
-    world: World,
+    generator: EventGenerator,
     backend: B,
     oracle: Oracle,
     now: Timestamp,
@@ -104,28 +108,34 @@ impl Viewer for Guarded {
 
     fn sees_all_matches(&self, filter: &Filter) -> bool {
         PubKey::from_hex(self.0.as_bytes())
-            .is_ok_and(|key| !policy::may_match_restricted(filter, &[1059], &[key]))
+            .is_ok_and(|key| !policy::may_match_withheld(filter, &[1059], &[key]))
     }
 }
 
 impl<B: Backend> Case<B> {
     fn new(backend: B, seed: u64) -> Self {
-        Case { seed, world: World::new(seed), backend, oracle: Oracle::default(), now: World::START }
+        Case {
+            seed,
+            generator: EventGenerator::new(seed),
+            backend,
+            oracle: Oracle::default(),
+            now: EventGenerator::START,
+        }
     }
 
     fn run(&mut self, groups: usize) {
         let rounds = 4;
         for round in 0..rounds {
-            for _ in 0..1 + self.world.rng.below(12) {
+            for _ in 0..1 + self.generator.rng.below(12) {
                 self.change();
             }
             self.check_stored();
             for _ in groups * round / rounds..groups * (round + 1) / rounds {
                 let filters: Vec<Filter> =
-                    (0..1 + self.world.rng.below(5)).map(|_| self.world.filter()).collect();
+                    (0..1 + self.generator.rng.below(5)).map(|_| self.generator.filter()).collect();
                 let limits = ScanLimits {
-                    limit_default: 1 + self.world.rng.below(20) as u32,
-                    limit_max: 1 + self.world.rng.below(12) as u32,
+                    limit_default: 1 + self.generator.rng.below(20) as u32,
+                    limit_max: 1 + self.generator.rng.below(12) as u32,
                 };
                 self.ask(&filters, limits);
             }
@@ -135,14 +145,19 @@ impl<B: Backend> Case<B> {
         self.check_stored();
         let (mut seqs, reader) = (Vec::new(), self.backend.reader().expect("reader"));
         reader.log(Seq(0), usize::MAX, &mut seqs).expect("log");
-        assert_eq!(seqs.len(), self.oracle.stored().count(), "nothing hidden is left, world {}", self.seed);
+        assert_eq!(
+            seqs.len(),
+            self.oracle.stored().count(),
+            "nothing pending removal is left, world {}",
+            self.seed
+        );
     }
 
     fn change(&mut self) {
-        if self.world.rng.one_in(8) {
-            self.now = self.now.max(self.world.second());
+        if self.generator.rng.one_in(8) {
+            self.now = self.now.max(self.generator.second());
         }
-        if self.world.rng.one_in(12) {
+        if self.generator.rng.one_in(12) {
             let mut swept = 0;
             loop {
                 let step = sweep_expired(&self.backend, self.now, usize::MAX).expect("sweep");
@@ -153,15 +168,15 @@ impl<B: Backend> Case<B> {
             }
             assert_eq!(swept, self.oracle.sweep(self.now), "swept, world {}", self.seed);
         }
-        if self.world.rng.one_in(3) {
+        if self.generator.rng.one_in(3) {
             remove_pending(&self.backend).expect("remove");
         }
-        if self.world.rng.one_in(16) {
-            let id = self.world.op().event().id;
+        if self.generator.rng.one_in(16) {
+            let id = self.generator.op().event().id;
             let removed = remove(&self.backend, &[id, EventId([7; 32])]).expect("remove");
             assert_eq!(removed, self.oracle.remove(&[id.to_string()]), "removed, world {}", self.seed);
         }
-        let ops: Vec<Op> = (0..1 + self.world.rng.below(16)).map(|_| self.world.op()).collect();
+        let ops: Vec<Op> = (0..1 + self.generator.rng.below(16)).map(|_| self.generator.op()).collect();
         self.put(&ops);
     }
 
@@ -198,8 +213,8 @@ impl<B: Backend> Case<B> {
         let texts: Vec<Value> = filters.iter().map(filter_json).collect();
         let (seed, now) = (self.seed, self.now);
         let context = || format!("world {seed}, at {now}: {}", Value::from(texts.clone()));
-        let own_key = World::pubkey(self.world.rng.below(6) as u8).to_string();
-        let guarded = self.world.rng.one_in(2);
+        let own_key = EventGenerator::pubkey(self.generator.rng.below(6) as u8).to_string();
+        let guarded = self.generator.rng.one_in(2);
         let viewer: &dyn Viewer = if guarded { &Guarded(own_key.clone()) } else { &Unrestricted };
         let keys = [own_key];
         let party = match guarded {
@@ -214,7 +229,7 @@ impl<B: Backend> Case<B> {
         let expected = match answer {
             _ if answer.more => Completeness::More,
             _ if answer.withheld => Completeness::Withheld,
-            _ if answer.not_asked || answer.may_lack => Completeness::Unknown,
+            _ if answer.has_limit_zero || answer.may_be_incomplete => Completeness::Unknown,
             _ => Completeness::Finish,
         };
         // The look-ahead for further matches is bounded, and a few thousand events can exceed the bound.
@@ -227,13 +242,13 @@ impl<B: Backend> Case<B> {
 
         let counted = self.oracle.count(&texts, self.now, &party);
         assert_eq!(self.count(filters, viewer), counted, "COUNT, {}", context());
-        let after = self.world.rng.below(self.oracle.last() + 2);
+        let after = self.generator.rng.below(self.oracle.last() + 2);
         let matching = self.oracle.matching(&texts, self.now, after, &party);
         assert_eq!(self.replay(filters, after, viewer), matching, "replay after {after}, {}", context());
     }
 
-    fn rows(&mut self) -> usize {
-        if self.world.rng.one_in(2) { usize::MAX } else { 1 + self.world.rng.below(40) as usize }
+    fn budget(&mut self) -> usize {
+        if self.generator.rng.one_in(2) { usize::MAX } else { 1 + self.generator.rng.below(40) as usize }
     }
 
     fn scan(
@@ -246,21 +261,21 @@ impl<B: Backend> Case<B> {
         let mut scan = Scan::new(filters.into(), limits, self.backend.classes(), horizon);
         let mut seqs = Vec::new();
         loop {
-            let mut rows = self.rows();
-            let mut pauses = self.world.rng.clone();
-            self.world.rng.bits();
+            let mut budget = self.budget();
+            let mut pauses = self.generator.rng.clone();
+            self.generator.rng.bits();
             let reader = self.backend.reader().expect("reader");
             let mut has_paused = false;
             let mut sink = |hit: Hit<'_>| {
                 seqs.push(hit.seq.0);
                 has_paused = pauses.one_in(4);
-                if has_paused { Take::CountedAndPause } else { Take::Counted }
+                if has_paused { SinkResult::Pause } else { SinkResult::Continue }
             };
-            let step = scan.step(&reader, self.now, &mut rows, viewer, &mut sink).expect("step");
+            let step = scan.step(&reader, self.now, &mut budget, viewer, &mut sink).expect("step");
             if let ScanStep::Done(completeness) = step {
                 return (seqs, completeness);
             }
-            if has_paused && self.world.rng.one_in(2) {
+            if has_paused && self.generator.rng.one_in(2) {
                 scan.release_cursors();
                 assert_eq!(scan.cursor_bytes(), 0);
             }
@@ -271,13 +286,13 @@ impl<B: Backend> Case<B> {
         let horizon = Seq(self.oracle.last());
         let mut count = Count::new(filters.into(), self.backend.classes(), horizon, u64::MAX);
         loop {
-            let mut rows = self.rows();
+            let mut budget = self.budget();
             let reader = self.backend.reader().expect("reader");
-            let step = count.step(&reader, self.now, &mut rows, viewer).expect("step");
+            let step = count.step(&reader, self.now, &mut budget, viewer).expect("step");
             if let CountStep::Done(counted) = step {
                 // There is no bound on the cost.
-                let may_lack = counted.approximate;
-                return OracleCount { count: counted.count, may_lack, withheld: counted.withheld };
+                let may_be_incomplete = counted.approximate;
+                return OracleCount { count: counted.count, may_be_incomplete, withheld: counted.withheld };
             }
         }
     }
@@ -286,13 +301,13 @@ impl<B: Backend> Case<B> {
         let mut seqs = Vec::new();
         let mut covered = Seq(after);
         loop {
-            let mut rows = self.rows();
+            let mut budget = self.budget();
             let reader = self.backend.reader().expect("reader");
             let mut sink = |hit: Hit<'_>| {
                 seqs.push(hit.seq.0);
-                Take::Counted
+                SinkResult::Continue
             };
-            let replayed = replay(&reader, filters, covered, &mut rows, self.now, viewer, &mut sink);
+            let replayed = replay(&reader, filters, covered, &mut budget, self.now, viewer, &mut sink);
             let replayed = replayed.expect("replay");
             covered = replayed.covered;
             if replayed.caught_up {
@@ -305,8 +320,9 @@ impl<B: Backend> Case<B> {
     /// Events are stored and removed between the steps of a scan: the order holds, no event is returned twice, and every event
     /// that was stored all the time is returned.
     fn ask_while_changing(&mut self) {
-        let filters: Vec<Filter> =
-            (0..1 + self.world.rng.below(3)).map(|_| Filter { limit: None, ..self.world.filter() }).collect();
+        let filters: Vec<Filter> = (0..1 + self.generator.rng.below(3))
+            .map(|_| Filter { limit: None, ..self.generator.filter() })
+            .collect();
         let texts: Vec<Value> = filters.iter().map(filter_json).collect();
         let limits = ScanLimits { limit_default: 100_000, limit_max: 100_000 };
         let horizon = Seq(self.oracle.last());
@@ -314,21 +330,21 @@ impl<B: Backend> Case<B> {
         let mut scan = Scan::new(filters.as_slice().into(), limits, self.backend.classes(), horizon);
         let mut hits: Vec<(Timestamp, EventId, u64)> = Vec::new();
         loop {
-            let mut rows = 1 + self.world.rng.below(10) as usize;
+            let mut budget = 1 + self.generator.rng.below(10) as usize;
             {
                 let reader = self.backend.reader().expect("reader");
                 let mut sink = |hit: Hit<'_>| {
                     assert!(filters.iter().any(|filter| filter.matches_stored(hit.event)));
                     hits.push((hit.event.created_at(), hit.event.id(), hit.seq.0));
-                    Take::Counted
+                    SinkResult::Continue
                 };
-                let step = scan.step(&reader, self.now, &mut rows, &Unrestricted, &mut sink).expect("step");
+                let step = scan.step(&reader, self.now, &mut budget, &Unrestricted, &mut sink).expect("step");
                 if step != ScanStep::More {
                     assert_eq!(step, ScanStep::Done(Completeness::Finish), "world {}", self.seed);
                     break;
                 }
             }
-            if self.world.rng.one_in(3) {
+            if self.generator.rng.one_in(3) {
                 self.change();
             }
         }

@@ -23,7 +23,7 @@ pub fn drained<B: Backend>(relay: &mut Relay<B>, conn: ConnId) -> Vec<String> {
 /// that is not left to [`Relay::work`].
 pub fn settle<B: Backend>(relay: &mut Relay<B>, now: Now) {
     while let Some(batch) = relay.poll_verify(now, true) {
-        relay.handle_verified(now, batch.check(&Libsecp256k1));
+        relay.handle_verified(now, batch.verify(&Libsecp256k1));
     }
     while let Some(changes) = relay.poll_commit() {
         let committed = commit(relay.store(), now, vec![changes]);

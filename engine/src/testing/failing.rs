@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::{
-    Backend, Bound, Posting, Reader, Seq, Stats, StoreError, Term, TermClasses, Tombstone, Writer,
+    Backend, Posting, Reader, Seq, StartAt, Stats, StoreError, Term, TermClasses, Tombstone, Writer,
 };
 use crate::types::{Event, EventId, Kind, Timestamp};
 
@@ -134,9 +134,9 @@ impl Writer for FailingWriter<'_> {
         self.inner.put_tombstone(key, until)
     }
 
-    fn note_unlogged_removal(&mut self) -> Result<(), StoreError> {
+    fn record_unlogged_removal(&mut self) -> Result<(), StoreError> {
         self.left.tick()?;
-        self.inner.note_unlogged_removal()
+        self.inner.record_unlogged_removal()
     }
 }
 
@@ -170,7 +170,7 @@ macro_rules! reads_inner {
             fn postings(
                 &self,
                 term: &Term,
-                start: Bound,
+                start: StartAt,
                 oldest: Timestamp,
                 max: usize,
                 out: &mut Vec<Posting>,

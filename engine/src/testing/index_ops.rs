@@ -27,9 +27,14 @@ pub struct Ran {
 /// If the index and the oracle disagree, a slot is reported twice or has two owners, or memory is not
 /// released at the end.
 pub fn run(index: &mut Index, program: &[u8]) -> Ran {
-    let mut source = Source { bytes: program };
-    let mut world =
-        World { index, live: HashMap::new(), owned: Vec::new(), ran: Ran::default(), out: Vec::new() };
+    let mut source = ByteChoices { bytes: program };
+    let mut world = EventGenerator {
+        index,
+        live: HashMap::new(),
+        owned: Vec::new(),
+        ran: Ran::default(),
+        out: Vec::new(),
+    };
     while !source.bytes.is_empty() {
         match source.below(16) {
             0..=4 => world.subscribe(&mut source),
@@ -85,11 +90,11 @@ fn escape(text: &[u8], json: &mut Vec<u8>) {
 }
 
 /// The program as a source of choices; zeros after its end.
-struct Source<'a> {
+struct ByteChoices<'a> {
     bytes: &'a [u8],
 }
 
-impl Source<'_> {
+impl ByteChoices<'_> {
     fn byte(&mut self) -> u8 {
         self.bytes.split_off_first().copied().unwrap_or(0)
     }
@@ -190,7 +195,7 @@ fn value(at: u8) -> Box<[u8]> {
     }
 }
 
-struct World<'a> {
+struct EventGenerator<'a> {
     index: &'a mut Index,
     live: HashMap<SubSlot, Vec<Filter>>,
     /// Every slot that ever had an owner.
@@ -199,8 +204,8 @@ struct World<'a> {
     out: Vec<SubSlot>,
 }
 
-impl World<'_> {
-    fn subscribe(&mut self, source: &mut Source<'_>) {
+impl EventGenerator<'_> {
+    fn subscribe(&mut self, source: &mut ByteChoices<'_>) {
         let filters: Vec<Filter> = (0..source.below(4)).map(|_| source.filter()).collect();
         let slot = self.index.subscribe(&filters);
         if self.owned.contains(&slot) {
@@ -213,7 +218,7 @@ impl World<'_> {
         self.ran.subscriptions += 1;
     }
 
-    fn unsubscribe(&mut self, source: &mut Source<'_>) {
+    fn unsubscribe(&mut self, source: &mut ByteChoices<'_>) {
         let at = usize::from(source.byte());
         let Some(slot) = self.owned.get(at % self.owned.len().max(1)).copied() else { return };
         // Removing a subscription that does not exist is allowed and does nothing.
@@ -221,7 +226,7 @@ impl World<'_> {
         self.live.remove(&slot);
     }
 
-    fn publish(&mut self, source: &mut Source<'_>) {
+    fn publish(&mut self, source: &mut ByteChoices<'_>) {
         let event = source.event();
         self.out.clear();
         self.out.push(SubSlot(u32::MAX));

@@ -6,6 +6,7 @@
 mod backend_tests;
 mod differential;
 mod drain;
+mod event_generator;
 mod failing;
 pub mod index_ops;
 mod oracle;
@@ -14,14 +15,13 @@ pub mod semantics;
 pub mod signing;
 #[cfg(feature = "testing-sqlite")]
 mod sqlite;
-mod world;
 
 pub use backend_tests::backend_tests;
 pub use differential::{Groups, differential, differential_over};
 pub use drain::{drained, settle};
+pub use event_generator::{Draft, EventGenerator, Rng, event_of_json, filter_over};
 pub use failing::FailingBackend;
 pub use oracle::{Oracle, OracleAnswer, OracleCount, OracleOutcome, OracleViewer, filter_json};
 pub use real::real_event_lines;
 #[cfg(feature = "testing-sqlite")]
 pub use sqlite::Sqlite;
-pub use world::{Draft, Rng, World, event_of_json, filter_over};

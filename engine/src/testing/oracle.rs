@@ -28,10 +28,10 @@ pub struct OracleAnswer {
     /// Whether a match was not sent.
     pub more: bool,
     /// Whether some filter has `limit: 0`.
-    pub not_asked: bool,
-    /// Whether some filter could match restricted events, as far as the filter alone shows.
-    pub may_lack: bool,
-    /// Whether the filters have only ids, and all of these that are stored are restricted.
+    pub has_limit_zero: bool,
+    /// Whether some filter could match withheld events, as far as the filter alone shows.
+    pub may_be_incomplete: bool,
+    /// Whether the filters have only ids, and all of these that are stored are withheld.
     pub withheld: bool,
 }
 
@@ -40,8 +40,8 @@ pub struct OracleAnswer {
 pub struct OracleCount {
     /// Events.
     pub count: u64,
-    /// As in [`OracleAnswer::may_lack`].
-    pub may_lack: bool,
+    /// As in [`OracleAnswer::may_be_incomplete`].
+    pub may_be_incomplete: bool,
     /// As in [`OracleAnswer::withheld`].
     pub withheld: bool,
 }
@@ -64,8 +64,8 @@ impl OracleViewer<'_> {
         !self.guarded.contains(&event.kind) || self.keys.iter().any(is_party)
     }
 
-    /// Whether `filter`, NIP-01 JSON, can match restricted events.
-    pub fn may_lack(&self, filter: &Value) -> bool {
+    /// Whether `filter`, NIP-01 JSON, can match withheld events.
+    pub fn may_be_incomplete(&self, filter: &Value) -> bool {
         let fields = filter.as_object().expect("a filter");
         let asks_guarded = match fields.get("kinds") {
             Some(kinds) => strings_of(kinds)
@@ -351,23 +351,24 @@ impl Oracle {
         (limit_default, limit_max): (u32, u32),
         viewer: &OracleViewer<'_>,
     ) -> OracleAnswer {
-        let (mut served, hidden): (Vec<&Known>, Vec<&Known>) =
+        let (mut served, unseen): (Vec<&Known>, Vec<&Known>) =
             self.events.iter().filter(|event| !event.expired(now)).partition(|event| viewer.sees(event));
         served.sort_by(|a, b| b.created_at.cmp(&a.created_at).then(a.id.cmp(&b.id)));
-        let (mut sent, mut wanted, mut not_asked) = (BTreeSet::new(), BTreeSet::new(), false);
-        let (mut may_lack, mut hides) = (false, false);
+        let (mut sent, mut wanted, mut has_limit_zero) = (BTreeSet::new(), BTreeSet::new(), false);
+        let (mut may_be_incomplete, mut matches_unseen) = (false, false);
         for text in filters {
             let wanted_limit = text.get("limit").map(|limit| limit.as_u64().expect("limit"));
             let limit = wanted_limit.unwrap_or(limit_default.into()).min(limit_max.into()) as usize;
             if limit == 0 {
-                not_asked |= !never_matches(text.as_object().expect("a filter"));
+                has_limit_zero |= !never_matches(text.as_object().expect("a filter"));
                 continue;
             }
             let filter = asked(text);
             let matching: Vec<&Known> =
                 served.iter().filter(|event| event.matches(&filter)).copied().collect();
-            hides |= hidden.iter().any(|event| event.matches(&filter));
-            may_lack |= viewer.may_lack(text) && ids_of(text).is_none_or(|ids| ids.len() != matching.len());
+            matches_unseen |= unseen.iter().any(|event| event.matches(&filter));
+            may_be_incomplete |=
+                viewer.may_be_incomplete(text) && ids_of(text).is_none_or(|ids| ids.len() != matching.len());
             let mut end = limit.min(matching.len());
             let relay_cuts = wanted_limit.is_none_or(|wanted| wanted > limit_max.into());
             while relay_cuts
@@ -384,9 +385,9 @@ impl Oracle {
         OracleAnswer {
             seqs: served.iter().map(|event| event.seq).filter(|seq| sent.contains(seq)).collect(),
             more: wanted.iter().any(|seq| !sent.contains(seq)),
-            not_asked,
-            may_lack,
-            withheld: hides && sent.is_empty() && filters.iter().all(|text| ids_of(text).is_some()),
+            has_limit_zero,
+            may_be_incomplete,
+            withheld: matches_unseen && sent.is_empty() && filters.iter().all(|text| ids_of(text).is_some()),
         }
     }
 
@@ -399,7 +400,7 @@ impl Oracle {
         let lacks_none = ids.as_ref().is_some_and(|ids| ids.len() == count);
         OracleCount {
             count: count as u64,
-            may_lack: !lacks_none && filters.iter().any(|filter| viewer.may_lack(filter)),
+            may_be_incomplete: !lacks_none && filters.iter().any(|filter| viewer.may_be_incomplete(filter)),
             withheld: ids.is_some() && count == 0 && all > 0,
         }
     }

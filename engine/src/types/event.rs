@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_a_third_part_that_need_not_be_written() {
+    fn implicit_empty_d_is_indexed() {
         let (id, pubkey, sig) = ("1".repeat(64), "2".repeat(64), "3".repeat(128));
         let indexed_values = |kind: Kind, tags: &str| {
             let json = format!(

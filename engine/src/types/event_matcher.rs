@@ -19,12 +19,12 @@ pub struct EventMatcher<'a> {
     /// Sorted, without repeats, once there is one.
     table: Option<Vec<(u8, Cow<'a, [u8]>)>>,
     passes: usize,
-    cost: MatchWork,
+    cost: MatchCost,
 }
 
-/// What matching an event has taken.
+/// What matching an event has cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MatchWork {
+pub struct MatchCost {
     /// Bytes of tags read.
     pub bytes: usize,
     /// Comparisons: filters asked, values compared while sorting and searching.
@@ -34,7 +34,7 @@ pub struct MatchWork {
 impl<'a> EventMatcher<'a> {
     /// Reads nothing yet.
     pub fn new(event: CanonicalEvent<'a>) -> Self {
-        EventMatcher { event, table: None, passes: 0, cost: MatchWork::default() }
+        EventMatcher { event, table: None, passes: 0, cost: MatchCost::default() }
     }
 
     /// Whether the event matches `filter`, which is normalised: [`Filter::matches_stored`].
@@ -44,7 +44,7 @@ impl<'a> EventMatcher<'a> {
     }
 
     /// What all calls have taken together.
-    pub fn cost(&self) -> MatchWork {
+    pub fn cost(&self) -> MatchCost {
         self.cost
     }
 
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn many_filters_are_told_what_each_alone_is_told() {
+    fn matcher_agrees_with_filter_matches() {
         let mut rng = Rng::new(13);
         let (mut matched, mut asked) = (0, 0);
         for _ in 0..2_000 {
@@ -196,7 +196,7 @@ mod tests {
         for _ in 0..100 {
             assert!(matcher.matches(&filter));
         }
-        let MatchWork { bytes, comparisons } = matcher.cost();
+        let MatchCost { bytes, comparisons } = matcher.cost();
         assert!(bytes <= 3 * event.json().len(), "{bytes} of {}", event.json().len());
         assert!(comparisons <= 10_000 * 14 + 100 * 52 * 30 + 100, "{comparisons}");
     }

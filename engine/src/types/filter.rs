@@ -56,7 +56,7 @@ impl Filter {
     }
 
     /// Whether nothing can ever match: an empty list, or `since` after `until`.
-    pub fn is_empty(&self) -> bool {
+    pub fn matches_nothing(&self) -> bool {
         self.ids.as_ref().is_some_and(|list| list.is_empty())
             || self.authors.as_ref().is_some_and(|list| list.is_empty())
             || self.kinds.as_ref().is_some_and(|list| list.is_empty())

@@ -7,8 +7,13 @@ use std::fmt;
 /// Why a text is not the lowercase hex of a fixed number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HexError {
-    /// The text has this many characters, not twice the number of bytes.
-    Length(usize),
+    /// The text has another length.
+    Length {
+        /// Its bytes.
+        got: usize,
+        /// Hexadecimal digits that are needed.
+        expected: usize,
+    },
     /// A character outside `0-9a-f`.
     Character,
 }
@@ -16,7 +21,9 @@ pub enum HexError {
 impl fmt::Display for HexError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            HexError::Length(got) => write!(f, "{got} characters, not a fixed-length lowercase hex"),
+            HexError::Length { got, expected } => {
+                write!(f, "{got} characters instead of {expected} lowercase hex digits")
+            }
             HexError::Character => f.write_str("a character outside 0-9a-f"),
         }
     }
@@ -26,7 +33,7 @@ impl std::error::Error for HexError {}
 
 fn decode<const N: usize>(text: &[u8]) -> Result<[u8; N], HexError> {
     if text.len() != 2 * N {
-        return Err(HexError::Length(text.len()));
+        return Err(HexError::Length { got: text.len(), expected: 2 * N });
     }
     let mut bytes = [0; N];
     faster_hex::hex_decode_with_case(text, &mut bytes, faster_hex::CheckCase::Lower)
@@ -122,7 +129,7 @@ mod tests {
     fn only_lowercase_of_the_right_length_reads() {
         let good = "00ff10".to_owned() + &"a".repeat(58);
         assert_eq!(EventId::from_hex(good.as_bytes()).unwrap().to_string(), good);
-        assert_eq!(EventId::from_hex(b"00"), Err(HexError::Length(2)));
+        assert_eq!(EventId::from_hex(b"00"), Err(HexError::Length { got: 2, expected: 64 }));
         assert_eq!(EventId::from_hex("A".repeat(64).as_bytes()), Err(HexError::Character));
         assert_eq!(EventId::from_hex("g".repeat(64).as_bytes()), Err(HexError::Character));
         assert_eq!(EventId::from_hex("é".repeat(32).as_bytes()), Err(HexError::Character));

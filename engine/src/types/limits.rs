@@ -1,11 +1,11 @@
-//! Every bound of the relay, with unit and reason.
+//! All limits of the relay, with unit and reason.
 //!
-//! What exceeds a bound is refused with a message. NIP-11 advertises these same values.
+//! What exceeds a limit is refused with a message. NIP-11 advertises these same values.
 
 use super::kind::{Kind, is_list};
 use super::time::Timestamp;
 
-/// The bounds of one relay. Each has a default that suits a public relay on a small box.
+/// The limits of one relay. Each has a default that suits a public relay on a small box.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest client message in bytes. Content and tags as long as they may be must fit, see [`Limits::check`]; a REQ for
@@ -33,11 +33,13 @@ pub struct Limits {
     /// Values in all lists of one REQ or COUNT: bounds the index memory of a subscription.
     pub filter_values_max: usize,
     /// Values in all lists of all subscriptions of a connection: bounds what one client costs, at some 300 bytes a value. A
-    /// filter itself counts as one, and a tag value as one more for each 256 bytes. A filter without ids, authors and
-    /// tags is compared with every event, and counts `n = min(connection_values_max / 100, shard_values_max / 10,000)` values more (1,000 by default); if it has kinds, `n / 10` for each kind instead.
+    /// filter itself counts as one, and a tag value as one more for each 256 bytes. A filter without ids, authors and tags
+    /// is compared with every event, so it counts more: 1,000 values by default, or 100 for each kind if it has kinds
+    /// (`relay/values.rs` has the formula).
     pub connection_values_max: usize,
     /// The same for all connections of a shard, running COUNTs included. With `used` of them in use, a REQ or COUNT
-    /// may take `(shard_values_max / 2 - used) / 3`; the other half is for connections that hold no more than 500, or four filters of every event.
+    /// may take `(shard_values_max / 2 - used) / 3`. The other half is reserved, so that every connection may hold 500
+    /// values, or four filters that match all events.
     pub shard_values_max: usize,
     /// Largest `limit` honoured; larger ones are clamped and NIP-67 says `more`.
     pub limit_max: u32,
@@ -46,7 +48,7 @@ pub struct Limits {
     /// What one step of a scan, count or replay may cost before another client address is served, and what a step of live
     /// delivery may cost. A unit of cost is about a microsecond of work: a posting, a small event, a subscription that an event is
     /// queued for; large events, and those that many conditions ask about, cost more (`store/cost.rs`).
-    pub scan_cost_max: usize,
+    pub step_cost_max: usize,
     /// Cost of one COUNT in all; past it the answer is `approximate`.
     pub count_cost_max: u64,
     /// Output waiting for one reader, in bytes, from which on its scans and live events pause and
@@ -74,14 +76,14 @@ pub struct Limits {
     /// NIP-42: how far `created_at` of an AUTH event may be off, in seconds.
     pub auth_age_seconds_max: Timestamp,
     /// Malformed messages in a row after which a connection is closed for abuse.
-    pub bad_messages_max: u32,
+    pub malformed_messages_max: u32,
     /// EVENT and AUTH messages a connection may send per minute on average; 0 is unlimited.
     pub events_per_minute_max: u32,
     /// REQ and COUNT messages a connection may send per minute on average; 0 is unlimited.
     pub requests_per_minute_max: u32,
-    /// Bytes of messages of all connections that may wait for an earlier one to take effect. A connection that has a
-    /// quarter of what is left of it is not read until fewer of its own wait; so those that have most are the first to
-    /// pause, and a connection that has nothing waiting is always read.
+    /// Bytes of messages of all connections that may wait for an earlier one to take effect. A connection whose own take
+    /// more than a quarter of what is left is not read until fewer wait. So those with the most pause first, and one with
+    /// nothing waiting is always read.
     pub deferred_bytes_max: usize,
     /// Output waiting for all readers of a shard, in bytes. A reader's `outbox_pause_bytes` (and `outbox_bytes_max`, for
     /// ephemeral events) holds in full while at most a quarter of it is queued, and falls from there on; from half of
@@ -97,8 +99,8 @@ pub struct Limits {
     pub address_events_per_minute_max: u32,
     /// What the live delivery of the events of a client address may cost per minute on average, over all shards: one
     /// for each subscription that an event is compared with, and one more (six more on the edge) for each that it is sent to.
-    /// An event that costs less than 60 is free. When they are used up, EVENT messages of the address are refused; 0 is unlimited. The
-    /// default is a tenth of a thread.
+    /// An event that costs less than 60 is not charged. When the budget is used up, EVENT messages of the address are
+    /// refused; 0 is unlimited. The default is a tenth of a thread.
     pub address_fanout_cost_per_minute_max: u32,
     /// REQ and COUNT messages that all connections of a client address may send per minute on average; 0 is unlimited.
     pub address_requests_per_minute_max: u32,
@@ -107,8 +109,8 @@ pub struct Limits {
     /// and hold only their filters in memory.
     pub address_queries_max: usize,
     /// Bytes that running scans, counts and replays of all connections may come to hold: cursors, and what is read
-    /// ahead of them. A request that could hold more than 256 KiB (that is some 700 authors or tag values) waits until
-    /// it fits into half of this beside the others of its sort, and into a quarter beside those of its address.
+    /// ahead of them. A query that may need more than 256 KiB (some 700 authors or tag values) waits until all such queries
+    /// together fit into half of this, and all queries of its address into a quarter.
     pub query_bytes_max: usize,
     /// Reconciliations (NIP-77) that a connection may have open; their ids are apart from those of subscriptions.
     pub neg_sessions_max: usize,
@@ -116,8 +118,8 @@ pub struct Limits {
     pub neg_set_events_max: usize,
     /// Memory of the sets of all reconciliations of a shard, of sets kept for later ones and of messages waiting for
     /// their answer, in bytes; what one step collects may go past it. Reconciliations of the same filter share a set. When it is used up, sets that are kept are dropped,
-    /// and reconciliations that have been idle for a minute are closed; then no more are opened. From half of it on, an
-    /// address that has a set open may have more only as far as its sets take a quarter.
+    /// and reconciliations that have been idle for a minute are closed; then no more are opened. While more than half is in
+    /// use, an address may have one set, or sets of a quarter together.
     pub neg_sets_bytes_max: usize,
 }
 
@@ -186,7 +188,7 @@ impl Default for Limits {
             shard_values_max: 10_000_000,
             limit_max: 5_000,
             limit_default: 500,
-            scan_cost_max: 2_000,
+            step_cost_max: 2_000,
             count_cost_max: 1_000_000,
             outbox_pause_bytes: 1 << 20,
             outbox_bytes_max: 8 << 20,
@@ -198,7 +200,7 @@ impl Default for Limits {
             connections_max: 10_000,
             auth_keys_max: 16,
             auth_age_seconds_max: 600,
-            bad_messages_max: 100,
+            malformed_messages_max: 100,
             events_per_minute_max: 0,
             requests_per_minute_max: 0,
             deferred_bytes_max: 64 << 20,

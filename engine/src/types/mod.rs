@@ -16,7 +16,7 @@ mod time;
 
 pub use address::ClientAddress;
 pub use event::{CanonicalEvent, Event, NO_EXPIRY};
-pub use event_matcher::{EventMatcher, MatchWork};
+pub use event_matcher::{EventMatcher, MatchCost};
 pub use filter::{Filter, SubId, TagFilter};
 pub use hex::{EventId, HexError, PubKey, Sig};
 pub use kind::{Class, Kind, is_list, is_removal_request};

@@ -18,9 +18,9 @@ pub struct Batch<T> {
     unhashed: Vec<usize>,
 }
 
-/// A batch whose signatures have been checked; only [`Batch::check`] makes one.
+/// A batch whose signatures have been checked; only [`Batch::verify`] makes one.
 #[derive(Debug)]
-pub struct Checked<T> {
+pub struct VerifiedBatch<T> {
     verdicts: Vec<(Verdict, T)>,
 }
 
@@ -65,7 +65,7 @@ impl<T> Batch<T> {
     }
 
     /// Checks the ids that have not been, some at a time, then every signature, in one call to `verifier`.
-    pub fn check(mut self, verifier: &dyn Verifier) -> Checked<T> {
+    pub fn verify(mut self, verifier: &dyn Verifier) -> VerifiedBatch<T> {
         let wrong = self.wrong_ids(verifier);
         let has_wrong_id = |at: usize| wrong.get(at).is_some_and(|wrong| *wrong);
         let mut indices = 0..;
@@ -83,7 +83,7 @@ impl<T> Batch<T> {
             };
             (verdict, context)
         };
-        Checked { verdicts: self.events.into_iter().enumerate().map(verdict_of).collect() }
+        VerifiedBatch { verdicts: self.events.into_iter().enumerate().map(verdict_of).collect() }
     }
 
     /// By index, whether the id is not the hash; may be shorter than the batch: the rest are right.
@@ -118,7 +118,7 @@ impl<T> Batch<T> {
     }
 }
 
-impl<T> Checked<T> {
+impl<T> VerifiedBatch<T> {
     /// Events in the batch.
     pub fn len(&self) -> usize {
         self.verdicts.len()
@@ -130,7 +130,7 @@ impl<T> Checked<T> {
     }
 }
 
-impl<T> IntoIterator for Checked<T> {
+impl<T> IntoIterator for VerifiedBatch<T> {
     type Item = (Verdict, T);
     type IntoIter = std::vec::IntoIter<(Verdict, T)>;
 
@@ -183,7 +183,7 @@ mod tests {
             }
         }
         assert_eq!(batch.len(), expected.len());
-        for (at, (verdict, context)) in batch.check(&Odd).into_iter().enumerate() {
+        for (at, (verdict, context)) in batch.verify(&Odd).into_iter().enumerate() {
             let name = match verdict {
                 Verdict::Valid(_) => "valid",
                 Verdict::Invalid(_) => "invalid",

@@ -1,11 +1,11 @@
 //! Signature checks, many at once.
 //!
 //! The machine collects events into a [`Batch`]; a host runs it, inline or on another thread, and hands the
-//! [`Checked`] batch back. [`Verified`] cannot be made anywhere else, so nothing unverified is ever stored
+//! [`VerifiedBatch`] back. [`Verified`] cannot be made anywhere else, so nothing unverified is ever stored
 //! or sent.
 //!
 //! Ids are hashed when a message is read, from the sender's bytes, unless the verifier hashes many at once
-//! faster ([`Verifier::hashes_batches`]): then the batch does it.
+//! faster ([`Verifier::prefers_batch_hashing`]): then the batch does it.
 
 mod batch;
 #[cfg(feature = "libsecp256k1")]
@@ -13,7 +13,7 @@ mod libsecp256k1;
 #[cfg(feature = "schnorr")]
 mod schnorr;
 
-pub use batch::{Batch, Checked, Verdict};
+pub use batch::{Batch, Verdict, VerifiedBatch};
 #[cfg(feature = "libsecp256k1")]
 pub use libsecp256k1::Libsecp256k1;
 #[cfg(feature = "schnorr")]
@@ -40,7 +40,7 @@ pub trait Verifier: Send + Sync {
     fn verify(&self, claims: &[Claim], valid: &mut [bool]);
 
     /// Whether [`hash`](Verifier::hash) takes less time on many messages than `sha2` does one by one.
-    fn hashes_batches(&self) -> bool {
+    fn prefers_batch_hashing(&self) -> bool {
         false
     }
 
@@ -57,9 +57,9 @@ pub trait Verifier: Send + Sync {
 pub struct Verified(Event);
 
 impl Verified {
-    /// Vouches for an event without a check, for an operator who says so (`relay import --no-verify`) and
+    /// Takes an event for verified without a check, for an operator who says so (`relay import --no-verify`) and
     /// for events the relay signed itself. Never for what a client sent.
-    pub fn vouched(event: Event) -> Self {
+    pub fn assume_verified(event: Event) -> Self {
         Verified(event)
     }
 

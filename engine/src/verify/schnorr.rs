@@ -40,8 +40,8 @@ impl Verifier for Schnorr {
         verifier.verify(&claims, valid);
     }
 
-    fn hashes_batches(&self) -> bool {
-        relay_schnorr::sha256::is_side_by_side()
+    fn prefers_batch_hashing(&self) -> bool {
+        relay_schnorr::sha256::uses_simd_lanes()
     }
 
     fn hash(&self, messages: &[&[u8]], hashes: &mut [[u8; 32]]) {

@@ -22,7 +22,7 @@ pub struct WireError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplyTarget {
     /// Nothing can be named: a NOTICE.
-    Frame,
+    Notice,
     /// An EVENT: `OK false`, if an id could be found in it.
     Event(Option<Box<str>>),
     /// An AUTH: `OK false`, if an id could be found in it.
@@ -43,7 +43,7 @@ impl ReplyTarget {
     /// The id, if one was found.
     pub fn id(&self) -> Option<&str> {
         match self {
-            ReplyTarget::Frame => None,
+            ReplyTarget::Notice => None,
             ReplyTarget::Event(id) | ReplyTarget::Auth(id) => id.as_deref(),
             ReplyTarget::Req(id)
             | ReplyTarget::Count(id)

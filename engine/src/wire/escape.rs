@@ -80,8 +80,8 @@ pub fn write_json_string(out: &mut Vec<u8>, text: &str) {
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
-/// A mask of which of eight bytes end a run of plain text: quotes, backslashes and characters below 0x20
-/// have their high bit set. Bytes after the first such may be marked by mistake, the first never is.
+/// Sets the high bit of each byte that ends a run of plain text: of quotes, backslashes and characters below 0x20. Bytes
+/// after the first may be marked by mistake; the first is always right.
 #[inline(always)]
 pub(super) fn special_mask(word: u64) -> u64 {
     // With bit 1 flipped a quote is 0x20, and what was below 0x20 still is: one comparison for both.

@@ -8,13 +8,13 @@ use crate::types::{EventId, Filter, Kind, PubKey, TagFilter, Timestamp};
 /// Reads one filter object, with nothing but white space around it, without any bound on its lists.
 ///
 /// # Errors
-/// [`WireError`] about [`ReplyTarget::Frame`].
+/// [`WireError`] about [`ReplyTarget::Notice`].
 pub fn parse_filter(json: &[u8]) -> Result<Filter, WireError> {
     let mut cursor = JsonCursor::new(json);
     cursor.white_space();
     filter(&mut cursor, &mut Budget::new(usize::MAX))
         .and_then(|filter| cursor.end().map(|()| filter))
-        .map_err(|Failed| cursor.error(ReplyTarget::Frame))
+        .map_err(|Failed| cursor.error(ReplyTarget::Notice))
 }
 
 /// How many values the lists of one message may still hold.
@@ -123,7 +123,7 @@ fn list<'a, T>(
     Ok(values.into())
 }
 
-/// A second; those past any event are lowered to the first such, which means the same.
+/// A timestamp; those past any event are lowered to the first such, which means the same.
 fn time(cursor: &mut JsonCursor<'_>, field: &'static str) -> Parsed<Timestamp> {
     Ok(cursor.integer(field, u64::MAX)?.min(CREATED_AT_MAX + 1))
 }

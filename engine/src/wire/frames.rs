@@ -8,7 +8,7 @@ use crate::types::{EventId, SubId};
 
 /// What an EOSE says about the stored events (NIP-67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Complete {
+pub enum EoseHint {
     /// Every stored event that matches was sent.
     Finish,
     /// There are more.
@@ -39,12 +39,12 @@ pub fn not_ok(out: &mut Vec<u8>, id: &str, message: &str) {
 }
 
 /// `["EOSE","<sub>"]`, with a hint if there is one to give (NIP-01, NIP-67).
-pub fn eose(out: &mut Vec<u8>, sub: &SubId, hint: Option<Complete>) {
+pub fn eose(out: &mut Vec<u8>, sub: &SubId, hint: Option<EoseHint>) {
     open(out, "EOSE", sub.as_str());
     out.extend_from_slice(match hint {
         None => b"]",
-        Some(Complete::Finish) => b",[\"finish\"]]",
-        Some(Complete::More) => b",[\"more\"]]",
+        Some(EoseHint::Finish) => b",[\"finish\"]]",
+        Some(EoseHint::More) => b",[\"more\"]]",
     });
 }
 
@@ -56,10 +56,10 @@ pub fn closed(out: &mut Vec<u8>, sub: &str, message: &str) {
     out.push(b']');
 }
 
-/// `["NEG-ERR","<query>","<message>"]` (NIP-77), and after the message the most events that a set may have, if that is what was
-/// exceeded. The message starts with a prefix.
-pub fn neg_err(out: &mut Vec<u8>, query: &str, message: &str, events_max: Option<usize>) {
-    open(out, "NEG-ERR", query);
+/// `["NEG-ERR","<id>","<message>"]` (NIP-77), and after the message the most events that a set may have, if that is what
+/// was exceeded. The message starts with a prefix.
+pub fn neg_err(out: &mut Vec<u8>, id: &str, message: &str, events_max: Option<usize>) {
+    open(out, "NEG-ERR", id);
     out.push(b',');
     write_json_string(out, message);
     if let Some(events_max) = events_max {
@@ -69,9 +69,9 @@ pub fn neg_err(out: &mut Vec<u8>, query: &str, message: &str, events_max: Option
     out.push(b']');
 }
 
-/// `["NEG-MSG","<query>","<message in hex>"]` (NIP-77).
-pub fn neg_msg(out: &mut Vec<u8>, query: &SubId, message: &[u8]) {
-    open(out, "NEG-MSG", query.as_str());
+/// `["NEG-MSG","<id>","<message in hex>"]` (NIP-77).
+pub fn neg_msg(out: &mut Vec<u8>, id: &SubId, message: &[u8]) {
+    open(out, "NEG-MSG", id.as_str());
     out.extend_from_slice(b",\"");
     let start = out.len();
     out.resize(start + 2 * message.len(), 0);
@@ -91,10 +91,10 @@ pub fn auth(out: &mut Vec<u8>, challenge: &str) {
     out.push(b']');
 }
 
-/// `["COUNT","<query>",{"count":N}]`, with `approximate` only if it is, and the 256 registers of a
+/// `["COUNT","<id>",{"count":N}]`, with `approximate` only if it is, and the 256 registers of a
 /// HyperLogLog in hex if there are any (NIP-45).
-pub fn count(out: &mut Vec<u8>, query: &SubId, count: u64, approximate: bool, hll: Option<&[u8; 256]>) {
-    open(out, "COUNT", query.as_str());
+pub fn count(out: &mut Vec<u8>, id: &SubId, count: u64, approximate: bool, hll: Option<&[u8; 256]>) {
+    open(out, "COUNT", id.as_str());
     out.extend_from_slice(b",{\"count\":");
     out.extend_from_slice(Digits::of(count).as_bytes());
     if approximate {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_what_the_nips_draw() {
+    fn frames_have_the_form_of_the_nips() {
         let sub = SubId::new("a\"b\\c\n💜\u{1}").unwrap();
         let id = EventId([0xab; 32]);
         let hex = "ab".repeat(32);
@@ -140,8 +140,8 @@ mod tests {
             &format!(r#"["OK","{hex}",false,"invalid: a \"b\""]"#),
         );
         check(|out| eose(out, &sub, None), r#"["EOSE","a\"b\\c\n💜\u0001"]"#);
-        check(|out| eose(out, &sub, Some(Complete::Finish)), r#"["EOSE","a\"b\\c\n💜\u0001",["finish"]]"#);
-        check(|out| eose(out, &sub, Some(Complete::More)), r#"["EOSE","a\"b\\c\n💜\u0001",["more"]]"#);
+        check(|out| eose(out, &sub, Some(EoseHint::Finish)), r#"["EOSE","a\"b\\c\n💜\u0001",["finish"]]"#);
+        check(|out| eose(out, &sub, Some(EoseHint::More)), r#"["EOSE","a\"b\\c\n💜\u0001",["more"]]"#);
         check(|out| not_ok(out, "a\"b", "invalid: c"), r#"["OK","a\"b",false,"invalid: c"]"#);
         check(
             |out| closed(out, sub.as_str(), "error: x\ny"),

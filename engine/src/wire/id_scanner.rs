@@ -64,7 +64,7 @@ enum Role {
 
 impl Default for IdScanner {
     fn default() -> Self {
-        IdScanner { state: State::Start, reply_to: ReplyTarget::Frame, text: Vec::new(), is_too_long: false }
+        IdScanner { state: State::Start, reply_to: ReplyTarget::Notice, text: Vec::new(), is_too_long: false }
     }
 }
 
@@ -206,7 +206,7 @@ impl IdScanner {
 /// What the reply names to a message whose type is followed by a string.
 fn target_named_first(message_type: MessageType, id: Box<str>) -> ReplyTarget {
     match message_type {
-        MessageType::Event | MessageType::Auth | MessageType::NegClose => ReplyTarget::Frame,
+        MessageType::Event | MessageType::Auth | MessageType::NegClose => ReplyTarget::Notice,
         MessageType::Req => ReplyTarget::Req(id),
         MessageType::Count => ReplyTarget::Count(id),
         MessageType::Close => ReplyTarget::Close(id),
@@ -236,9 +236,9 @@ mod tests {
     fn what_is_found_does_not_depend_on_the_pieces() {
         let some = |id: &str| Some(id.into());
         let cases = [
-            ("", ReplyTarget::Frame),
-            ("[]", ReplyTarget::Frame),
-            (r#"["EVENT"]"#, ReplyTarget::Frame),
+            ("", ReplyTarget::Notice),
+            ("[]", ReplyTarget::Notice),
+            (r#"["EVENT"]"#, ReplyTarget::Notice),
             (r#"["EVENT",1]"#, ReplyTarget::Event(None)),
             (
                 r#"["EVENT",{"kind":1,"tags":[["id","x"]],"content":"id","id":"a"}]"#,
@@ -253,17 +253,17 @@ mod tests {
             (r#"["AUTH","words"]"#, ReplyTarget::Auth(None)),
             (" [ \"REQ\" ,\t\"a\\n\u{1f49c}\"", ReplyTarget::Req("a\n\u{1f49c}".into())),
             (r#"["REQ","",{}]"#, ReplyTarget::Req("".into())),
-            (r#"["REQ","\ud800",{}]"#, ReplyTarget::Frame),
-            (r#"["REQ" "x"]"#, ReplyTarget::Frame),
-            (r#"["REQ",7]"#, ReplyTarget::Frame),
+            (r#"["REQ","\ud800",{}]"#, ReplyTarget::Notice),
+            (r#"["REQ" "x"]"#, ReplyTarget::Notice),
+            (r#"["REQ",7]"#, ReplyTarget::Notice),
             (r#"["COUNT","q"]"#, ReplyTarget::Count("q".into())),
             (r#"["CLOSE","s"]"#, ReplyTarget::Close("s".into())),
             (r#"["NEG-OPEN","n",{},""]"#, ReplyTarget::Neg("n".into())),
             (r#"["NEG-MSG","n",""]"#, ReplyTarget::Neg("n".into())),
-            (r#"["NEG-CLOSE","n"]"#, ReplyTarget::Frame),
+            (r#"["NEG-CLOSE","n"]"#, ReplyTarget::Notice),
             (r#"["FROB","f",1]"#, ReplyTarget::Unknown("f".into())),
             (r#"["\u0046ROB","f""#, ReplyTarget::Unknown("f".into())),
-            (r#"["FROB"]"#, ReplyTarget::Frame),
+            (r#"["FROB"]"#, ReplyTarget::Notice),
         ];
         for (message, reply_to) in cases {
             for piece in [1, 2, 3, 5, 1_000] {
@@ -277,7 +277,7 @@ mod tests {
         for (len, is_named) in [(ID_BYTES_MAX, true), (ID_BYTES_MAX + 1, false)] {
             let id = "x".repeat(len);
             let reply_to = in_pieces(&format!(r#"["REQ","{id}",{{}}]"#), 4_096);
-            assert_eq!(reply_to, if is_named { ReplyTarget::Req(id.into()) } else { ReplyTarget::Frame });
+            assert_eq!(reply_to, if is_named { ReplyTarget::Req(id.into()) } else { ReplyTarget::Notice });
         }
         let mut scanner = IdScanner::default();
         scanner.feed(br#"["REQ",""#);

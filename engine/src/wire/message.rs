@@ -23,8 +23,8 @@ pub enum ClientMessage<'a> {
     },
     /// Count what matches (NIP-45).
     Count {
-        /// The query.
-        query: SubId,
+        /// Its id, which the client chooses.
+        id: SubId,
         /// One or more; an event that matches any is meant.
         filters: Vec<Filter>,
     },
@@ -36,7 +36,7 @@ pub enum ClientMessage<'a> {
     /// Begin to reconcile the events that both sides have (NIP-77).
     NegOpen {
         /// The reconciliation; these ids are apart from those of subscriptions.
-        query: SubId,
+        id: SubId,
         /// The events to reconcile.
         filter: Filter,
         /// The client's first message of the Negentropy protocol.
@@ -45,14 +45,14 @@ pub enum ClientMessage<'a> {
     /// Go on reconciling (NIP-77).
     NegMsg {
         /// The reconciliation.
-        query: SubId,
+        id: SubId,
         /// The client's next message of the Negentropy protocol.
         message: Box<[u8]>,
     },
     /// End a reconciliation (NIP-77).
     NegClose {
         /// The reconciliation.
-        query: SubId,
+        id: SubId,
     },
 }
 
@@ -123,7 +123,7 @@ fn read_message<'a>(cursor: &mut JsonCursor<'a>, len: usize, limits: &Limits) ->
             Ok(ClientMessage::Req { sub: sub_id(cursor)?, filters: filters(cursor, limits)? })
         }
         MessageType::Count => {
-            Ok(ClientMessage::Count { query: sub_id(cursor)?, filters: filters(cursor, limits)? })
+            Ok(ClientMessage::Count { id: sub_id(cursor)?, filters: filters(cursor, limits)? })
         }
         MessageType::Close => {
             let sub = sub_id(cursor)?;
@@ -131,25 +131,25 @@ fn read_message<'a>(cursor: &mut JsonCursor<'a>, len: usize, limits: &Limits) ->
             Ok(ClientMessage::Close { sub })
         }
         MessageType::NegOpen => {
-            let query = sub_id(cursor)?;
+            let id = sub_id(cursor)?;
             cursor.expect(b',', "a comma")?;
             let filter = filter(cursor, &mut Budget::new(limits.filter_values_max))?;
             cursor.expect(b',', "a comma")?;
             let message = hex_message(cursor)?;
             ignore_more(cursor)?;
-            Ok(ClientMessage::NegOpen { query, filter, message })
+            Ok(ClientMessage::NegOpen { id, filter, message })
         }
         MessageType::NegMsg => {
-            let query = sub_id(cursor)?;
+            let id = sub_id(cursor)?;
             cursor.expect(b',', "a comma")?;
             let message = hex_message(cursor)?;
             ignore_more(cursor)?;
-            Ok(ClientMessage::NegMsg { query, message })
+            Ok(ClientMessage::NegMsg { id, message })
         }
         MessageType::NegClose => {
-            let query = sub_id(cursor)?;
+            let id = sub_id(cursor)?;
             ignore_more(cursor)?;
-            Ok(ClientMessage::NegClose { query })
+            Ok(ClientMessage::NegClose { id })
         }
         MessageType::Unknown => unreachable!("refused where it was read"),
     }

@@ -4,7 +4,7 @@ use relay_engine::types::{EventId, PubKey, Sig};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::json::{Object, Opinion, dropped_value, hex, integer, string};
+use super::json::{Object, ReferenceResult, dropped_value, hex, integer, string};
 
 /// Largest accepted `created_at`: one less than the largest signed 64-bit integer.
 const CREATED_AT_MAX: u64 = i64::MAX as u64 - 1;
@@ -46,12 +46,12 @@ struct Canonical<'a> {
 
 impl ReferenceEvent {
     /// Reads one event object with nothing but white space around it.
-    pub fn read(text: &str) -> Opinion<Self> {
-        let Some(object) = Object::read(text) else { return Opinion::Refused };
+    pub fn read(text: &str) -> ReferenceResult<Self> {
+        let Some(object) = Object::read(text) else { return ReferenceResult::Invalid };
         if object.has_repeats() {
-            return Opinion::Refused;
+            return ReferenceResult::Invalid;
         }
-        let Some(event) = Self::from_fields(&object) else { return Opinion::Refused };
+        let Some(event) = Self::from_fields(&object) else { return ReferenceResult::Invalid };
         let mut sure = true;
         let mut unknown = 0;
         for (name, value) in &object.fields {
@@ -61,14 +61,14 @@ impl ReferenceEvent {
             unknown += 1;
             match dropped_value(value.get()) {
                 Some(true) => {}
-                Some(false) => return Opinion::Refused,
+                Some(false) => return ReferenceResult::Invalid,
                 None => sure = false,
             }
         }
         match (unknown > UNKNOWN_FIELDS_MAX, sure) {
-            (true, _) => Opinion::Refused,
-            (false, true) => Opinion::Taken(event),
-            (false, false) => Opinion::Unsure(event),
+            (true, _) => ReferenceResult::Invalid,
+            (false, true) => ReferenceResult::Valid(event),
+            (false, false) => ReferenceResult::Unknown(event),
         }
     }
 

@@ -6,23 +6,23 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The reference's verdict.
+/// What the reference finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Opinion<T> {
+pub enum ReferenceResult<T> {
     /// Valid, with this content.
-    Taken(T),
+    Valid(T),
     /// Invalid.
-    Refused,
+    Invalid,
     /// Unknown: the reference cannot parse it, but it may be valid.
-    Unsure(T),
+    Unknown(T),
 }
 
-impl<T> Opinion<T> {
-    /// The meaning, unless the bytes are to be refused.
-    pub fn meaning(self) -> Option<T> {
+impl<T> ReferenceResult<T> {
+    /// The value, unless the bytes are invalid.
+    pub fn value(self) -> Option<T> {
         match self {
-            Opinion::Taken(meaning) | Opinion::Unsure(meaning) => Some(meaning),
-            Opinion::Refused => None,
+            ReferenceResult::Valid(value) | ReferenceResult::Unknown(value) => Some(value),
+            ReferenceResult::Invalid => None,
         }
     }
 }

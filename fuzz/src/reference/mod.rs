@@ -10,4 +10,4 @@ mod json;
 pub use event::ReferenceEvent;
 pub use filter::reference_filter;
 pub(crate) use json::dropped_value;
-pub use json::{Object, Opinion, elements, string};
+pub use json::{Object, ReferenceResult, elements, string};

@@ -11,7 +11,7 @@ use super::points::{Points, invert_all};
 use super::tables::{G_WINDOWS, TableIndex, affine, prefetch};
 use super::warm::{TableIndices, find_windows, gather, judge};
 use super::{BETA, Outcome, Task};
-use crate::field::{Entry, Field, Mask, Words, is_odd};
+use crate::field::{AffinePoint, Field, Mask, Words, is_odd};
 use crate::scalar::{HALF_BITS, bits_at, signs};
 
 /// Bits of a window.
@@ -25,7 +25,7 @@ const ODD: usize = 1 << (WINDOW - 1);
 #[derive(Clone, Debug)]
 pub(crate) struct Scratch<F> {
     /// For each claim the odd multiples of its key, then the same multiplied by lambda.
-    tables: Vec<Entry>,
+    tables: Vec<AffinePoint>,
     ladders: Vec<Jacobian<F>>,
     z: Vec<F>,
     before: Vec<F>,
@@ -55,7 +55,7 @@ pub(crate) fn plan() -> Plan {
 
 /// The points with these x-coordinates, below p, and even y; `None` where there is no such point.
 #[inline(always)]
-pub(crate) fn lift<F: Field>(keys: &[Words], mut found: impl FnMut(usize, Option<Entry>)) {
+pub(crate) fn lift<F: Field>(keys: &[Words], mut found: impl FnMut(usize, Option<AffinePoint>)) {
     let seven = F::splat(&[7, 0, 0, 0]);
     for group in 0..keys.len().div_ceil(F::WIDTH) {
         let at = |lane: usize| (group * F::WIDTH + lane).min(keys.len() - 1);
@@ -70,7 +70,7 @@ pub(crate) fn lift<F: Field>(keys: &[Words], mut found: impl FnMut(usize, Option
             let y = if is_odd(&ys[lane]) { negatives[lane] } else { ys[lane] };
             let index = at(lane);
             let is_found = is_root >> lane & 1 != 0;
-            found(index, is_found.then_some(Entry { x: keys[index], y }));
+            found(index, is_found.then_some(AffinePoint { x: keys[index], y }));
         }
     }
 }
@@ -81,8 +81,8 @@ pub(crate) fn run<F: Field>(
     plan: &Plan,
     points: &mut Points<F>,
     scratch: &mut Scratch<F>,
-    windows: &[Entry],
-    tasks: &[(Task, Entry)],
+    windows: &[AffinePoint],
+    tasks: &[(Task, AffinePoint)],
     mut decide: impl FnMut(&Task, Outcome),
 ) {
     let groups = tasks.len().div_ceil(F::WIDTH);
@@ -143,9 +143,9 @@ pub(crate) fn run<F: Field>(
 #[inline(always)]
 fn make_tables<'a, F: Field>(
     points: &mut Points<F>,
-    tables: &mut Vec<Entry>,
+    tables: &mut Vec<AffinePoint>,
     groups: usize,
-    key: impl Fn(usize, usize) -> &'a Entry,
+    key: impl Fn(usize, usize) -> &'a AffinePoint,
 ) {
     // Slots: the odd multiples, then 2, 4, 8 and 16 times the key.
     points.clear((ODD + WINDOW as usize) * groups);
@@ -167,7 +167,7 @@ fn make_tables<'a, F: Field>(
         }
         points.level();
     }
-    tables.resize(groups * F::WIDTH * 2 * ODD, Entry::ZERO);
+    tables.resize(groups * F::WIDTH * 2 * ODD, AffinePoint::ZERO);
     let beta = F::splat(&BETA);
     for group in 0..groups {
         for i in 0..ODD {
@@ -187,7 +187,7 @@ fn make_tables<'a, F: Field>(
 #[inline(always)]
 fn sum_halves<'a, F: Field>(
     points: &mut Points<F>,
-    tables: &[Entry],
+    tables: &[AffinePoint],
     groups: usize,
     task: impl Fn(usize, usize) -> &'a Task,
 ) {

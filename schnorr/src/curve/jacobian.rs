@@ -30,8 +30,8 @@ impl<F: Field> Jacobian<F> {
         // 3/2 x^2: 1 + 1.
         let l = l.add(l.half());
         let t = s.neg::<1>().mul(self.x);
-        let x = l.sqr().add(t).add(t).tight();
-        let y = l.mul(x.add(t)).add(s.sqr()).neg::<2>().tight();
+        let x = l.sqr().add(t).add(t).normalize_if_tight();
+        let y = l.mul(x.add(t)).add(s.sqr()).neg::<2>().normalize_if_tight();
         Jacobian { x, y, z }
     }
 
@@ -43,14 +43,14 @@ impl<F: Field> Jacobian<F> {
         let u = x.mul(zz);
         let s = y.mul(zz.mul(self.z));
         // 1 + 4 each.
-        let h = u.sub::<3>(self.x).tight();
-        let i = s.sub::<3>(self.y).tight();
+        let h = u.sub::<3>(self.x).normalize_if_tight();
+        let i = s.sub::<3>(self.y).normalize_if_tight();
         let hh = h.sqr();
         let hhh = hh.mul(h);
         let t = self.x.mul(hh);
         // 1 + 2 + 3, then 1 + 2.
-        let x = i.sqr().sub::<1>(hhh).sub::<2>(t.add(t)).weak();
-        let y = i.mul(t.sub::<1>(x)).sub::<1>(self.y.mul(hhh)).tight();
+        let x = i.sqr().sub::<1>(hhh).sub::<2>(t.add(t)).normalize_weak();
+        let y = i.mul(t.sub::<1>(x)).sub::<1>(self.y.mul(hhh)).normalize_if_tight();
         Jacobian { x, y, z: self.z.mul(h) }
     }
 }

@@ -1,4 +1,4 @@
-//! The curve y^2 = x^3 + 7 and the sums of points that make up a verification, generic over [`Field`].
+//! The curve y^2 = x^3 + 7 and the sums of points that make up a verification, generic over [`Field`](crate::field::Field).
 //!
 //! A signature is valid if s G - e P is a point with x = r and an even y. Everything is a sum of points from
 //! tables: 20 of G's, which is the same for all, and those of the key, either 38 from a comb of the author
@@ -15,7 +15,7 @@ pub(crate) mod tables;
 mod tests;
 pub(crate) mod warm;
 
-use crate::field::{Entry, Words};
+use crate::field::{AffinePoint, Words};
 use crate::scalar::Half;
 
 /// A cube root of one modulo p: lambda (x, y) = (BETA x, y).
@@ -23,7 +23,7 @@ pub(crate) const BETA: Words =
     [0xc139_6c28_7195_01ee, 0x9cf0_4975_12f5_8995, 0x6e64_479e_ac34_34e9, 0x7ae9_6a2b_657c_0710];
 
 /// The generator.
-pub(crate) const G: Entry = Entry {
+pub(crate) const G: AffinePoint = AffinePoint {
     x: [0x59f2_815b_16f8_1798, 0x029b_fcdb_2dce_28d9, 0x55a0_6295_ce87_0b07, 0x79be_667e_f9dc_bbac],
     y: [0x9c47_d08f_fb10_d4b8, 0xfd17_b448_a685_5419, 0x5da4_fbfc_0e11_08a8, 0x483a_da77_26a3_c465],
 };

@@ -169,9 +169,9 @@ impl<F: Field> Points<F> {
                 let out = sums[i].out as usize;
                 let (x_a, y_a) = (x[a[i]], y[a[i]]);
                 // 1 + 2 + 2, and 1 + 3.
-                let x_out = square[i].sub::<1>(x_a).sub::<1>(x[b[i]]).weak();
+                let x_out = square[i].sub::<1>(x_a).sub::<1>(x[b[i]]).normalize_weak();
                 x[out] = x_out;
-                y[out] = slope[i].mul(x_a.sub::<1>(x_out)).sub::<2>(y_a).weak();
+                y[out] = slope[i].mul(x_a.sub::<1>(x_out)).sub::<2>(y_a).normalize_weak();
             }
         }
         true
@@ -248,8 +248,8 @@ fn triple_square<F: Field>(x: F) -> F {
 /// The third point of the line through a and b, mirrored.
 #[inline(always)]
 fn chord<F: Field>(slope: F, x_a: F, x_b: F, y_a: F) -> (F, F) {
-    let x = slope.sqr().sub::<1>(x_a).sub::<1>(x_b).weak();
-    (x, slope.mul(x_a.sub::<1>(x)).sub::<2>(y_a).weak())
+    let x = slope.sqr().sub::<1>(x_a).sub::<1>(x_b).normalize_weak();
+    (x, slope.mul(x_a.sub::<1>(x)).sub::<2>(y_a).normalize_weak())
 }
 
 /// The inverses of all chains with one inversion; `None` if a chain is zero in some lane.

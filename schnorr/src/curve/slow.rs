@@ -2,7 +2,7 @@
 //! their reference in tests.
 
 use super::G;
-use crate::field::{Entry, Field, Words, is_odd};
+use crate::field::{AffinePoint, Field, Words, is_odd};
 
 #[cfg(target_pointer_width = "64")]
 pub(crate) type F = crate::field::portable64::F52;
@@ -13,10 +13,10 @@ pub(crate) type F = crate::field::portable32::F26;
 pub(super) type Point = Option<(F, F)>;
 
 /// Whether s G + e P is the point with x = r and an even y. Takes about 1 ms.
-pub(crate) fn is_valid(key: &Entry, r: &Words, s: &Words, e: &Words) -> bool {
+pub(crate) fn is_valid(key: &AffinePoint, r: &Words, s: &Words, e: &Words) -> bool {
     let (generator, key) = (F::load_entries(|_| &G), F::load_entries(|_| key));
     let Some((x, y)) = add(times(s, generator), times(e, key)) else { return false };
-    let mut sum = Entry::ZERO;
+    let mut sum = AffinePoint::ZERO;
     x.store_canonical(|_, x| sum.x = x);
     y.store_canonical(|_, y| sum.y = y);
     sum.x == *r && !is_odd(&sum.y)
@@ -44,6 +44,6 @@ pub(super) fn add(a: Point, b: Point) -> Point {
         return None;
     };
     let slope = rise.mul(run.invert());
-    let x = slope.sqr().sub::<1>(x_a).sub::<1>(x_b).weak();
-    Some((x, slope.mul(x_a.sub::<1>(x)).sub::<1>(y_a).weak()))
+    let x = slope.sqr().sub::<1>(x_a).sub::<1>(x_b).normalize_weak();
+    Some((x, slope.mul(x_a.sub::<1>(x)).sub::<1>(y_a).normalize_weak()))
 }

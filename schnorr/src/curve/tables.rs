@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use super::G;
 use super::jacobian::Jacobian;
 use super::points::{Points, invert_all};
-use crate::field::{Entry, Field};
+use crate::field::{AffinePoint, Field};
 use crate::scalar::{HALF_BITS, Signs, bits_at};
 
 /// Bits of a window of G: 10 windows of 4,096 points, 2.5 MiB. On wasm32 17 windows of 128, 136 KiB, since
@@ -55,7 +55,7 @@ const COMB_BLOCK: usize = 1 << (COMB_TEETH - 1);
 pub(crate) const COMB_LEN: usize = COMB_BLOCKS * COMB_BLOCK;
 
 /// The table of an author's key.
-pub(crate) type Comb = Arc<[Entry]>;
+pub(crate) type Comb = Arc<[AffinePoint]>;
 
 /// The index of a point in a table, and whether it must be negated.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +86,7 @@ impl TableIndex {
 
 /// Prefetches a point's cache line.
 #[inline(always)]
-pub(crate) fn prefetch(table: &[Entry], index: TableIndex) {
+pub(crate) fn prefetch(table: &[AffinePoint], index: TableIndex) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -128,12 +128,12 @@ impl Teeth {
 }
 
 /// The windows of G, computed at the first call, which takes a few milliseconds.
-pub(crate) fn windows<F: Field>() -> &'static [Entry] {
-    static WINDOWS: OnceLock<Box<[Entry]>> = OnceLock::new();
+pub(crate) fn windows<F: Field>() -> &'static [AffinePoint] {
+    static WINDOWS: OnceLock<Box<[AffinePoint]>> = OnceLock::new();
     WINDOWS.get_or_init(make_windows::<F>)
 }
 
-pub(crate) fn make_windows<F: Field>() -> Box<[Entry]> {
+pub(crate) fn make_windows<F: Field>() -> Box<[AffinePoint]> {
     const SIZE: usize = 1 << (G_WINDOW - 1);
     let powers = powers::<F>(&[G], G_BITS as usize);
     let len = G_WINDOWS * SIZE;
@@ -160,7 +160,7 @@ pub(crate) fn make_windows<F: Field>() -> Box<[Entry]> {
 
 /// Combs of keys. The more at once, the cheaper; about as much as three verifications each.
 #[inline(always)]
-pub(crate) fn make_combs<F: Field>(keys: &[Entry]) -> Vec<Comb> {
+pub(crate) fn make_combs<F: Field>(keys: &[AffinePoint]) -> Vec<Comb> {
     let groups = keys.len().div_ceil(F::WIDTH);
     let teeth = COMB_TEETH as usize;
     let powers = powers::<F>(keys, COMB_BITS as usize);
@@ -219,7 +219,7 @@ pub(crate) fn make_combs<F: Field>(keys: &[Entry]) -> Vec<Comb> {
         }
         points.level();
     }
-    let mut combs: Vec<Vec<Entry>> = keys.iter().map(|_| vec![Entry::ZERO; COMB_LEN]).collect();
+    let mut combs: Vec<Vec<AffinePoint>> = keys.iter().map(|_| vec![AffinePoint::ZERO; COMB_LEN]).collect();
     for group in 0..groups {
         for at in 0..COMB_LEN {
             let from = at * groups + group;
@@ -240,7 +240,7 @@ pub(crate) fn make_combs<F: Field>(keys: &[Entry]) -> Vec<Comb> {
 
 /// 2^i times each key for all i below `len`: that of group g at i * groups + g, magnitudes 1 and 1.
 #[inline(always)]
-fn powers<F: Field>(keys: &[Entry], len: usize) -> Vec<(F, F)> {
+fn powers<F: Field>(keys: &[AffinePoint], len: usize) -> Vec<(F, F)> {
     let groups = keys.len().div_ceil(F::WIDTH);
     let mut run = Vec::with_capacity(groups);
     for group in 0..groups {
@@ -270,8 +270,8 @@ pub(crate) fn affine<F: Field>(point: &Jacobian<F>, z_inverse: F) -> (F, F) {
     (point.x.mul(zz), point.y.mul(zz.mul(z_inverse)))
 }
 
-fn entry_of<F: Field>(points: &Points<F>, at: usize, of_lane: usize) -> Entry {
-    let mut entry = Entry::ZERO;
+fn entry_of<F: Field>(points: &Points<F>, at: usize, of_lane: usize) -> AffinePoint {
+    let mut entry = AffinePoint::ZERO;
     points.x[at].store(|lane, x| {
         if lane == of_lane {
             entry.x = x

@@ -3,7 +3,7 @@
 //! Tasks are made without hashing, so that s and e can be any numbers.
 
 use super::{G, Outcome, Task, slow};
-use crate::field::{Entry, Field, Words};
+use crate::field::{AffinePoint, Field, Words};
 use crate::scalar::{N, split};
 use crate::tier::{Kernel, Tier};
 
@@ -23,17 +23,17 @@ fn minus(small: u64) -> Words {
 }
 
 /// The point s G + e P, if it is one, with coordinates below p.
-fn sum(s: &Words, e: &Words, key: &Entry) -> Option<Entry> {
-    let load = |entry: &Entry| slow::F::load_entries(|_| entry);
+fn sum(s: &Words, e: &Words, key: &AffinePoint) -> Option<AffinePoint> {
+    let load = |entry: &AffinePoint| slow::F::load_entries(|_| entry);
     let (x, y) = slow::add(slow::times(s, load(&G)), slow::times(e, load(key)))?;
-    let mut sum = Entry::ZERO;
+    let mut sum = AffinePoint::ZERO;
     x.store_canonical(|_, x| sum.x = x);
     y.store_canonical(|_, y| sum.y = y);
     Some(sum)
 }
 
 /// A task that is valid if the sum is a point with an even ordinate, and only then.
-fn task(index: usize, s: &Words, e: &Words, key: &Entry) -> (Task, bool) {
+fn task(index: usize, s: &Words, e: &Words, key: &AffinePoint) -> (Task, bool) {
     let sum = sum(s, e, key);
     let is_valid = sum.is_some_and(|sum| sum.y[0] & 1 == 0);
     let r = sum.map_or(G.x, |sum| sum.x);
@@ -41,7 +41,7 @@ fn task(index: usize, s: &Words, e: &Words, key: &Entry) -> (Task, bool) {
 }
 
 /// Decides all cases on every tier, warm and cold, in batches of `batch`.
-fn check(cases: &[(Words, Words, Entry)], batch: usize) {
+fn check(cases: &[(Words, Words, AffinePoint)], batch: usize) {
     let tasks: Vec<(Task, bool)> =
         cases.iter().enumerate().map(|(i, (s, e, key))| task(i, s, e, key)).collect();
     let valid = tasks.iter().filter(|(_, is_valid)| *is_valid).count();
@@ -51,19 +51,20 @@ fn check(cases: &[(Words, Words, Entry)], batch: usize) {
         tasks.len()
     );
     for (tier, mut kernel) in tiers() {
-        let keys: Vec<Entry> = cases.iter().map(|(_, _, key)| *key).collect();
+        let keys: Vec<AffinePoint> = cases.iter().map(|(_, _, key)| *key).collect();
         for at in (0..tasks.len()).step_by(batch) {
             let tasks = &tasks[at..tasks.len().min(at + batch)];
             let keys = &keys[at..][..tasks.len()];
-            let mut distinct: Vec<Entry> = Vec::new();
+            let mut distinct: Vec<AffinePoint> = Vec::new();
             for key in keys {
                 if !distinct.contains(key) {
                     distinct.push(*key);
                 }
             }
             let combs = kernel.combs(&distinct);
-            let comb = |key: &Entry| &*combs[distinct.iter().position(|other| other == key).expect("listed")];
-            let warm: Vec<(Task, &[Entry])> =
+            let comb =
+                |key: &AffinePoint| &*combs[distinct.iter().position(|other| other == key).expect("listed")];
+            let warm: Vec<(Task, &[AffinePoint])> =
                 tasks.iter().zip(keys).map(|((task, _), key)| (*task, comb(key))).collect();
             let mut decided = 0;
             kernel.warm(&warm, &mut |task, outcome| {
@@ -72,7 +73,7 @@ fn check(cases: &[(Words, Words, Entry)], batch: usize) {
                 decided += 1;
             });
             assert_eq!(decided, tasks.len());
-            let cold: Vec<(Task, Entry)> =
+            let cold: Vec<(Task, AffinePoint)> =
                 tasks.iter().zip(keys).map(|((task, _), key)| (*task, *key)).collect();
             let mut decided = 0;
             kernel.cold(&cold, &mut |task, outcome| {
@@ -98,7 +99,7 @@ fn all_small_scalars() {
     if !cfg!(miri) {
         scalars.extend((1..=reach).map(minus));
     }
-    let keys: Vec<Entry> = (1..=if cfg!(miri) { 1 } else { 4 })
+    let keys: Vec<AffinePoint> = (1..=if cfg!(miri) { 1 } else { 4 })
         .map(|k| sum(&number(k), &number(0), &G).expect("a point"))
         .collect();
     let mut cases = Vec::new();

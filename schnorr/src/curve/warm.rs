@@ -6,7 +6,7 @@ use super::tables::{
     COMB_BITS, COMB_COLUMNS, COMB_ROWS, G_BITS, G_WINDOWS, TableIndex, Teeth, prefetch, window_of,
 };
 use super::{Outcome, Task};
-use crate::field::{Entry, Field, Mask, is_odd};
+use crate::field::{AffinePoint, Field, Mask, is_odd};
 use crate::scalar::signs;
 
 /// Points of a claim.
@@ -33,8 +33,8 @@ const AHEAD: usize = 2;
 pub(crate) fn run<F: Field>(
     plan: &Plan,
     points: &mut Points<F>,
-    windows: &[Entry],
-    tasks: &[(Task, &[Entry])],
+    windows: &[AffinePoint],
+    tasks: &[(Task, &[AffinePoint])],
     mut decide: impl FnMut(&Task, Outcome),
 ) {
     let groups = tasks.len().div_ceil(F::WIDTH);
@@ -94,8 +94,8 @@ pub(crate) fn find_windows<const LEN: usize>(indices: &mut TableIndices<LEN>, fi
 
 /// Points from tables, lane by lane, negated where asked: magnitudes 1 and 2.
 #[inline(always)]
-pub(crate) fn gather<'a, F: Field>(at: impl Fn(usize) -> (&'a [Entry], TableIndex)) -> (F, F) {
-    let mut found = [&Entry::ZERO; 8];
+pub(crate) fn gather<'a, F: Field>(at: impl Fn(usize) -> (&'a [AffinePoint], TableIndex)) -> (F, F) {
+    let mut found = [&AffinePoint::ZERO; 8];
     let mut negative: Mask = 0;
     for (lane, found) in found.iter_mut().enumerate().take(F::WIDTH) {
         let (table, index) = at(lane);
@@ -114,7 +114,7 @@ pub(crate) fn judge<'a, F: Field>(
     tasks: impl Iterator<Item = &'a Task>,
     decide: &mut impl FnMut(&Task, Outcome),
 ) {
-    let mut sums = [Entry::ZERO; 8];
+    let mut sums = [AffinePoint::ZERO; 8];
     for (i, task) in tasks.enumerate() {
         let (group, lane) = (i / F::WIDTH, i % F::WIDTH);
         if lane == 0 {

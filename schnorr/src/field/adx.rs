@@ -8,7 +8,7 @@
 
 use std::arch::asm;
 
-use super::{Entry, FOLD, Field, Mask, Words, add_small, canonical, inverse};
+use super::{AffinePoint, FOLD, Field, Mask, Words, add_small, canonical, inverse};
 
 /// One number in four words.
 #[derive(Clone, Copy, Debug)]
@@ -230,7 +230,7 @@ impl Field for F64 {
     }
 
     #[inline(always)]
-    fn load_entries<'a>(at: impl Fn(usize) -> &'a Entry) -> (Self, Self) {
+    fn load_entries<'a>(at: impl Fn(usize) -> &'a AffinePoint) -> (Self, Self) {
         let entry = at(0);
         (F64(entry.x), F64(entry.y))
     }
@@ -277,7 +277,7 @@ impl Field for F64 {
     }
 
     #[inline(always)]
-    fn weak(self) -> Self {
+    fn normalize_weak(self) -> Self {
         self
     }
 

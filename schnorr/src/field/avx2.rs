@@ -6,7 +6,7 @@
 //! Magnitude m: limbs at most m(2^29 + 2^25), the top one at most m(2^24 + 2^5). Multipliers read 32 bits, so a
 //! factor's limbs must be below 2^32. A column has nine terms at most, so the largest limbs of two factors may
 //! multiply to 7.1 * 2^58, what magnitudes that multiply to 6 do: then a column and the carries, 2^46 at most,
-//! stay below 2^64. [`Field::tight`] sees to that; debug builds check every product.
+//! stay below 2^64. [`Field::normalize_if_tight`] sees to that; debug builds check every product.
 //!
 //! # Safety of the whole file
 //! The intrinsics need avx2 and nothing else: they touch no memory but arrays passed by value or reference.
@@ -17,7 +17,7 @@
 use std::arch::x86_64::*;
 
 use super::portable64::F52;
-use super::{Entry, Field, Mask, Words, canonical};
+use super::{AffinePoint, Field, Mask, Words, canonical};
 
 const M29: u64 = (1 << 29) - 1;
 const M24: u64 = (1 << 24) - 1;
@@ -307,7 +307,7 @@ impl Field for F29 {
     }
 
     #[inline(always)]
-    fn load_entries<'a>(at: impl Fn(usize) -> &'a Entry) -> (Self, Self) {
+    fn load_entries<'a>(at: impl Fn(usize) -> &'a AffinePoint) -> (Self, Self) {
         let rows = [at(0), at(1), at(2), at(3)];
         {
             let [a, b, c, d] = rows;
@@ -372,7 +372,7 @@ impl Field for F29 {
     }
 
     #[inline(always)]
-    fn weak(self) -> Self {
+    fn normalize_weak(self) -> Self {
         self.check(8);
         let t = self.0;
         let top = right::<24>(t[8]);
@@ -394,8 +394,8 @@ impl Field for F29 {
     }
 
     #[inline(always)]
-    fn tight(self) -> Self {
-        self.weak()
+    fn normalize_if_tight(self) -> Self {
+        self.normalize_weak()
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@
 //! at most [`MAGNITUDE_MAX`]. The formulas state the magnitudes they reach; debug builds check the limbs.
 //! Tiers whose limbs have no spare bits (4x64, 8 lanes) reduce in every operation instead. The four lanes of AVX2
 //! have some: there the magnitudes of two factors multiply to at most 6, and
-//! [`Field::tight`] reduces where others need not.
+//! [`Field::normalize_if_tight`] reduces where others need not.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod adx;
@@ -44,13 +44,13 @@ pub(crate) type Mask = u8;
 /// necessarily below p.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub(crate) struct Entry {
+pub(crate) struct AffinePoint {
     pub(crate) x: Words,
     pub(crate) y: Words,
 }
 
-impl Entry {
-    pub(crate) const ZERO: Entry = Entry { x: [0; 4], y: [0; 4] };
+impl AffinePoint {
+    pub(crate) const ZERO: AffinePoint = AffinePoint { x: [0; 4], y: [0; 4] };
 
     /// All eight words, x first.
     #[cfg(any(target_arch = "x86_64", test, feature = "testing"))]
@@ -73,7 +73,7 @@ pub(crate) trait Field: Copy {
     /// Lane i takes `at(i)`, below 2^256.
     fn load<'a>(at: impl Fn(usize) -> &'a Words) -> Self;
     /// Lane i of x and y take the coordinates of `at(i)`.
-    fn load_entries<'a>(at: impl Fn(usize) -> &'a Entry) -> (Self, Self);
+    fn load_entries<'a>(at: impl Fn(usize) -> &'a AffinePoint) -> (Self, Self);
     /// Gives each lane as a number below 2^256, of any magnitude up to the largest.
     fn store(self, to: impl FnMut(usize, Words));
     /// Gives each lane reduced below p.
@@ -90,10 +90,10 @@ pub(crate) trait Field: Copy {
     /// The negative of a value of magnitude `M`; its own is `M + 1`.
     fn neg<const M: u64>(self) -> Self;
     /// The same number with magnitude 1; free for tiers that always reduce.
-    fn weak(self) -> Self;
-    /// [`Field::weak`] for tiers with little room, nothing for others.
+    fn normalize_weak(self) -> Self;
+    /// [`Field::normalize_weak`] for tiers with little room, nothing for others.
     #[inline(always)]
-    fn tight(self) -> Self {
+    fn normalize_if_tight(self) -> Self {
         self
     }
     /// The half; of magnitude m it has m / 2 + 1, rounded down.

@@ -4,7 +4,7 @@
 //! Magnitude m: limbs 0 to 8 at most 2m(2^26 - 1), limb 9 at most 2m(2^22 - 1). With factors of magnitude 8,
 //! limbs are below 2^30, products below 2^60, sums of ten below 1.16e19, and 2^64 is 1.84e19.
 
-use super::{Entry, Field, MAGNITUDE_MAX, Mask, Words, canonical, inverse};
+use super::{AffinePoint, Field, MAGNITUDE_MAX, Mask, Words, canonical, inverse};
 
 const M26: u32 = (1 << 26) - 1;
 const M22: u32 = (1 << 22) - 1;
@@ -227,7 +227,7 @@ impl Field for F26 {
     }
 
     #[inline(always)]
-    fn load_entries<'a>(at: impl Fn(usize) -> &'a Entry) -> (Self, Self) {
+    fn load_entries<'a>(at: impl Fn(usize) -> &'a AffinePoint) -> (Self, Self) {
         let entry = at(0);
         (F26::pack(&entry.x), F26::pack(&entry.y))
     }
@@ -273,7 +273,7 @@ impl Field for F26 {
     }
 
     #[inline(always)]
-    fn weak(self) -> Self {
+    fn normalize_weak(self) -> Self {
         self.check(2 * MAGNITUDE_MAX);
         let mut t = self.0;
         let top = t[9] >> 22;

@@ -4,7 +4,7 @@
 //! Magnitude m: limbs 0 to 3 at most 2m(2^52 - 1), limb 4 at most 2m(2^48 - 1). With factors of magnitude 8,
 //! limbs are below 2^56 (the top one below 2^52), products below 2^112 and sums of five below 2^115.
 
-use super::{Entry, FOLD, Field, MAGNITUDE_MAX, Mask, Words, canonical, inverse};
+use super::{AffinePoint, FOLD, Field, MAGNITUDE_MAX, Mask, Words, canonical, inverse};
 
 const M52: u64 = (1 << 52) - 1;
 const M48: u64 = (1 << 48) - 1;
@@ -136,7 +136,7 @@ impl Field for F52 {
     }
 
     #[inline(always)]
-    fn load_entries<'a>(at: impl Fn(usize) -> &'a Entry) -> (Self, Self) {
+    fn load_entries<'a>(at: impl Fn(usize) -> &'a AffinePoint) -> (Self, Self) {
         let entry = at(0);
         (F52::pack(&entry.x), F52::pack(&entry.y))
     }
@@ -206,7 +206,7 @@ impl Field for F52 {
     }
 
     #[inline(always)]
-    fn weak(self) -> Self {
+    fn normalize_weak(self) -> Self {
         self.check(2 * MAGNITUDE_MAX);
         let [a, b, c, d, e] = self.0;
         let a = a + (e >> 48) * FOLD;

@@ -4,7 +4,7 @@ use super::lanes::FLanes;
 use super::lanes::emulated::Emulated;
 use super::portable32::F26;
 use super::portable64::F52;
-use super::{Entry, Field, Mask, P, Words, canonical, inverse, is_below};
+use super::{AffinePoint, Field, Mask, P, Words, canonical, inverse, is_below};
 
 /// Naive arithmetic, one bit at a time.
 mod naive {
@@ -124,7 +124,7 @@ fn operations<F: Field>(rounds: usize) {
         check("neg", x.neg::<1>(), |i| naive::neg(&a[i]));
         let half = x.half();
         check("half", half.add(half), |i| naive::reduce(&a[i]));
-        check("weak", x.sub::<1>(y).weak(), |i| naive::add(&a[i], &naive::neg(&b[i])));
+        check("normalize_weak", x.sub::<1>(y).normalize_weak(), |i| naive::add(&a[i], &naive::neg(&b[i])));
 
         // As large as the formulas get: 2 and 3, 1 and 6, and sums before they are reduced.
         let (twice, difference) = (x.add(x), y.sub::<1>(x));
@@ -135,9 +135,9 @@ fn operations<F: Field>(rounds: usize) {
         let six = difference.sub::<2>(twice);
         let naive_six = |i: usize| naive::add(&naive_difference(i), &naive::neg(&naive_twice(i)));
         check("1 x 6", x.mul(six), |i| naive::mul(&a[i], &naive_six(i)));
-        check("6, weak", six.weak(), naive_six);
-        check("6, weak, squared", six.weak().sqr(), |i| naive::mul(&naive_six(i), &naive_six(i)));
-        check("-6", six.neg::<6>().weak(), |i| naive::neg(&naive_six(i)));
+        check("6, weak", six.normalize_weak(), naive_six);
+        check("6, weak, squared", six.normalize_weak().sqr(), |i| naive::mul(&naive_six(i), &naive_six(i)));
+        check("-6", six.neg::<6>().normalize_weak(), |i| naive::neg(&naive_six(i)));
         let (product, square) = (x.mul(y), x.sqr());
         check("3/2", square.add(square.half()).sqr(), |i| {
             let square = naive::mul(&a[i], &a[i]);
@@ -163,7 +163,7 @@ fn operations<F: Field>(rounds: usize) {
         let root = x.sqr().sqrt_candidate();
         check("root", root.sqr(), |i| naive::mul(&a[i], &a[i]));
 
-        let entries: Vec<Entry> = (0..F::WIDTH).map(|i| Entry { x: a[i], y: b[i] }).collect();
+        let entries: Vec<AffinePoint> = (0..F::WIDTH).map(|i| AffinePoint { x: a[i], y: b[i] }).collect();
         let (x, y) = F::load_entries(|lane| &entries[lane]);
         check("x of entries", x, |i| naive::reduce(&a[i]));
         check("y of entries", y, |i| naive::reduce(&b[i]));
@@ -257,7 +257,7 @@ fn portable_limbs_may_be_full_in_every_pattern() {
             let (x, y) = (F52::from_limbs(a), F52::from_limbs(b));
             check("mul", x.mul(y), |_| naive::mul(&value52(&a), &value52(&b)));
             check("sqr", x.sqr(), |_| naive::mul(&value52(&a), &value52(&a)));
-            check("weak", x.weak(), |_| value52(&a));
+            check("normalize_weak", x.normalize_weak(), |_| value52(&a));
             check("all", y.sqr().mul(x), |_| {
                 naive::mul(&naive::mul(&value52(&b), &value52(&b)), &value52(&a))
             });
@@ -294,7 +294,7 @@ fn portable32_limbs_may_be_full_in_every_pattern() {
                 product.assert_magnitude(1);
                 check(what, product, |_| expected);
             }
-            check("weak", x.weak(), |_| value26(&a));
+            check("normalize_weak", x.normalize_weak(), |_| value26(&a));
         }
     }
 }
@@ -365,7 +365,7 @@ fn avx2_limbs_may_be_full_in_every_pattern() {
             });
             let lanes = |limbs: &[u64; 9]| F29::from_limbs(limbs.map(|limb| [limb; 4]));
             check("mul", lanes(&a).mul(lanes(&b)), |_| naive::mul(&value(&a), &value(&b)));
-            check("weak", lanes(&b).weak(), |_| value(&b));
+            check("normalize_weak", lanes(&b).normalize_weak(), |_| value(&b));
             if magnitude_a * magnitude_a <= 6 {
                 check("sqr", lanes(&a).sqr(), |_| naive::mul(&value(&a), &value(&a)));
             }

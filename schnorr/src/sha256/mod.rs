@@ -11,7 +11,7 @@ pub(crate) const START: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 /// Whether [`digest_all`] hashes messages in vector lanes on this machine, so that it pays to collect them.
-pub fn is_side_by_side() -> bool {
+pub fn uses_simd_lanes() -> bool {
     #[cfg(target_arch = "x86_64")]
     return lanes::is_worthwhile();
     #[cfg(not(target_arch = "x86_64"))]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use relay_engine::store::{Backend, Hit, Reader, Scan, ScanLimits, ScanStep, Take, Unrestricted};
+use relay_engine::store::{Backend, Hit, Reader, Scan, ScanLimits, ScanStep, SinkResult, Unrestricted};
 use relay_engine::types::{Filter, Timestamp};
 use relay_engine::wire;
 
@@ -92,7 +92,7 @@ impl OfflineScan {
     pub fn step<B: Backend>(
         &mut self,
         store: &B,
-        take: &mut dyn FnMut(Hit<'_>) -> Take,
+        take: &mut dyn FnMut(Hit<'_>) -> SinkResult,
     ) -> Result<bool, Failure> {
         let reader = store.reader()?;
         let mut rows = STEP_ROWS;

@@ -5,7 +5,7 @@
 //! many of them it removes.
 
 use clap::Args;
-use relay_engine::store::{self, Take};
+use relay_engine::store::{self, SinkResult};
 use relay_engine::types::{EventId, is_removal_request};
 
 use super::database::{self, OfflineScan};
@@ -42,7 +42,7 @@ pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
     while scan.step(&db, &mut |hit| {
         ids.push(hit.event.id());
         requests += u64::from(is_removal_request(hit.event.kind()));
-        Take::Counted
+        SinkResult::Continue
     })? {}
     if requests > 0 {
         eprintln!(

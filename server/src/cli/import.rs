@@ -158,7 +158,7 @@ fn check_all(
                 Ok(event) => {
                     let vanishes = names_relay(&event, settings.url.as_deref());
                     all.vanish_elsewhere += u64::from(event.kind == VANISH_KIND && !vanishes);
-                    let verified = Verified::vouched(event);
+                    let verified = Verified::assume_verified(event);
                     ops.push(if vanishes { Op::Vanish(verified) } else { Op::Put(verified) });
                 }
                 Err(why) => {
@@ -187,7 +187,7 @@ fn check(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<
         let verdict = match wire::parse_event(text) {
             Err(error) => Err(format!("{}: {error}", error.prefix())),
             Ok(raw) if trust => Ok(raw.to_event()),
-            Ok(raw) if verifier.hashes_batches() => {
+            Ok(raw) if verifier.prefers_batch_hashing() => {
                 batch.push_unhashed(raw.to_event(), checked.len());
                 Err(String::new())
             }
@@ -199,7 +199,7 @@ fn check(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<
         };
         checked.push(CheckedLine { line: *line, verdict });
     }
-    for (verdict, index) in batch.check(verifier) {
+    for (verdict, index) in batch.verify(verifier) {
         checked[index].verdict = match verdict {
             Verdict::Valid(verified) => Ok(verified.into_event()),
             Verdict::Invalid(_) => Err("invalid: the signature is not the author's".into()),

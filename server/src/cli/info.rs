@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
-use relay_engine::store::{Backend, Reader, Take};
+use relay_engine::store::{Backend, Reader, SinkResult};
 use relay_engine::types::Filter;
 use serde_json::json;
 
@@ -31,7 +31,7 @@ pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
     let mut scan = OfflineScan::new(&store, one.into())?;
     while scan.step(&store, &mut |hit| {
         newest = Some(hit.event.created_at());
-        Take::Counted
+        SinkResult::Continue
     })? {}
     let bytes_per_event = stats.bytes.checked_div(stats.events).unwrap_or(0);
     let mut lines = Lines::new(None)?;

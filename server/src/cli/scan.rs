@@ -1,7 +1,7 @@
 //! `relay scan`: the events that a REQ would return, one a line, without the relay's own limits.
 
 use clap::Args;
-use relay_engine::store::Take;
+use relay_engine::store::SinkResult;
 
 use super::database::{self, Lines, OfflineScan};
 use super::exit::Failure;
@@ -30,7 +30,7 @@ pub fn run(args: &ScanArgs, settings: &Settings) -> Result<(), Failure> {
             let has_more = scan.step(&store, &mut |hit| {
                 text.extend_from_slice(hit.event.json());
                 text.push(b'\n');
-                if text.len() < CHUNK_BYTES { Take::Counted } else { Take::CountedAndPause }
+                if text.len() < CHUNK_BYTES { SinkResult::Continue } else { SinkResult::Pause }
             })?;
             lines.write_all(&text)?;
             text.clear();

@@ -411,7 +411,7 @@ impl Settings {
             "is above limits.outbox_bytes_max",
         )?;
         for (key, value) in [
-            ("limits.scan_cost_max", limits.scan_cost_max),
+            ("limits.step_cost_max", limits.step_cost_max),
             ("limits.verify_batch_max", limits.verify_batch_max),
             ("limits.in_flight_events_max", limits.in_flight_events_max),
             ("limits.in_flight_bytes_max", limits.in_flight_bytes_max),

@@ -7,7 +7,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use relay_engine::relay::{ConnId, Peer};
+use relay_engine::relay::{ClientInfo, ConnId};
 use relay_engine::store::Backend;
 use relay_site::HttpResponse;
 use tokio::net::TcpStream;
@@ -58,7 +58,7 @@ pub(super) fn upgrade<B: Backend + 'static>(
     let connected = shard
         .host
         .websocket_permit()
-        .and_then(|permit| Some((permit, shard.connect(Peer { host, address })?)));
+        .and_then(|permit| Some((permit, shard.connect(ClientInfo { host_header: host, address })?)));
     let Some((websocket_permit, id)) = connected else {
         return response(HttpResponse::too_many_connections());
     };

@@ -307,7 +307,7 @@ mod tests {
         let fits = "x".repeat(LIMIT);
         check(&text(&fits), &[got(&fits)]);
         let over = text(&"x".repeat(LIMIT + 1));
-        let oversized = || Received::Oversized(LIMIT as u64 + 1, ReplyTarget::Frame);
+        let oversized = || Received::Oversized(LIMIT as u64 + 1, ReplyTarget::Notice);
         check(&[over, text("next")].concat(), &[oversized(), got("next")]);
         let binary = frame(Data::Binary, true, &[0; LIMIT + 1]);
         check(&[binary, text("next")].concat(), &[oversized(), got("next")]);
@@ -326,7 +326,7 @@ mod tests {
         .concat();
         let output = check(&fragmented, &[Received::Control, got(&whole), got("next")]);
         assert_eq!(output, [&[0x8a, 7][..], b"between"].concat(), "the pong");
-        let over = |bytes: usize| Received::Oversized(bytes as u64, ReplyTarget::Frame);
+        let over = |bytes: usize| Received::Oversized(bytes as u64, ReplyTarget::Notice);
         let too_long = [
             frame(Data::Text, false, whole.as_bytes()),
             frame(Data::Continue, true, b"z"),

@@ -148,7 +148,7 @@ impl<B: Backend> Shard<B> {
             match output {
                 Output::Verify(batch) => {
                     let begun = Instant::now();
-                    let checked = batch.check(&*self.verifier);
+                    let checked = batch.verify(&*self.verifier);
                     self.metrics.borrow_mut().verify_us.record(begun.elapsed().as_micros() as u64);
                     relay.handle_verified(now, checked);
                 }

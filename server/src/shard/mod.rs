@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use relay_engine::relay::{Close, ConnId, Peer, Relay};
+use relay_engine::relay::{ClientInfo, Close, ConnId, Relay};
 use relay_engine::store::{Backend, Reader as _, StoreError};
 use relay_engine::verify::Verifier;
 use relay_engine::wire::ReplyTarget;
@@ -106,8 +106,8 @@ impl<B: Backend> Shard<B> {
     }
 
     /// A client has finished its handshake. `None`: all connections are taken.
-    pub(crate) fn connect(&self, peer: Peer) -> Option<ConnId> {
-        self.relay.borrow_mut().connect(now(), peer)
+    pub(crate) fn connect(&self, client: ClientInfo) -> Option<ConnId> {
+        self.relay.borrow_mut().connect(now(), client)
     }
 
     /// The socket of a connection is gone.
@@ -167,7 +167,7 @@ impl<B: Backend> Shard<B> {
                 Received::Broken(fault) => {
                     match fault {
                         // The connection ends with it: no id need be named.
-                        StreamError::TooLong(bytes) => relay.handle_oversized(id, bytes, ReplyTarget::Frame),
+                        StreamError::TooLong(bytes) => relay.handle_oversized(id, bytes, ReplyTarget::Notice),
                         StreamError::Utf8 => relay.handle_not_utf8(id),
                         StreamError::Protocol => {}
                     }

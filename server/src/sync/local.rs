@@ -8,7 +8,7 @@ use std::thread;
 
 use negentropy::Item;
 use relay_engine::policy::{is_protected, names_relay};
-use relay_engine::store::{self, Backend, Op, Outcome, Reader, Seq, Take, Unrestricted};
+use relay_engine::store::{self, Backend, Op, Outcome, Reader, Seq, SinkResult, Unrestricted};
 use relay_engine::types::{CanonicalEvent, Class, Event, EventId, Filter, Kind, PubKey, Timestamp};
 use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
 
@@ -70,7 +70,7 @@ impl<B: Backend> Local<B> {
             if self.is_withheld(event, filters, own) {
                 here.withheld.insert(id);
             }
-            Take::Counted
+            SinkResult::Continue
         })? {}
         here.items.sort_unstable();
         Ok(here)
@@ -114,7 +114,7 @@ impl<B: Backend> Local<B> {
                     let (id, created_at) = (hit.event.id(), hit.event.created_at());
                     entries.push(LogEntry { seq: hit.seq, id, created_at });
                 }
-                if entries.len() >= max { Take::CountedAndPause } else { Take::Counted }
+                if entries.len() >= max { SinkResult::Pause } else { SinkResult::Continue }
             })?;
         Ok(Logged { entries, withheld, covered: replayed.covered })
     }
@@ -189,7 +189,7 @@ impl<B: Backend> Local<B> {
             let workers: Vec<_> = shares
                 .into_iter()
                 .zip(&self.verifiers)
-                .map(|(batch, verifier)| scope.spawn(move || batch.check(&**verifier)))
+                .map(|(batch, verifier)| scope.spawn(move || batch.verify(&**verifier)))
                 .collect();
             workers
                 .into_iter()

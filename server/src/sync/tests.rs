@@ -157,7 +157,7 @@ impl Home {
             .step(&self.store, &mut |hit| {
                 let event = relay_engine::types::Event::from_canonical(hit.event.json().into());
                 found.insert(event.id, event);
-                relay_engine::store::Take::Counted
+                relay_engine::store::SinkResult::Continue
             })
             .unwrap()
         {}

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use relay_engine::store::{
-    Backend, Bound, Op, Outcome, Posting, Rank, Reader, Refusal, Removed, Seq, StoreError, Term, TermClasses,
-    Tombstone, Writer, commit, remove_pending, terms_of,
+    Backend, Op, Outcome, Posting, Rank, Reader, Refusal, Removed, Seq, StartAt, StoreError, Term,
+    TermClasses, Tombstone, Writer, commit, remove_pending, terms_of,
 };
 use relay_engine::types::{Event, EventId, Kind, NO_EXPIRY, PubKey, Timestamp};
 use relay_engine::verify::Verified;
@@ -100,7 +100,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    fn postings(&self, term: &Term, start: Bound, oldest: Timestamp, max: usize) -> Vec<Posting> {
+    fn postings(&self, term: &Term, start: StartAt, oldest: Timestamp, max: usize) -> Vec<Posting> {
         let mut found: Vec<Posting> = self
             .events
             .iter()
@@ -112,8 +112,8 @@ impl Model {
                 expires: event.expires_at != NO_EXPIRY,
             })
             .filter(|posting| match start {
-                Bound::From(rank) => posting.rank >= rank,
-                Bound::After(rank, seq) => (posting.rank, posting.seq) > (rank, seq),
+                StartAt::Rank(rank) => posting.rank >= rank,
+                StartAt::After(rank, seq) => (posting.rank, posting.seq) > (rank, seq),
             })
             .filter(|posting| posting.rank.created_at >= oldest)
             .collect();
@@ -131,7 +131,7 @@ impl Model {
         );
         let max = chance.below(4) as usize;
         let mut pending_removal = Vec::new();
-        reader.pending_removal(max, &mut pending_removal).expect("hidden");
+        reader.pending_removal(max, &mut pending_removal).expect("pending removals");
         assert!(pending_removal.iter().eq(self.pending_removal.iter().take(max)), "{pending_removal:?}");
         let mut terms = vec![Term::Author(author(9)), Term::Tag(b'e', (*b"abc").into())];
         for (seq, (event, event_terms)) in &self.events {
@@ -148,9 +148,9 @@ impl Model {
         terms.dedup();
         for term in &terms {
             let start = match chance.below(3) {
-                0 => Bound::From(Rank::newest(Timestamp::MAX)),
-                1 => Bound::From(Rank { created_at: chance.below(9), prefix: chance.below(3) }),
-                _ => Bound::After(
+                0 => StartAt::Rank(Rank::newest(Timestamp::MAX)),
+                1 => StartAt::Rank(Rank { created_at: chance.below(9), prefix: chance.below(3) }),
+                _ => StartAt::After(
                     Rank { created_at: chance.below(8), prefix: chance.below(3) },
                     Seq(chance.below(self.last_seq.0 + 2)),
                 ),
@@ -200,7 +200,7 @@ impl Model {
             6 if !self.events.is_empty() => {
                 let index = chance.below(self.events.len() as u64) as usize;
                 let seq = *self.events.keys().nth(index).expect("there are that many");
-                writer.mark_removed(seq).expect("hide");
+                writer.mark_removed(seq).expect("marked");
                 self.pending_removal.insert(seq);
             }
             0 if !self.events.is_empty() => {
@@ -277,7 +277,7 @@ pub(crate) fn check_random_writes<B: Backend>(
 /// A deletion of more than `backend` removes at once, which removes one event in a step: the process ends between any two
 /// steps, and nothing comes back or is left.
 pub(crate) fn check_removal_across_restarts<B: Backend>(mut backend: B, mut reopen: impl FnMut(B) -> B) -> B {
-    let put = |event: &Event| Op::Put(Verified::vouched(event.clone()));
+    let put = |event: &Event| Op::Put(Verified::assume_verified(event.clone()));
     let tags = |n: u64| (0..4).map(|tag| ("t", format!("{tag} of {n}"))).collect();
     let events: Vec<Event> = (1..=20)
         .map(|n| Made { prefix: n, tail: n, author: 1, created_at: n, kind: 1, tags: tags(n) }.event())
@@ -321,7 +321,7 @@ pub(crate) fn insert<B: Backend>(backend: &B, seq: u64, event: &Event) -> Result
 /// Sequence numbers of an author's events, newest first.
 pub(crate) fn of_author<B: Backend>(backend: &B, author: PubKey) -> Vec<u64> {
     let mut found = Vec::new();
-    let start = Bound::From(Rank::newest(Timestamp::MAX));
+    let start = StartAt::Rank(Rank::newest(Timestamp::MAX));
     let reader = backend.reader().expect("reader");
     reader.postings(&Term::Author(author), start, 0, 100_000, &mut found).expect("postings");
     found.iter().map(|posting| posting.seq.0).collect()

@@ -186,7 +186,7 @@ fn a_hundred_thousand_authors_and_a_list_of_ten_thousand() {
 
 #[test]
 fn a_connection_with_only_malformed_messages_is_closed_with_a_reason() {
-    let relay = RelayProcess::start_with("[limits]\nbad_messages_max = 10\n");
+    let relay = RelayProcess::start_with("[limits]\nmalformed_messages_max = 10\n");
     let mut client = relay.connect();
     for _ in 0..10 {
         client.send("nonsense");

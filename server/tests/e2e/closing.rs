@@ -11,7 +11,7 @@ use tungstenite::Message;
 
 use super::harness::{RawClient, RelayProcess, metric, unix_now, until};
 
-const TOO_MANY: &str = "shards = 1\n[limits]\nbad_messages_max = 3\n";
+const TOO_MANY: &str = "shards = 1\n[limits]\nmalformed_messages_max = 3\n";
 
 /// A connection that has been sent a close frame and does not answer.
 fn silent(relay: &RelayProcess) -> RawClient {
@@ -96,7 +96,7 @@ fn a_client_is_disconnected_when_it_answers_the_close_frame() {
 fn so_is_one_whose_reading_was_paused() {
     in_some_attempt(|| {
         let relay = RelayProcess::start_with(
-            "shards = 1\n[limits]\nbad_messages_max = 3\nscan_cost_max = 1\ndeferred_messages_max = 2\n",
+            "shards = 1\n[limits]\nmalformed_messages_max = 3\nstep_cost_max = 1\ndeferred_messages_max = 2\n",
         );
         let mut writer = relay.connect();
         for serial in 0..50 {

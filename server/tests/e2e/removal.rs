@@ -14,7 +14,7 @@ fn events_and_pending_removal(folder: &Path) -> (usize, usize) {
     let reader = store.reader().expect("reader");
     let (mut log, mut pending_removal) = (Vec::new(), Vec::new());
     reader.log(Seq(0), usize::MAX, &mut log).expect("log");
-    reader.pending_removal(usize::MAX, &mut pending_removal).expect("hidden");
+    reader.pending_removal(usize::MAX, &mut pending_removal).expect("pending removals");
     (log.len(), pending_removal.len())
 }
 
@@ -38,7 +38,7 @@ fn a_large_deletion_is_finished_after_a_kill() {
 
     relay.restart();
     let mut client = relay.connect();
-    assert_eq!(client.query(r#"{"kinds":[1,5]}"#).len(), 1, "hidden after the restart too");
+    assert_eq!(client.query(r#"{"kinds":[1,5]}"#).len(), 1, "not served after the restart either");
     until("the pending_removal events are removed", || events_and_pending_removal(&relay.data()) == (1, 0));
     assert_eq!(client.query(r#"{"kinds":[1,5]}"#).len(), 1);
     assert!(relay.stop().success());

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use relay_engine::relay::Config;
-use relay_engine::testing::semantics::{Client, World, cases};
+use relay_engine::testing::semantics::{Client, RelayUnderTest, cases};
 use relay_engine::types::Timestamp;
 use relay_server::config::Settings;
 
@@ -31,7 +31,7 @@ impl ServerWorld {
     }
 }
 
-impl World for ServerWorld {
+impl RelayUnderTest for ServerWorld {
     fn connect(&mut self) -> Box<dyn Client> {
         Box::new(Socket { client: self.relay.connect(), waiting: VecDeque::new() })
     }

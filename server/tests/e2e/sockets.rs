@@ -127,7 +127,7 @@ fn clients_that_answer_no_pings_are_disconnected() {
 #[test]
 fn a_busy_shard_disconnects_dead_clients() {
     let relay =
-        RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 1\n[limits]\nscan_cost_max = 1\n");
+        RelayProcess::start_with("shards = 1\n[network]\nping_seconds = 1\n[limits]\nstep_cost_max = 1\n");
     let mut writer = relay.connect();
     let now = unix_now();
     for serial in 0..300 {

@@ -7,7 +7,7 @@ use crate::backend_contract::{Chance, Made, author};
 use crate::sqlite::{Sqlite, in_memory, levels};
 use crate::tombstones::Tombstones;
 use relay_engine::store::sql::{SqlBackend, SqlSizes};
-use relay_engine::store::{Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
+use relay_engine::store::{Backend, Posting, Rank, Reader, Seq, StartAt, StoreError, Term, Writer, terms_of};
 use relay_engine::types::{Event, NO_EXPIRY, Timestamp};
 
 /// A pseudorandom id prefix.
@@ -102,13 +102,13 @@ fn check(backend: &SqlBackend<Sqlite>, model: &Model, last: u64, chance: &mut Ch
         }
         expected.sort();
         let mut found = Vec::new();
-        let newest = Bound::From(Rank::newest(Timestamp::MAX));
+        let newest = StartAt::Rank(Rank::newest(Timestamp::MAX));
         reader.postings(&term, newest, 0, usize::MAX, &mut found).expect("postings");
         assert_eq!(found, expected, "{note} {term:?}");
         let index = chance.below(expected.len() as u64) as usize;
         let (after, max) = (expected[index], 1 + chance.below(5) as usize);
         found.clear();
-        reader.postings(&term, Bound::After(after.rank, after.seq), 3, max, &mut found).expect("postings");
+        reader.postings(&term, StartAt::After(after.rank, after.seq), 3, max, &mut found).expect("postings");
         let behind = expected[index + 1..].iter().filter(|posting| posting.rank.created_at >= 3);
         assert_eq!(found, behind.take(max).copied().collect::<Vec<_>>(), "{note} {term:?}");
     }
@@ -323,7 +323,7 @@ fn a_hundred_thousand_events_are_removed_at_once_and_their_pages_later() {
     let reader = backend.reader().expect("reader");
     assert_eq!(reader.stats().expect("stats").events, 0);
     let mut found = Vec::new();
-    let newest = Bound::From(Rank::newest(Timestamp::MAX));
+    let newest = StartAt::Rank(Rank::newest(Timestamp::MAX));
     reader.postings(&Term::Author(author(7)), newest, 0, 1, &mut found).expect("postings");
     assert!(found.is_empty());
     in_writes(100_001, 100_400, 1, |n| made(n, n, 1, vec![]), |event| put(&backend, event).expect("put"));

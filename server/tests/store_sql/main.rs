@@ -10,7 +10,7 @@ mod tombstones;
 
 use backend_contract::{Made, author, check_random_writes, insert, note, of_author};
 use relay_engine::store::sql::{EVENT_BYTES_MAX, SqlBackend, SqlConn, SqlOpenError, SqlSizes};
-use relay_engine::store::{Backend, Bound, Rank, Reader, Seq, StoreError, Term, Writer, terms_of};
+use relay_engine::store::{Backend, Rank, Reader, Seq, StartAt, StoreError, Term, Writer, terms_of};
 use relay_engine::testing::{
     Groups, backend_tests, differential, differential_over, event_of_json, real_event_lines,
 };
@@ -135,7 +135,7 @@ fn a_query_of_many_events_reads_one_or_two_pages() {
         backend.conn().take_rows();
         let reader = backend.reader().expect("reader");
         let mut found = Vec::new();
-        reader.postings(&term, Bound::From(Rank::newest(5_000)), 0, 100, &mut found).expect("postings");
+        reader.postings(&term, StartAt::Rank(Rank::newest(5_000)), 0, 100, &mut found).expect("postings");
         let keys = backend.conn().take_rows().1;
         for posting in &found {
             assert!(reader.event(posting.seq).expect("read").is_some());
@@ -200,7 +200,7 @@ fn removed_versions_do_not_slow_down_reads() {
     assert_eq!(reader.stats().expect("stats").events, 1);
     let mut found = Vec::new();
     reader
-        .postings(&Term::Author(author(1)), Bound::From(Rank::newest(u64::MAX)), 0, 10, &mut found)
+        .postings(&Term::Author(author(1)), StartAt::Rank(Rank::newest(u64::MAX)), 0, 10, &mut found)
         .expect("postings");
     assert_eq!(found.iter().map(|posting| posting.seq.0).collect::<Vec<_>>(), [20_000]);
     let keys: i64 = levels(&backend).iter().map(|(_, pages)| pages).sum();

@@ -3,7 +3,7 @@
 
 use relay_engine::store::sql::{SqlBackend, SqlConn, SqlSizes, SqlValue};
 use relay_engine::store::{
-    Backend, Done, Op, Outcome, Reader, StoreError, commit, commit_removals, remove_pending,
+    Backend, Op, OpResult, Outcome, Reader, StoreError, commit, commit_removals, remove_pending,
 };
 use relay_engine::verify::Verified;
 
@@ -57,7 +57,7 @@ fn a_full_database_of_an_earlier_version_opens_and_makes_room() {
     let path = folder.path().join("relay.sqlite");
     let sizes = SqlSizes { removed_keys_max: 0, ..SqlSizes::default() };
     let note = |n: u64| Made { prefix: n, tail: n, author: 1, created_at: n, kind: 1, tags: vec![] }.event();
-    let put = |event| Op::Put(Verified::vouched(event));
+    let put = |event| Op::Put(Verified::assume_verified(event));
     let fill = |backend: &SqlBackend<Sqlite>, from| {
         (from..).find(|n| commit(backend, 10_000, &[put(note(*n))]).is_err()).expect("it is full in the end")
     };
@@ -83,7 +83,7 @@ fn a_full_database_of_an_earlier_version_opens_and_makes_room() {
     let request = Made { prefix: 9, tail: 9_999, author: 1, created_at: 9_000, kind: 5, tags }.event();
     let full = StoreError::Full("no room".into());
     let outcomes = commit_removals(&backend, 10_000, &[put(request)], &full);
-    assert!(matches!(outcomes[..], [Ok(Done { outcome: Outcome::Stored(_), .. })]), "{outcomes:?}");
+    assert!(matches!(outcomes[..], [Ok(OpResult { outcome: Outcome::Stored(_), .. })]), "{outcomes:?}");
     assert_eq!(stored(), before - 400 + 1);
     assert!(fill(&backend, 20_000) > 20_000, "there is room for notes again");
     drop(backend);
@@ -101,7 +101,7 @@ fn a_request_to_vanish_writes_few_rows_at_a_time() {
         let put = |n: u64| {
             let tags = (0..5).map(|tag| ("t", format!("topic {tag} of {}", n % 7))).collect();
             let made = Made { prefix: n, tail: n, author: (n % 2) as u8, created_at: n, kind: 1, tags };
-            Op::Put(Verified::vouched(made.event()))
+            Op::Put(Verified::assume_verified(made.event()))
         };
         for part in 0..40 {
             let ops: Vec<Op> = (1 + 200 * part..=200 * (part + 1)).map(put).collect();
@@ -109,7 +109,7 @@ fn a_request_to_vanish_writes_few_rows_at_a_time() {
         }
         let request = Made { prefix: 9, tail: 9_999, author: 1, created_at: 9_000, kind: 62, tags: vec![] };
         backend.conn().take_rows();
-        commit(&backend, 10_000, &[Op::Vanish(Verified::vouched(request.event()))]).expect("commit");
+        commit(&backend, 10_000, &[Op::Vanish(Verified::assume_verified(request.event()))]).expect("commit");
         let at_once = backend.conn().take_rows();
         assert_eq!(backend.reader().and_then(|reader| reader.stats()).expect("stats").events, 4_001);
         let mut steps = Vec::new();

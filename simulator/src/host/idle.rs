@@ -56,7 +56,7 @@ impl Host<'_> {
             assert!(client.socket.is_empty(), "a connection was paused and never resumed");
             client.check_complete(&self.truth());
         }
-        for id in &self.acked {
+        for id in &self.accepted {
             let ephemeral = self.ephemeral.contains_key(id);
             assert!(
                 ephemeral || self.history.entries_of(*id).next().is_some(),
@@ -64,7 +64,7 @@ impl Host<'_> {
             );
         }
         self.history.committed(&self.store, &[], true);
-        assert!(!has_pending_removals(&self.store), "hidden events are removed");
+        assert!(!has_pending_removals(&self.store), "events pending removal are removed");
         assert!(self.published.is_empty(), "no outcome for {:?}", self.published);
         for consumer in &self.consumers {
             consumer.check(&self.history, self.now.seconds());

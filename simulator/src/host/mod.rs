@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use relay_engine::relay::{
-    Commit, CommitReply, Committed, Config, ConnId, LiveEvent, Peer, PublishOutcome, Relay, Ticket,
-    VerifyBatch, VerifyChecked, commit,
+    ClientInfo, Commit, CommitReply, Committed, Config, ConnId, LiveEvent, PublishOutcome, Relay, Ticket,
+    VerifyBatch, VerifyResult, commit,
 };
 use relay_engine::store::{MemoryBackend, REMOVED_KEYS_MAX, TermClasses, remove_pending, sweep_expired};
-use relay_engine::testing::{FailingBackend, Rng, World};
+use relay_engine::testing::{EventGenerator, FailingBackend, Rng};
 use relay_engine::types::{Class, EventId, Now};
 
 mod idle;
@@ -35,7 +35,7 @@ enum ShardMessage {
 struct Shard {
     relay: Relay<Store>,
     verifying: VecDeque<VerifyBatch>,
-    checked: VecDeque<VerifyChecked>,
+    checked: VecDeque<VerifyResult>,
     inbox: VecDeque<ShardMessage>,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Host<'a> {
     /// How often each validly signed ephemeral event was sent to a shard, and the step of the last time.
     ephemeral: HashMap<EventId, (usize, u64)>,
     /// Events for which any client received `OK true`.
-    acked: HashSet<EventId>,
+    accepted: HashSet<EventId>,
     /// One for each shard.
     consumers: Vec<Consumer>,
     /// Events that the host has published itself and whose outcome has not come, by shard and ticket.
@@ -83,17 +83,17 @@ impl<'a> Host<'a> {
             choices,
             pool: Pool::new(rng.bits()),
             config,
-            verifier: FakeVerifier { hashes_batches: Rng::new(!setup_seed).one_in(2) },
+            verifier: FakeVerifier { prefers_batch_hashing: Rng::new(!setup_seed).one_in(2) },
             store: Rc::new(FailingBackend::new(
                 MemoryBackend::new(classes).with_removed_keys_max(removed_keys_max),
             )),
             history: History::default(),
             clients: Vec::new(),
-            now: Now::from_seconds(World::START),
+            now: Now::from_seconds(EventGenerator::START),
             shards: Vec::new(),
             commits: VecDeque::new(),
             ephemeral: HashMap::new(),
-            acked: HashSet::new(),
+            accepted: HashSet::new(),
             published: HashMap::new(),
             consumers: (0..shards).map(|index| Consumer::new(setup::consumer_filter(index))).collect(),
             step: 0,
@@ -180,7 +180,7 @@ impl<'a> Host<'a> {
             pool: &self.pool,
             history: &self.history,
             ephemeral: &self.ephemeral,
-            acked: &self.acked,
+            accepted: &self.accepted,
             limits: (limits.limit_default, limits.limit_max),
             now: self.now.seconds(),
             step: self.step,
@@ -200,7 +200,7 @@ impl<'a> Host<'a> {
     }
 
     fn connect(&mut self, shard: usize) -> Client {
-        let peer = Peer { host: Some("relay.example".to_owned()), address: None };
+        let peer = ClientInfo { host_header: Some("relay.example".to_owned()), address: None };
         let conn = self.shards[shard].relay.connect(self.now, peer).expect("there is room");
         Client::new(shard, conn)
     }
@@ -287,7 +287,7 @@ impl<'a> Host<'a> {
     fn check_batch(&mut self, shard: usize) -> bool {
         let shard = &mut self.shards[shard];
         let Some(batch) = shard.verifying.pop_front() else { return false };
-        shard.checked.push_back(batch.check(&self.verifier));
+        shard.checked.push_back(batch.verify(&self.verifier));
         true
     }
 
@@ -339,9 +339,9 @@ impl<'a> Host<'a> {
     }
 
     fn deliver_message(&mut self, shard: usize) -> bool {
-        let Some(letter) = self.shards[shard].inbox.pop_front() else { return false };
+        let Some(message) = self.shards[shard].inbox.pop_front() else { return false };
         let relay = &mut self.shards[shard].relay;
-        match letter {
+        match message {
             ShardMessage::Reply(reply) => relay.handle_committed(self.now, reply),
             ShardMessage::Live(live) => relay.handle_live(self.now, &live),
         }
@@ -387,7 +387,7 @@ impl<'a> Host<'a> {
         for frame in frames {
             client.receive(frame, &self.truth());
         }
-        self.acked.extend(client.accepted.drain(..));
+        self.accepted.extend(client.accepted.drain(..));
         self.clients[index] = client;
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use negentropy::{Id, Item};
 use relay_engine::policy::{is_protected, names_relay};
-use relay_engine::relay::{Config, ConnId, Peer, Relay, commit};
+use relay_engine::relay::{ClientInfo, Config, ConnId, Relay, commit};
 use relay_engine::store::{self, Backend, MemoryBackend, Op, Outcome, Reader, Seq};
 use relay_engine::types::{CanonicalEvent, Class, Event, EventId, Now};
 use relay_engine::verify::{Batch, Verdict, Verified};
@@ -59,7 +59,7 @@ impl Site {
         match choice {
             0 => {
                 if let Some(batch) = self.relay.poll_verify(now, true) {
-                    self.relay.handle_verified(now, batch.check(&self.verifier));
+                    self.relay.handle_verified(now, batch.verify(&self.verifier));
                 }
             }
             1 => {
@@ -126,7 +126,7 @@ impl Site {
         let mut batch = Batch::default();
         events.into_iter().for_each(|event| batch.push_unhashed(event, ()));
         let (mut outcomes, mut ops) = (Outcomes::default(), Vec::new());
-        for (verdict, ()) in batch.check(&self.verifier) {
+        for (verdict, ()) in batch.verify(&self.verifier) {
             let Verdict::Valid(verified) = verdict else { panic!("no relay here sends an invalid event") };
             match verified.event().class() {
                 Class::Ephemeral => outcomes.counts.ephemeral += 1,
@@ -197,6 +197,6 @@ impl Site {
 }
 
 fn connect(relay: &mut Relay<Rc<MemoryBackend>>, now: Now) -> ConnId {
-    let peer = Peer { host: Some("relay.example".to_owned()), address: None };
+    let peer = ClientInfo { host_header: Some("relay.example".to_owned()), address: None };
     relay.connect(now, peer).expect("there is room")
 }

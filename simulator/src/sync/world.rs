@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use relay_engine::policy::{Policy, VANISH_KIND};
 use relay_engine::relay::Config;
 use relay_engine::store::{remove, remove_pending, sweep_expired};
-use relay_engine::testing::{Draft, Rng, World as Drafts};
+use relay_engine::testing::{Draft, EventGenerator as Drafts, Rng};
 use relay_engine::types::{Event, EventId, Limits, Now};
 use relay_sync::information::Information;
 use relay_sync::session::Progress;
@@ -47,7 +47,7 @@ impl World {
         let now = Now::from_seconds(Drafts::START);
         // Few seconds make ranges of one second with many events.
         let seconds = *rng.pick(&[1, 5, 60, 1_000]);
-        let verifier = FakeVerifier { hashes_batches: rng.one_in(2) };
+        let verifier = FakeVerifier { prefers_batch_hashing: rng.one_in(2) };
         let sites = [URL, OTHER_URL].map(|url| {
             let policy = Policy { challenge_on_connect: rng.one_in(2), ..Policy::default() };
             let config = Config {
@@ -170,7 +170,7 @@ fn limits(rng: &mut Rng, seconds: u64) -> Limits {
     Limits {
         limit_max,
         limit_default: limit_max,
-        scan_cost_max: 1 + rng.below(100) as usize,
+        step_cost_max: 1 + rng.below(100) as usize,
         outbox_pause_bytes: *rng.pick(&[2_000, 1 << 20]),
         verify_batch_max: 1 + rng.below(20) as usize,
         in_flight_events_max: 1 + rng.below(30) as usize,

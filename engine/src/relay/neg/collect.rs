@@ -1,8 +1,9 @@
-//! The query of a NEG-OPEN or a NEG-MSG: its steps collect the set, answer the client's message, and pay for the answer.
+//! The query of a NEG-OPEN or a NEG-MSG: its steps collect the set, answer the client's message, and charge the cost of the
+//! answer.
 
 use std::sync::Arc;
 
-use super::sets::{Collected, Failure, KeptMessage, SetKey, SetUse, Want};
+use super::sets::{Collected, Failure, KeptMessage, SetKey, SetRequest, SetUse};
 use super::{ANSWER_BYTES_MAX, Reconciliation};
 use crate::reconcile::{AnswerError, EventSet, answer};
 use crate::relay::ids::ConnId;
@@ -12,11 +13,11 @@ use crate::relay::{Relay, messages};
 use crate::store::{Backend, Seq};
 use crate::types::{Now, SubId};
 
-/// How long to wait to hear of a commit that was made before a NEG-OPEN came: as many turns and milliseconds. It comes
-/// within some microseconds, unless another process has made it.
+/// How long to wait for the report of a commit that was made before a NEG-OPEN came: so many turns, and so many
+/// milliseconds. It takes some microseconds, unless another process has made the commit.
 const WAIT_TURNS: u32 = 100;
 const WAIT_MS: u64 = 100;
-/// As many turns without the time having passed.
+/// The wait ends after so many turns in any case.
 const WAIT_TURNS_MAX: u32 = 10_000;
 
 /// An answer of NIP-77 that is being worked out.
@@ -27,7 +28,7 @@ pub(in crate::relay) struct NegQuery {
     message: KeptMessage,
     /// The set to collect; `None` if the reconciliation has it.
     opening: Option<Opening>,
-    /// The answer, or why there is none, and the part of its cost that is not paid yet.
+    /// The answer, or why there is none, and its cost that has not been charged yet.
     answered: Option<(Result<Vec<u8>, AnswerError>, usize)>,
     pub(in crate::relay) has_started: bool,
     pub(in crate::relay) reservation: Reservation,
@@ -39,11 +40,11 @@ pub(in crate::relay) struct NegQuery {
 struct Opening {
     key: Arc<SetKey>,
     set: Option<SetUse>,
-    /// The last number when the NEG-OPEN came.
+    /// The last sequence number when the NEG-OPEN came.
     after: Seq,
     asked_at: Now,
     turns_waited: u32,
-    gave_up: bool,
+    timed_out: bool,
 }
 
 impl NegQuery {
@@ -59,7 +60,7 @@ impl NegQuery {
         after: Seq,
         asked_at: Now,
     ) -> Self {
-        let opening = Opening { key, set: None, after, asked_at, turns_waited: 0, gave_up: false };
+        let opening = Opening { key, set: None, after, asked_at, turns_waited: 0, timed_out: false };
         NegQuery { opening: Some(opening), reservation, ..NegQuery::answering(conn, id, serial, message) }
     }
 
@@ -83,7 +84,7 @@ impl NegQuery {
 
 impl Opening {
     /// Whether to wait for a commit no longer.
-    fn gives_up(&mut self, now: Now) -> bool {
+    fn times_out(&mut self, now: Now) -> bool {
         self.turns_waited += 1;
         let is_late = self.turns_waited > WAIT_TURNS && now.millis_since(self.asked_at) > WAIT_MS;
         is_late || self.turns_waited > WAIT_TURNS_MAX
@@ -100,7 +101,7 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(query.conn) else { return StepResult::Done };
         if session.is_slow(self.queued_output, &self.config.limits) {
             self.release_neg_cursors(&mut query);
-            return StepResult::Stall(query.conn, Query::Neg(query));
+            return StepResult::Pause(query.conn, Query::Neg(query));
         }
         let found = session.reconciliations.get(&query.id).filter(|one| one.serial == query.serial);
         // Closed, or opened anew.
@@ -117,10 +118,10 @@ impl<B: Backend> Relay<B> {
             let answer = answer(&*set, query.message.bytes(), ANSWER_BYTES_MAX);
             query.answered = Some((answer.message, answer.cost));
         }
-        if let Some((_, unpaid)) = &mut query.answered {
-            let paid = (*unpaid).min(*budget);
-            (*unpaid, *budget) = (*unpaid - paid, *budget - paid);
-            if *unpaid > 0 {
+        if let Some((_, cost_left)) = &mut query.answered {
+            let charged = (*cost_left).min(*budget);
+            (*cost_left, *budget) = (*cost_left - charged, *budget - charged);
+            if *cost_left > 0 {
                 return StepResult::Again(Query::Neg(query));
             }
         }
@@ -140,8 +141,8 @@ impl<B: Backend> Relay<B> {
         StepResult::Done
     }
 
-    fn reconciliation_mut(&mut self, conn: ConnId, query: &SubId) -> Option<&mut Reconciliation> {
-        self.sessions.get_mut(conn)?.reconciliations.get_mut(query)
+    fn reconciliation_mut(&mut self, conn: ConnId, id: &SubId) -> Option<&mut Reconciliation> {
+        self.sessions.get_mut(conn)?.reconciliations.get_mut(id)
     }
 
     fn is_reconciling(&mut self, query: &NegQuery) -> bool {
@@ -156,11 +157,11 @@ impl<B: Backend> Relay<B> {
         query: &mut NegQuery,
         budget: &mut usize,
     ) -> Option<Arc<dyn EventSet + Send + Sync>> {
-        let Opening { key, set, after, gave_up, .. } = query.opening.as_mut()?;
+        let Opening { key, set, after, timed_out, .. } = query.opening.as_mut()?;
         let config = Arc::clone(&self.config);
         let limits = &config.limits;
         if set.is_none() {
-            match self.neg_sets.open(&self.store, key, *after, *gave_up, now, limits) {
+            match self.neg_sets.get_or_start(&self.store, key, *after, *timed_out, now, limits) {
                 Ok(opened) => *set = Some(opened),
                 Err(error) => {
                     self.fail_reconciliation(query.conn, &query.id, &messages::store(&error), None);
@@ -169,8 +170,8 @@ impl<B: Backend> Relay<B> {
             }
         }
         let held = set.as_ref()?;
-        let want = Want::new(*after, *gave_up, &config.policy.guarded_kinds, limits);
-        let collected = self.neg_sets.step(&self.store, held, now.seconds(), budget, want);
+        let request = SetRequest::new(*after, *timed_out, &config.policy.guarded_kinds, limits);
+        let collected = self.neg_sets.step(&self.store, held, now.seconds(), budget, request);
         query.cursor_bytes = self.neg_sets.cursor_bytes(held);
         let id = held.id();
         if !self.free_set_memory(now, 0, Some(id)) {
@@ -183,10 +184,10 @@ impl<B: Backend> Relay<B> {
             // Dropped: it is opened again.
             None => query.opening.as_mut()?.set = None,
             Some(Collected::More) => {}
-            Some(Collected::NotSeen) => {
+            Some(Collected::CommitPending) => {
                 let opening = query.opening.as_mut()?;
-                if opening.gives_up(now) {
-                    opening.gave_up = true;
+                if opening.times_out(now) {
+                    opening.timed_out = true;
                     // Its scan must be no older than the NEG-OPEN, and what others keep cannot be brought up to date.
                     self.neg_sets.forget(opening.set.as_ref()?);
                     opening.set = None;
@@ -201,7 +202,7 @@ impl<B: Backend> Relay<B> {
                 let (bytes, set): (_, Arc<dyn EventSet + Send + Sync>) = (set.bytes(), set);
                 let session = self.sessions.get_mut(query.conn)?;
                 let mut reconciliation = session.reconciliations.remove(&query.id)?;
-                self.collected(query.conn, &mut reconciliation);
+                self.release_filters(query.conn, &mut reconciliation);
                 (reconciliation.set, reconciliation.bytes) = (Some(Arc::clone(&set)), bytes);
                 let session = self.sessions.get_mut(query.conn)?;
                 session.reconciliations.insert(query.id.clone(), reconciliation);

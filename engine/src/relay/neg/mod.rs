@@ -3,7 +3,7 @@
 //! A NEG-OPEN is admitted as a REQ is: by its rate, NIP-42 and the read guard. Then a query ([`collect`]) collects the set of
 //! its filter, or takes one that is kept ([`sets`]), and answers the client's first message; each NEG-MSG is a query that
 //! answers one message. The set is a snapshot, shared by all reconciliations that have the same. What an answer costs is
-//! paid in turns before it is sent ([`super::scheduler`]).
+//! charged in turns before it is sent ([`super::scheduler`]).
 //!
 //! Reconciliations are in memory only. After a host has lost its memory, a NEG-MSG is answered `NEG-ERR closed:`, and the
 //! client opens the reconciliation again: with its next message, if it likes, because the relay keeps nothing of earlier ones.
@@ -14,7 +14,7 @@ mod sets;
 use std::sync::Arc;
 
 use super::ids::ConnId;
-use super::queries::{Origin, Query};
+use super::queries::{FairnessKey, Query};
 use super::query_memory::Reservation;
 use super::values::{FilterUsage, Purpose};
 use super::{Relay, messages};
@@ -23,7 +23,7 @@ use crate::store::{Backend, cursor_bytes_max};
 use crate::types::{Filter, Now, SubId};
 
 pub(super) use collect::NegQuery;
-pub(super) use sets::Sets;
+pub(super) use sets::SetCache;
 
 /// Largest answer of the Negentropy protocol, in bytes before it is written in hex: what clients of NIP-77 send, so that a
 /// message is less than 128 KiB.
@@ -58,20 +58,20 @@ impl<B: Backend> Relay<B> {
         &mut self,
         now: Now,
         conn: ConnId,
-        query: SubId,
+        id: SubId,
         filter: Filter,
         message: Box<[u8]>,
     ) {
         self.metrics.messages_neg_open += 1;
         // NIP-77: the one of this id is closed first.
-        self.end_reconciliation(conn, &query);
+        self.end_reconciliation(conn, &id);
         let filters: Arc<[Filter]> = [filter].into();
         if let Err(reason) = self.admit_reconciliation(now, conn, &filters, message.len()) {
-            return self.send_neg_err(conn, query.as_str(), &reason);
+            return self.send_neg_err(conn, id.as_str(), &reason);
         }
         let after = match self.last_seq() {
             Ok(last) => last,
-            Err(error) => return self.send_neg_err(conn, query.as_str(), &messages::store(&error)),
+            Err(error) => return self.send_neg_err(conn, id.as_str(), &messages::store(&error)),
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let keys = session.auth.keys();
@@ -86,13 +86,13 @@ impl<B: Backend> Relay<B> {
             waits: true,
             last_used: now,
         };
-        session.reconciliations.insert(query.clone(), reconciliation);
+        session.reconciliations.insert(id.clone(), reconciliation);
         self.metrics.reconciliations += 1;
-        self.values.add(conn, Purpose::Count, &filters, &self.config.limits);
-        self.note_gauges();
+        self.values.add(conn, Purpose::OneTime, &filters, &self.config.limits);
+        self.update_gauges();
         let reservation = Reservation::of(cursor_bytes_max(&filters, self.store.classes()));
         let message = self.neg_sets.keep_message(message);
-        let query = NegQuery::opening(conn, query, serial, message, reservation, key, after, now);
+        let query = NegQuery::opening(conn, id, serial, message, reservation, key, after, now);
         self.start(Query::Neg(Box::new(query)));
     }
 
@@ -108,64 +108,64 @@ impl<B: Backend> Relay<B> {
         if open >= self.config.limits.neg_sessions_max {
             return Err(messages::too_many_reconciliations(open));
         }
-        self.admit_values(conn, Purpose::Count, filters, FilterUsage::default())?;
+        self.admit_values(conn, Purpose::OneTime, filters, FilterUsage::default())?;
         self.free_set_memory(now, message_bytes, None).then_some(()).ok_or_else(|| messages::too_busy(0))
     }
 
-    pub(super) fn handle_neg_msg(&mut self, now: Now, conn: ConnId, query: SubId, message: Box<[u8]>) {
+    pub(super) fn handle_neg_msg(&mut self, now: Now, conn: ConnId, id: SubId, message: Box<[u8]>) {
         self.metrics.messages_neg_msg += 1;
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        let Some(reconciliation) = session.reconciliations.get_mut(&query) else {
-            return self.send_neg_err(conn, query.as_str(), messages::NO_SUCH_RECONCILIATION);
+        let Some(reconciliation) = session.reconciliations.get_mut(&id) else {
+            return self.send_neg_err(conn, id.as_str(), messages::NO_SUCH_RECONCILIATION);
         };
         if reconciliation.waits {
-            return self.fail_reconciliation(conn, &query, messages::NOT_ANSWERED_YET, None);
+            return self.fail_reconciliation(conn, &id, messages::NOT_ANSWERED_YET, None);
         }
         reconciliation.waits = true;
         reconciliation.last_used = now;
         let serial = reconciliation.serial;
         let message = self.neg_sets.keep_message(message);
-        self.start(Query::Neg(Box::new(NegQuery::answering(conn, query, serial, message))));
+        self.start(Query::Neg(Box::new(NegQuery::answering(conn, id, serial, message))));
     }
 
-    pub(super) fn handle_neg_close(&mut self, conn: ConnId, query: &SubId) {
+    pub(super) fn handle_neg_close(&mut self, conn: ConnId, id: &SubId) {
         self.metrics.messages_neg_close += 1;
-        self.end_reconciliation(conn, query);
+        self.end_reconciliation(conn, id);
     }
 
     /// Ends a reconciliation if there is one of this id; its queries find it gone.
-    pub(super) fn end_reconciliation(&mut self, conn: ConnId, query: &SubId) {
+    pub(super) fn end_reconciliation(&mut self, conn: ConnId, id: &SubId) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        let Some(mut ended) = session.reconciliations.remove(query) else { return };
+        let Some(mut ended) = session.reconciliations.remove(id) else { return };
         self.metrics.reconciliations -= 1;
         // Its set is freed before the gauges are updated.
         ended.set = None;
-        self.collected(conn, &mut ended);
+        self.release_filters(conn, &mut ended);
     }
 
     /// Releases the filters of a reconciliation, which are needed no longer.
-    fn collected(&mut self, conn: ConnId, reconciliation: &mut Reconciliation) {
+    fn release_filters(&mut self, conn: ConnId, reconciliation: &mut Reconciliation) {
         if let Some(filters) = reconciliation.filters.take() {
-            self.values.remove(conn, Purpose::Count, &filters, &self.config.limits);
+            self.values.remove(conn, Purpose::OneTime, &filters, &self.config.limits);
         }
-        self.note_gauges();
+        self.update_gauges();
     }
 
     /// Ends a reconciliation with a NEG-ERR.
-    fn fail_reconciliation(&mut self, conn: ConnId, query: &SubId, reason: &str, events_max: Option<usize>) {
-        self.end_reconciliation(conn, query);
-        self.send_neg_err_with(conn, query.as_str(), reason, events_max);
+    fn fail_reconciliation(&mut self, conn: ConnId, id: &SubId, reason: &str, events_max: Option<usize>) {
+        self.end_reconciliation(conn, id);
+        self.send_neg_err_with(conn, id.as_str(), reason, events_max);
     }
 
     /// Whether `more` bytes fit into the memory of sets. What is kept and not in use goes first, then reconciliations
     /// that have been idle for a while.
-    fn free_set_memory(&mut self, now: Now, more: usize, but: Option<u64>) -> bool {
+    fn free_set_memory(&mut self, now: Now, more: usize, except: Option<u64>) -> bool {
         let max = self.config.limits.neg_sets_bytes_max;
-        if !self.neg_sets.free(more, max, but) {
+        if !self.neg_sets.free(more, max, except) {
             self.close_idle_reconciliations(now);
         }
-        self.metrics.neg_sets_bytes = self.neg_sets.bytes() as u64;
-        self.neg_sets.free(more, max, but)
+        self.metrics.reconciliation_bytes = self.neg_sets.bytes() as u64;
+        self.neg_sets.free(more, max, except)
     }
 
     fn close_idle_reconciliations(&mut self, now: Now) {
@@ -173,10 +173,10 @@ impl<B: Backend> Relay<B> {
         for (conn, session) in self.sessions.iter() {
             let all = session.reconciliations.iter();
             let is_idle = |one: &Reconciliation| !one.waits && now.millis_since(one.last_used) >= IDLE_MS;
-            idle.extend(all.filter(|(_, one)| is_idle(one)).map(|(query, _)| (conn, query.clone())));
+            idle.extend(all.filter(|(_, one)| is_idle(one)).map(|(id, _)| (conn, id.clone())));
         }
-        for (conn, query) in idle {
-            self.fail_reconciliation(conn, &query, messages::RECONCILIATION_IDLE, None);
+        for (conn, id) in idle {
+            self.fail_reconciliation(conn, &id, messages::RECONCILIATION_IDLE, None);
         }
     }
 
@@ -187,12 +187,13 @@ impl<B: Backend> Relay<B> {
         if self.neg_sets.bytes() <= max / 2 {
             return true;
         }
-        let origin_of = |conn| self.sessions.get(conn).map(|session| Origin::of(conn, session.address));
-        let origin = origin_of(conn);
+        let fairness_key_of =
+            |conn| self.sessions.get(conn).map(|session| FairnessKey::of(conn, session.address));
+        let fairness_key = fairness_key_of(conn);
         let sessions = self
             .sessions
             .iter()
-            .filter(|(other, session)| Some(Origin::of(*other, session.address)) == origin);
+            .filter(|(other, session)| Some(FairnessKey::of(*other, session.address)) == fairness_key);
         let held: usize =
             sessions.flat_map(|(_, session)| session.reconciliations.values()).map(|one| one.bytes).sum();
         held == 0 || held + set.bytes() <= max / 4

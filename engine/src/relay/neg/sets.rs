@@ -2,23 +2,24 @@
 //! million events is not collected by a scan each time.
 //!
 //! A set is brought up to date when it is wanted: with what the log has gained since, and without what has expired. What
-//! commits remove is taken out as it happens, because the log does not have it any more: each [`LiveEvent`] names it, and they
-//! come to every shard in the order of commits. So a set is exact as of the last commit that this shard has heard of
-//! ([`Sets::seen`]), and a reconciliation waits for those that were made before it was opened. A set is dropped if too much
-//! was removed to be named, or if a commit was missed, as when another process writes to the database. What is removed
-//! without a commit, by another process or by a sweep by age, is counted by the store ([`Reader::unlogged_removals`]): a set
-//! that was scanned before is not given to new reconciliations. No set is kept for longer than [`KEPT_MS`].
+//! commits remove is taken out as it happens, because the log does not have it any more: each [`LiveEvent`] lists it, and
+//! every shard is sent them in the order of commits. So a set is exact as of the last commit that was reported to this
+//! shard ([`SetCache::reported`]), and a reconciliation waits for those that were made before it was opened. A set is
+//! dropped if too many events were removed to be listed, or if a commit was not reported, as when another process writes to
+//! the database. What is removed without a commit, by another process or by a sweep by age, is counted by the store
+//! ([`Reader::unlogged_removals`]): a set that was scanned before is not given to new reconciliations. No set is kept for
+//! longer than [`KEPT_MS`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::policy::{may_match_restricted, may_see};
-use crate::reconcile::{CountedBytes, Item, SetBuilder, SortedSet, TotalBytes};
-use crate::relay::commit::DELIVERED_BEFORE;
+use crate::policy::{may_match_withheld, may_see};
+use crate::reconcile::{CountedBytes, Item, MutableSet, SortedSet, TotalBytes};
+use crate::relay::commit::ALREADY_DELIVERED;
 use crate::relay::{LiveEvent, messages};
 use crate::store::{
-    Backend, Completeness, Reader, Scan, ScanLimits, ScanStep, Seq, StoreError, Take, Taken, TermClasses,
-    Viewer, read_log,
+    Backend, Completeness, Reader, RemovedEvents, Scan, ScanLimits, ScanStep, Seq, SinkResult, StoreError,
+    TermClasses, Viewer, read_log,
 };
 use crate::types::{
     CanonicalEvent, EventMatcher, Filter, Kind, Limits, Now, PubKey, Timestamp, parse_expiration,
@@ -28,21 +29,21 @@ use crate::types::{
 const SETS_MAX: usize = 32;
 /// Milliseconds after the scan of a set for which it is kept.
 const KEPT_MS: u64 = 10 * 60 * 1_000;
-/// Bytes of an entry of [`Entry::expiring`].
+/// Bytes of an entry of [`CachedSet::expiring`].
 const EXPIRING_BYTES: usize = 64;
 
 /// What a set is of.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SetKey {
     filter: Filter,
-    /// The keys whose guarded events are in it, sorted; `None` if no match of the filter is hidden from the viewer.
+    /// The keys whose guarded events are in it, sorted; `None` if no match of the filter is withheld from the viewer.
     keys: Option<Box<[PubKey]>>,
 }
 
 impl SetKey {
     /// Of what a client that has authenticated `keys` sees.
     pub(super) fn new(filter: &Filter, guarded_kinds: &[Kind], keys: &[PubKey]) -> Arc<Self> {
-        let keys = may_match_restricted(filter, guarded_kinds, keys).then(|| {
+        let keys = may_match_withheld(filter, guarded_kinds, keys).then(|| {
             let mut keys = keys.to_vec();
             keys.sort_unstable();
             keys.into()
@@ -67,7 +68,7 @@ impl Viewer for SetViewer<'_> {
     }
 
     fn sees_all_matches(&self, filter: &Filter) -> bool {
-        self.keys.is_none_or(|keys| !may_match_restricted(filter, self.guarded_kinds, keys))
+        self.keys.is_none_or(|keys| !may_match_withheld(filter, self.guarded_kinds, keys))
     }
 }
 
@@ -78,7 +79,7 @@ pub(super) enum Failure {
     TooMany,
     /// All that matches is guarded.
     Withheld,
-    /// The store failed.
+    /// The store returned an error.
     Store(StoreError),
 }
 
@@ -86,8 +87,8 @@ pub(super) enum Failure {
 pub(super) enum Collected {
     /// There is more to read.
     More,
-    /// A commit that was made before the reconciliation was opened has not been heard of.
-    NotSeen,
+    /// A commit that was made before the reconciliation was opened has not been reported to this shard.
+    CommitPending,
     /// The set.
     Set(Arc<SortedSet>),
     /// There is none, for whoever waits for it.
@@ -97,27 +98,27 @@ pub(super) enum Collected {
 enum State {
     /// Its scan is being made, by whichever of the queries that want it has a turn.
     Scanning(Box<Scan>),
-    /// It has all that the log had up to `Entry::added`.
+    /// It has all that the log had up to `CachedSet::added`.
     Current,
     Failed(Failure),
 }
 
 /// A set that is kept, or being collected.
-struct Entry {
+struct CachedSet {
     id: u64,
     key: Arc<SetKey>,
     state: State,
-    set: SetBuilder,
+    set: MutableSet,
     /// The set as it is, if it was wanted since it changed.
     version: Option<Arc<SortedSet>>,
     /// Events in it that will expire, soonest first.
     expiring: BTreeSet<(Timestamp, Item)>,
     expiring_bytes: CountedBytes,
-    /// The last number that its scan answers for; what was removed up to then it never found.
+    /// The last sequence number that its scan answers for. What was removed before was never in it.
     horizon: Seq,
-    /// Events up to this number are in it.
+    /// Events up to this sequence number are in it.
     added: Seq,
-    /// It lacks something that it cannot be given without a scan.
+    /// It lacks an event that only a new scan finds.
     is_stale: bool,
     /// [`Reader::unlogged_removals`] when its scan began.
     removals: u64,
@@ -127,7 +128,7 @@ struct Entry {
     users: Arc<()>,
 }
 
-impl Entry {
+impl CachedSet {
     fn is_current(&self) -> bool {
         matches!(self.state, State::Current)
     }
@@ -136,9 +137,9 @@ impl Entry {
         Arc::strong_count(&self.users) > 1
     }
 
-    /// Whether it can be had by a reconciliation that was opened when `after` was the last number, and `removals` those of the
-    /// store.
-    fn serves(&self, after: Seq, removals: u64, now: Now, must_be_new: bool) -> bool {
+    /// Whether a reconciliation may use it that was opened when `after` was the last sequence number and the store counted
+    /// `removals`.
+    fn is_usable(&self, after: Seq, removals: u64, now: Now, must_be_new: bool) -> bool {
         let is_old = now.millis_since(self.scanned_at) >= KEPT_MS;
         let is_fixed = must_be_new || self.key.filter.limit.is_some();
         !is_old
@@ -195,17 +196,17 @@ impl Entry {
         reader: &R,
         now: Timestamp,
         budget: &mut usize,
-        want: &Want<'_>,
+        request: &SetRequest<'_>,
     ) -> Result<Collected, StoreError> {
         let key = Arc::clone(&self.key);
-        let viewer = SetViewer { guarded_kinds: want.guarded_kinds, keys: key.keys.as_deref() };
+        let viewer = SetViewer { guarded_kinds: request.guarded_kinds, keys: key.keys.as_deref() };
         if let State::Scanning(mut scan) = std::mem::replace(&mut self.state, State::Current) {
             let step = scan.step(reader, now, budget, &viewer, &mut |hit| {
                 self.add(hit.event, parse_expiration(hit.event.tags()));
-                if self.set.len() > want.events_max { Take::CountedAndPause } else { Take::Counted }
+                if self.set.len() > request.events_max { SinkResult::Pause } else { SinkResult::Continue }
             });
             match step {
-                _ if self.set.len() > want.events_max => return Ok(Collected::Failed(Failure::TooMany)),
+                _ if self.set.len() > request.events_max => return Ok(Collected::Failed(Failure::TooMany)),
                 Ok(ScanStep::Done(Completeness::Withheld)) => {
                     return Ok(Collected::Failed(Failure::Withheld));
                 }
@@ -223,38 +224,38 @@ impl Entry {
         }
         // One with a limit stays as its scan found it.
         if key.filter.limit.is_none() {
-            if !self.read_log(reader, now, budget, want, &viewer)? {
+            if !self.read_log(reader, now, budget, request, &viewer)? {
                 return Ok(Collected::More);
             }
-            if self.set.len() > want.events_max {
+            if self.set.len() > request.events_max {
                 return Ok(Collected::Failed(Failure::TooMany));
             }
         }
         // Its scan may have found all that there was.
-        if want.seen.max(self.horizon) < want.after {
-            return Ok(Collected::NotSeen);
+        if request.reported.max(self.horizon) < request.after {
+            return Ok(Collected::CommitPending);
         }
         let version = self.version.get_or_insert_with(|| Arc::new(self.set.version()));
         Ok(Collected::Set(Arc::clone(version)))
     }
 
-    /// Adds what the log has gained, up to the last commit that has been heard of. True if that is all of it.
+    /// Adds what the log has gained, up to the last commit that was reported. True if that is all of it.
     fn read_log<R: Reader>(
         &mut self,
         reader: &R,
         now: Timestamp,
         budget: &mut usize,
-        want: &Want<'_>,
+        request: &SetRequest<'_>,
         viewer: &SetViewer<'_>,
     ) -> Result<bool, StoreError> {
-        if self.added >= want.seen {
+        if self.added >= request.reported {
             return Ok(true);
         }
         let key = Arc::clone(&self.key);
         let replayed = read_log(reader, self.added, budget, &mut |hit| {
             let mut matcher = EventMatcher::new(hit.event);
-            if hit.seq > want.seen {
-                return (Take::CountedAndPause, matcher.cost());
+            if hit.seq > request.reported {
+                return (SinkResult::Pause, matcher.cost());
             }
             let expires_at = parse_expiration(hit.event.tags());
             if matcher.matches(&key.filter)
@@ -263,27 +264,33 @@ impl Entry {
             {
                 self.add(hit.event, expires_at);
             }
-            (Take::Counted, matcher.cost())
+            (SinkResult::Continue, matcher.cost())
         })?;
-        self.added = self.added.max(replayed.covered.min(want.seen));
-        Ok(self.added >= want.seen)
+        self.added = self.added.max(replayed.covered.min(request.reported));
+        Ok(self.added >= request.reported)
     }
 }
 
-/// What a query wants of a set.
-pub(super) struct Want<'a> {
-    /// The last number when the reconciliation was opened.
+/// What a query needs of a set.
+pub(super) struct SetRequest<'a> {
+    /// The last sequence number when the reconciliation was opened.
     pub(super) after: Seq,
-    /// It no longer waits to hear of that.
-    pub(super) gave_up: bool,
+    /// It no longer waits for a report of that commit.
+    pub(super) timed_out: bool,
     pub(super) guarded_kinds: &'a [Kind],
     pub(super) events_max: usize,
-    seen: Seq,
+    reported: Seq,
 }
 
-impl<'a> Want<'a> {
-    pub(super) fn new(after: Seq, gave_up: bool, guarded_kinds: &'a [Kind], limits: &Limits) -> Self {
-        Want { after, gave_up, guarded_kinds, events_max: limits.neg_set_events_max, seen: Seq(0) }
+impl<'a> SetRequest<'a> {
+    pub(super) fn new(after: Seq, timed_out: bool, guarded_kinds: &'a [Kind], limits: &Limits) -> Self {
+        SetRequest {
+            after,
+            timed_out,
+            guarded_kinds,
+            events_max: limits.neg_set_events_max,
+            reported: Seq(0),
+        }
     }
 }
 
@@ -306,18 +313,18 @@ impl KeptMessage {
     }
 }
 
-/// All sets of a shard.
+/// The cache of the sets of a shard.
 #[derive(Default)]
-pub(in crate::relay) struct Sets {
-    entries: Vec<Entry>,
+pub(in crate::relay) struct SetCache {
+    entries: Vec<CachedSet>,
     last_id: u64,
     uses: u64,
-    /// The last commit that this shard has heard of; `None` while no set is kept.
-    seen: Option<Seq>,
+    /// The last commit that was reported to this shard; `None` while no set is kept.
+    reported: Option<Seq>,
     total: TotalBytes,
 }
 
-impl Sets {
+impl SetCache {
     /// Bytes of all sets, of those too that only reconciliations have, and of messages that wait for their answer.
     pub(in crate::relay) fn bytes(&self) -> usize {
         self.total.get()
@@ -327,26 +334,26 @@ impl Sets {
         KeptMessage { _counted: self.total.count(bytes.len()), bytes }
     }
 
-    /// Takes note of a commit: what it removed is in no set any more. A set from which more would have to be taken than the
+    /// Records a commit: what it removed is in no set any more. A set from which more would have to be taken than the
     /// budget allows is dropped, and collected again when somebody wants it.
-    pub(in crate::relay) fn note_live(&mut self, live: &LiveEvent, budget: &mut usize) {
-        let (Some(seen), Some(seq)) = (self.seen, live.seq) else { return };
+    pub(in crate::relay) fn record_live(&mut self, live: &LiveEvent, budget: &mut usize) {
+        let (Some(reported), Some(seq)) = (self.reported, live.seq) else { return };
         if self.entries.is_empty() {
-            self.seen = None;
+            self.reported = None;
             return;
         }
-        match &live.taken {
-            Taken::Unknown => self.entries.clear(),
-            Taken::Events(events) => self.entries.retain_mut(|entry| {
-                seq <= entry.horizon && seq != DELIVERED_BEFORE
+        match &live.removed {
+            RemovedEvents::Unknown => self.entries.clear(),
+            RemovedEvents::Listed(events) => self.entries.retain_mut(|entry| {
+                seq <= entry.horizon && seq != ALREADY_DELIVERED
                     || events.iter().all(|&(created_at, id)| entry.remove(&Item { created_at, id }, budget))
             }),
         }
-        if seq.0 > seen.0 + 1 {
+        if seq.0 > reported.0 + 1 {
             // Others have written to the store.
             self.entries.clear();
         }
-        self.seen = Some(seen.max(seq));
+        self.reported = Some(reported.max(seq));
     }
 
     /// Drops all sets that are kept: events have been removed without a commit.
@@ -356,26 +363,29 @@ impl Sets {
 
     /// Makes room for `more` bytes, of `max` in all, by dropping what is kept and not in use, the least recently used first.
     /// Whether there is room.
-    pub(super) fn free(&mut self, more: usize, max: usize, but: Option<u64>) -> bool {
+    pub(super) fn free(&mut self, more: usize, max: usize, except: Option<u64>) -> bool {
         while self.total.get() + more > max {
-            if !self.drop_least_used(but) {
+            if !self.drop_least_used(except) {
                 return false;
             }
         }
         true
     }
 
-    fn drop_least_used(&mut self, but: Option<u64>) -> bool {
-        let unused =
-            self.entries.iter().enumerate().filter(|(_, entry)| !entry.is_in_use() && Some(entry.id) != but);
+    fn drop_least_used(&mut self, except: Option<u64>) -> bool {
+        let unused = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| !entry.is_in_use() && Some(entry.id) != except);
         let Some((at, _)) = unused.min_by_key(|(_, entry)| entry.used) else { return false };
         self.entries.swap_remove(at);
         true
     }
 
-    /// The set of `key`, for a reconciliation that was opened when `after` was the last number: one that is kept, or a new one;
-    /// with `must_be_new`, one whose scan answers up to there.
-    pub(super) fn open<B: Backend>(
+    /// The set of `key`, for a reconciliation that was opened when `after` was the last sequence number: one that is kept,
+    /// or a new one whose scan starts. With `must_be_new` its scan answers up to `after`.
+    pub(super) fn get_or_start<B: Backend>(
         &mut self,
         store: &B,
         key: &Arc<SetKey>,
@@ -389,28 +399,28 @@ impl Sets {
             (reader.last_seq()?, reader.unlogged_removals()?)
         };
         self.entries.retain(|entry| {
-            entry.is_in_use() || (entry.is_current() && entry.serves(Seq(0), removals, now, false))
+            entry.is_in_use() || (entry.is_current() && entry.is_usable(Seq(0), removals, now, false))
         });
         self.uses += 1;
         let kept = self
             .entries
             .iter_mut()
-            .find(|entry| entry.key == *key && entry.serves(after, removals, now, must_be_new));
+            .find(|entry| entry.key == *key && entry.is_usable(after, removals, now, must_be_new));
         if let Some(entry) = kept {
             entry.used = self.uses;
             return Ok(SetUse { id: entry.id, _user: Arc::clone(&entry.users) });
         }
         if self.entries.is_empty() {
-            self.seen = None;
+            self.reported = None;
         }
-        self.seen.get_or_insert(horizon);
+        self.reported.get_or_insert(horizon);
         while self.entries.len() >= SETS_MAX && self.drop_least_used(None) {}
         self.last_id += 1;
-        let entry = Entry {
+        let entry = CachedSet {
             id: self.last_id,
             key: Arc::clone(key),
             state: State::Scanning(Box::new(new_scan(&key.filter, limits, store.classes(), horizon))),
-            set: SetBuilder::new(&self.total),
+            set: MutableSet::new(&self.total),
             version: None,
             expiring: BTreeSet::new(),
             expiring_bytes: self.total.count(0),
@@ -427,38 +437,38 @@ impl Sets {
         Ok(set)
     }
 
-    /// Goes on collecting a set. `None` if it was dropped: it is to be opened again.
+    /// Goes on collecting a set. `None` if it was dropped: get it again.
     pub(super) fn step<B: Backend>(
         &mut self,
         store: &B,
         set: &SetUse,
         now: Timestamp,
         budget: &mut usize,
-        mut want: Want<'_>,
+        mut request: SetRequest<'_>,
     ) -> Option<Collected> {
-        let seen = self.seen.unwrap_or_default();
+        let reported = self.reported.unwrap_or_default();
         let entry = self.entries.iter_mut().find(|entry| entry.id == set.id)?;
         if let State::Failed(failure) = &entry.state {
             return Some(Collected::Failed(failure.clone()));
         }
-        want.seen = seen;
-        let step = store.reader().and_then(|reader| entry.step(&reader, now, budget, &want));
+        request.reported = reported;
+        let step = store.reader().and_then(|reader| entry.step(&reader, now, budget, &request));
         let collected = step.unwrap_or_else(|error| Collected::Failed(Failure::Store(error)));
         match &collected {
             Collected::Failed(failure) => {
                 entry.state = State::Failed(failure.clone());
-                entry.set = SetBuilder::new(&self.total);
+                entry.set = MutableSet::new(&self.total);
                 entry.version = None;
                 entry.expiring.clear();
                 entry.expiring_bytes.set(0);
             }
-            Collected::Set(_) if want.gave_up => self.forget(set),
+            Collected::Set(_) if request.timed_out => self.forget(set),
             _ => {}
         }
         Some(collected)
     }
 
-    /// Keeps a set no longer; queries that want it open it again.
+    /// Keeps a set no longer; queries that want it get it again.
     pub(super) fn forget(&mut self, set: &SetUse) {
         self.entries.retain(|entry| entry.id != set.id);
     }
@@ -473,7 +483,7 @@ impl Sets {
 
     /// Drops the cursors of a set's scan until it goes on.
     pub(super) fn release_cursors(&mut self, set: &SetUse) {
-        if let Some(Entry { state: State::Scanning(scan), .. }) =
+        if let Some(CachedSet { state: State::Scanning(scan), .. }) =
             self.entries.iter_mut().find(|entry| entry.id == set.id)
         {
             scan.release_cursors();

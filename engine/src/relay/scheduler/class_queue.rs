@@ -1,41 +1,41 @@
 //! The queries of one class: a queue that is fair to client addresses, and within one to its connections. An address can be
-//! parked: its queries wait outside the queue, and cost nothing there.
+//! blocked: its queries wait outside the queue, and cost nothing there.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::fair_queue::FairQueue;
-use super::{QueryAdmission, QueryClass, Slot};
+use super::{QueryAdmission, QueryClass, Turn};
 
 /// Addresses asked in one turn for a query that may start.
 pub(super) const ADDRESSES_ASKED: usize = 64;
 
 /// The queries of one address.
-struct AddressQueue<C, J> {
-    conns: FairQueue<C, VecDeque<J>>,
+struct AddressQueue<C, Q> {
+    conns: FairQueue<C, VecDeque<Q>>,
     len: usize,
 }
 
-impl<C: Ord + Copy, J> AddressQueue<C, J> {
+impl<C: Ord + Copy, Q> AddressQueue<C, Q> {
     fn new() -> Self {
         AddressQueue { conns: FairQueue::new(), len: 0 }
     }
 
-    fn push(&mut self, conn: C, query: J) {
+    fn push(&mut self, conn: C, query: Q) {
         self.conns.join(conn, VecDeque::new).push_back(query);
         self.len += 1;
     }
 
-    fn of(&self, conn: C) -> impl Iterator<Item = &J> {
+    fn of(&self, conn: C) -> impl Iterator<Item = &Q> {
         self.conns.get(&conn).into_iter().flatten()
     }
 }
 
 /// The queries of one class.
-pub(super) struct ClassQueue<A, C, J> {
-    addresses: FairQueue<A, AddressQueue<C, J>>,
-    /// Queries in the queue, without those of parked addresses.
+pub(super) struct ClassQueue<A, C, Q> {
+    addresses: FairQueue<A, AddressQueue<C, Q>>,
+    /// Queries in the queue, without those of blocked addresses.
     len: usize,
-    parked: BTreeMap<A, AddressQueue<C, J>>,
+    blocked: BTreeMap<A, AddressQueue<C, Q>>,
 }
 
 /// What was found in a queue.
@@ -49,19 +49,19 @@ pub(super) enum Found<A> {
     Nothing,
 }
 
-impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
+impl<A: Ord + Copy, C: Ord + Copy, Q> ClassQueue<A, C, Q> {
     pub(super) fn new() -> Self {
-        ClassQueue { addresses: FairQueue::new(), len: 0, parked: BTreeMap::new() }
+        ClassQueue { addresses: FairQueue::new(), len: 0, blocked: BTreeMap::new() }
     }
 
-    /// Whether no query waits, but those of parked addresses.
+    /// Whether no query waits, but those of blocked addresses.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Queues a query after those of its connection.
-    pub(super) fn push(&mut self, address: A, conn: C, query: J) {
-        match self.parked.get_mut(&address) {
+    pub(super) fn push(&mut self, address: A, conn: C, query: Q) {
+        match self.blocked.get_mut(&address) {
             Some(queue) => queue.push(conn, query),
             None => {
                 self.addresses.join(address, AddressQueue::new).push(conn, query);
@@ -70,68 +70,68 @@ impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
         }
     }
 
-    fn queue_of(&self, address: A) -> Option<&AddressQueue<C, J>> {
-        self.addresses.get(&address).or_else(|| self.parked.get(&address))
+    fn queue_of(&self, address: A) -> Option<&AddressQueue<C, Q>> {
+        self.addresses.get(&address).or_else(|| self.blocked.get(&address))
     }
 
-    /// Queries of an address, parked or not.
+    /// Queries of an address, blocked or not.
     pub(super) fn len_of(&self, address: A) -> usize {
         self.queue_of(address).map_or(0, |queue| queue.len)
     }
 
     /// The queries of a connection.
-    pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
+    pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &Q> {
         self.queue_of(address).into_iter().flat_map(move |queue| queue.of(conn))
     }
 
     /// Takes an address out of the queue.
-    pub(super) fn park(&mut self, address: A) {
+    pub(super) fn block(&mut self, address: A) {
         if let Some(queue) = self.addresses.remove(&address) {
             self.len -= queue.len;
-            self.parked.insert(address, queue);
+            self.blocked.insert(address, queue);
         }
     }
 
-    /// Lets an address join the queue again, if it was parked.
-    pub(super) fn unpark(&mut self, address: A) {
-        if let Some(queue) = self.parked.remove(&address) {
+    /// Lets an address join the queue again, if it was blocked.
+    pub(super) fn unblock(&mut self, address: A) {
+        if let Some(queue) = self.blocked.remove(&address) {
             self.len += queue.len;
             self.addresses.join(address, || queue);
         }
     }
 
     /// Takes the next query. Its connection keeps its place until it is charged, so that what this query leaves finds it there.
-    pub(super) fn take(&mut self, class: QueryClass) -> Option<(Slot<A, C>, J)> {
+    pub(super) fn take(&mut self, class: QueryClass) -> Option<(Turn<A, C>, Q)> {
         let (address, _) = self.addresses.next()?;
         self.take_of(class, address)
     }
 
-    pub(super) fn take_of(&mut self, class: QueryClass, address: A) -> Option<(Slot<A, C>, J)> {
+    pub(super) fn take_of(&mut self, class: QueryClass, address: A) -> Option<(Turn<A, C>, Q)> {
         let queue = self.addresses.get_mut(&address)?;
         let (conn, queries) = queue.conns.next()?;
         let query = queries.pop_front()?;
         queue.len -= 1;
         self.len -= 1;
-        Some((Slot { class, address, conn }, query))
+        Some((Turn { class, address, conn }, query))
     }
 
-    pub(super) fn charge(&mut self, turn: Slot<A, C>, cost: u64) {
+    pub(super) fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
         if let Some(queue) = self.addresses.get_mut(&turn.address) {
             queue.conns.charge(turn.conn, cost, VecDeque::is_empty);
         }
         self.addresses.charge(turn.address, cost, |queue| queue.conns.is_empty());
     }
 
-    /// The first address whose next query `may` start. Those that are full are parked, so that they are not asked again
+    /// The first address whose next query `may` start. Those that are full are blocked, so that they are not asked again
     /// before something has changed; at most [`ADDRESSES_ASKED`] at a time.
-    pub(super) fn find(&mut self, may: impl Fn(A, &J) -> QueryAdmission) -> Found<A> {
+    pub(super) fn find(&mut self, may: impl Fn(A, &Q) -> QueryAdmission) -> Found<A> {
         for _ in 0..ADDRESSES_ASKED {
             let Some((address, queue)) = self.addresses.next() else { return Found::Nothing };
             let Some(query) = queue.conns.first().and_then(VecDeque::front) else { return Found::Nothing };
             match may(address, query) {
                 QueryAdmission::Start => return Found::Start(address),
                 QueryAdmission::ShardFull => return Found::ShardFull,
-                QueryAdmission::AddressFull => self.park(address),
+                QueryAdmission::AddressFull => self.block(address),
             }
         }
         Found::Nothing
@@ -139,7 +139,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
 
     /// Drops the queries of a connection that is gone.
     pub(super) fn remove_connection(&mut self, address: A, conn: C) {
-        let dropped = |queue: &mut AddressQueue<C, J>| {
+        let dropped = |queue: &mut AddressQueue<C, Q>| {
             let queries = queue.conns.remove(&conn).map_or(0, |queries| queries.len());
             queue.len -= queries;
             (queries, queue.conns.is_empty())
@@ -150,16 +150,16 @@ impl<A: Ord + Copy, C: Ord + Copy, J> ClassQueue<A, C, J> {
             if is_empty {
                 self.addresses.remove(&address);
             }
-        } else if let Some(queue) = self.parked.get_mut(&address)
+        } else if let Some(queue) = self.blocked.get_mut(&address)
             && dropped(queue).1
         {
-            self.parked.remove(&address);
+            self.blocked.remove(&address);
         }
     }
 
     /// Whether nothing is left of any address.
     #[cfg(test)]
     pub(super) fn is_cleared(&self) -> bool {
-        self.addresses.is_cleared() && self.parked.is_empty() && self.len == 0
+        self.addresses.is_cleared() && self.blocked.is_empty() && self.len == 0
     }
 }

@@ -17,10 +17,11 @@
 //! Queries that need more memory than there may be wait for it in two queues of their own ([`super::query_memory`]): large ones that
 //! have not begun, and those that have. Where both wait, they take turns; every other first step is one of theirs.
 //!
-//! An address that is at its limit of unfinished queries, which are those that have begun, takes no first steps: its new queries are
-//! parked outside the queue, until one of the others is done. Queries that have not begun hold no cursors. An address that is at
-//! its limit of memory is parked likewise, until a turn of its own is over or a connection of its own is gone: only then can
-//! it have freed some. So an address that is full is asked once for each of its own turns, however many others are full.
+//! An address that is at its limit of unfinished queries, which are those that have begun, takes no first steps: its new
+//! queries are *blocked*, outside the queue, until one of the others is done. Queries that have not begun hold no cursors.
+//! An address that is at its limit of memory is blocked too, until one of its turns is over or a connection of its own is
+//! gone: only then can it have freed some. So an address at its limit is checked once for each of its own turns, however
+//! many others are at theirs.
 
 mod class_queue;
 mod fair_queue;
@@ -53,9 +54,9 @@ pub(super) enum QueryAdmission {
     ShardFull,
 }
 
-/// A turn that is being taken: what it costs is not known before it is over.
+/// A turn that has begun. What it costs is known when it is over.
 #[must_use = "a turn is charged"]
-pub(super) struct Slot<A, C> {
+pub(super) struct Turn<A, C> {
     class: QueryClass,
     pub(super) address: A,
     conn: C,
@@ -69,11 +70,11 @@ struct Limit<A> {
 }
 
 /// Queries that wait for their turn. Every operation costs the logarithm of how many wait; what does not wait costs nothing.
-pub(super) struct Scheduler<A, C, J> {
-    first: ClassQueue<A, C, J>,
-    first_large: ClassQueue<A, C, J>,
-    further_large: ClassQueue<A, C, J>,
-    further: ClassQueue<A, C, J>,
+pub(super) struct Scheduler<A, C, Q> {
+    first: ClassQueue<A, C, Q>,
+    first_large: ClassQueue<A, C, Q>,
+    further_large: ClassQueue<A, C, Q>,
+    further: ClassQueue<A, C, Q>,
     limit: Limit<A>,
     /// The address whose turn is being taken.
     in_turn: Option<A>,
@@ -85,7 +86,7 @@ pub(super) struct Scheduler<A, C, J> {
     is_further_large_next: bool,
 }
 
-impl<A: Ord + Copy, C: Ord + Copy, J> Scheduler<A, C, J> {
+impl<A: Ord + Copy, C: Ord + Copy, Q> Scheduler<A, C, Q> {
     /// Empty. An address that `is_bounded` takes no first steps while it has `unfinished_max` queries (at least 1) that have
     /// begun.
     pub(super) fn new(unfinished_max: usize, is_bounded: fn(&A) -> bool) -> Self {
@@ -103,10 +104,10 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Scheduler<A, C, J> {
     }
 
     /// Queues a query after those of its connection.
-    pub(super) fn push(&mut self, class: QueryClass, address: A, conn: C, query: J) {
+    pub(super) fn push(&mut self, class: QueryClass, address: A, conn: C, query: Q) {
         self.queue_of(class).push(address, conn, query);
         if self.is_at_limit(address) {
-            self.park_first_steps(address);
+            self.block_first_steps(address);
         }
     }
 
@@ -116,24 +117,24 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Scheduler<A, C, J> {
     }
 
     /// Not while the address has its turn: it keeps its place until then.
-    fn park_first_steps(&mut self, address: A) {
+    fn block_first_steps(&mut self, address: A) {
         if self.in_turn != Some(address) {
-            self.first.park(address);
-            self.first_large.park(address);
+            self.first.block(address);
+            self.first_large.block(address);
         }
     }
 
-    /// Queries of an address may have ended or freed memory: what was parked until then joins the queue.
-    fn unpark(&mut self, address: A) {
+    /// Queries of an address may have ended or freed memory: what was blocked joins the queue.
+    fn unblock(&mut self, address: A) {
         if self.in_turn == Some(address) {
             return;
         }
-        self.further_large.unpark(address);
+        self.further_large.unblock(address);
         if self.is_at_limit(address) {
-            self.park_first_steps(address);
+            self.block_first_steps(address);
         } else {
-            self.first.unpark(address);
-            self.first_large.unpark(address);
+            self.first.unblock(address);
+            self.first_large.unblock(address);
         }
     }
 
@@ -142,13 +143,13 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Scheduler<A, C, J> {
     ///
     /// Whether a query that waits for memory may start, `may` says; an address is full only while it has a query with further
     /// steps. Where none may and nothing else waits, the next one is taken all the same.
-    pub(super) fn take(&mut self, may: impl Fn(A, &J) -> QueryAdmission) -> Option<(Slot<A, C>, J)> {
+    pub(super) fn take(&mut self, may: impl Fn(A, &Q) -> QueryAdmission) -> Option<(Turn<A, C>, Q)> {
         let taken = self.take_next(may);
         self.in_turn = taken.as_ref().map(|(turn, _)| turn.address);
         taken
     }
 
-    fn take_next(&mut self, may: impl Fn(A, &J) -> QueryAdmission) -> Option<(Slot<A, C>, J)> {
+    fn take_next(&mut self, may: impl Fn(A, &Q) -> QueryAdmission) -> Option<(Turn<A, C>, Q)> {
         let large = self.find_large(may);
         let (has_first, has_further) = (!self.first.is_empty(), !self.further.is_empty());
         let both = (has_first || large.is_some()) && has_further;
@@ -175,7 +176,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Scheduler<A, C, J> {
     }
 
     /// The next query that has waited for memory and may start: its queue and address.
-    fn find_large(&mut self, may: impl Fn(A, &J) -> QueryAdmission) -> Option<(QueryClass, A)> {
+    fn find_large(&mut self, may: impl Fn(A, &Q) -> QueryAdmission) -> Option<(QueryClass, A)> {
         let mut classes = [QueryClass::FirstLarge, QueryClass::FurtherLarge];
         if self.is_further_large_next {
             classes.reverse();
@@ -190,16 +191,16 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Scheduler<A, C, J> {
         None
     }
 
-    /// What a turn has cost, to be paid by its connection and its address.
-    pub(super) fn charge(&mut self, turn: Slot<A, C>, cost: u64) {
+    /// Ends a turn, and charges its connection and its address for what it has cost.
+    pub(super) fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
         let address = turn.address;
         self.queue_of(turn.class).charge(turn, cost);
         self.in_turn = None;
-        self.unpark(address);
+        self.unblock(address);
     }
 
     /// Queues the query of a turn again, in another class, and ends the turn, which costs nothing.
-    pub(super) fn defer(&mut self, turn: Slot<A, C>, class: QueryClass, query: J) {
+    pub(super) fn defer(&mut self, turn: Turn<A, C>, class: QueryClass, query: Q) {
         self.push(class, turn.address, turn.conn, query);
         self.charge(turn, 0);
     }
@@ -209,11 +210,11 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Scheduler<A, C, J> {
         for queue in [&mut self.first, &mut self.first_large, &mut self.further_large, &mut self.further] {
             queue.remove_connection(address, conn);
         }
-        self.unpark(address);
+        self.unblock(address);
     }
 
     /// The queries of a connection.
-    pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &J> {
+    pub(super) fn of(&self, address: A, conn: C) -> impl Iterator<Item = &Q> {
         let queues = [&self.further, &self.further_large, &self.first, &self.first_large];
         queues.into_iter().flat_map(move |queue| queue.of(address, conn))
     }
@@ -224,7 +225,7 @@ impl<A: Ord + Copy, C: Ord + Copy, J> Scheduler<A, C, J> {
         queues.into_iter().all(ClassQueue::is_empty)
     }
 
-    fn queue_of(&mut self, class: QueryClass) -> &mut ClassQueue<A, C, J> {
+    fn queue_of(&mut self, class: QueryClass) -> &mut ClassQueue<A, C, Q> {
         match class {
             QueryClass::First => &mut self.first,
             QueryClass::FirstLarge => &mut self.first_large,

@@ -37,7 +37,7 @@ fn turn_again(queue: &mut Queue, cost: impl Fn(char) -> u64) -> (char, u32) {
     taken
 }
 
-fn is_cleared<A: Ord + Copy, C: Ord + Copy, J>(queue: &Scheduler<A, C, J>) -> bool {
+fn is_cleared<A: Ord + Copy, C: Ord + Copy, Q>(queue: &Scheduler<A, C, Q>) -> bool {
     let Scheduler { first, first_large, further_large, further, .. } = queue;
     queue.is_empty() && [first, first_large, further_large, further].into_iter().all(ClassQueue::is_cleared)
 }
@@ -126,7 +126,7 @@ fn first_steps_go_first_and_starve_no_other() {
 }
 
 #[test]
-fn wide_jobs_wait_for_memory_and_for_those_before_them() {
+fn large_queries_wait_for_memory_and_for_those_before_them() {
     use QueryAdmission::{AddressFull, ShardFull, Start};
     let mut queue = queue();
     for (class, address) in [(FirstLarge, 'a'), (FirstLarge, 'b'), (Further, 'a'), (Further, 'c')] {
@@ -138,9 +138,9 @@ fn wide_jobs_wait_for_memory_and_for_those_before_them() {
         queue.charge(turn, 1);
         Some(address)
     };
-    assert_eq!(next(&mut queue, AddressFull, Start), Some('b'), "a has too much query_memory");
+    assert_eq!(next(&mut queue, AddressFull, Start), Some('b'), "a has too much running");
     queue.push(FirstLarge, 'b', 1, 0);
-    assert_eq!(next(&mut queue, AddressFull, ShardFull), Some('a'), "what it is query_memory");
+    assert_eq!(next(&mut queue, AddressFull, ShardFull), Some('a'), "what it was running has ended");
     let taken = next(&mut queue, Start, ShardFull);
     assert_eq!(taken, Some('c'), "no other large query takes what memory becomes free");
     let taken = next(&mut queue, Start, ShardFull);
@@ -151,7 +151,7 @@ fn wide_jobs_wait_for_memory_and_for_those_before_them() {
 
 /// Queries that waited for memory after their first step were not counted, so an address could begin any number.
 #[test]
-fn jobs_that_have_begun_and_wait_for_memory_are_unfinished() {
+fn queries_that_have_begun_and_wait_for_memory_are_unfinished() {
     let mut queue = bounded_queue();
     (0..10).for_each(|query| queue.push(First, 'A', query % 2, query));
     queue.push(FirstLarge, 'A', 0, 10);
@@ -201,7 +201,7 @@ fn nothing_is_kept_of_those_that_do_not_wait() {
 }
 
 #[test]
-fn jobs_beyond_the_limit_of_an_address_wait_until_others_finish() {
+fn queries_beyond_the_limit_of_an_address_wait_until_others_finish() {
     let mut queue = bounded_queue();
     for address in ['A', 'b'] {
         (0..40).for_each(|query| queue.push(First, address, query % 4, query));
@@ -220,7 +220,7 @@ fn jobs_beyond_the_limit_of_an_address_wait_until_others_finish() {
         let most = most.get_mut(&address).unwrap();
         *most = queue.further.len_of(address).max(*most);
     }
-    assert_eq!(done, BTreeMap::from([('A', 40), ('b', 40)]), "parked, and then let go");
+    assert_eq!(done, BTreeMap::from([('A', 40), ('b', 40)]), "blocked, and then let go");
     assert!(most[&'A'] == 3 && most[&'b'] > 20, "{most:?}");
     assert!(is_cleared(&queue));
 }
@@ -231,7 +231,7 @@ fn an_address_over_its_limit_on_another_connection_takes_no_first_steps() {
     queue.push(First, 'A', 1, 0);
     queue.push(First, 'A', 2, 1);
     (10..14).for_each(|replay| queue.push(Further, 'A', 3, replay));
-    assert_eq!(queue.of('A', 1).collect::<Vec<_>>(), [&0], "parked, not lost");
+    assert_eq!(queue.of('A', 1).collect::<Vec<_>>(), [&0], "blocked, not lost");
     // A connection that leaves takes what it had there with it.
     queue.remove_connection('A', 2);
     let queries: Vec<_> = std::iter::from_fn(|| turn(&mut queue, 1)).map(|(.., query)| query).collect();
@@ -283,7 +283,7 @@ fn full_addresses_are_asked_once_for_each_of_their_turns() {
 }
 
 /// Queries of many addresses in little memory, with connections that leave: each has all its turns, no address has more
-/// unfinished queries than it may, and nothing is parked for ever.
+/// unfinished queries than it may, and nothing is blocked for ever.
 #[test]
 fn every_job_ends_within_the_limits() {
     /// A query: its number, the steps it has left, and whether it holds memory.

@@ -18,8 +18,7 @@ use hll::Hll;
 pub struct CountResult {
     /// Events.
     pub count: u64,
-    /// Whether there may be more than `count`: it cost too much to read all, or matches may be restricted for
-    /// the viewer.
+    /// Whether there may be more than `count`: it cost too much to read all, or matches may be withheld from the viewer.
     pub approximate: bool,
     /// Whether all filters ask for ids, and the viewer may read no match that is stored.
     pub withheld: bool,
@@ -42,26 +41,26 @@ pub struct Count {
     filters: Arc<[Filter]>,
     merge: Merge,
     count: u64,
-    rows_left: u64,
+    cost_left: u64,
     hll: Option<Hll>,
     /// Whether a filter can match what the viewer could not read when the count began.
-    partial: Option<bool>,
+    may_be_incomplete: Option<bool>,
     /// The viewer may not read a match.
-    is_restricted: bool,
+    has_withheld_match: bool,
 }
 
 impl Count {
     /// Begins to count what matches any of `filters`, which are normalised, among events up to sequence number
-    /// `horizon`. Past a cost of `cost_max` the answer is approximate.
-    pub fn new(filters: Arc<[Filter]>, classes: TermClasses, horizon: Seq, rows_max: u64) -> Self {
+    /// `horizon`. Past a cost of `cost_max` in all the answer is approximate.
+    pub fn new(filters: Arc<[Filter]>, classes: TermClasses, horizon: Seq, cost_max: u64) -> Self {
         Count {
             merge: Merge::new(&filters, |_| u64::MAX, classes, horizon, false),
             hll: Hll::for_query(&filters),
             filters,
             count: 0,
-            rows_left: rows_max,
-            partial: None,
-            is_restricted: false,
+            cost_left: cost_max,
+            may_be_incomplete: None,
+            has_withheld_match: false,
         }
     }
 
@@ -80,7 +79,7 @@ impl Count {
         self.merge.release_cursors();
     }
 
-    /// Spends a cost of up to `cost`, subtracting what it reads, as [`super::Scan::step`] does.
+    /// Spends up to `budget` units of cost, which are subtracted from it, as [`super::Scan::step`] does.
     ///
     /// # Errors
     /// The backend's. The count has lost nothing and may be stepped again.
@@ -88,20 +87,20 @@ impl Count {
         &mut self,
         reader: &R,
         now: Timestamp,
-        rows: &mut usize,
+        budget: &mut usize,
         viewer: &dyn Viewer,
     ) -> Result<CountStep, StoreError> {
-        self.partial
+        self.may_be_incomplete
             .get_or_insert_with(|| self.filters.iter().any(|filter| !viewer.sees_all_matches(filter)));
-        let budget = usize::try_from(self.rows_left).unwrap_or(usize::MAX).min(*rows);
-        let mut left = budget;
+        let step_budget = usize::try_from(self.cost_left).unwrap_or(usize::MAX).min(*budget);
+        let mut left = step_budget;
         let outcome = self.run(reader, now, &mut left, viewer);
-        let used = budget - left;
-        *rows -= used;
-        self.rows_left -= used as u64;
+        let used = step_budget - left;
+        *budget -= used;
+        self.cost_left -= used as u64;
         match outcome? {
             true => Ok(CountStep::Done(self.counted(false))),
-            false if self.rows_left == 0 => Ok(CountStep::Done(self.counted(true))),
+            false if self.cost_left == 0 => Ok(CountStep::Done(self.counted(true))),
             false => Ok(CountStep::More),
         }
     }
@@ -111,11 +110,11 @@ impl Count {
         &mut self,
         reader: &R,
         now: Timestamp,
-        rows: &mut usize,
+        budget: &mut usize,
         viewer: &dyn Viewer,
     ) -> Result<bool, StoreError> {
         loop {
-            match self.merge.next(&self.filters, reader, rows)? {
+            match self.merge.next(&self.filters, reader, budget)? {
                 MergeStep::End => return Ok(true),
                 MergeStep::OutOfBudget => return Ok(false),
                 MergeStep::Candidate => {}
@@ -126,13 +125,13 @@ impl Count {
             let open = viewer.sees_all_of(posting.kind);
             if decided && open && !posting.expires && self.hll.is_none() {
                 self.count += u64::from(!reader.is_pending_removal(posting.seq)?);
-                self.merge.pass();
+                self.merge.advance();
                 continue;
             }
-            if *rows == 0 {
+            if *budget == 0 {
                 return Ok(false);
             }
-            *rows -= 1;
+            *budget -= 1;
             if let Some(json) = reader.event(posting.seq)? {
                 let event = CanonicalEvent::trusted(&json);
                 let mut matcher = EventMatcher::new(event);
@@ -141,10 +140,10 @@ impl Count {
                         .filter_scans
                         .iter()
                         .any(|&(filter_scan, _)| matcher.matches(&self.filters[filter_scan]));
-                *rows = rows.saturating_sub(cost::of_event(json.len(), &matcher));
+                *budget = budget.saturating_sub(cost::of_event(json.len(), &matcher));
                 let expired = posting.expires && parse_expiration(event.tags()).is_some_and(|at| at <= now);
                 let visible = open || viewer.sees(event);
-                self.is_restricted |= matches && !expired && !visible;
+                self.has_withheld_match |= matches && !expired && !visible;
                 if matches && !expired && visible {
                     self.count += 1;
                     if let Some(hll) = &mut self.hll {
@@ -152,7 +151,7 @@ impl Count {
                     }
                 }
             }
-            self.merge.pass();
+            self.merge.advance();
         }
     }
 
@@ -160,11 +159,11 @@ impl Count {
         let lists: Option<Vec<_>> = self.filters.iter().map(|filter| filter.ids.as_deref()).collect();
         let ids: Option<BTreeSet<_>> = lists.map(|lists| lists.into_iter().flatten().collect());
         // A viewer that asks for ids and is counted one for each lacks none.
-        let may_lack = || ids.as_ref().is_none_or(|ids| ids.len() as u64 != self.count);
+        let may_have_withheld = || ids.as_ref().is_none_or(|ids| ids.len() as u64 != self.count);
         CountResult {
             count: self.count,
-            approximate: out_of_budget || (self.partial.unwrap_or_default() && may_lack()),
-            withheld: self.is_restricted && self.count == 0 && ids.is_some(),
+            approximate: out_of_budget || (self.may_be_incomplete.unwrap_or_default() && may_have_withheld()),
+            withheld: self.has_withheld_match && self.count == 0 && ids.is_some(),
             hll: self.hll.as_ref().map(|hll| Box::new(*hll.registers())),
         }
     }

@@ -33,7 +33,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use crate::store::backend::{Bound, Posting, Rank, Seq, Tombstone};
+use crate::store::backend::{Posting, Rank, Seq, StartAt, Tombstone};
 use crate::store::terms::Term;
 use crate::types::{EventId, Kind, Timestamp};
 
@@ -115,7 +115,7 @@ impl Key {
         }
     }
 
-    /// Whether both are of the same tombstone, if only of different seconds.
+    /// Whether both are of the same tombstone, even if their timestamps differ.
     pub(in crate::store) fn is_same_tombstone(&self, other: &Key) -> bool {
         self.as_bytes().first() == Some(&b'd') && self.as_bytes().get(..33) == other.as_bytes().get(..33)
     }
@@ -179,11 +179,11 @@ pub(super) fn posting(head: Key, posting: &Posting) -> Key {
 }
 
 /// The least key that a posting at `start` or after it may have.
-pub(super) fn posting_from(head: Key, start: Bound) -> Key {
+pub(super) fn posting_from(head: Key, start: StartAt) -> Key {
     match start {
-        Bound::From(at) => head.with(&[&rank(&at), &[0; 8]]),
+        StartAt::Rank(at) => head.with(&[&rank(&at), &[0; 8]]),
         // Longer than the last key of this sequence number, and so right after it.
-        Bound::After(at, seq) => head.with(&[&rank(&at), &seq_and_expiry(seq, true), &[0xff, 0xff, 0]]),
+        StartAt::After(at, seq) => head.with(&[&rank(&at), &seq_and_expiry(seq, true), &[0xff, 0xff, 0]]),
     }
 }
 
@@ -248,7 +248,7 @@ pub(super) fn tombstone(tombstone: &Tombstone) -> Box<[u8]> {
     }
 }
 
-/// A tombstone among the keys. Of several of one tombstone that of the latest second comes first.
+/// A tombstone among the keys. Of several of one tombstone the one with the latest timestamp comes first.
 pub(in crate::store) fn tombstone_key(tombstone: &[u8], until: Timestamp) -> Key {
     Key::new(&[b"d", &Sha256::digest(tombstone), &(!until).to_be_bytes()])
 }
@@ -320,7 +320,7 @@ mod tests {
             if by_order.is_ne() {
                 prop_assert_eq!(key_a.cmp(&key_b), by_order);
             }
-            let (from, after) = (Bound::From(a.rank), Bound::After(a.rank, a.seq));
+            let (from, after) = (StartAt::Rank(a.rank), StartAt::After(a.rank, a.seq));
             prop_assert_eq!(posting_from(head(&term), from) <= key_b, a.rank <= b.rank);
             prop_assert_eq!(posting_from(head(&term), after) <= key_b, by_order.is_lt());
             prop_assert_eq!(key_b <= posting_to(head(&term), a.rank.created_at), b.rank.created_at >= a.rank.created_at);

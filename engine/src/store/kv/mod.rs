@@ -18,7 +18,7 @@ pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
 pub use pending_removal::PendingRemovalRow;
 
-use super::backend::{Bound, Posting, Rank, Reader, Seq, Stats, StoreError, Tombstone, Writer};
+use super::backend::{Posting, Rank, Reader, Seq, StartAt, Stats, StoreError, Tombstone, Writer};
 use super::terms::Term;
 use crate::types::{Event, EventId, Kind, Timestamp};
 
@@ -37,7 +37,8 @@ pub trait KeySource {
     /// Appends the sequence numbers of up to `max` bodies above `after`, ascending.
     fn bodies_after(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
-    /// Whether an event is pending removal. Asked for each event that is read: while none is pending removal it must cost next to nothing.
+    /// Whether an event is pending removal. Asked for each event that is read: while none is pending removal it must cost
+    /// no more than a comparison.
     fn is_pending_removal(&self, seq: Seq) -> Result<bool, StoreError>;
 
     /// Appends the sequence numbers of up to `max` events pending removal, ascending.
@@ -223,7 +224,7 @@ impl<S: KeySource, O: WriteState> Reader for KvTransaction<S, O> {
     fn postings(
         &self,
         term: &Term,
-        start: Bound,
+        start: StartAt,
         oldest: Timestamp,
         max: usize,
         out: &mut Vec<Posting>,
@@ -268,7 +269,7 @@ impl<S: KeySource, O: WriteState> Reader for KvTransaction<S, O> {
         let mut next = Some(0);
         while let Some(kind) = next {
             let first =
-                key::posting_from(key::head(&Term::Kind(kind)), Bound::From(Rank::newest(Timestamp::MAX)));
+                key::posting_from(key::head(&Term::Kind(kind)), StartAt::Rank(Rank::newest(Timestamp::MAX)));
             let known = kinds.len();
             self.read_keys(first..=last, 1, key::read_kind, &mut kinds)?;
             next = kinds.get(known).and_then(|kind| kind.checked_add(1));
@@ -317,8 +318,8 @@ impl<S: KeySource> Writer for KvTransaction<S, Overlay> {
         Ok(())
     }
 
-    fn note_unlogged_removal(&mut self) -> Result<(), StoreError> {
-        self.overlay.note_unlogged_removal();
+    fn record_unlogged_removal(&mut self) -> Result<(), StoreError> {
+        self.overlay.record_unlogged_removal();
         Ok(())
     }
 }

@@ -44,7 +44,7 @@ impl Overlay {
         self.bodies.iter().map(|(seq, body)| (*seq, body.as_deref()))
     }
 
-    /// Tombstones to put, ascending. Each second is later than the stored one.
+    /// Tombstones to put, ascending. Each timestamp is later than the stored one.
     pub fn tombstones(&self) -> impl Iterator<Item = (&[u8], Timestamp)> {
         self.tombstones.iter().map(|(key, until)| (&**key, *until))
     }
@@ -111,7 +111,7 @@ impl Overlay {
         self.last_seq = self.last_seq.max(seq);
     }
 
-    pub(super) fn note_unlogged_removal(&mut self) {
+    pub(super) fn record_unlogged_removal(&mut self) {
         self.has_unlogged_removal = true;
     }
 

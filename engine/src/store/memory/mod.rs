@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use super::{
-    Backend, Bound, Posting, REMOVED_KEYS_MAX, Reader, Seq, Stats, StoreError, Term, TermClasses, Tombstone,
-    Writer,
+    Backend, Posting, REMOVED_KEYS_MAX, Reader, Seq, StartAt, Stats, StoreError, Term, TermClasses,
+    Tombstone, Writer,
 };
 use crate::types::{Event, EventId, Kind, Timestamp};
 use state::{State, Undo};
@@ -113,8 +113,8 @@ impl Writer for MemoryWriter<'_> {
         Ok(())
     }
 
-    fn note_unlogged_removal(&mut self) -> Result<(), StoreError> {
-        self.undo.push(self.state.note_unlogged_removal());
+    fn record_unlogged_removal(&mut self) -> Result<(), StoreError> {
+        self.undo.push(self.state.record_unlogged_removal());
         Ok(())
     }
 }
@@ -146,7 +146,7 @@ macro_rules! reads_state {
             fn postings(
                 &self,
                 term: &Term,
-                start: Bound,
+                start: StartAt,
                 oldest: Timestamp,
                 max: usize,
                 out: &mut Vec<Posting>,

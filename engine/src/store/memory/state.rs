@@ -1,10 +1,10 @@
 //! The maps of the memory backend, and how to undo each change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound as Edge;
+use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::store::{Bound, Posting, Rank, Seq, Stats, StoreError, Term, Tombstone};
+use crate::store::{Posting, Rank, Seq, StartAt, Stats, StoreError, Term, Tombstone};
 use crate::types::{CanonicalEvent, Event, EventId, Kind, NO_EXPIRY, Timestamp};
 
 /// Everything stored.
@@ -30,7 +30,7 @@ type List = BTreeMap<(Rank, Seq), (Kind, bool)>;
 #[derive(Debug)]
 pub(super) enum Undo {
     Insert { seq: Seq, event: Event, terms: Box<[Term]>, last_seq: Seq },
-    Hide { seq: Seq, id: EventId },
+    MarkRemoved { seq: Seq, id: EventId },
     Remove { seq: Seq, event: Event, terms: Box<[Term]>, was_pending_removal: bool },
     PutTombstone { key: Tombstone, before: Option<Timestamp> },
     UnloggedRemoval,
@@ -39,7 +39,10 @@ pub(super) enum Undo {
 impl State {
     pub(super) fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<Undo, StoreError> {
         if seq <= self.last_seq || self.ids.contains_key(&event.id) {
-            return Err(StoreError::Failed(format!("insert of {seq:?} {} breaks the order", event.id)));
+            return Err(StoreError::Failed(format!(
+                "event {} cannot be stored as {seq:?}: it is stored already, or {:?} was given out",
+                event.id, self.last_seq
+            )));
         }
         let last_seq = std::mem::replace(&mut self.last_seq, seq);
         self.add(seq, event, terms);
@@ -50,12 +53,12 @@ impl State {
     /// Nothing to undo if it was pending removal already.
     pub(super) fn mark_removed(&mut self, seq: Seq) -> Result<Option<Undo>, StoreError> {
         let Some(json) = self.events.get(&seq) else {
-            return Err(StoreError::Failed(format!("{seq:?} is pending_removal and not stored")));
+            return Err(StoreError::Failed(format!("event {seq:?} is pending removal but is not stored")));
         };
         let id = CanonicalEvent::trusted(json).id();
         Ok(self.pending_removal.insert(seq).then(|| {
             self.ids.remove(&id);
-            Undo::Hide { seq, id }
+            Undo::MarkRemoved { seq, id }
         }))
     }
 
@@ -74,7 +77,7 @@ impl State {
         Undo::PutTombstone { key: key.clone(), before }
     }
 
-    pub(super) fn note_unlogged_removal(&mut self) -> Undo {
+    pub(super) fn record_unlogged_removal(&mut self) -> Undo {
         self.unlogged_removals += 1;
         Undo::UnloggedRemoval
     }
@@ -90,7 +93,7 @@ impl State {
                 self.take(seq, &event, &terms);
                 self.last_seq = last_seq;
             }
-            Undo::Hide { seq, id } => {
+            Undo::MarkRemoved { seq, id } => {
                 self.pending_removal.remove(&seq);
                 self.ids.insert(id, seq);
             }
@@ -165,7 +168,7 @@ impl State {
     pub(super) fn postings(
         &self,
         term: &Term,
-        start: Bound,
+        start: StartAt,
         oldest: Timestamp,
         max: usize,
         out: &mut Vec<Posting>,
@@ -174,11 +177,11 @@ impl State {
             return;
         };
         let first = match start {
-            Bound::From(rank) => Edge::Included((rank, Seq(0))),
-            Bound::After(rank, seq) => Edge::Excluded((rank, seq)),
+            StartAt::Rank(rank) => Bound::Included((rank, Seq(0))),
+            StartAt::After(rank, seq) => Bound::Excluded((rank, seq)),
         };
         out.extend(
-            list.range((first, Edge::Unbounded))
+            list.range((first, Bound::Unbounded))
                 .take_while(|((rank, _), _)| rank.created_at >= oldest)
                 .take(max)
                 .map(|(&(rank, seq), &(kind, expires))| Posting { rank, seq, kind, expires }),
@@ -186,7 +189,7 @@ impl State {
     }
 
     pub(super) fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) {
-        let later = (Edge::Excluded(after), Edge::Unbounded);
+        let later = (Bound::Excluded(after), Bound::Unbounded);
         out.extend(self.events.range(later).take(max).map(|(&seq, _)| seq));
     }
 

@@ -32,12 +32,12 @@ pub(super) enum AccessPath {
 impl AccessPath {
     /// The access paths of `filter`, one of `filters`, by something better than its kinds alone.
     pub(super) fn narrow(filter: &Filter, filters: usize, classes: TermClasses) -> Vec<AccessPath> {
-        let mut sources = Vec::new();
+        let mut paths = Vec::new();
         if let Some(authors) = &filter.authors {
             let pairs_max = (PAIRS_PER_AUTHOR * authors.len()).max(PAIRS_FREE / filters.max(1));
             let pairs_max = pairs_max.min(PAIRS_MAX / filters.max(1));
             let pairs_fit = |kinds: &[Kind]| authors.len().saturating_mul(kinds.len()) <= pairs_max;
-            sources.push(match filter.kinds.as_deref() {
+            paths.push(match filter.kinds.as_deref() {
                 Some(kinds) if pairs_fit(kinds) && kinds.iter().all(|&kind| is_replaceable(kind)) => {
                     AccessPath::Address
                 }
@@ -47,20 +47,20 @@ impl AccessPath {
         }
         // There are no postings for a `d` that is not written.
         let has_postings = |index: &usize| !filter.tags[*index].matches_implicit_d();
-        sources.extend((0..filter.tags.len()).filter(has_postings).map(AccessPath::Tag));
-        sources
+        paths.extend((0..filter.tags.len()).filter(has_postings).map(AccessPath::Tag));
+        paths
     }
 
     /// Cursors that `filter`, one of `filters`, has at most, if it is one of `few` where it may choose or make a broad
     /// scan. The kinds of a store that has no term over all events are not known here.
     pub(super) fn cursors_max(filter: &Filter, filters: usize, classes: TermClasses, few: usize) -> usize {
-        if filter.ids.is_some() || filter.is_empty() {
+        if filter.ids.is_some() || filter.matches_nothing() {
             return 1;
         }
         let narrow = Self::narrow(filter, filters, classes);
         let least = match narrow.first() {
-            Some(source) if source.decides(filter) => source.len(filter),
-            Some(_) => narrow.iter().map(|source| source.len(filter)).min().unwrap_or(0).max(few),
+            Some(path) if path.decides(filter) => path.len(filter),
+            Some(_) => narrow.iter().map(|path| path.len(filter)).min().unwrap_or(0).max(few),
             None => AccessPath::broad(filter, usize::MAX).len(filter),
         };
         least.max(1)

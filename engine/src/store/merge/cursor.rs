@@ -1,6 +1,6 @@
 //! A cursor over one term's postings.
 
-use crate::store::{Bound, Posting, Rank};
+use crate::store::{Posting, Rank, StartAt};
 
 /// Most postings that a cursor reads at once.
 const CHUNK_MAX: usize = 256;
@@ -26,8 +26,8 @@ pub(super) struct PostingCursor {
     pub(super) filter_scan: u32,
     /// Index into the filter scan's terms.
     pub(super) term: u32,
-    /// Whether it reads the terms of the filter scan's full scan. When that is over, such a cursor is dropped.
-    pub(super) of_full_scan: bool,
+    /// Whether it reads the terms of the filter scan's ordered scan. When that is over, such a cursor is dropped.
+    pub(super) of_ordered_scan: bool,
     /// Whether it has been read on before.
     is_deep: bool,
     /// Nothing comes after what is buffered.
@@ -35,7 +35,7 @@ pub(super) struct PostingCursor {
     /// Postings to read next time.
     chunk: u16,
     /// Where reading goes on.
-    pub(super) start: Bound,
+    pub(super) start: StartAt,
     /// What has been read and not merged, last one first.
     buffered: Vec<Posting>,
 }
@@ -44,15 +44,15 @@ impl PostingCursor {
     /// One that reads `chunk` postings from `start` on.
     pub(super) fn new(
         filter_scan: usize,
-        of_full_scan: bool,
+        of_ordered_scan: bool,
         term: usize,
-        start: Bound,
+        start: StartAt,
         chunk: usize,
     ) -> Self {
         PostingCursor {
             filter_scan: filter_scan as u32,
             term: term as u32,
-            of_full_scan,
+            of_ordered_scan,
             is_deep: false,
             exhausted: false,
             chunk: chunk as u16,
@@ -63,7 +63,7 @@ impl PostingCursor {
 
     /// One over postings that have been read already, in order.
     pub(super) fn of_postings(filter_scan: usize, mut postings: Vec<Posting>) -> Self {
-        let nowhere = Bound::From(Rank::newest(0));
+        let nowhere = StartAt::Rank(Rank::newest(0));
         postings.reverse();
         PostingCursor {
             exhausted: true,
@@ -78,7 +78,7 @@ impl PostingCursor {
     }
 
     /// A quarter the second time, then twice as many each time, up to `max`. A page that is spread over many cursors needs
-    /// a little more of most of them, and rows that are not needed are what an answer costs.
+    /// a little more of most of them, and postings that are not needed are what an answer costs.
     fn grow(&mut self, max: usize) {
         let chunk = match std::mem::replace(&mut self.is_deep, true) {
             true => self.chunk() * 2,
@@ -94,7 +94,7 @@ impl PostingCursor {
         self.grow(chunk_max);
         let (first, others) = postings.split_first()?;
         let last = others.last().unwrap_or(first);
-        self.start = Bound::After(last.rank, last.seq);
+        self.start = StartAt::After(last.rank, last.seq);
         self.buffered.reserve_exact(others.len());
         self.buffered.extend(others.iter().rev());
         Some(*first)

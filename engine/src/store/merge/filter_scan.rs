@@ -2,17 +2,17 @@
 
 use super::access_path::AccessPath;
 use super::cursor::chunk_max;
-use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, cost};
+use crate::store::{Posting, Rank, Reader, Seq, StartAt, StoreError, Term, TermClasses, cost};
 use crate::types::{CanonicalEvent, EventMatcher, Filter, NO_EXPIRY, Timestamp, parse_expiration};
 
-/// More cursors than this, and a filter scan tries a full scan first.
+/// More cursors than this, and a filter scan tries an ordered scan first.
 const CURSORS_WIDE: usize = 64;
-/// Most kinds that a full scan merges; for more it reads all events.
-const FULL_SCAN_KINDS_MAX: usize = 16;
-/// Candidates that a full scan reads before it is judged.
-const FULL_SCAN_TRIAL: u64 = 64;
-/// A full scan merges at most one cursor for as many that it may save.
-const FULL_SCAN_SAVING: usize = 4;
+/// Most kinds that an ordered scan merges; for more it reads all events.
+const ORDERED_SCAN_KINDS_MAX: usize = 16;
+/// Candidates that an ordered scan reads before it is judged.
+const ORDERED_SCAN_TRIAL: u64 = 64;
+/// An ordered scan merges at most one cursor for as many that it may save.
+const ORDERED_SCAN_SAVING: usize = 4;
 /// Most terms of an access path that is probed before the choice.
 pub(super) const PROBE_TERMS_MAX: usize = 16;
 /// Most access paths that are probed, those of the fewest terms: bounds what a step may overdraw.
@@ -24,12 +24,12 @@ const PROBE_COST: usize = 32;
 #[derive(Debug)]
 pub(super) struct FilterScan {
     state: FilterScanState,
-    /// Whether a wide filter may be answered by a full scan.
-    may_full_scan: bool,
+    /// Whether a wide filter may be answered by an ordered scan.
+    may_scan_in_order: bool,
     /// Events that the filter still wants.
     wanted: u64,
     /// Cost so far.
-    pub(super) rows: u64,
+    pub(super) cost: u64,
 }
 
 /// How a filter scan is answered, and how far that has come.
@@ -44,7 +44,7 @@ enum FilterScanState {
     /// As `Found`, after the cursors were released: what of it had not been merged yet.
     FoundUnmerged(Vec<Posting>),
     /// A broad term is read in order, until opening the cursors of the narrow ones is the better way.
-    FullScan(FullScan),
+    OrderedScan(OrderedScan),
     /// These terms are read to their end.
     Terms(Terms),
     /// The filter wants nothing more.
@@ -54,20 +54,20 @@ enum FilterScanState {
 /// Terms that are read, a cursor each.
 #[derive(Debug)]
 pub(super) struct Terms {
-    pub(super) source: AccessPath,
+    pub(super) path: AccessPath,
     /// Whether their postings alone prove matches.
     decide: bool,
 }
 
 impl Terms {
-    fn new(source: AccessPath, filter: &Filter) -> Self {
-        Terms { decide: source.decides(filter), source }
+    fn new(path: AccessPath, filter: &Filter) -> Self {
+        Terms { decide: path.decides(filter), path }
     }
 }
 
-/// A full scan, and how it has gone.
+/// An ordered scan, and how it has gone.
 #[derive(Debug)]
-struct FullScan {
+struct OrderedScan {
     broad: Terms,
     narrow: Terms,
     /// Candidates whose event was read.
@@ -76,25 +76,25 @@ struct FullScan {
     matched: u64,
     /// Postings skipped by their kind alone.
     skipped: u64,
-    /// Past this the full scan is over, whatever it found.
+    /// Past this the ordered scan is over, whatever it found.
     cost_max: u64,
 }
 
 impl FilterScan {
-    pub(super) fn new(filter: &Filter, wanted: u64, may_full_scan: bool) -> Self {
+    pub(super) fn new(filter: &Filter, wanted: u64, may_scan_in_order: bool) -> Self {
         let state = if filter.ids.is_some() {
             FilterScanState::LookUp(LookUp::default())
         } else {
             FilterScanState::Unopened
         };
-        FilterScan { state, may_full_scan, wanted, rows: 0 }
+        FilterScan { state, may_scan_in_order, wanted, cost: 0 }
     }
 
     /// Its cursors are dropped, to be opened again; of what its ids have found, `unmerged` is left.
     pub(super) fn release_cursors(&mut self, unmerged: Vec<Posting>) {
         self.state = match std::mem::replace(&mut self.state, FilterScanState::Closed) {
             FilterScanState::Found => FilterScanState::FoundUnmerged(unmerged),
-            FilterScanState::FullScan(_) | FilterScanState::Terms(_) => FilterScanState::Unopened,
+            FilterScanState::OrderedScan(_) | FilterScanState::Terms(_) => FilterScanState::Unopened,
             other => other,
         };
     }
@@ -113,14 +113,14 @@ impl FilterScan {
         matches!(self.state, FilterScanState::Closed)
     }
 
-    pub(super) fn is_full_scan(&self) -> bool {
-        matches!(self.state, FilterScanState::FullScan(_))
+    pub(super) fn is_ordered_scan(&self) -> bool {
+        matches!(self.state, FilterScanState::OrderedScan(_))
     }
 
     /// The terms that are read now.
     pub(super) fn terms(&self) -> Option<&Terms> {
         match &self.state {
-            FilterScanState::FullScan(scan) => Some(&scan.broad),
+            FilterScanState::OrderedScan(scan) => Some(&scan.broad),
             FilterScanState::Terms(terms) => Some(terms),
             FilterScanState::Unopened
             | FilterScanState::LookUp(_)
@@ -141,7 +141,7 @@ impl FilterScan {
         &mut self,
         filter: &Filter,
         reader: &R,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Result<Progress, StoreError> {
         if let FilterScanState::FoundUnmerged(found) = &mut self.state {
             let found = std::mem::take(found);
@@ -149,9 +149,9 @@ impl FilterScan {
             return Ok(Progress::Done(found));
         }
         let FilterScanState::LookUp(look_up) = &mut self.state else { return Ok(Progress::NoIds) };
-        let before = *rows;
-        let is_done = look_up.run(filter, reader, rows)?;
-        self.rows += (before - *rows) as u64;
+        let before = *budget;
+        let is_done = look_up.run(filter, reader, budget)?;
+        self.cost += (before - *budget) as u64;
         if !is_done {
             return Ok(Progress::More);
         }
@@ -167,18 +167,18 @@ impl FilterScan {
         (filter, filters): (&Filter, usize),
         classes: TermClasses,
         reader: &R,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Result<(), StoreError> {
-        let before = *rows;
-        let narrow = cheapest((filter, filters), classes, reader, rows)?;
-        self.rows += (before - *rows) as u64;
+        let before = *budget;
+        let narrow = cheapest((filter, filters), classes, reader, budget)?;
+        self.cost += (before - *budget) as u64;
         let count = narrow.len(filter);
-        if self.may_full_scan && count > CURSORS_WIDE {
-            let broad = in_order(AccessPath::broad(filter, FULL_SCAN_KINDS_MAX), classes, reader)?;
-            if broad != narrow && broad.len(filter) * FULL_SCAN_SAVING <= count {
+        if self.may_scan_in_order && count > CURSORS_WIDE {
+            let broad = in_order(AccessPath::broad(filter, ORDERED_SCAN_KINDS_MAX), classes, reader)?;
+            if broad != narrow && broad.len(filter) * ORDERED_SCAN_SAVING <= count {
                 let (broad, narrow) = (Terms::new(broad, filter), Terms::new(narrow, filter));
                 let cost_max = count as u64;
-                self.state = FilterScanState::FullScan(FullScan {
+                self.state = FilterScanState::OrderedScan(OrderedScan {
                     broad,
                     narrow,
                     read: 0,
@@ -195,47 +195,48 @@ impl FilterScan {
 
     /// Postings to read first from each of the cursors of `terms`; there are `filters` filter scans.
     pub(super) fn first_chunk(&self, terms: &Terms, filter: &Filter, filters: usize) -> usize {
-        if terms.source == AccessPath::Address {
+        if terms.path == AccessPath::Address {
             return 1;
         }
-        let cursors = terms.source.len(filter).max(1) as u64;
+        let cursors = terms.path.len(filter).max(1) as u64;
         // An expected share of the page, and two more: one to see whether it ends there, and one to have a next
         // one while that is looked at.
         let max = chunk_max(cursors as usize * filters) as u64;
         (self.wanted.saturating_add(2).div_ceil(cursors)).clamp(1, max) as usize
     }
 
-    /// Takes note of a candidate whose event was read.
+    /// Records a candidate whose event was read.
     pub(super) fn record_result(&mut self, matched: bool, wanted: u64) {
         self.wanted = wanted;
-        if let FilterScanState::FullScan(scan) = &mut self.state {
+        if let FilterScanState::OrderedScan(scan) = &mut self.state {
             scan.read += 1;
             scan.matched += u64::from(matched);
         }
     }
 
-    /// Takes note of a skipped posting; true when the full scan is over.
+    /// Records a skipped posting; true when the ordered scan is over.
     pub(super) fn record_skip(&mut self) -> bool {
-        if let FilterScanState::FullScan(scan) = &mut self.state {
+        if let FilterScanState::OrderedScan(scan) = &mut self.state {
             scan.skipped += 1;
         }
-        self.is_broad_scan_over()
+        self.is_ordered_scan_over()
     }
 
-    /// Whether it is a full scan, and opening the narrow cursors is the better way to go on.
-    pub(super) fn is_broad_scan_over(&self) -> bool {
-        let FilterScanState::FullScan(FullScan { read, matched, skipped, cost_max, .. }) = &self.state else {
+    /// Whether it is an ordered scan, and opening the narrow cursors is the better way to go on.
+    pub(super) fn is_ordered_scan_over(&self) -> bool {
+        let FilterScanState::OrderedScan(OrderedScan { read, matched, skipped, cost_max, .. }) = &self.state
+        else {
             return false;
         };
         let cost = read + skipped / 4;
         let expected = || self.wanted.saturating_mul(cost) / (*matched).max(1);
-        cost >= *cost_max || (cost >= FULL_SCAN_TRIAL && expected() > *cost_max)
+        cost >= *cost_max || (cost >= ORDERED_SCAN_TRIAL && expected() > *cost_max)
     }
 
     /// Goes over to the narrow terms.
-    pub(super) fn end_broad_scan(&mut self) {
+    pub(super) fn end_ordered_scan(&mut self) {
         self.state = match std::mem::replace(&mut self.state, FilterScanState::Closed) {
-            FilterScanState::FullScan(scan) => FilterScanState::Terms(scan.narrow),
+            FilterScanState::OrderedScan(scan) => FilterScanState::Terms(scan.narrow),
             other => other,
         };
     }
@@ -268,46 +269,46 @@ fn cheapest<R: Reader>(
     (filter, filters): (&Filter, usize),
     classes: TermClasses,
     reader: &R,
-    rows: &mut usize,
+    budget: &mut usize,
 ) -> Result<AccessPath, StoreError> {
-    let mut sources = AccessPath::narrow(filter, filters, classes);
+    let mut paths = AccessPath::narrow(filter, filters, classes);
     // An author's postings that prove the match are best: each one is an answer.
-    if sources.is_empty() || sources[0].decides(filter) {
-        return Ok(sources.into_iter().next().unwrap_or_else(|| AccessPath::broad(filter, usize::MAX)));
+    if paths.is_empty() || paths[0].decides(filter) {
+        return Ok(paths.into_iter().next().unwrap_or_else(|| AccessPath::broad(filter, usize::MAX)));
     }
-    sources.sort_by_key(|source| source.len(filter));
-    let probed = sources.iter().take(PROBE_PATHS_MAX);
-    let few = probed.take_while(|source| source.len(filter) <= PROBE_TERMS_MAX).count();
+    paths.sort_by_key(|path| path.len(filter));
+    let probed = paths.iter().take(PROBE_PATHS_MAX);
+    let few = probed.take_while(|path| path.len(filter) <= PROBE_TERMS_MAX).count();
     if few < 2 {
-        return Ok(sources.swap_remove(0));
+        return Ok(paths.swap_remove(0));
     }
     let mut best = (f64::INFINITY, 0);
-    for (index, source) in sources[..few].iter().enumerate() {
-        let density = density(source, filter, reader, rows)?;
+    for (index, path) in paths[..few].iter().enumerate() {
+        let density = density(path, filter, reader, budget)?;
         if density < best.0 {
             best = (density, index);
         }
     }
-    Ok(sources.swap_remove(best.1))
+    Ok(paths.swap_remove(best.1))
 }
 
 /// Postings of `source` a second, from the newest that `filter` allows back to where a few of them reach; next
 /// to nothing if that is all there are.
 fn density<R: Reader>(
-    source: &AccessPath,
+    path: &AccessPath,
     filter: &Filter,
     reader: &R,
-    rows: &mut usize,
+    budget: &mut usize,
 ) -> Result<f64, StoreError> {
     let (oldest, newest) = (filter.since.unwrap_or(0), filter.until.unwrap_or(u64::MAX));
-    let each = PROBE_COST.div_ceil(source.len(filter).max(1));
+    let each = PROBE_COST.div_ceil(path.len(filter).max(1));
     let mut postings = Vec::with_capacity(each);
     let mut sum = 0.0;
-    for index in 0..source.len(filter) {
+    for index in 0..path.len(filter) {
         postings.clear();
-        let term: Term = source.term(filter, index);
-        reader.postings(&term, Bound::From(Rank::newest(newest)), oldest, each, &mut postings)?;
-        *rows = rows.saturating_sub(postings.len().max(1));
+        let term: Term = path.term(filter, index);
+        reader.postings(&term, StartAt::Rank(Rank::newest(newest)), oldest, each, &mut postings)?;
+        *budget = budget.saturating_sub(postings.len().max(1));
         let second = |posting: Option<&Posting>| posting.map_or(0, |posting| posting.rank.created_at);
         let span = second(postings.first()) - second(postings.last()) + 1;
         sum += match postings.len() < each {
@@ -328,13 +329,18 @@ struct LookUp {
 
 impl LookUp {
     /// Looks up ids until they or the budget run out; true when it was the ids.
-    fn run<R: Reader>(&mut self, filter: &Filter, reader: &R, rows: &mut usize) -> Result<bool, StoreError> {
+    fn run<R: Reader>(
+        &mut self,
+        filter: &Filter,
+        reader: &R,
+        budget: &mut usize,
+    ) -> Result<bool, StoreError> {
         let ids = filter.ids.as_deref().unwrap_or(&[]);
         while let Some(id) = ids.get(self.next) {
-            if *rows == 0 {
+            if *budget == 0 {
                 return Ok(false);
             }
-            *rows -= 1;
+            *budget -= 1;
             if let Some(seq) = reader.seq_of(id)?
                 && let Some(json) = reader.event(seq)?
             {
@@ -343,7 +349,7 @@ impl LookUp {
                 if matcher.matches(filter) {
                     self.found.push(posting(seq, event));
                 }
-                *rows = rows.saturating_sub(cost::of_event(json.len(), &matcher));
+                *budget = budget.saturating_sub(cost::of_event(json.len(), &matcher));
             }
             self.next += 1;
         }

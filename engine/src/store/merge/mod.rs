@@ -6,10 +6,10 @@
 //! borrows nothing, so it outlives the reader of each step.
 //!
 //! **Wide filters.** A filter for thousands of authors has one cursor per author, and opening all of them costs a look-up
-//! each, of which a page of fifty events needs few. So such a filter scan first makes a *full scan*: it reads a broad term,
-//! the kind's or all events', in order, with the authors as a check on each event, as long as that fills the page
+//! each, of which a page of fifty events needs few. So such a filter scan first makes an *ordered scan*: it reads a broad
+//! term, the kind's or all events', in order, with the authors as a check on each event, as long as that fills the page
 //! sooner than opening the cursors would. When it does not, the cursors are opened after the position reached: everything
-//! before it has been seen, so nothing is lost or repeated. The full scan ends at the latest when it has cost as much
+//! before it has been seen, so nothing is lost or repeated. The ordered scan ends at the latest when it has cost as much
 //! as opening the cursors, so a wide filter never costs more than twice the better way.
 //!
 //! **Memory.** A term has a cursor once it has been read and something was there, and all cursors of a merge together have
@@ -22,7 +22,7 @@ mod filter_scan;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::{Bound, Posting, Rank, Reader, Seq, StoreError, TermClasses};
+use super::{Posting, Rank, Reader, Seq, StartAt, StoreError, TermClasses};
 use crate::types::{CanonicalEvent, EventId, Filter};
 use access_path::AccessPath;
 use cursor::{PostingCursor, chunk_max};
@@ -63,10 +63,10 @@ pub(super) struct Merge {
     capacity: usize,
     heap: BinaryHeap<Head>,
     /// Cursors to read on before anything is merged.
-    dry: Vec<u32>,
+    to_refill: Vec<u32>,
     /// Cursors to open before that, next ones last.
     opening: Vec<PendingCursors>,
-    /// Lanes up to this one have their cursors, or are in `opening`.
+    /// Filter scans up to this one have their cursors, or are in `opening`.
     opened: usize,
     /// The rank of the last group; cursors that are opened later start after it.
     rank: Option<Rank>,
@@ -74,7 +74,7 @@ pub(super) struct Merge {
     group: Vec<(Posting, usize, bool)>,
     gathered: bool,
     /// Pairs at the front of `group` that have been dealt with.
-    taken: usize,
+    handled: usize,
     current: Candidate,
     scratch: Vec<Posting>,
 }
@@ -83,9 +83,9 @@ pub(super) struct Merge {
 #[derive(Debug)]
 struct PendingCursors {
     filter_scan: usize,
-    of_full_scan: bool,
+    of_ordered_scan: bool,
     terms: std::ops::Range<usize>,
-    start: Bound,
+    start: StartAt,
     chunk: usize,
 }
 
@@ -132,18 +132,18 @@ pub fn cursor_bytes_max(filters: &[Filter], classes: TermClasses) -> usize {
 
 impl Merge {
     /// One filter scan a filter, of which `wanted` events are expected to be asked for. Only events up to `horizon`
-    /// come out. `broad_scans` allows them for wide filters.
+    /// come out. `ordered_scans` allows them for wide filters.
     pub(super) fn new(
         filters: &[Filter],
         wanted: impl Fn(usize) -> u64,
         classes: TermClasses,
         horizon: Seq,
-        broad_scans: bool,
+        ordered_scans: bool,
     ) -> Self {
         let filter_scans = filters
             .iter()
             .enumerate()
-            .map(|(index, filter)| FilterScan::new(filter, wanted(index), broad_scans))
+            .map(|(index, filter)| FilterScan::new(filter, wanted(index), ordered_scans))
             .collect();
         let nowhere = Rank::newest(0);
         let none = Posting { rank: nowhere, seq: Seq(0), kind: 0, expires: false };
@@ -155,13 +155,13 @@ impl Merge {
             free: Vec::new(),
             capacity: 0,
             heap: BinaryHeap::new(),
-            dry: Vec::new(),
+            to_refill: Vec::new(),
             opening: Vec::new(),
             opened: 0,
             rank: None,
             group: Vec::new(),
             gathered: false,
-            taken: 0,
+            handled: 0,
             current: Candidate { posting: none, filter_scans: Vec::new() },
             scratch: Vec::new(),
         }
@@ -172,10 +172,10 @@ impl Merge {
         self.filter_scans[filter_scan].close();
     }
 
-    /// Bytes of its cursors and of what they have read, or ids have found. Lanes are not counted.
+    /// Bytes of its cursors and of what they have read, or ids have found. The filter scans themselves are not counted.
     pub(super) fn bytes(&self) -> usize {
         self.cursors.capacity() * size_of::<PostingCursor>()
-            + (self.free.capacity() + self.dry.capacity()) * size_of::<u32>()
+            + (self.free.capacity() + self.to_refill.capacity()) * size_of::<u32>()
             + self.heap.capacity() * size_of::<Head>()
             + self.capacity * size_of::<Posting>()
     }
@@ -201,13 +201,13 @@ impl Merge {
             filter_scan.release_cursors(unmerged);
         }
         (self.cursors, self.free, self.capacity) = (Vec::new(), Vec::new(), 0);
-        (self.dry, self.opening, self.opened) = (Vec::new(), Vec::new(), 0);
+        (self.to_refill, self.opening, self.opened) = (Vec::new(), Vec::new(), 0);
         self.scratch = Vec::new();
     }
 
     /// Cost of a filter scan's cursors so far.
-    pub(super) fn rows_of(&self, filter_scan: usize) -> u64 {
-        self.filter_scans[filter_scan].rows
+    pub(super) fn cost_of(&self, filter_scan: usize) -> u64 {
+        self.filter_scans[filter_scan].cost
     }
 
     /// Records whether a filter scan's last candidate matched, and how many more events its filter wants.
@@ -215,13 +215,13 @@ impl Merge {
         self.filter_scans[filter_scan].record_result(matched, wanted);
     }
 
-    /// Reads until there is a candidate that has not been [`Merge::pass`]ed; that is a row a posting read, and
-    /// one a call at least. Choosing between access paths of one filter may overdraw `rows` by up to about 400.
+    /// Reads until there is a candidate that has not been passed by [`Merge::advance`]; each posting read costs one, and
+    /// each call at least one. Choosing between access paths of one filter may overdraw `budget` by up to about 400.
     pub(super) fn next<R: Reader>(
         &mut self,
         filters: &[Filter],
         reader: &R,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Result<MergeStep, StoreError> {
         loop {
             if self.gathered {
@@ -231,18 +231,18 @@ impl Merge {
                 self.leave_group(filters);
             }
             while self.opened < self.filter_scans.len() {
-                if *rows == 0 {
+                if *budget == 0 {
                     return Ok(MergeStep::OutOfBudget);
                 }
-                self.open(filters, reader, rows)?;
+                self.open(filters, reader, budget)?;
             }
-            if !self.dry.is_empty() || !self.opening.is_empty() {
-                if *rows == 0 {
+            if !self.to_refill.is_empty() || !self.opening.is_empty() {
+                if *budget == 0 {
                     return Ok(MergeStep::OutOfBudget);
                 }
                 match self.opening.is_empty() {
-                    true => self.read_on(filters, reader, rows)?,
-                    false => self.open_next(filters, reader, rows)?,
+                    true => self.read_on(filters, reader, budget)?,
+                    false => self.open_next(filters, reader, budget)?,
                 }
                 continue;
             }
@@ -252,7 +252,7 @@ impl Merge {
                 }
                 None if self.group.is_empty() => return Ok(MergeStep::End),
                 _ => {
-                    self.order_group(reader, rows)?;
+                    self.order_group(reader, budget)?;
                     self.gathered = true;
                     self.rank = self.group.first().map(|pair| pair.0.rank);
                 }
@@ -266,19 +266,19 @@ impl Merge {
     }
 
     /// Moves past the candidate.
-    pub(super) fn pass(&mut self) {
+    pub(super) fn advance(&mut self) {
         let seq = self.current.posting.seq;
-        while self.group.get(self.taken).is_some_and(|pair| pair.0.seq == seq) {
-            self.taken += 1;
+        while self.group.get(self.handled).is_some_and(|pair| pair.0.seq == seq) {
+            self.handled += 1;
         }
     }
 
     /// Sets the current candidate from the front of the group, without filter scans closed since it was gathered.
     fn front(&mut self) -> bool {
-        while let Some(&(posting, ..)) = self.group.get(self.taken) {
+        while let Some(&(posting, ..)) = self.group.get(self.handled) {
             self.current.posting = posting;
             self.current.filter_scans.clear();
-            for &(other, filter_scan, decided) in &self.group[self.taken..] {
+            for &(other, filter_scan, decided) in &self.group[self.handled..] {
                 if other.seq != posting.seq {
                     break;
                 }
@@ -291,7 +291,7 @@ impl Merge {
             if !self.current.filter_scans.is_empty() {
                 return true;
             }
-            self.pass();
+            self.advance();
         }
         false
     }
@@ -299,18 +299,18 @@ impl Merge {
     fn leave_group(&mut self, filters: &[Filter]) {
         let rank = self.group[0].0.rank;
         self.group.clear();
-        self.taken = 0;
+        self.handled = 0;
         self.gathered = false;
         for filter_scan in 0..self.filter_scans.len() {
-            if self.filter_scans[filter_scan].is_broad_scan_over() {
-                self.end_broad_scan(filter_scan, filters, Bound::After(rank, SEQ_MAX));
+            if self.filter_scans[filter_scan].is_ordered_scan_over() {
+                self.end_ordered_scan(filter_scan, filters, StartAt::After(rank, SEQ_MAX));
             }
         }
     }
 
     /// Puts the gathered pairs in the order of answers. One rank is one event but for ids that share eight
     /// bytes; then the whole ids decide, and events that have been removed are left out.
-    fn order_group<R: Reader>(&mut self, reader: &R, rows: &mut usize) -> Result<(), StoreError> {
+    fn order_group<R: Reader>(&mut self, reader: &R, budget: &mut usize) -> Result<(), StoreError> {
         let first = self.group[0].0.seq;
         if self.group.iter().all(|pair| pair.0.seq == first) {
             self.group.sort_unstable_by_key(|pair| pair.1);
@@ -321,7 +321,7 @@ impl Merge {
         seqs.dedup();
         let mut ids: Vec<(Seq, Option<EventId>)> = Vec::with_capacity(seqs.len());
         for seq in seqs {
-            *rows = rows.saturating_sub(1);
+            *budget = budget.saturating_sub(1);
             ids.push((seq, reader.event(seq)?.map(|json| CanonicalEvent::trusted(&json).id())));
         }
         let id_of = |seq: Seq| {
@@ -339,22 +339,22 @@ impl Merge {
         let Some(Head { posting, cursor }) = self.heap.pop() else {
             return;
         };
-        let PostingCursor { filter_scan, of_full_scan, exhausted, .. } = self.cursors[cursor as usize];
+        let PostingCursor { filter_scan, of_ordered_scan, exhausted, .. } = self.cursors[cursor as usize];
         let filter_scan = filter_scan as usize;
         if self.filter_scans[filter_scan].is_closed()
-            || self.filter_scans[filter_scan].is_full_scan() != of_full_scan
+            || self.filter_scans[filter_scan].is_ordered_scan() != of_ordered_scan
         {
             return self.drop_cursor(cursor);
         }
         match self.cursors[cursor as usize].next_buffered() {
             Some(posting) => self.heap.push(Head { posting, cursor }),
             None if exhausted => self.drop_cursor(cursor),
-            None => self.dry.push(cursor),
+            None => self.to_refill.push(cursor),
         }
         if posting.seq <= self.horizon && filters[filter_scan].matches_kind(posting.kind) {
             self.group.push((posting, filter_scan, self.filter_scans[filter_scan].decides()));
         } else if self.filter_scans[filter_scan].record_skip() {
-            self.end_broad_scan(filter_scan, filters, Bound::After(posting.rank, posting.seq));
+            self.end_ordered_scan(filter_scan, filters, StartAt::After(posting.rank, posting.seq));
         }
     }
 
@@ -378,20 +378,20 @@ impl Merge {
         self.free.push(slot);
     }
 
-    /// Opens the cursors of the narrow terms; those of the full scan are dropped when they are met next.
-    fn end_broad_scan(&mut self, filter_scan: usize, filters: &[Filter], start: Bound) {
-        self.filter_scans[filter_scan].end_broad_scan();
+    /// Opens the cursors of the narrow terms; those of the ordered scan are dropped when they are met next.
+    fn end_ordered_scan(&mut self, filter_scan: usize, filters: &[Filter], start: StartAt) {
+        self.filter_scans[filter_scan].end_ordered_scan();
         self.open_terms(filter_scan, filters, start);
     }
 
     /// Has the terms of a filter scan opened, each from `start` on.
-    fn open_terms(&mut self, filter_scan: usize, filters: &[Filter], start: Bound) {
+    fn open_terms(&mut self, filter_scan: usize, filters: &[Filter], start: StartAt) {
         let filter = &filters[filter_scan];
         let Some(terms) = self.filter_scans[filter_scan].terms() else { return };
         let chunk = self.filter_scans[filter_scan].first_chunk(terms, filter, filters.len());
-        let terms = 0..terms.source.len(filter);
-        let of_full_scan = self.filter_scans[filter_scan].is_full_scan();
-        self.opening.push(PendingCursors { filter_scan, of_full_scan, terms, start, chunk });
+        let terms = 0..terms.path.len(filter);
+        let of_ordered_scan = self.filter_scans[filter_scan].is_ordered_scan();
+        self.opening.push(PendingCursors { filter_scan, of_ordered_scan, terms, start, chunk });
     }
 
     /// Opens the next filter scan, or the next part of one that looks up ids.
@@ -399,15 +399,15 @@ impl Merge {
         &mut self,
         filters: &[Filter],
         reader: &R,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Result<(), StoreError> {
         let (index, filter) = (self.opened, &filters[self.opened]);
         let filter_scan = &mut self.filter_scans[index];
-        if filter_scan.is_closed() || filter.is_empty() {
+        if filter_scan.is_closed() || filter.matches_nothing() {
             self.opened += 1;
             return Ok(());
         }
-        match filter_scan.look_up(filter, reader, rows)? {
+        match filter_scan.look_up(filter, reader, budget)? {
             Progress::NoIds => {}
             Progress::More => return Ok(()),
             Progress::Done(found) => {
@@ -416,11 +416,11 @@ impl Merge {
                 return Ok(());
             }
         }
-        filter_scan.choose((filter, filters.len()), self.classes, reader, rows)?;
+        filter_scan.choose((filter, filters.len()), self.classes, reader, budget)?;
         let newest = Rank::newest(filter.until.unwrap_or(u64::MAX));
         let start = match self.rank {
-            Some(rank) if rank >= newest => Bound::After(rank, SEQ_MAX),
-            _ => Bound::From(newest),
+            Some(rank) if rank >= newest => StartAt::After(rank, SEQ_MAX),
+            _ => StartAt::Rank(newest),
         };
         self.open_terms(index, filters, start);
         self.opened += 1;
@@ -441,18 +441,18 @@ impl Merge {
         &mut self,
         filters: &[Filter],
         reader: &R,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Result<(), StoreError> {
-        let Some(PendingCursors { filter_scan, of_full_scan, terms, start, chunk }) = self.opening.last()
+        let Some(PendingCursors { filter_scan, of_ordered_scan, terms, start, chunk }) = self.opening.last()
         else {
             return Ok(());
         };
-        if terms.is_empty() || self.filter_scans[*filter_scan].is_full_scan() != *of_full_scan {
+        if terms.is_empty() || self.filter_scans[*filter_scan].is_ordered_scan() != *of_ordered_scan {
             self.opening.pop();
             return Ok(());
         }
-        let mut cursor = PostingCursor::new(*filter_scan, *of_full_scan, terms.start, *start, *chunk);
-        let first = self.read(&mut cursor, filters, reader, rows)?;
+        let mut cursor = PostingCursor::new(*filter_scan, *of_ordered_scan, terms.start, *start, *chunk);
+        let first = self.read(&mut cursor, filters, reader, budget)?;
         if let Some(PendingCursors { terms, .. }) = self.opening.last_mut() {
             terms.start += 1;
         }
@@ -468,17 +468,17 @@ impl Merge {
         &mut self,
         filters: &[Filter],
         reader: &R,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Result<(), StoreError> {
-        let Some(&slot) = self.dry.last() else { return Ok(()) };
+        let Some(&slot) = self.to_refill.last() else { return Ok(()) };
         let nowhere = PostingCursor::of_postings(0, Vec::new());
         let mut cursor = std::mem::replace(&mut self.cursors[slot as usize], nowhere);
         let capacity = cursor.capacity();
-        let first = self.read(&mut cursor, filters, reader, rows);
+        let first = self.read(&mut cursor, filters, reader, budget);
         self.capacity = self.capacity - capacity + cursor.capacity();
         self.cursors[slot as usize] = cursor;
         let first = first?;
-        self.dry.pop();
+        self.to_refill.pop();
         match first {
             Some(posting) => self.heap.push(Head { posting, cursor: slot }),
             None => self.drop_cursor(slot),
@@ -493,22 +493,23 @@ impl Merge {
         cursor: &mut PostingCursor,
         filters: &[Filter],
         reader: &R,
-        rows: &mut usize,
+        budget: &mut usize,
     ) -> Result<Option<Posting>, StoreError> {
         let (filter_scan, filter) =
             (&mut self.filter_scans[cursor.filter_scan as usize], &filters[cursor.filter_scan as usize]);
-        let Some(terms) = filter_scan.terms().filter(|_| filter_scan.is_full_scan() == cursor.of_full_scan)
+        let Some(terms) =
+            filter_scan.terms().filter(|_| filter_scan.is_ordered_scan() == cursor.of_ordered_scan)
         else {
             return Ok(None);
         };
-        let asked = cursor.chunk().min(*rows);
+        let asked = cursor.chunk().min(*budget);
         self.scratch.clear();
-        let term = terms.source.term(filter, cursor.term as usize);
-        let chunk_max = chunk_max(terms.source.len(filter) * filters.len());
+        let term = terms.path.term(filter, cursor.term as usize);
+        let chunk_max = chunk_max(terms.path.len(filter) * filters.len());
         reader.postings(&term, cursor.start, filter.since.unwrap_or(0), asked, &mut self.scratch)?;
         let used = self.scratch.len().max(1);
-        *rows -= used.min(*rows);
-        filter_scan.rows += used as u64;
+        *budget -= used.min(*budget);
+        filter_scan.cost += used as u64;
         Ok(cursor.fill(&self.scratch, asked, chunk_max))
     }
 }

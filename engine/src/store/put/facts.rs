@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::Op;
-use super::requests::{DELETION, GIFT_WRAP, VANISH, deleted_addresses, deleted_ids, wrapped_for};
-use crate::store::{Bound, Posting, Rank, Reader, Seq, StoreError, Term, Tombstone};
+use super::request_tags::{DELETION, GIFT_WRAP, VANISH, deleted_addresses, deleted_ids, wrapped_for};
+use crate::store::{Posting, Rank, Reader, Seq, StartAt, StoreError, Term, Tombstone};
 use crate::types::{CanonicalEvent, Event, EventId, Kind, PubKey, Timestamp, parse_expiration};
 
 /// Postings read in one call while all postings of a term are iterated.
@@ -135,7 +135,7 @@ fn may_delete(event: CanonicalEvent<'_>, requester: PubKey) -> bool {
     }
 }
 
-/// All events of the author of a request to vanish, and the gift wraps for it, up to the request's second. An earlier
+/// All events of the author of a request to vanish, and the gift wraps for it, up to the request's `created_at`. An earlier
 /// request, if there was one, has removed those up to `vanished_until`.
 fn vanishing(
     reader: &impl Reader,
@@ -175,12 +175,12 @@ fn each_posting(
     times: RangeInclusive<Timestamp>,
     mut sink: impl FnMut(Posting),
 ) -> Result<(), StoreError> {
-    let mut start = Bound::From(Rank::newest(*times.end()));
+    let mut start = StartAt::Rank(Rank::newest(*times.end()));
     let mut postings = Vec::new();
     loop {
         reader.postings(term, start, *times.start(), CHUNK, &mut postings)?;
         let next = match postings.last() {
-            Some(last) if postings.len() == CHUNK => Some(Bound::After(last.rank, last.seq)),
+            Some(last) if postings.len() == CHUNK => Some(StartAt::After(last.rank, last.seq)),
             _ => None,
         };
         for posting in postings.drain(..) {

@@ -6,7 +6,7 @@
 mod facts;
 mod plan;
 mod removal;
-mod requests;
+mod request_tags;
 
 use super::{Backend, Seq, StoreError, Writer, terms_of};
 use crate::types::{Event, EventId, Timestamp, is_removal_request};
@@ -62,30 +62,30 @@ pub enum Refusal {
 
 /// What an operation has removed from what is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// These events, each by its second and id; usually none.
-    Events(Vec<(Timestamp, EventId)>),
-    /// More than these changes looked at.
+pub enum RemovedEvents {
+    /// These events, each by its `created_at` and id; usually none.
+    Listed(Vec<(Timestamp, EventId)>),
+    /// More events than were read.
     Unknown,
 }
 
-impl Taken {
+impl RemovedEvents {
     /// Nothing.
-    pub const NOTHING: Taken = Taken::Events(Vec::new());
+    pub const NOTHING: RemovedEvents = RemovedEvents::Listed(Vec::new());
 
     /// Whether it is nothing.
     pub fn is_nothing(&self) -> bool {
-        matches!(self, Taken::Events(events) if events.is_empty())
+        matches!(self, RemovedEvents::Listed(events) if events.is_empty())
     }
 }
 
-/// What became of one operation, and what it removed.
+/// The result of one operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Done {
+pub struct OpResult {
     /// What became of it.
     pub outcome: Outcome,
     /// What it removed.
-    pub taken: Taken,
+    pub removed: RemovedEvents,
 }
 
 /// Carries out `ops` in order as one change, durable when this returns; later ones see what earlier ones did.
@@ -98,14 +98,18 @@ pub struct Done {
 /// # Errors
 /// The backend's. Then nothing of `ops` was kept.
 pub fn commit<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec<Outcome>, StoreError> {
-    Ok(commit_and_tell(backend, now, ops)?.into_iter().map(|done| done.outcome).collect())
+    Ok(commit_with_removals(backend, now, ops)?.into_iter().map(|done| done.outcome).collect())
 }
 
-/// As [`commit`], and tells what each of `ops` removed, at no further cost.
+/// As [`commit`], and returns what each of `ops` removed, at no further cost.
 ///
 /// # Errors
 /// As [`commit`].
-pub fn commit_and_tell<B: Backend>(backend: &B, now: Timestamp, ops: &[Op]) -> Result<Vec<Done>, StoreError> {
+pub fn commit_with_removals<B: Backend>(
+    backend: &B,
+    now: Timestamp,
+    ops: &[Op],
+) -> Result<Vec<OpResult>, StoreError> {
     if ops.is_empty() {
         return Ok(Vec::new());
     }
@@ -122,7 +126,7 @@ pub fn commit_removals<B: Backend>(
     now: Timestamp,
     ops: &[Op],
     full: &StoreError,
-) -> Vec<Result<Done, StoreError>> {
+) -> Vec<Result<OpResult, StoreError>> {
     let removes = |op: &Op| is_removal_request(op.event().kind);
     let removals: Vec<Op> = ops.iter().filter(|op| removes(op)).cloned().collect();
     let mut done = Vec::with_capacity(removals.len());
@@ -146,7 +150,7 @@ fn remove_from_reserve<B: Backend>(
     now: Timestamp,
     ops: &[Op],
     mut budget: RemovalBudget,
-    done: &mut Vec<Result<Option<Done>, StoreError>>,
+    done: &mut Vec<Result<Option<OpResult>, StoreError>>,
 ) {
     match backend.write_from_reserve(|writer| execute(writer, &mut budget, now, ops, true)) {
         Ok(outcomes) => done.extend(outcomes.into_iter().map(Ok)),
@@ -170,7 +174,7 @@ fn execute<W: Writer>(
     now: Timestamp,
     ops: &[Op],
     must_free_space: bool,
-) -> Result<Vec<Option<Done>>, StoreError> {
+) -> Result<Vec<Option<OpResult>>, StoreError> {
     let mut last = writer.last_seq()?;
     ops.iter()
         .map(|op| {
@@ -190,15 +194,15 @@ fn apply(
     event: &Event,
     plan: Plan,
     last: &mut Seq,
-) -> Result<Done, StoreError> {
+) -> Result<OpResult, StoreError> {
     if plan.verdict == Verdict::Store {
         budget.credit(event);
     }
-    let mut taken = Some(Vec::new());
+    let mut removed = Some(Vec::new());
     for seq in plan.delete {
-        let removed = budget.remove_or_hide(writer, seq)?;
-        taken = taken.zip(removed).map(|(mut events, removed)| {
-            events.push(removed);
+        let listed = budget.remove_or_mark(writer, seq)?;
+        removed = removed.zip(listed).map(|(mut events, event)| {
+            events.push(event);
             events
         });
     }
@@ -214,5 +218,5 @@ fn apply(
         Verdict::Duplicate => Outcome::Duplicate,
         Verdict::Refuse(refusal) => Outcome::Refused(refusal),
     };
-    Ok(Done { outcome, taken: taken.map_or(Taken::Unknown, Taken::Events) })
+    Ok(OpResult { outcome, removed: removed.map_or(RemovedEvents::Unknown, RemovedEvents::Listed) })
 }

@@ -1,7 +1,7 @@
 //! The rules of writing, as a pure function.
 
 use super::facts::{Facts, TargetState, Version};
-use super::requests::DELETION;
+use super::request_tags::DELETION;
 use super::{Op, Refusal};
 use crate::store::{Seq, Tombstone};
 use crate::types::{Class, Event, Timestamp, is_removal_request};
@@ -13,7 +13,7 @@ pub(super) struct Plan {
     pub(super) verdict: Verdict,
     /// Events to remove, each once.
     pub(super) delete: Vec<Seq>,
-    /// Tombstones to put, and the second up to which each holds.
+    /// Tombstones to put, and the timestamp up to which each holds.
     pub(super) tombstones: Vec<(Tombstone, Timestamp)>,
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::store::{
-    Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, TermClasses, Writer, terms_of,
+    Backend, Posting, Rank, Reader, Seq, StartAt, StoreError, Term, TermClasses, Writer, terms_of,
 };
 use crate::types::{Event, EventId, Kind, Timestamp, is_removal_request};
 
@@ -74,9 +74,9 @@ impl RemovalBudget {
         self.keys_left = self.keys_left.saturating_add(keys_max(event.json().len()).min(self.keys_max));
     }
 
-    /// Removes an event, or hides it if its size says that its keys may be more than is left. Returns its second and id, if
-    /// it was looked at.
-    pub(super) fn remove_or_hide(
+    /// Removes an event, or marks it as pending removal if its size says that its keys may be more than is left. Returns
+    /// its `created_at` and id, if it was looked at.
+    pub(super) fn remove_or_mark(
         &mut self,
         writer: &mut impl Writer,
         seq: Seq,
@@ -112,8 +112,8 @@ fn keys_max(bytes: usize) -> usize {
 }
 
 /// One step towards removing events pending removal: as many as have [`Backend::removed_keys_max`] keys, one at least, those that were
-/// stored first before others. To be called, with other changes in between, until there is no more. What was
-/// marked as removed and is not removed when the program ends is still marked as removed when it begins again, and goes on.
+/// stored first before others. To be called, with other changes in between, until there is no more. What is still pending
+/// removal when the program ends is pending removal when it starts again.
 ///
 /// # Errors
 /// The backend's. Then none was removed.
@@ -228,7 +228,7 @@ pub fn sweep_older_than<B: Backend>(
             false => reader.kinds()?.into_iter().filter(|kind| is_swept(*kind)).map(Term::Kind).collect(),
         };
         for term in &terms {
-            let mut start = Bound::From(Rank::newest(newest));
+            let mut start = StartAt::Rank(Rank::newest(newest));
             let mut page: Vec<Posting> = Vec::new();
             while aged.len() <= events_max {
                 page.clear();
@@ -239,7 +239,7 @@ pub fn sweep_older_than<B: Backend>(
                     }
                 }
                 match page.last() {
-                    Some(last) if page.len() == SWEEP_PAGE => start = Bound::After(last.rank, last.seq),
+                    Some(last) if page.len() == SWEEP_PAGE => start = StartAt::After(last.rank, last.seq),
                     _ => break,
                 }
             }
@@ -312,7 +312,7 @@ impl RemovalStep {
 
     /// Readers that keep sets of events are told that some are gone, if any was removed.
     fn note_unlogged(&self, writer: &mut impl Writer) -> Result<(), StoreError> {
-        if self.events > 0 { writer.note_unlogged_removal() } else { Ok(()) }
+        if self.events > 0 { writer.record_unlogged_removal() } else { Ok(()) }
     }
 
     /// What was done, if there were `events` to remove.

@@ -25,7 +25,7 @@ pub(super) enum Stage {
     /// They are not sent; the first one shows that there is more.
     LookingAhead {
         /// Cost of the filter when it was last counted.
-        rows_before: u64,
+        cost_before: u64,
     },
     /// Nothing.
     Done,
@@ -35,7 +35,7 @@ impl Limit {
     pub(super) fn new(filter: &Filter, limits: ScanLimits) -> Self {
         let is_relay_limit = filter.limit.is_none_or(|limit| limit > limits.limit_max);
         let left = filter.limit.unwrap_or(limits.limit_default).min(limits.limit_max);
-        let stage = if left == 0 || filter.is_empty() { Stage::Done } else { Stage::Sending };
+        let stage = if left == 0 || filter.matches_nothing() { Stage::Done } else { Stage::Sending };
         Limit { stage, is_relay_limit, left, completion_max: limits.limit_max }
     }
 
@@ -48,19 +48,19 @@ impl Limit {
         }
     }
 
-    /// Takes note that all events newer than `created_at` have been seen; `rows` is how many rows have
-    /// been read for the filter. True if this ends a stage.
-    pub(super) fn advance_to(&mut self, created_at: Timestamp, rows: u64) -> bool {
+    /// Records that all events newer than `created_at` have been seen; `cost` is what reading for the filter has cost. True
+    /// if this ends a stage.
+    pub(super) fn advance_to(&mut self, created_at: Timestamp, cost: u64) -> bool {
         let over = matches!(self.stage, Stage::CompletingTimestamp(second) if created_at < second);
         if over {
-            self.stage = Stage::LookingAhead { rows_before: rows };
+            self.stage = Stage::LookingAhead { cost_before: cost };
         }
         over
     }
 
-    /// Counts an event that is sent; `rows` is how many rows have been read for the filter. True if this ends
+    /// Counts an event that is sent; `cost` is what reading for the filter has cost. True if this ends
     /// a stage.
-    pub(super) fn count_sent(&mut self, created_at: Timestamp, rows: u64) -> bool {
+    pub(super) fn count_sent(&mut self, created_at: Timestamp, cost: u64) -> bool {
         self.left -= 1;
         if self.left > 0 {
             return false;
@@ -70,7 +70,7 @@ impl Limit {
                 self.left = self.completion_max;
                 Stage::CompletingTimestamp(created_at)
             }
-            _ => Stage::LookingAhead { rows_before: rows },
+            _ => Stage::LookingAhead { cost_before: cost },
         };
         true
     }

@@ -13,9 +13,9 @@ use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
 use crate::types::{CanonicalEvent, EventMatcher, Filter, Timestamp, parse_expiration};
 use limit::{Limit, Stage};
 
-/// Cost of finding out whether there is one more match, once all that was asked for is sent; past them
-/// the answer is [`Completeness::Unknown`]. A page costs hundreds of units, so finding out may cost a few pages.
-const LOOK_AHEAD_ROWS_MAX: u64 = 2_000;
+/// Cost of finding out whether there is one more match, once all that was asked for is sent; past it the answer is
+/// [`Completeness::Unknown`]. A page costs hundreds of units, so finding out may cost a few pages.
+const LOOK_AHEAD_COST_MAX: u64 = 2_000;
 
 /// How many events filters get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +38,13 @@ pub struct Hit<'a> {
 
 /// What the receiver of a [`Hit`] answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Take {
+pub enum SinkResult {
     /// Go on.
-    Counted,
-    /// Go on: this one had been taken before, and costs nothing beside what reading it does.
-    Known,
-    /// This one is taken, but the reader is slow: end the step.
-    CountedAndPause,
+    Continue,
+    /// Go on: this one was sent before, so only reading it is charged.
+    AlreadySent,
+    /// End the step after this one: the reader is slow, or the sink wants no more.
+    Pause,
 }
 
 /// Where a step has come to.
@@ -63,7 +63,7 @@ pub enum Completeness {
     Finish,
     /// There is a stored match that was not sent.
     More,
-    /// Finding out would cost too much, or matches may be restricted for the viewer.
+    /// Finding out would cost too much, or matches may be withheld from the viewer.
     Unknown,
     /// All filters ask for ids, and the viewer may read no match that is stored.
     Withheld,
@@ -84,17 +84,17 @@ pub struct Scan {
     /// Whether there is a match that was not sent will not be known.
     unknown: bool,
     hit_cost: usize,
-    look_ahead_rows: u64,
+    look_ahead_cost: u64,
     /// Some filter looks ahead.
     looking_ahead: bool,
     /// No filter wants anything more.
     over: bool,
     /// Which filters can match what the viewer could not read when the scan began.
-    partial: Option<Box<[bool]>>,
+    may_be_incomplete: Option<Box<[bool]>>,
     /// Visible matches of each filter so far.
     matched: Box<[usize]>,
     /// The viewer may not read a match.
-    is_restricted: bool,
+    has_withheld_match: bool,
     /// An event was handed out.
     sent: bool,
 }
@@ -109,7 +109,7 @@ impl Scan {
         let unknown = wants
             .iter()
             .zip(&*filters)
-            .any(|(limit, filter)| limit.stage == Stage::Done && !filter.is_empty());
+            .any(|(limit, filter)| limit.stage == Stage::Done && !filter.matches_nothing());
         let mut scan = Scan {
             matched: vec![0; filters.len()].into(),
             filters,
@@ -118,11 +118,11 @@ impl Scan {
             more: false,
             unknown,
             hit_cost: 0,
-            look_ahead_rows: 0,
+            look_ahead_cost: 0,
             looking_ahead: false,
             over: false,
-            partial: None,
-            is_restricted: false,
+            may_be_incomplete: None,
+            has_withheld_match: false,
             sent: false,
         };
         scan.close_done();
@@ -131,14 +131,14 @@ impl Scan {
 
     /// Charges an event that is handed out with `cost` more, for what its receiver does with it.
     #[must_use]
-    pub fn with_hit_cost(self, rows: usize) -> Self {
-        Scan { hit_cost: rows, ..self }
+    pub fn with_hit_cost(self, cost: usize) -> Self {
+        Scan { hit_cost: cost, ..self }
     }
 
     /// Records what `viewer` may not read. The first step does; a scan that is resumed is given a viewer that sees
     /// no more than the one before.
     pub fn begin_for(&mut self, viewer: &dyn Viewer) {
-        self.partial.get_or_insert_with(|| {
+        self.may_be_incomplete.get_or_insert_with(|| {
             self.filters.iter().map(|filter| !viewer.sees_all_matches(filter)).collect()
         });
     }
@@ -154,10 +154,10 @@ impl Scan {
         self.merge.release_cursors();
     }
 
-    /// Spends a cost of up to `cost`, subtracting what it reads, and hands matches that `viewer` may see to `sink` in order.
-    /// A unit of cost is about a microsecond of work: a posting or a small event; large events and those that many
-    /// filters ask about cost more (`store/cost.rs`). A step ends with what uses the budget up, which may take more than there are left: one
-    /// event, or choosing between the access paths of one filter, a cost of some 400.
+    /// Spends up to `budget` units of cost, which are subtracted from it, and hands matches that `viewer` may see to `sink`
+    /// in order. A unit of cost is about a microsecond of work: a posting or a small event; large events and those that
+    /// many filters ask about cost more (`store/cost.rs`). A step ends with what uses the budget up, which may cost more
+    /// than is left of it: one event, or choosing between the access paths of one filter, a cost of some 400.
     ///
     /// # Errors
     /// The backend's. The scan has lost nothing and may be stepped again.
@@ -165,25 +165,25 @@ impl Scan {
         &mut self,
         reader: &R,
         now: Timestamp,
-        rows: &mut usize,
+        budget: &mut usize,
         viewer: &dyn Viewer,
-        sink: &mut dyn FnMut(Hit<'_>) -> Take,
+        sink: &mut dyn FnMut(Hit<'_>) -> SinkResult,
     ) -> Result<ScanStep, StoreError> {
         self.begin_for(viewer);
         while !self.over {
-            let next = self.merge.next(&self.filters, reader, rows);
+            let next = self.merge.next(&self.filters, reader, budget);
             self.bound_look_ahead();
             match next? {
                 MergeStep::OutOfBudget => return Ok(ScanStep::More),
                 MergeStep::End => self.over = true,
                 // The bound may have closed the filter scans it was for.
                 MergeStep::Candidate if self.over => {}
-                MergeStep::Candidate if *rows == 0 => return Ok(ScanStep::More),
+                MergeStep::Candidate if *budget == 0 => return Ok(ScanStep::More),
                 MergeStep::Candidate => {
-                    *rows = rows.saturating_sub(1 + cost::of_filters(self.filters.len()));
-                    let take = self.consider(reader, now, rows, viewer, sink)?;
-                    self.merge.pass();
-                    if take == Take::CountedAndPause {
+                    *budget = budget.saturating_sub(1 + cost::of_filters(self.filters.len()));
+                    let result = self.consider(reader, now, budget, viewer, sink)?;
+                    self.merge.advance();
+                    if result == SinkResult::Pause {
                         return Ok(ScanStep::More);
                     }
                 }
@@ -192,18 +192,18 @@ impl Scan {
         Ok(ScanStep::Done(self.completeness()))
     }
 
-    /// Reads the candidate, and hands it out if a filter wants it. Counts `cost` down by what that takes beyond one.
+    /// Reads the candidate, and hands it out if a filter wants it. Subtracts from `budget` what that costs beyond one.
     fn consider<R: Reader>(
         &mut self,
         reader: &R,
         now: Timestamp,
-        rows: &mut usize,
+        budget: &mut usize,
         viewer: &dyn Viewer,
-        sink: &mut dyn FnMut(Hit<'_>) -> Take,
-    ) -> Result<Take, StoreError> {
+        sink: &mut dyn FnMut(Hit<'_>) -> SinkResult,
+    ) -> Result<SinkResult, StoreError> {
         let posting = self.merge.candidate().posting;
         let Some(json) = reader.event(posting.seq)? else {
-            return Ok(Take::Counted);
+            return Ok(SinkResult::Continue);
         };
         let event = CanonicalEvent::trusted(&json);
         let mut matcher = EventMatcher::new(event);
@@ -213,11 +213,11 @@ impl Scan {
         for index in 0..self.merge.candidate().filter_scans.len() {
             let (filter_scan, decided) = self.merge.candidate().filter_scans[index];
             let (limit, filter) = (&mut self.limits[filter_scan], &self.filters[filter_scan]);
-            let read = self.merge.rows_of(filter_scan);
+            let read = self.merge.cost_of(filter_scan);
             turned |= limit.advance_to(posting.rank.created_at, read);
             debug_assert!(!decided || filter.matches_stored(event), "these postings prove matches");
             let matches = !expired && (decided || matcher.matches(filter));
-            self.is_restricted |= matches && !visible;
+            self.has_withheld_match |= matches && !visible;
             let matches = matches && visible;
             self.matched[filter_scan] += usize::from(matches);
             match limit.stage {
@@ -226,27 +226,27 @@ impl Scan {
                     turned |= limit.count_sent(posting.rank.created_at, read);
                 }
                 Stage::LookingAhead { .. } => {
-                    self.look_ahead_rows += 1;
+                    self.look_ahead_cost += 1;
                     further |= matches;
                 }
                 _ => {}
             }
             self.merge.record_result(filter_scan, matches, limit.wanted());
         }
-        *rows = rows.saturating_sub(cost::of_event(json.len(), &matcher));
+        *budget = budget.saturating_sub(cost::of_event(json.len(), &matcher));
         self.sent |= sent;
         self.more |= further && !sent;
         if turned || self.more {
             self.close_done();
         }
         if !sent {
-            return Ok(Take::Counted);
+            return Ok(SinkResult::Continue);
         }
-        let take = sink(Hit { seq: posting.seq, event });
-        if take != Take::Known {
-            *rows = rows.saturating_sub(self.hit_cost);
+        let result = sink(Hit { seq: posting.seq, event });
+        if result != SinkResult::AlreadySent {
+            *budget = budget.saturating_sub(self.hit_cost);
         }
-        Ok(take)
+        Ok(result)
     }
 
     /// Counts what looking ahead has cost, and gives it up when that is too much.
@@ -255,13 +255,13 @@ impl Scan {
             return;
         }
         for (filter_scan, limit) in self.limits.iter_mut().enumerate() {
-            if let Stage::LookingAhead { rows_before } = &mut limit.stage {
-                let rows = self.merge.rows_of(filter_scan);
-                self.look_ahead_rows += rows - *rows_before;
-                *rows_before = rows;
+            if let Stage::LookingAhead { cost_before } = &mut limit.stage {
+                let cost = self.merge.cost_of(filter_scan);
+                self.look_ahead_cost += cost - *cost_before;
+                *cost_before = cost;
             }
         }
-        if self.look_ahead_rows > LOOK_AHEAD_ROWS_MAX {
+        if self.look_ahead_cost > LOOK_AHEAD_COST_MAX {
             self.unknown = true;
             self.close_done();
         }
@@ -270,7 +270,7 @@ impl Scan {
     /// Closes the filter scans of filters that want nothing more. Once it is known that there is more, or too expensive to
     /// know, none of them looks ahead.
     fn close_done(&mut self) {
-        let give_up = self.more || self.look_ahead_rows > LOOK_AHEAD_ROWS_MAX;
+        let give_up = self.more || self.look_ahead_cost > LOOK_AHEAD_COST_MAX;
         self.over = true;
         self.looking_ahead = false;
         for (filter_scan, limit) in self.limits.iter_mut().enumerate() {
@@ -290,19 +290,20 @@ impl Scan {
         if self.more {
             return Completeness::More;
         }
-        if self.is_restricted && !self.sent && self.filters.iter().all(|filter| filter.ids.is_some()) {
+        if self.has_withheld_match && !self.sent && self.filters.iter().all(|filter| filter.ids.is_some()) {
             return Completeness::Withheld;
         }
-        match self.unknown || (0..self.filters.len()).any(|filter_scan| self.may_lack(filter_scan)) {
+        match self.unknown || (0..self.filters.len()).any(|filter_scan| self.may_have_withheld(filter_scan)) {
             true => Completeness::Unknown,
             false => Completeness::Finish,
         }
     }
 
     /// Whether a match of the filter may have been withheld. A viewer that asks for ids and sees an event for each lacks none.
-    fn may_lack(&self, filter_scan: usize) -> bool {
+    fn may_have_withheld(&self, filter_scan: usize) -> bool {
         let all_ids =
             self.filters[filter_scan].ids.as_ref().is_some_and(|ids| ids.len() == self.matched[filter_scan]);
-        self.partial.as_ref().is_some_and(|partial| partial[filter_scan]) && !all_ids
+        self.may_be_incomplete.as_ref().is_some_and(|may_be_incomplete| may_be_incomplete[filter_scan])
+            && !all_ids
     }
 }

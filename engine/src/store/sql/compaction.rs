@@ -19,11 +19,11 @@ struct MergeRange {
 impl Tree {
     /// The level that has more than it should, if any.
     pub(super) fn compaction_due(&self, sizes: &SqlSizes) -> Option<usize> {
-        if self.level_0_next.is_some() || self.directory.runs_of_level(0).count() >= sizes.runs {
+        if self.level_0_next.is_some() || self.manifest.runs_of_level(0).count() >= sizes.runs {
             return Some(0);
         }
-        (1..self.directory.levels())
-            .find(|level| self.directory.level(*level).len() > sizes.level_pages_max(*level))
+        (1..self.manifest.levels())
+            .find(|level| self.manifest.level(*level).len() > sizes.level_pages_max(*level))
     }
 
     /// Moves keys of some pages of `level` to the next, in one transaction.
@@ -36,9 +36,9 @@ impl Tree {
         let upper = match level {
             0 => {
                 let from = self.level_0_next.unwrap_or(Key::EMPTY);
-                self.directory.upper_of_runs(&from, sizes.compaction_pages)
+                self.manifest.upper_of_runs(&from, sizes.compaction_pages)
             }
-            _ => self.directory.upper_of_level(level, sizes.compaction_pages),
+            _ => self.manifest.upper_of_level(level, sizes.compaction_pages),
         };
         let Some(upper) = upper else {
             // Pages that were flushed meanwhile with lower keys wait for the next compaction of level 0.
@@ -51,14 +51,14 @@ impl Tree {
 
         // Of one page some keys may stay where they are; of several, pages of other runs would overlap them.
         let pages_max = if upper.pages.len() > 1 { usize::MAX } else { sizes.compaction_pages };
-        let (merge_ranges, kept) = merge_ranges(&keys, self.directory.level(level + 1), pages_max);
+        let (merge_ranges, kept) = merge_ranges(&keys, self.manifest.level(level + 1), pages_max);
         let old: Vec<_> = merge_ranges
             .iter()
             .flat_map(|range| &range.pages)
             .chain(&upper.pages)
             .map(|page| page.id)
             .collect();
-        let mut ids = PageIds::new(&old, self.directory.fresh_page());
+        let mut ids = PageIds::new(&old, self.manifest.fresh_page());
         let mut pages = Vec::new();
         for mut range in merge_ranges {
             self.live_keys(conn, &range.pages, &mut range.keys)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::cache::BlobCache;
-use super::lines;
+use super::event_row;
 use super::queries::{Bulk, LARGE_ROWS, each_row, event_row, int, malformed_event, row_id};
 use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::{Seq, StoreError};
@@ -61,7 +61,7 @@ pub(super) fn each_event<C: SqlConn>(
 ) -> Result<(), StoreError> {
     each_row(conn, READ_AFTER, after.0 as i64, LARGE_ROWS, &mut |row| match *row {
         [SqlValue::Int(first), SqlValue::Blob(row)] => {
-            lines::events(row, Seq(first as u64)).for_each(|(seq, json)| each(seq, json));
+            event_row::events(row, Seq(first as u64)).for_each(|(seq, json)| each(seq, json));
             Ok(first)
         }
         _ => Err(malformed_event()),
@@ -77,8 +77,8 @@ impl EventTable {
     ) -> Result<Self, StoreError> {
         let (mut newest_row, mut count, mut newest_row_is_empty) = (Seq(0), 0, false);
         event_row(conn, READ_NEWEST, &[], &mut |first, row| {
-            (newest_row, count) = (first, lines::count(row));
-            newest_row_is_empty = lines::events(row, first).next().is_none();
+            (newest_row, count) = (first, event_row::count(row));
+            newest_row_is_empty = event_row::events(row, first).next().is_none();
         })?;
         let last_seq = Seq((newest_row.0 + count).saturating_sub(1)).max(flushed_up_to);
         Ok(EventTable { last_seq, newest_row, newest_row_is_empty, cache: BlobCache::new(cache_bytes) })
@@ -93,7 +93,7 @@ impl EventTable {
     pub(super) fn row_of<C: SqlConn>(&mut self, conn: &C, seq: Seq) -> Result<Option<EventRow>, StoreError> {
         if let Some((first, row)) = self.cache.get_before(row_id(seq)) {
             let first = Seq(first as u64);
-            if seq.0 - first.0 < lines::count(&row) {
+            if seq.0 - first.0 < event_row::count(&row) {
                 return Ok(Some((first, row)));
             }
         }
@@ -120,7 +120,7 @@ impl EventTable {
         }
         let known = out.len();
         let take = |first: Seq, row: &[u8], out: &mut Vec<Seq>| {
-            let seqs = lines::events(row, first).map(|(seq, _)| seq).filter(|seq| *seq > after);
+            let seqs = event_row::events(row, first).map(|(seq, _)| seq).filter(|seq| *seq > after);
             out.extend(seqs.take(max - (out.len() - known)));
         };
         let mut last = after;
@@ -184,10 +184,10 @@ impl EventTable {
                 left = &left[1..];
                 continue;
             };
-            let end = Seq(first.0 + lines::count(&row));
+            let end = Seq(first.0 + event_row::count(&row));
             let (here, others) = left.split_at(left.partition_point(|seq| *seq < end).max(1));
             left = others;
-            let rest = lines::remove_lines(&row, first, here);
+            let rest = event_row::remove_lines(&row, first, here);
             if rest.removed.is_empty() {
                 continue;
             }
@@ -221,7 +221,7 @@ impl EventTable {
             }
             changes.added += 1;
             changes.added_bytes += json.len();
-            let fits = |(first, row): &(Seq, Vec<u8>)| lines::fits(row, *first, seq, json, row_bytes);
+            let fits = |(first, row): &(Seq, Vec<u8>)| event_row::fits(row, *first, seq, json, row_bytes);
             if !open.as_ref().is_some_and(fits)
                 && let Some((first, row)) = open.take()
             {
@@ -229,7 +229,7 @@ impl EventTable {
                 pending.write(conn, PENDING_BYTES)?;
             }
             let (first, row) = open.get_or_insert_with(|| (seq, Vec::new()));
-            lines::push(row, json);
+            event_row::push(row, json);
             newest = Some((seq, *first));
         }
         if let Some((first, row)) = open {

@@ -32,7 +32,7 @@ impl Tables {
         if self.memtable.is_full(sizes, 1) {
             self.flush(conn, sizes)?;
         }
-        self.tree.rewrites.push_due(&self.tree.directory, REWRITES);
+        self.tree.rewrites.push_due(&self.tree.manifest, REWRITES);
         for _ in 0..REWRITES {
             let Some(page) = self.tree.rewrites.pop() else { break };
             self.tree.rewrite(conn, page, sizes.page_bytes)?;

@@ -1,15 +1,15 @@
 //! A store in SQLite, over whatever runs SQL for it: Durable Object storage, or any SQLite connection.
 //!
 //! ```text
-//! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from seq on, a line each: lines.rs
+//! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from seq on, a line each: event_row.rs
 //! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, filter, keys BLOB   sorted keys: page.rs
 //! relay_gone       chunk INTEGER PRIMARY KEY, bits BLOB        removed events whose keys are in pages: removed.rs
-//! relay_hidden     number INTEGER PRIMARY KEY, bits BLOB       events that are to be removed and not to be found: pending_removal.rs
+//! relay_hidden     number INTEGER PRIMARY KEY, bits BLOB       events pending removal: pending_removal.rs
 //! relay_tombstone  row INTEGER PRIMARY KEY, fold, keys BLOB    tombstones put since flush number fold: tombstones.rs
 //! relay_meta       name TEXT PRIMARY KEY, value INTEGER        schema; folds, folded, folded_events: memtable.rs
 //! ```
 //!
-//! Stored names keep older words of this code: `fold` is a flush, `gone` means removed.
+//! Stored names keep older words of this code: `fold` is a flush, `gone` means removed, `hidden` means pending removal.
 //!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
 //! written: a log-structured merge tree, in rows. A write stores its events, several in a row, and nothing else. Their keys
@@ -23,7 +23,7 @@
 //!
 //! So an event writes a row if it comes alone, less if others come with it, and less than a tenth of a row of pages over its
 //! life. Removing it writes its row again, and a row of bits if its keys are in pages; all tombstones of a write are a row.
-//! Hiding many events writes a row for each 8,192 sequence numbers that they are among.
+//! Marking many events as pending removal writes a row for each 8,192 sequence numbers that they are among.
 //! A query reads pages from memory, or a row for each level and run.
 //!
 //! Statements keep within what Durable Objects take: 100 parameters, rows under 2 MB, integers below 2^53
@@ -32,10 +32,10 @@
 mod bloom;
 mod cache;
 mod compaction;
-mod directory;
+mod event_row;
 mod event_table;
-mod lines;
 mod maintenance;
+mod manifest;
 mod memtable;
 mod page;
 mod page_table;
@@ -79,7 +79,7 @@ const CREATE: [&str; 5] = [
      fold INTEGER NOT NULL, keys BLOB NOT NULL)",
 ];
 /// Databases of earlier versions lack it.
-const CREATE_HIDDEN: &str =
+const CREATE_PENDING_REMOVAL: &str =
     "CREATE TABLE IF NOT EXISTS relay_hidden (number INTEGER PRIMARY KEY, bits BLOB NOT NULL)";
 const READ_SCHEMA: &str = "SELECT value FROM relay_meta WHERE name = 'schema'";
 const WRITE_SCHEMA: &str = "INSERT INTO relay_meta (name, value) VALUES ('schema', ?)";
@@ -92,7 +92,7 @@ pub struct SqlBackend<C> {
     conn: C,
     sizes: SqlSizes,
     /// Whether there is a table for events pending removal.
-    can_hide: bool,
+    has_pending_removal_table: bool,
     /// Borrowed for one call of a reader, or one step of a write.
     tables: RefCell<Tables>,
     maintenance_failures: Cell<u64>,
@@ -151,9 +151,9 @@ impl<C: SqlConn> SqlBackend<C> {
     pub fn open_with(conn: C, sizes: SqlSizes) -> Result<Self, SqlOpenError> {
         let sizes = sizes.bounded();
         conn.exec(CREATE[0], &[])?;
-        let can_hide = match integers(&conn, READ_SCHEMA, &[])?.first() {
+        let has_pending_removal_table = match integers(&conn, READ_SCHEMA, &[])?.first() {
             Some(&SCHEMA_WITH_PENDING_REMOVALS) => true,
-            Some(&SCHEMA) => match conn.exec(CREATE_HIDDEN, &[]) {
+            Some(&SCHEMA) => match conn.exec(CREATE_PENDING_REMOVAL, &[]) {
                 // Events can be served and removed without it, and removing them makes space for it.
                 Err(StoreError::Full(_)) => false,
                 created => created.map(|()| true)?,
@@ -162,14 +162,14 @@ impl<C: SqlConn> SqlBackend<C> {
             None => {
                 conn.transaction(&mut || {
                     CREATE[1..].iter().try_for_each(|create| conn.exec(create, &[]))?;
-                    conn.exec(CREATE_HIDDEN, &[])?;
+                    conn.exec(CREATE_PENDING_REMOVAL, &[])?;
                     conn.exec(WRITE_SCHEMA, &[SqlValue::Int(SCHEMA)])
                 })?;
                 true
             }
         };
-        let tables = RefCell::new(Tables::load(&conn, &sizes, CLASSES, can_hide)?);
-        Ok(SqlBackend { conn, sizes, can_hide, tables, maintenance_failures: Cell::new(0) })
+        let tables = RefCell::new(Tables::load(&conn, &sizes, CLASSES, has_pending_removal_table)?);
+        Ok(SqlBackend { conn, sizes, has_pending_removal_table, tables, maintenance_failures: Cell::new(0) })
     }
 
     /// The connection.
@@ -204,7 +204,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
 
     /// From the sizes; unlimited if the database was too full to create the table of events pending removal.
     fn removed_keys_max(&self) -> usize {
-        if self.can_hide { self.sizes.removed_keys_max } else { usize::MAX }
+        if self.has_pending_removal_table { self.sizes.removed_keys_max } else { usize::MAX }
     }
 
     /// What it reads changes with the next write: one connection sees its own changes.

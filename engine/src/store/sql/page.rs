@@ -73,7 +73,7 @@ impl<'a> PageIds<'a> {
     }
 }
 
-/// Sorts keys, and drops tombstones of which there is one of a later second.
+/// Sorts keys, and drops tombstones of which there is one with a later timestamp.
 pub(super) fn sort_keys(keys: &mut Vec<Key>) {
     // A few sorted stretches, which a stable sort finds and merges.
     keys.sort();

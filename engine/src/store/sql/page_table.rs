@@ -69,13 +69,15 @@ pub(super) fn each_entry<C: SqlConn>(
             SqlValue::Blob(bloom),
         ] => {
             let (Some(first), Some(last)) = (Key::read(first), Key::read(last)) else {
-                return Err(StoreError::Corrupt("a page begins or ends with no key".into()));
+                return Err(StoreError::Corrupt(format!(
+                    "table relay_page, page {id}: invalid first or last key"
+                )));
             };
             let run = RunId { level: level as usize, run };
             each(run, PageRef { id: PageId(id), first, last, bloom: bloom.into() });
             Ok(id)
         }
-        _ => Err(StoreError::Corrupt("a page's columns are of other types".into())),
+        _ => Err(StoreError::Corrupt("table relay_page: unexpected column types".into())),
     })
 }
 

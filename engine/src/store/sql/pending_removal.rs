@@ -20,7 +20,7 @@ const WRITE_SCHEMA: &str = "INSERT INTO relay_meta (name, value) VALUES ('schema
                             ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 #[derive(Debug, Default)]
-pub(super) struct HiddenTable {
+pub(super) struct PendingRemovalTable {
     rows: BTreeMap<u64, PendingRemovalRow>,
     len: u64,
 }
@@ -29,7 +29,7 @@ pub(super) struct HiddenTable {
 #[derive(Debug, Default)]
 pub(super) struct ChangedRows(Vec<(u64, PendingRemovalRow)>);
 
-impl HiddenTable {
+impl PendingRemovalTable {
     /// Reads all rows.
     pub(super) fn load<C: SqlConn>(conn: &C) -> Result<Self, StoreError> {
         let mut rows = Vec::new();
@@ -38,9 +38,9 @@ impl HiddenTable {
                 rows.push((number as u64, PendingRemovalRow::read(bits)?));
                 Ok(number)
             }
-            _ => Err(StoreError::Corrupt("the columns of pending_removal events are of other types".into())),
+            _ => Err(StoreError::Corrupt("table relay_hidden: unexpected column types".into())),
         })?;
-        let mut table = HiddenTable::default();
+        let mut table = PendingRemovalTable::default();
         table.commit(ChangedRows(rows));
         Ok(table)
     }
@@ -63,7 +63,7 @@ impl HiddenTable {
         self.rows.iter().flat_map(|(number, row)| PendingRemovalRow::seqs(*number, row.as_bytes()))
     }
 
-    /// Writes the rows that a write changes. Runs inside a transaction; [`HiddenTable::commit`] follows it.
+    /// Writes the rows that a write changes. Runs inside a transaction; [`PendingRemovalTable::commit`] follows it.
     pub(super) fn write<C: SqlConn>(&self, conn: &C, overlay: &Overlay) -> Result<ChangedRows, StoreError> {
         let row = |number| Ok(self.rows.get(&number).cloned().unwrap_or(PendingRemovalRow::EMPTY));
         let changed = overlay.pending_removal_rows(row)?;

@@ -80,7 +80,7 @@ pub(super) fn event_row<C: SqlConn>(
 }
 
 pub(super) fn malformed_event() -> StoreError {
-    StoreError::Corrupt("the columns of an event are of other types".into())
+    StoreError::Corrupt("table relay_event: unexpected column types".into())
 }
 
 /// A statement for many rows, run as few times as its parameters allow.

@@ -59,10 +59,10 @@ impl<'a> KeyRange<'a> {
         skipped_max: usize,
     ) -> Result<Self, StoreError> {
         let (Some(first), Some(last)) = (Key::read(from), Key::read(to)) else {
-            return Err(StoreError::Failed("a key that is looked for is too long".into()));
+            return Err(StoreError::Failed("a lookup key is too long".into()));
         };
-        let Tables { memtable, tree: Tree { directory, pages, removed, .. }, .. } = tables;
-        let runs = directory.runs().iter().filter_map(|run| {
+        let Tables { memtable, tree: Tree { manifest, pages, removed, .. }, .. } = tables;
+        let runs = manifest.runs().iter().filter_map(|run| {
             let pages = run.pages_from(from);
             let reaches = pages.first().is_some_and(|page| page.first <= last);
             reaches.then_some(RunCursor { pages, open: None, head: None })

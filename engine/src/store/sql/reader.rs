@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use super::lines;
+use super::event_row;
 use super::range::KeyRange;
 use super::tables::Tables;
 use crate::sql::SqlConn;
@@ -45,7 +45,7 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
         let Some((first, row)) = self.tables.borrow_mut().events.row_of(self.conn, seq)? else {
             return Ok(None);
         };
-        Ok(lines::find(&row, first, seq).map(|json| Cow::Owned(json.to_vec())))
+        Ok(event_row::find(&row, first, seq).map(|json| Cow::Owned(json.to_vec())))
     }
 
     fn bodies_after(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
@@ -62,7 +62,7 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
     }
 
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
-        // The latest second comes first.
+        // The latest timestamp comes first.
         let (from, to) = (tombstone_key(key, Timestamp::MAX), tombstone_key(key, 0));
         let mut found = None;
         self.keys(from.as_bytes(), to.as_bytes(), 1, &mut |key| found = read_until(key))?;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::directory::Directory;
+use super::manifest::Manifest;
 use super::page::PageId;
 
 /// Removed events for which one page is checked. A page has a thousand keys and an event about ten, so all pages have been
@@ -30,24 +30,24 @@ impl RewriteQueue {
         self.needs_rewrite.pop_first()
     }
 
-    /// Takes note of pages that have been replaced.
+    /// Records pages that have been replaced.
     pub(super) fn forget(&mut self, pages: &[PageId]) {
         self.needs_rewrite.retain(|page| !pages.contains(page));
     }
 
-    /// Takes note of events that were removed and whose keys are in pages.
+    /// Records events that were removed and whose keys are in pages.
     pub(super) fn count_removed(&mut self, events: u64) {
         self.removed += events;
     }
 
     /// Queues the pages whose turn it is, at most `pages_max`.
-    pub(super) fn push_due(&mut self, directory: &Directory, pages_max: usize) {
+    pub(super) fn push_due(&mut self, manifest: &Manifest, pages_max: usize) {
         for _ in 0..pages_max {
             if self.removed < REMOVED_PER_CHECK {
                 return;
             }
             self.removed -= REMOVED_PER_CHECK;
-            if let Some(page) = directory.nth(self.next_check) {
+            if let Some(page) = manifest.nth(self.next_check) {
                 self.next_check += 1;
                 self.needs_rewrite.insert(page);
             } else {

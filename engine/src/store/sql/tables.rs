@@ -2,7 +2,7 @@
 
 use super::event_table::{EventChanges, EventTable};
 use super::memtable::{Memtable, NewTombstones};
-use super::pending_removal::{ChangedRows, HiddenTable};
+use super::pending_removal::{ChangedRows, PendingRemovalTable};
 use super::removed::ChangedBits;
 use super::sizes::SqlSizes;
 use super::tree::Tree;
@@ -16,7 +16,7 @@ pub(super) struct Tables {
     pub(super) events: EventTable,
     pub(super) memtable: Memtable,
     pub(super) tree: Tree,
-    pub(super) pending_removal: HiddenTable,
+    pub(super) pending_removal: PendingRemovalTable,
 }
 
 /// What a write changes, until it is durable.
@@ -34,12 +34,16 @@ impl Tables {
         conn: &C,
         sizes: &SqlSizes,
         classes: TermClasses,
-        can_hide: bool,
+        has_pending_removal_table: bool,
     ) -> Result<Self, StoreError> {
         let tree = Tree::load(conn, sizes.page_cache_bytes)?;
         let memtable = Memtable::load(conn, classes)?;
         let events = EventTable::load(conn, memtable.flushed_up_to(), sizes.row_cache_bytes)?;
-        let pending_removal = if can_hide { HiddenTable::load(conn)? } else { HiddenTable::default() };
+        let pending_removal = if has_pending_removal_table {
+            PendingRemovalTable::load(conn)?
+        } else {
+            PendingRemovalTable::default()
+        };
         Ok(Tables { events, memtable, tree, pending_removal })
     }
 

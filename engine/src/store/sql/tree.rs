@@ -1,7 +1,7 @@
 //! The keys that are in pages: which pages there are, which of their keys are of removed events, and how pages are
 //! replaced. When that is done is decided in `maintenance`.
 
-use super::directory::Directory;
+use super::manifest::Manifest;
 use super::page::{Page, PageCursor, PageId, PageIds, PageRef, paginate};
 use super::page_table::{self, PageTable};
 use super::removed::RemovedSeqs;
@@ -12,7 +12,7 @@ use crate::store::kv::Key;
 
 #[derive(Debug)]
 pub(super) struct Tree {
-    pub(super) directory: Directory,
+    pub(super) manifest: Manifest,
     pub(super) pages: PageTable,
     pub(super) removed: RemovedSeqs,
     pub(super) rewrites: RewriteQueue,
@@ -25,10 +25,10 @@ impl Tree {
     pub(super) fn load<C: SqlConn>(conn: &C, cache_bytes: usize) -> Result<Self, StoreError> {
         let mut entries = Vec::new();
         page_table::each_entry(conn, &mut |run, page| entries.push((run, page)))?;
-        let mut directory = Directory::default();
-        directory.insert_all(entries);
+        let mut manifest = Manifest::default();
+        manifest.insert_all(entries);
         Ok(Tree {
-            directory,
+            manifest,
             pages: PageTable::new(cache_bytes),
             removed: RemovedSeqs::load(conn)?,
             rewrites: RewriteQueue::default(),
@@ -38,14 +38,14 @@ impl Tree {
 
     /// Sorted keys as pages of a new run of level 0.
     pub(super) fn new_run(&self, keys: &[Key], page_bytes: usize) -> Vec<Page> {
-        let (mut pages, mut ids) = (Vec::new(), PageIds::new(&[], self.directory.fresh_page()));
-        paginate(keys, self.directory.fresh_run(), page_bytes, &mut ids, &mut pages);
+        let (mut pages, mut ids) = (Vec::new(), PageIds::new(&[], self.manifest.fresh_page()));
+        paginate(keys, self.manifest.fresh_run(), page_bytes, &mut ids, &mut pages);
         pages
     }
 
-    /// Takes note of pages that have been written.
+    /// Records pages that have been written.
     pub(super) fn insert(&mut self, pages: Vec<Page>) {
-        self.directory.insert_all(pages.into_iter().map(|page| (page.run, page.entry)));
+        self.manifest.insert_all(pages.into_iter().map(|page| (page.run, page.entry)));
     }
 
     /// Appends the keys of these pages, without those of removed events, which it counts.
@@ -82,7 +82,7 @@ impl Tree {
         })?;
         self.pages.evict(old);
         self.rewrites.forget(old);
-        self.directory.remove(old);
+        self.manifest.remove(old);
         self.insert(new);
         Ok(())
     }
@@ -94,14 +94,14 @@ impl Tree {
         id: PageId,
         page_bytes: usize,
     ) -> Result<(), StoreError> {
-        let Some((run, page)) = self.directory.find(id) else { return Ok(()) };
+        let Some((run, page)) = self.manifest.find(id) else { return Ok(()) };
         let (mut keys, mut pages) = (Vec::new(), Vec::new());
         let removed = self.live_keys(conn, [&page], &mut keys)?;
         if removed * 3 < keys.len() {
             return Ok(());
         }
         let old = [id];
-        let mut ids = PageIds::new(&old, self.directory.fresh_page());
+        let mut ids = PageIds::new(&old, self.manifest.fresh_page());
         paginate(&keys, run, page_bytes, &mut ids, &mut pages);
         self.replace(conn, &old, ids.unused(), pages)
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::stored;
 use crate::store::{
-    Backend, Bound, Posting, Rank, Reader, Seq, StoreError, Term, Tombstone, Writer, terms_of,
+    Backend, Posting, Rank, Reader, Seq, StartAt, StoreError, Term, Tombstone, Writer, terms_of,
 };
-use crate::testing::{Draft, Rng, World};
+use crate::testing::{Draft, EventGenerator, Rng};
 use crate::types::{Event, EventId, Kind, NO_EXPIRY, Timestamp};
 
 pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
@@ -36,7 +36,7 @@ fn remove_event<B: Backend>(backend: &B, seq: u64, event: &Event) {
     backend.write(|writer| writer.remove(Seq(seq), event, &terms)).expect("remove");
 }
 
-fn read<B: Backend>(backend: &B, term: &Term, start: Bound, oldest: Timestamp, max: usize) -> Vec<Posting> {
+fn read<B: Backend>(backend: &B, term: &Term, start: StartAt, oldest: Timestamp, max: usize) -> Vec<Posting> {
     let kept = Posting { rank: Rank::newest(7), seq: Seq(7), kind: 7, expires: true };
     let mut out = vec![kept];
     let reader = backend.reader().expect("reader");
@@ -46,7 +46,7 @@ fn read<B: Backend>(backend: &B, term: &Term, start: Bound, oldest: Timestamp, m
 }
 
 fn all(backend: &impl Backend, term: &Term) -> Vec<Posting> {
-    read(backend, term, Bound::From(Rank::newest(u64::MAX)), 0, usize::MAX)
+    read(backend, term, StartAt::Rank(Rank::newest(u64::MAX)), 0, usize::MAX)
 }
 
 fn posting(seq: u64, event: &Event) -> Posting {
@@ -63,7 +63,7 @@ fn an_empty_store_is_empty(backend: &impl Backend) {
     assert_eq!(reader.last_seq(), Ok(Seq(0)));
     assert_eq!(reader.seq_of(&EventId([0; 32])), Ok(None));
     assert_eq!(reader.event(Seq(1)), Ok(None));
-    assert_eq!(reader.tombstone(&Tombstone::Vanished(World::pubkey(0))), Ok(None));
+    assert_eq!(reader.tombstone(&Tombstone::Vanished(EventGenerator::pubkey(0))), Ok(None));
     assert_eq!(reader.kinds(), Ok(Vec::new()));
     assert_eq!(reader.stats().map(|stats| stats.events), Ok(0));
     drop(reader);
@@ -94,16 +94,17 @@ fn postings_are_in_order_between_their_bounds(backend: &impl Backend) {
     let ranks = seconds.iter().flat_map(|&created_at| prefixes.map(|prefix| Rank { created_at, prefix }));
     for rank in ranks {
         for oldest in [0, 1, 256, u64::MAX] {
-            let mut starts = vec![Bound::From(rank), Bound::From(Rank::newest(rank.created_at))];
+            let mut starts = vec![StartAt::Rank(rank), StartAt::Rank(Rank::newest(rank.created_at))];
             // After a posting that is stored, that may be stored, and that never was.
-            starts.extend([0, 1, 45, 90, (1 << 47) - 1].map(|seq| Bound::After(rank, Seq(seq))));
-            starts.extend(expected.iter().step_by(7).map(|posting| Bound::After(posting.rank, posting.seq)));
+            starts.extend([0, 1, 45, 90, (1 << 47) - 1].map(|seq| StartAt::After(rank, Seq(seq))));
+            starts
+                .extend(expected.iter().step_by(7).map(|posting| StartAt::After(posting.rank, posting.seq)));
             for start in starts {
                 let is_in = |posting: &&Posting| {
                     posting.rank.created_at >= oldest
                         && match start {
-                            Bound::From(rank) => posting.rank >= rank,
-                            Bound::After(rank, seq) => (posting.rank, posting.seq) > (rank, seq),
+                            StartAt::Rank(rank) => posting.rank >= rank,
+                            StartAt::After(rank, seq) => (posting.rank, posting.seq) > (rank, seq),
                         }
                 };
                 for max in [0, 1, 2, 17, 1000] {
@@ -156,7 +157,9 @@ fn terms_are_distinct(backend: &impl Backend) {
         expected.sort_unstable();
         assert_eq!(all(backend, term), expected, "{term:?}");
     }
-    for absent in [Term::Kind(2), Term::Author(World::pubkey(9)), Term::Tag(b't', b"absent"[..].into())] {
+    for absent in
+        [Term::Kind(2), Term::Author(EventGenerator::pubkey(9)), Term::Tag(b't', b"absent"[..].into())]
+    {
         assert_eq!(all(backend, &absent), [], "{absent:?}");
     }
 }
@@ -247,7 +250,7 @@ fn expiring_events_come_soonest_first(backend: &impl Backend) {
 }
 
 fn tombstones_keep_the_latest_second(backend: &impl Backend) {
-    let (one, two) = (World::pubkey(1), World::pubkey(2));
+    let (one, two) = (EventGenerator::pubkey(1), EventGenerator::pubkey(2));
     let address = |kind, pubkey, d: &str| Tombstone::Address { kind, pubkey, d: d.as_bytes().into() };
     let hex = "cd".repeat(32);
     let keys = [
@@ -303,7 +306,7 @@ fn read_all<B: Backend>(backend: &B, events: &[Event], keys: &[Tombstone]) -> St
         lines.push(format!("{:?}", reader.seq_of(&event.id)));
         for term in terms_of(event.view(), backend.classes()) {
             let mut postings = Vec::new();
-            let start = Bound::From(Rank::newest(u64::MAX));
+            let start = StartAt::Rank(Rank::newest(u64::MAX));
             reader.postings(&term, start, 0, usize::MAX, &mut postings).expect("postings");
             lines.push(format!("{term:?} {postings:?}"));
         }
@@ -317,7 +320,7 @@ fn nothing_of_a_failed_write_is_kept<B: Backend>(backend: &B) {
     let events: Vec<Event> = (1..=6)
         .map(|n| Draft::new(n, 1, 5).tag(&["t", "x"]).tag(&["expiration", &n.to_string()]).event())
         .collect();
-    let keys = [1, 2].map(|author| Tombstone::Vanished(World::pubkey(author)));
+    let keys = [1, 2].map(|author| Tombstone::Vanished(EventGenerator::pubkey(author)));
     let classes = backend.classes();
     let terms = |event: &Event| terms_of(event.view(), classes);
     store(backend, &[(1, events[0].clone()), (2, events[1].clone())]);
@@ -355,7 +358,7 @@ fn a_write_sees_its_own_changes<B: Backend>(backend: &B) {
         assert_eq!(writer.event(Seq(1))?.as_deref(), Some(event.json()));
         for term in &terms {
             let mut postings = Vec::new();
-            writer.postings(term, Bound::From(Rank::newest(9)), 0, 9, &mut postings)?;
+            writer.postings(term, StartAt::Rank(Rank::newest(9)), 0, 9, &mut postings)?;
             assert_eq!(postings, [posting(1, &event)], "{term:?}");
         }
         let (mut log, mut expiring) = (Vec::new(), Vec::new());
@@ -368,7 +371,7 @@ fn a_write_sees_its_own_changes<B: Backend>(backend: &B) {
         assert_eq!(writer.seq_of(&event.id)?, None);
         assert_eq!(writer.event(Seq(1))?, None);
         let mut postings = Vec::new();
-        writer.postings(&terms[0], Bound::From(Rank::newest(9)), 0, 9, &mut postings)?;
+        writer.postings(&terms[0], StartAt::Rank(Rank::newest(9)), 0, 9, &mut postings)?;
         assert_eq!(postings, []);
         assert_eq!(writer.last_seq()?, Seq(1));
         // The same id may be stored again under another sequence number in the same write.

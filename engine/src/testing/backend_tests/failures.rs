@@ -2,10 +2,10 @@
 
 use super::{ask, stored};
 use crate::store::{
-    Backend, Completeness, Count, CountStep, Hit, Reader, Scan, ScanLimits, ScanStep, Seq, Take,
+    Backend, Completeness, Count, CountStep, Hit, Reader, Scan, ScanLimits, ScanStep, Seq, SinkResult,
     Unrestricted, commit,
 };
-use crate::testing::{Draft, FailingBackend, World};
+use crate::testing::{Draft, EventGenerator, FailingBackend};
 use crate::types::{Event, EventId, Filter};
 
 const LIMITS: ScanLimits = ScanLimits { limit_default: 100, limit_max: 100 };
@@ -24,7 +24,10 @@ fn commits<B: Backend + 'static>(backend: &FailingBackend<B>) {
     let second = [
         Draft::new(3, 1, 20).tag(&["t", "x"]).tag(&["expiration", "99"]).put(),
         Draft::new(1, 0, 20).put(),
-        Draft::new(1, 5, 20).tag(&["e", &id]).tag(&["a", &format!("30023:{}:x", World::pubkey(1))]).put(),
+        Draft::new(1, 5, 20)
+            .tag(&["e", &id])
+            .tag(&["a", &format!("30023:{}:x", EventGenerator::pubkey(1))])
+            .put(),
         Draft::new(2, 62, 20).vanish(),
     ];
     let all: Vec<Event> = first.iter().chain(&second).map(|op| op.event().clone()).collect();
@@ -68,7 +71,7 @@ fn scans<B: Backend + 'static>(backend: &FailingBackend<B>) {
         .collect();
     commit(backend, 0, &ops).expect("commit");
     let filters = [
-        Filter { authors: Some((0..3).map(World::pubkey).collect()), ..Filter::default() },
+        Filter { authors: Some((0..3).map(EventGenerator::pubkey).collect()), ..Filter::default() },
         Filter { kinds: Some([1].into()), ..Filter::default() },
         Filter { ids: Some(ops[3..8].iter().map(|op| op.event().id).collect()), ..Filter::default() },
     ]
@@ -83,13 +86,13 @@ fn scans<B: Backend + 'static>(backend: &FailingBackend<B>) {
         let mut count = Count::new(filters.as_slice().into(), backend.classes(), Seq(40), u64::MAX);
         let mut events = Vec::new();
         loop {
-            let mut rows = 9;
+            let mut budget = 9;
             let Ok(reader) = backend.reader() else { continue };
             let mut sink = |hit: Hit<'_>| {
                 events.push(Event::from_canonical(hit.event.json().into()));
-                Take::Counted
+                SinkResult::Continue
             };
-            let step = scan.step(&reader, 0, &mut rows, &Unrestricted, &mut sink);
+            let step = scan.step(&reader, 0, &mut budget, &Unrestricted, &mut sink);
             if step == Ok(ScanStep::Done(Completeness::Finish)) {
                 break;
             }

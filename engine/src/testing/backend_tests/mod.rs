@@ -9,7 +9,7 @@ mod rules;
 mod wide;
 
 use crate::store::{
-    Backend, Completeness, Hit, Reader, Scan, ScanLimits, ScanStep, Seq, Take, Viewer, remove_pending,
+    Backend, Completeness, Hit, Reader, Scan, ScanLimits, ScanStep, Seq, SinkResult, Viewer, remove_pending,
     sweep_expired,
 };
 use crate::types::{Event, Filter, Timestamp};
@@ -28,30 +28,30 @@ pub fn backend_tests<B: Backend + 'static>(make: impl Fn() -> B + Sync) {
     super::differential(&make, 1, 600);
 }
 
-/// The whole answer to a REQ of `filters`, in steps of `rows` rows.
+/// The whole answer to a REQ of `filters`, in steps of a cost of `budget`.
 fn ask<B: Backend>(
     backend: &B,
     filters: &[Filter],
     limits: ScanLimits,
     now: Timestamp,
-    rows: usize,
+    budget: usize,
     viewer: &dyn Viewer,
 ) -> (Vec<Event>, Completeness) {
     let horizon = backend.reader().and_then(|reader| reader.last_seq()).expect("last_seq");
     let mut scan = Scan::new(normalised(filters).into(), limits, backend.classes(), horizon);
     let mut events = Vec::new();
     loop {
-        let mut left = rows;
+        let mut left = budget;
         let reader = backend.reader().expect("reader");
         let mut sink = |hit: Hit<'_>| {
             events.push(Event::from_canonical(hit.event.json().into()));
-            Take::Counted
+            SinkResult::Continue
         };
         let step = scan.step(&reader, now, &mut left, viewer, &mut sink).expect("step");
         if let ScanStep::Done(completeness) = step {
             return (events, completeness);
         }
-        assert!(left < rows, "a step makes progress: {filters:?}");
+        assert!(left < budget, "a step makes progress: {filters:?}");
     }
 }
 
@@ -83,6 +83,6 @@ fn sweep<B: Backend>(backend: &B, now: Timestamp) -> usize {
 }
 
 /// Removes all that is pending removal, step by step.
-fn remove_all_hidden<B: Backend>(backend: &B) {
+fn remove_all_pending<B: Backend>(backend: &B) {
     while remove_pending(backend).expect("remove").more {}
 }

@@ -2,10 +2,10 @@
 
 use super::{ask, normalised};
 use crate::store::{
-    Backend, Completeness, Count, CountStep, Hit, Op, Reader, ScanLimits, Seq, Take, Term, Unrestricted,
-    Viewer, Writer, commit, replay, terms_of,
+    Backend, Completeness, Count, CountStep, Hit, Op, Reader, ScanLimits, Seq, SinkResult, Term,
+    Unrestricted, Viewer, Writer, commit, replay, terms_of,
 };
-use crate::testing::{Draft, World};
+use crate::testing::{Draft, EventGenerator};
 use crate::types::{CanonicalEvent, EventId, Filter, Kind, TagFilter, Timestamp};
 
 const NOW: Timestamp = 1_000;
@@ -19,7 +19,7 @@ pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
     counts(make);
     registers(make);
     catching_up(make);
-    a_step_reads_no_more_than_its_rows(make);
+    a_step_costs_no_more_than_its_budget(make);
 }
 
 fn filled<B: Backend>(make: &impl Fn() -> B, drafts: &[Draft]) -> B {
@@ -50,7 +50,7 @@ fn what_matches<B: Backend>(make: &impl Fn() -> B) {
     ];
     let backend = filled(make, &drafts);
     let id = |index: usize| drafts[index].event().id;
-    let key = World::pubkey;
+    let key = EventGenerator::pubkey;
     let ids = |list: &[EventId]| Filter { ids: Some(list.into()), limit: Some(100), ..Filter::default() };
     let kinds = |list: &[Kind]| Filter { kinds: Some(list.into()), limit: Some(100), ..Filter::default() };
     let authors = |list: &[u8]| Filter {
@@ -122,7 +122,7 @@ fn the_implicit_d_has_no_postings<B: Backend>(make: &impl Fn() -> B) {
     backend.write(|writer| writer.insert(Seq(1), &event, &terms)).expect("insert");
     let by_d = tags(&[(b'd', &[""])]);
     let narrow = Filter { authors: Some([event.pubkey].into()), ..by_d.clone() };
-    let wide = Filter { authors: Some((0..200).map(World::pubkey).collect()), ..by_d.clone() };
+    let wide = Filter { authors: Some((0..200).map(EventGenerator::pubkey).collect()), ..by_d.clone() };
     let tagged = tags(&[(b'd', &[""]), (b't', &["a"])]);
     for filter in [by_d, narrow, wide, tagged] {
         let (events, complete) = ask(&backend, std::slice::from_ref(&filter), LIMITS, NOW, 9, &Unrestricted);
@@ -147,11 +147,11 @@ fn order_and_limits<B: Backend>(make: &impl Fn() -> B) {
     let all = |limit| Filter { limit, ..Filter::default() };
     let kind = |kind: Kind, limit| Filter { kinds: Some([kind].into()), ..all(limit) };
     let check = |name: &str, filters: &[Filter], expected: &[EventId], complete: Completeness| {
-        for rows in [1, 2, 7, usize::MAX] {
-            let (events, completeness) = ask(&backend, filters, LIMITS, NOW, rows, &Unrestricted);
+        for budget in [1, 2, 7, usize::MAX] {
+            let (events, completeness) = ask(&backend, filters, LIMITS, NOW, budget, &Unrestricted);
             let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
-            assert_eq!(ids, expected, "{name}, {rows} rows a step");
-            assert_eq!(completeness, complete, "{name}, {rows} rows a step");
+            assert_eq!(ids, expected, "{name}, {budget} a step");
+            assert_eq!(completeness, complete, "{name}, {budget} a step");
         }
     };
     use Completeness::{Finish, More, Unknown};
@@ -179,7 +179,7 @@ fn order_and_limits<B: Backend>(make: &impl Fn() -> B) {
     check("no filters", &[], &[], Finish);
 }
 
-/// Hides every event of kind 1059.
+/// Withholds every event of kind 1059.
 struct NoWraps;
 
 impl Viewer for NoWraps {
@@ -223,10 +223,10 @@ fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
     use Completeness::{Finish, Unknown, Withheld};
     let cases: [(&str, Vec<Filter>, Completeness); 6] = [
         ("all there", vec![ids(&[note])], Finish),
-        ("one is pending_removal or missing", vec![ids(&[note, wrap])], Unknown),
+        ("one is withheld or missing", vec![ids(&[note, wrap])], Unknown),
         ("one is missing", vec![ids(&[note, missing])], Unknown),
         ("none is there", vec![ids(&[missing])], Unknown),
-        ("all that are there are hidden", vec![ids(&[wrap, missing]), ids(&[wrap])], Withheld),
+        ("all that are there are withheld", vec![ids(&[wrap, missing]), ids(&[wrap])], Withheld),
         (
             "something else is asked for",
             vec![ids(&[wrap]), Filter { kinds: Some([9].into()), ..Filter::default() }],
@@ -264,18 +264,18 @@ fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
 fn count<B: Backend>(
     backend: &B,
     filters: &[Filter],
-    rows_max: u64,
+    cost_max: u64,
     viewer: &dyn Viewer,
 ) -> crate::store::CountResult {
     let horizon = backend.reader().and_then(|reader| reader.last_seq()).expect("last_seq");
-    let mut count = Count::new(normalised(filters).into(), backend.classes(), horizon, rows_max);
+    let mut count = Count::new(normalised(filters).into(), backend.classes(), horizon, cost_max);
     loop {
-        let mut rows = 7;
+        let mut budget = 7;
         let reader = backend.reader().expect("reader");
-        if let CountStep::Done(counted) = count.step(&reader, NOW, &mut rows, viewer).expect("step") {
+        if let CountStep::Done(counted) = count.step(&reader, NOW, &mut budget, viewer).expect("step") {
             return counted;
         }
-        assert!(rows < 7, "a step makes progress");
+        assert!(budget < 7, "a step makes progress");
     }
 }
 
@@ -286,7 +286,8 @@ fn counts<B: Backend>(make: &impl Fn() -> B) {
     drafts.extend((0..3).map(|n| Draft::new(n, 1059, 60)));
     let backend = filled(make, &drafts);
     let kind = |kind: Kind| Filter { kinds: Some([kind].into()), ..Filter::default() };
-    let author = |author: u8| Filter { authors: Some([World::pubkey(author)].into()), ..Filter::default() };
+    let author =
+        |author: u8| Filter { authors: Some([EventGenerator::pubkey(author)].into()), ..Filter::default() };
     let cases: Vec<(&str, Vec<Filter>, u64)> = vec![
         ("a kind", vec![kind(1)], 20),
         ("a limit is ignored", vec![Filter { limit: Some(1), ..kind(1) }], 20),
@@ -308,7 +309,7 @@ fn counts<B: Backend>(make: &impl Fn() -> B) {
         "only visible events count"
     );
     let counted = count(&backend, &[Filter::default()], 10, &Unrestricted);
-    assert!(counted.approximate && counted.count <= 10, "ten rows are not enough: {counted:?}");
+    assert!(counted.approximate && counted.count <= 10, "a cost of ten is not enough: {counted:?}");
 }
 
 fn registers<B: Backend>(make: &impl Fn() -> B) {
@@ -335,14 +336,14 @@ fn catching_up<B: Backend>(make: &impl Fn() -> B) {
     let backend = filled(make, &drafts);
     crate::store::remove(&backend, &[drafts[9].event().id]).expect("remove");
     let filters = [Filter { kinds: Some([1, 1059].into()), limit: Some(1), ..Filter::default() }];
-    for rows in [1, 3, 100] {
+    for budget in [1, 3, 100] {
         let (mut covered, mut seqs) = (Seq(2), Vec::new());
         loop {
-            let mut left = rows;
+            let mut left = budget;
             let reader = backend.reader().expect("reader");
             let mut sink = |hit: Hit<'_>| {
                 seqs.push(hit.seq.0);
-                if hit.seq == Seq(4) { Take::CountedAndPause } else { Take::Counted }
+                if hit.seq == Seq(4) { SinkResult::Pause } else { SinkResult::Continue }
             };
             let replayed =
                 replay(&reader, &filters, covered, &mut left, NOW, &NoWraps, &mut sink).expect("replay");
@@ -351,12 +352,12 @@ fn catching_up<B: Backend>(make: &impl Fn() -> B) {
                 break;
             }
         }
-        assert_eq!(seqs, [3, 4, 6, 8], "{rows} rows a step");
+        assert_eq!(seqs, [3, 4, 6, 8], "{budget} a step");
         assert_eq!(covered, Seq(10), "the sequence number of a removed event is covered");
     }
 }
 
-fn a_step_reads_no_more_than_its_rows<B: Backend>(make: &impl Fn() -> B) {
+fn a_step_costs_no_more_than_its_budget<B: Backend>(make: &impl Fn() -> B) {
     let drafts: Vec<Draft> = (0..300).map(|n| Draft::new((n % 9) as u8, 1, n)).collect();
     let backend = filled(make, &drafts);
     let filters = [Filter { kinds: Some([1].into()), limit: Some(300), ..Filter::default() }];
@@ -364,20 +365,20 @@ fn a_step_reads_no_more_than_its_rows<B: Backend>(make: &impl Fn() -> B) {
     let mut scan = crate::store::Scan::new(filters.into(), limits, backend.classes(), Seq(300));
     let (mut steps, mut hits) = (0, 0);
     loop {
-        let mut rows = 20;
+        let mut budget = 20;
         let before = hits;
         let reader = backend.reader().expect("reader");
         let mut sink = |_: Hit<'_>| {
             hits += 1;
-            Take::Counted
+            SinkResult::Continue
         };
-        let step = scan.step(&reader, NOW, &mut rows, &Unrestricted, &mut sink).expect("step");
-        assert!(hits - before <= 20, "{} events in a step of 20 rows", hits - before);
+        let step = scan.step(&reader, NOW, &mut budget, &Unrestricted, &mut sink).expect("step");
+        assert!(hits - before <= 20, "{} events in a step of 20", hits - before);
         steps += 1;
         if step != crate::store::ScanStep::More {
             break;
         }
     }
     assert_eq!(hits, 300);
-    assert!(steps >= 30, "600 rows in {steps} steps of 20");
+    assert!(steps >= 30, "a cost of 600 in {steps} steps of 20");
 }

@@ -1,12 +1,12 @@
 //! Large removals: what is deleted is nowhere as soon as the deletion is committed, is removed in steps of bounded work that
 //! may fail at any moment, and leaves nothing.
 
-use super::{ask, remove_all_hidden, stored};
+use super::{ask, remove_all_pending, stored};
 use crate::store::{
-    Backend, Bound, Completeness, Count, CountStep, Hit, Op, Outcome, Rank, Reader, Refusal, Removed,
-    ScanLimits, Seq, Take, Term, Unrestricted, commit, remove_pending, replay, sweep_expired, terms_of,
+    Backend, Completeness, Count, CountStep, Hit, Op, Outcome, Rank, Reader, Refusal, Removed, ScanLimits,
+    Seq, SinkResult, StartAt, Term, Unrestricted, commit, remove_pending, replay, sweep_expired, terms_of,
 };
-use crate::testing::{Draft, FailingBackend, World};
+use crate::testing::{Draft, EventGenerator, FailingBackend};
 use crate::types::{Event, EventId, Filter, Timestamp};
 
 const NOW: Timestamp = 1_000;
@@ -58,7 +58,10 @@ fn delete_large(backend: &impl Backend) -> (Vec<Event>, Event, Event) {
 
 fn pending_removal(backend: &impl Backend) -> Vec<Seq> {
     let mut seqs = Vec::new();
-    backend.reader().and_then(|reader| reader.pending_removal(usize::MAX, &mut seqs)).expect("hidden");
+    backend
+        .reader()
+        .and_then(|reader| reader.pending_removal(usize::MAX, &mut seqs))
+        .expect("pending removals");
     seqs
 }
 
@@ -81,12 +84,12 @@ fn count(backend: &impl Backend, filter: &Filter) -> u64 {
 
 fn replayed(backend: &impl Backend) -> Vec<EventId> {
     let reader = backend.reader().expect("reader");
-    let (mut ids, mut rows) = (Vec::new(), usize::MAX);
+    let (mut ids, mut budget) = (Vec::new(), usize::MAX);
     let mut sink = |hit: Hit<'_>| {
         ids.push(hit.event.id());
-        Take::Counted
+        SinkResult::Continue
     };
-    let done = replay(&reader, &[Filter::default()], Seq(0), &mut rows, NOW, &Unrestricted, &mut sink);
+    let done = replay(&reader, &[Filter::default()], Seq(0), &mut budget, NOW, &Unrestricted, &mut sink);
     assert!(done.expect("replay").caught_up);
     ids
 }
@@ -109,7 +112,7 @@ fn check_found(backend: &impl Backend, gone: &[Event], left: &[&Event]) {
     };
     let by_tag =
         crate::wire::parse_filter(br##"{"#t":["x"]}"##).expect("a filter that is answered by postings");
-    let authors = [1, 2].map(World::pubkey);
+    let authors = [1, 2].map(EventGenerator::pubkey);
     let by_author = Filter { authors: Some(authors.into()), ..Filter::default() };
     let by_id = |events: &mut dyn Iterator<Item = &Event>| {
         let mut filter = Filter { ids: Some(events.map(|event| event.id).collect()), ..Filter::default() };
@@ -138,7 +141,7 @@ fn check_no_trace(backend: &impl Backend, gone: &[Event], left: usize) {
     let mut log = Vec::new();
     reader.log(Seq(0), usize::MAX, &mut log).expect("log");
     assert_eq!(log.len(), left, "numbers");
-    let newest = Bound::From(Rank::newest(Timestamp::MAX));
+    let newest = StartAt::Rank(Rank::newest(Timestamp::MAX));
     for event in gone {
         for term in terms_of(event.view(), backend.classes()) {
             let mut postings = Vec::new();
@@ -161,7 +164,7 @@ fn what_is_deleted_is_hidden_at_once(backend: &impl Backend) {
     // And deleted again it stays what it is.
     let undo = Draft::new(1, 5, 501).tag(&["e", &large[0].id.to_string()]).put();
     commit(backend, NOW, std::slice::from_ref(&undo)).expect("commit");
-    remove_all_hidden(backend);
+    remove_all_pending(backend);
     check_found(backend, &large, &[&other, &request, undo.event()]);
     check_no_trace(backend, &large, 3);
     assert_eq!(commit(backend, NOW, &again), Ok(refused));
@@ -229,13 +232,13 @@ fn a_hidden_version_is_no_version(backend: &impl Backend) {
     assert_eq!(commit(backend, NOW, &versions[2..]), stored(3));
     assert_eq!(pending_removal(backend), [Seq(1), Seq(2)]);
     assert_eq!(commit(backend, NOW, &versions[..1]), superseded, "as if it had been removed");
-    let address = format!("30023:{}:x", World::pubkey(1));
+    let address = format!("30023:{}:x", EventGenerator::pubkey(1));
     let before = Draft::new(1, 5, 101).tag(&["a", &address]).put();
     assert_eq!(commit(backend, NOW, std::slice::from_ref(&before)), stored(4));
     let kept = versions[2].event();
     let gone: Vec<Event> = versions[..2].iter().map(|op| op.event().clone()).collect();
     check_found(backend, &gone, &[kept, before.event()]);
-    remove_all_hidden(backend);
+    remove_all_pending(backend);
     check_found(backend, &gone, &[kept, before.event()]);
     check_no_trace(backend, &gone, 2);
 }
@@ -252,7 +255,7 @@ fn a_hidden_event_can_be_stored_again(backend: &impl Backend) {
     assert_eq!(commit(backend, NOW, std::slice::from_ref(&old)), Ok(vec![Outcome::Duplicate]));
     for is_removed in [false, true] {
         if is_removed {
-            remove_all_hidden(backend);
+            remove_all_pending(backend);
         }
         check_found(backend, &[newer.event().clone()], &[old.event(), deletes.event()]);
         let reader = backend.reader().expect("reader");
@@ -263,7 +266,7 @@ fn a_hidden_event_can_be_stored_again(backend: &impl Backend) {
 }
 
 fn who_has_vanished_may_come_back(backend: &impl Backend) {
-    let key = World::pubkey(1).to_string();
+    let key = EventGenerator::pubkey(1).to_string();
     let wrap = |n: u64| Draft::new(8, 1_059, 100).content(&n.to_string()).tag(&["p", &key]);
     let gone: Vec<Op> = (0..200)
         .map(|n| match n % 4 {
@@ -285,7 +288,7 @@ fn who_has_vanished_may_come_back(backend: &impl Backend) {
     let left = [other.event(), request.event(), back.event(), wrapped.event()];
     for is_removed in [false, true] {
         if is_removed {
-            remove_all_hidden(backend);
+            remove_all_pending(backend);
         }
         let seen: Vec<EventId> = answer(backend, &Filter::default());
         assert_eq!(seen.len(), left.len());

@@ -1,11 +1,11 @@
 //! Rules of writing: NIP-01, 09, 40, 59 and 62 as a table.
 
-use super::{ask, remove_all_hidden, stored, sweep};
+use super::{ask, remove_all_pending, stored, sweep};
 use crate::store::{
     Backend, Op, Outcome, Reader, Refusal, Removed, ScanLimits, Seq, Unrestricted, commit, remove,
     sweep_expired, sweep_older_than,
 };
-use crate::testing::{Draft, World};
+use crate::testing::{Draft, EventGenerator};
 use crate::types::{Event, Filter, Timestamp};
 use crate::verify::Verified;
 
@@ -51,10 +51,10 @@ fn check<B: Backend>(make: &impl Fn() -> B, name: &str, ops: &[(Op, Is)], left: 
         expected.sort_unstable();
         assert_eq!(served, expected, "{name}: what is left, in batches of {batch}");
         assert_eq!(stored(&backend).len(), left.len(), "{name}: what is stored");
-        remove_all_hidden(&backend);
+        remove_all_pending(&backend);
         let mut served: Vec<_> = serve(&backend, NOW).iter().map(|event| event.id).collect();
         served.sort_unstable();
-        assert_eq!(served, expected, "{name}: what is left when nothing is pending_removal any more");
+        assert_eq!(served, expected, "{name}: what is left when nothing is pending removal any more");
     }
 }
 
@@ -68,7 +68,7 @@ fn delete(author: u8, at: Timestamp, tags: &[(&str, &str)]) -> Draft {
 }
 
 fn wrap(by: u8, to: u8, at: Timestamp) -> Draft {
-    Draft::new(by, 1059, at).tag(&["p", &World::pubkey(to).to_string()])
+    Draft::new(by, 1059, at).tag(&["p", &EventGenerator::pubkey(to).to_string()])
 }
 
 pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
@@ -192,7 +192,7 @@ fn deletions<B: Backend>(make: &impl Fn() -> B) {
 }
 
 fn deletions_by_address<B: Backend>(make: &impl Fn() -> B) {
-    let key = World::pubkey(1);
+    let key = EventGenerator::pubkey(1);
     let article = |at: Timestamp, d: &str| Draft::new(1, 30_023, at).tag(&["d", d]).put();
     let address = format!("30023:{key}:a");
     let request = delete(1, 20, &[("a", &address)]).put();
@@ -216,7 +216,7 @@ fn deletions_by_address<B: Backend>(make: &impl Fn() -> B) {
         (format!("0:{key}:x"), false),
         (format!("00:{key}:"), false),
         (format!("3:{key}:"), false),
-        (format!("0:{}:", World::pubkey(2)), false),
+        (format!("0:{}:", EventGenerator::pubkey(2)), false),
     ];
     for (address, deletes) in cases {
         let request = delete(1, 20, &[("a", &address)]).put();
@@ -247,7 +247,7 @@ fn gift_wraps<B: Backend>(make: &impl Fn() -> B) {
     check(make, "and before it comes", &[(request, Stored), (wrapped.clone(), Refused(Deleted))], &[0]);
     let foreign = delete(2, 20, &[("e", &id)]).put();
     check(make, "another key does not", &[(wrapped, Stored), (foreign, Stored)], &[0, 1]);
-    let note = Draft::new(8, 1, 10).tag(&["p", &World::pubkey(1).to_string()]).put();
+    let note = Draft::new(8, 1, 10).tag(&["p", &EventGenerator::pubkey(1).to_string()]).put();
     let request = delete(1, 20, &[("e", &note.event().id.to_string())]).put();
     check(make, "a mention is not a gift wrap", &[(note, Stored), (request, Stored)], &[0, 1]);
 }
@@ -261,7 +261,7 @@ fn vanishing<B: Backend>(make: &impl Fn() -> B) {
         (Draft::new(1, 0, 12).put(), Stored),
         (note(20), Stored),
         (note(21), Stored),
-        (Draft::new(2, 1, 10).tag(&["p", &World::pubkey(1).to_string()]).put(), Stored),
+        (Draft::new(2, 1, 10).tag(&["p", &EventGenerator::pubkey(1).to_string()]).put(), Stored),
         (wrap(8, 1, 20).put(), Stored),
         (wrap(8, 1, 21).put(), Stored),
         (wrap(8, 2, 10).put(), Stored),
@@ -350,7 +350,7 @@ fn removal_requests_outlast_their_expiration<B: Backend>(make: &impl Fn() -> B) 
     let traces = [Draft::new(2, 1, 10).put(), wrap(3, 2, 10).put()];
     let until = ["expiration", "1010"];
     let id = note.event().id.to_string();
-    let address = format!("30023:{}:x", World::pubkey(1));
+    let address = format!("30023:{}:x", EventGenerator::pubkey(1));
     let deletion = delete(1, 20, &[("e", &id), ("a", &address)]).tag(&until).put();
     let vanish = Draft::new(2, 62, 20).tag(&["relay", "ALL_RELAYS"]).tag(&until).vanish();
     let gone = [note, article, traces[0].clone(), traces[1].clone()];
@@ -385,7 +385,7 @@ fn removal_requests_outlast_their_expiration<B: Backend>(make: &impl Fn() -> B) 
             let json = reader.event(seq).expect("read").expect("stored");
             let event = Event::from_canonical(json.as_ref().into());
             let vanishes = event.kind == 62;
-            let verified = Verified::vouched(event);
+            let verified = Verified::assume_verified(event);
             if vanishes { Op::Vanish(verified) } else { Op::Put(verified) }
         })
         .collect();

@@ -1,10 +1,11 @@
-//! Filters with hundreds of authors and ids, for which the planner makes a full scan, compared with sorting all matches.
+//! Filters with hundreds of authors and ids, for which the planner makes an ordered scan, compared with sorting all
+//! matches.
 
 use std::collections::HashMap;
 
 use super::ask;
 use crate::store::{Backend, Completeness, Op, ScanLimits, Unrestricted, commit};
-use crate::testing::{Draft, Rng, World};
+use crate::testing::{Draft, EventGenerator, Rng};
 use crate::types::{Event, EventId, Filter, Kind, PubKey, TagFilter, Timestamp};
 
 /// Authors with events; 200 more have none.
@@ -24,7 +25,7 @@ pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
                 .tag(&["t", &format!("{}", n % 97)]),
         );
     }
-    // An author with one very old event, which a full scan reaches last.
+    // An author with one very old event, which an ordered scan reaches last.
     drafts.extend((0..5).map(|n| Draft::new(200, 1, n)));
     let ops: Vec<Op> = drafts.iter().map(Draft::put).collect();
     for batch in ops.chunks(500) {
@@ -32,7 +33,7 @@ pub(super) fn run<B: Backend>(make: &impl Fn() -> B) {
     }
 
     let events = kept(&drafts);
-    let key = World::pubkey;
+    let key = EventGenerator::pubkey;
     let sets: [(&str, Vec<PubKey>); 4] = [
         ("all", (0..=255).map(key).collect()),
         ("the silent and one who wrote long ago", (100..=255).map(key).collect()),
@@ -74,8 +75,8 @@ fn check<B: Backend>(backend: &B, events: &[Event], name: &str, mut filter: Filt
     let more = expected.len() > limit;
     let expected: Vec<EventId> = expected.into_iter().take(limit).map(|(_, id)| id).collect();
     let limits = ScanLimits { limit_default: 1, limit_max: 5_000 };
-    for rows in [50, 1_000_000] {
-        let (found, completeness) = ask(backend, &[filter.clone()], limits, 0, rows, &Unrestricted);
+    for budget in [50, 1_000_000] {
+        let (found, completeness) = ask(backend, &[filter.clone()], limits, 0, budget, &Unrestricted);
         let ids: Vec<EventId> = found.iter().map(|event| event.id).collect();
         let what = format!("{name}, {:?}, {:?}..{:?}", filter.kinds, filter.since, filter.until);
         assert_eq!(ids, expected, "{what}, limit {limit}");

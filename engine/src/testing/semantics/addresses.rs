@@ -90,7 +90,7 @@ fn fanout_rate(stage: &mut Stage<'_>) {
         stage.open_from(other).expect("another client").accept(&note(kind, 1));
         watcher.next_event("sub 39");
         if stage.world.holds_its_clock() {
-            // What is owed is paid back first.
+            // The deficit is made up first.
             stage.advance(61);
             publisher.refuse(&unasked(10), "rate-limited");
             stage.advance(20_000);

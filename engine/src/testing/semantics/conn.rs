@@ -251,12 +251,12 @@ impl Conn {
         })
     }
 
-    /// Sends a COUNT that must be exact, and not marked approximate unless the read guard may hide something.
+    /// Sends a COUNT that must be exact, and not marked approximate unless the read guard may withhold something.
     pub(super) fn count(&mut self, filters: Value) -> u64 {
         let body = self.count_body("count", filters.clone());
         let count = body["count"].as_u64().expect("frames with counts have been checked");
-        let may_lack = self.guard.may_lack_of_count(&as_list(filters.clone()), count as usize);
-        assert_eq!(body["approximate"] == json!(true), may_lack, "{body}, the count of {filters}");
+        let may_be_incomplete = self.guard.may_lack_of_count(&as_list(filters.clone()), count as usize);
+        assert_eq!(body["approximate"] == json!(true), may_be_incomplete, "{body}, the count of {filters}");
         count
     }
 

@@ -20,7 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("deletions: what a request deleted stays away when it has expired", expired_request),
         case("deletions: many targets, and targets that are none", odd_targets),
         case("deletions: a deleted version of a replaceable event", replaceable_by_id),
-        case("deletions: everything in one breath", in_one_breath),
+        case("deletions: everything sent together", sent_together),
         case("deletions: a gift wrap by its recipient", gift_wraps),
     ]
 }
@@ -266,7 +266,7 @@ fn replaceable_by_id(stage: &mut Stage<'_>) {
     assert_stays(&mut conn, &version(3));
 }
 
-fn in_one_breath(stage: &mut Stage<'_>) {
+fn sent_together(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     for (n, deletion_first) in (0..).zip([false, true]) {
         let author = key(1 + n);

@@ -13,7 +13,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("expiry: what expires later is served until then", later),
         case("expiry: to the second", to_the_second),
         case("expiry: what has expired takes no place in a page", in_pages),
-        case("expiry: an expired version leaves no trace for its successor", successor),
+        case("expiry: a newer version takes the place of an expired one", successor),
     ]
 }
 

@@ -21,7 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("frames: a message of an unknown type is answered by its id", unknown_types),
         case_with(
             "frames: nothing but bad ones closes the connection",
-            |config| config.limits.bad_messages_max = 5,
+            |config| config.limits.malformed_messages_max = 5,
             abuse,
         ),
     ]

@@ -30,13 +30,13 @@ pub(super) fn cases() -> Vec<Case> {
         case("live: a REQ of the same id replaces", replaced),
         case_with(
             "live: a REQ is replaced while it runs",
-            |config| config.limits.scan_cost_max = 10,
+            |config| config.limits.step_cost_max = 10,
             replaced_running,
         ),
-        case_with("live: CLOSE while a REQ runs", |config| config.limits.scan_cost_max = 10, closed_running),
+        case_with("live: CLOSE while a REQ runs", |config| config.limits.step_cost_max = 10, closed_running),
         case_with(
             "live: a disconnect while a REQ runs",
-            |config| config.limits.scan_cost_max = 10,
+            |config| config.limits.step_cost_max = 10,
             dropped_running,
         ),
     ]

@@ -12,9 +12,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::{Client, World};
+use super::{Client, RelayUnderTest};
 use crate::policy::AddressRates;
-use crate::relay::{Close, Config, ConnId, Frame, LiveEvent, Peer, PublishOutcome, Relay, commit};
+use crate::relay::{ClientInfo, Close, Config, ConnId, Frame, LiveEvent, PublishOutcome, Relay, commit};
 use crate::store::{
     self, Backend, MemoryBackend, MemoryReader, MemoryWriter, REMOVED_KEYS_MAX, StoreError, TermClasses,
 };
@@ -30,16 +30,16 @@ pub struct Tuning {
     /// Number of shards; connections are assigned round robin.
     pub shards: usize,
     /// Cost of a scan step; `None`: as configured.
-    pub scan_cost_max: Option<usize>,
+    pub step_cost_max: Option<usize>,
     /// Events of a verification batch; `None`: as configured.
     pub verify_batch_max: Option<usize>,
     /// Whether ids are hashed in batches instead of when messages are read.
-    pub hashes_batches: bool,
+    pub prefers_batch_hashing: bool,
     /// Optional terms of the store.
     pub classes: TermClasses,
     /// Whether expired events are swept whenever time advances, or never.
     pub sweeps: bool,
-    /// [`Backend::removed_keys_max`]: whether what is deleted is removed at once, or restricted until time passes.
+    /// [`Backend::removed_keys_max`]: whether what is deleted is removed at once, or is pending removal until time passes.
     pub removed_keys_max: usize,
     /// Whether the host queues all output itself and, whenever it is idle, drops its machines and builds new ones from the
     /// snapshots of their sessions, as a host that hibernates does.
@@ -50,9 +50,9 @@ impl Default for Tuning {
     fn default() -> Self {
         Tuning {
             shards: 2,
-            scan_cost_max: None,
+            step_cost_max: None,
             verify_batch_max: None,
-            hashes_batches: false,
+            prefers_batch_hashing: false,
             classes: TermClasses { all: true, author_kind: true },
             sweeps: true,
             removed_keys_max: REMOVED_KEYS_MAX,
@@ -64,7 +64,7 @@ impl Default for Tuning {
 /// libsecp256k1, with ids hashed early or late.
 #[derive(Clone, Copy)]
 struct Checks {
-    hashes_batches: bool,
+    prefers_batch_hashing: bool,
 }
 
 impl Verifier for Checks {
@@ -72,8 +72,8 @@ impl Verifier for Checks {
         Libsecp256k1.verify(claims, valid);
     }
 
-    fn hashes_batches(&self) -> bool {
-        self.hashes_batches
+    fn prefers_batch_hashing(&self) -> bool {
+        self.prefers_batch_hashing
     }
 }
 
@@ -91,12 +91,12 @@ const HOST: &str = "relay.test:7777";
 impl MachineWorld {
     /// An empty relay.
     pub fn new(mut config: Config, tuning: Tuning) -> Self {
-        config.limits.scan_cost_max = tuning.scan_cost_max.unwrap_or(config.limits.scan_cost_max);
+        config.limits.step_cost_max = tuning.step_cost_max.unwrap_or(config.limits.step_cost_max);
         config.limits.verify_batch_max = tuning.verify_batch_max.unwrap_or(config.limits.verify_batch_max);
         let config = Arc::new(config);
         let memory = MemoryBackend::new(tuning.classes).with_removed_keys_max(tuning.removed_keys_max);
         let store = Rc::new(Store { memory, is_full: Cell::default() });
-        let checks = Checks { hashes_batches: tuning.hashes_batches };
+        let checks = Checks { prefers_batch_hashing: tuning.prefers_batch_hashing };
         let rates = SharedRates::default();
         let shards = (0..tuning.shards)
             .map(|n| {
@@ -126,8 +126,9 @@ impl MachineWorld {
         machine.connected += 1;
         let now = machine.now;
         let Shard { relay, hosted } = &mut machine.shards[shard];
-        let conn =
-            relay.connect(now, Peer { host: Some(HOST.into()), address }).expect("a connection is free");
+        let conn = relay
+            .connect(now, ClientInfo { host_header: Some(HOST.into()), address })
+            .expect("a connection is free");
         let conn = Rc::new(Cell::new(conn));
         hosted.insert(conn.get(), Hosted { conn: Rc::clone(&conn), ..Hosted::default() });
         MachineClient { machine: Rc::clone(&self.machine), shard, conn }
@@ -144,7 +145,7 @@ impl MachineWorld {
     }
 }
 
-impl World for MachineWorld {
+impl RelayUnderTest for MachineWorld {
     fn connect(&mut self) -> Box<dyn Client> {
         Box::new(self.open(None))
     }
@@ -392,7 +393,7 @@ impl Machine {
             for (number, shard) in self.shards.iter_mut().enumerate() {
                 if let Some(batch) = shard.relay.poll_verify(now, true) {
                     busy = true;
-                    shard.relay.handle_verified(now, batch.check(&self.checks));
+                    shard.relay.handle_verified(now, batch.verify(&self.checks));
                 }
                 if let Some(commit) = shard.relay.poll_commit() {
                     assert!(!commit.is_empty(), "a commit changes something");

@@ -51,7 +51,7 @@ use crate::types::Timestamp;
 use stage::Stage;
 
 /// A relay under test, empty at first, with the configuration of a case.
-pub trait World {
+pub trait RelayUnderTest {
     /// A new connection.
     fn connect(&mut self) -> Box<dyn Client>;
 
@@ -107,7 +107,7 @@ pub trait Client {
 }
 
 /// Makes an empty world that runs under a configuration.
-pub type Factory<'a> = dyn FnMut(&Config) -> Box<dyn World> + 'a;
+pub type Factory<'a> = dyn FnMut(&Config) -> Box<dyn RelayUnderTest> + 'a;
 
 /// A rule and the exchange of messages that tests it.
 pub struct Case {

@@ -39,8 +39,8 @@ fn has_empty_d(event: &Signed) -> bool {
     }
 }
 
-/// The events that the read guard hides from a connection: those of guarded kinds of which none of its keys is the author or
-/// in a `p` tag.
+/// The events that the read guard withholds from a connection: those of guarded kinds of which none of its keys is the
+/// author or in a `p` tag.
 pub(super) struct Guard {
     pub(super) kinds: Vec<Kind>,
     /// Authenticated keys of the connection.
@@ -49,7 +49,7 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Whether `filter` can match such an event, whatever is stored.
-    fn may_match_restricted(&self, filter: &Value) -> bool {
+    fn may_match_withheld(&self, filter: &Value) -> bool {
         let list = |name: &str| filter.get(name).map(|list| list.as_array().expect("a list"));
         let asks_guarded = match list("kinds") {
             Some(kinds) => kinds.iter().any(|kind| self.kinds.iter().any(|guarded| *kind == *guarded)),
@@ -64,10 +64,10 @@ impl Guard {
 
     /// Whether an answer to `filters` may be incomplete, as far as a client can know; `events` are all that it may see. If all
     /// requested ids were sent, it is complete.
-    fn may_lack(&self, filters: &[Value], events: &[Signed]) -> bool {
+    fn may_be_incomplete(&self, filters: &[Value], events: &[Signed]) -> bool {
         filters.iter().any(|filter| {
             let found = events.iter().filter(|event| matches(filter, event)).count();
-            self.may_match_restricted(filter) && ids_of(filter).is_none_or(|ids| ids.len() != found)
+            self.may_match_withheld(filter) && ids_of(filter).is_none_or(|ids| ids.len() != found)
         })
     }
 
@@ -75,7 +75,7 @@ impl Guard {
     pub(super) fn may_lack_of_count(&self, filters: &[Value], count: usize) -> bool {
         let ids: Option<Vec<BTreeSet<String>>> = filters.iter().map(ids_of).collect();
         let ids: Option<BTreeSet<String>> = ids.map(|lists| lists.into_iter().flatten().collect());
-        filters.iter().any(|filter| self.may_match_restricted(filter))
+        filters.iter().any(|filter| self.may_match_withheld(filter))
             && ids.is_none_or(|ids| ids.len() != count)
     }
 }
@@ -121,7 +121,7 @@ pub(super) fn check(conn: &mut Conn, filters: Value, events: &[Signed]) {
     // With `limit: 0` the relay need not read the store, but a hint must be right.
     let may_be_left_out = answer.hint.is_none() && filters.iter().any(|filter| filter["limit"] == 0);
     let hint = match is_all {
-        true if conn.guard.may_lack(&filters, events) => None,
+        true if conn.guard.may_be_incomplete(&filters, events) => None,
         true => Some("finish"),
         false => Some("more"),
     };

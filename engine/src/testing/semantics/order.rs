@@ -9,13 +9,13 @@ use crate::testing::signing::{Signed, event, key};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("order: EVENT then REQ in one breath", event_then_req),
-        case("order: REQ then EVENT in one breath", req_then_event),
-        case("order: everything in one breath", mixed),
+        case("order: EVENT then REQ, sent together", event_then_req),
+        case("order: REQ then EVENT, sent together", req_then_event),
+        case("order: messages of all types, sent together", mixed),
         case("order: events are answered one by one", each_answered),
         case("order: duplicates", duplicates),
-        case("order: a forged copy first does not sink the real event", forged_first),
-        case("order: a forged copy in the same breath, from anybody", forged_meanwhile),
+        case("order: a forged copy first does not prevent the valid event", forged_first),
+        case("order: a forged copy sent together with the event, from anybody", forged_meanwhile),
         case("order: a forged copy later", forged_later),
         case("order: another event under the id and signature of one in flight", rewritten_meanwhile),
         case("order: a full disk is reported, and passes", full_disk),

@@ -61,7 +61,7 @@ fn unauthenticated(stage: &mut Stage<'_>) {
         conn.req_closed("sub", filters.clone(), "auth-required");
         conn.count_closed("count", filters, "auth-required");
     }
-    // Wider filters are answered without them and without `finish`, whether or not anything was restricted.
+    // Wider filters are answered without them and without `finish`, whether or not anything was withheld.
     for filters in [
         json!({}),
         json!({"limit": 1}),
@@ -80,7 +80,7 @@ fn unauthenticated(stage: &mut Stage<'_>) {
         check(&mut conn, filters.clone(), &[]);
         assert_eq!(conn.count(filters), 0);
     }
-    // An answer from which nothing can be restricted is complete.
+    // An answer from which nothing can be withheld is complete.
     for filters in [
         json!({"kinds": [1, 7]}),
         json!({"ids": [note.id]}),
@@ -139,7 +139,7 @@ fn others(stage: &mut Stage<'_>) {
     check(&mut conn, json!({"ids": [mine.id, note.id]}), std::slice::from_ref(&note));
     check(&mut conn, json!({"kinds": [1059]}), &[]);
     check(&mut conn, json!({"kinds": [1059], "#p": [key(9).hex(), key(1).hex()]}), &[]);
-    assert_eq!(conn.ask(json!({"kinds": [1059]})).hint, None, "others' are hidden");
+    assert_eq!(conn.ask(json!({"kinds": [1059]})).hint, None, "others' are withheld");
     assert_eq!(conn.count(json!({"kinds": [1059, 1]})), 1);
     // A key without events of its own gets an empty answer.
     let found = conn.ask(json!({"kinds": [1059], "#p": [key(9).hex()]}));
@@ -233,7 +233,7 @@ fn who_is_a_party(stage: &mut Stage<'_>) {
         draft(2).tag(["x", "y"]).tag(["p", me.hex(), "wss://relay.example.com"]).sign(),
         event(&me).kind(1059).at(stage.t - 3).sign(),
     ];
-    let hidden = [
+    let withheld = [
         draft(4).sign(),
         draft(5).tag(["P", me.hex()]).sign(),
         draft(6).tag(["p", other.hex(), me.hex()]).sign(),
@@ -242,7 +242,7 @@ fn who_is_a_party(stage: &mut Stage<'_>) {
         draft(9).tag(["pp", me.hex()]).content(me.hex()).sign(),
     ];
     writer.accept_all(&seen);
-    writer.accept_all(&hidden);
+    writer.accept_all(&withheld);
     let mut conn = stage.open();
     stage.auth(&mut conn, &me);
     check(&mut conn, json!({"kinds": [1059]}), &seen);

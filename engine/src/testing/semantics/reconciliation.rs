@@ -28,7 +28,7 @@ pub(super) fn cases() -> Vec<Case> {
             auth_required,
         ),
         case("reconciliation: ids are apart from those of subscriptions, and may be used again", ids),
-        case("reconciliation: bad messages are answered in words", bad_messages),
+        case("reconciliation: malformed messages get NEG-ERR with a reason", malformed_messages),
         case_with("reconciliation: too many on one connection", |c| c.limits.neg_sessions_max = 2, too_many),
         case_with("reconciliation: too many events", |c| c.limits.neg_set_events_max = 5, too_many_events),
         case_with("reconciliation: no memory", |c| c.limits.neg_sets_bytes_max = 1_000, no_memory),
@@ -347,7 +347,7 @@ fn ids(stage: &mut Stage<'_>) {
     conn.expect_silence();
 }
 
-fn bad_messages(stage: &mut Stage<'_>) {
+fn malformed_messages(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let long = "n".repeat(500);
     let hex = |bytes: &[u8]| lower_hex(bytes);

@@ -15,7 +15,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("replacing: the d tag counts wherever it stands, none is an empty one", d_tags),
         case("replacing: neighbours are left alone", neighbours),
         case("replacing: classes of kinds at their edges", classes),
-        case("replacing: versions in one breath", in_one_breath),
+        case("replacing: versions sent together", sent_together),
         case("replacing: live, only what was newest when it came", live),
     ]
 }
@@ -185,7 +185,7 @@ fn classes(stage: &mut Stage<'_>) {
     }
 }
 
-fn in_one_breath(stage: &mut Stage<'_>) {
+fn sent_together(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     for (n, order) in (0..).zip(orders(3)) {
         let author = key(1 + n);

@@ -22,7 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
         case_with("slow: CLOSE and REQ while events wait", small_outbox, closed),
         case_with("slow: several subscriptions of one reader", small_outbox, several),
         case_with("slow: a reader that goes away", small_outbox, goes_away),
-        case_with("slow: a reader that trickles", tiny_outbox, trickles),
+        case_with("slow: a reader that reads a little at a time", tiny_outbox, little_at_a_time),
     ]
 }
 
@@ -34,7 +34,7 @@ fn small_outbox(config: &mut Config) {
 fn tiny_outbox(config: &mut Config) {
     config.limits.outbox_pause_bytes = 2 << 10;
     config.limits.outbox_bytes_max = 64 << 10;
-    config.limits.scan_cost_max = 7;
+    config.limits.step_cost_max = 7;
 }
 
 const BODY_BYTES: usize = 60_000;
@@ -275,7 +275,7 @@ fn goes_away(stage: &mut Stage<'_>) {
     assert_eq!(writer.count(json!({})), 300);
 }
 
-fn trickles(stage: &mut Stage<'_>) {
+fn little_at_a_time(stage: &mut Stage<'_>) {
     let (mut writer, mut slow) = (stage.open(), stage.open());
     let note = |author: u64, n: u64| {
         event(&key(author)).at(stage.t - n % 7).content(format!("{n} {}", "x".repeat(300))).sign()

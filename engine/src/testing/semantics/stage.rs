@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use super::conn::{Conn, as_list};
 use super::oracle::Guard;
-use super::{Client, World};
+use super::{Client, RelayUnderTest};
 use crate::relay::PublishOutcome;
 use crate::testing::signing::{Draft, Key, Signed, event, key};
 use crate::types::{Kind, Timestamp};
 
 /// The environment of a case.
 pub(super) struct Stage<'w> {
-    pub(super) world: &'w mut dyn World,
+    pub(super) world: &'w mut dyn RelayUnderTest,
     /// The start time, in Unix seconds.
     pub(super) t: Timestamp,
     guarded_kinds: Vec<Kind>,
@@ -51,7 +51,7 @@ const MARKER_KEY: u64 = 999_999;
 const MARKER_TAG: &str = "marks the end of a case's wait";
 
 impl<'w> Stage<'w> {
-    pub(super) fn new(world: &'w mut dyn World, guarded_kinds: Vec<Kind>) -> Self {
+    pub(super) fn new(world: &'w mut dyn RelayUnderTest, guarded_kinds: Vec<Kind>) -> Self {
         let t = world.now();
         Stage { world, t, guarded_kinds, talk: Talk::default(), opened: 0, markers: Vec::new() }
     }

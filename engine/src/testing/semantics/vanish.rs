@@ -15,7 +15,11 @@ pub(super) fn cases() -> Vec<Case> {
         case("vanish: from all relays", from_everywhere),
         case("vanish: a request for another relay does nothing here", for_another),
         case("vanish: deletions against it have no effect", against),
-        case_with("vanish: also for those who may not write here", only_key_1, for_the_unwelcome),
+        case_with(
+            "vanish: also for those who may not write here",
+            only_key_1,
+            for_authors_without_write_access,
+        ),
     ]
 }
 
@@ -164,7 +168,7 @@ fn against(stage: &mut Stage<'_>) {
     assert_eq!(served(&mut conn, &[note]), [""; 0]);
 }
 
-fn for_the_unwelcome(stage: &mut Stage<'_>) {
+fn for_authors_without_write_access(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     stage.auth(&mut conn, &key(2));
     conn.refuse(&event(&key(2)).at(stage.t).sign(), "restricted");

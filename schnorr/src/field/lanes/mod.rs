@@ -1,5 +1,5 @@
 //! The field in vector lanes: eight numbers side by side, five limbs of 52 bits, the multiply-and-add of
-//! AVX-512 IFMA. Generic over the machine: real vectors ([`ifma`]) or a software emulation ([`emulated`]), which
+//! AVX-512 IFMA. Generic over the machine: real vectors ([`ifma`]) or a software emulation (`emulated`), which
 //! does to each lane exactly what the instructions do, including their truncation to 52 bits.
 //!
 //! # Bounds
@@ -13,7 +13,7 @@ pub(crate) mod emulated;
 pub(crate) mod ifma;
 
 use super::portable64::F52;
-use super::{Entry, FOLD, Field, Mask, P, Words, canonical};
+use super::{AffinePoint, FOLD, Field, Mask, P, Words, canonical};
 
 const M52: u64 = (1 << 52) - 1;
 const M48: u64 = (1 << 48) - 1;
@@ -194,7 +194,7 @@ impl<V: Lanes> Field for FLanes<V> {
     }
 
     #[inline(always)]
-    fn load_entries<'a>(at: impl Fn(usize) -> &'a Entry) -> (Self, Self) {
+    fn load_entries<'a>(at: impl Fn(usize) -> &'a AffinePoint) -> (Self, Self) {
         let [a, b, c, d, e, f, g, h] = V::transpose(std::array::from_fn(|lane| at(lane).words()));
         (pack([a, b, c, d]), pack([e, f, g, h]))
     }
@@ -250,7 +250,7 @@ impl<V: Lanes> Field for FLanes<V> {
     }
 
     #[inline(always)]
-    fn weak(self) -> Self {
+    fn normalize_weak(self) -> Self {
         self
     }
 

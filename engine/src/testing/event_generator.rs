@@ -1,7 +1,7 @@
 //! Small random worlds: few authors, kinds, timestamps and tags, so that events often replace, delete and tie with each other.
 //!
 //! Events have their correct ids, except where a chosen prefix is requested to make ties, and invalid signatures; they enter
-//! stores through [`Verified::vouched`]. Everything is derived from a seed.
+//! stores through [`Verified::assume_verified`]. Everything is derived from a seed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl Draft {
 
     /// The event.
     pub fn event(&self) -> Event {
-        let pubkey = World::pubkey(self.author);
+        let pubkey = EventGenerator::pubkey(self.author);
         let tags = serde_json::to_string(&self.tags).expect("tags are JSON");
         let content = serde_json::to_string(&self.content).expect("text is JSON");
         let (created_at, kind) = (self.created_at, self.kind);
@@ -116,12 +116,12 @@ impl Draft {
 
     /// The event as an operation.
     pub fn put(&self) -> Op {
-        Op::Put(Verified::vouched(self.event()))
+        Op::Put(Verified::assume_verified(self.event()))
     }
 
     /// The event as a request to vanish.
     pub fn vanish(&self) -> Op {
-        Op::Vanish(Verified::vouched(self.event()))
+        Op::Vanish(Verified::assume_verified(self.event()))
     }
 }
 
@@ -180,7 +180,7 @@ pub fn filter_over(rng: &mut Rng, events: &[Event]) -> Filter {
 
 /// The source of a test's random events and filters.
 #[derive(Clone, Debug)]
-pub struct World {
+pub struct EventGenerator {
     /// The random generator.
     pub rng: Rng,
     authors: u8,
@@ -197,14 +197,14 @@ const KINDS: [Kind; 12] = [0, 1, 1, 1, 3, 5, 7, 62, 1059, 10_002, 30_023, 39_999
 const VALUES: [&str; 12] =
     ["", "a", "b", "A", "ab", "a\"b", "\\", "a\nb", "\u{1}\u{1f}\u{7f}", "é\u{1f600}", "a:b", "],["];
 
-impl World {
+impl EventGenerator {
     /// The world of this seed.
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let authors = 1 + rng.below(6) as u8;
         let seconds = *rng.pick(&[1, 3, 12, 200]);
         let ties = rng.one_in(4);
-        World { rng, authors, seconds, ties, made: Vec::new() }
+        EventGenerator { rng, authors, seconds, ties, made: Vec::new() }
     }
 
     /// The public key of an author by number. Keys of consecutive numbers differ in one or two bits.
@@ -219,7 +219,7 @@ impl World {
 
     /// A random `created_at`, sometimes just outside the usual range.
     pub fn second(&mut self) -> Timestamp {
-        World::START + self.rng.below(self.seconds + 1)
+        EventGenerator::START + self.rng.below(self.seconds + 1)
     }
 
     fn author(&mut self) -> u8 {
@@ -238,7 +238,7 @@ impl World {
     }
 
     fn op_of(&mut self, event: Event) -> Op {
-        let verified = Verified::vouched(event);
+        let verified = Verified::assume_verified(event);
         match verified.event().kind {
             62 if !self.rng.one_in(3) => Op::Vanish(verified),
             _ => Op::Put(verified),
@@ -277,7 +277,7 @@ impl World {
         };
         let value = match letter {
             "e" => self.id().to_string(),
-            "p" => World::pubkey(self.author()).to_string(),
+            "p" => EventGenerator::pubkey(self.author()).to_string(),
             "a" => self.address(author),
             _ => (*self.rng.pick(&VALUES)).to_owned(),
         };
@@ -311,7 +311,7 @@ impl World {
 
     fn address(&mut self, author: u8) -> String {
         let whose = if self.rng.one_in(4) { self.author() } else { author };
-        let (kind, pubkey) = (*self.rng.pick(&KINDS), World::pubkey(whose));
+        let (kind, pubkey) = (*self.rng.pick(&KINDS), EventGenerator::pubkey(whose));
         let d = match kind {
             30_000.. => *self.rng.pick(&VALUES),
             _ if self.rng.one_in(8) => "x",
@@ -328,10 +328,10 @@ impl World {
         }
         if self.rng.one_in(3) {
             let some = self.rng.below(4);
-            let mut authors: Vec<PubKey> = (0..some).map(|_| World::pubkey(self.author())).collect();
+            let mut authors: Vec<PubKey> = (0..some).map(|_| EventGenerator::pubkey(self.author())).collect();
             if self.rng.one_in(3) {
-                // So many that the planner makes a full scan; nearly all of them have no events.
-                authors.extend((16..=255).map(World::pubkey));
+                // So many that the planner makes an ordered scan; nearly all of them have no events.
+                authors.extend((16..=255).map(EventGenerator::pubkey));
             }
             filter.authors = Some(authors.into());
         }
@@ -361,7 +361,7 @@ impl World {
             filter.limit = Some(self.rng.below(12) as u32);
         }
         // Lists are mostly not empty.
-        if filter.is_empty() && !self.rng.one_in(8) {
+        if filter.matches_nothing() && !self.rng.one_in(8) {
             return self.filter();
         }
         filter.normalise();
@@ -372,7 +372,7 @@ impl World {
         let values = (0..1 + self.rng.below(3))
             .map(|_| match letter {
                 b'e' => self.id().to_string(),
-                b'p' => World::pubkey(self.author()).to_string(),
+                b'p' => EventGenerator::pubkey(self.author()).to_string(),
                 b'a' => {
                     let author = self.author();
                     self.address(author)

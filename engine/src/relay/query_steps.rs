@@ -11,23 +11,23 @@ use super::queued_output::QueuedOutput;
 use super::session::Session;
 use super::subscriptions::{FullRank, Owner, State, SubKey};
 use super::{Relay, messages};
-use crate::policy::{may_match_restricted, may_see};
+use crate::policy::{may_match_withheld, may_see};
 use crate::store::{
-    Backend, Completeness, CountStep, ScanStep, StoreError, Take, Unrestricted, Viewer, replay,
+    Backend, Completeness, CountStep, ScanStep, SinkResult, StoreError, Unrestricted, Viewer, replay,
 };
 use crate::types::{CanonicalEvent, Event, Filter, Kind, Limits, Now, PubKey, SubId};
-use crate::wire::frames::Complete;
+use crate::wire::frames::EoseHint;
 
 /// What a connection may see, by the read guard.
 #[derive(Clone, Copy, Debug)]
-pub struct Party<'a> {
+pub struct ClientViewer<'a> {
     /// The kinds that only their parties see (`policy.guarded_kinds`).
     pub guarded_kinds: &'a [Kind],
     /// The keys of the viewer; without any it sees what everybody sees.
     pub keys: &'a [PubKey],
 }
 
-impl Viewer for Party<'_> {
+impl Viewer for ClientViewer<'_> {
     fn sees_all_of(&self, kind: Kind) -> bool {
         !self.guarded_kinds.contains(&kind)
     }
@@ -37,7 +37,7 @@ impl Viewer for Party<'_> {
     }
 
     fn sees_all_matches(&self, filter: &Filter) -> bool {
-        !may_match_restricted(filter, self.guarded_kinds, self.keys)
+        !may_match_withheld(filter, self.guarded_kinds, self.keys)
     }
 }
 
@@ -53,15 +53,15 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    fn push(&mut self, event: CanonicalEvent<'_>) -> Take {
+    fn push(&mut self, event: CanonicalEvent<'_>) -> SinkResult {
         let before = self.outbox.bytes();
         self.outbox.push_event(self.head.clone(), event.json().into());
         self.queued_output.change(before, self.outbox.bytes());
         self.sent += 1;
-        if self.outbox.bytes() + self.backlog_bytes >= self.queued_output.pause(self.limits) {
-            Take::CountedAndPause
+        if self.outbox.bytes() + self.backlog_bytes >= self.queued_output.pause_threshold(self.limits) {
+            SinkResult::Pause
         } else {
-            Take::Counted
+            SinkResult::Continue
         }
     }
 }
@@ -89,11 +89,11 @@ impl<B: Backend> Relay<B> {
         let Some(session) = self.sessions.get_mut(query.conn) else { return StepResult::Done };
         if session.is_slow(self.queued_output, &config.limits) {
             query.scan.release_cursors();
-            return StepResult::Stall(query.conn, Query::Scan(query));
+            return StepResult::Pause(query.conn, Query::Scan(query));
         }
         let Session { auth, outbox, backlog_bytes, .. } = &mut *session;
         let (backlog_bytes, queued_output, limits) = (*backlog_bytes, self.queued_output, &config.limits);
-        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: auth.keys() };
+        let viewer = ClientViewer { guarded_kinds: &config.policy.guarded_kinds, keys: auth.keys() };
         let mut sink =
             Sink { head: &subscription.head, outbox, backlog_bytes, queued_output, limits, sent: 0 };
         let mut last = None;
@@ -102,14 +102,14 @@ impl<B: Backend> Relay<B> {
             query.scan.step(&reader, now.seconds(), budget, &viewer, &mut |hit| {
                 let position = (hit.event.created_at(), hit.event.id());
                 if sent_before.is_some_and(|before| !comes_after(position, before)) {
-                    return Take::Known;
+                    return SinkResult::AlreadySent;
                 }
                 last = Some(position);
                 sink.push(hit.event)
             })
         });
         self.metrics.sent_event += sink.sent;
-        session.account(&mut self.queued_output);
+        session.update_queued_total(&mut self.queued_output);
         let slow = session.is_slow(self.queued_output, &config.limits);
         if let (State::Scanning { last: sent_last, .. }, Some(last)) = (&mut subscription.state, last) {
             *sent_last = Some(last);
@@ -119,11 +119,11 @@ impl<B: Backend> Relay<B> {
         match step {
             Ok(ScanStep::More) if slow => {
                 query.scan.release_cursors();
-                StepResult::Stall(query.conn, Query::Scan(query))
+                StepResult::Pause(query.conn, Query::Scan(query))
             }
             Ok(ScanStep::More) => StepResult::Again(Query::Scan(query)),
             Ok(ScanStep::Done(completeness)) => {
-                self.note_answered(now, query.asked_at);
+                self.record_answered(now, query.asked_at);
                 self.end_scan(query.key, completeness);
                 StepResult::Done
             }
@@ -156,8 +156,8 @@ impl<B: Backend> Relay<B> {
         }
         let hint = match completeness {
             _ if !self.config.policy.eose_hints => None,
-            Completeness::Finish => Some(Complete::Finish),
-            Completeness::More => Some(Complete::More),
+            Completeness::Finish => Some(EoseHint::Finish),
+            Completeness::More => Some(EoseHint::More),
             Completeness::Unknown | Completeness::Withheld => None,
         };
         self.send_eose(conn, &sub, hint);
@@ -174,7 +174,7 @@ impl<B: Backend> Relay<B> {
     fn step_count(&mut self, now: Now, mut query: Box<CountQuery>, budget: &mut usize) -> StepResult {
         let config = &*self.config;
         let Some(session) = self.sessions.get_mut(query.conn) else { return StepResult::Done };
-        let viewer = Party { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
+        let viewer = ClientViewer { guarded_kinds: &config.policy.guarded_kinds, keys: session.auth.keys() };
         let step =
             self.store.reader().and_then(|reader| query.count.step(&reader, now.seconds(), budget, &viewer));
         match step {
@@ -208,7 +208,7 @@ impl<B: Backend> Relay<B> {
         let Some(stream) = self.streams.get_mut(stream) else { return StepResult::Done };
         let limits = &self.config.limits;
         if stream.is_full(limits) {
-            stream.stalled = Some(Query::StreamReplay(key));
+            stream.paused = Some(Query::StreamReplay(key));
             return StepResult::Done;
         }
         let mut last = subscription.covered;
@@ -216,7 +216,7 @@ impl<B: Backend> Relay<B> {
             replay(&reader, &subscription.filters, last, budget, now.seconds(), &Unrestricted, &mut |hit| {
                 stream.push(Some(hit.seq), Event::from_canonical(hit.event.json().into()));
                 last = hit.seq;
-                if stream.is_full(limits) { Take::CountedAndPause } else { Take::Counted }
+                if stream.is_full(limits) { SinkResult::Pause } else { SinkResult::Continue }
             })
         });
         match replayed {
@@ -249,7 +249,7 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// The store failed a subscription: it ends with a CLOSED.
+    /// The store returned an error to a subscription: it ends with a CLOSED.
     pub(super) fn fail_subscription(&mut self, key: SubKey, error: &StoreError) {
         let Some(Owner::Client { conn, sub }) =
             self.subscriptions.get(key).map(|subscription| &subscription.owner)

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::author::Author;
 use super::draft::{Draft, Unsigned, write_string};
 use super::rng::{Rng, Zipf};
-use super::{Plan, text};
+use super::{Options, text};
 use crate::hex;
 
 /// Real: content of the 468 notes that no bridge mirrored, in bytes.
@@ -67,8 +67,8 @@ struct Note {
 
 /// The generated events so far.
 #[derive(Debug)]
-pub(super) struct World {
-    plan: Plan,
+pub(super) struct DraftGenerator {
+    options: Options,
     rng: Rng,
     /// By rank, from 0.
     pub(super) authors: Vec<Author>,
@@ -80,14 +80,14 @@ pub(super) struct World {
     made: usize,
 }
 
-impl World {
-    /// Before the first event of `plan`.
-    pub(super) fn new(plan: &Plan) -> Self {
-        World {
-            plan: plan.clone(),
-            rng: Rng::new(&format!("relay-bench events {}", plan.stream), plan.seed),
-            authors: (0..plan.authors as u64).map(|rank| Author::derive(plan.seed, rank)).collect(),
-            popularity: Zipf::new(plan.authors),
+impl DraftGenerator {
+    /// Before the first event of `options`.
+    pub(super) fn new(options: &Options) -> Self {
+        DraftGenerator {
+            options: options.clone(),
+            rng: Rng::new(&format!("relay-bench events {}", options.sequence), options.seed),
+            authors: (0..options.authors as u64).map(|rank| Author::derive(options.seed, rank)).collect(),
+            popularity: Zipf::new(options.authors),
             hashtags: Zipf::new(text::HASHTAGS_COUNT),
             notes: VecDeque::new(),
             hot: Vec::new(),
@@ -98,7 +98,7 @@ impl World {
 
     /// The next event, not yet signed.
     pub(super) fn next_event(&mut self) -> Unsigned {
-        let created_at = self.plan.created_at(self.made, &mut self.rng);
+        let created_at = self.options.created_at(self.made, &mut self.rng);
         self.made += 1;
         let author = self.popularity.draw(&mut self.rng);
         let draft = Draft { author, created_at, ..Draft::default() };

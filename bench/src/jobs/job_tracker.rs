@@ -1,4 +1,4 @@
-//! The state of every job, and the judgement of every answer. Does no I/O and reads no clock.
+//! The state of every job, and the checks of every answer. Does no I/O and reads no clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::answer::{Answer, FEEDBACK};
 use super::request::Request;
-use super::{Plan, Report};
+use super::{Options, Report};
 use crate::hex;
 use crate::stats::{Latency, micros};
 
@@ -15,7 +15,7 @@ use crate::stats::{Latency, micros};
 const VERIFIED_JOBS_MAX: usize = 2_000;
 
 /// All jobs of a run.
-pub(super) struct Ledger {
+pub(super) struct JobTracker {
     jobs: Vec<Job>,
     by_id: FxHashMap<[u8; 32], usize>,
     /// Public keys of the agents, in hex.
@@ -33,10 +33,10 @@ pub(super) struct Ledger {
     refused: BTreeMap<String, usize>,
     failed: BTreeMap<String, usize>,
     unanswered: usize,
-    surplus: usize,
+    duplicate: usize,
     wrong: usize,
     late_feedback: usize,
-    stray: usize,
+    unexpected: usize,
     same_second: usize,
     last_result: Duration,
 }
@@ -57,8 +57,8 @@ struct Job {
     is_finished: bool,
 }
 
-impl Ledger {
-    pub(super) fn new(plan: &Plan, requests: &[Request]) -> Self {
+impl JobTracker {
+    pub(super) fn new(options: &Options, requests: &[Request]) -> Self {
         let jobs = requests.iter().map(|request| Job {
             customer: request.customer.clone(),
             agent: request.agent,
@@ -71,12 +71,12 @@ impl Ledger {
             answers: Vec::new(),
             is_finished: false,
         });
-        Ledger {
+        JobTracker {
             jobs: jobs.collect(),
             by_id: requests.iter().enumerate().map(|(number, request)| (request.id, number)).collect(),
-            agents: plan.agents.iter().map(|key| hex::encode(key)).collect(),
-            result_kind: plan.kind + 1000,
-            echo: plan.echo,
+            agents: options.agents.iter().map(|key| hex::encode(key)).collect(),
+            result_kind: options.kind + 1000,
+            echo: options.echo,
             verify_each: requests.len().div_ceil(VERIFIED_JOBS_MAX).max(1),
             unverified: Vec::new(),
             sent: 0,
@@ -85,10 +85,10 @@ impl Ledger {
             refused: BTreeMap::new(),
             failed: BTreeMap::new(),
             unanswered: 0,
-            surplus: 0,
+            duplicate: 0,
             wrong: 0,
             late_feedback: 0,
-            stray: 0,
+            unexpected: 0,
             same_second: 0,
             last_result: Duration::ZERO,
         }
@@ -114,7 +114,7 @@ impl Ledger {
     /// The relay's `OK` for a request.
     pub(super) fn verdict(&mut self, id: &[u8; 32], accepted: bool, reason: &str, now: Duration) {
         let Some(number) = self.by_id.get(id).copied() else {
-            self.stray += 1;
+            self.unexpected += 1;
             return;
         };
         let job = &mut self.jobs[number];
@@ -130,7 +130,7 @@ impl Ledger {
     pub(super) fn answer(&mut self, answer: Answer, now: Duration) {
         let request = answer.tag("e").and_then(|id| hex::decode32(id.as_bytes()));
         let Some(number) = request.and_then(|id| self.by_id.get(&id).copied()) else {
-            self.stray += 1;
+            self.unexpected += 1;
             return;
         };
         let job = &mut self.jobs[number];
@@ -139,7 +139,7 @@ impl Ledger {
             return;
         }
         if job.answers.contains(&answer.id) {
-            self.surplus += 1;
+            self.duplicate += 1;
             return;
         }
         job.answers.push(answer.id.clone());
@@ -157,7 +157,7 @@ impl Ledger {
             }
         } else if answer.kind == self.result_kind {
             if job.result_micros.is_some() {
-                self.surplus += 1;
+                self.duplicate += 1;
             } else {
                 job.result_micros = Some(after);
                 self.same_second += usize::from(job.feedback_at >= answer.created_at);
@@ -173,12 +173,12 @@ impl Ledger {
         }
     }
 
-    /// Counts jobs as unanswered that were sent longer than `patience` ago.
-    pub(super) fn give_up(&mut self, now: Duration, patience: Duration) {
+    /// Counts jobs as unanswered that were sent longer than `timeout` ago.
+    pub(super) fn give_up(&mut self, now: Duration, timeout: Duration) {
         while self.oldest < self.sent {
             let job = &self.jobs[self.oldest];
             if !job.is_finished {
-                if now.saturating_sub(job.sent) < patience {
+                if now.saturating_sub(job.sent) < timeout {
                     break;
                 }
                 self.unanswered += 1;
@@ -210,11 +210,11 @@ impl Ledger {
             customers: customers.len(),
             results: results.len(),
             unanswered: self.unanswered,
-            surplus: self.surplus,
+            duplicate: self.duplicate,
             wrong: self.wrong,
             forged: self.unverified.iter().filter(|answer| !answer.is_genuine()).count(),
             late_feedback: self.late_feedback,
-            stray: self.stray,
+            unexpected: self.unexpected,
             verified: self.unverified.len(),
             same_second: self.same_second,
             seconds,

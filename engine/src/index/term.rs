@@ -1,18 +1,18 @@
-//! The name of a key: what it is about and its 32 bytes, and the keyed hash of names.
+//! A term of the index: what it is about and its 32 bytes, and the keyed hash of terms.
 //!
 //! Ids and authors are 32 bytes already, so are the `#e` and `#p` values once packed; text up to 32 bytes stands as it is,
 //! longer text by its SHA-256, so a value's length costs no memory.
 //!
-//! Clients choose these bytes, so names are hashed with a secret key: MULTILINEAR-HM (Lemire and Kaser, «Strongly universal
-//! string hashing is fast», 2014) over eight 32-bit words and the kind. Without the key no client finds two names
-//! that collide with a chance above 2^-32, which `rustc-hash`, with or without a seed, does not promise; and five
+//! Clients choose these bytes, so terms are hashed with a secret key: MULTILINEAR-HM (Lemire and Kaser, «Strongly universal
+//! string hashing is fast», 2014) over eight 32-bit words and the kind. Without the key no client finds two terms that
+//! collide with a chance above 2^-32, which `rustc-hash`, with or without a seed, does not promise; and five
 //! multiplications are faster than SipHash.
 
 use sha2::{Digest, Sha256};
 
 use crate::types::{EventId, Kind, PubKey};
 
-/// What a key names: all events, a kind, an author or an id; or a tag, with the form of its value (high byte) and its
+/// What a term is about: all events, a kind, an author or an id; or a tag, with the form of its value (high byte) and its
 /// letter (low byte).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TermKind(u16);
@@ -23,7 +23,7 @@ impl TermKind {
     pub(super) const KIND: TermKind = TermKind(1);
     pub(super) const AUTHOR: TermKind = TermKind(2);
     pub(super) const ID: TermKind = TermKind(3);
-    /// No key: a free entry, or a block that is hashed as a name is.
+    /// No term: a free entry, or a block that is hashed as a term is.
     pub(super) const NONE: TermKind = TermKind(u16::MAX);
 
     const FORM_HEX: u16 = 1;
@@ -46,25 +46,25 @@ impl TermKind {
     }
 }
 
-/// Where [`TermKind::counter`] counts: the four plain dimensions, tags by letter, digests by letter.
+/// Where [`TermKind::counter`] counts: the four plain kinds, tags by letter, digests by letter.
 pub(super) const TAGS_AT: usize = 4;
 pub(super) const DIGESTS_AT: usize = TAGS_AT + 256;
 pub(super) const COUNTERS: usize = DIGESTS_AT + 256;
 
-/// A key by value.
+/// A term, by value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Term {
+pub(super) struct IndexTerm {
     /// The 32 bytes as words: compared and hashed without a call.
     pub(super) words: [u64; 4],
     pub(super) kind: TermKind,
 }
 
-impl Term {
-    pub(super) const ALL: Term = Term { words: [0; 4], kind: TermKind::ALL };
+impl IndexTerm {
+    pub(super) const ALL: IndexTerm = IndexTerm { words: [0; 4], kind: TermKind::ALL };
 
     fn new(bytes: &[u8; 32], kind: TermKind) -> Self {
         let bytes = bytes.as_chunks::<8>().0;
-        Term { words: std::array::from_fn(|at| u64::from_le_bytes(bytes[at])), kind }
+        IndexTerm { words: std::array::from_fn(|at| u64::from_le_bytes(bytes[at])), kind }
     }
 
     pub(super) fn id(id: &EventId) -> Self {
@@ -76,7 +76,7 @@ impl Term {
     }
 
     pub(super) fn kind(kind: Kind) -> Self {
-        Term { words: [u64::from(kind), 0, 0, 0], kind: TermKind::KIND }
+        IndexTerm { words: [u64::from(kind), 0, 0, 0], kind: TermKind::KIND }
     }
 
     /// A block of something that is not a key, to be hashed with the same care.
@@ -90,7 +90,7 @@ impl Term {
         })
     }
 
-    /// The name of a value that needs no digest.
+    /// The term of a value that needs no digest.
     pub(super) fn short_tag(letter: u8, value: &[u8]) -> Option<Self> {
         if let Ok(PubKey(bytes)) = PubKey::from_hex(value) {
             return Some(Self::new(&bytes, TermKind::tag(letter, TermKind::FORM_HEX)));
@@ -123,10 +123,10 @@ impl KeyedHash {
     }
 
     #[inline]
-    pub(super) fn hash(&self, name: &Term) -> u32 {
+    pub(super) fn hash(&self, term: &IndexTerm) -> u32 {
         let key = &self.keys;
-        let mut sum = key[0].wrapping_add(key[1].wrapping_add(u64::from(name.kind.0)).wrapping_mul(key[2]));
-        for (pair, key) in name.words.iter().zip(key[3..].as_chunks::<2>().0) {
+        let mut sum = key[0].wrapping_add(key[1].wrapping_add(u64::from(term.kind.0)).wrapping_mul(key[2]));
+        for (pair, key) in term.words.iter().zip(key[3..].as_chunks::<2>().0) {
             let left = key[0].wrapping_add(pair & 0xffff_ffff);
             let right = key[1].wrapping_add(pair >> 32);
             sum = sum.wrapping_add(left.wrapping_mul(right));

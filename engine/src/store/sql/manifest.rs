@@ -24,7 +24,7 @@ impl Run {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Directory {
+pub(super) struct Manifest {
     /// By level and run.
     runs: Vec<Run>,
     last_page: Option<PageId>,
@@ -32,7 +32,7 @@ pub(super) struct Directory {
 
 /// Pages to compact into the next level, and where to go on.
 #[derive(Debug)]
-pub(super) struct Upper {
+pub(super) struct CompactionInput {
     pub(super) pages: Vec<PageRef>,
     /// The run of the first.
     pub(super) run: RunId,
@@ -40,7 +40,7 @@ pub(super) struct Upper {
     pub(super) next: Option<Key>,
 }
 
-impl Directory {
+impl Manifest {
     pub(super) fn runs(&self) -> &[Run] {
         &self.runs
     }
@@ -115,7 +115,7 @@ impl Directory {
     }
 
     /// Pages of level 0 from key `from` on, at least one, that overlap about `pages_max` of level 1 and themselves.
-    pub(super) fn upper_of_runs(&self, from: &Key, pages_max: usize) -> Option<Upper> {
+    pub(super) fn upper_of_runs(&self, from: &Key, pages_max: usize) -> Option<CompactionInput> {
         let mut pages: Vec<(&PageRef, RunId)> = self
             .runs_of_level(0)
             .flat_map(|run| run.pages.iter().map(|page| (page, run.id)))
@@ -125,17 +125,25 @@ impl Directory {
         let run = pages.first()?.1;
         let taken = take_overlapping(pages.iter().map(|(page, _)| *page), self.level(1), pages_max);
         let next = pages.get(taken).map(|(page, _)| page.first);
-        Some(Upper { pages: pages[..taken].iter().map(|(page, _)| (*page).clone()).collect(), run, next })
+        Some(CompactionInput {
+            pages: pages[..taken].iter().map(|(page, _)| (*page).clone()).collect(),
+            run,
+            next,
+        })
     }
 
     /// Pages of a level below level 0: the one that overlaps fewest of the next level, and those after it while all
     /// these are about `pages_max`.
-    pub(super) fn upper_of_level(&self, level: usize, pages_max: usize) -> Option<Upper> {
+    pub(super) fn upper_of_level(&self, level: usize, pages_max: usize) -> Option<CompactionInput> {
         let (upper, lower) = (self.level(level), self.level(level + 1));
         let overlap = |page: &PageRef| overlapped(lower, &page.first, &page.last).len();
         let index = (0..upper.len()).min_by_key(|index| overlap(&upper[*index]))?;
         let taken = take_overlapping(upper[index..].iter(), lower, pages_max);
-        Some(Upper { pages: upper[index..index + taken].to_vec(), run: RunId { level, run: 0 }, next: None })
+        Some(CompactionInput {
+            pages: upper[index..index + taken].to_vec(),
+            run: RunId { level, run: 0 },
+            next: None,
+        })
     }
 }
 

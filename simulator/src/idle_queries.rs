@@ -70,7 +70,7 @@ impl Host<'_> {
         assert_eq!(own_sub.seen, expected, "{texts:?}");
         let hint = match answer {
             _ if answer.more => Some("more"),
-            _ if answer.not_asked || answer.may_lack => None,
+            _ if answer.has_limit_zero || answer.may_be_incomplete => None,
             _ => Some("finish"),
         };
         assert_eq!(own_sub.hint.as_deref(), hint, "{texts:?}");
@@ -81,7 +81,7 @@ impl Host<'_> {
             assert!(counted.is_null(), "COUNT {texts:?} is refused");
         } else {
             assert_eq!(counted["count"], expected.count, "COUNT {texts:?}");
-            assert_eq!(counted["approximate"] == true, expected.may_lack, "COUNT {texts:?}");
+            assert_eq!(counted["approximate"] == true, expected.may_be_incomplete, "COUNT {texts:?}");
         }
         self.report.exact += 1;
     }
