@@ -70,7 +70,7 @@ pub struct Tally {
     /// Jobs that each agent has ended.
     ended: HashMap<PubKey, u64>,
     /// Jobs that wait and jobs that run, of agents that have any.
-    open: HashMap<PubKey, (u64, u64)>,
+    unfinished: HashMap<PubKey, (u64, u64)>,
 }
 
 impl Tally {
@@ -97,13 +97,13 @@ impl Tally {
         if counted.queued + counted.running > 0 {
             totals.queued += counted.queued;
             totals.running += counted.running;
-            self.open.insert(*agent, (counted.queued, counted.running));
+            self.unfinished.insert(*agent, (counted.queued, counted.running));
         }
     }
 
     /// An agent has been closed: its jobs are not known any more.
     pub fn closed(&mut self, agent: &PubKey) {
-        if let Some((queued, running)) = self.open.remove(agent) {
+        if let Some((queued, running)) = self.unfinished.remove(agent) {
             self.totals.queued -= queued;
             self.totals.running -= running;
         }
@@ -228,7 +228,7 @@ mod tests {
         tally.add(&key(1), &done(0));
         tally.add(&key(2), &MetricsDelta { queued: 1, ..MetricsDelta::default() });
         tally.deleted(&key(2));
-        assert!(tally.ended.is_empty() && tally.open.is_empty());
+        assert!(tally.ended.is_empty() && tally.unfinished.is_empty());
         assert_eq!(tally.totals(), &Totals::default());
     }
 }

@@ -216,12 +216,12 @@ fn an_agent_is_listed_found_by_name_paused_and_deleted() {
     assert_eq!(world.ask(R::Show, None, "", anyone).status, 404);
 
     // Also when its database has been removed.
-    let tombstone = world.agent.tombstone().unwrap();
+    let deleted = world.agent.removal_record().unwrap();
     let again = world.ask(R::Delete, None, "", owner);
     for (route, caller, status) in
         [(R::Delete, owner, 200), (R::Delete, anyone, 401), (R::Delete, stranger, 403), (R::Show, owner, 404)]
     {
-        let answer = api::gone(&tombstone, &request(route, None, "", caller));
+        let answer = api::answer_for_deleted(&deleted, &request(route, None, "", caller));
         assert_eq!(answer.status, status, "{route:?}");
         assert!(status != 200 || answer.body == again.body);
     }
@@ -270,8 +270,8 @@ fn customers_see_their_own_jobs_and_nobody_elses() {
     assert!(world.read(R::Session, Some(&session), "", own)["messages"].as_array().unwrap().len() >= 2);
     assert_eq!(world.read(R::Sessions, None, "", owner)["sessions"].as_array().unwrap().len(), 2);
     let alice_key = alice.pubkey().to_string();
-    assert_eq!(world.ask(R::Forget, Some(&alice_key), "", Caller::Key(bob.pubkey())).status, 403);
-    assert_eq!(world.ask(R::Forget, Some(&alice_key), "", own).status, 204);
+    assert_eq!(world.ask(R::DeleteCustomer, Some(&alice_key), "", Caller::Key(bob.pubkey())).status, 403);
+    assert_eq!(world.ask(R::DeleteCustomer, Some(&alice_key), "", own).status, 204);
     assert_eq!(world.ask(R::Session, Some(&session), "", own).status, 404);
     let log = world.ask(R::Logs, None, "", owner);
     assert_eq!(log.status, 200);

@@ -233,12 +233,12 @@ fn a_remote_signers_agent_has_the_key_of_its_manifest_and_one_client_key_on_each
             _ => None,
         }
     };
-    let author = relay_agent::identity::author(&manifest, &secrets(NIP06[0][0], &url)).unwrap();
+    let author = relay_agent::identity::event_signer(&manifest, &secrets(NIP06[0][0], &url)).unwrap();
     assert_eq!((author.pubkey(), author.keys().is_none()), (agent, true));
     for (url, message) in
         [("", "secret AGENT_BUNKER is not set"), ("x", "secret AGENT_BUNKER is not a bunker:// URL")]
     {
-        let refused = relay_agent::identity::author(&manifest, &secrets(NIP06[0][0], url));
+        let refused = relay_agent::identity::event_signer(&manifest, &secrets(NIP06[0][0], url));
         assert_eq!(refused.map(|author| author.pubkey()), Err(message.to_owned()));
     }
     let client = |master, agent| {

@@ -5,7 +5,7 @@ mod nip90_kit;
 use nip90_kit::{agent, check_event, check_valid, content_of, keys, tags_of};
 use relay_agent::manifest::Manifest;
 use relay_agent::nip90::{
-    HEARTBEAT_EVERY_SECONDS, HEARTBEAT_EXPIRES_SECONDS, SHARED_EVENT_BYTES_MAX, announcement_d,
+    COMMON_EVENT_BYTES_MAX, HEARTBEAT_EVERY_SECONDS, HEARTBEAT_EXPIRES_SECONDS, announcement_d,
     announcements, heartbeat, retraction,
 };
 use relay_engine::types::{Class, Event};
@@ -126,7 +126,7 @@ fn a_long_list_of_values_does_not_make_an_announcement_that_relays_refuse() {
     let events = announcements(&agent(), &large, Some(RELAY), AT);
     let announcement = of_kind(&events, 31_990);
     check_valid(announcement);
-    assert!(announcement.json().len() <= SHARED_EVENT_BYTES_MAX);
+    assert!(announcement.json().len() <= COMMON_EVENT_BYTES_MAX);
     let content: Value = serde_json::from_str(&content_of(announcement)).unwrap();
     assert_eq!((&content["nip90Params"], &content["name"]), (&json!({}), &json!("Echo Agent")));
     assert!(tags_of(announcement).iter().all(|tag| tag[1].len() <= 1_024));

@@ -7,7 +7,7 @@ use nip90_kit::{
 };
 use relay_agent::cipher::{Cipher, decrypt, encrypt};
 use relay_agent::nip90::{
-    Feedback, MESSAGE_CHARS_MAX, ReplyTo, SHARED_EVENT_BYTES_MAX, feedback, fits, parse, pong, result,
+    COMMON_EVENT_BYTES_MAX, Feedback, MESSAGE_CHARS_MAX, ReplyTo, feedback, fits, parse, pong, result,
 };
 use relay_agent::testing::{JobAnswer, JobAnswerError, Status, read_answer};
 use relay_engine::types::{Event, Limits};
@@ -169,15 +169,15 @@ fn an_event_that_would_pass_60_kib_leaves_out_the_request_then_the_inputs() {
     };
     let (empty, names) = sizes(0);
     assert_eq!(names, ["request", "e", "i", "p", "status", "alt"]);
-    let most = SHARED_EVENT_BYTES_MAX - empty;
-    assert_eq!(sizes(most), (SHARED_EVENT_BYTES_MAX, names));
+    let most = COMMON_EVENT_BYTES_MAX - empty;
+    assert_eq!(sizes(most), (COMMON_EVENT_BYTES_MAX, names));
     let (bytes, names) = sizes(most + 1);
     assert_eq!(names, ["e", "i", "p", "status", "alt"]);
-    let most = most + 1 + SHARED_EVENT_BYTES_MAX - bytes;
-    assert_eq!(sizes(most), (SHARED_EVENT_BYTES_MAX, names));
+    let most = most + 1 + COMMON_EVENT_BYTES_MAX - bytes;
+    assert_eq!(sizes(most), (COMMON_EVENT_BYTES_MAX, names));
     let (bytes, names) = sizes(most + 1);
     assert_eq!(names, ["e", "p", "status", "alt"]);
-    assert!(bytes < SHARED_EVENT_BYTES_MAX);
+    assert!(bytes < COMMON_EVENT_BYTES_MAX);
     // A large result is published in the same short form.
     assert_eq!(sizes(200_000).1, names);
 }
@@ -187,7 +187,7 @@ fn thousands_of_inputs_do_not_come_back() {
     let tags = owned(&vec![&["i", "0123456789"] as &[&str]; 2_500]);
     let request = event(&customer(), 5050, tags, "");
     let made = result(&agent(), &reply_to(&request, None), &request, "x", AT, NONCE).unwrap();
-    assert!(made.json().len() <= SHARED_EVENT_BYTES_MAX, "{}", made.json().len());
+    assert!(made.json().len() <= COMMON_EVENT_BYTES_MAX, "{}", made.json().len());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use relay_engine::types::{Kind, PubKey, Timestamp, parse_expiration};
 use relay_engine::verify::Verifier;
-use relay_site::authorization::{self, SignedEvent};
+use relay_site::authorization::{self, AuthEvent};
 use url::Url;
 
 use crate::blob::Sha256;
@@ -129,7 +129,7 @@ impl Token {
         if token.len() > BYTES_MAX {
             return Err(TokenError::TooLong);
         }
-        let signed = SignedEvent::decode(token).map_err(|_| TokenError::Malformed)?;
+        let signed = AuthEvent::decode(token).map_err(|_| TokenError::Malformed)?;
         let event = &signed.event;
         if event.kind != KIND {
             return Err(TokenError::Kind);

@@ -10,7 +10,7 @@ use crate::http::{Connection, Endpoint, Response};
 use crate::nostr::{Key, Token};
 use crate::origin::Origin;
 use crate::request::Request;
-use crate::suite::{Check, NotPassed, Options, fail, skip};
+use crate::suite::{Check, Options, TestError, fail, skip};
 
 /// Statuses by which a server says that it does not have an endpoint.
 const NOT_OFFERED: [u16; 3] = [404, 405, 501];
@@ -35,8 +35,8 @@ pub(crate) struct Context {
     uploaded: Mutex<Vec<(String, Key)>>,
     /// Requests whose response lacked `Access-Control-Allow-Origin: *`.
     pub(crate) without_cors: Mutex<Vec<String>>,
-    probes: Mutex<HashMap<&'static str, Result<u16, NotPassed>>>,
-    samples: Mutex<HashMap<&'static str, Result<Blob, NotPassed>>>,
+    probes: Mutex<HashMap<&'static str, Result<u16, TestError>>>,
+    samples: Mutex<HashMap<&'static str, Result<Blob, TestError>>>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -51,7 +51,7 @@ impl Context {
         getrandom::fill(&mut run).map_err(io::Error::other)?;
         Ok(Context {
             key: options.key.clone().map_or_else(random_key, Ok)?,
-            second: options.admin_key.clone().map_or_else(random_key, Ok)?,
+            second: options.second_key.clone().map_or_else(random_key, Ok)?,
             stranger: random_key()?,
             origin: Origin::listen(&options.callback)?,
             loopback: Origin::listen("127.0.0.1:0")?,
@@ -83,8 +83,8 @@ impl Context {
         self.request("PUT", path)
     }
 
-    pub(crate) fn connect(&self) -> Result<Connection, NotPassed> {
-        self.server.connect().map_err(|error| NotPassed::Fail(format!("cannot connect: {error}")))
+    pub(crate) fn connect(&self) -> Result<Connection, TestError> {
+        self.server.connect().map_err(|error| TestError::Fail(format!("cannot connect: {error}")))
     }
 
     /// Bytes that no server has seen.
@@ -105,13 +105,13 @@ impl Context {
     }
 
     /// `PUT /upload` with a token.
-    pub(crate) fn upload_as(&self, blob: &Blob, key: &Key) -> Result<Response, NotPassed> {
+    pub(crate) fn upload_as(&self, blob: &Blob, key: &Key) -> Result<Response, TestError> {
         self.note(&blob.sha256, key);
         let token = Token::new("upload").x(&blob.sha256);
         self.put("/upload").token(&token, key).blob(blob).send()
     }
 
-    pub(crate) fn upload(&self, blob: &Blob) -> Result<Response, NotPassed> {
+    pub(crate) fn upload(&self, blob: &Blob) -> Result<Response, TestError> {
         self.upload_as(blob, &self.key)
     }
 
@@ -129,7 +129,7 @@ impl Context {
     }
 
     /// A blob of that many bytes that is on the server.
-    pub(crate) fn stored(&self, length: usize) -> Result<Blob, NotPassed> {
+    pub(crate) fn stored(&self, length: usize) -> Result<Blob, TestError> {
         let blob = self.blob(length);
         self.store_as(&blob, &self.key)?;
         Ok(blob)
@@ -141,11 +141,11 @@ impl Context {
         if response.is_success() {
             return Ok(());
         }
-        skip(format!("needs a second key that may upload: {}; give --admin-key", response.summary()))
+        skip(format!("needs a second key that may upload: {}; give --second-key", response.summary()))
     }
 
     /// A stored blob that tests only read: `make` is called once for a name.
-    pub(crate) fn sample(&self, name: &'static str, make: impl FnOnce() -> Blob) -> Result<Blob, NotPassed> {
+    pub(crate) fn sample(&self, name: &'static str, make: impl FnOnce() -> Blob) -> Result<Blob, TestError> {
         if let Some(known) = lock(&self.samples).get(name) {
             return known.clone();
         }
@@ -156,12 +156,12 @@ impl Context {
     }
 
     /// A stored blob of 1,000 bytes that tests only read.
-    pub(crate) fn thousand(&self) -> Result<Blob, NotPassed> {
-        self.sample("thousand", || self.blob(1000))
+    pub(crate) fn blob_of_1000_bytes(&self) -> Result<Blob, TestError> {
+        self.sample("blob_of_1000_bytes", || self.blob(1000))
     }
 
     /// A stored picture (PNG) that tests only read.
-    pub(crate) fn picture(&self) -> Result<Blob, NotPassed> {
+    pub(crate) fn picture(&self) -> Result<Blob, TestError> {
         self.sample("picture", || crate::blob::png(&self.blob(32).bytes))
     }
 
@@ -169,8 +169,8 @@ impl Context {
     fn probe(
         &self,
         name: &'static str,
-        send: impl FnOnce() -> Result<u16, NotPassed>,
-    ) -> Result<u16, NotPassed> {
+        send: impl FnOnce() -> Result<u16, TestError>,
+    ) -> Result<u16, TestError> {
         if let Some(known) = lock(&self.probes).get(name) {
             return known.clone();
         }
@@ -183,7 +183,7 @@ impl Context {
     pub(crate) fn offered(
         &self,
         name: &'static str,
-        send: impl FnOnce() -> Result<Response, NotPassed>,
+        send: impl FnOnce() -> Result<Response, TestError>,
     ) -> Check {
         let status = self.probe(name, || Ok(send()?.status))?;
         if NOT_OFFERED.contains(&status) {
@@ -193,15 +193,15 @@ impl Context {
     }
 
     /// Whether blobs are only served with a token.
-    pub(crate) fn reads_need_token(&self) -> Result<bool, NotPassed> {
+    pub(crate) fn reads_need_token(&self) -> Result<bool, TestError> {
         // On a server that takes no upload, the answer for a blob that it does not have has to do.
-        let blob = self.thousand().unwrap_or_else(|_| self.blob(10));
+        let blob = self.blob_of_1000_bytes().unwrap_or_else(|_| self.blob(10));
         let probe = || Ok(self.get(&blob.path()).send()?.status);
         Ok(matches!(self.probe("reading without a token", probe)?, 401 | 403))
     }
 
     /// Whether uploads need no token.
-    pub(crate) fn uploads_are_open(&self) -> Result<bool, NotPassed> {
+    pub(crate) fn uploads_are_open(&self) -> Result<bool, TestError> {
         let probe = || {
             let blob = self.blob(20);
             Ok(self.put("/upload").blob(&blob).send()?.status)
@@ -210,12 +210,12 @@ impl Context {
     }
 
     /// `GET` of a blob, with a token if the server wants one. Skips if the server redirects.
-    pub(crate) fn read(&self, blob: &Blob) -> Result<Request<'_>, NotPassed> {
+    pub(crate) fn read(&self, blob: &Blob) -> Result<Request<'_>, TestError> {
         self.read_path("GET", &blob.path(), &blob.sha256)
     }
 
     /// [`Context::read`] with another method or path.
-    pub(crate) fn read_path(&self, method: &str, path: &str, sha256: &str) -> Result<Request<'_>, NotPassed> {
+    pub(crate) fn read_path(&self, method: &str, path: &str, sha256: &str) -> Result<Request<'_>, TestError> {
         let request = self.request(method, path);
         if self.reads_need_token()? {
             return Ok(request.token(&Token::new("get").x(sha256), &self.key));
@@ -224,7 +224,7 @@ impl Context {
     }
 
     /// The blob as the server serves it, through redirects.
-    pub(crate) fn download(&self, sha256: &str) -> Result<Response, NotPassed> {
+    pub(crate) fn download(&self, sha256: &str) -> Result<Response, TestError> {
         let mut response = self.read_path("GET", &format!("/{sha256}"), sha256)?.send()?;
         for _ in 0..3 {
             if !matches!(response.status, 301 | 302 | 307 | 308) {
@@ -233,7 +233,7 @@ impl Context {
             let location = response.header("location").unwrap_or_default();
             let next = url::Url::parse(&self.server.url("/"))
                 .and_then(|base| base.join(location))
-                .map_err(|error| NotPassed::Fail(format!("{}: Location: {error}", response.summary())))?;
+                .map_err(|error| TestError::Fail(format!("{}: Location: {error}", response.summary())))?;
             let server = Endpoint::new(next.as_str(), self.options.timeout)?;
             response = self.get(&next[url::Position::BeforePath..]).send_to(&server)?;
         }
@@ -269,12 +269,12 @@ impl Context {
     /// Fails unless the server still answers.
     pub(crate) fn expect_alive(&self) -> Check {
         self.get(&format!("/{}", "0".repeat(64))).send().map(|_| ()).map_err(|miss| match miss {
-            NotPassed::Fail(text) => NotPassed::Fail(format!("the server does not answer any more: {text}")),
+            TestError::Fail(text) => TestError::Fail(format!("the server does not answer any more: {text}")),
             skip => skip,
         })
     }
 
-    pub(crate) fn delete_as(&self, sha256: &str, key: &Key) -> Result<Response, NotPassed> {
+    pub(crate) fn delete_as(&self, sha256: &str, key: &Key) -> Result<Response, TestError> {
         let token = Token::new("delete").x(sha256);
         self.request("DELETE", &format!("/{sha256}")).token(&token, key).send()
     }

@@ -13,4 +13,4 @@ mod request;
 mod rules;
 mod suite;
 
-pub use suite::{Check, NotPassed, Options, Rule, Strength, Tested, rules, run};
+pub use suite::{Check, Options, Rule, Strength, TestError, Tested, rules, run};

@@ -22,8 +22,8 @@ struct Cli {
     #[arg(long, env = "CONFORMANCE_KEY", hide_env_values = true)]
     key: Option<String>,
     /// A second secret key that may upload, for blobs of two owners
-    #[arg(long, env = "CONFORMANCE_ADMIN_KEY", hide_env_values = true)]
-    admin_key: Option<String>,
+    #[arg(long, env = "CONFORMANCE_SECOND_KEY", hide_env_values = true)]
+    second_key: Option<String>,
     /// Where to listen for the server's mirror requests, port 0 for a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
     callback: String,
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 fn start(cli: &Cli) -> Result<bool> {
     let options = Options {
         key: read_key(cli.key.as_deref()).context("--key")?,
-        admin_key: read_key(cli.admin_key.as_deref()).context("--admin-key")?,
+        second_key: read_key(cli.second_key.as_deref()).context("--second-key")?,
         callback: cli.callback.clone(),
         mirror_origin: cli.mirror_origin.clone(),
         private_allowed: cli.private_allowed,

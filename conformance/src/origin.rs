@@ -18,7 +18,7 @@ pub(crate) enum Reply {
     Endless(Vec<u8>),
     /// 200 with a length that is longer than the body.
     Cut(Vec<u8>),
-    /// 200 with a length and nothing behind it.
+    /// 200 with a length and nothing after it.
     Announce(u64),
     /// A status without a body.
     Status(u16),

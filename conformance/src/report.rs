@@ -4,22 +4,22 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::suite::{NotPassed, Rule, Strength, Tested};
+use crate::suite::{Rule, Strength, TestError, Tested};
 
 /// `pass`, `fail` or `skip`.
 #[must_use]
 pub fn word(tested: &Tested) -> &'static str {
     match tested.result {
         Ok(()) => "pass",
-        Err(NotPassed::Fail(_)) => "fail",
-        Err(NotPassed::Skip(_)) => "skip",
+        Err(TestError::Fail(_)) => "fail",
+        Err(TestError::Skip(_)) => "skip",
     }
 }
 
 /// Whether a rule of the strengths that decide the exit code is broken.
 #[must_use]
 pub fn is_fatal(tested: &Tested) -> bool {
-    matches!(tested.result, Err(NotPassed::Fail(_)))
+    matches!(tested.result, Err(TestError::Fail(_)))
         && matches!(tested.rule.strength, Strength::Must | Strength::Safety)
 }
 
@@ -35,10 +35,10 @@ pub fn table(results: &[Tested]) -> String {
             let _ = writeln!(out, "  {} {strength:8} {id:34} {says} [{place}]", word(tested));
             match &tested.result {
                 Ok(()) => {}
-                Err(NotPassed::Fail(seen)) => {
+                Err(TestError::Fail(seen)) => {
                     let _ = writeln!(out, "       seen: {seen}");
                 }
-                Err(NotPassed::Skip(why)) => {
+                Err(TestError::Skip(why)) => {
                     let _ = writeln!(out, "       why: {why}");
                 }
             }
@@ -60,7 +60,7 @@ pub fn to_json(url: &str, results: &[Tested]) -> Value {
         .map(|tested| {
             let text = match &tested.result {
                 Ok(()) => None,
-                Err(NotPassed::Fail(text) | NotPassed::Skip(text)) => Some(text),
+                Err(TestError::Fail(text) | TestError::Skip(text)) => Some(text),
             };
             json!({
                 "id": tested.rule.id, "section": tested.rule.section, "strength": tested.rule.strength,

@@ -8,7 +8,7 @@ use crate::blob::Blob;
 use crate::context::{Context, lock};
 use crate::http::{Connection, Endpoint, Response};
 use crate::nostr::{Form, Key, Token, header};
-use crate::suite::{Check, NotPassed, fail};
+use crate::suite::{Check, TestError, fail};
 
 /// How often a request that is answered with 429 is sent again.
 const RETRIES: usize = 3;
@@ -81,7 +81,7 @@ impl<'a> Request<'a> {
         self.header("Content-Type", &blob.mime).header("X-SHA-256", &blob.sha256).body(&blob.bytes)
     }
 
-    /// Lets the connection live on behind the response.
+    /// Keeps the connection open after the response.
     pub(crate) fn keep_alive(mut self) -> Self {
         self.keep = true;
         self
@@ -122,11 +122,11 @@ impl<'a> Request<'a> {
         bytes
     }
 
-    pub(crate) fn send(&self) -> Result<Response, NotPassed> {
+    pub(crate) fn send(&self) -> Result<Response, TestError> {
         self.send_to(&self.context.server)
     }
 
-    pub(crate) fn send_to(&self, server: &Endpoint) -> Result<Response, NotPassed> {
+    pub(crate) fn send_to(&self, server: &Endpoint) -> Result<Response, TestError> {
         let mut tries = 0;
         loop {
             let response = self.send_once(server)?;
@@ -139,7 +139,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    fn send_once(&self, server: &Endpoint) -> Result<Response, NotPassed> {
+    fn send_once(&self, server: &Endpoint) -> Result<Response, TestError> {
         let mut connection = server.connect().map_err(|error| self.failed(&error))?;
         self.send_on(&mut connection, server)
     }
@@ -149,7 +149,7 @@ impl<'a> Request<'a> {
         &self,
         connection: &mut Connection,
         server: &Endpoint,
-    ) -> Result<Response, NotPassed> {
+    ) -> Result<Response, TestError> {
         connection.send_body(&self.head_bytes(server));
         if let Some(body) = &self.body {
             connection.send_body(body);
@@ -158,7 +158,7 @@ impl<'a> Request<'a> {
     }
 
     /// Reads the response to this request, which was sent.
-    pub(crate) fn receive(&self, connection: &mut Connection) -> Result<Response, NotPassed> {
+    pub(crate) fn receive(&self, connection: &mut Connection) -> Result<Response, TestError> {
         let mut response = connection.response(&self.method).map_err(|error| self.failed(&error))?;
         response.request = self.summary();
         let judged = !self.malformed && !matches!(response.status, 414 | 431);
@@ -168,8 +168,8 @@ impl<'a> Request<'a> {
         Ok(response)
     }
 
-    fn failed(&self, error: &std::io::Error) -> NotPassed {
-        NotPassed::Fail(format!("{}: {error}", self.summary()))
+    fn failed(&self, error: &std::io::Error) -> TestError {
+        TestError::Fail(format!("{}: {error}", self.summary()))
     }
 
     /// The request in one line: method, path, headers but for the token's text, size of the body.
@@ -216,7 +216,7 @@ fn shorten(text: &str, max: usize) -> String {
 
 impl Response {
     /// Fails unless the status is one of these.
-    pub(crate) fn expect(&self, statuses: &[u16]) -> Result<&Self, NotPassed> {
+    pub(crate) fn expect(&self, statuses: &[u16]) -> Result<&Self, TestError> {
         if statuses.contains(&self.status) {
             return Ok(self);
         }
@@ -225,15 +225,15 @@ impl Response {
     }
 
     /// Skips if the blob is served by another server.
-    pub(crate) fn here(&self) -> Result<&Self, NotPassed> {
+    pub(crate) fn here(&self) -> Result<&Self, TestError> {
         if matches!(self.status, 301 | 302 | 307 | 308) {
-            return Err(NotPassed::Skip(format!("{}: served elsewhere", self.summary())));
+            return Err(TestError::Skip(format!("{}: served elsewhere", self.summary())));
         }
         Ok(self)
     }
 
     /// Fails unless the request was refused with some 4xx, or with 501 or 507.
-    pub(crate) fn expect_refusal(&self) -> Result<&Self, NotPassed> {
+    pub(crate) fn expect_refusal(&self) -> Result<&Self, TestError> {
         if (400..500).contains(&self.status) || matches!(self.status, 501 | 507) {
             return Ok(self);
         }
@@ -241,7 +241,7 @@ impl Response {
     }
 
     /// Fails if the server has broken down.
-    pub(crate) fn expect_no_breakdown(&self) -> Result<&Self, NotPassed> {
+    pub(crate) fn expect_no_breakdown(&self) -> Result<&Self, TestError> {
         if self.status < 500 || matches!(self.status, 501 | 507) {
             return Ok(self);
         }
@@ -249,7 +249,7 @@ impl Response {
     }
 
     /// Fails unless there is such a header with this value.
-    pub(crate) fn expect_header(&self, name: &str, value: &str) -> Result<&Self, NotPassed> {
+    pub(crate) fn expect_header(&self, name: &str, value: &str) -> Result<&Self, TestError> {
         if self.header(name) == Some(value) {
             return Ok(self);
         }

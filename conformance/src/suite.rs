@@ -45,30 +45,30 @@ impl fmt::Display for Strength {
 
 /// Why a rule was not kept, or could not be tested.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotPassed {
+pub enum TestError {
     /// The rule is broken; what was sent and seen.
     Fail(String),
     /// The server does not offer this, or the suite lacks something; which.
     Skip(String),
 }
 
-impl From<io::Error> for NotPassed {
+impl From<io::Error> for TestError {
     fn from(error: io::Error) -> Self {
-        NotPassed::Fail(error.to_string())
+        TestError::Fail(error.to_string())
     }
 }
 
 /// The result of testing one rule.
-pub type Check = Result<(), NotPassed>;
+pub type Check = Result<(), TestError>;
 
 /// A failure, as a value to return.
-pub(crate) fn fail<T>(text: impl Into<String>) -> Result<T, NotPassed> {
-    Err(NotPassed::Fail(text.into()))
+pub(crate) fn fail<T>(text: impl Into<String>) -> Result<T, TestError> {
+    Err(TestError::Fail(text.into()))
 }
 
 /// A skip, as a value to return.
-pub(crate) fn skip<T>(text: impl Into<String>) -> Result<T, NotPassed> {
-    Err(NotPassed::Skip(text.into()))
+pub(crate) fn skip<T>(text: impl Into<String>) -> Result<T, TestError> {
+    Err(TestError::Skip(text.into()))
 }
 
 /// Fails with `text` unless `holds`.
@@ -123,8 +123,8 @@ pub struct Options {
     pub url: String,
     /// A key that may upload; a random one if there is none.
     pub key: Option<Key>,
-    /// A second key that may upload, for blobs of two owners: that of an administrator, say.
-    pub admin_key: Option<Key>,
+    /// A second key that may upload, for blobs of two owners.
+    pub second_key: Option<Key>,
     /// Where to listen for mirror requests: `host:port`, with port 0 for a free one.
     pub callback: String,
     /// Another Blossom server, for mirroring from.
@@ -150,7 +150,7 @@ impl Options {
         Options {
             url: url.to_owned(),
             key: None,
-            admin_key: None,
+            second_key: None,
             callback: "127.0.0.1:0".to_owned(),
             mirror_origin: None,
             private_allowed: false,

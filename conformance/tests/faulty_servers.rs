@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use model::{Model, Setup};
-use relay_conformance::{NotPassed, Options, Tested, report, rules, run};
+use relay_conformance::{Options, TestError, Tested, report, rules, run};
 
 /// Answers of the model come at once; this is for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -36,7 +36,7 @@ fn test(setup: Setup, options: impl FnOnce(&Model) -> Options) -> Vec<Tested> {
 /// Fails unless nothing is broken; gives the rules that were skipped.
 fn expect_kept(results: &[Tested]) -> BTreeSet<&'static str> {
     let broken: Vec<&Tested> =
-        results.iter().filter(|tested| matches!(tested.result, Err(NotPassed::Fail(_)))).collect();
+        results.iter().filter(|tested| matches!(tested.result, Err(TestError::Fail(_)))).collect();
     assert!(broken.is_empty(), "a correct server breaks {}:\n{}", broken.len(), report::table(results));
     results.iter().filter(|tested| tested.result.is_err()).map(|tested| tested.rule.id).collect()
 }
@@ -71,7 +71,7 @@ fn a_correct_server_keeps_every_rule() {
     assert_eq!(never, Vec::<&str>::new());
 }
 
-/// Whether a rule was tested on the server that protects_network its network.
+/// Whether a rule was tested on the server that protects its own network.
 fn ssrf_only(id: &str, refuses_private: &BTreeSet<&str>) -> bool {
     id.starts_with("ssrf-") && !refuses_private.contains(id)
 }
@@ -97,7 +97,7 @@ fn each_fault_breaks_its_rules() {
                     .unwrap();
                     assert_eq!(results.len(), case.rules.len(), "{}: unknown rule", case.name);
                     for tested in results {
-                        if !matches!(tested.result, Err(NotPassed::Fail(_))) {
+                        if !matches!(tested.result, Err(TestError::Fail(_))) {
                             let text = format!("{}: {} is {:?}", case.name, tested.rule.id, tested.result);
                             missed.lock().unwrap().push(text);
                         }

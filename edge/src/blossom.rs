@@ -1,17 +1,17 @@
 //! What the Worker and the Blossom object say to each other: commands of the index, its answers, and events of the relay.
 
-mod listing;
+mod bucket_scan;
 
 use std::collections::HashMap;
 
-use relay_blossom::index::{EVENT_KINDS, SignedEvent};
+use relay_blossom::index::{EVENT_KINDS, RelayEvent};
 use relay_blossom::{Command, Outcome, Sha256};
 use relay_engine::policy::names_relay;
 use relay_engine::sql::StoreError;
 use relay_engine::wire;
 use serde::{Deserialize, Serialize};
 
-pub use self::listing::{Listing, PAGE_KEYS};
+pub use self::bucket_scan::{BucketScan, PAGE_KEYS};
 use crate::settings::ConsumerSettings;
 
 /// The binding of `BlossomDurableObject`.
@@ -22,8 +22,8 @@ pub const OBJECT: &str = "blossom";
 pub const COMMAND_PATH: &str = "/command";
 /// Where it takes events, as every consumer does.
 pub const EVENTS_PATH: &str = "/events";
-/// Where it takes the event that has signed an operator's request, and marks it as used: a POST with
-/// [`SignedBy`](crate::used::SignedBy).
+/// Where it takes the event that has signed an administrator's request, and marks it as used: a POST with
+/// [`SignedBy`](crate::used_auth_events::SignedBy).
 pub const USE_PATH: &str = "/use";
 
 /// The object as a consumer of the relay's events.
@@ -90,12 +90,12 @@ struct Line {
     event: serde_json::Value,
 }
 
-/// The commands for a batch of events; `own` is the relay's URL, which requests to vanish name. Events that mean nothing to the index
-/// become none.
+/// The commands for a batch of events; `relay_url` is the relay's URL, which requests to vanish name. Events that do
+/// not concern the index become no command.
 ///
 /// # Errors
 /// If a line is malformed.
-pub fn decode_events(body: &[u8], own: Option<&str>) -> Result<Vec<Command>, String> {
+pub fn decode_events(body: &[u8], relay_url: Option<&str>) -> Result<Vec<Command>, String> {
     let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let mut commands = Vec::new();
     for line in lines {
@@ -104,23 +104,23 @@ pub fn decode_events(body: &[u8], own: Option<&str>) -> Result<Vec<Command>, Str
         let event = wire::parse_event(event.as_bytes()).map_err(|error| error.to_string())?.to_event();
         let Some(seq) = seq else { continue };
         commands.extend(
-            SignedEvent::of_relay(&event, |event| names_relay(event, own))
+            RelayEvent::of_relay(&event, |event| names_relay(event, relay_url))
                 .map(|event| Command::Apply(event, seq)),
         );
     }
     Ok(commands)
 }
 
-/// Downloads of which the index has been told, so that it is told of a blob once an hour.
+/// Downloads that have been reported to the index: of each blob one an hour.
 #[derive(Debug, Default)]
-pub struct Touched(HashMap<Sha256, u64>);
+pub struct ReportedDownloads(HashMap<Sha256, u64>);
 
-impl Touched {
-    /// Blobs that are remembered. If there are more, some are told again, which the index ignores.
+impl ReportedDownloads {
+    /// Blobs that are remembered. If there are more, some are reported again, which the index ignores.
     const BLOBS_MAX: usize = 10_000;
     const SECONDS: u64 = 3_600;
 
-    /// Whether the index is to be told of this download, at Unix seconds `now`.
+    /// Whether this download is to be reported to the index, at Unix seconds `now`.
     pub fn is_due(&mut self, blob: Sha256, now: u64) -> bool {
         if self.0.get(&blob).is_some_and(|at| now.saturating_sub(*at) < Self::SECONDS) {
             return false;

@@ -26,6 +26,6 @@ pub mod object;
 pub mod relay_key;
 pub mod settings;
 pub mod shard;
-pub mod used;
+pub mod used_auth_events;
 #[cfg(target_arch = "wasm32")]
 mod worker;

@@ -145,7 +145,7 @@ impl Family {
 /// The metrics of one shard, or the error message if it did not answer.
 pub type ShardFamilies = Result<Vec<Family>, String>;
 
-/// The metrics of a shard without the names of clients, authors and agents: for readers who are not known to be operators.
+/// The metrics of a shard without the names of clients, authors and agents: for readers who are not known to be administrators.
 pub fn without_names(answer: ShardFamilies) -> ShardFamilies {
     answer.map(|mut families| {
         families.retain(|family| FOR_ADMINS.iter().all(|metric| metric.name != family.name));

@@ -6,8 +6,8 @@
 mod native {
     mod addresses;
     mod agents;
-    mod agents_gone;
     mod agents_hostile;
+    mod agents_removed;
     mod agents_world;
     mod attachments;
     mod blossom;
@@ -17,9 +17,9 @@ mod native {
     mod shards;
     mod sqlite;
     mod sweeping;
-    mod turns;
+    mod ticks;
     mod unanswered;
     mod undelivered;
-    mod used;
+    mod used_auth_events;
     mod world;
 }

@@ -7,8 +7,8 @@ use relay_engine::types::{Event, Filter, Timestamp};
 
 /// Most events in an answer.
 const EVENTS_MAX: u32 = 16;
-/// Rows of cost (microseconds) that an answer may take. A query that needs more returns what it has found by then.
-const ROWS_MAX: usize = 4_000;
+/// Units of cost (about a microsecond each) that an answer may take. A query that needs more returns what it has found by then.
+const COST_MAX: usize = 4_000;
 
 /// The store, whatever its backend is.
 pub(crate) trait EventReader: Send + Sync {
@@ -44,8 +44,8 @@ impl<B: Backend + Clone + Send> EventReader for Store<B> {
         let reader = store.reader()?;
         let limits = ScanLimits { limit_default: EVENTS_MAX, limit_max: EVENTS_MAX };
         let mut scan = Scan::new(Arc::new([filter]), limits, store.classes(), reader.last_seq()?);
-        let (mut events, mut rows) = (Vec::new(), ROWS_MAX);
-        scan.step(&reader, now, &mut rows, viewer, &mut |hit| {
+        let (mut events, mut budget) = (Vec::new(), COST_MAX);
+        scan.step(&reader, now, &mut budget, viewer, &mut |hit| {
             events.push(Event::from_canonical(hit.event.json().into()));
             SinkResult::Continue
         })?;

@@ -275,12 +275,12 @@ async fn until_end(host: &ServerState, listener: TcpListener, ends: &mut Ends) -
 fn warn_of_missing_url(address: SocketAddr) {
     if address.ip().is_loopback() {
         tracing::warn!(
-            "url is not set: AUTH goes by the ServerState header, so behind a proxy that does not pass it on nobody can \
-             authenticate; requests to vanish that name this relay are refused"
+            "url is not set: AUTH events are compared with the Host header, so behind a proxy that does not pass it on \
+             nobody can authenticate; requests to vanish that name this relay are refused"
         );
     } else {
         tracing::warn!(
-            "url is not set: AUTH goes by the ServerState header, and requests to vanish that name this relay are refused"
+            "url is not set: AUTH events are compared with the Host header, and requests to vanish that name this relay are refused"
         );
     }
 }

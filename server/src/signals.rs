@@ -40,7 +40,7 @@ impl Signals {
         })
     }
 
-    /// The next one. After the first that asks for a stop, another counts only after [`REPEAT_WINDOW`].
+    /// Waits for the next signal. After the first that asks to stop, another one counts only after [`REPEAT_WINDOW`].
     pub(crate) async fn next(&mut self) -> Asked {
         loop {
             let asked = tokio::select! {
@@ -59,7 +59,7 @@ impl Signals {
         }
     }
 
-    /// The next one that asks for a stop; others are said.
+    /// Waits for the next signal that asks to stop; logs the others.
     pub(crate) async fn stop(&mut self) {
         while self.next().await == Asked::HangUp {
             tracing::info!("SIGHUP: nothing to do, the configuration is read at the start only");

@@ -1,5 +1,5 @@
-//! The one writer thread: group commit and, between commits, steps that remove marked as removed and expired events, each of a
-//! few milliseconds.
+//! The one writer thread: group commit and, between commits, steps that remove expired events and those pending
+//! removal, each of a few milliseconds.
 //!
 //! Whatever waits when a commit begins is made durable by that one commit; what arrives meanwhile forms the
 //! next. It decides nothing about events: [`relay_engine::relay::commit`] does.

@@ -49,7 +49,11 @@ impl AdminAuth {
         let AdminRequest { request, authorization, now, verifier } = asked;
         let may = |author: &PubKey| self.admins.contains(author);
         let signed = nip98::check(*authorization, request, *now, *verifier, may)?;
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(&signed, SignerTrust::Allowed, *now)?;
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).take(
+            &signed,
+            SignerTrust::Permitted,
+            *now,
+        )?;
         Ok(signed.payload())
     }
 

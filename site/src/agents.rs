@@ -63,8 +63,8 @@ pub enum AgentRoute {
     Export,
     /// Take over what another relay has exported (NIP-98).
     Import,
-    /// Delete what it knows of a customer (NIP-98, the customer or the owner).
-    Forget,
+    /// Delete the data of a customer (NIP-98, the customer or the owner).
+    DeleteCustomer,
     /// Its page.
     Page,
     /// Its public manifest.
@@ -132,7 +132,7 @@ const ENDPOINTS: &[Endpoint] = &[
         bounds: Bounds { body_bytes_max: 16 << 20, idle_seconds: 10, total_seconds: 300 },
         ..read("/agents/{npub}/import", AgentRoute::Import)
     },
-    Endpoint { method: "DELETE", ..read("/agents/{npub}/customers/{id}", AgentRoute::Forget) },
+    Endpoint { method: "DELETE", ..read("/agents/{npub}/customers/{id}", AgentRoute::DeleteCustomer) },
     read("/agent/{npub}", AgentRoute::Page),
     read("/agent/{npub}/manifest.json", AgentRoute::Manifest),
     read("/agent/{npub}/sessions", AgentRoute::Sessions),

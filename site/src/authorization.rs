@@ -7,9 +7,9 @@ use relay_engine::types::Event;
 use relay_engine::verify::{Verifier, verify_one};
 use relay_engine::wire::parse_event;
 
-/// The event of a header, read but not verified: [`SignedEvent::is_genuine`] does that.
+/// The event of a header, read but not verified: [`AuthEvent::is_genuine`] does that.
 #[derive(Clone, Debug)]
-pub struct SignedEvent {
+pub struct AuthEvent {
     /// The event.
     pub event: Event,
     /// Whether its id is its hash.
@@ -20,7 +20,7 @@ pub struct SignedEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAnEvent;
 
-impl SignedEvent {
+impl AuthEvent {
     /// Reads an event as JSON.
     ///
     /// # Errors
@@ -28,7 +28,7 @@ impl SignedEvent {
     pub fn parse(json: &[u8]) -> Result<Self, NotAnEvent> {
         let raw = parse_event(json).map_err(|_| NotAnEvent)?;
         let event = raw.to_event();
-        Ok(SignedEvent { id_is_right: raw.compute_id() == event.id, event })
+        Ok(AuthEvent { id_is_right: raw.compute_id() == event.id, event })
     }
 
     /// Reads the token of a header: the Base64 of an event, in any of its four forms ([`decode`]).
@@ -119,10 +119,10 @@ mod tests {
             (signed.fields().set("content", "\"changed\"").json(), false),
         ];
         for (json, want) in cases {
-            let event = SignedEvent::decode(&BASE64_URL_SAFE_NO_PAD.encode(&json)).unwrap();
+            let event = AuthEvent::decode(&BASE64_URL_SAFE_NO_PAD.encode(&json)).unwrap();
             assert_eq!(event.is_genuine(&Libsecp256k1), want, "{json}");
         }
-        assert_eq!(SignedEvent::decode("e30").map(|_| ()), Err(NotAnEvent));
+        assert_eq!(AuthEvent::decode("e30").map(|_| ()), Err(NotAnEvent));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Blossom as a feature: the endpoints of blobs (BUD-01 to BUD-12, and the drafts BUD-13 and BUD-14), of their operator, and the settings.
+//! Blossom as a feature: the endpoints of blobs (BUD-01 to BUD-12, and the drafts BUD-13 and BUD-14), of administrators, and the settings.
 
 use relay_engine::types::PubKey;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ pub struct BlossomSettings {
     pub allow_types: Vec<String>,
     /// MIME types that are refused.
     pub deny_types: Vec<String>,
-    /// When blobs are removed. The first rule that fits a blob holds for it; one that fits none is kept.
+    /// When blobs are removed. The first matching rule applies; a blob that matches none is kept.
     pub retention: Vec<RetentionRule>,
     /// Seconds that the parts of an upload (`PATCH`) are kept after the last one came.
     pub parts_seconds: u32,
@@ -43,7 +43,7 @@ pub struct BlossomSettings {
     pub mirror: bool,
     /// Whether a blob that is not here is fetched from the servers that the request names (`xs`, `as`).
     pub pull_through: bool,
-    /// Whether URLs of strangers may lead to private addresses, and over http. For tests and private networks.
+    /// Whether mirrors and pull-through may connect to private addresses, and use http. For tests and private networks.
     pub allow_private_addresses: bool,
     /// Whether anybody may list the blobs of a key. Otherwise only the key itself, with a token.
     pub list_public: bool,
@@ -134,7 +134,7 @@ pub enum BlossomRoute {
     /// Reports, newest first (NIP-98, administrators).
     Reports,
     /// Remove what retention and aborted uploads have left, now (NIP-98, administrators).
-    Collect,
+    Gc,
 }
 
 pub(crate) const FEATURE: Feature = Feature { endpoints: ENDPOINTS, nips, settings: &["blossom"], section };
@@ -189,7 +189,7 @@ const ENDPOINTS: &[Endpoint] = &[
     at("PUT", "/blossom/bans/{sha256}", BlossomRoute::Ban),
     at("DELETE", "/blossom/bans/{sha256}", BlossomRoute::Unban),
     at("GET", "/blossom/reports", BlossomRoute::Reports),
-    at("POST", "/blossom/gc", BlossomRoute::Collect),
+    at("POST", "/blossom/gc", BlossomRoute::Gc),
 ];
 
 /// NIP-94 (file metadata), NIP-B7 (Blossom) is not a number; the administrators' API is signed by NIP-98.

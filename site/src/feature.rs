@@ -1,4 +1,4 @@
-//! Features: what a part of the server adds to both hosts.
+//! Features: the endpoints, NIPs, settings and page sections that both hosts have.
 //!
 //! A new feature is a module with a [`Feature`] and an entry in [`FEATURES`]. Its endpoints name variants of
 //! [`Route`](crate::Route), so a host that does not handle one of them does not compile.

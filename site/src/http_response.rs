@@ -33,15 +33,15 @@ impl HttpResponse {
 
     /// An error: `{"error": message}`, and the message in `X-Reason`.
     pub fn error(status: u16, message: &str) -> Self {
-        Self::fault(status, json!({ "error": message }), message)
+        Self::error_document(status, json!({ "error": message }), message)
     }
 
     /// An error in this field of the request: `{"error": message, "field": field}`.
     pub fn error_in(status: u16, field: &str, message: &str) -> Self {
-        Self::fault(status, json!({ "error": message, "field": field }), message)
+        Self::error_document(status, json!({ "error": message, "field": field }), message)
     }
 
-    fn fault(status: u16, document: serde_json::Value, message: &str) -> Self {
+    fn error_document(status: u16, document: serde_json::Value, message: &str) -> Self {
         // A header value is visible ASCII.
         let visible = |character: char| if matches!(character, ' '..='~') { character } else { '?' };
         let reason: String = message.chars().map(visible).collect();

@@ -139,7 +139,7 @@ pub const AGENT_EVENTS_DROPPED: Metric = Metric::counter(
     "relay_agent_events_dropped",
     "Events that agents were not given because too much waited for them already",
 );
-/// By the label `agent`, of the ten that have ended the most. For operators only: who is asked how much concerns the owners.
+/// By the label `agent`, of the ten that have ended the most. For administrators only: how much an agent is used concerns its owner.
 pub const AGENT_JOBS_OF_BUSIEST: Metric = Metric::counter(
     "relay_agent_jobs_of_busiest",
     "Jobs that have ended since the start, of the agents that have ended the most",
@@ -171,7 +171,7 @@ pub const BLOSSOM_REMOVALS: Metric = Metric::gauge(
     "Blobs and staged uploads whose bytes are still to be removed from the store",
 );
 
-/// Metrics that name clients, authors or agents: only for readers who are known to be operators.
+/// Metrics that name clients, authors or agents: only for administrators.
 pub const FOR_ADMINS: [Metric; 3] = [ADDRESS_COST, AUTHOR_BYTES, AGENT_JOBS_OF_BUSIEST];
 
 /// Reads a counter or gauge of a machine.
@@ -211,7 +211,10 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 26] = [
     }),
     (Metric::counter("relay_connections_opened", "WebSocket connections opened"), |m| m.connections_opened),
     (
-        Metric::counter("relay_connections_refused", "Connections refused because connections_max were open"),
+        Metric::counter(
+            "relay_connections_refused",
+            "Connections refused because `limits.connections_max` were open",
+        ),
         |m| m.connections_refused,
     ),
     (

@@ -10,7 +10,7 @@ use crate::{BlossomSettings, FEATURES, Info, page};
 /// The settings that the NIP-11 document and the web page describe.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayDescription<'a> {
-    /// What the operator wrote.
+    /// The `[info]` settings.
     pub info: &'a Info,
     /// The limits.
     pub limits: &'a Limits,

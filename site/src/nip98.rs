@@ -10,7 +10,7 @@ use relay_engine::verify::Verifier;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::authorization::{SignedEvent, token};
+use crate::authorization::{AuthEvent, token};
 
 /// Whether an Authorization header is of NIP-98's scheme.
 pub fn is_nostr(authorization: &str) -> bool {
@@ -23,8 +23,8 @@ pub const KIND: Kind = 27235;
 /// Largest difference between an event's `created_at` and now, in seconds.
 pub const AGE_SECONDS_MAX: Timestamp = 60;
 
-/// Largest number of used events remembered at a time, of permitted authors and of strangers each. When that many of permitted
-/// authors are younger than their two minutes, new requests are refused; of strangers' the oldest is forgotten.
+/// Largest number of used events remembered at a time, of permitted signers and of unknown ones each. When there are
+/// that many of permitted signers, new requests are refused until the oldest is two minutes old; of unknown signers the oldest is forgotten.
 pub const USED_EVENTS_MAX: usize = 16_384;
 
 /// The relay's own URL, to which a request was sent, as far as the relay knows it.
@@ -104,9 +104,9 @@ impl Nip98Error {
     }
 }
 
-/// A verified event that matches a request.
+/// A request with a verified signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signed {
+pub struct VerifiedRequest {
     /// The event's author.
     pub pubkey: PubKey,
     /// The hash in the `payload` tag, if there is one.
@@ -115,7 +115,7 @@ pub struct Signed {
     created_at: Timestamp,
 }
 
-impl Signed {
+impl VerifiedRequest {
     /// The event's id.
     pub fn id(&self) -> EventId {
         self.id
@@ -175,9 +175,9 @@ pub fn check(
     now: Timestamp,
     verifier: &dyn Verifier,
     may: impl FnOnce(&PubKey) -> bool,
-) -> Result<Signed, Nip98Error> {
+) -> Result<VerifiedRequest, Nip98Error> {
     let token = token(authorization).ok_or(Nip98Error::Missing)?;
-    let signed = SignedEvent::decode(token).map_err(|_| Nip98Error::Malformed)?;
+    let signed = AuthEvent::decode(token).map_err(|_| Nip98Error::Malformed)?;
     let event = &signed.event;
     if event.kind != KIND {
         return Err(Nip98Error::Kind);
@@ -201,7 +201,7 @@ pub fn check(
     if !may(&pubkey) {
         return Err(Nip98Error::Author);
     }
-    Ok(Signed { pubkey, payload, id, created_at })
+    Ok(VerifiedRequest { pubkey, payload, id, created_at })
 }
 
 fn hash(hex: &str) -> Result<[u8; 32], Nip98Error> {
@@ -232,49 +232,56 @@ impl Request<'_> {
     }
 }
 
-/// Events that have authorised a request and are still recent enough to be replayed. Those of strangers are in a set of their
-/// own: any key signs a request that reads what is the key's own, so a flood of them must not refuse others.
+/// Events that have authorised a request and are still recent enough to be replayed. Those of unknown signers are in a
+/// set of their own: any key may sign a request for its own data, so a flood of them must not refuse others.
 #[derive(Debug, Default)]
 pub struct UsedEvents {
     permitted: BTreeSet<(Timestamp, EventId)>,
-    strangers: BTreeSet<(Timestamp, EventId)>,
+    unknown: BTreeSet<(Timestamp, EventId)>,
 }
 
 /// How far the signer of an event is trusted, for [`UsedEvents::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignerTrust {
-    /// A key that is permitted more than any other key would be.
-    Allowed,
+    /// A key with more permissions than any other key has.
+    Permitted,
     /// Any key.
     Unknown,
 }
 
 impl UsedEvents {
-    /// Marks an event as used. It is forgotten once it is too old to be accepted, or earlier if it is a stranger's and
-    /// [`USED_EVENTS_MAX`] newer ones of strangers are remembered.
+    /// Marks an event as used. It is forgotten once it is too old to be accepted, or earlier if its signer is unknown
+    /// and [`USED_EVENTS_MAX`] newer ones of unknown signers are remembered.
     ///
     /// # Errors
-    /// [`Nip98Error::Replayed`] if it was used before, [`Nip98Error::Busy`] if [`USED_EVENTS_MAX`] others of permitted authors
-    /// are remembered.
-    pub fn take(&mut self, signed: &Signed, author: SignerTrust, now: Timestamp) -> Result<(), Nip98Error> {
+    /// [`Nip98Error::Replayed`] if it was used before, [`Nip98Error::Busy`] if [`USED_EVENTS_MAX`] others of permitted
+    /// signers are remembered.
+    pub fn take(
+        &mut self,
+        signed: &VerifiedRequest,
+        author: SignerTrust,
+        now: Timestamp,
+    ) -> Result<(), Nip98Error> {
         let oldest = now.saturating_sub(AGE_SECONDS_MAX);
-        for used in [&mut self.permitted, &mut self.strangers] {
+        for used in [&mut self.permitted, &mut self.unknown] {
             while used.first().is_some_and(|(created_at, _)| *created_at < oldest) {
                 used.pop_first();
             }
         }
         let entry = (signed.created_at, signed.id);
-        if self.permitted.contains(&entry) || self.strangers.contains(&entry) {
+        if self.permitted.contains(&entry) || self.unknown.contains(&entry) {
             return Err(Nip98Error::Replayed);
         }
         match author {
-            SignerTrust::Allowed if self.permitted.len() >= USED_EVENTS_MAX => return Err(Nip98Error::Busy),
-            SignerTrust::Allowed => self.permitted.insert(entry),
+            SignerTrust::Permitted if self.permitted.len() >= USED_EVENTS_MAX => {
+                return Err(Nip98Error::Busy);
+            }
+            SignerTrust::Permitted => self.permitted.insert(entry),
             SignerTrust::Unknown => {
-                if self.strangers.len() >= USED_EVENTS_MAX {
-                    self.strangers.pop_first();
+                if self.unknown.len() >= USED_EVENTS_MAX {
+                    self.unknown.pop_first();
                 }
-                self.strangers.insert(entry)
+                self.unknown.insert(entry)
             }
         };
         Ok(())
@@ -300,7 +307,7 @@ mod tests {
         format!("Nostr {}", BASE64.encode(json))
     }
 
-    fn checked(header: &str, origin: ServerUrl<'_>) -> Result<Signed, Nip98Error> {
+    fn checked(header: &str, origin: ServerUrl<'_>) -> Result<VerifiedRequest, Nip98Error> {
         let request = Request { method: "GET", origin, path_and_query: "/metrics?all=1" };
         let own = PubKey::from_hex(draft().sign().pubkey.as_bytes()).unwrap();
         check(Some(header), &request, NOW, &Libsecp256k1, |author| *author == own)
@@ -392,7 +399,7 @@ mod tests {
         let hash = lower_hex(&Sha256::digest(body));
         let signed =
             |draft: Draft| checked(&header(&draft.sign().json()), ServerUrl::Host("relay.example")).unwrap();
-        let finish = |signed: &Signed, body: &[u8]| {
+        let finish = |signed: &VerifiedRequest, body: &[u8]| {
             let mut payload = signed.payload();
             body.chunks(5).for_each(|piece| payload.update(piece));
             payload.finish()
@@ -421,41 +428,41 @@ mod tests {
     #[test]
     fn an_event_authorises_one_request() {
         let mut used = UsedEvents::default();
-        assert_eq!(used.take(&signed(0, NOW + 60), SignerTrust::Allowed, NOW), Ok(()));
+        assert_eq!(used.take(&signed(0, NOW + 60), SignerTrust::Permitted, NOW), Ok(()));
         for later in [0, 60, 120] {
-            for author in [SignerTrust::Allowed, SignerTrust::Unknown] {
+            for author in [SignerTrust::Permitted, SignerTrust::Unknown] {
                 assert_eq!(used.take(&signed(0, NOW + 60), author, NOW + later), Err(Nip98Error::Replayed));
             }
         }
         for serial in 1..USED_EVENTS_MAX as u64 {
-            assert_eq!(used.take(&signed(serial, NOW), SignerTrust::Allowed, NOW), Ok(()));
+            assert_eq!(used.take(&signed(serial, NOW), SignerTrust::Permitted, NOW), Ok(()));
         }
         let one_more = signed(USED_EVENTS_MAX as u64, NOW);
-        assert_eq!(used.take(&one_more, SignerTrust::Allowed, NOW), Err(Nip98Error::Busy));
-        let later = used.take(&one_more, SignerTrust::Allowed, NOW + 61);
+        assert_eq!(used.take(&one_more, SignerTrust::Permitted, NOW), Err(Nip98Error::Busy));
+        let later = used.take(&one_more, SignerTrust::Permitted, NOW + 61);
         assert_eq!(later, Ok(()), "the others are too old to be replayed");
         assert_eq!(used.permitted.len(), 2);
     }
 
     /// 140 signed requests a second with throwaway keys refused those of owners and administrators.
     #[test]
-    fn strangers_do_not_fill_the_memory_of_others() {
+    fn unknown_signers_do_not_fill_the_memory_of_permitted_ones() {
         let mut used = UsedEvents::default();
         let count = USED_EVENTS_MAX as u64;
         for serial in 0..count + 1 {
             assert_eq!(used.take(&signed(serial, NOW), SignerTrust::Unknown, NOW), Ok(()));
         }
-        assert_eq!(used.strangers.len(), USED_EVENTS_MAX);
+        assert_eq!(used.unknown.len(), USED_EVENTS_MAX);
         let replayed = (0..count + 1).filter(|serial| {
             let entry = signed(*serial, NOW);
-            used.strangers.contains(&(entry.created_at, entry.id))
+            used.unknown.contains(&(entry.created_at, entry.id))
         });
         assert_eq!(replayed.count(), USED_EVENTS_MAX, "one was forgotten");
-        assert_eq!(used.take(&signed(count + 1, NOW), SignerTrust::Allowed, NOW), Ok(()));
+        assert_eq!(used.take(&signed(count + 1, NOW), SignerTrust::Permitted, NOW), Ok(()));
     }
 
-    fn signed(serial: u64, created_at: Timestamp) -> Signed {
+    fn signed(serial: u64, created_at: Timestamp) -> VerifiedRequest {
         let id = EventId(Sha256::digest(serial.to_le_bytes()).into());
-        Signed { pubkey: PubKey([0; 32]), payload: None, id, created_at }
+        VerifiedRequest { pubkey: PubKey([0; 32]), payload: None, id, created_at }
     }
 }

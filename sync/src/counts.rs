@@ -1,4 +1,4 @@
-//! What was done with one relay, and how it is told.
+//! What was done with one relay, in numbers.
 
 use serde::Serialize;
 
@@ -8,13 +8,13 @@ use crate::outcome_counts::OutcomeCounts;
 /// Events, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Events of the other relay that are not here, when only counting.
+    /// Events of the other relay that are missing here, when only counting.
     pub need: u64,
     /// Events here that the other relay does not have, when only counting.
     pub have: u64,
     /// Stored here.
     pub stored: u64,
-    /// Came, and were here.
+    /// Received, and already stored here.
     pub duplicate: u64,
     /// Not stored: a newer version is here.
     pub superseded: u64,
@@ -30,7 +30,7 @@ pub struct Counts {
     pub unasked: u64,
     /// Not stored: do not match the filter.
     pub mismatched: u64,
-    /// The other relay said that it has them, and did not send them.
+    /// The other relay listed their ids and did not send them.
     pub missing: u64,
     /// Accepted by the other relay.
     pub sent: u64,
@@ -39,7 +39,7 @@ pub struct Counts {
     /// Not sent: guarded or protected.
     pub withheld: u64,
     /// Seconds with more events than the other relay gives in a page: it may have others.
-    pub cut_seconds: u64,
+    pub incomplete_seconds: u64,
     /// Messages of reconciliations (NIP-77) that the other relay has answered.
     pub rounds: u64,
     /// Pages that were read where it cannot reconcile.
@@ -76,7 +76,8 @@ impl Counts {
 
     /// Whether something was refused on either side, or may be missing.
     pub fn has_refused(&self) -> bool {
-        self.invalid + self.unasked + self.mismatched + self.missing + self.refused + self.cut_seconds > 0
+        self.invalid + self.unasked + self.mismatched + self.missing + self.refused + self.incomplete_seconds
+            > 0
     }
 
     /// Adds all counts of another comparison.
@@ -97,7 +98,7 @@ impl Counts {
             (&mut self.sent, more.sent),
             (&mut self.refused, more.refused),
             (&mut self.withheld, more.withheld),
-            (&mut self.cut_seconds, more.cut_seconds),
+            (&mut self.incomplete_seconds, more.incomplete_seconds),
             (&mut self.rounds, more.rounds),
             (&mut self.pages, more.pages),
         ] {
@@ -120,8 +121,9 @@ impl Counts {
     /// In words, without what did not happen.
     pub fn words(&self, is_dry_run: bool) -> String {
         let Counts { need, have, stored, duplicate, superseded, deleted, expired, ephemeral, .. } = *self;
-        let Counts { invalid, unasked, mismatched, missing, sent, refused, withheld, cut_seconds, .. } =
-            *self;
+        let Counts {
+            invalid, unasked, mismatched, missing, sent, refused, withheld, incomplete_seconds, ..
+        } = *self;
         let mut words = match is_dry_run {
             true => vec![format!("{need} to fetch"), format!("{have} to send")],
             false => vec![format!("{stored} stored"), format!("{sent} sent")],
@@ -138,7 +140,10 @@ impl Counts {
             (missing, "announced and not sent by it"),
             (refused, "refused by it"),
             (withheld, "guarded or protected and therefore not sent"),
-            (cut_seconds, "seconds with more events than it gives at a time: some may be missing"),
+            (
+                incomplete_seconds,
+                "seconds with more events than a page of that relay: some of them may be missing",
+            ),
         ] {
             if count > 0 {
                 words.push(format!("{count} {what}"));

@@ -1,7 +1,6 @@
 //! A range that is read by REQ in pages, newest first, from a relay without NIP-77.
-//!
-//! A page may be cut anywhere, also within a second, by a limit that nobody tells. So the next page begins with the second
-//! that the last one ended in, and the end is the page without an event.
+//! A relay may end a page anywhere, also within a second, by a limit that it does not announce. So the next page
+//! begins with the second in which the last one ended, and the range ends with an empty page.
 
 use std::collections::HashSet;
 
@@ -35,28 +34,28 @@ pub(crate) struct Pages {
     page: Vec<(Timestamp, EventId)>,
 }
 
-/// What an event of a page is.
+/// How an event of a page compares with what is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub(crate) enum PageEvent {
     /// It was not known.
     New,
     /// It was in the last page too.
-    Again,
+    Repeated,
     /// It was not asked for.
-    Unasked,
+    NotRequested,
 }
 
-/// What a page has told.
+/// The result of a page.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Told {
-    /// Of this range all ids are known now.
+pub(crate) struct PageResult {
+    /// All ids of this range are known now.
     pub(crate) known: Option<Range>,
     /// The ids of that range, and others.
     pub(crate) ids: HashSet<EventId>,
     /// There is no other page.
     pub(crate) is_last: bool,
     /// A second that has more events than a page, or may have: those beyond it cannot be asked for.
-    pub(crate) cut: Option<Timestamp>,
+    pub(crate) incomplete_second: Option<Timestamp>,
 }
 
 impl Pages {
@@ -75,59 +74,63 @@ impl Pages {
         }
     }
 
-    /// The range of the next page, and how many events it has at most. What had come of it is forgotten.
+    /// The range of the next page, and how many events it has at most. Discards what has come of it.
     pub(crate) fn ask(&mut self) -> (Range, u32) {
         self.page.clear();
         (Range { since: self.since, until: self.until }, self.limit)
     }
 
     /// Takes an event that matches the filter.
-    pub(crate) fn take(&mut self, created_at: Timestamp, id: EventId) -> Taken {
+    pub(crate) fn take(&mut self, created_at: Timestamp, id: EventId) -> PageEvent {
         let range = Range { since: self.since, until: self.until };
         if self.page.len() >= self.limit as usize || !range.contains(created_at) {
-            return Taken::Unasked;
+            return PageEvent::NotRequested;
         }
         self.page.push((created_at, id));
-        if created_at == self.until && self.border.contains(&id) { Taken::Again } else { Taken::New }
+        if created_at == self.until && self.border.contains(&id) {
+            PageEvent::Repeated
+        } else {
+            PageEvent::New
+        }
     }
 
     /// The page has come.
-    pub(crate) fn end(&mut self) -> Told {
+    pub(crate) fn end(&mut self) -> PageResult {
         let page = std::mem::take(&mut self.page);
         self.largest = self.largest.max(page.len());
         let mut ids = self.border.clone();
         let is_new = page.iter().fold(false, |any, (_, id)| ids.insert(*id) | any);
-        let mut told = Told { known: None, ids, is_last: false, cut: None };
+        let mut result = PageResult { known: None, ids, is_last: false, incomplete_second: None };
         let Some(oldest) = page.iter().map(|(second, _)| *second).min() else {
-            told.known = Some(Range { since: self.since, until: self.until });
-            told.is_last = true;
+            result.known = Some(Range { since: self.since, until: self.until });
+            result.is_last = true;
             // The oldest second alone filled a page as large as any: that may be all of it, or all that the relay gives.
             let is_largest = self.stepped_over_len == self.largest && self.largest >= LIMIT_LEAST;
             let may_be_cut = is_largest && !self.is_limit_known;
-            told.cut = self.stepped_over.take().filter(|_| may_be_cut);
-            return told;
+            result.incomplete_second = self.stepped_over.take().filter(|_| may_be_cut);
+            return result;
         };
-        told.cut = self.stepped_over.take();
+        result.incomplete_second = self.stepped_over.take();
         if is_new && oldest == self.until {
             // Perhaps the second has others.
-            self.border = told.ids.clone();
+            self.border = result.ids.clone();
         } else if is_new {
-            told.known = Some(Range { since: oldest + 1, until: self.until });
+            result.known = Some(Range { since: oldest + 1, until: self.until });
             self.border =
                 page.into_iter().filter(|(second, _)| *second == oldest).map(|(_, id)| id).collect();
             self.until = oldest;
         } else {
             // Nothing but what was known of this second.
-            told.known = Some(Range { since: self.until, until: self.until });
+            result.known = Some(Range { since: self.until, until: self.until });
             if page.len() >= self.limit as usize {
-                told.cut = Some(self.until);
+                result.incomplete_second = Some(self.until);
             } else {
                 (self.stepped_over, self.stepped_over_len) = (Some(self.until), page.len());
             }
             self.border.clear();
-            told.is_last = self.until == self.since;
+            result.is_last = self.until == self.since;
             self.until = self.until.saturating_sub(1);
         }
-        told
+        result
     }
 }

@@ -111,9 +111,9 @@ impl Scope {
     }
 }
 
-/// The ids of the events here.
+/// The ids of the local events.
 #[derive(Debug, Default)]
-pub struct Here {
+pub struct LocalEvents {
     /// In the order of NIP-77: by time, then id.
     pub items: Vec<Item>,
     /// Of these, the ones that are not sent.

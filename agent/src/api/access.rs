@@ -75,7 +75,7 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
         R::Command if command == Some("rollback") => Needs::Owner,
         R::Command | R::Logs | R::Metrics => Needs::Operator,
         R::Deploy | R::Update | R::Delete | R::Versions | R::Export | R::Import => Needs::Owner,
-        R::Sessions | R::Session | R::History | R::Job | R::Memory | R::Forget => Needs::Customer,
+        R::Sessions | R::Session | R::History | R::Job | R::Memory | R::DeleteCustomer => Needs::Customer,
     }
 }
 
@@ -105,7 +105,7 @@ pub fn admit(
         }
         (_, None) => return Err(super::no_agent()),
     };
-    Ok(if is_permitted { SignerTrust::Allowed } else { SignerTrust::Unknown })
+    Ok(if is_permitted { SignerTrust::Permitted } else { SignerTrust::Unknown })
 }
 
 /// Checks a request to an agent.
@@ -176,8 +176,8 @@ mod tests {
             (R::History, None, customer, own),
             (R::History, None, operator, Ok(Permission::OfCustomer(key(2)))),
             (R::History, None, owner, all),
-            (R::Forget, None, customer, own),
-            (R::Forget, None, Caller::Anyone, Err(401)),
+            (R::DeleteCustomer, None, customer, own),
+            (R::DeleteCustomer, None, Caller::Anyone, Err(401)),
         ];
         let entry = entry();
         for (route, command, caller, want) in cases {

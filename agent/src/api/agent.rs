@@ -10,7 +10,9 @@ use super::directory::summary;
 use super::page::{self, Figures};
 use super::{Deployment, Request, json, refusal};
 use crate::identity;
-use crate::machine::{Agent, AgentState, CommandError, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics, Tombstone};
+use crate::machine::{
+    Agent, AgentState, CommandError, DeletedAgent, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics,
+};
 use crate::manifest::Identity;
 use crate::router::AgentEntry;
 
@@ -99,14 +101,14 @@ pub fn agent<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) 
 
 fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, HttpResponse> {
     if request.route == AgentRoute::Delete
-        && let Some(tombstone) = agent.tombstone()
+        && let Some(deleted) = agent.removal_record()
     {
-        return delete_again(&tombstone, request);
+        return delete_again(&deleted, request);
     }
     let entry_before = entry(agent).ok_or_else(no_agent)?;
     let permission = access::check(request.route, request.id, request.caller, &entry_before)?;
     if let Permission::OfCustomer(customer) = permission
-        && !agent.take_read(now, &customer)
+        && !agent.count_read(now, &customer)
     {
         return Err(
             HttpResponse::error(429, "too many requests; try again in a minute").with("retry-after", "60")
@@ -133,7 +135,7 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
         AgentRoute::Session => json(&session(agent, request, permission)?),
         AgentRoute::History => json(&history(agent, request, permission)?),
         AgentRoute::Job => json(&job(agent, request, permission)?),
-        AgentRoute::Forget => {
+        AgentRoute::DeleteCustomer => {
             let customer = customer_of(request, permission)?;
             agent.forget(now, &customer).map_err(command_error)?;
             HttpResponse::empty(204)
@@ -172,26 +174,26 @@ fn delete<C: SqlConn>(agent: &mut Agent<C>, now: Now, mut entry: AgentEntry) -> 
     Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
 }
 
-/// Answers a repeated DELETE of an agent of which only this is left, as the agent did; and 404 to any other request.
-pub fn gone(tombstone: &Tombstone, request: &Request<'_>) -> HttpResponse {
+/// Answers a request to an agent whose database is removed: a repeated DELETE as the agent did, any other request with 404.
+pub fn answer_for_deleted(deleted: &DeletedAgent, request: &Request<'_>) -> HttpResponse {
     match request.route {
-        AgentRoute::Delete => match delete_again(tombstone, request) {
+        AgentRoute::Delete => match delete_again(deleted, request) {
             Ok(Reply { answer, .. }) | Err(answer) => answer,
         },
         _ => no_agent(),
     }
 }
 
-/// A client tries again, perhaps because the router could not be told: it is told once more. Of the manifest nothing is left.
-fn delete_again(tombstone: &Tombstone, request: &Request<'_>) -> Result<Reply, HttpResponse> {
+/// A client repeats a DELETE, perhaps because the router's entry could not be written: it is written again, without a manifest.
+fn delete_again(deleted: &DeletedAgent, request: &Request<'_>) -> Result<Reply, HttpResponse> {
     let manifest = serde_json::from_value(json!({ "name": "", "handlers": [] })).map_err(|_| no_agent())?;
     let entry = AgentEntry {
-        pubkey: tombstone.pubkey(),
-        owner: tombstone.owner(),
+        pubkey: deleted.pubkey(),
+        owner: deleted.owner(),
         state: AgentState::Deleted,
         version: 0,
         manifest,
-        deployed_at: tombstone.deployed_at(),
+        deployed_at: deleted.deployed_at(),
     };
     access::check(request.route, request.id, request.caller, &entry)?;
     Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
@@ -395,8 +397,8 @@ fn figures(metrics: &Metrics) -> Figures {
     });
     let median_ms =
         median.filter(|_| answered > 0).and_then(|bucket| LATENCY_BOUNDS_MILLIS.get(bucket).copied());
-    let open = (metrics.queued + metrics.running) as u64;
-    Figures { done, failed: all.saturating_sub(done), open, median_ms }
+    let unfinished = (metrics.queued + metrics.running) as u64;
+    Figures { done, failed: all.saturating_sub(done), unfinished, median_ms }
 }
 
 /// The response where no agent with this key is deployed.

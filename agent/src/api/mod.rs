@@ -13,7 +13,7 @@ mod page;
 mod signature;
 
 pub use access::{Caller, Permission, admit, needs_signature};
-pub use agent::{Reply, agent, deploy, entry, gone, no_agent};
+pub use agent::{Reply, agent, answer_for_deleted, deploy, entry, no_agent};
 pub use directory::directory;
 pub use follow::{Follower, Piece, too_many_followers};
 pub use kinds::kind_name;
@@ -116,7 +116,7 @@ pub fn deployment(
             return Err(HttpResponse::error_in(403, "secret", &message));
         }
     }
-    let author = identity::author(&manifest, secrets)
+    let author = identity::event_signer(&manifest, secrets)
         .map_err(|message| HttpResponse::error_in(400, "identity", &message))?;
     let pubkey = author.pubkey();
     manifest.check_pubkey(&pubkey).map_err(|error| refusal(&error))?;

@@ -3,7 +3,7 @@
 use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
 use relay_site::authorization::is_loopback;
-use relay_site::nip98::{self, ServerUrl, Signed};
+use relay_site::nip98::{self, ServerUrl, VerifiedRequest};
 use relay_site::{AgentRoute, HttpResponse};
 
 use super::access::{Caller, needs_signature};
@@ -23,7 +23,7 @@ pub fn signature(
     request: &nip98::Request<'_>,
     now: Timestamp,
     verifier: &dyn Verifier,
-) -> Result<Option<Signed>, HttpResponse> {
+) -> Result<Option<VerifiedRequest>, HttpResponse> {
     let authorization = authorization.filter(|value| nip98::is_nostr(value));
     if authorization.is_none() && !needs_signature(route) {
         return Ok(None);

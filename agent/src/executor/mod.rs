@@ -40,8 +40,8 @@ pub struct Task {
     pub params: Vec<(String, Vec<String>)>,
     /// The wanted MIME type.
     pub output: Option<String>,
-    /// What this customer and the agent said before, oldest first; empty without memory.
-    pub history: Vec<Message>,
+    /// Earlier messages of this customer and the agent, oldest first; empty without memory.
+    pub history: Vec<PromptMessage>,
     /// The largest result, in bytes.
     pub output_bytes_max: usize,
     /// When its calls must be over, at most a second after the attempt.
@@ -59,9 +59,9 @@ pub struct ResolvedInput {
     pub text: String,
 }
 
-/// A message of a session.
+/// An earlier message of a session, as executors get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct PromptMessage {
     /// `user` or `assistant`.
     pub role: Role,
     /// What was said.

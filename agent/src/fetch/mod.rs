@@ -17,7 +17,7 @@ use url::{Host, Url};
 
 use crate::executor::Access;
 
-/// Ports of URLs that strangers choose. Others are rather used to probe hosts than to serve texts.
+/// Ports of URLs that customers choose. Other ports are more often used to probe hosts than to serve text.
 pub const PUBLIC_PORTS: [u16; 2] = [443, 8443];
 
 /// Names and their subdomains that never lead to a public host, whatever they resolve to.

@@ -29,7 +29,7 @@ pub const MASTER_SECRET: &str = "AGENT_MASTER_SECRET";
 ///
 /// # Errors
 /// As [`keys`].
-pub fn author(manifest: &Manifest, secrets: &dyn Secrets) -> Result<EventSigner, String> {
+pub fn event_signer(manifest: &Manifest, secrets: &dyn Secrets) -> Result<EventSigner, String> {
     let Identity::Bunker { secret } = &manifest.identity else {
         return keys(&manifest.identity, &manifest.name, secrets).map(EventSigner::Local);
     };

@@ -1,9 +1,9 @@
-//! What a job is, whatever protocol it came by, and the states it passes through.
+//! What a job is, independent of the protocol, and the states of jobs and agents.
 
-mod life;
+mod agent_state;
 mod state;
 
-pub use life::Command;
+pub use agent_state::Command;
 pub use state::{JobEvent, JobState};
 
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
@@ -22,7 +22,7 @@ pub struct JobRequest {
     pub kind: Kind,
     /// When it was made, by the customer's clock.
     pub created_at: Timestamp,
-    /// Whether it names this agent; otherwise it is an open job.
+    /// Whether it names this agent. Otherwise it names no agent (an open job).
     pub is_addressed: bool,
     /// What to work on, in order. Often none.
     pub inputs: Vec<Input>,

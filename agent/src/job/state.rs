@@ -67,8 +67,8 @@ pub enum JobEvent {
 }
 
 impl JobState {
-    /// All states. Their places are their numbers in databases; those that are open come first, because the index of open jobs
-    /// ends with them.
+    /// All states. Their places are their numbers in databases; unfinished ones come first, because the index of
+    /// unfinished jobs ends with them.
     pub const ALL: [JobState; 10] = [
         JobState::Received,
         JobState::WaitingInput,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::Jobs;
 use super::schedules::{self, Schedules};
-use super::signer::Signer;
+use super::signer::RemoteSigner;
 use super::{Agent, AgentState, Awaited, CommandError, Deployed};
 use crate::identity::{self, EventSigner, Sign};
 use crate::job::Command;
@@ -45,16 +45,16 @@ impl AgentRecord {
 impl<C: SqlConn> Agent<C> {
     /// Reads the manifest that is deployed, and the key.
     pub(super) fn load_deployed(&mut self, _now: Now) -> Result<(), StoreError> {
-        let Some(head) = &self.head else { return Ok(()) };
-        self.signer = Signer::open(&self.conn, head, &*self.context.secrets)?;
-        if head.state == AgentState::Deleted {
+        let Some(record) = &self.record else { return Ok(()) };
+        self.signer = RemoteSigner::open(&self.conn, record, &*self.context.secrets)?;
+        if record.state == AgentState::Deleted {
             return Ok(());
         }
-        let Some(manifest) = store::version(&self.conn, head.version)? else {
-            return Err(StoreError::Corrupt(format!("version {} is missing", head.version)));
+        let Some(manifest) = store::version(&self.conn, record.version)? else {
+            return Err(StoreError::Corrupt(format!("version {} is missing", record.version)));
         };
-        let author = identity::author(&manifest, &*self.context.secrets);
-        let author = author.and_then(|author| match author.pubkey().to_string() == head.pubkey {
+        let author = identity::event_signer(&manifest, &*self.context.secrets);
+        let author = author.and_then(|author| match author.pubkey().to_string() == record.pubkey {
             true => Ok(author),
             false => Err("its private key is not the one it was deployed with".to_owned()),
         });
@@ -69,26 +69,27 @@ impl<C: SqlConn> Agent<C> {
     /// [`CommandError`]; then nothing has changed.
     pub fn deploy(&mut self, now: Now, manifest: &Manifest, by: &PubKey) -> Result<u32, CommandError> {
         self.settle(now).map_err(CommandError::Store)?;
-        let author = identity::author(manifest, &*self.context.secrets).map_err(CommandError::Identity)?;
+        let author =
+            identity::event_signer(manifest, &*self.context.secrets).map_err(CommandError::Identity)?;
         manifest.check_pubkey(&author.pubkey()).map_err(CommandError::Manifest)?;
         let pubkey = author.pubkey().to_string();
-        if self.head.as_ref().is_some_and(|head| head.pubkey != pubkey) {
+        if self.record.as_ref().is_some_and(|record| record.pubkey != pubkey) {
             return Err(CommandError::OtherKey);
         }
-        if let (Some(deployed), Some(head)) = (&mut self.deployed, &self.head)
+        if let (Some(deployed), Some(record)) = (&mut self.deployed, &self.record)
             && *deployed.manifest == *manifest
         {
             // The secret may have come back meanwhile.
-            deployed.author = Ok(author);
-            let signer = Signer::open(&self.conn, head, &*self.context.secrets);
-            let version = head.version;
+            deployed.event_signer = Ok(author);
+            let signer = RemoteSigner::open(&self.conn, record, &*self.context.secrets);
+            let version = record.version;
             self.replace_signer(now, signer.map_err(CommandError::Store)?);
             let _ = self.settle(now);
             return Ok(version);
         }
         let owner = self.owner_of(manifest, by)?;
-        let mut head = match self.head.clone() {
-            Some(head) => head,
+        let mut record = match self.record.clone() {
+            Some(record) => record,
             None => AgentRecord {
                 state: AgentState::Deleted,
                 version: 0,
@@ -101,28 +102,29 @@ impl<C: SqlConn> Agent<C> {
                 bunker: None,
             },
         };
-        if head.state == AgentState::Deleted {
-            head.deployed_at = now.seconds();
+        if record.state == AgentState::Deleted {
+            record.deployed_at = now.seconds();
         }
-        head.state = head.state.after(Command::Deploy).ok_or(CommandError::State(head.state))?;
-        head.last_version += 1;
-        head.version = head.last_version;
-        head.owner = owner.to_string();
-        head.bunker = match &manifest.identity {
+        record.state = record.state.after(Command::Deploy).ok_or(CommandError::State(record.state))?;
+        record.last_version += 1;
+        record.version = record.last_version;
+        record.owner = owner.to_string();
+        record.bunker = match &manifest.identity {
             Identity::Bunker { secret } => Some(secret.clone()),
             Identity::Derived { .. } | Identity::Imported { .. } => None,
         };
-        let signer = Signer::open(&self.conn, &head, &*self.context.secrets).map_err(CommandError::Store)?;
-        let row = VersionRow { version: head.version, deployed_at: now.seconds(), deployed_by: *by };
+        let signer =
+            RemoteSigner::open(&self.conn, &record, &*self.context.secrets).map_err(CommandError::Store)?;
+        let row = VersionRow { version: record.version, deployed_at: now.seconds(), deployed_by: *by };
         store::put_version(&mut self.batch, &row, manifest);
-        let message = format!("version {} deployed by {by}", head.version);
+        let message = format!("version {} deployed by {by}", record.version);
         self.log(now, None, message);
         let schedules = self.schedules.clone();
         self.set_schedules(now, &manifest.schedules);
-        self.announce(now, &author, manifest, &mut head);
+        self.announce(now, &author, manifest, &mut record);
         let deployed = Deployed::new(Arc::new(manifest.clone()), Ok(author));
-        let version = head.version;
-        if let Err(error) = self.change_head(head) {
+        let version = record.version;
+        if let Err(error) = self.change_record(record) {
             self.schedules = schedules;
             return Err(error);
         }
@@ -163,48 +165,48 @@ impl<C: SqlConn> Agent<C> {
     /// [`CommandError::State`] if it cannot be done from the present state; [`CommandError::Store`], then nothing has changed.
     pub fn set_state(&mut self, now: Now, state: AgentState) -> Result<(), CommandError> {
         let settled = self.settle(now);
-        let mut head = self.head.clone().ok_or(CommandError::NotFound)?;
-        let after = head.state.after(Command::to(state)).ok_or(CommandError::State(head.state))?;
-        if after == head.state {
+        let mut record = self.record.clone().ok_or(CommandError::NotFound)?;
+        let after = record.state.after(Command::to(state)).ok_or(CommandError::State(record.state))?;
+        if after == record.state {
             return Ok(());
         }
-        head.state = after;
+        record.state = after;
         if after == AgentState::Deleted {
-            return self.delete(now, head);
+            return self.delete(now, record);
         }
         if settled.is_err() {
             let mut alone = Batch::default();
-            store::put_meta(&mut alone, AgentRecord::NAME, &head);
+            store::put_meta(&mut alone, AgentRecord::NAME, &record);
             alone.commit(&self.conn).map_err(CommandError::Store)?;
-            self.head = Some(head);
+            self.record = Some(record);
             return Ok(());
         }
         self.log(now, None, format!("now {}", after.name()));
-        self.change_head(head)?;
+        self.change_record(record)?;
         let _ = self.settle(now);
         Ok(())
     }
 
     /// Stores another head, with what is in the batch; or neither.
-    pub(super) fn change_head(&mut self, head: AgentRecord) -> Result<(), CommandError> {
-        store::put_meta(&mut self.batch, AgentRecord::NAME, &head);
+    pub(super) fn change_record(&mut self, record: AgentRecord) -> Result<(), CommandError> {
+        store::put_meta(&mut self.batch, AgentRecord::NAME, &record);
         if let Err(error) = self.store() {
             self.batch = Batch::default();
             self.outbox.unstage();
             return Err(CommandError::Store(error));
         }
-        self.head = Some(head);
+        self.record = Some(record);
         Ok(())
     }
 
-    fn delete(&mut self, now: Now, head: AgentRecord) -> Result<(), CommandError> {
+    fn delete(&mut self, now: Now, record: AgentRecord) -> Result<(), CommandError> {
         let open: Vec<u64> = self.jobs.iter().map(|open| open.seq).collect();
         // What cannot be read is deleted all the same.
         let open: Vec<JobRow> = open.into_iter().filter_map(|seq| self.read_row(seq).ok()).collect();
         // The writes that the store does not accept are dropped.
         let (batch, unsent) = (std::mem::take(&mut self.batch), self.outbox.set_aside());
         let deleted =
-            self.try_delete(now, head.clone(), open).or_else(|_| self.try_delete(now, head, Vec::new()));
+            self.try_delete(now, record.clone(), open).or_else(|_| self.try_delete(now, record, Vec::new()));
         if deleted.is_err() {
             self.batch = batch;
             self.outbox.put_back(unsent);
@@ -216,7 +218,12 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Deletes everything, with an error for each of these jobs, and the retraction; or changes nothing.
-    fn try_delete(&mut self, now: Now, mut head: AgentRecord, open: Vec<JobRow>) -> Result<(), CommandError> {
+    fn try_delete(
+        &mut self,
+        now: Now,
+        mut record: AgentRecord,
+        open: Vec<JobRow>,
+    ) -> Result<(), CommandError> {
         // First, so that there is room for what has to be published.
         store::delete_all(&mut self.batch);
         for row in open {
@@ -227,12 +234,12 @@ impl<C: SqlConn> Agent<C> {
                 self.send_feedback(now, &mut active, Feedback::Error("the agent has been deleted"));
             }
         }
-        if let Some(Deployed { manifest, author: Ok(author), .. }) = &self.deployed {
+        if let Some(Deployed { manifest, event_signer: Ok(author), .. }) = &self.deployed {
             let (author, relays) = (author.clone(), manifest.relays.clone());
-            self.retract(now, &author, &relays, &mut head);
+            self.retract(now, &author, &relays, &mut record);
         }
-        head.version = 0;
-        self.change_head(head)
+        record.version = 0;
+        self.change_record(record)
     }
 
     /// What is in memory of a deleted agent.
@@ -252,9 +259,9 @@ impl<C: SqlConn> Agent<C> {
 }
 
 impl Deployed {
-    fn new(manifest: Arc<Manifest>, author: Result<EventSigner, String>) -> Self {
+    fn new(manifest: Arc<Manifest>, event_signer: Result<EventSigner, String>) -> Self {
         let (allow, deny) = Deployed::lists(&manifest.access);
         let schedule_keys = manifest.schedules.iter().map(schedules::key).collect();
-        Deployed { manifest, author, allow, deny, schedule_keys }
+        Deployed { manifest, event_signer, allow, deny, schedule_keys }
     }
 }

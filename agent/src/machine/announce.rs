@@ -22,50 +22,51 @@ const RENEW_SPREAD_SECONDS: u64 = 86_400;
 impl<C: SqlConn> Agent<C> {
     /// When the announcement is renewed, in milliseconds since 1970. Of an agent that takes no jobs it is not.
     pub(super) fn renewal_at(&self) -> Option<u64> {
-        let head = self.head.as_ref().filter(|head| head.state == AgentState::Active)?;
-        let key = self.author()?.pubkey();
-        head.announcement.as_ref()?;
+        let record = self.record.as_ref().filter(|record| record.state == AgentState::Active)?;
+        let key = self.event_signer()?.pubkey();
+        record.announcement.as_ref()?;
         let spread = (u64::from(u16::from_be_bytes([key.0[0], key.0[1]])) * RENEW_SPREAD_SECONDS) >> 16;
-        Some((head.announced_at + RENEW_SECONDS + spread) * 1_000)
+        Some((record.announced_at + RENEW_SECONDS + spread) * 1_000)
     }
 
     /// Publishes the announcement once more, if it is time for it.
     pub(super) fn renew_announcement(&mut self, now: Now) {
         let is_due = self.renewal_at().is_some_and(|at| at <= now.millis());
-        let (Some(deployed), Some(mut head)) = (&self.deployed, self.head.clone().filter(|_| is_due)) else {
+        let (Some(deployed), Some(mut record)) = (&self.deployed, self.record.clone().filter(|_| is_due))
+        else {
             return;
         };
-        let Some(author) = self.author().cloned() else { return };
+        let Some(author) = self.event_signer().cloned() else { return };
         let manifest = Arc::clone(&deployed.manifest);
-        head.announcement = None;
-        self.announce(now, &author, &manifest, &mut head);
-        store::put_meta(&mut self.batch, AgentRecord::NAME, &head);
-        self.head = Some(head);
+        record.announcement = None;
+        self.announce(now, &author, &manifest, &mut record);
+        store::put_meta(&mut self.batch, AgentRecord::NAME, &record);
+        self.record = Some(record);
     }
 
-    /// Stages what has to be published for a manifest to be announced as it is, and notes it in the head.
+    /// Stages what has to be published for a manifest to be announced as it is, and notes it in the record.
     pub(super) fn announce(
         &mut self,
         now: Now,
         author: &EventSigner,
         manifest: &Manifest,
-        head: &mut AgentRecord,
+        record: &mut AgentRecord,
     ) {
         if !manifest.announce {
-            return self.retract(now, author, &manifest.relays, head);
+            return self.retract(now, author, &manifest.relays, record);
         }
         let relay_url = self.context.relay_url.as_deref();
         let events = |created_at| nip90::announcements(author, manifest, relay_url, created_at);
         let digest = digest(&events(0));
-        if head.announcement.as_ref() == Some(&digest) {
+        if record.announcement.as_ref() == Some(&digest) {
             return;
         }
-        let created_at = now.seconds().max(head.announced_at + 1);
+        let created_at = now.seconds().max(record.announced_at + 1);
         for event in events(created_at) {
             self.outbox.stage(now, &manifest.relays, event);
         }
-        head.announcement = Some(digest);
-        head.announced_at = created_at;
+        record.announcement = Some(digest);
+        record.announced_at = created_at;
     }
 
     /// Stages the retraction of what was announced.
@@ -74,12 +75,12 @@ impl<C: SqlConn> Agent<C> {
         now: Now,
         author: &EventSigner,
         relays: &[String],
-        head: &mut AgentRecord,
+        record: &mut AgentRecord,
     ) {
-        if head.announcement.take().is_some() {
-            let created_at = now.seconds().max(head.announced_at + 1);
+        if record.announcement.take().is_some() {
+            let created_at = now.seconds().max(record.announced_at + 1);
             self.outbox.stage(now, relays, nip90::retraction(author, created_at));
-            head.announced_at = created_at;
+            record.announced_at = created_at;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Customers take jobs back: by a deletion request (kind 5), or by asking to be forgotten (kind 62).
+//! Customers cancel jobs: by a deletion request (kind 5), or by a request to vanish (kind 62).
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now};
@@ -14,7 +14,7 @@ const CANCELLED_MAX: usize = 100;
 impl<C: SqlConn> Agent<C> {
     /// A deletion request. It may come before the job request, so unknown ids are kept in mind. What names another author's
     /// request has no effect.
-    pub(super) fn take_cancellation(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
+    pub(super) fn handle_cancellation(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
         let mut ids: Vec<EventId> = nip90::cancelled(event).take(CANCELLED_MAX).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -27,7 +27,7 @@ impl<C: SqlConn> Agent<C> {
                 None => unknown.push(id),
             }
         }
-        unknown.retain(|_| self.rates.take(now, &event.pubkey, RateLimitKind::Cancellation));
+        unknown.retain(|_| self.rates.count(now, &event.pubkey, RateLimitKind::Cancellation));
         if !unknown.is_empty() {
             self.rates.store(&mut self.batch);
             store::put_cancelled(&mut self.batch, &unknown, &event.pubkey, now.seconds());
@@ -38,7 +38,7 @@ impl<C: SqlConn> Agent<C> {
     /// A request to vanish: nothing more is done for its author, and nothing kept, of what is not newer than it. Anybody may
     /// publish an old one again. The history is gone through six times a minute at most: who asks more often has nothing in it
     /// but what came in between.
-    pub(super) fn take_vanish(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
+    pub(super) fn handle_vanish(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
         let until = event.created_at;
         for id in self.unfinished_jobs_of(&event.pubkey) {
             if self.requested_at(&id)? <= until {
@@ -47,13 +47,13 @@ impl<C: SqlConn> Agent<C> {
         }
         let left = self.session_after(&event.pubkey, until)?;
         self.batch.put_session(event.pubkey, left);
-        if self.rates.take(now, &event.pubkey, RateLimitKind::Vanish) {
+        if self.rates.count(now, &event.pubkey, RateLimitKind::Vanish) {
             store::forget_jobs(&mut self.batch, &event.pubkey, until);
         }
         Ok(())
     }
 
-    /// When an open job was asked for, by its customer's clock, in Unix seconds.
+    /// When an unfinished job was requested, by its customer's clock, in Unix seconds.
     fn requested_at(&self, id: &EventId) -> Result<u64, StoreError> {
         if let Some(active) = self.active.get(id) {
             return Ok(active.request.created_at);
@@ -66,7 +66,7 @@ impl<C: SqlConn> Agent<C> {
         })
     }
 
-    /// Ends an open job. Nothing is sent: its customer does not want it any more.
+    /// Cancels an unfinished job. Nothing is sent: its customer does not want it any more.
     pub(super) fn cancel(&mut self, now: Now, id: &EventId) -> Result<(), StoreError> {
         let Some(open) = self.jobs.get(id).copied() else { return Ok(()) };
         self.outbox.drop_partials(id);

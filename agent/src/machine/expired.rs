@@ -1,7 +1,7 @@
 //! Feedback that has expired before the relay took it, or before a remote signer signed it, is of no use as it is: relays refuse it.
 //!
-//! The last word about a request, an error, is said once more with the present time, so that its customer learns of it whenever
-//! the relay is back. What something followed or will follow (`processing`, pieces of a result), and pongs, are dropped. The
+//! The last event about a request, an error, is signed again with the present time, so that its customer gets it when
+//! the relay is back. Feedback before the last one (`processing`, partial results), and pongs, are dropped. The
 //! times of a job go on rising: what takes the place of the last event is later than it was.
 
 use relay_engine::sql::SqlConn;
@@ -11,13 +11,13 @@ use super::Agent;
 use super::outbox::job_of;
 use crate::identity::{Draft, Encryption, EventSigner, Missing, Sign, missing};
 use crate::nip90;
-use crate::store::{self, JobRow, Traced};
+use crate::store::{self, JobRow, SentEvent};
 
 impl<C: SqlConn> Agent<C> {
     /// Drops or replaces expired feedback of the outbox. Whether there was any; then the batch has to be stored.
     pub(super) fn replace_expired(&mut self, now: Now) -> bool {
         let expired = self.outbox.expired(now);
-        let Some(author) = self.last_author().filter(|_| !expired.is_empty()) else { return false };
+        let Some(author) = self.last_event_signer().filter(|_| !expired.is_empty()) else { return false };
         for (event, is_followed) in expired {
             let row = job_of(&event).and_then(|job| match self.batch.job_by_id(&job) {
                 Some(row) => Some(row.clone()),
@@ -36,7 +36,7 @@ impl<C: SqlConn> Agent<C> {
                     if let Some(mut row) = row {
                         row.created_at_max = row.created_at_max.max(created_at);
                         if let Some(last) = row.trace.sent.last_mut() {
-                            *last = Traced::of(again, &last.status, &last.text);
+                            *last = SentEvent::of(again, &last.status, &last.text);
                         }
                         self.batch.put_job(row);
                     }
@@ -49,10 +49,10 @@ impl<C: SqlConn> Agent<C> {
         true
     }
 
-    /// Who signs; also what a deleted agent has still to say, if its signer is known.
-    fn last_author(&self) -> Option<EventSigner> {
+    /// Who signs; also the last events of a deleted agent, if its signer is known.
+    fn last_event_signer(&self) -> Option<EventSigner> {
         let signer = self.signer.as_ref().map(|signer| EventSigner::Remote(signer.pubkey()));
-        self.author().cloned().or(signer)
+        self.event_signer().cloned().or(signer)
     }
 }
 

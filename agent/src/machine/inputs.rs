@@ -118,7 +118,7 @@ impl<C: SqlConn> Agent<C> {
 
     /// Looks again in a while whether there is room. Nothing of the job is read until then.
     pub(super) fn fetch_later(&mut self, now: Now, id: EventId) {
-        self.jobs.set_wake(id, Some(now.millis() + POLL_MILLIS));
+        self.jobs.set_timer(id, Some(now.millis() + POLL_MILLIS));
     }
 
     /// Begins to fetch the inputs of a job, or puts it off while many others do.
@@ -149,9 +149,9 @@ impl<C: SqlConn> Agent<C> {
         };
         let filter = match &need {
             Need::Decrypt => {
-                let Some(ticket) = self.ask_to_decrypt(now, id) else { return self.poll_later(now, active) };
-                resolver.in_flight = Some((ticket, need));
-                self.jobs.set_wake(id, Some(deadline));
+                let Some(effect) = self.ask_to_decrypt(now, id) else { return self.poll_later(now, active) };
+                resolver.in_flight = Some((effect, need));
+                self.jobs.set_timer(id, Some(deadline));
                 self.active.insert(id, active);
                 return;
             }
@@ -166,7 +166,7 @@ impl<C: SqlConn> Agent<C> {
         let effect = self.new_effect(Awaited::Input(id));
         resolver.in_flight = Some((effect, need));
         self.held.push(Effect::Query { id: effect, filter });
-        self.jobs.set_wake(id, Some(deadline));
+        self.jobs.set_timer(id, Some(deadline));
         self.active.insert(id, active);
     }
 
@@ -204,7 +204,7 @@ impl<C: SqlConn> Agent<C> {
         resolver.url_input = UrlInput::default();
         let deadline = resolver.deadline;
         self.held.push(effect);
-        self.jobs.set_wake(active.id(), Some(deadline));
+        self.jobs.set_timer(active.id(), Some(deadline));
         self.active.insert(active.id(), active);
     }
 
@@ -231,14 +231,18 @@ impl<C: SqlConn> Agent<C> {
 
     /// Whether a remote signer has first to decrypt a job's request.
     fn needs_decryption(&self, active: &Active) -> bool {
-        let is_here = self.author().is_none_or(|author| author.keys().is_some());
-        !is_here && active.row.trace.decrypted.is_none() && active.event().is_some_and(nip90::is_encrypted)
+        let has_local_key = self.event_signer().is_none_or(|author| author.keys().is_some());
+        !has_local_key
+            && active.row.trace.decrypted.is_none()
+            && active.event().is_some_and(nip90::is_encrypted)
     }
 
-    /// A remote signer has decrypted a job's request: only now it is seen what it asks for.
-    pub(super) fn decrypted(&mut self, now: Now, job: EventId, ticket: EffectId, text: String) {
-        let Some((mut active, _)) = self.take_resolving(job, ticket) else { return };
-        let (Some(event), Some(agent)) = (active.event(), self.author().map(Sign::pubkey)) else { return };
+    /// A remote signer has decrypted a job's request, which can be read only now.
+    pub(super) fn decrypted(&mut self, now: Now, job: EventId, effect: EffectId, text: String) {
+        let Some((mut active, _)) = self.take_resolving(job, effect) else { return };
+        let (Some(event), Some(agent)) = (active.event(), self.event_signer().map(Sign::pubkey)) else {
+            return;
+        };
         let cipher = nip90::payload(event).0;
         let parsed = nip90::parse_with(event, &agent, || Ok((cipher, text.clone())));
         active.row.trace.decrypted = Some(Decrypted { cipher, text });
@@ -271,16 +275,16 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// A remote signer does not decrypt a job's request.
-    pub(super) fn decryption_failed(&mut self, now: Now, job: EventId, ticket: EffectId, message: &str) {
-        let Some((active, _)) = self.take_resolving(job, ticket) else { return };
+    pub(super) fn decryption_failed(&mut self, now: Now, job: EventId, effect: EffectId, message: &str) {
+        let Some((active, _)) = self.take_resolving(job, effect) else { return };
         self.log(now, Some(job), message);
         let message = "the request cannot be decrypted by this agent's signer";
         self.fail(now, active, JobEvent::Fail, "signer", message);
     }
 
     /// A job's request is decrypted later.
-    pub(super) fn decrypt_later(&mut self, now: Now, job: EventId, ticket: EffectId) {
-        if let Some((active, _)) = self.take_resolving(job, ticket) {
+    pub(super) fn decrypt_later(&mut self, now: Now, job: EventId, effect: EffectId) {
+        if let Some((active, _)) = self.take_resolving(job, effect) {
             self.poll_later(now, active);
         }
     }
@@ -341,7 +345,7 @@ impl<C: SqlConn> Agent<C> {
             }
             Need::Result(at, asked) => {
                 let named = active.request.inputs[at].data.parse().ok();
-                let (Some(named), Some(author)) = (named, self.author()) else { return };
+                let (Some(named), Some(author)) = (named, self.event_signer()) else { return };
                 match result_of(&events, &named, asked.as_deref(), &active.request, author) {
                     Ok((text, chained)) => {
                         resolver.texts[at] = Some(text);
@@ -400,7 +404,7 @@ impl<C: SqlConn> Agent<C> {
         let deadline = active.row.received_at + self.input_millis_max();
         let open = active.unfinished_row();
         self.jobs.put(open);
-        self.jobs.set_wake(open.id, Some((now.millis() + wait).min(deadline.max(now.millis() + 1))));
+        self.jobs.set_timer(open.id, Some((now.millis() + wait).min(deadline.max(now.millis() + 1))));
     }
 }
 

@@ -11,7 +11,7 @@ use crate::identity::{EventSigner, Sign};
 use crate::job::{InputKind, JobEvent, JobRequest, JobState};
 use crate::manifest::{AccessRules, Handler, Manifest};
 use crate::nip90::{self, Feedback, Incoming, ReplyTo, RequestError};
-use crate::store::{self, JobRow, SOURCE_BYTES_MAX, Traced};
+use crate::store::{self, JobRow, SOURCE_BYTES_MAX, SentEvent};
 
 /// Requests older than this are of an archive that was imported. Seconds.
 const AGE_MAX: u64 = 86_400;
@@ -40,28 +40,28 @@ fn refusal<T>(cause: &'static str, message: impl Into<String>) -> Result<T, Refu
 
 impl<C: SqlConn> Agent<C> {
     /// One event of a delivery.
-    pub(super) fn take_in(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
+    pub(super) fn handle_event(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
         if self.deployed.is_none() {
             return Ok(());
         }
         match Incoming::of(event) {
-            Incoming::Request => self.take_request(now, event),
-            Incoming::Cancellation => self.take_cancellation(now, event),
-            Incoming::Vanish => self.take_vanish(now, event),
+            Incoming::Request => self.handle_request(now, event),
+            Incoming::Cancellation => self.handle_cancellation(now, event),
+            Incoming::Vanish => self.handle_vanish(now, event),
             Incoming::Ping => {
-                self.take_ping(now, event);
+                self.handle_ping(now, event);
                 Ok(())
             }
             Incoming::Other => Ok(()),
         }
     }
 
-    fn take_ping(&mut self, now: Now, event: &Event) {
-        let Some(author) = self.author().cloned() else { return };
+    fn handle_ping(&mut self, now: Now, event: &Event) {
+        let Some(author) = self.event_signer().cloned() else { return };
         let agent = author.pubkey();
         let is_for_us = nip90::named_keys(event).contains(&agent) && event.pubkey != agent;
         let is_for_us = is_for_us && !event.is_expired(now.seconds());
-        if is_for_us && self.rates.take(now, &event.pubkey, RateLimitKind::Pong) {
+        if is_for_us && self.rates.count(now, &event.pubkey, RateLimitKind::Pong) {
             self.rates.store(&mut self.batch);
             let pong = nip90::pong(&author, event, self.context.relay_url.as_deref(), now.seconds());
             self.outbox.stage(now, &[], pong);
@@ -69,8 +69,8 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    fn take_request(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
-        let Some(author) = self.author().cloned() else { return Ok(()) };
+    fn handle_request(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
+        let Some(author) = self.event_signer().cloned() else { return Ok(()) };
         let named = nip90::named_keys(event);
         let is_addressed = named.contains(&author.pubkey());
         if event.pubkey == author.pubkey() || !(is_addressed || named.is_empty()) {
@@ -96,7 +96,7 @@ impl<C: SqlConn> Agent<C> {
         let parsed = match &author {
             EventSigner::Local(keys) => nip90::parse(event, keys),
             EventSigner::Remote(_) if nip90::is_encrypted(event) => {
-                return self.take_encrypted(now, event, is_addressed, is_cancelled);
+                return self.accept_encrypted(now, event, is_addressed, is_cancelled);
             }
             EventSigner::Remote(agent) => nip90::parse_with(event, agent, || Err("it is not encrypted")),
         };
@@ -124,14 +124,14 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// An encrypted request that a remote signer has to decrypt: until then it waits as for an input.
-    fn take_encrypted(
+    fn accept_encrypted(
         &mut self,
         now: Now,
         event: &Event,
         is_addressed: bool,
         is_cancelled: bool,
     ) -> Result<(), StoreError> {
-        let (Some(Deployed { manifest, .. }), Some(author)) = (&self.deployed, self.author()) else {
+        let (Some(Deployed { manifest, .. }), Some(author)) = (&self.deployed, self.event_signer()) else {
             return Ok(());
         };
         let agent = author.pubkey();
@@ -171,18 +171,18 @@ impl<C: SqlConn> Agent<C> {
 
     /// What is decided by the author, the id and the state of the agent.
     fn admit_author(&mut self, now: Now, event: &Event, is_addressed: bool) -> Result<(), Refusal> {
-        let (Some(deployed), Some(head)) = (&self.deployed, &self.head) else {
+        let (Some(deployed), Some(record)) = (&self.deployed, &self.record) else {
             return refusal("state", "this agent takes no jobs");
         };
-        if !head.state.takes_jobs() {
-            return refusal("state", format!("this agent is {} and takes no new jobs", head.state.name()));
+        if !record.state.takes_jobs() {
+            return refusal("state", format!("this agent is {} and takes no new jobs", record.state.name()));
         }
         deployed.admit_access(event, is_addressed)?;
         if event.json().len() > SOURCE_BYTES_MAX {
             return refusal("request_bytes", format!("the request is larger than {SOURCE_BYTES_MAX} bytes"));
         }
         let max = deployed.manifest.limits.per_customer_per_min;
-        if !self.rates.take_job(now, &event.pubkey, max) {
+        if !self.rates.count_job(now, &event.pubkey, max) {
             return refusal(
                 "rate",
                 format!("this agent takes {max} jobs of a customer a minute; try again later"),
@@ -250,7 +250,7 @@ impl<C: SqlConn> Agent<C> {
         is_addressed: bool,
         Refusal { cause, message }: &Refusal,
     ) {
-        if !is_addressed || !self.rates.take(now, &event.pubkey, RateLimitKind::Error) {
+        if !is_addressed || !self.rates.count(now, &event.pubkey, RateLimitKind::Error) {
             self.metrics.count(|metrics| metrics.silent += 1);
             self.metrics.failed(cause);
             return;
@@ -260,10 +260,10 @@ impl<C: SqlConn> Agent<C> {
         row.source = Vec::new();
         let created_at = first_created_at(now, event.created_at);
         let nonce = self.nonce();
-        if let Some(author) = self.author() {
+        if let Some(author) = self.event_signer() {
             let to = ReplyTo::event(event, cipher, self.context.relay_url.as_deref());
             if let Ok(error) = nip90::feedback(author, &to, Feedback::Error(message), created_at, nonce) {
-                row.trace.sent.push(Traced::of(&error, "error", message));
+                row.trace.sent.push(SentEvent::of(&error, "error", message));
                 self.outbox.stage(now, &[], error);
             }
         }

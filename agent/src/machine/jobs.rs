@@ -1,4 +1,4 @@
-//! What is kept in memory of open jobs: little of those that wait, which are in the database, and everything of those that are
+//! Unfinished jobs in memory: little of those that wait, which are in the database, and everything of those that are
 //! worked on.
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,15 +15,15 @@ use crate::job::JobRequest;
 use crate::manifest::{Manifest, Schedule};
 use crate::store::{JobRow, UnfinishedRow};
 
-/// All open jobs.
+/// All unfinished jobs.
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     unfinished: HashMap<EventId, UnfinishedRow>,
     /// Those that can be started.
     ready: Ready,
-    /// When something is to be done about a job, in milliseconds since 1970; one entry for a job at most.
-    wakes: BTreeSet<(u64, EventId)>,
-    wake_of: HashMap<EventId, u64>,
+    /// Timers of jobs, in milliseconds since 1970; at most one for each job.
+    timers: BTreeSet<(u64, EventId)>,
+    timer_of: HashMap<EventId, u64>,
     of_customer: HashMap<PubKey, usize>,
     last_seq: u64,
 }
@@ -57,25 +57,25 @@ impl Jobs {
         self.unfinished.len()
     }
 
-    /// Open jobs of a customer.
+    /// Unfinished jobs of a customer.
     pub(super) fn of_customer(&self, customer: &PubKey) -> usize {
         self.of_customer.get(customer).copied().unwrap_or(0)
     }
 
-    /// Adds a job, or notes its new state; nothing is to be done about it until [`Jobs::set_ready`] or [`Jobs::set_wake`].
+    /// Adds a job, or notes its new state. Nothing happens with it until [`Jobs::set_ready`] or [`Jobs::set_timer`].
     pub(super) fn put(&mut self, row: UnfinishedRow) {
         if self.unfinished.insert(row.id, row).is_none() {
             *self.of_customer.entry(row.customer).or_default() += 1;
         }
         self.ready.remove(&row);
-        self.set_wake(row.id, None);
+        self.set_timer(row.id, None);
     }
 
-    /// It is no longer open.
+    /// It has ended.
     pub(super) fn remove(&mut self, id: &EventId) {
         let Some(row) = self.unfinished.remove(id) else { return };
         self.ready.remove(&row);
-        self.set_wake(*id, None);
+        self.set_timer(*id, None);
         if let Some(count) = self.of_customer.get_mut(&row.customer) {
             *count -= 1;
             if *count == 0 {
@@ -97,30 +97,30 @@ impl Jobs {
     }
 
     /// A job of this customer is started.
-    pub(super) fn take_turn(&mut self, customer: &PubKey) {
-        self.ready.take_turn(customer);
+    pub(super) fn turn_taken(&mut self, customer: &PubKey) {
+        self.ready.turn_taken(customer);
     }
 
-    /// When something is to be done about it.
-    pub(super) fn set_wake(&mut self, id: EventId, at: Option<u64>) {
-        if let Some(before) = self.wake_of.remove(&id) {
-            self.wakes.remove(&(before, id));
+    /// Sets or removes the timer of a job.
+    pub(super) fn set_timer(&mut self, id: EventId, at: Option<u64>) {
+        if let Some(before) = self.timer_of.remove(&id) {
+            self.timers.remove(&(before, id));
         }
         if let Some(at) = at {
-            self.wakes.insert((at, id));
-            self.wake_of.insert(id, at);
+            self.timers.insert((at, id));
+            self.timer_of.insert(id, at);
         }
     }
 
     /// The earliest of these times.
-    pub(super) fn next_wake(&self) -> Option<u64> {
-        self.wakes.first().map(|(at, _)| *at)
+    pub(super) fn next_timer(&self) -> Option<u64> {
+        self.timers.first().map(|(at, _)| *at)
     }
 
-    /// A job whose time has come; it has no time any more.
-    pub(super) fn pop_wake(&mut self, now: u64) -> Option<EventId> {
-        let (_, id) = self.wakes.first().filter(|(at, _)| *at <= now).copied()?;
-        self.set_wake(id, None);
+    /// A job whose timer is due; the timer is removed.
+    pub(super) fn pop_due(&mut self, now: u64) -> Option<EventId> {
+        let (_, id) = self.timers.first().filter(|(at, _)| *at <= now).copied()?;
+        self.set_timer(id, None);
         Some(id)
     }
 }
@@ -167,7 +167,7 @@ pub(super) struct Attempt {
     pub(super) partial: String,
     /// When the next partial result may be sent, in milliseconds since 1970.
     pub(super) partial_at: u64,
-    /// Pieces that were sent in this attempt.
+    /// Partial results that were sent in this attempt.
     pub(super) partials: u32,
     /// The result, while it is stored; `call` is the effect.
     pub(super) stored: Option<PendingBlob>,

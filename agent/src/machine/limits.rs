@@ -90,14 +90,14 @@ impl Rates {
     }
 
     /// Counts a job; whether it is one of the first `max` of this minute.
-    pub(super) fn take_job(&mut self, now: Now, customer: &PubKey, max: u32) -> bool {
+    pub(super) fn count_job(&mut self, now: Now, customer: &PubKey, max: u32) -> bool {
         let (_, counts) = self.counts(now, customer);
         counts.jobs = counts.jobs.saturating_add(1);
         counts.jobs <= max
     }
 
     /// Counts something else; whether it may be done.
-    pub(super) fn take(&mut self, now: Now, customer: &PubKey, what: RateLimitKind) -> bool {
+    pub(super) fn count(&mut self, now: Now, customer: &PubKey, what: RateLimitKind) -> bool {
         let (all, counts) = self.counts(now, customer);
         let (own_max, all_max) = MAX[what as usize];
         let (all, own) = (&mut all.rated[what as usize], &mut counts.rated[what as usize]);
@@ -132,12 +132,12 @@ mod tests {
     fn each_customer_has_so_many_a_minute() {
         let mut rates = Rates::default();
         let (now, later) = (Now::from_seconds(600), Now::from_seconds(660));
-        let jobs = |rates: &mut Rates, now, who| (0..5).filter(|_| rates.take_job(now, &who, 3)).count();
+        let jobs = |rates: &mut Rates, now, who| (0..5).filter(|_| rates.count_job(now, &who, 3)).count();
         assert_eq!(jobs(&mut rates, now, customer(1)), 3);
         assert_eq!(jobs(&mut rates, now, customer(2)), 3);
         assert_eq!(jobs(&mut rates, now, customer(1)), 0);
         assert_eq!(jobs(&mut rates, later, customer(1)), 3);
-        let errors = (0..50).filter(|_| rates.take(later, &customer(1), RateLimitKind::Error)).count();
+        let errors = (0..50).filter(|_| rates.count(later, &customer(1), RateLimitKind::Error)).count();
         assert_eq!(errors, 10);
     }
 
@@ -146,10 +146,10 @@ mod tests {
         let mut rates = Rates::default();
         let now = Now::from_seconds(600);
         let sent =
-            (0..30_000).filter(|number| rates.take(now, &customer(*number), RateLimitKind::Error)).count();
+            (0..30_000).filter(|number| rates.count(now, &customer(*number), RateLimitKind::Error)).count();
         assert_eq!(sent, 300);
         assert!(rates.customers.len() <= CUSTOMERS_MAX + 1);
-        let jobs = |rates: &mut Rates, who| (0..5).filter(|_| rates.take_job(now, &who, 3)).count();
+        let jobs = |rates: &mut Rates, who| (0..5).filter(|_| rates.count_job(now, &who, 3)).count();
         assert_eq!(
             (jobs(&mut rates, customer(1)), jobs(&mut rates, customer(1))),
             (3, 0),
@@ -161,7 +161,7 @@ mod tests {
             "they share"
         );
         let pongs =
-            (0..1_000).filter(|number| rates.take(now, &customer(*number), RateLimitKind::Pong)).count();
+            (0..1_000).filter(|number| rates.count(now, &customer(*number), RateLimitKind::Pong)).count();
         assert_eq!(pongs, 60);
     }
 }

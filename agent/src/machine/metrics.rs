@@ -61,7 +61,7 @@ pub struct Metrics {
     pub interrupted: u64,
     /// Events that were delivered again.
     pub duplicates: u64,
-    /// Requests that were refused without an answer: open jobs, and what is over the limit of errors.
+    /// Requests that were refused without an answer: those that name no agent, and those over the limit of errors.
     pub silent: u64,
     /// Pings that were answered.
     pub pongs: u64,

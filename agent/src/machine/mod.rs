@@ -8,10 +8,10 @@
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read;
 //!            expired: feedback that waited too long
-//! admin      deploy, roll back, pause, delete; announce: how it is found, again and again; tombstone: what is kept of one that is deleted
+//! admin      deploy, roll back, pause, delete; announce: how it is found, again and again; deleted_agent: what is kept of a deleted one
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
-//! sweep      what is old is forgotten
+//! sweep      deletes old rows
 //! jobs       what is kept in memory of unfinished jobs; ready: whose turn it is
 //! commit     one transaction a call; heartbeats: those of an agent with a remote signer
 //! ```
@@ -26,6 +26,7 @@ mod admin;
 mod announce;
 mod cancel;
 mod commit;
+mod deleted_agent;
 mod expired;
 mod export;
 mod heartbeats;
@@ -47,7 +48,6 @@ mod sessions;
 mod signer;
 mod stored_result;
 mod sweep;
-mod tombstone;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ use self::limits::Rates;
 use self::outbox::Outbox;
 use self::read_relays::ReadRelays;
 use self::schedules::Schedules;
-use self::signer::Signer;
+use self::signer::RemoteSigner;
 use self::sweep::Sweep;
 use crate::executor::{Executor, HttpEvent, HttpRequest};
 use crate::identity::{EventSigner, Keys};
@@ -71,11 +71,11 @@ use crate::nip46::SignerResponses;
 use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
+pub use self::deleted_agent::DeletedAgent;
 pub(crate) use self::metrics::known_cause;
 pub use self::metrics::{CAUSES, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
-pub use self::tombstone::Tombstone;
-pub use crate::store::{Said, Traced};
+pub use crate::store::{SentEvent, SessionMessage};
 
 /// Identifies an effect whose outcome is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,7 +128,7 @@ pub enum Effect {
     },
     /// Ask a remote signer (NIP-46): subscribe on each of `relays` to its `answers`, then publish `requests` there. Of what comes
     /// each event goes to `handle_signer`, until [`Effect::Cancel`].
-    Sign {
+    AskSigner {
         /// For the answers.
         id: EffectId,
         /// URLs of relays.
@@ -178,7 +178,7 @@ impl Effect {
             | Effect::Http { id, .. }
             | Effect::Ai { id, .. }
             | Effect::Cancel { id }
-            | Effect::Sign { id, .. }
+            | Effect::AskSigner { id, .. }
             | Effect::Query { id, .. }
             | Effect::StoreBlob { id, .. }
             | Effect::ReadBlob { id, .. } => *id,
@@ -197,7 +197,7 @@ pub enum Published {
     Failed(String),
 }
 
-/// What comes of an [`Effect::Sign`].
+/// What comes of an [`Effect::AskSigner`].
 #[derive(Clone, Debug)]
 pub enum SignerEvent {
     /// An answer, or what passes for one.
@@ -282,7 +282,7 @@ pub struct Agent<C> {
     context: Context,
     executors: ExecutorFactory,
     /// `None` before the first manifest.
-    head: Option<AgentRecord>,
+    record: Option<AgentRecord>,
     /// `None` without one, and when it is deleted.
     deployed: Option<Deployed>,
     jobs: Jobs,
@@ -290,11 +290,11 @@ pub struct Agent<C> {
     active: HashMap<EventId, Active>,
     /// What the effects are for whose outcome is awaited.
     awaited: HashMap<EffectId, Awaited>,
-    /// Of an agent whose key a remote signer has.
-    signer: Option<Signer>,
+    /// If a remote signer has its key.
+    signer: Option<RemoteSigner>,
     outbox: Outbox,
     /// The last round of heartbeats, if a remote signer has its key.
-    beat_round: u64,
+    heartbeat_round: u64,
     read_relays: ReadRelays,
     schedules: Schedules,
     rates: Rates,
@@ -318,11 +318,11 @@ pub struct Agent<C> {
 /// Makes the executor of a handler.
 pub(crate) type ExecutorFactory = Box<dyn Fn(&Handler) -> Box<dyn Executor + Send> + Send>;
 
-/// What an agent works by.
+/// The deployed manifest, with its signer and parsed access lists.
 struct Deployed {
     manifest: Arc<Manifest>,
     /// `Err`: a secret is missing or wrong. Then nothing is accepted, so that nothing is lost.
-    author: Result<EventSigner, String>,
+    event_signer: Result<EventSigner, String>,
     allow: Vec<PubKey>,
     deny: Vec<PubKey>,
     /// What [`Schedules`] knows the manifest's schedules by, in their order.
@@ -379,14 +379,14 @@ impl<C: SqlConn> Agent<C> {
         store::open(&conn)?;
         let metrics: Metrics = store::get_meta(&conn, Metrics::NAME)?.unwrap_or_default();
         let mut agent = Agent {
-            head: store::get_meta(&conn, AgentRecord::NAME)?,
+            record: store::get_meta(&conn, AgentRecord::NAME)?,
             deployed: None,
             jobs: Jobs::open(store::last_seq(&conn)?),
             active: HashMap::new(),
             awaited: HashMap::new(),
             signer: None,
             outbox: Outbox::open(&conn)?,
-            beat_round: store::get_meta(&conn, Self::BEAT)?.unwrap_or_default(),
+            heartbeat_round: store::get_meta(&conn, Self::HEARTBEAT_KEY)?.unwrap_or_default(),
             read_relays: ReadRelays::default(),
             schedules: Schedules::open(&conn)?,
             rates: Rates::open(now, &conn)?,
@@ -420,14 +420,14 @@ impl<C: SqlConn> Agent<C> {
     /// delivered again.
     pub fn deliver(&mut self, now: Now, events: &[Event]) -> Result<(), StoreError> {
         self.settle(now)?;
-        if let Some(Deployed { author: Err(error), .. }) = &self.deployed {
+        if let Some(Deployed { event_signer: Err(error), .. }) = &self.deployed {
             return Err(StoreError::Failed(error.clone()));
         }
         if let Some(error) = self.signer_is_behind() {
             return Err(StoreError::Failed(error));
         }
         for event in events {
-            self.take_in(now, event)?;
+            self.handle_event(now, event)?;
         }
         self.sweep(now);
         self.settle(now)
@@ -482,7 +482,7 @@ impl<C: SqlConn> Agent<C> {
         let _ = self.settle(now);
     }
 
-    /// Something has come of an [`Effect::Sign`].
+    /// Something has come of an [`Effect::AskSigner`].
     pub fn handle_signer(&mut self, now: Now, id: EffectId, event: SignerEvent) {
         if self.awaited.get(&id) == Some(&Awaited::Signer) {
             self.signer_event(now, id, event);
@@ -497,9 +497,9 @@ impl<C: SqlConn> Agent<C> {
         }
         let mut times = vec![self.store_retry.map(|(at, _)| at)];
         if self.store_retry.is_none() {
-            let wake = self.jobs.next_wake().filter(|_| self.author().is_some());
-            times.extend([wake, self.outbox.retry_at(), self.signer_wake(), self.next_schedule()]);
-            times.extend([self.renewal_at(), self.beat_at()]);
+            let wake = self.jobs.next_timer().filter(|_| self.event_signer().is_some());
+            times.extend([wake, self.outbox.retry_at(), self.signer_retry_at(), self.next_schedule()]);
+            times.extend([self.renewal_at(), self.heartbeat_due_at()]);
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -508,8 +508,8 @@ impl<C: SqlConn> Agent<C> {
     pub fn handle_timeout(&mut self, now: Now) {
         // Without its key nobody could be told that a job has expired.
         self.signer_timeout(now);
-        if self.author().is_some() {
-            self.wake_jobs(now);
+        if self.event_signer().is_some() {
+            self.handle_due_jobs(now);
             self.run_schedules(now);
             self.renew_announcement(now);
             self.heartbeat(now);
@@ -534,13 +534,13 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Who signs; `deliver` has checked that there is somebody.
-    fn author(&self) -> Option<&EventSigner> {
-        self.deployed.as_ref()?.author.as_ref().ok()
+    fn event_signer(&self) -> Option<&EventSigner> {
+        self.deployed.as_ref()?.event_signer.as_ref().ok()
     }
 
-    /// Its key, if it is here.
+    /// Its key, if the host has it.
     fn keys(&self) -> Option<&Keys> {
-        self.author()?.keys()
+        self.event_signer()?.keys()
     }
 
     fn new_effect(&mut self, awaited: Awaited) -> EffectId {

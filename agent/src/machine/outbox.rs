@@ -29,7 +29,7 @@ const AHEAD_SECONDS_MAX: u64 = 3_600;
 /// Events that go to the same relays.
 #[derive(Clone, Debug)]
 struct Entry {
-    /// Their row in the database. `None`: they are pieces of a result, or a heartbeat, which are lost in a crash.
+    /// Their row in the database. `None`: a partial result or a heartbeat, which is lost in a crash.
     row: Option<u64>,
     relays: Vec<String>,
     /// What the relay has not answered for.
@@ -102,7 +102,7 @@ impl Outbox {
         row
     }
 
-    /// Adds a piece of a result, or a heartbeat, which is not stored.
+    /// Adds a partial result or a heartbeat, which is not stored.
     pub(super) fn stage_partial(&mut self, relays: &[String], event: Event) {
         if !self.has_more && self.queue.len() < ENTRIES_MAX {
             self.staged.push(Entry::new(None, relays.to_owned(), vec![event]));
@@ -119,8 +119,8 @@ impl Outbox {
         self.queue.retain(|entry| !is_of_job(entry));
     }
 
-    /// Takes back the pieces of results, and heartbeats, that a remote signer has not signed at once.
-    pub(super) fn drop_unsigned_pieces(&mut self) {
+    /// Drops partial results and heartbeats that a remote signer has not signed at once.
+    pub(super) fn drop_unsigned_partials(&mut self) {
         self.in_flight.retain(|entry| entry.row.is_some() || !entry.is_unsigned);
     }
 

@@ -9,7 +9,7 @@ use super::limits::RateLimitKind;
 use super::{Agent, AgentState, CommandError, LogLine, Metrics, MetricsDelta};
 use crate::job::{JobEvent, JobState};
 use crate::manifest::Manifest;
-use crate::store::{self, JobRow, Said, Trace, Traced, VersionRow};
+use crate::store::{self, JobRow, SentEvent, SessionMessage, Trace, VersionRow};
 
 /// A version of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,7 +62,7 @@ pub struct JobRecord {
     /// The request's event, encrypted if it was; or what a job of the agent's own is made of. Null once it is forgotten, and if it was refused.
     pub request: Value,
     /// What was sent, in order, in the clear.
-    pub sent: Vec<Traced>,
+    pub sent: Vec<SentEvent>,
 }
 
 /// What was said with a customer.
@@ -73,7 +73,7 @@ pub struct SessionRecord {
     /// Unix seconds.
     pub updated_at: u64,
     /// Oldest first.
-    pub messages: Vec<Said>,
+    pub messages: Vec<SessionMessage>,
 }
 
 /// How much is remembered.
@@ -92,17 +92,17 @@ pub struct MemoryRecord {
 impl<C: SqlConn> Agent<C> {
     /// Its state; `None` before the first manifest.
     pub fn state(&self) -> Option<AgentState> {
-        self.head.as_ref().map(|head| head.state)
+        self.record.as_ref().map(|record| record.state)
     }
 
     /// Its public key; `None` before the first manifest.
     pub fn pubkey(&self) -> Option<PubKey> {
-        self.head.as_ref()?.pubkey.parse().ok()
+        self.record.as_ref()?.pubkey.parse().ok()
     }
 
     /// Its owner; `None` before the first manifest.
     pub fn owner(&self) -> Option<PubKey> {
-        self.head.as_ref()?.owner.parse().ok()
+        self.record.as_ref()?.owner.parse().ok()
     }
 
     /// Its current manifest; `None` without one, and when it is deleted.
@@ -112,18 +112,18 @@ impl<C: SqlConn> Agent<C> {
 
     /// The current version; 0 without one.
     pub fn version(&self) -> u32 {
-        self.head.as_ref().map_or(0, |head| head.version)
+        self.record.as_ref().map_or(0, |record| record.version)
     }
 
     /// When it was first deployed, in Unix seconds; 0 before.
     pub fn deployed_at(&self) -> u64 {
-        self.head.as_ref().map_or(0, |head| head.deployed_at)
+        self.record.as_ref().map_or(0, |record| record.deployed_at)
     }
 
     /// Why it cannot work: the secret of its key is missing or wrong, until it is opened with the secret; or what is wrong with its
     /// remote signer, perhaps a URL where it is to be allowed.
     pub fn error(&self) -> Option<&str> {
-        let secret = self.deployed.as_ref().and_then(|deployed| deployed.author.as_ref().err());
+        let secret = self.deployed.as_ref().and_then(|deployed| deployed.event_signer.as_ref().err());
         secret.map(String::as_str).or_else(|| self.signer.as_ref()?.error())
     }
 
@@ -182,7 +182,7 @@ impl<C: SqlConn> Agent<C> {
 
     fn record(&self, row: JobRow) -> Result<JobRecord, StoreError> {
         let state = match row.state.after(JobEvent::Publish) {
-            Some(published) if !store::is_in_outbox(&self.conn, row.answer)? => published,
+            Some(published) if !store::is_in_outbox(&self.conn, row.result_outbox_row)? => published,
             _ => row.state,
         };
         Ok(JobRecord {
@@ -232,8 +232,8 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Counts a request of a customer to the API; whether it may be answered.
-    pub(crate) fn take_read(&mut self, now: Now, customer: &PubKey) -> bool {
-        self.rates.take(now, customer, RateLimitKind::ApiRead)
+    pub(crate) fn count_read(&mut self, now: Now, customer: &PubKey) -> bool {
+        self.rates.count(now, customer, RateLimitKind::ApiRead)
     }
 
     /// Forgets a customer: the session, and of finished jobs everything but that they were done. Open ones go on.
@@ -310,7 +310,7 @@ impl JobRecord {
             version: self.version,
             attempts: self.attempts,
             created_at_max: self.sent.iter().map(|sent| sent.created_at).max().unwrap_or_default(),
-            answer: 0,
+            result_outbox_row: 0,
             cause: self.cause,
             source,
             inputs: None,

@@ -67,7 +67,7 @@ impl Ready {
     }
 
     /// A customer has had a turn.
-    pub(super) fn take_turn(&mut self, customer: &PubKey) {
+    pub(super) fn turn_taken(&mut self, customer: &PubKey) {
         let before = self.turn(customer);
         let round = before.map_or(self.round, |(round, ..)| round);
         self.round = self.round.max(round);
@@ -110,7 +110,7 @@ mod tests {
             && let Some(id) = ready.first()
         {
             let row = rows.iter().find(|row| row.id == id).unwrap();
-            ready.take_turn(&row.customer);
+            ready.turn_taken(&row.customer);
             ready.remove(row);
             started.push(row.seq);
         }

@@ -10,20 +10,20 @@ use crate::identity::{Draft, Missing, Sign, missing};
 use crate::job::JobEvent;
 use crate::manifest::Schedule;
 use crate::nip90::{self, Feedback, ReplyTo};
-use crate::store::{self, Decrypted, JobRow, Traced};
+use crate::store::{self, Decrypted, JobRow, SentEvent};
 
 /// Seconds for which partial results may be dated ahead of what is stored, so that not each of them is a write.
 const AHEAD_SECONDS: Timestamp = 30;
-/// Longest partial of a result, in bytes: an event has to hold it; and so has an event within a remote signer's request.
+/// Longest partial result, in bytes: it must fit into an event, with a remote signer into an event within a request.
 const PARTIAL_BYTES_MAX: usize = 16 << 10;
-const REMOTE_PIECE_BYTES_MAX: usize = 2 << 10;
+const REMOTE_PARTIAL_BYTES_MAX: usize = 2 << 10;
 /// Longest text of an event that is kept in the history, in bytes of JSON.
-const TRACED_BYTES_MAX: usize = 64 << 10;
+const SENT_EVENT_BYTES_MAX: usize = 64 << 10;
 
-impl Traced {
+impl SentEvent {
     /// What is kept of an event.
     pub(crate) fn of(event: &Event, status: &str, text: &str) -> Self {
-        Traced {
+        SentEvent {
             id: match missing(event) {
                 Some(Missing::Encryption(_)) => String::new(),
                 Some(Missing::Signature) | None => event.id.to_string(),
@@ -31,7 +31,7 @@ impl Traced {
             kind: event.kind,
             created_at: event.created_at,
             status: status.to_owned(),
-            text: beginning(text, TRACED_BYTES_MAX).to_owned(),
+            text: beginning(text, SENT_EVENT_BYTES_MAX).to_owned(),
         }
     }
 }
@@ -87,18 +87,18 @@ impl<C: SqlConn> Agent<C> {
         let text = match feedback {
             Feedback::Processing(text) | Feedback::Partial(text) | Feedback::Error(text) => text,
         };
-        active.row.trace.sent.push(Traced::of(&event, feedback.status(), text));
+        active.row.trace.sent.push(SentEvent::of(&event, feedback.status(), text));
         self.outbox.stage(now, &active.request.relays, event);
     }
 
-    /// Bytes of the next partial of a result, at most. `None`: not now; a remote signer is asked for pieces only if it has nothing else
-    /// to do, so that they keep nothing waiting.
-    pub(super) fn piece_bytes_max(&self) -> Option<usize> {
+    /// Most bytes of the next partial result. `None`: not now; a remote signer signs partial results only while it is
+    /// idle, so that they delay nothing else.
+    pub(super) fn partial_bytes_max(&self) -> Option<usize> {
         if self.keys().is_some() {
             return Some(PARTIAL_BYTES_MAX);
         }
-        let is_free = self.signer.as_ref().is_some_and(|signer| signer.is_at_leisure());
-        (is_free && self.outbox.is_empty()).then_some(REMOTE_PIECE_BYTES_MAX)
+        let is_idle = self.signer.as_ref().is_some_and(|signer| signer.is_idle());
+        (is_idle && self.outbox.is_empty()).then_some(REMOTE_PARTIAL_BYTES_MAX)
     }
 
     /// Sends a partial result. It is lost if the process ends now; a second attempt begins anew anyway.
@@ -123,7 +123,7 @@ impl<C: SqlConn> Agent<C> {
     ) -> Option<Event> {
         let nonce = self.nonce();
         let to = ReplyTo::job(&active.request, self.context.relay_url.as_deref());
-        nip90::feedback(self.author()?, &to, feedback, created_at, nonce).ok()
+        nip90::feedback(self.event_signer()?, &to, feedback, created_at, nonce).ok()
     }
 
     /// The result is there: signs it and ends the job. `content` is that of the event, and `text` what the agent has said.
@@ -153,8 +153,8 @@ impl<C: SqlConn> Agent<C> {
         let row = &mut active.row;
         row.created_at_max = event.created_at;
         row.trace.tokens = tokens;
-        row.trace.sent.push(Traced::of(&event, "success", content));
-        row.answer = self.outbox.stage(now, &active.request.relays, event);
+        row.trace.sent.push(SentEvent::of(&event, "success", content));
+        row.result_outbox_row = self.outbox.stage(now, &active.request.relays, event);
         if let Some((read, written)) = tokens {
             self.metrics.count(|metrics| {
                 metrics.tokens.0 = metrics.tokens.0.saturating_add(read);
@@ -176,7 +176,7 @@ impl<C: SqlConn> Agent<C> {
         let created_at = active.next_created_at(now);
         let nonce = self.nonce();
         let to = ReplyTo::job(&active.request, self.context.relay_url.as_deref());
-        let author = self.author().ok_or("this agent has no key")?;
+        let author = self.event_signer().ok_or("this agent has no key")?;
         self.fits(active, content)?;
         nip90::result(author, &to, event, content, created_at, nonce)
             .map_err(|_| "the result cannot be encrypted".to_owned())
@@ -196,7 +196,7 @@ impl<C: SqlConn> Agent<C> {
         }
         let content = content.to_owned();
         let draft = Draft { created_at, kind: schedule.publish_kind, tags: Vec::new(), content };
-        let author = self.author().ok_or("this agent has no key")?;
+        let author = self.event_signer().ok_or("this agent has no key")?;
         let event = author.sign(&draft);
         match event.json().len() > author.event_bytes_max() {
             true => Err(format!("the result's event is larger than {} bytes", author.event_bytes_max())),
@@ -255,7 +255,7 @@ impl<C: SqlConn> Agent<C> {
             return;
         }
         let Ok(mut active) = self.load(row) else { return };
-        active.row.answer = 0;
+        active.row.result_outbox_row = 0;
         self.send_feedback(now, &mut active, Feedback::Error(message));
         active.advance(JobEvent::Fail);
         active.row.cause = cause.to_owned();

@@ -28,7 +28,7 @@ const PARTIAL_MILLIS: u64 = 1_000;
 /// What an executor is given of its agent.
 struct JobContext<'a> {
     secrets: &'a (dyn Secrets + Send + Sync),
-    author: &'a EventSigner,
+    event_signer: &'a EventSigner,
     now: Timestamp,
 }
 
@@ -38,7 +38,7 @@ impl ExecutorContext for JobContext<'_> {
     }
 
     fn sign(&self, draft: &Draft) -> Event {
-        self.author.sign(draft)
+        self.event_signer.sign(draft)
     }
 
     fn now(&self) -> Timestamp {
@@ -58,7 +58,7 @@ impl<C: SqlConn> Agent<C> {
                 }
                 None if open.state == JobState::WaitingInput => {
                     self.jobs.put(open);
-                    self.jobs.set_wake(open.id, Some(now.millis()));
+                    self.jobs.set_timer(open.id, Some(now.millis()));
                 }
                 None => self.wait_for_turn(now, open),
             }
@@ -71,7 +71,7 @@ impl<C: SqlConn> Agent<C> {
     /// # Errors
     /// With a message for the log.
     pub(super) fn load(&self, row: JobRow) -> Result<Active, String> {
-        let author = self.author().ok_or("the agent has no key")?;
+        let author = self.event_signer().ok_or("the agent has no key")?;
         let (request, source) = match super::schedules::read(&row.source) {
             Some((schedule, due)) => {
                 let relays = self.deployed.as_ref().map_or(&[][..], |deployed| &deployed.manifest.relays);
@@ -135,8 +135,9 @@ impl<C: SqlConn> Agent<C> {
     }
 
     fn has_room_to_start(&self) -> bool {
-        let starts = self.head.as_ref().is_some_and(|head| head.state.starts_jobs());
-        let Some(deployed) = self.deployed.as_ref().filter(|deployed| starts && deployed.author.is_ok())
+        let starts = self.record.as_ref().is_some_and(|record| record.state.starts_jobs());
+        let Some(deployed) =
+            self.deployed.as_ref().filter(|deployed| starts && deployed.event_signer.is_ok())
         else {
             return false;
         };
@@ -160,19 +161,19 @@ impl<C: SqlConn> Agent<C> {
         let expiry = open.received_at + QUEUED_MILLIS_MAX;
         if open.wake_at <= now.millis() {
             self.jobs.set_ready(&open.id);
-            self.jobs.set_wake(open.id, Some(expiry));
+            self.jobs.set_timer(open.id, Some(expiry));
         } else {
-            self.jobs.set_wake(open.id, Some(expiry.min(open.wake_at)));
+            self.jobs.set_timer(open.id, Some(expiry.min(open.wake_at)));
         }
     }
 
     /// The manifest that a job follows: that of its first attempt.
     fn manifest_of(&self, row: &JobRow) -> Result<Option<(Arc<Manifest>, u32)>, StoreError> {
-        let (Some(Deployed { manifest, .. }), Some(head)) = (&self.deployed, &self.head) else {
+        let (Some(Deployed { manifest, .. }), Some(record)) = (&self.deployed, &self.record) else {
             return Ok(None);
         };
-        if row.version == 0 || row.version == head.version {
-            return Ok(Some((Arc::clone(manifest), head.version)));
+        if row.version == 0 || row.version == record.version {
+            return Ok(Some((Arc::clone(manifest), record.version)));
         }
         Ok(store::version(&self.conn, row.version)?.map(|manifest| (Arc::new(manifest), row.version)))
     }
@@ -193,14 +194,14 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         let history = if manifest.memory.sessions { self.history_of(now, &active)? } else { Vec::new() };
-        self.jobs.take_turn(&active.request.customer);
+        self.jobs.turn_taken(&active.request.customer);
         active.advance(JobEvent::Start);
         active.row.attempts += 1;
         active.row.version = version;
         active.row.trace.started_at = Some(now.millis());
         let deadline = now.millis() + limits.timeout_s * 1000;
         let texts = active.row.inputs.clone();
-        let Some(author) = self.author() else { return Ok(()) };
+        let Some(author) = self.event_signer() else { return Ok(()) };
         let task = Task {
             job: active.id(),
             agent: author.pubkey(),
@@ -240,7 +241,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     fn job_context<'a>(&'a self, author: &'a EventSigner, now: Now) -> JobContext<'a> {
-        JobContext { secrets: &*self.context.secrets, author, now: now.seconds() }
+        JobContext { secrets: &*self.context.secrets, event_signer: author, now: now.seconds() }
     }
 
     /// It goes on; it is looked at again at its deadline, or when a partial result may be sent.
@@ -248,7 +249,7 @@ impl<C: SqlConn> Agent<C> {
         let Stage::Running(attempt) = &active.stage else { return };
         let has_partial = !attempt.partial.is_empty() && attempt.partials < PARTIALS_MAX;
         let wake = if has_partial { attempt.deadline.min(attempt.partial_at) } else { attempt.deadline };
-        self.jobs.set_wake(active.id(), Some(wake));
+        self.jobs.set_timer(active.id(), Some(wake));
         self.active.insert(active.id(), active);
     }
 
@@ -316,7 +317,7 @@ impl<C: SqlConn> Agent<C> {
 
     /// Sends the partial result that waits, if it may be sent.
     fn send_partials(&mut self, now: Now, active: &mut Active) {
-        let bytes_max = self.piece_bytes_max();
+        let bytes_max = self.partial_bytes_max();
         let Stage::Running(attempt) = &mut active.stage else { return };
         let may = attempt.partials < PARTIALS_MAX && now.millis() >= attempt.partial_at;
         if !may || attempt.partial.is_empty() {
@@ -334,12 +335,16 @@ impl<C: SqlConn> Agent<C> {
         let Some(mut active) = self.active.remove(&job) else { return };
         let mut steps = Vec::new();
         let is_last = matches!(event, HttpEvent::End | HttpEvent::Failed(_));
-        match (&mut active.stage, self.deployed.as_ref().and_then(|deployed| deployed.author.as_ref().ok())) {
+        match (
+            &mut active.stage,
+            self.deployed.as_ref().and_then(|deployed| deployed.event_signer.as_ref().ok()),
+        ) {
             (Stage::Running(attempt), Some(author)) if attempt.call == Some(id) => {
                 if is_last {
                     attempt.call = None;
                 }
-                let context = JobContext { secrets: &*self.context.secrets, author, now: now.seconds() };
+                let context =
+                    JobContext { secrets: &*self.context.secrets, event_signer: author, now: now.seconds() };
                 attempt.executor.handle(&context, event, &mut steps);
             }
             _ => {
@@ -379,8 +384,8 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Handles the jobs whose timers are due.
-    pub(super) fn wake_jobs(&mut self, now: Now) {
-        while let Some(id) = self.jobs.pop_wake(now.millis()) {
+    pub(super) fn handle_due_jobs(&mut self, now: Now) {
+        while let Some(id) = self.jobs.pop_due(now.millis()) {
             if let Some(active) = self.active.remove(&id) {
                 self.wake_active(now, active);
                 continue;
@@ -388,7 +393,7 @@ impl<C: SqlConn> Agent<C> {
             let Some(open) = self.jobs.get(&id).copied() else { continue };
             if self.wake_waiting(now, open).is_err() {
                 // Retry later: the store failed.
-                self.jobs.set_wake(id, Some(now.millis() + 1_000));
+                self.jobs.set_timer(id, Some(now.millis() + 1_000));
                 return;
             }
         }

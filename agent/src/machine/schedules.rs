@@ -84,8 +84,8 @@ pub(super) fn request(
 impl<C: SqlConn> Agent<C> {
     /// The schedules, each with the millisecond when it is due; none while the agent takes no jobs.
     fn due(&self) -> impl Iterator<Item = (u64, &Schedule)> {
-        let takes_jobs = self.head.as_ref().is_some_and(|head| head.state.takes_jobs());
-        let deployed = self.deployed.as_ref().filter(|deployed| takes_jobs && deployed.author.is_ok());
+        let takes_jobs = self.record.as_ref().is_some_and(|record| record.state.takes_jobs());
+        let deployed = self.deployed.as_ref().filter(|deployed| takes_jobs && deployed.event_signer.is_ok());
         let schedules = deployed
             .into_iter()
             .flat_map(|deployed| deployed.schedule_keys.iter().zip(&deployed.manifest.schedules));
@@ -123,7 +123,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn run_schedules(&mut self, now: Now) {
         let due: Vec<Schedule> =
             self.due().filter(|(at, _)| *at <= now.millis()).map(|(_, schedule)| schedule.clone()).collect();
-        let Some(agent) = self.author().map(Sign::pubkey) else { return };
+        let Some(agent) = self.event_signer().map(Sign::pubkey) else { return };
         for schedule in due {
             let key = key(&schedule);
             let id_of = |at: u64| {

@@ -8,9 +8,9 @@ use relay_engine::types::{Now, PubKey};
 
 use super::Agent;
 use super::jobs::{Active, Source, Stage};
-use crate::executor::{Message, Role};
+use crate::executor::{PromptMessage, Role};
 use crate::manifest::Memory;
-use crate::store::{self, Said, Session};
+use crate::store::{self, Session, SessionMessage};
 
 impl<C: SqlConn> Agent<C> {
     fn stored_session(&self, customer: &PubKey) -> Result<Session, StoreError> {
@@ -29,13 +29,13 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// What was said before, for an attempt at a job.
-    pub(super) fn history_of(&self, now: Now, active: &Active) -> Result<Vec<Message>, StoreError> {
+    pub(super) fn history_of(&self, now: Now, active: &Active) -> Result<Vec<PromptMessage>, StoreError> {
         let Source::Event(_) = active.source else { return Ok(Vec::new()) };
         let mut session = self.stored_session(&active.request.customer)?;
         if let Some(deployed) = &self.deployed {
             trim(&mut session, &deployed.manifest.memory, now.seconds());
         }
-        let message = |said: Said| Message {
+        let message = |said: SessionMessage| PromptMessage {
             role: if said.is_agent { Role::Assistant } else { Role::User },
             text: said.text,
         };
@@ -58,7 +58,7 @@ impl<C: SqlConn> Agent<C> {
         let mut session = self.stored_session(&customer).unwrap_or_default();
         let said = [(false, attempt.said.as_str()), (true, answer)];
         for (is_agent, text) in said.into_iter().filter(|(_, text)| !text.is_empty()) {
-            session.messages.push_back(Said { at, is_agent, is_private, text: text.to_owned() });
+            session.messages.push_back(SessionMessage { at, is_agent, is_private, text: text.to_owned() });
         }
         session.updated_at = at;
         trim(&mut session, &memory, at);
@@ -69,7 +69,7 @@ impl<C: SqlConn> Agent<C> {
 /// Drops what is too old and what is too much, oldest first.
 fn trim(session: &mut Session, memory: &Memory, now: u64) {
     let since = now.saturating_sub(u64::from(memory.ttl_days) * 86_400);
-    let messages: &mut VecDeque<Said> = &mut session.messages;
+    let messages: &mut VecDeque<SessionMessage> = &mut session.messages;
     let mut bytes: usize = messages.iter().map(|said| said.text.len()).sum();
     while let Some(first) = messages.front() {
         if messages.len() <= memory.messages && bytes <= memory.bytes && first.at >= since {
@@ -87,7 +87,7 @@ mod tests {
     fn check(memory: Memory, said: &[(u64, usize)], expected: &[u64]) {
         let mut session = Session::default();
         for (at, bytes) in said {
-            session.messages.push_back(Said {
+            session.messages.push_back(SessionMessage {
                 at: *at,
                 is_agent: false,
                 is_private: false,

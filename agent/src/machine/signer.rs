@@ -37,25 +37,25 @@ const RETRY_MILLIS_MAX: u64 = 120_000;
 const REFUSALS_MAX: u32 = 3;
 /// Requests that are decrypted in one exchange.
 const DECRYPTIONS_MAX: usize = 16;
-/// Microseconds after which nobody waits for what is not signed.
+/// Microseconds after which an unsigned event is dropped.
 const UNSIGNED_MICROS_MAX: u64 = 86_400_000_000;
 
 /// See the module.
-pub(super) struct Signer {
+pub(super) struct RemoteSigner {
     pubkey: PubKey,
     /// `Err`: its secret is missing or wrong.
     client: Result<Client, String>,
     step: Step,
     exchange: Option<Exchange>,
     memory: SignerMemory,
-    /// Jobs whose requests wait to be decrypted, each with the ticket of its need.
+    /// Jobs whose requests wait to be decrypted, each with the effect that decrypts it.
     decryptions: VecDeque<(EventId, EffectId)>,
     /// How often it has refused an event, or the request of a job.
     refusals: HashMap<EventId, u32>,
     error: Option<String>,
 }
 
-/// What is remembered of it.
+/// What is stored about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct SignerMemory {
@@ -67,7 +67,7 @@ struct SignerMemory {
     retry_at: u64,
 }
 
-/// What is asked next.
+/// The next kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Connect,
@@ -82,7 +82,7 @@ struct Exchange {
     deadline: u64,
     /// Those without an answer, by their ids.
     asks: HashMap<String, SignerRequest>,
-    /// Why it has not gone well.
+    /// Why it has failed.
     failure: Option<String>,
 }
 
@@ -100,18 +100,18 @@ impl SignerMemory {
     const NAME: &'static str = "signer";
 }
 
-impl Signer {
+impl RemoteSigner {
     /// The signer of an agent, if it has one.
     pub(super) fn open(
         conn: &impl SqlConn,
-        head: &AgentRecord,
+        record: &AgentRecord,
         secrets: &dyn Secrets,
     ) -> Result<Option<Self>, StoreError> {
-        let (Some(secret), Ok(pubkey)) = (&head.bunker, head.pubkey.parse()) else { return Ok(None) };
+        let (Some(secret), Ok(pubkey)) = (&record.bunker, record.pubkey.parse()) else { return Ok(None) };
         let client = Client::of(secret, &pubkey, secrets);
         let memory: SignerMemory = store::get_meta(conn, SignerMemory::NAME)?.unwrap_or_default();
         let is_connected = client.as_ref().is_ok_and(|client| Some(client.digest()) == memory.connected);
-        Ok(Some(Signer {
+        Ok(Some(RemoteSigner {
             pubkey,
             client,
             step: if is_connected { Step::Work } else { Step::Connect },
@@ -124,13 +124,13 @@ impl Signer {
     }
 
     /// Whether it has accepted this client, and answers.
-    pub(super) fn works_well(&self) -> bool {
+    pub(super) fn is_responding(&self) -> bool {
         self.step == Step::Work && self.memory.tries == 0
     }
 
-    /// Whether it could be asked for something at once, and is asked for nothing else.
-    pub(super) fn is_at_leisure(&self) -> bool {
-        self.works_well() && self.exchange.is_none()
+    /// Whether it answers, and no request is in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_responding() && self.exchange.is_none()
     }
 
     /// The key for which it signs.
@@ -144,7 +144,7 @@ impl Signer {
     }
 
     /// Whether it may be asked now.
-    fn is_free(&self, now: Now) -> bool {
+    fn may_be_asked(&self, now: Now) -> bool {
         self.exchange.is_none() && now.millis() >= self.memory.retry_at
     }
 
@@ -162,7 +162,7 @@ impl Signer {
 
 impl<C: SqlConn> Agent<C> {
     /// Another signer, or none, or the same one whose secret may be another. It is asked at once.
-    pub(super) fn replace_signer(&mut self, now: Now, mut signer: Option<Signer>) {
+    pub(super) fn replace_signer(&mut self, now: Now, mut signer: Option<RemoteSigner>) {
         let before = self.signer.as_mut().and_then(|signer| signer.exchange.take());
         if let Some(Exchange { id, asks, .. }) = before {
             self.cancel_effect(id);
@@ -177,8 +177,8 @@ impl<C: SqlConn> Agent<C> {
 
     fn decrypt_all_later(&mut self, now: Now, asks: HashMap<String, SignerRequest>) {
         for ask in asks.into_values() {
-            if let SignerRequest::Decrypt(job, ticket) = ask {
-                self.decrypt_later(now, job, ticket);
+            if let SignerRequest::Decrypt(job, effect) = ask {
+                self.decrypt_later(now, job, effect);
             }
         }
     }
@@ -193,7 +193,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// When something is to be done about it, in milliseconds since 1970.
-    pub(super) fn signer_wake(&self) -> Option<u64> {
+    pub(super) fn signer_retry_at(&self) -> Option<u64> {
         let signer = self.signer.as_ref()?;
         match &signer.exchange {
             Some(exchange) => Some(exchange.deadline),
@@ -203,7 +203,7 @@ impl<C: SqlConn> Agent<C> {
 
     /// Its time may be over.
     pub(super) fn signer_timeout(&mut self, now: Now) {
-        let Some(Signer { exchange: Some(exchange), .. }) = &mut self.signer else { return };
+        let Some(RemoteSigner { exchange: Some(exchange), .. }) = &mut self.signer else { return };
         if now.millis() >= exchange.deadline {
             exchange.failure.get_or_insert_with(|| "the remote signer does not answer".to_owned());
             self.end_exchange(now);
@@ -222,7 +222,7 @@ impl<C: SqlConn> Agent<C> {
             self.store()?;
             return self.publish(now);
         }
-        if self.signer.as_ref().is_some_and(|signer| signer.is_free(now)) {
+        if self.signer.as_ref().is_some_and(|signer| signer.may_be_asked(now)) {
             self.outbox.take_next();
         }
         Ok(())
@@ -235,16 +235,16 @@ impl<C: SqlConn> Agent<C> {
             return None;
         }
         self.last_effect += 1;
-        let ticket = EffectId(self.last_effect);
-        self.signer.as_mut()?.decryptions.push_back((job, ticket));
-        Some(ticket)
+        let effect = EffectId(self.last_effect);
+        self.signer.as_mut()?.decryptions.push_back((job, effect));
+        Some(effect)
     }
 
     /// Begins an exchange if there is something to ask.
     pub(super) fn ask_signer(&mut self, now: Now) {
         loop {
             let unsigned = self.outbox.unsigned();
-            let Some(signer) = self.signer.as_mut().filter(|signer| signer.is_free(now)) else { return };
+            let Some(signer) = self.signer.as_mut().filter(|signer| signer.may_be_asked(now)) else { return };
             if unsigned.is_empty() && signer.decryptions.is_empty() {
                 return;
             }
@@ -263,8 +263,8 @@ impl<C: SqlConn> Agent<C> {
                     let mut asks: Vec<(SignerRequest, Method)> = unsigned.iter().filter_map(ask).collect();
                     let count = signer.decryptions.len().min(DECRYPTIONS_MAX);
                     let decryptions: Vec<_> = signer.decryptions.drain(..count).collect();
-                    asks.extend(decryptions.into_iter().filter_map(|(job, ticket)| {
-                        self.decryption(&job).map(|method| (SignerRequest::Decrypt(job, ticket), method))
+                    asks.extend(decryptions.into_iter().filter_map(|(job, effect)| {
+                        self.decryption(&job).map(|method| (SignerRequest::Decrypt(job, effect), method))
                     }));
                     asks
                 }
@@ -311,7 +311,7 @@ impl<C: SqlConn> Agent<C> {
             signer.exchange = Some(Exchange { id, deadline, asks: sent, failure: None });
         }
         let (relays, answers) = (client.relays().to_vec(), client.answers());
-        self.effects.push_back(Effect::Sign { id, relays, answers, requests });
+        self.effects.push_back(Effect::AskSigner { id, relays, answers, requests });
         true
     }
 
@@ -358,8 +358,8 @@ impl<C: SqlConn> Agent<C> {
                     Err(message) => self.refused(now, ask, &id, &message),
                 }
             }
-            SignerRequest::Decrypt(job, ticket) => match outcome {
-                Outcome::Result(text) => self.decrypted(now, job, ticket, text),
+            SignerRequest::Decrypt(job, effect) => match outcome {
+                Outcome::Result(text) => self.decrypted(now, job, effect, text),
                 Outcome::Refused(message) | Outcome::AuthUrl(message) => {
                     self.refused(now, ask, &job, &cut(&message));
                 }
@@ -378,8 +378,8 @@ impl<C: SqlConn> Agent<C> {
                 if let Some(exchange) = &mut signer.exchange {
                     exchange.failure = Some(message);
                 }
-                if let SignerRequest::Decrypt(job, ticket) = ask {
-                    self.decrypt_later(now, job, ticket);
+                if let SignerRequest::Decrypt(job, effect) = ask {
+                    self.decrypt_later(now, job, effect);
                 }
             }
         }
@@ -453,8 +453,8 @@ impl<C: SqlConn> Agent<C> {
         }
         signer.memory.retry_at = now.millis() + wait;
         store::put_meta(&mut self.batch, SignerMemory::NAME, &signer.memory);
-        for (job, ticket) in std::mem::take(&mut signer.decryptions) {
-            self.decrypt_later(now, job, ticket);
+        for (job, effect) in std::mem::take(&mut signer.decryptions) {
+            self.decrypt_later(now, job, effect);
         }
         self.set_error(now, failure);
         let until = now.micros().saturating_sub(UNSIGNED_MICROS_MAX);
@@ -462,7 +462,7 @@ impl<C: SqlConn> Agent<C> {
             self.give_up(now, SignerRequest::Event(event.id), "it has not been signed in a day");
         }
         // Nobody waits for those.
-        self.outbox.drop_unsigned_pieces();
+        self.outbox.drop_unsigned_partials();
         self.outbox.put_in_front(&mut self.batch);
     }
 
@@ -478,7 +478,7 @@ impl<C: SqlConn> Agent<C> {
     fn give_up(&mut self, now: Now, ask: SignerRequest, message: &str) {
         match ask {
             SignerRequest::Connect | SignerRequest::PublicKey => self.set_error(now, message),
-            SignerRequest::Decrypt(job, ticket) => self.decryption_failed(now, job, ticket, message),
+            SignerRequest::Decrypt(job, effect) => self.decryption_failed(now, job, effect, message),
             SignerRequest::Event(id) => {
                 let event = self.outbox.unsigned().into_iter().find(|event| event.id == id);
                 let Some(event) = event else { return };
@@ -489,11 +489,11 @@ impl<C: SqlConn> Agent<C> {
                     self.result_refused(now, &job, "signer", "this agent's signer does not sign the result");
                 }
                 if event.kind == nip90::KIND_ANNOUNCEMENT
-                    && let Some(head) = &mut self.head
+                    && let Some(record) = &mut self.record
                 {
                     // The next version is announced whatever it says.
-                    head.announcement = None;
-                    store::put_meta(&mut self.batch, AgentRecord::NAME, head);
+                    record.announcement = None;
+                    store::put_meta(&mut self.batch, AgentRecord::NAME, record);
                 }
             }
         }

@@ -56,7 +56,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn fits(&self, active: &Active, content: &str) -> Result<(), String> {
         let to = ReplyTo::job(&active.request, self.context.relay_url.as_deref());
         let mut limits = Limits::default();
-        if let Some(author) = self.author() {
+        if let Some(author) = self.event_signer() {
             limits.event_bytes_max = limits.event_bytes_max.min(author.event_bytes_max());
         }
         nip90::fits(&to, content, &limits)
@@ -79,7 +79,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     fn store_result(&mut self, now: Now, mut active: Active, output: Output) -> Option<Active> {
-        let owner = self.author().map(Sign::pubkey)?;
+        let owner = self.event_signer().map(Sign::pubkey)?;
         let id = self.new_effect(Awaited::StoreBlob(active.id()));
         let mime = mime(active.request.output.as_deref());
         let bytes = Bytes::from(output.content);

@@ -13,7 +13,7 @@ const DEPTH_MAX: usize = 16;
 
 pub(super) const MUST_BE_OBJECT: &str = "must be an object";
 
-/// Reads a document of at most [`BYTES_MAX`] bytes and 16 levels in which no field is there twice.
+/// Reads a document of at most [`BYTES_MAX`] bytes and 16 levels in which no field is a duplicate field.
 pub(super) fn read(json: &[u8]) -> Result<Value, ManifestError> {
     if json.len() > BYTES_MAX {
         return Err(ManifestError::new(".", format!("has more than {BYTES_MAX} bytes")));
@@ -103,10 +103,10 @@ fn without_value(message: &str) -> String {
         Some("u32" | "u64" | "usize") => "must be a whole number, 0 or greater".to_owned(),
         Some("f32" | "f64") => "must be a number".to_owned(),
         Some("a boolean") => "must be true or false".to_owned(),
-        Some("a string") => "must be a text".to_owned(),
+        Some("a string") => "must be a string".to_owned(),
         Some("a sequence") => "must be a list".to_owned(),
         Some(other) if other == "a map" || other.starts_with("struct ") => MUST_BE_OBJECT.to_owned(),
-        Some(_) => "has the wrong form".to_owned(),
+        Some(_) => "has the wrong type".to_owned(),
         // Our own messages.
         None => message.to_owned(),
     }
@@ -196,7 +196,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(name) = fields.next_key::<String>()? {
             let inside = self.inside(&name);
             if object.contains_key(&name) {
-                return Err(self.fail(&inside.path, "is there twice"));
+                return Err(self.fail(&inside.path, "is a duplicate field"));
             }
             object.insert(name, fields.next_value_seed(inside)?);
         }

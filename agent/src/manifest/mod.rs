@@ -181,7 +181,7 @@ impl Manifest {
         match &self.pubkey {
             Some(wanted) if *wanted != pubkey.to_string() => Err(ManifestError::new(
                 "pubkey",
-                "is not the key that this host's secrets give the agent; its master secret or identity is another",
+                "does not match the agent's key on this host; check the master secret and `identity`",
             )),
             _ => Ok(()),
         }

@@ -72,14 +72,14 @@ impl Manifest {
     fn check_bunker(&self, secret: &str) -> Checked {
         check_token_name("identity.bunker.secret", secret)?;
         if self.pubkey.is_none() {
-            let words = "is missing: with identity.bunker it is the key for which the remote signer signs";
+            let words = "is required with identity.bunker: the key for which the remote signer signs";
             return Err(ManifestError::new("pubkey", words));
         }
         let webhook = |handler: &Handler| matches!(handler.executor, ExecutorConfig::Webhook(_));
         match self.handlers.iter().position(webhook) {
             Some(at) => Err(ManifestError::new(
                 format!("handlers[{at}].executor"),
-                "cannot be webhook with identity.bunker: its calls are signed (NIP-98) by a key that is here",
+                "cannot be webhook with identity.bunker: the relay must have the key that signs webhook calls (NIP-98)",
             )),
             None => Ok(()),
         }
@@ -161,7 +161,7 @@ fn check_handler(path: &str, handler: &Handler) -> Checked {
         line(&field("params"), name, 1..=64)?;
         let path = format!("{path}.params.{name}");
         if !names.insert(name.replace('-', "_")) {
-            return Err(ManifestError::new(path, "is there twice: - and _ are the same in names"));
+            return Err(ManifestError::new(path, "is a duplicate: - and _ are the same in names"));
         }
         check_param(&path, param)?;
     }

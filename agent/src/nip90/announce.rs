@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::relays::nip05_domain;
 use super::reply::tag;
-use super::size::{SHARED_EVENT_BYTES_MAX, event_bytes};
+use super::size::{COMMON_EVENT_BYTES_MAX, event_bytes};
 use super::{KIND_ANNOUNCEMENT, KIND_DELETION, KIND_DM_RELAYS, KIND_PROFILE, KIND_RELAYS};
 use crate::identity::{Draft, Sign, nip05_name};
 use crate::manifest::{Manifest, PublicParam};
@@ -70,7 +70,7 @@ fn announcement(agent: &PubKey, manifest: &Manifest, created_at: Timestamp) -> D
     tags.extend(topics.iter().filter(|topic| topic.len() <= TOPIC_BYTES_MAX).map(|topic| tag(["t", topic])));
     let mut content = Content::of(manifest);
     let mut draft = Draft { created_at, kind: KIND_ANNOUNCEMENT, tags, content: json(&content) };
-    if event_bytes(&draft) > SHARED_EVENT_BYTES_MAX {
+    if event_bytes(&draft) > COMMON_EVENT_BYTES_MAX {
         content.params.clear();
         draft.content = json(&content);
     }

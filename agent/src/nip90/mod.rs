@@ -8,7 +8,7 @@
 //! request    job requests, plain and encrypted, as clients really write them (tags, input)
 //! reply      to whom an answer goes; feedback and result write them (encrypted, size)
 //! announce   kinds 0, 10002, 10050 and 31990, and their retraction; heartbeat: heartbeats and ping replies
-//! relays     URLs of relays that strangers name
+//! relays     URLs of relays that customers name
 //! ```
 
 mod announce;
@@ -41,7 +41,7 @@ pub use request::{
     parse_undecrypted, parse_with, payload,
 };
 pub use result::{fits, result};
-pub use size::SHARED_EVENT_BYTES_MAX;
+pub use size::COMMON_EVENT_BYTES_MAX;
 
 /// How events are read, for [`testing`](crate::testing).
 #[cfg(feature = "testing")]

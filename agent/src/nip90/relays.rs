@@ -1,4 +1,4 @@
-//! URLs of relays that strangers name: which of them are used, and in one spelling.
+//! URLs of relays that customers name: which of them are used, normalised.
 
 use relay_engine::types::Event;
 use url::Url;

@@ -4,7 +4,7 @@ use relay_engine::types::{Event, Limits, Timestamp};
 
 use super::reply::{ReplyTo, tag};
 use super::result_kind;
-use super::size::{NIP44_BYTES_MAX, SHARED_EVENT_BYTES_MAX, encrypted_bytes, event_bytes, tags_bytes};
+use super::size::{COMMON_EVENT_BYTES_MAX, NIP44_BYTES_MAX, encrypted_bytes, event_bytes, tags_bytes};
 use super::tags::tags;
 use crate::cipher::{Cipher, CipherError};
 use crate::identity::{Draft, Encryption, Sign};
@@ -18,7 +18,7 @@ const TEN_DIGITS: Timestamp = 9_999_999_999;
 /// The result of a job. It does not expire, since later jobs may be chained to it. `request` is the event as it came, encrypted
 /// if it was. Within a job, `created_at` must be the highest. `nonce` must be random and used once; a plain result needs none.
 ///
-/// `request` is left out if the event would pass [`SHARED_EVENT_BYTES_MAX`], or what its author can sign, then the inputs; an input with a value over
+/// `request` is left out if the event would pass [`COMMON_EVENT_BYTES_MAX`], or what its author can sign, then the inputs; an input with a value over
 /// 1,024 bytes is left out always. So one event suits all relays, if the content does: ask [`fits`] first.
 ///
 /// # Errors
@@ -39,10 +39,10 @@ pub fn result(
     // NIP-44 has no empty text: an empty one is sent as a line feed.
     let is_empty = to.cipher.is_some() && content.is_empty();
     let mut draft = bare(to, created_at, if is_empty { "\n" } else { content }.to_owned());
-    let bytes_max = SHARED_EVENT_BYTES_MAX.min(author.event_bytes_max());
+    let bytes_max = COMMON_EVENT_BYTES_MAX.min(author.event_bytes_max());
     let mut room = bytes_max.saturating_sub(match to.cipher {
         None => event_bytes(&draft),
-        Some(cipher) => sealed_event_bytes(to, created_at, cipher, content.len()).unwrap_or(bytes_max),
+        Some(cipher) => encrypted_event_bytes(to, created_at, cipher, content.len()).unwrap_or(bytes_max),
     });
     // Inputs stand after `e`, and `request` before it.
     for (at, more) in [(1, inputs), (0, vec![request_tag])] {
@@ -58,8 +58,8 @@ pub fn result(
     }
 }
 
-/// Bytes of a bare result of which `bytes` bytes of text are encrypted.
-fn sealed_event_bytes(
+/// Bytes of the event of a bare result whose encrypted text has `bytes` bytes.
+fn encrypted_event_bytes(
     to: &ReplyTo<'_>,
     created_at: Timestamp,
     cipher: Cipher,

@@ -5,8 +5,8 @@ use relay_engine::types::{EventId, PubKey, Sig};
 use crate::cipher::Cipher;
 use crate::identity::Draft;
 
-/// Largest event, in bytes of JSON, that relays in general take: they refuse events over 64 KiB, and count differently.
-pub const SHARED_EVENT_BYTES_MAX: usize = 60 << 10;
+/// Largest event, in bytes of JSON, that most relays accept: many refuse events over 64 KiB, and they count differently.
+pub const COMMON_EVENT_BYTES_MAX: usize = 60 << 10;
 
 /// Bytes of the canonical JSON of the event that `draft` becomes.
 pub(super) fn event_bytes(draft: &Draft) -> usize {

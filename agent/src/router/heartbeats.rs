@@ -1,4 +1,4 @@
-//! Beats: every few minutes an announced agent that is active says so, by the router and not by itself, so that it can sleep.
+//! Heartbeats: the router publishes one for each announced, active agent every four minutes, so that agents need not be open for them.
 
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,7 +19,7 @@ const LOAD: &str = "SELECT round FROM agent_router_beat";
 const PUT: &str = "INSERT INTO agent_router_beat (id, round) VALUES (0, ?) \
                    ON CONFLICT (id) DO UPDATE SET round = excluded.round";
 
-/// Beats that are signed at a time.
+/// Heartbeats that are signed at a time.
 const HEARTBEATS_MAX: usize = 100;
 
 /// See the module.
@@ -27,7 +27,7 @@ const HEARTBEATS_MAX: usize = 100;
 pub(super) struct Heartbeats {
     /// The last round that is complete or under way. Rounds begin at multiples of [`HEARTBEAT_EVERY_SECONDS`].
     round: u64,
-    /// Whose turn it is.
+    /// Agents whose heartbeat of this round is due.
     waiting: VecDeque<PubKey>,
     /// Deriving a key costs more than signing with it.
     keys: BTreeMap<PubKey, Keys>,
@@ -79,15 +79,15 @@ impl Heartbeats {
             }
         }
         let count = self.waiting.len().min(HEARTBEATS_MAX);
-        let turn: Vec<PubKey> = self.waiting.drain(..count).collect();
+        let due: Vec<PubKey> = self.waiting.drain(..count).collect();
         let entries =
-            turn.iter().filter_map(|agent| table.get(agent)).filter(|entry| entry.sends_heartbeats());
+            due.iter().filter_map(|agent| table.get(agent)).filter(|entry| entry.sends_heartbeats());
         entries
             .filter_map(|entry| Some(nip90::heartbeat(self.keys(entry, secrets)?, now.seconds())))
             .collect()
     }
 
-    /// `None`: its secret is gone.
+    /// `None`: its secret is missing.
     fn keys(&mut self, entry: &AgentEntry, secrets: &dyn Secrets) -> Option<&Keys> {
         match self.keys.entry(entry.pubkey) {
             Slot::Occupied(known) => Some(known.into_mut()),
@@ -110,6 +110,6 @@ impl Heartbeats {
             true => now,
             false => Now::from_seconds((self.round + 1) * HEARTBEAT_EVERY_SECONDS),
         };
-        table.has_beating().then_some(at)
+        table.any_sends_heartbeats().then_some(at)
     }
 }

@@ -23,12 +23,13 @@
 //! outbox     events for agents that failed
 //! in_flight  deliveries that the host has not answered
 //! progress   the confirmed position, and the latest requests
-//! heartbeats      heartbeats
-//! tombstones what is left of agents that are gone
+//! heartbeats heartbeats (kind 11998) of all agents
+//! deleted_agents: removal records
 //! ```
 
 mod batch;
 mod columns;
+mod deleted_agents;
 mod heartbeats;
 mod in_flight;
 mod outbox;
@@ -37,7 +38,6 @@ mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
-mod tombstones;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ use relay_engine::sql::SqlConn;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 
-use crate::machine::{AgentState, Tombstone};
+use crate::machine::{AgentState, DeletedAgent};
 use crate::manifest::Manifest;
 use crate::nip90::{self, Incoming};
 use crate::secrets::Secrets;
@@ -112,7 +112,7 @@ impl<C: SqlConn> Router<C> {
     /// # Errors
     /// If the store fails.
     pub fn open(conn: C, secrets: Arc<dyn Secrets + Send + Sync>) -> Result<Self, StoreError> {
-        tombstones::create(&conn)?;
+        deleted_agents::create(&conn)?;
         Ok(Router {
             table: Table::open(&conn)?,
             progress: Progress::open(&conn)?,
@@ -138,29 +138,29 @@ impl<C: SqlConn> Router<C> {
             Table::save(&self.conn, &entry)?;
             match is_deleted {
                 true => Outbox::delete(&self.conn, &agent),
-                false => tombstones::delete(&self.conn, &agent),
+                false => deleted_agents::delete(&self.conn, &agent),
             }
         })?;
         self.changed(now, entry);
         Ok(())
     }
 
-    /// Keeps the tombstone of an agent that is gone ([`Agent::is_gone`](crate::machine::Agent::is_gone)), until it is deployed
-    /// again; what is still known of the agent is removed. Durable when it returns `true`: then the host removes the agent's
+    /// Keeps the removal record of a deleted agent ([`Agent::is_removable`](crate::machine::Agent::is_removable))
+    /// until it is deployed again, and removes its entry. Durable when it returns `true`: then the host removes the agent's
     /// database. `false`: the agent has been deployed again meanwhile, or deleted again.
     ///
     /// # Errors
     /// If the store fails; then nothing has changed.
-    pub fn bury(&mut self, now: Now, tombstone: &Tombstone) -> Result<bool, StoreError> {
-        let agent = tombstone.pubkey();
+    pub fn keep_removal_record(&mut self, now: Now, record: &DeletedAgent) -> Result<bool, StoreError> {
+        let agent = record.pubkey();
         let known = self.table.get(&agent);
-        let earlier = tombstones::get(&self.conn, &agent)?;
+        let earlier = deleted_agents::get(&self.conn, &agent)?;
         let versions = known.map(|entry| entry.version).into_iter();
-        let mut versions = versions.chain(earlier.as_ref().map(Tombstone::last_version));
-        if versions.any(|version| version > tombstone.last_version()) {
+        let mut versions = versions.chain(earlier.as_ref().map(DeletedAgent::last_version));
+        if versions.any(|version| version > record.last_version()) {
             return Ok(false);
         }
-        if known.is_none() && earlier.as_ref() == Some(tombstone) {
+        if known.is_none() && earlier.as_ref() == Some(record) {
             return Ok(true);
         }
         let deleted = known.map(|entry| AgentEntry { state: AgentState::Deleted, ..entry.clone() });
@@ -169,7 +169,7 @@ impl<C: SqlConn> Router<C> {
                 Table::save(&self.conn, entry)?;
             }
             Outbox::delete(&self.conn, &agent)?;
-            tombstones::put(&self.conn, tombstone)
+            deleted_agents::put(&self.conn, record)
         })?;
         if let Some(entry) = deleted {
             self.changed(now, entry);
@@ -177,12 +177,12 @@ impl<C: SqlConn> Router<C> {
         Ok(true)
     }
 
-    /// What is kept of an agent that is gone.
+    /// The removal record of a deleted agent.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn tombstone(&self, agent: &PubKey) -> Result<Option<Tombstone>, StoreError> {
-        tombstones::get(&self.conn, agent)
+    pub fn removal_record(&self, agent: &PubKey) -> Result<Option<DeletedAgent>, StoreError> {
+        deleted_agents::get(&self.conn, agent)
     }
 
     /// An entry has been written.
@@ -308,7 +308,7 @@ impl<C: SqlConn> Router<C> {
         self.outbox.take_dropped()
     }
 
-    /// Beats (kind 11998) to publish, signed, for active announced agents whose time has come: at most 100 at a time. If they
+    /// Heartbeats (kind 11998) to publish, signed, for active announced agents whose time has come: at most 100 at a time. If they
     /// are not published, the agent's next one is in four minutes.
     pub fn poll_heartbeats(&mut self, now: Now) -> Vec<Event> {
         self.now = now;

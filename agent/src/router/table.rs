@@ -95,7 +95,7 @@ impl Table {
     }
 
     /// Whether any of them has heartbeats.
-    pub(super) fn has_beating(&self) -> bool {
+    pub(super) fn any_sends_heartbeats(&self) -> bool {
         self.heartbeats_count > 0
     }
 

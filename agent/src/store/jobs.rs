@@ -50,9 +50,9 @@ pub(crate) struct JobRow {
     pub(crate) state: JobState,
     /// Milliseconds since 1970.
     pub(crate) received_at: u64,
-    /// Milliseconds since 1970; 0 while it is open.
+    /// Milliseconds since 1970; 0 while it is unfinished.
     pub(crate) finished_at: u64,
-    /// Not before this its next attempt begins; milliseconds since 1970.
+    /// Its next attempt begins at this time or later; milliseconds since 1970.
     pub(crate) wake_at: u64,
     /// The version of the manifest that its attempts follow; 0 before the first.
     pub(crate) version: u32,
@@ -60,11 +60,11 @@ pub(crate) struct JobRow {
     pub(crate) attempts: u32,
     /// No event about it that has been published is later than this.
     pub(crate) created_at_max: Timestamp,
-    /// The row of the outbox that has or had its result; 0 if it has none.
-    pub(crate) answer: u64,
+    /// The row of the outbox with its result; 0 if it has none.
+    pub(crate) result_outbox_row: u64,
     /// Why it failed, in a word.
     pub(crate) cause: String,
-    /// What asks for it: an event's JSON, or a schedule's.
+    /// The JSON of the event or schedule that requests it.
     pub(crate) source: Vec<u8>,
     /// The texts of its inputs once they have been fetched.
     pub(crate) inputs: Option<Vec<String>>,
@@ -86,7 +86,7 @@ pub(crate) struct Trace {
     /// Partial results that were sent before it.
     pub(crate) partials: u32,
     /// What was sent, in order, without the partial results.
-    pub(crate) sent: Vec<Traced>,
+    pub(crate) sent: Vec<SentEvent>,
     /// Of an encrypted request to an agent whose key a remote signer has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[serde(rename = "opened")]
@@ -106,7 +106,7 @@ impl Decrypted {
         (self.cipher, self.text.clone())
     }
 
-    /// The job has ended: of the text nothing is needed any more.
+    /// The job has ended: drops the text.
     pub(crate) fn forget(&mut self) {
         "[]".clone_into(&mut self.text);
     }
@@ -120,7 +120,7 @@ impl fmt::Debug for Decrypted {
 
 /// An event that was sent to the customer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traced {
+pub struct SentEvent {
     /// Its id. Empty if a remote signer had still to encrypt it.
     pub id: String,
     /// Its kind.
@@ -167,7 +167,7 @@ impl JobRow {
             version: 0,
             attempts: 0,
             created_at_max: 0,
-            answer: 0,
+            result_outbox_row: 0,
             cause: String::new(),
             source,
             inputs: None,
@@ -199,7 +199,7 @@ pub(super) fn write_job(conn: &impl SqlConn, row: &JobRow) -> Result<(), StoreEr
         u64::from(row.version).into(),
         u64::from(row.attempts).into(),
         row.created_at_max.into(),
-        row.answer.into(),
+        row.result_outbox_row.into(),
         row.cause.as_bytes().into(),
         inputs.into(),
         to_json(&row.trace).into(),
@@ -253,7 +253,7 @@ fn read(row: &[SqlValue<'_>]) -> Result<JobRow, StoreError> {
         version: unsigned(row, 8)? as u32,
         attempts: unsigned(row, 9)? as u32,
         created_at_max: unsigned(row, 10)?,
-        answer: unsigned(row, 11)?,
+        result_outbox_row: unsigned(row, 11)?,
         cause: text(row, 12)?,
         source: blob(row, 13)?.to_vec(),
         inputs: if inputs.is_empty() { None } else { Some(json(inputs)?) },

@@ -30,7 +30,7 @@ mod versions;
 pub(crate) use batch::Batch;
 pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_jobs, sizes};
-pub use jobs::Traced;
+pub use jobs::SentEvent;
 pub(crate) use jobs::{
     Decrypted, JobRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, UnfinishedRow, has_job, history, history_of,
     job, job_by_id, last_seq, received_since, unfinished_jobs,
@@ -39,7 +39,7 @@ pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
 pub(crate) use prune::prune_jobs;
-pub use sessions::Said;
+pub use sessions::SessionMessage;
 pub(crate) use sessions::{Session, all_sessions, evict_sessions, session, sweep_sessions};
 pub(crate) use versions::{VersionRow, put_version, version, version_rows};
 

@@ -28,17 +28,17 @@ pub(crate) struct Session {
     /// Unix seconds.
     pub(crate) updated_at: u64,
     /// Oldest first.
-    pub(crate) messages: VecDeque<Said>,
+    pub(crate) messages: VecDeque<SessionMessage>,
 }
 
-/// A message of a session.
+/// A stored message of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct SessionMessage {
     /// Unix seconds.
     pub at: u64,
     /// Whether the agent said it, and not the customer.
     pub is_agent: bool,
-    /// Whether it was said encrypted. Then it is told to nobody but the customer.
+    /// Whether it was encrypted. Then only the customer may read it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_private: bool,
     /// What was said.
@@ -49,7 +49,7 @@ impl Session {
     /// Drops the oldest messages until the others fit into a row.
     pub(crate) fn fit(&mut self) {
         // A comma or bracket each.
-        let size = |said: &Said| to_json(said).len() + 1;
+        let size = |said: &SessionMessage| to_json(said).len() + 1;
         let mut bytes: usize = 1 + self.messages.iter().map(size).sum::<usize>();
         while bytes > BYTES_MAX
             && let Some(first) = self.messages.pop_front()

@@ -95,7 +95,7 @@ impl FakeHost {
                 };
                 events.into_iter().for_each(|event| agent.handle_http(now, id, event));
             }
-            Effect::Sign { id, requests, .. } => self.signing.push((id, requests)),
+            Effect::AskSigner { id, requests, .. } => self.signing.push((id, requests)),
             Effect::Ai { id, .. } => {
                 agent.handle_http(now, id, HttpEvent::Failed(HttpError::Unsupported));
             }

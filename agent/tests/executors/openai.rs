@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use relay_agent::executor::{Access, HttpError, HttpEvent, Message, Output, Role, Step, Task};
+use relay_agent::executor::{Access, HttpError, HttpEvent, Output, PromptMessage, Role, Step, Task};
 use relay_agent::manifest::Handler;
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ fn param(name: &str, values: &[&str]) -> (String, Vec<String>) {
 #[test]
 fn the_request_is_a_chat() {
     let mut task = task(&["Hi", "there"]);
-    let said = |role, text: &str| Message { role, text: text.to_owned() };
+    let said = |role, text: &str| PromptMessage { role, text: text.to_owned() };
     task.history = vec![said(Role::User, "1+1?"), said(Role::Assistant, "2")];
     task.params = vec![
         param("temperature", &["0.25"]),

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use relay_agent::executor::{
-    Executor, ExecutorContext, ExecutorError, HttpEvent, HttpRequest, Message, Output, ResolvedInput, Step,
-    Task, executor,
+    Executor, ExecutorContext, ExecutorError, HttpEvent, HttpRequest, Output, PromptMessage, ResolvedInput,
+    Step, Task, executor,
 };
 use relay_agent::identity::Draft;
 use relay_agent::job::{Input, InputKind};
@@ -34,7 +34,7 @@ pub(crate) fn task(inputs: &[&str]) -> Task {
         inputs: inputs.iter().map(input).collect(),
         params: Vec::new(),
         output: None,
-        history: Vec::<Message>::new(),
+        history: Vec::<PromptMessage>::new(),
         output_bytes_max: 10_000,
         deadline: NOW + 60,
         attempt: 1,

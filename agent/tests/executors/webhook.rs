@@ -1,7 +1,7 @@
 //! `webhook`: what a program is posted, and what it may answer.
 
 use bytes::Bytes;
-use relay_agent::executor::{Access, HttpError, HttpEvent, Message, Role, Task};
+use relay_agent::executor::{Access, HttpError, HttpEvent, PromptMessage, Role, Task};
 use relay_agent::job::InputKind;
 use relay_engine::testing::signing;
 use relay_engine::verify::Libsecp256k1;
@@ -24,7 +24,7 @@ fn a_program_is_posted_the_whole_job() {
     let param = |name: &str, value: &str| (name.to_owned(), vec![value.to_owned()]);
     task.params = vec![param("lang", "en"), param("lang", "de"), param("size", "1024")];
     task.output = Some("text/markdown".to_owned());
-    task.history = vec![Message { role: Role::Assistant, text: "before".to_owned() }];
+    task.history = vec![PromptMessage { role: Role::Assistant, text: "before".to_owned() }];
     task.attempt = 2;
     let attempt = start("http://127.0.0.1:9000/jobs?a=1#x", &task);
     let (request, body) = &attempt.calls()[0];

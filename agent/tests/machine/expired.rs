@@ -102,7 +102,7 @@ fn a_job_that_was_taken_back_hears_nothing_and_pongs_are_for_now() {
 }
 
 #[test]
-fn a_deleted_agents_last_words_do_not_keep_it() {
+fn a_deleted_agents_pending_events_do_not_block_its_removal() {
     let mut world = World::calling(&manifest(|_| ()));
     shut(&mut world);
     ask(&mut world, 1, |request| request.text("x"));
@@ -112,5 +112,5 @@ fn a_deleted_agents_last_words_do_not_keep_it() {
     // The real relay refuses what has expired.
     world.host.outcomes = vec![Published::Refused("invalid: the event has expired".to_owned()); 2].into();
     world.pass(60);
-    assert!(world.agent.is_gone());
+    assert!(world.agent.is_removable());
 }

@@ -363,12 +363,12 @@ fn a_signer_that_ignores_a_used_secret_still_knows_its_client() {
 }
 
 #[test]
-fn where_its_user_has_to_consent_is_in_the_log_and_is_the_fault() {
+fn a_request_for_the_users_consent_is_logged_and_is_the_error() {
     let mut world = Signed::new(Manner::Consent);
     let id = world.order(&Customer::new(1), &world.request());
-    let fault = "the remote signer wants its user's consent: https://signer.example/ok";
-    assert_eq!(world.agent.error(), Some(fault));
-    assert_eq!(world.agent.logs(0, 100).unwrap().last().unwrap().message, fault);
+    let error = "the remote signer wants its user's consent: https://signer.example/ok";
+    assert_eq!(world.agent.error(), Some(error));
+    assert_eq!(world.agent.logs(0, 100).unwrap().last().unwrap().message, error);
     // The user does; the signer answers the requests that it has.
     world.bunker.manner = Manner::Willing;
     world.pass(900);

@@ -21,7 +21,7 @@ fn check_at(changed: &str, value: impl Into<Value>, path: &str, message: &str) {
     check_changed(whole(), changed, value, path, message);
 }
 
-const TEXT: &str = "must be a text";
+const TEXT: &str = "must be a string";
 const KEY: &str = "must be a public key: 64 hexadecimal digits or an npub";
 const LINE: &str = "must be one line, without white space around it";
 const UNKNOWN: &str = "is not a known field";
@@ -97,7 +97,7 @@ fn people() {
 #[test]
 fn identity() {
     check_at("identity", "derived", "identity.derived", "must be an object");
-    check("identity", json!({}), "has the wrong form");
+    check("identity", json!({}), "has the wrong type");
     check("identity", json!({"nip46": {}}), "must be one of: derived, imported, bunker");
     check_at("identity", json!({"derived": {"account": 1, "path": "m/0"}}), "identity.derived.path", UNKNOWN);
     check("identity.derived.account", -1, NUMBER);
@@ -120,7 +120,7 @@ fn remote_signers() {
     };
     let parsed = parse(&manifest("about", "".into())).expect("a manifest");
     assert_eq!(parsed.secret_names().collect::<Vec<_>>(), ["AGENT_BUNKER"]);
-    let key = "is missing: with identity.bunker it is the key for which the remote signer signs";
+    let key = "is required with identity.bunker: the key for which the remote signer signs";
     check_refused(&manifest("pubkey", REMOVED.into()), "pubkey", key);
     check_refused(&manifest("identity.bunker", json!({})), "identity.bunker.secret", "is missing");
     let name =
@@ -135,7 +135,7 @@ fn remote_signers() {
     check_refused(
         &manifest("handlers[0]", webhook),
         "handlers[0].executor",
-        "cannot be webhook with identity.bunker: its calls are signed (NIP-98) by a key that is here",
+        "cannot be webhook with identity.bunker: the relay must have the key that signs webhook calls (NIP-98)",
     );
 }
 
@@ -158,8 +158,8 @@ fn handlers() {
     check("handlers[0].executor", REMOVED, missing);
     let executors = "must be one of: echo, text, openai_http, workers_ai, webhook, mcp";
     check("handlers[0].executor", "shell", executors);
-    check("handlers[0].executor", 1, "has the wrong form");
-    check_at("handlers[0].executor", json!({"echo": {}}), "handlers[0].executor.echo", "has the wrong form");
+    check("handlers[0].executor", 1, "has the wrong type");
+    check_at("handlers[0].executor", json!({"echo": {}}), "handlers[0].executor.echo", "has the wrong type");
     check("handlers[0].model", "x", UNKNOWN);
     check("handlers[0].params_schema", json!({}), UNKNOWN);
     check("handlers[0].inputs[1]", "image", "must be one of: text, event, job, url");
@@ -186,7 +186,7 @@ fn parameters() {
     let many: serde_json::Map<_, _> = (0..101).map(|at| (format!("p{at}"), json!({}))).collect();
     check("handlers[0].params", many, LONG_LIST);
     check_at("handlers[0].params.", json!({}), "handlers[0].params", "must have 1 to 64 characters");
-    check("handlers[0].params.top_k", json!({}), "is there twice: - and _ are the same in names");
+    check("handlers[0].params.top_k", json!({}), "is a duplicate: - and _ are the same in names");
     check("handlers[0].params.lang.type", "string", UNKNOWN);
     check("handlers[0].params.lang.required", 1, BOOL);
     check("handlers[0].params.lang.values", texts(101), LONG_LIST);
@@ -365,10 +365,13 @@ fn documents() {
     assert_eq!(fault("\"nsec\""), whole("must be an object"));
     let big = format!("{{\"about\": \"{}\"}}", "x".repeat(BYTES_MAX));
     assert_eq!(fault(&big), whole("has more than 65536 bytes"));
-    assert_eq!(fault(r#"{"name": "a", "name": "b"}"#), ("name".to_owned(), "is there twice".to_owned()));
+    assert_eq!(
+        fault(r#"{"name": "a", "name": "b"}"#),
+        ("name".to_owned(), "is a duplicate field".to_owned())
+    );
     assert_eq!(
         fault(r#"{"handlers": [{"kind": 5050}, {"kind": 5050, "config": {"a": 1, "\u0061": 2}}]}"#),
-        ("handlers[1].config.a".to_owned(), "is there twice".to_owned())
+        ("handlers[1].config.a".to_owned(), "is a duplicate field".to_owned())
     );
     let (path, message) =
         fault(&format!("{{\"metadata\": {{\"a\": {}1{}}}}}", "[".repeat(200), "]".repeat(200)));

@@ -1,5 +1,5 @@
-//! The operators' API under `/blossom/`. Requests are signed by an administrator (NIP-98); one that changes something names the
-//! hash of its body, also of an empty one.
+//! The administrators' API under `/blossom/`. Requests are signed by NIP-98; one that changes something names the hash
+//! of its body, also of an empty one.
 //!
 //! | request | response |
 //! |---|---|
@@ -34,11 +34,11 @@ const BODY_BYTES_MAX: u64 = 4 << 10;
 /// Longest reason of a ban, in characters.
 const REASON_CHARS_MAX: usize = 500;
 
-/// A request of an operator.
+/// A request of an administrator.
 #[derive(Clone, Debug)]
-pub(super) enum Operate {
+pub(super) enum AdminRequest {
     /// Its event is marked as used.
-    Use(Payload),
+    MarkEventUsed(Payload),
     /// Its body is read.
     Read(Payload),
     /// The index is asked.
@@ -66,27 +66,29 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     if !is_read(head) && !signed.has_payload() {
         return Err(Response::error(401, "the event has no payload tag, the SHA-256 of the body"));
     }
-    Ok((State::Operate(Operate::Use(signed.payload())), Step::Use(signed)))
+    Ok((State::Admin(AdminRequest::MarkEventUsed(signed.payload())), Step::MarkEventUsed(signed)))
 }
 
 fn is_read(head: &Head) -> bool {
     matches!(&*head.method, "GET" | "HEAD")
 }
 
-impl Operate {
+impl AdminRequest {
     pub(super) fn resume(self, context: &Context<'_>, head: &Head, input: Input) -> Transition {
         match (self, input) {
-            (Operate::Use(_), Input::Used(Err(rejection))) => Err(rejection.into()),
-            (Operate::Use(_), Input::Used(Ok(()))) if is_read(head) => ask(head, &Bytes::new()),
-            (Operate::Use(payload), Input::Used(Ok(()))) => {
-                Ok((State::Operate(Operate::Read(payload)), Step::Read { bytes_max: BODY_BYTES_MAX }))
+            (AdminRequest::MarkEventUsed(_), Input::EventUsed(Err(rejection))) => Err(rejection.into()),
+            (AdminRequest::MarkEventUsed(_), Input::EventUsed(Ok(()))) if is_read(head) => {
+                ask(head, &Bytes::new())
             }
-            (Operate::Read(mut payload), Input::Body(body)) => {
+            (AdminRequest::MarkEventUsed(payload), Input::EventUsed(Ok(()))) => {
+                Ok((State::Admin(AdminRequest::Read(payload)), Step::Read { bytes_max: BODY_BYTES_MAX }))
+            }
+            (AdminRequest::Read(mut payload), Input::Body(body)) => {
                 payload.update(&body);
                 payload.finish()?;
                 ask(head, &body)
             }
-            (Operate::Ask, Input::Answered(outcome)) => Err(answer(context, outcome)),
+            (AdminRequest::Ask, Input::Answered(outcome)) => Err(answer(context, outcome)),
             (_, other) => Err(problem(other).into()),
         }
     }
@@ -129,10 +131,10 @@ fn ask(head: &Head, body: &Bytes) -> Transition {
         }
         R::Unban => Command::Unban(sha256()?),
         R::Reports => Command::Reports { limit: limit()? },
-        R::Collect => Command::Sweep,
+        R::Gc => Command::Sweep,
         _ => return Err(Response::internal()),
     };
-    Ok((State::Operate(Operate::Ask), Step::Ask(command)))
+    Ok((State::Admin(AdminRequest::Ask), Step::Ask(command)))
 }
 
 fn answer(context: &Context<'_>, outcome: Outcome) -> Response {

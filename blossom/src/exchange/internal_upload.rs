@@ -9,7 +9,7 @@ use super::Context;
 use super::request::{fits, type_is_taken};
 use super::response::Response;
 use super::step::{Input, Step};
-use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, StoringError};
+use super::storing::{Expected, Plan, Progress, Source, StoredBlob, Storing, StoringError};
 use crate::blob::Sha256;
 use crate::descriptor::Descriptor;
 use crate::index::Refusal;
@@ -64,7 +64,7 @@ impl InternalUpload {
     pub fn resume(self, context: &Context<'_>, input: Input) -> InternalUploadStep {
         match self.0.resume(context, input) {
             Progress::Step(storing, step) => InternalUploadStep::Go(InternalUpload(storing), Box::new(step)),
-            Progress::End(Ok(Kept::New(blob) | Kept::Old(blob))) => {
+            Progress::End(Ok(StoredBlob::Created(blob) | StoredBlob::Existing(blob))) => {
                 InternalUploadStep::Done(Ok(Descriptor::new(context.base_url, &blob).url))
             }
             Progress::End(Err(StoringError::Refused(Refusal::KeyQuota))) => {

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256 as Hasher};
 use super::request::{UploadHead, UploadHeaders, type_is_taken};
 use super::response::Response;
 use super::step::{Input, Processed, Step, StepError};
-use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, problem, wanted};
+use super::storing::{Expected, Plan, Progress, Source, StoredBlob, Storing, problem, wanted};
 use super::{Context, Head, State, Transition};
 use crate::blob::{Media, Sha256};
 use crate::index::{Command, Outcome};
@@ -100,7 +100,7 @@ impl MediaUpload {
         match std::mem::replace(&mut self.stage, Stage::Read) {
             Stage::Check => match input {
                 Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
-                    self.head.price.is_offered(context)?;
+                    self.head.price.require_payment_proof(context)?;
                     let bytes_max = self.head.length;
                     self.at(Stage::Read, Step::Read { bytes_max })
                 }
@@ -126,8 +126,8 @@ impl MediaUpload {
                 Progress::End(end) => {
                     // Without room for it the picture goes without.
                     let (named, new) = match end {
-                        Ok(Kept::New(blob)) => (Some(blob.sha256), Some(blob.sha256)),
-                        Ok(Kept::Old(blob)) => (Some(blob.sha256), None),
+                        Ok(StoredBlob::Created(blob)) => (Some(blob.sha256), Some(blob.sha256)),
+                        Ok(StoredBlob::Existing(blob)) => (Some(blob.sha256), None),
                         Err(_) => (None, None),
                     };
                     picture.media.thumbnail = named;
@@ -138,7 +138,7 @@ impl MediaUpload {
                 Progress::Step(storing, step) => self.at(Stage::Store { storing, thumbnail, media }, step),
                 Progress::End(end) => {
                     let named = match &end {
-                        Ok(Kept::New(blob) | Kept::Old(blob)) => {
+                        Ok(StoredBlob::Created(blob) | StoredBlob::Existing(blob)) => {
                             blob.media.as_ref().and_then(|media| media.thumbnail)
                         }
                         Err(_) => None,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use url::Url;
 
-use super::request::{Price, may_upload, token};
+use super::request::{PaymentCheck, may_upload, token};
 use super::response::Response;
 use super::step::{Input, Step, StepError};
 use super::storing::{Expected, Plan, Progress, Source, Storing, StoringError, problem};
@@ -19,7 +19,7 @@ const BODY_BYTES_MAX: u64 = 16 << 10;
 /// A mirroring.
 #[derive(Clone, Debug)]
 pub(super) enum Mirror {
-    Read(Token, Price),
+    Read(Token, PaymentCheck),
     Store(Box<Storing>),
 }
 
@@ -37,7 +37,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
         return Err(TokenError::NoHash.into());
     }
     may_upload(context, &token.pubkey)?;
-    let price = Price::new(head, Operation::Mirror, 0, token.only_hash(), Some(token.pubkey));
+    let price = PaymentCheck::new(head, Operation::Mirror, 0, token.only_hash(), Some(token.pubkey));
     Ok((State::Mirror(Mirror::Read(token, price)), Step::Read { bytes_max: BODY_BYTES_MAX }))
 }
 
@@ -65,7 +65,7 @@ impl Mirror {
     }
 }
 
-fn fetch(context: &Context<'_>, token: Token, price: Price, body: &Bytes) -> Transition {
+fn fetch(context: &Context<'_>, token: Token, price: PaymentCheck, body: &Bytes) -> Transition {
     let Ok(Body { url }) = serde_json::from_slice(body) else {
         return Err(Response::error(400, "the body must be JSON: {\"url\": \"https://...\"}"));
     };

@@ -9,8 +9,8 @@
 //! | `request` | what heads say: names of blobs, lengths, types, tokens, permission, payment |
 //! | `conditions` | preconditions and ranges (RFC 9110) |
 //! | `storing` | from the start of an upload to its end, wherever the bytes come from |
-//! | `read`, `upload`, `parts`, `mirror`, `media`, `delete`, `list`, `report`, `operator` | the endpoints |
-//! | `own` | blobs that the host itself stores, without a request |
+//! | `read`, `upload`, `parts`, `mirror`, `media`, `delete`, `list`, `report`, `admin` | the endpoints |
+//! | `internal_upload` | blobs that the host itself stores, without a request |
 
 mod admin;
 mod conditions;
@@ -52,7 +52,7 @@ pub struct Context<'a> {
     /// Where this server is reached, without a slash at the end: `https://cdn.example.com`. If no URL is configured, the host
     /// that the request names.
     pub base_url: &'a str,
-    /// The URL to which requests are sent, for signed requests of operators (NIP-98).
+    /// The URL to which requests are sent, for signed requests of administrators (NIP-98).
     pub origin: ServerUrl<'a>,
     /// The relay's name, for the page.
     pub name: &'a str,
@@ -168,7 +168,7 @@ enum State {
     Delete(delete::Delete),
     List(list::List),
     Report(report::Report),
-    Operate(admin::Operate),
+    Admin(admin::AdminRequest),
 }
 
 /// The next step and what follows it, or the end.
@@ -189,7 +189,7 @@ impl Exchange {
             R::List => list::begin(context, &head),
             R::Report => report::begin(),
             R::Page => Err(crate::page::answer(context).into()),
-            R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Collect => {
+            R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Gc => {
                 admin::begin(context, &head)
             }
         };
@@ -212,7 +212,7 @@ impl Exchange {
             State::Delete(delete) => delete.resume(input),
             State::List(list) => list.resume(context, input),
             State::Report(report) => report.resume(context, input),
-            State::Operate(operate) => operate.resume(context, head, input),
+            State::Admin(request) => request.resume(context, head, input),
         };
         self.take(turn)
     }

@@ -2,10 +2,14 @@
 //! the last one has all of them joined, and is told what `PUT` would have been told. The price is that of a `PUT`, by the size of the
 //! blob: whoever brings the first part pays it, and the owner's other parts cost nothing.
 
-use super::request::{Price, blob, declared_type, fits, length, may_upload, number, token, type_is_taken};
+use super::request::{
+    PaymentCheck, blob, declared_type, fits, length, may_upload, number, token, type_is_taken,
+};
 use super::response::Response;
 use super::step::{Input, Receive, Received, Step, StepError};
-use super::storing::{Kept, StoringError, bytes_are_taken, commit, missing_type, problem, receive, wanted};
+use super::storing::{
+    StoredBlob, StoringError, bytes_are_taken, commit, missing_type, problem, receive, wanted,
+};
 use super::{Context, Head, State, Transition};
 use crate::blob::{Blob, Sha256};
 use crate::index::{Command, Key, Outcome, Part, PartHead, Refusal, Wanted};
@@ -23,7 +27,7 @@ pub(super) struct Patch {
     /// Its type.
     mime: String,
     part: PartHead,
-    price: Price,
+    price: PaymentCheck,
     /// Whether this part pays.
     pays: bool,
     stage: Stage,
@@ -88,7 +92,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     token.names(&sha256)?;
     may_upload(context, &token.pubkey)?;
     type_is_taken(context, &mime)?;
-    let price = Price::new(head, Operation::UploadPart, total, Some(sha256), Some(token.pubkey));
+    let price = PaymentCheck::new(head, Operation::UploadPart, total, Some(sha256), Some(token.pubkey));
     let mut wanted = wanted(context, token.pubkey.to_string(), Some(sha256), total, mime.clone());
     wanted.abandoned_at = context.now.saturating_add(context.settings.parts_seconds.into());
     let part = PartHead { offset, length: of_part };
@@ -107,7 +111,7 @@ impl Patch {
             Stage::Quote(wanted) => {
                 match input {
                     Input::Answered(Outcome::Accepted) => {
-                        self.price.is_offered(context)?;
+                        self.price.require_payment_proof(context)?;
                         self.pays = true;
                     }
                     Input::Answered(Outcome::Done | Outcome::Exists(_)) => {}
@@ -126,12 +130,12 @@ impl Patch {
                         let step = Step::SetType { sha256: self.sha256, mime };
                         self.at(Stage::SetType(blob), step)
                     }
-                    None => Err(Kept::Old(blob).response(context)),
+                    None => Err(StoredBlob::Existing(blob).response(context)),
                 },
                 // Its bytes are here already.
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
-                Input::Answered(Outcome::Complete { upload, key, parts, is_here }) => {
-                    self.join(context, upload, key, parts, is_here)
+                Input::Answered(Outcome::Complete { upload, key, parts, blob_exists }) => {
+                    self.join(context, upload, key, parts, blob_exists)
                 }
                 other => Err(problem(other).into()),
             },
@@ -140,14 +144,14 @@ impl Patch {
                     let (sha256, owner, mime) = (self.sha256, self.owner.clone(), self.mime.clone());
                     self.at(Stage::SetMime(blob), Step::Ask(Command::SetMime { sha256, owner, mime }))
                 }
-                _ => Err(Kept::Old(blob).response(context)),
+                _ => Err(StoredBlob::Existing(blob).response(context)),
             },
             Stage::SetMime(old) => {
                 let blob = match input {
                     Input::Answered(Outcome::Exists(blob)) => blob,
                     _ => old,
                 };
-                Err(Kept::Old(blob).response(context))
+                Err(StoredBlob::Existing(blob).response(context))
             }
             Stage::Claim { upload, key } => match input {
                 Input::Answered(Outcome::Accepted) => match self.price.pay(context) {
@@ -167,10 +171,10 @@ impl Patch {
             },
             Stage::FinishPart { upload, key } => match input {
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
-                Input::Answered(Outcome::Complete { upload, key, parts, is_here }) => {
-                    self.join(context, upload, key, parts, is_here)
+                Input::Answered(Outcome::Complete { upload, key, parts, blob_exists }) => {
+                    self.join(context, upload, key, parts, blob_exists)
                 }
-                Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
+                Input::Answered(Outcome::Exists(blob)) => Err(StoredBlob::Existing(blob).response(context)),
                 // The upload has ended: perhaps because others have completed the blob.
                 Input::Answered(Outcome::Refused(Refusal::Gone)) => {
                     let command = Command::Get(self.sha256);
@@ -180,7 +184,7 @@ impl Patch {
                 other => self.give_up(Command::AbortPart { upload, key }, problem(other)),
             },
             Stage::Look => match input {
-                Input::Answered(Outcome::Blob(blob)) => Err(Kept::Old(blob).response(context)),
+                Input::Answered(Outcome::Blob(blob)) => Err(StoredBlob::Existing(blob).response(context)),
                 Input::Answered(Outcome::Missing) => Err(Refusal::Gone.into()),
                 other => Err(problem(other).into()),
             },
@@ -202,8 +206,8 @@ impl Patch {
                 other => self.give_up(Command::Abort { upload }, problem(other)),
             },
             Stage::Finish { upload } => match input {
-                Input::Answered(Outcome::Stored(blob)) => Err(Kept::New(blob).response(context)),
-                Input::Answered(Outcome::Exists(blob)) => Err(Kept::Old(blob).response(context)),
+                Input::Answered(Outcome::Stored(blob)) => Err(StoredBlob::Created(blob).response(context)),
+                Input::Answered(Outcome::Exists(blob)) => Err(StoredBlob::Existing(blob).response(context)),
                 Input::Answered(Outcome::Refused(refusal)) => Err(refusal.into()),
                 other => self.give_up(Command::Abort { upload }, problem(other)),
             },

@@ -5,10 +5,10 @@ use relay_engine::types::{Event, Filter, PubKey};
 use url::{Url, form_urlencoded};
 
 use super::conditions::{ConditionResult, check_conditions, date, etag};
-use super::request::{Price, blob, may_download, number};
+use super::request::{PaymentCheck, blob, may_download, number};
 use super::response::{Body, Response};
 use super::step::{Input, Step, StepError};
-use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, StoringError, problem};
+use super::storing::{Expected, Plan, Progress, Source, StoredBlob, Storing, StoringError, problem};
 use super::{Context, Head, State, Transition};
 use crate::blob::{Blob, Sha256};
 use crate::index::{Command, Outcome, Refusal};
@@ -104,7 +104,7 @@ impl Read {
                     Ok((State::Read(Read::LookAgain), Step::Ask(Command::Get(sha256))))
                 }
                 Progress::End(end) => Err(match end {
-                    Ok(Kept::New(blob) | Kept::Old(blob)) => serve(context, head, blob),
+                    Ok(StoredBlob::Created(blob) | StoredBlob::Existing(blob)) => serve(context, head, blob),
                     Err(problem @ (StoringError::Busy | StoringError::Pulling)) => problem.into(),
                     Err(StoringError::Failed(failure @ (StepError::Full | StepError::Store(_)))) => {
                         failure.into()
@@ -129,7 +129,7 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
     let verdict = check_conditions(head, &blob);
     if let ConditionResult::Send(range) = &verdict {
         let size = range.as_ref().map_or(blob.size, |range| range.end - range.start);
-        let price = Price::new(head, Operation::Download, size, Some(blob.sha256), None);
+        let price = PaymentCheck::new(head, Operation::Download, size, Some(blob.sha256), None);
         if let Err(response) = price.pay(context) {
             return response;
         }

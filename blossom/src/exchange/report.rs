@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use relay_engine::types::{Event, unescape};
-use relay_site::authorization::SignedEvent as Signed;
+use relay_site::authorization::AuthEvent;
 
 use super::response::Response;
 use super::step::{Input, Step};
 use super::storing::problem;
 use super::{Context, State, Transition};
 use crate::blob::Sha256;
-use crate::index::{Command, Outcome, SignedEvent};
+use crate::index::{Command, Outcome, RelayEvent};
 
 /// Longest body, in bytes.
 const BODY_BYTES_MAX: u64 = 128 << 10;
@@ -47,9 +47,9 @@ impl Report {
     }
 }
 
-fn read(context: &Context<'_>, body: &Bytes) -> Result<SignedEvent, Response> {
+fn read(context: &Context<'_>, body: &Bytes) -> Result<RelayEvent, Response> {
     let bad = |message| Response::error(400, message);
-    let signed = Signed::parse(body).map_err(|_| bad("the body is not an event"))?;
+    let signed = AuthEvent::parse(body).map_err(|_| bad("the body is not an event"))?;
     let event = &signed.event;
     if event.kind != KIND {
         return Err(bad("a report is an event of kind 1984"));
@@ -71,13 +71,13 @@ fn read(context: &Context<'_>, body: &Bytes) -> Result<SignedEvent, Response> {
     if context.keys.denied.contains(&event.pubkey) {
         return Err(Response::error(403, "this key may not report here"));
     }
-    Ok(SignedEvent::from(event))
+    Ok(RelayEvent::from(event))
 }
 
-impl From<&Event> for SignedEvent {
+impl From<&Event> for RelayEvent {
     fn from(event: &Event) -> Self {
         let text = |raw: &[u8]| String::from_utf8_lossy(&unescape(raw)).into_owned();
-        SignedEvent {
+        RelayEvent {
             id: event.id.to_string(),
             pubkey: event.pubkey.to_string(),
             kind: event.kind,

@@ -165,9 +165,9 @@ pub(crate) fn is_open(context: &Context<'_>) -> bool {
     context.settings.open.unwrap_or(context.is_local)
 }
 
-/// What a request may cost, and the proof of payment that it brings.
+/// What has to be paid for a request, and the proof of payment that it has.
 #[derive(Clone, Debug)]
-pub(super) struct Price {
+pub(super) struct PaymentCheck {
     operation: Operation,
     size: u64,
     sha256: Option<String>,
@@ -176,7 +176,7 @@ pub(super) struct Price {
     proof: Option<Payment>,
 }
 
-impl Price {
+impl PaymentCheck {
     pub(super) fn new(
         head: &Head,
         operation: Operation,
@@ -188,11 +188,11 @@ impl Price {
             let value = head.header(method.header())?.to_owned();
             Some(Payment { method, value })
         });
-        Price { operation, size, sha256: sha256.map(|sha256| sha256.to_string()), pubkey, proof }
+        PaymentCheck { operation, size, sha256: sha256.map(|sha256| sha256.to_string()), pubkey, proof }
     }
 
     fn purchase(&self) -> Purchase<'_> {
-        let Price { operation, size, pubkey, .. } = *self;
+        let PaymentCheck { operation, size, pubkey, .. } = *self;
         Purchase { operation, size, sha256: self.sha256.as_deref(), pubkey }
     }
 
@@ -201,11 +201,11 @@ impl Price {
         context.payments.is_some_and(|payments| !payments.quote(&self.purchase()).is_empty())
     }
 
-    /// Whether it is free, or a proof is there that may be judged.
+    /// Passes if the request is free, or has a proof of payment; [`PaymentCheck::pay`] checks the proof.
     ///
     /// # Errors
     /// 402 with the ways to pay.
-    pub(super) fn is_offered(&self, context: &Context<'_>) -> Result<(), Response> {
+    pub(super) fn require_payment_proof(&self, context: &Context<'_>) -> Result<(), Response> {
         let Some(payments) = context.payments else { return Ok(()) };
         if self.proof.is_some() {
             return Ok(());
@@ -220,12 +220,12 @@ impl Price {
         Err(quote.into_iter().fold(unpaid, with))
     }
 
-    /// Has it paid, when nothing else is in the way.
+    /// Checks the proof of payment, after everything else.
     ///
     /// # Errors
     /// 402 with the ways to pay, 400 for a proof that is not taken.
     pub(super) fn pay(&self, context: &Context<'_>) -> Result<(), Response> {
-        self.is_offered(context)?;
+        self.require_payment_proof(context)?;
         let (Some(payments), Some(proof)) = (context.payments, &self.proof) else { return Ok(()) };
         let purchase = self.purchase();
         if payments.quote(&purchase).is_empty() {
@@ -247,7 +247,7 @@ pub(super) struct UploadHead {
     /// The declared type.
     pub(super) mime: Option<String>,
     /// What it costs.
-    pub(super) price: Price,
+    pub(super) price: PaymentCheck,
 }
 
 /// Which headers describe an upload, and what it is for.
@@ -289,7 +289,7 @@ impl UploadHead {
             type_is_taken(context, mime)?;
         }
         let known = sha256.or_else(|| token.only_hash());
-        let price = Price::new(head, by.operation, length, known, Some(token.pubkey));
+        let price = PaymentCheck::new(head, by.operation, length, known, Some(token.pubkey));
         Ok(UploadHead { token, sha256, length, mime, price })
     }
 

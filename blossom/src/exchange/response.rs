@@ -105,7 +105,7 @@ impl From<Refusal> for Response {
             Refusal::Banned => (403, "this blob is banned here"),
             Refusal::KeyQuota => (429, "storage quota exceeded"),
             Refusal::TotalQuota => (507, "this server has no room left"),
-            Refusal::TooMany => (429, "too many uploads of yours, or for you, are under way"),
+            Refusal::TooMany => (429, "too many of your uploads are in progress"),
             Refusal::NotOwner => (403, "this blob belongs to others"),
             Refusal::Gone => {
                 (503, "the blob was deleted meanwhile, or the upload took too long: begin again")

@@ -1,4 +1,4 @@
-//! What a host does for an exchange, and what it tells about it.
+//! The steps of an exchange, which a host carries out, and their results.
 
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ pub enum Step {
     /// again; only then it gives [`Outcome::Busy`] or [`Outcome::Pulling`] to the exchange, which answers 503.
     Ask(Command),
     /// Mark the event that has signed this request as used ([`nip98::UsedEvents::take`]), in the set of all signed requests to
-    /// this host: [`Input::Used`]. Its author is [`nip98::Author::Permitted`]: an administrator.
-    Use(nip98::Signed),
+    /// this host: [`Input::EventUsed`]. The signer is an administrator: [`nip98::SignerTrust::Permitted`].
+    MarkEventUsed(nip98::VerifiedRequest),
     /// Read the request's body into memory: [`Input::Body`] or [`Input::Failed`].
     Read {
         /// Most bytes.
@@ -150,7 +150,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    const GRAIN: u64 = 64 << 20;
+    const GRANULARITY: u64 = 64 << 20;
 
     /// Of an upload for which so many bytes are reserved.
     pub(super) fn new(upload: u64, bytes: u64) -> Self {
@@ -162,9 +162,9 @@ impl Reservation {
         (size > self.bytes).then(|| self.reserve(size))
     }
 
-    /// So many bytes have come.
-    pub fn come(&mut self, size: u64) -> Option<Command> {
-        (size >= self.bytes.saturating_add(Self::GRAIN)).then(|| self.reserve(size))
+    /// So many bytes have been received.
+    pub fn received(&mut self, size: u64) -> Option<Command> {
+        (size >= self.bytes.saturating_add(Self::GRANULARITY)).then(|| self.reserve(size))
     }
 
     fn reserve(&mut self, size: u64) -> Command {
@@ -197,7 +197,7 @@ pub enum Input {
     /// The index has answered.
     Answered(Outcome),
     /// Whether the event had not been used before.
-    Used(Result<(), nip98::Nip98Error>),
+    EventUsed(Result<(), nip98::Nip98Error>),
     /// A body, complete.
     Body(Bytes),
     /// Bytes are stored.

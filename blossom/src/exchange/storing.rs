@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::Context;
 use super::list::SECONDS_MAX;
-use super::request::{self, Price};
+use super::request::{self, PaymentCheck};
 use super::response::{Response, busy, pulling};
 use super::step::{Input, Receive, Received, Reservation, Step, StepError};
 use crate::blob::{Blob, Media, Sha256};
@@ -72,7 +72,7 @@ pub(super) struct Plan {
     /// The relay wants it, from these URLs.
     pub(super) pull: Option<Vec<String>>,
     /// What it costs if it is not here already.
-    pub(super) price: Option<Price>,
+    pub(super) price: Option<PaymentCheck>,
 }
 
 impl Plan {
@@ -98,8 +98,8 @@ impl Plan {
         self.extension.as_deref().and_then(mime::of_extension).map(str::to_owned)
     }
 
-    /// The type of bytes that have come: as declared, or as their origin says, unless their first bytes tell better; or as those
-    /// tell; or by their extension. Of bytes that were there already it is the type that is kept with them.
+    /// The type of received bytes: the declared one or their origin's, unless their first bytes show a more precise
+    /// one; else what the first bytes show; else by the extension. Bytes that were stored already keep their type.
     fn mime_of(&self, received: &Received) -> String {
         if let Some(kept) = &received.kept_mime {
             return kept.clone();
@@ -245,21 +245,21 @@ enum Stage {
 }
 
 /// How an upload ends.
-pub(super) type End = Result<Kept, StoringError>;
+pub(super) type End = Result<StoredBlob, StoringError>;
 
-/// A blob that is stored.
+/// A stored blob, and whether this upload has created it.
 #[derive(Clone, Debug)]
-pub(super) enum Kept {
-    New(Blob),
-    Old(Blob),
+pub(super) enum StoredBlob {
+    Created(Blob),
+    Existing(Blob),
 }
 
-impl Kept {
+impl StoredBlob {
     /// As the picture that this upload is of: another original may have been stripped to the same bytes before.
     pub(super) fn of_original(self, media: &Media) -> Self {
-        let Kept::Old(blob) = self else { return self };
+        let StoredBlob::Existing(blob) = self else { return self };
         let thumbnail = blob.media.as_ref().and_then(|media| media.thumbnail);
-        Kept::Old(Blob { media: Some(Media { thumbnail, ..media.clone() }), ..blob })
+        StoredBlob::Existing(Blob { media: Some(Media { thumbnail, ..media.clone() }), ..blob })
     }
 }
 
@@ -308,7 +308,7 @@ impl Storing {
     /// Begins an upload.
     pub(super) fn begin(context: &Context<'_>, plan: Plan) -> (Box<Self>, Step) {
         let wanted = plan.wanted(context);
-        let (stage, command) = match plan.price.as_ref().map(|price| price.is_offered(context)) {
+        let (stage, command) = match plan.price.as_ref().map(|price| price.require_payment_proof(context)) {
             Some(Err(unpaid)) => (Stage::Quote { wanted: wanted.clone(), unpaid }, Command::Check(wanted)),
             _ => (
                 Stage::Begin,
@@ -338,9 +338,9 @@ impl Storing {
                     self.at(Stage::SetMime(blob), Step::Ask(Command::SetMime { sha256, owner, mime }))
                 }
                 // It stays as it was, also in the index.
-                _ => end(Ok(Kept::Old(blob))),
+                _ => end(Ok(StoredBlob::Existing(blob))),
             },
-            Stage::SetMime(old) => end(Ok(Kept::Old(match input {
+            Stage::SetMime(old) => end(Ok(StoredBlob::Existing(match input {
                 Input::Answered(Outcome::Exists(blob)) => blob,
                 _ => old,
             }))),
@@ -349,8 +349,8 @@ impl Storing {
                 self.at(Stage::Own, Step::Ask(command))
             }
             Stage::Own => match input {
-                Input::Answered(Outcome::Exists(blob)) => end(Ok(Kept::Old(blob))),
-                Input::Answered(Outcome::Here { upload } | Outcome::Begun { upload, .. }) => {
+                Input::Answered(Outcome::Exists(blob)) => end(Ok(StoredBlob::Existing(blob))),
+                Input::Answered(Outcome::OwnedByOthers { upload } | Outcome::Begun { upload, .. }) => {
                     self.abort(upload, None, StoringError::Failed(StepError::Raced))
                 }
                 other => end(Err(problem(other))),
@@ -370,7 +370,9 @@ impl Storing {
                     self.at(Stage::Promote { staged, commit }, step)
                 }
                 // The index has ended the upload.
-                Input::Answered(Outcome::Exists(blob)) => self.discard(staged, Ok(Kept::Old(blob))),
+                Input::Answered(Outcome::Exists(blob)) => {
+                    self.discard(staged, Ok(StoredBlob::Existing(blob)))
+                }
                 Input::Answered(Outcome::Refused(refusal)) => {
                     self.discard(staged, Err(StoringError::Refused(refusal)))
                 }
@@ -385,8 +387,8 @@ impl Storing {
                 other => self.abort(commit.upload, Some(staged), problem(other)),
             },
             Stage::Finish { upload } => match input {
-                Input::Answered(Outcome::Stored(blob)) => end(Ok(Kept::New(blob))),
-                Input::Answered(Outcome::Exists(blob)) => end(Ok(Kept::Old(blob))),
+                Input::Answered(Outcome::Stored(blob)) => end(Ok(StoredBlob::Created(blob))),
+                Input::Answered(Outcome::Exists(blob)) => end(Ok(StoredBlob::Existing(blob))),
                 // The index has ended the upload.
                 Input::Answered(Outcome::Refused(refusal)) => end(Err(StoringError::Refused(refusal))),
                 other => self.abort(upload, None, problem(other)),
@@ -402,19 +404,24 @@ impl Storing {
         let (upload, key, only_hash) = match (input, plan.expected.known()) {
             (Input::Answered(Outcome::Begun { upload, key }), _) => (upload, key, false),
             // Nobody owns what they do not have.
-            (Input::Answered(Outcome::Here { upload }), Some(sha256)) => (upload, sha256.to_string(), true),
-            (Input::Answered(Outcome::Here { upload }), None) => {
+            (Input::Answered(Outcome::OwnedByOthers { upload }), Some(sha256)) => {
+                (upload, sha256.to_string(), true)
+            }
+            (Input::Answered(Outcome::OwnedByOthers { upload }), None) => {
                 return self.abort(upload, None, StoringError::Internal);
             }
             (Input::Answered(Outcome::Exists(blob)), _) => {
                 let Some(mime) = missing_type(&blob, &plan.taken_mime(context)) else {
-                    return end(Ok(Kept::Old(blob)));
+                    return end(Ok(StoredBlob::Existing(blob)));
                 };
                 let step = Step::SetType { sha256: blob.sha256, mime: mime.clone() };
                 return self.at(Stage::SetType { blob, mime }, step);
             }
             (Input::Answered(Outcome::Missing), _) if plan.pull.is_some() => {
-                return end(Err(StoringError::Failed(StepError::Origin("it was asked lately".to_owned()))));
+                return end(Err(StoringError::Failed(StepError::Origin(
+                    "these servers failed to return it less than five minutes ago; try again later"
+                        .to_owned(),
+                ))));
             }
             (other, _) => return end(Err(problem(other))),
         };

@@ -6,10 +6,10 @@
 
 use relay_site::BlossomRoute;
 
-use super::request::{Price, UploadHead, UploadHeaders, blob};
+use super::request::{PaymentCheck, UploadHead, UploadHeaders, blob};
 use super::response::Response;
 use super::step::{Input, Step, StepError};
-use super::storing::{Expected, Kept, Plan, Progress, Source, Storing, StoringError, problem, wanted};
+use super::storing::{Expected, Plan, Progress, Source, StoredBlob, Storing, StoringError, problem, wanted};
 use super::{Context, Head, State, Transition};
 use crate::index::{Command, Outcome};
 use crate::mime;
@@ -81,12 +81,12 @@ impl Upload {
     }
 }
 
-impl Kept {
+impl StoredBlob {
     /// 201 or 200, with the descriptor.
     pub(super) fn response(&self, context: &Context<'_>) -> Response {
         match self {
-            Kept::New(blob) => Response::descriptor(201, context.base_url, blob),
-            Kept::Old(blob) => Response::descriptor(200, context.base_url, blob),
+            StoredBlob::Created(blob) => Response::descriptor(201, context.base_url, blob),
+            StoredBlob::Existing(blob) => Response::descriptor(200, context.base_url, blob),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Kept {
 /// The question whether an upload would be accepted.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
-    price: Price,
+    price: PaymentCheck,
     /// Whether an upload of a blob that is here costs nothing.
     is_free_if_here: bool,
 }

@@ -1,10 +1,10 @@
-//! For operators: bans, reports, what is known of a blob, counts.
+//! For administrators: bans, reports, what is known of a blob, counts.
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::EventId;
 
 use super::Run;
-use super::command::{BlobInfo, Outcome, ReportRow, SignedEvent, Totals};
+use super::command::{BlobInfo, Outcome, RelayEvent, ReportRow, Totals};
 use super::sql::{bytes, exec, hex, int, key, parse_key, query_all, query_one, sha256, text};
 use crate::blob::Sha256;
 
@@ -104,7 +104,7 @@ impl<C: SqlConn> Run<'_, C> {
     /// Three rows for each live blob that is reported, and as many for one that goes for it: the same reporter's of the same blob; the
     /// oldest of a reporter or a blob that has 100; or of all 10,000 those of the busiest reporter, the oldest half. Counts them all
     /// when they may be that many.
-    pub(super) fn report(&mut self, event: &SignedEvent) -> Result<Outcome, StoreError> {
+    pub(super) fn report(&mut self, event: &RelayEvent) -> Result<Outcome, StoreError> {
         let reporter = parse_key(&event.pubkey)?;
         let id = EventId::from_hex(event.id.as_bytes())
             .map_err(|_| StoreError::Failed("not an event id".to_owned()))?;

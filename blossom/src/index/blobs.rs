@@ -158,7 +158,7 @@ impl<C: SqlConn> Run<'_, C> {
         self.ends(keep.ends_at(self.now));
         self.state.totals.blobs += 1;
         self.state.totals.bytes = self.state.totals.bytes.saturating_add(blob.size);
-        self.state.is_totals_due = true;
+        self.state.totals_changed = true;
         self.state.add_owned_bytes(&owner, blob.size);
         Ok(blob)
     }
@@ -181,7 +181,7 @@ impl<C: SqlConn> Run<'_, C> {
         }
         self.state.totals.blobs = self.state.totals.blobs.saturating_sub(1);
         self.state.totals.bytes = self.state.totals.bytes.saturating_sub(row.blob.size);
-        self.state.is_totals_due = true;
+        self.state.totals_changed = true;
         if has_thumbnail {
             for owner in owners {
                 self.remove_thumbnail_owner(row, &owner)?;
@@ -242,7 +242,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// Blobs have been downloaded. Two rows for a blob that is removed when nobody downloads it, once in an hour.
-    pub(super) fn touch(&mut self, blobs: &[Sha256]) -> Result<Outcome, StoreError> {
+    pub(super) fn record_downloads(&mut self, blobs: &[Sha256]) -> Result<Outcome, StoreError> {
         for sha256 in blobs {
             if let Some(row) = self.blob(sha256)?
                 && is_stale(&row, self.now)
@@ -255,7 +255,7 @@ impl<C: SqlConn> Run<'_, C> {
 
     /// Writes the totals if they have changed. One row.
     pub(super) fn write_totals(&mut self) -> Result<(), StoreError> {
-        if std::mem::take(&mut self.state.is_totals_due) {
+        if std::mem::take(&mut self.state.totals_changed) {
             put_meta(self.conn, "totals", &self.state.totals)?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the index is asked, and its answers. Both travel as JSON between the Worker and the Blossom object.
+//! The commands of the index, and their outcomes. Both travel as JSON between the Worker and the Blossom object.
 
 use relay_site::blossom::RetentionRule;
 use serde::{Deserialize, Serialize};
@@ -11,13 +11,13 @@ use crate::blob::{Blob, Media, Sha256};
 pub enum Command {
     /// The blob of this hash: [`Outcome::Blob`] or [`Outcome::Missing`].
     Get(Sha256),
-    /// These blobs have been downloaded, for retention by last access: [`Outcome::Done`]. Writes at most once an hour for a blob,
-    /// and nothing for one that no such rule holds for.
-    Touch(Vec<Sha256>),
+    /// These blobs have been downloaded, for retention by last download: [`Outcome::Done`]. Writes at most once an hour for a blob,
+    /// and nothing for one to which no such rule applies.
+    RecordDownloads(Vec<Sha256>),
     /// Whether [`Command::Begin`] would refuse; changes nothing. [`Outcome::Accepted`] instead of [`Outcome::Begun`], and
     /// [`Outcome::Exists`] whoever owns the blob.
     Check(Wanted),
-    /// An upload begins: [`Outcome::Begun`]; or [`Outcome::Exists`], if the uploader owns the blob already; [`Outcome::Here`], if
+    /// An upload begins: [`Outcome::Begun`]; or [`Outcome::Exists`], if the uploader owns the blob already; [`Outcome::OwnedByOthers`], if
     /// only others do; [`Outcome::Busy`]; [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves
     /// nothing: whatever it may have stored is removed, unless it is live or another upload of it is under way.
     Begin(Wanted),
@@ -25,7 +25,7 @@ pub enum Command {
     /// failed to give it within the last five minutes; [`Outcome::Pulling`] while another upload of it for the relay is under way,
     /// after which the blob is there, and for at most two minutes.
     BeginPull(Wanted, Vec<String>),
-    /// These URLs do not give the blob that [`Command::BeginPull`] has begun, which ends as by [`Command::Abort`]: [`Outcome::Done`].
+    /// These URLs failed to return the blob that [`Command::BeginPull`] has begun, which ends as by [`Command::Abort`]: [`Outcome::Done`].
     AbortPull {
         /// The upload.
         upload: u64,
@@ -41,7 +41,7 @@ pub enum Command {
         size: u64,
     },
     /// The hash and size of a begun upload are known now, for its bytes have come: the same answers, and [`Outcome::Begun`] has the
-    /// key where the bytes belong; [`Outcome::Exists`] instead of [`Outcome::Here`], and the uploader is an owner now. Any other
+    /// key where the bytes belong; [`Outcome::Exists`] instead of [`Outcome::OwnedByOthers`], and the uploader is an owner now. Any other
     /// answer but [`Outcome::Busy`] has ended the upload.
     SetHash {
         /// The upload.
@@ -51,7 +51,7 @@ pub enum Command {
         /// Its size in bytes.
         size: u64,
     },
-    /// The bytes of an upload are stored under their hash, or of one that was [`Outcome::Here`] have come: [`Outcome::Stored`];
+    /// The bytes of an upload are stored under their hash, or of one that was [`Outcome::OwnedByOthers`] have come: [`Outcome::Stored`];
     /// [`Outcome::Exists`] if the blob is live already, and the uploader is an owner now; or [`Outcome::Refused`]. The upload has
     /// ended in any case.
     Finish(Commit),
@@ -73,7 +73,7 @@ pub enum Command {
     },
     /// A part of a blob comes (BUD-14): [`Outcome::Begun`] with the key for its bytes; [`Outcome::Accepted`] if stored parts have
     /// all of it, so that it need not come; [`Outcome::Complete`] as of [`Command::FinishPart`], if these are all of the blob and
-    /// nobody joins them; or as [`Command::Begin`], but never [`Outcome::Here`]: parts are stored also of a blob of others.
+    /// nobody joins them; or as [`Command::Begin`], but never [`Outcome::OwnedByOthers`]: parts are stored also of a blob of others.
     BeginPart(Wanted, PartHead),
     /// A part is stored: [`Outcome::Accepted`] while others are missing or another request joins them; [`Outcome::Complete`]
     /// if all are there, and the one that is told so joins them and then sends [`Command::Finish`] or [`Command::Abort`].
@@ -107,8 +107,8 @@ pub enum Command {
         mime: String,
     },
     /// An owner deletes a blob, or an administrator removes it (`owner` is `None`): [`Outcome::Deleted`], [`Outcome::Missing`] or
-    /// [`Outcome::Refused`]. With its last owner the uploads of it that are under way are given up: what they send from then on is
-    /// [`Refusal::Gone`], and the bytes are removed now and once more when they end. An administrator's removal does that, and removes
+    /// [`Outcome::Refused`]. With its last owner the uploads of it that are in progress are aborted: their later
+    /// commands are [`Refusal::Gone`], and the bytes are removed now and once more when they end. An administrator's removal does that, and removes
     /// what the store may have, also if the blob is [`Outcome::Missing`].
     Delete {
         /// The blob.
@@ -130,9 +130,9 @@ pub enum Command {
         until: Option<u64>,
     },
     /// Somebody reports blobs: [`Outcome::Done`], or [`Outcome::Missing`] if none of them is here.
-    Report(SignedEvent),
-    /// An event of the relay ([`SignedEvent::of_relay`]) with its sequence number, which is kept: [`Outcome::Done`].
-    Apply(SignedEvent, u64),
+    Report(RelayEvent),
+    /// An event of the relay ([`RelayEvent::of_relay`]) with its sequence number, which is kept: [`Outcome::Done`].
+    Apply(RelayEvent, u64),
     /// The position in the relay's stream that is dealt with: [`Outcome::Position`].
     Position,
     /// The position moves on without an event: [`Outcome::Done`].
@@ -145,7 +145,7 @@ pub enum Command {
     TakeRemovals(u32),
     /// The same of bytes with this key, if they wait and nobody has taken them.
     TakeRemovalOf(Key),
-    /// They are gone: [`Outcome::Done`].
+    /// They are removed: [`Outcome::Done`].
     Removed(Key),
     /// They could not be removed, and no removal of them is under way any more: it waits again, and uploads of them may begin.
     /// [`Outcome::Done`], also if nobody has taken it.
@@ -161,11 +161,11 @@ pub enum Command {
     IsKnown(Key),
     /// The store has these keys, of which none is of an upload that has just begun: bytes that belong to nothing are removed
     /// ([`Outcome::Unknown`]). Keys that are none of this index are left alone. If more than half of the hashes are unknown, the
-    /// index may be the one that is wrong, new or restored: then no blob is removed unless an operator asks for it.
+    /// index may be the one that is wrong, new or restored: then no blob is removed unless an administrator asks for it.
     RemoveUnknown {
         /// At most a thousand.
         keys: Vec<Key>,
-        /// Whether an operator asks for it.
+        /// Whether an administrator asks for it.
         is_asked: bool,
     },
     /// A blob with all that is known: [`Outcome::Info`] or [`Outcome::Missing`].
@@ -314,9 +314,9 @@ pub struct Part {
     pub take: u64,
 }
 
-/// An event that the index acts on; its signature has been checked.
+/// An event of the relay, or a report, with a verified signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SignedEvent {
+pub struct RelayEvent {
     /// Its id in hexadecimal.
     pub id: String,
     /// Its author in hexadecimal.
@@ -335,9 +335,9 @@ pub struct SignedEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It is here.
+    /// The blob.
     Blob(Blob),
-    /// It is not here.
+    /// There is no such blob.
     Missing,
     /// It would be accepted; the part is accepted.
     Accepted,
@@ -348,19 +348,19 @@ pub enum Outcome {
         /// Where they are stored.
         key: Key,
     },
-    /// The blob is here already; the uploader is one of its owners.
+    /// The blob exists; the uploader is one of its owners.
     Exists(Blob),
-    /// The blob is here already, and others own it. Whoever sends its bytes too becomes an owner: they are hashed and not stored,
-    /// then comes [`Command::Finish`], or [`Command::Abort`].
-    Here {
+    /// The blob exists, and others own it. An uploader who sends its bytes becomes an owner: they are hashed and not
+    /// stored, then [`Command::Finish`] or [`Command::Abort`] follows.
+    OwnedByOthers {
         /// The upload's number.
         upload: u64,
     },
-    /// Its bytes are being removed at this moment: ask again soon.
+    /// Its bytes are being removed: repeat the command soon.
     Busy,
     /// The relay is fetching it for another request: ask again soon.
     Pulling,
-    /// No.
+    /// It is refused.
     Refused(Refusal),
     /// The blob is new.
     Stored(Blob),
@@ -372,8 +372,8 @@ pub enum Outcome {
         key: Key,
         /// In order.
         parts: Vec<Part>,
-        /// The blob is here already, so that they are hashed and not stored.
-        is_here: bool,
+        /// The blob exists: the parts are hashed and not stored.
+        blob_exists: bool,
     },
     /// The owner is removed, and the blob with its last owner.
     Deleted,
@@ -394,7 +394,7 @@ pub enum Outcome {
         /// Left.
         left: u64,
     },
-    /// The time of the next sweep, in Unix seconds, if anything runs out.
+    /// The time of the next sweep, in Unix seconds, if anything will expire.
     Swept(Option<u64>),
     /// A blob with all that is known.
     Info(Box<BlobInfo>),
@@ -421,7 +421,7 @@ pub enum Refusal {
     TooMany,
     /// The blob belongs to others.
     NotOwner,
-    /// The upload is not known, or was given up.
+    /// The upload is not known, or was aborted.
     Gone,
     /// Parts of this upload declared another length, or this part does not lie within it.
     OtherLength,

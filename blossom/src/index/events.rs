@@ -8,7 +8,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, PubKey};
 
 use super::Run;
-use super::command::{Outcome, SignedEvent};
+use super::command::{Outcome, RelayEvent};
 use super::schema::{get_meta, put_meta};
 use super::sql::{exec, int, parse_key, query_all, query_one, sha256};
 use crate::blob::Sha256;
@@ -35,14 +35,14 @@ const DESCRIPTIONS_MAX: u64 = 100;
 pub(super) const VANISHED_BLOBS_MAX: u64 = 200;
 
 /// Kinds of the relay's events that the index acts on: deletion, request to vanish, file metadata. A host sends it those
-/// ([`SignedEvent::of_relay`]).
+/// ([`RelayEvent::of_relay`]).
 pub const EVENT_KINDS: [u16; 3] = [5, 62, 1063];
 
-impl SignedEvent {
+impl RelayEvent {
     /// An event of the relay as [`super::Command::Apply`] takes it; `None` if it means nothing to the index. Of requests to vanish
     /// only those count that name this relay, which `names_relay` tells (`relay_engine::policy::names_relay`): an import stores
     /// others, too.
-    pub fn of_relay(event: &Event, names_relay: impl FnOnce(&Event) -> bool) -> Option<SignedEvent> {
+    pub fn of_relay(event: &Event, names_relay: impl FnOnce(&Event) -> bool) -> Option<RelayEvent> {
         match event.kind {
             1063 | 5 => {}
             _ if names_relay(event) => {}
@@ -65,7 +65,7 @@ fn event_id(text: &str) -> Result<EventId, StoreError> {
 impl<C: SqlConn> Run<'_, C> {
     /// An event of the relay. One row for the position. A description writes two for each blob; a deletion or a request to
     /// vanish what [`Run::remove_owner`] does, for at most some blobs of a request.
-    pub(super) fn apply(&mut self, event: &SignedEvent, seq: u64) -> Result<Outcome, StoreError> {
+    pub(super) fn apply(&mut self, event: &RelayEvent, seq: u64) -> Result<Outcome, StoreError> {
         let author = parse_key(&event.pubkey)?;
         match event.kind {
             1063 => self.describe(event, author)?,
@@ -76,7 +76,7 @@ impl<C: SqlConn> Run<'_, C> {
         self.set_position(seq)
     }
 
-    fn describe(&mut self, event: &SignedEvent, author: PubKey) -> Result<(), StoreError> {
+    fn describe(&mut self, event: &RelayEvent, author: PubKey) -> Result<(), StoreError> {
         let id = event_id(&event.id)?;
         let hashes = event.named("x").filter_map(|tag| tag[0].parse::<Sha256>().ok());
         for hash in hashes.take(DESCRIBED_MAX) {
@@ -90,7 +90,7 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(())
     }
 
-    fn delete_descriptions(&mut self, event: &SignedEvent, author: PubKey) -> Result<(), StoreError> {
+    fn delete_descriptions(&mut self, event: &RelayEvent, author: PubKey) -> Result<(), StoreError> {
         for tag in event.named("e") {
             let Ok(id) = event_id(&tag[0]) else { continue };
             for hash in self.hashes(LINKED, &[id.0[..].into(), author.into()])? {
@@ -111,7 +111,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// Its author owns nothing any more that was theirs before. Also their reports are forgotten.
-    fn vanish(&mut self, event: &SignedEvent, author: PubKey) -> Result<(), StoreError> {
+    fn vanish(&mut self, event: &RelayEvent, author: PubKey) -> Result<(), StoreError> {
         let until = event.created_at;
         exec(self.conn, FORGET_REPORTS, &[author.into(), until.into()])?;
         let until = self.state.vanishing.get(&author).map_or(until, |other| until.max(*other));

@@ -3,9 +3,9 @@
 //! - Live blobs have their bytes: a blob becomes live when its bytes are stored ([`Command::Finish`]), and bytes are removed
 //!   only while they are neither live nor being uploaded.
 //! - Bytes that are neither are removed in the end: whatever ends (a blob, an upload, a part) queues the removal of its bytes.
-//! - Of bytes that a host is removing no upload begins.
-//! - An upload that is given up because its blob is banned or deleted may still put bytes. It is remembered until its host says
-//!   that it has ended, or until it counts as abandoned; then the bytes are removed once more, unless they are live or uploaded
+//! - No upload of bytes begins while a host is removing them.
+//! - An upload that is aborted because its blob is banned or deleted may still store bytes. It is remembered until its
+//!   host reports its end, or until it counts as abandoned; then the bytes are removed once more, unless they are live or uploaded
 //!   by others.
 //!
 //! `schema.rs` has the tables and what an upload costs.
@@ -27,7 +27,7 @@ mod thumbnails;
 mod uploads;
 
 pub use command::{
-    BlobInfo, Command, Commit, Key, Outcome, Part, PartHead, Refusal, ReportRow, SignedEvent, Totals, Wanted,
+    BlobInfo, Command, Commit, Key, Outcome, Part, PartHead, Refusal, RelayEvent, ReportRow, Totals, Wanted,
 };
 pub use events::EVENT_KINDS;
 pub(crate) use pulls::PULL_SECONDS;
@@ -127,7 +127,7 @@ impl<C: SqlConn> Run<'_, C> {
             Command::Get(sha256) => {
                 Ok(self.blob(&sha256)?.map_or(Outcome::Missing, |row| Outcome::Blob(row.blob)))
             }
-            Command::Touch(blobs) => self.touch(&blobs),
+            Command::RecordDownloads(blobs) => self.record_downloads(&blobs),
             Command::Check(wanted) => self.check(&wanted),
             Command::CheckPart(wanted) => self.check_part(&wanted),
             Command::ClaimPayment { upload } => self.claim_payment(upload),

@@ -134,7 +134,7 @@ impl<C: SqlConn> Run<'_, C> {
                 return Ok(Outcome::Exists(row.blob));
             }
             // Its owner-to-be shows that they have it: their parts come as if it were new.
-            UploadDecision::Here(_) => {
+            UploadDecision::OwnedByOthers(_) => {
                 let size = bytes.min(wanted.size);
                 if let Some(refusal) = self.refusal(&owner, Some(&sha256), size, wanted.quotas(), found)?
                     && !has_it
@@ -150,7 +150,7 @@ impl<C: SqlConn> Run<'_, C> {
             // What it has stored it has reserved.
             UploadDecision::Refused(_) if has_it => {}
             UploadDecision::Refused(refusal) => return Ok(Outcome::Refused(refusal)),
-            UploadDecision::Free => {}
+            UploadDecision::Allowed => {}
         }
         if other_length {
             return Ok(Outcome::Refused(Refusal::OtherLength));
@@ -251,8 +251,8 @@ impl<C: SqlConn> Run<'_, C> {
         }
         let Some(cover) = parts.cover(&sha256, size) else { return Ok(Outcome::Accepted) };
         parts.joining = Some(now);
-        let is_here = self.blob(&sha256)?.is_some();
-        Ok(Outcome::Complete { upload, key: sha256.to_string(), parts: cover, is_here })
+        let blob_exists = self.blob(&sha256)?.is_some();
+        Ok(Outcome::Complete { upload, key: sha256.to_string(), parts: cover, blob_exists })
     }
 
     /// A part has failed. Two rows; four if its upload has no other.
@@ -314,7 +314,7 @@ impl<C: SqlConn> Run<'_, C> {
         let range = [(*first).into(), (*last).into(), upload.into()];
         let mut params = vec![prefix(sha256).as_str().into()];
         params.extend(range.clone());
-        self.state.is_removal_due = true;
+        self.state.has_pending_removals = true;
         exec(self.conn, QUEUE_ALL, &params)?;
         exec(self.conn, DELETE_ALL, &range)
     }

@@ -1,4 +1,4 @@
-//! Blobs that the relay fetches for itself: one upload of each at a time, and URLs that do not give theirs are left alone for a while.
+//! Blobs that the relay fetches for itself: one upload of each at a time. URLs that failed are not requested again for five minutes.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use super::Run;
 use super::command::{Outcome, Wanted};
 use super::sql::parse_key;
 
-/// Seconds for which a URL that did not give its blob is not asked again.
+/// Seconds for which a URL that failed is not requested again.
 const MISS_SECONDS: u64 = 300;
 /// Seconds for which others wait for an upload of the relay's. One whose host has died would keep them waiting until it is abandoned.
 pub(crate) const PULL_SECONDS: u64 = 120;

@@ -1,5 +1,5 @@
-//! Bytes that are to be removed. Those of a hash wait only while no upload of it is under way, and while a host removes them no
-//! upload of it begins. A key is in the table until its bytes are gone.
+//! Bytes that are to be removed. Those of a hash are queued only while no upload of it is in progress, and no upload
+//! of it begins while a host removes them. A key is in the table until its bytes are removed.
 
 use relay_engine::sql::{SqlConn, StoreError};
 
@@ -20,7 +20,7 @@ const REQUEUE: &str = "UPDATE blossom_removals SET taken_at = 0, again = 0 WHERE
 const REQUEUE_ALL: &str = "UPDATE blossom_removals SET taken_at = 0, again = 0 WHERE taken_at > 0";
 const HAS: &str = "SELECT 1 FROM blossom_removals WHERE key = ?";
 
-/// After as many seconds a host that took a removal has died.
+/// Seconds after which a host that took a removal counts as dead.
 pub(super) const TAKEN_SECONDS: u64 = 900;
 
 /// Whether the key is a hash: bytes that may come back. Others have a number that is given once, so that they may be handed out
@@ -43,29 +43,29 @@ fn is_ours(key: &str) -> bool {
 }
 
 impl<C: SqlConn> Run<'_, C> {
-    /// Bytes of a hash are removed, unless they are live or being uploaded. One row.
-    pub(super) fn free(&mut self, sha256: &Sha256) -> Result<(), StoreError> {
+    /// Queues the removal of the bytes of a hash, unless they are live or being uploaded. One row.
+    pub(super) fn queue_blob_removal(&mut self, sha256: &Sha256) -> Result<(), StoreError> {
         if self.state.is_pending(sha256) || self.blob(sha256)?.is_some() {
             return Ok(());
         }
         self.queue(&sha256.to_string())
     }
 
-    /// Bytes are removed; again if they are being removed, for they may have come after that. One row.
+    /// Queues the removal of bytes; if they are being removed, once more, because they may have arrived after that. One row.
     pub(super) fn queue(&mut self, key: &str) -> Result<(), StoreError> {
-        self.state.is_removal_due = true;
+        self.state.has_pending_removals = true;
         match self.state.taken.get_mut(key) {
-            Some(taken) if taken.is_again => Ok(()),
+            Some(taken) if taken.remove_again => Ok(()),
             Some(taken) => {
-                taken.is_again = true;
+                taken.remove_again = true;
                 exec(self.conn, AGAIN, &[key.into()])
             }
             None => exec(self.conn, QUEUE, &[key.into()]),
         }
     }
 
-    /// Bytes are being uploaded, so they are not removed. One row, if they were to be.
-    pub(super) fn call_off(&mut self, sha256: &Sha256) -> Result<(), StoreError> {
+    /// Cancels the removal of bytes that are being uploaded. One row, if a removal was queued.
+    pub(super) fn cancel_removal(&mut self, sha256: &Sha256) -> Result<(), StoreError> {
         exec(self.conn, DELETE, &[sha256.to_string().as_str().into()])
     }
 
@@ -80,7 +80,7 @@ impl<C: SqlConn> Run<'_, C> {
         for key in &keys {
             self.take(key)?;
         }
-        self.state.is_removal_due = is_more;
+        self.state.has_pending_removals = is_more;
         Ok(keys)
     }
 
@@ -90,7 +90,7 @@ impl<C: SqlConn> Run<'_, C> {
             return Ok(Outcome::Removal(None));
         }
         self.take(&key)?;
-        self.state.is_removal_due = !self.waiting(1)?.is_empty();
+        self.state.has_pending_removals = !self.waiting(1)?.is_empty();
         Ok(Outcome::Removal(Some(key)))
     }
 
@@ -106,7 +106,7 @@ impl<C: SqlConn> Run<'_, C> {
         if is_hash(key) {
             exec(self.conn, TAKE, &[at.into(), key.as_str().into()])?;
         }
-        self.state.taken.entry(key.clone()).or_insert(Taken { at, is_again: false }).at = at;
+        self.state.taken.entry(key.clone()).or_insert(Taken { at, remove_again: false }).at = at;
         Ok(())
     }
 
@@ -114,8 +114,8 @@ impl<C: SqlConn> Run<'_, C> {
     pub(super) fn removed(&mut self, key: &str) -> Result<Outcome, StoreError> {
         // What nobody has taken is not done, whoever says so.
         if let Some(taken) = self.state.taken.remove(key) {
-            exec(self.conn, if taken.is_again { REQUEUE } else { DELETE }, &[key.into()])?;
-            self.state.is_removal_due |= taken.is_again;
+            exec(self.conn, if taken.remove_again { REQUEUE } else { DELETE }, &[key.into()])?;
+            self.state.has_pending_removals |= taken.remove_again;
         }
         Ok(Outcome::Done)
     }
@@ -123,7 +123,7 @@ impl<C: SqlConn> Run<'_, C> {
     /// Bytes could not be removed. One row.
     pub(super) fn removal_failed(&mut self, key: &str) -> Result<Outcome, StoreError> {
         if self.state.taken.remove(key).is_some() {
-            self.state.is_removal_due = true;
+            self.state.has_pending_removals = true;
             exec(self.conn, REQUEUE, &[key.into()])?;
         }
         Ok(Outcome::Done)
@@ -132,7 +132,7 @@ impl<C: SqlConn> Run<'_, C> {
     /// The process that all uploads and removals belonged to is gone. As many rows as they were.
     pub(super) fn restart(&mut self) -> Result<Outcome, StoreError> {
         exec(self.conn, REQUEUE_ALL, &[])?;
-        self.state.is_removal_due |= !self.state.taken.is_empty();
+        self.state.has_pending_removals |= !self.state.taken.is_empty();
         self.state.taken.clear();
         let ids: Vec<u64> = self.state.uploads.keys().copied().collect();
         for id in ids {

@@ -11,14 +11,15 @@
 //! blossom_uploads   id INTEGER PRIMARY KEY, ...             uploads under way, in memory too: uploads.rs, state.rs
 //! blossom_parts     id INTEGER PRIMARY KEY, upload, ...     their parts, in memory too: parts.rs
 //! blossom_removals  key PRIMARY KEY, taken_at, again        bytes that are to be removed: removals.rs
-//! blossom_bans      sha256 PRIMARY KEY, reason, at          operator.rs
-//! blossom_reports   row INTEGER PRIMARY KEY, ...            the last ones: operator.rs
+//! blossom_bans      sha256 PRIMARY KEY, reason, at          admin.rs
+//! blossom_reports   row INTEGER PRIMARY KEY, ...            the last ones: admin.rs
 //!                   unique index (sha256, reporter)
 //!                   index (reporter)
 //! blossom_events    PRIMARY KEY (event, sha256), author     what kind 1063 describes: events.rs
 //!                   index (sha256, author)
 //! blossom_thumbnails PRIMARY KEY (thumbnail, picture)       thumbnails: thumbnails.rs
-//! blossom_leaving   owner PRIMARY KEY, until                authors of kind 62 ("vanishing") whose blobs are being removed: events.rs
+//! blossom_leaving   owner PRIMARY KEY, until                authors of requests to vanish whose blobs are being removed (the table
+//!                                                           keeps its old name): events.rs
 //! ```
 //!
 //! Durable Objects bill rows written, entries of indexes too. An upload writes six: itself and out again, its blob and the
@@ -31,7 +32,7 @@ use super::sql::{self, corrupt, from_json, int};
 /// The schema version that this version writes. Another one is refused.
 const SCHEMA: u64 = 1;
 
-/// Databases of the first days have no such index. With it an operator's list of all blobs reads a page and not all of them.
+/// The first databases of schema version 1 have no such index. With it an administrator's list of all blobs reads a page and not all of them.
 const UPLOADED: &str =
     "CREATE INDEX IF NOT EXISTS blossom_blobs_uploaded ON blossom_blobs (uploaded, sha256)";
 /// The first databases of schema version 1 have no such table.

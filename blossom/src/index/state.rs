@@ -27,12 +27,12 @@ pub(super) struct State {
     pub(super) uploads: BTreeMap<u64, Upload>,
     pub(super) taken: BTreeMap<Key, Taken>,
     pub(super) totals: Sums,
-    /// Whether the totals are still to be written by this command.
-    pub(super) is_totals_due: bool,
+    /// Whether this command has still to write the totals.
+    pub(super) totals_changed: bool,
     /// Bytes of blobs of owners, as far as they have been asked for.
     pub(super) owned: HashMap<PubKey, u64>,
     /// Whether removals may wait that nobody has taken.
-    pub(super) is_removal_due: bool,
+    pub(super) has_pending_removals: bool,
     /// No blob ends before.
     pub(super) next_end: Option<u64>,
     /// Reports that may come before all are counted.
@@ -73,8 +73,8 @@ pub(super) struct Upload {
     pub(super) is_staged: bool,
     /// Its blob was banned or deleted. It is kept only because its host may still put bytes.
     pub(super) is_given_up: bool,
-    /// Its blob was live when it began, so that nothing is stored for it: its bytes count for the owner's quota only.
-    pub(super) is_here: bool,
+    /// Its blob was live when it began: its bytes are only hashed, not stored, and count for the owner's quota only.
+    pub(super) is_hash_only: bool,
     /// Of one in parts: somebody pays for it, or has.
     pub(super) is_paid: bool,
     pub(super) parts: Option<Parts>,
@@ -102,14 +102,14 @@ pub(super) struct PartRow {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     pub(super) at: u64,
-    /// The bytes may have come back meanwhile, so they are to be removed again.
-    pub(super) is_again: bool,
+    /// The bytes may have been stored again meanwhile, so they are removed once more.
+    pub(super) remove_again: bool,
 }
 
 const FLAG_STAGED: u64 = 1;
 const FLAG_PARTS: u64 = 2;
 pub(super) const FLAG_GIVEN_UP: u64 = 4;
-const FLAG_HERE: u64 = 8;
+const FLAG_HASH_ONLY: u64 = 8;
 const FLAG_PAID: u64 = 16;
 
 impl Upload {
@@ -119,7 +119,7 @@ impl Upload {
             (self.is_staged, FLAG_STAGED),
             (self.parts.is_some(), FLAG_PARTS),
             (self.is_given_up, FLAG_GIVEN_UP),
-            (self.is_here, FLAG_HERE),
+            (self.is_hash_only, FLAG_HASH_ONLY),
             (self.is_paid, FLAG_PAID),
         ]
         .into_iter()
@@ -155,7 +155,7 @@ impl State {
                 began_at: int(row, 10)?,
                 is_staged: flags & FLAG_STAGED != 0,
                 is_given_up: flags & FLAG_GIVEN_UP != 0,
-                is_here: flags & FLAG_HERE != 0,
+                is_hash_only: flags & FLAG_HASH_ONLY != 0,
                 is_paid: flags & FLAG_PAID != 0,
                 parts: (flags & FLAG_PARTS != 0 && flags & FLAG_GIVEN_UP == 0).then(Parts::default),
             };
@@ -175,11 +175,12 @@ impl State {
         }
         let taken = "SELECT key, taken_at, again FROM blossom_removals WHERE taken_at > 0";
         state.taken = query_all(conn, taken, &[], |row| {
-            Ok((text(row, 0)?, Taken { at: int(row, 1)?, is_again: int(row, 2)? > 0 }))
+            Ok((text(row, 0)?, Taken { at: int(row, 1)?, remove_again: int(row, 2)? > 0 }))
         })?
         .into_iter()
         .collect();
-        state.is_removal_due = has(conn, "SELECT 1 FROM blossom_removals WHERE taken_at = 0 LIMIT 1", &[])?;
+        state.has_pending_removals =
+            has(conn, "SELECT 1 FROM blossom_removals WHERE taken_at = 0 LIMIT 1", &[])?;
         state.next_end = query_one(conn, NEXT_END, &[], |row| int(row, 0))?;
         let vanishing = "SELECT owner, until FROM blossom_leaving";
         state.vanishing =
@@ -204,7 +205,7 @@ impl State {
 
     /// See [`super::Index::next_due`].
     pub(super) fn next_due(&self) -> Option<u64> {
-        if self.is_removal_due || !self.vanishing.is_empty() {
+        if self.has_pending_removals || !self.vanishing.is_empty() {
             return Some(0);
         }
         let uploads = self.uploads.values().map(abandoned_at);

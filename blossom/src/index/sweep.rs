@@ -1,4 +1,4 @@
-//! What has run out: blobs by retention, uploads that did not go on; and blobs of authors who vanish.
+//! Removes what has expired: blobs by retention, abandoned uploads; and blobs of authors of requests to vanish.
 
 use relay_engine::sql::{SqlConn, StoreError};
 
@@ -33,7 +33,7 @@ impl<C: SqlConn> Run<'_, C> {
             // Thumbnails may have gone with their pictures.
             if let Some(row) = self.blob(&row.blob.sha256)? {
                 self.remove_blob(&row)?;
-                self.free(&row.blob.sha256)?;
+                self.queue_blob_removal(&row.blob.sha256)?;
             }
         }
         let uploads = self.state.uploads.iter().filter(|(_, upload)| abandoned_at(upload) <= self.now);

@@ -26,11 +26,11 @@ pub(super) const UPLOADS_MAX: usize = 1_024;
 pub(super) enum UploadDecision {
     /// The uploader owns it.
     Exists(Box<BlobRow>),
-    /// Others own it, and the uploader may too.
-    Here(Box<BlobRow>),
+    /// Others own it, and the uploader may become an owner.
+    OwnedByOthers(Box<BlobRow>),
     Busy,
     Refused(Refusal),
-    Free,
+    Allowed,
 }
 
 /// How the bytes of an upload come.
@@ -38,8 +38,8 @@ pub(super) enum UploadDecision {
 pub(super) enum Kind {
     Whole,
     InParts,
-    /// To be hashed, for they are here already.
-    Here,
+    /// Only hashed, because the blob exists.
+    HashOnly,
 }
 
 /// Quotas of an upload.
@@ -105,7 +105,9 @@ impl<C: SqlConn> Run<'_, C> {
                 }
                 let quotas = Quotas { total_max: None, ..quotas };
                 let refusal = self.refusal(owner, Some(sha256), row.blob.size, quotas, own)?;
-                return Ok(refusal.map_or(UploadDecision::Here(Box::new(row)), UploadDecision::Refused));
+                return Ok(
+                    refusal.map_or(UploadDecision::OwnedByOthers(Box::new(row)), UploadDecision::Refused)
+                );
             }
             if self.state.taken.contains_key(&sha256.to_string()) {
                 return Ok(UploadDecision::Busy);
@@ -113,7 +115,7 @@ impl<C: SqlConn> Run<'_, C> {
         }
         Ok(self
             .refusal(owner, sha256, size, quotas, own)?
-            .map_or(UploadDecision::Free, UploadDecision::Refused))
+            .map_or(UploadDecision::Allowed, UploadDecision::Refused))
     }
 
     /// Whether an owner has too much under way, or quotas leave no room.
@@ -151,7 +153,7 @@ impl<C: SqlConn> Run<'_, C> {
             let is_same = |upload: &Upload| sha256.is_some() && upload.sha256.as_ref() == sha256;
             let uploads = self.state.uploads.iter();
             let uploads = uploads.filter(|(id, upload)| Some(**id) != own && !is_same(upload));
-            let counts = |upload: &Upload| owner.map_or(!upload.is_here, |owner| upload.owner == *owner);
+            let counts = |upload: &Upload| owner.map_or(!upload.is_hash_only, |owner| upload.owner == *owner);
             let uploads = uploads.filter(|(_, upload)| counts(upload));
             uploads.fold(size, |sum, (_, upload)| sum.saturating_add(upload.reserved()))
         };
@@ -174,10 +176,10 @@ impl<C: SqlConn> Run<'_, C> {
         let decision =
             self.decide_upload(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)?;
         Ok(match decision {
-            UploadDecision::Exists(row) | UploadDecision::Here(row) => Outcome::Exists(row.blob),
+            UploadDecision::Exists(row) | UploadDecision::OwnedByOthers(row) => Outcome::Exists(row.blob),
             UploadDecision::Busy => Outcome::Busy,
             UploadDecision::Refused(refusal) => Outcome::Refused(refusal),
-            UploadDecision::Free => Outcome::Accepted,
+            UploadDecision::Allowed => Outcome::Accepted,
         })
     }
 
@@ -190,13 +192,13 @@ impl<C: SqlConn> Run<'_, C> {
                 self.add_owner(&mut row, owner, keep)?;
                 Ok(Outcome::Exists(row.blob))
             }
-            UploadDecision::Here(row) => {
-                let upload = self.insert_upload(owner, wanted, row.blob.size, Kind::Here)?;
-                Ok(Outcome::Here { upload })
+            UploadDecision::OwnedByOthers(row) => {
+                let upload = self.insert_upload(owner, wanted, row.blob.size, Kind::HashOnly)?;
+                Ok(Outcome::OwnedByOthers { upload })
             }
             UploadDecision::Busy => Ok(Outcome::Busy),
             UploadDecision::Refused(refusal) => Ok(Outcome::Refused(refusal)),
-            UploadDecision::Free => {
+            UploadDecision::Allowed => {
                 let upload = self.insert_upload(owner, wanted, wanted.size, Kind::Whole)?;
                 let key = wanted.sha256.map_or_else(|| staged_key(upload), |sha256| sha256.to_string());
                 Ok(Outcome::Begun { upload, key })
@@ -225,7 +227,7 @@ impl<C: SqlConn> Run<'_, C> {
             keep: wanted.keep_later(),
             is_staged: wanted.sha256.is_none(),
             is_given_up: false,
-            is_here: kind == Kind::Here,
+            is_hash_only: kind == Kind::HashOnly,
             is_paid: false,
             parts: (kind == Kind::InParts).then(Parts::default),
         };
@@ -245,7 +247,7 @@ impl<C: SqlConn> Run<'_, C> {
         ];
         exec(self.conn, INSERT, &params)?;
         if let Some(sha256) = &upload.sha256 {
-            self.call_off(sha256)?;
+            self.cancel_removal(sha256)?;
         }
         self.state.uploads.insert(id, upload);
         Ok(id)
@@ -256,7 +258,7 @@ impl<C: SqlConn> Run<'_, C> {
         let Some(upload) = self.state.uploads.get(&id).filter(|upload| !upload.is_given_up) else {
             return Ok(Outcome::Refused(Refusal::Gone));
         };
-        if upload.is_here || size <= upload.size {
+        if upload.is_hash_only || size <= upload.size {
             return Ok(Outcome::Accepted);
         }
         let (owner, sha256, quotas) = (upload.owner, upload.sha256, upload.quotas());
@@ -285,7 +287,7 @@ impl<C: SqlConn> Run<'_, C> {
         }
         let (owner, keep, quotas) = (upload.owner, upload.keep, upload.quotas());
         match self.decide_upload(&owner, Some(&sha256), size, quotas, Some(id))? {
-            UploadDecision::Exists(mut row) | UploadDecision::Here(mut row) => {
+            UploadDecision::Exists(mut row) | UploadDecision::OwnedByOthers(mut row) => {
                 self.give_up(id)?;
                 self.add_owner(&mut row, owner, keep)?;
                 Ok(Outcome::Exists(row.blob))
@@ -295,9 +297,9 @@ impl<C: SqlConn> Run<'_, C> {
                 self.give_up(id)?;
                 Ok(Outcome::Refused(refusal))
             }
-            UploadDecision::Free => {
+            UploadDecision::Allowed => {
                 exec(self.conn, SET_HASH, &[sha256.into(), size.into(), id.into()])?;
-                self.call_off(&sha256)?;
+                self.cancel_removal(&sha256)?;
                 if let Some(upload) = self.state.uploads.get_mut(&id) {
                     upload.sha256 = Some(sha256);
                     upload.size = size;
@@ -315,13 +317,13 @@ impl<C: SqlConn> Run<'_, C> {
         let Some(upload) = upload.filter(is_it).cloned() else {
             // Too late: whatever has removed the upload may have removed the bytes before they came.
             self.give_up(commit.upload)?;
-            self.free(&sha256)?;
+            self.queue_blob_removal(&sha256)?;
             return self.too_late(&sha256);
         };
         let own = Some(commit.upload);
         let live = self.blob(&sha256)?;
         // What was here has run out meanwhile. Its bytes have stayed, for an upload of them is under way.
-        let is_new = upload.is_here && live.is_none();
+        let is_new = upload.is_hash_only && live.is_none();
         let refusal = if self.is_banned(&sha256)? {
             Some(Refusal::Banned)
         } else if is_new || commit.size > upload.size {
@@ -331,7 +333,7 @@ impl<C: SqlConn> Run<'_, C> {
         };
         self.end(commit.upload)?;
         if let Some(refusal) = refusal {
-            self.free(&sha256)?;
+            self.queue_blob_removal(&sha256)?;
             return Ok(Outcome::Refused(refusal));
         }
         if let Some(mut row) = live {
@@ -361,7 +363,7 @@ impl<C: SqlConn> Run<'_, C> {
         if upload.is_staged {
             self.queue(&staged_key(id))?;
         }
-        upload.sha256.map_or(Ok(()), |sha256| self.free(&sha256))
+        upload.sha256.map_or(Ok(()), |sha256| self.queue_blob_removal(&sha256))
     }
 
     /// A blob is banned or has lost its last owner: uploads of it are aborted, and its bytes are removed. One
@@ -379,7 +381,7 @@ impl<C: SqlConn> Run<'_, C> {
                 self.remove_parts(id, sha256, &parts)?;
             }
         }
-        self.free(sha256)
+        self.queue_blob_removal(sha256)
     }
 
     /// An upload ends, and its parts are removed. One row, and two for each part.

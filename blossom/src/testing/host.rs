@@ -305,8 +305,10 @@ impl<'a> Host<'a> {
     }
 
     fn carry_out(&mut self, step: Step, body: &Bytes) -> Input {
-        let moves_bytes =
-            !matches!(step, Step::Ask(_) | Step::Use(_) | Step::Discard(_) | Step::FindServers { .. });
+        let moves_bytes = !matches!(
+            step,
+            Step::Ask(_) | Step::MarkEventUsed(_) | Step::Discard(_) | Step::FindServers { .. }
+        );
         if moves_bytes && let Some(failure) = self.failure.take() {
             return Input::Failed(failure);
         }
@@ -321,7 +323,9 @@ impl<'a> Host<'a> {
                     Err(error) => Input::Failed(StepError::Store(error.to_string())),
                 }
             }
-            Step::Use(signed) => Input::Used(self.used.take(&signed, SignerTrust::Allowed, self.now)),
+            Step::MarkEventUsed(signed) => {
+                Input::EventUsed(self.used.take(&signed, SignerTrust::Permitted, self.now))
+            }
             Step::Read { bytes_max } if body.len() as u64 > bytes_max => Input::Failed(StepError::TooLong),
             Step::Read { .. } => Input::Body(body.clone()),
             Step::Receive(receive) => {
@@ -343,7 +347,7 @@ impl<'a> Host<'a> {
                             let size = bytes.len() as u64;
                             let asked = match self.announces_length {
                                 true => reservation.announced(size),
-                                false => reservation.come(size),
+                                false => reservation.received(size),
                             };
                             let asked = asked.map(|command| self.index.run(self.now, command));
                             if let Some(Ok(Outcome::Refused(refusal))) = asked {

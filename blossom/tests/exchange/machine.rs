@@ -63,13 +63,13 @@ fn inputs(body: &Bytes) -> Vec<Input> {
         begun("staged/7".to_owned()),
         begun(hash(BODY).to_string()),
         Outcome::Exists(blob()),
-        Outcome::Here { upload: 7 },
+        Outcome::OwnedByOthers { upload: 7 },
         Outcome::Busy,
         Outcome::Pulling,
         Outcome::Refused(Refusal::Banned),
         Outcome::Refused(Refusal::Gone),
         Outcome::Stored(blob()),
-        Outcome::Complete { upload: 7, key: hash(BODY).to_string(), parts: vec![part], is_here: false },
+        Outcome::Complete { upload: 7, key: hash(BODY).to_string(), parts: vec![part], blob_exists: false },
         Outcome::Deleted,
         Outcome::Blobs(vec![blob()]),
         Outcome::Done,
@@ -80,8 +80,8 @@ fn inputs(body: &Bytes) -> Vec<Input> {
     ];
     let mut inputs: Vec<Input> = outcomes.map(Input::Answered).into();
     inputs.extend([
-        Input::Used(Ok(())),
-        Input::Used(Err(Nip98Error::Replayed)),
+        Input::EventUsed(Ok(())),
+        Input::EventUsed(Err(Nip98Error::Replayed)),
         Input::Body(body.clone()),
         Input::Body(Bytes::from_static(b"nonsense")),
         received(hash(BODY), 8),
@@ -156,7 +156,7 @@ fn requests() -> Vec<(Head, Bytes)> {
         (R::Ban, "PUT"),
         (R::Unban, "DELETE"),
         (R::Reports, "GET"),
-        (R::Collect, "POST"),
+        (R::Gc, "POST"),
     ] {
         let body: &[u8] = if route == R::Ban { b"{\"reason\":\"spam\"}" } else { b"" };
         let request = signed(9, method, "/blossom", body);
@@ -188,7 +188,7 @@ impl Ledger {
         match (step, outcome) {
             (
                 Step::Ask(Command::Begin(_) | Command::BeginPull(..)),
-                Some(O::Begun { upload, .. } | O::Here { upload }),
+                Some(O::Begun { upload, .. } | O::OwnedByOthers { upload }),
             ) => {
                 self.uploads.insert(*upload);
                 self.permitted = true;

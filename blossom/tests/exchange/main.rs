@@ -1,5 +1,6 @@
 //! Exchanges, as a client sees them: the rules of the BUDs and of HTTP, a case for each.
 
+mod admin;
 mod deletions;
 mod downloads;
 mod heads;
@@ -7,7 +8,6 @@ mod lists;
 mod machine;
 mod media;
 mod mirrors;
-mod operators;
 mod parts;
 mod payments;
 mod permission;

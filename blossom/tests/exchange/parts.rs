@@ -52,8 +52,8 @@ fn parts_in_any_order_with_overlaps_make_a_blob() {
             let reply = send(&mut host, *start..*end);
             check("a part", &reply, 204);
             let steps = ["Ask(BeginPart)", "Receive", "Ask(FinishPart)"];
-            let is_here = !is_new.insert((start, end));
-            assert_eq!(reply.steps, &steps[..if is_here { 1 } else { 3 }], "what is here is not read");
+            let blob_exists = !is_new.insert((start, end));
+            assert_eq!(reply.steps, &steps[..if blob_exists { 1 } else { 3 }], "what is here is not read");
             check("not there yet", &get(&mut host, &format!("/{}", hash(BLOB))), 404);
         }
         let reply = send(&mut host, last.0..last.1);

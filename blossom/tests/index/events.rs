@@ -1,18 +1,18 @@
 //! Events of the relay: descriptions, deletions, requests to vanish.
 
-use relay_blossom::index::SignedEvent;
+use relay_blossom::index::RelayEvent;
 use relay_blossom::{Command, Outcome};
 use relay_engine::policy::names_relay;
 use relay_engine::types::Event;
 
 use crate::world::{START, World, event, sha, wanted};
 
-fn apply(world: &mut World, event: SignedEvent) {
+fn apply(world: &mut World, event: RelayEvent) {
     world.check(Command::Apply(event, 1), &Outcome::Done);
 }
 
 /// A description of these blobs.
-fn described(author: u8, at: u64, hashes: &[u32]) -> SignedEvent {
+fn described(author: u8, at: u64, hashes: &[u32]) -> RelayEvent {
     let hashes: Vec<String> = hashes.iter().map(|n| sha(*n).to_string()).collect();
     let tags: Vec<[&str; 2]> = hashes.iter().map(|hash| ["x", hash.as_str()]).collect();
     let tags: Vec<&[&str]> = tags.iter().map(|tag| &tag[..]).collect();
@@ -193,10 +193,10 @@ fn only_events_that_mean_something_to_blobs_are_applied() {
             "ab".repeat(32)
         );
         let event = Event::from_canonical(json.as_bytes().into());
-        let found = SignedEvent::of_relay(&event, |event| names_relay(event, own));
+        let found = RelayEvent::of_relay(&event, |event| names_relay(event, own));
         let tags =
             vec![vec!["relay".to_owned(), relay.to_owned()], vec!["x".into(), "a\"b".into(), String::new()]];
-        let expected = expected.then(|| SignedEvent {
+        let expected = expected.then(|| RelayEvent {
             id: "ab".repeat(32),
             pubkey: "ab".repeat(32),
             kind,

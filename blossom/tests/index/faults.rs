@@ -96,7 +96,7 @@ fn script() -> Vec<Step> {
                 ..commit(upload, 5, 10)
             })
         }),
-        at(150, Command::Touch(vec![sha(5)])),
+        at(150, Command::RecordDownloads(vec![sha(5)])),
         at(150, Command::Begin(wanted(5, 6, 10))),
         at(150, Command::Begin(Wanted { sha256: Some(sha(7)), ..unknown(5, 10) })),
         at(150, Command::SetPosition(8)),
@@ -147,7 +147,7 @@ fn shape(outcome: &Outcome) -> String {
     }
     match outcome {
         Outcome::Begun { .. } => "begun".to_owned(),
-        Outcome::Here { .. } => "here".to_owned(),
+        Outcome::OwnedByOthers { .. } => "here".to_owned(),
         Outcome::Complete { parts, .. } => format!("complete {}", parts.len()),
         Outcome::Removal(Some(key)) => {
             key.rsplit_once('/').map_or(key.as_str(), |(folder, _)| folder).to_owned()
@@ -162,7 +162,7 @@ fn run(mut carry_out: impl FnMut(&mut World, u64, Command) -> Outcome) -> (Vec<S
         let (now, command) = step(&begun);
         let is_new = matches!(command, Command::Begin(_) | Command::BeginPart(..));
         let outcome = carry_out(&mut world, now, command.clone());
-        if let (Outcome::Here { upload }, Command::Begin(wanted)) = (&outcome, &command) {
+        if let (Outcome::OwnedByOthers { upload }, Command::Begin(wanted)) = (&outcome, &command) {
             let commit = commit(*upload, 0, wanted.size);
             let commit = Commit { sha256: wanted.sha256.unwrap(), ..commit };
             shapes.push(shape(&carry_out(&mut world, now, Command::Finish(commit))));

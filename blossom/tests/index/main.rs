@@ -1,9 +1,9 @@
 //! The index: what each command answers, what it costs in rows, and that no failure and no race breaks it.
 
+mod admin;
 mod events;
 mod faults;
 mod model;
-mod operator;
 mod owners;
 mod parts;
 mod removals;

@@ -56,7 +56,7 @@ fn only_what_is_stored_counts() {
     world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
     world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
     let parts = vec![Part { key: a.clone(), skip: 0, take: 50 }, Part { key: b, skip: 0, take: 50 }];
-    let complete = Outcome::Complete { upload, key: sha(1).to_string(), parts, is_here: false };
+    let complete = Outcome::Complete { upload, key: sha(1).to_string(), parts, blob_exists: false };
     world.check(Command::FinishPart { upload, key: a }, &complete);
 }
 
@@ -282,7 +282,7 @@ fn parts_of_a_blob_of_others_are_hashed_when_all_are_there() {
     let (upload, joined) = world.part(wanted(2, 1, 20), 0, 10);
     assert_eq!((joined, world.list(Some(2), None, 9).len()), (None, 0));
     let (_, key) = world.begin_part(wanted(2, 1, 20), 10, 10);
-    let Outcome::Complete { is_here: true, parts, .. } = world.run(Command::FinishPart { upload, key })
+    let Outcome::Complete { blob_exists: true, parts, .. } = world.run(Command::FinishPart { upload, key })
     else {
         panic!("the blob is here")
     };

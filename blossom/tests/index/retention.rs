@@ -95,7 +95,7 @@ fn a_blob_that_nobody_downloads_is_removed() {
     // Not before a day has passed without a download, though accesses are kept to the hour.
     for (at, access) in [(3_599, 0), (3_600, 3_600), (7_000, 3_600), (7_200, 7_200), (10_000, 7_200)] {
         world.now = START + at;
-        world.check(Command::Touch(vec![sha(1), sha(2)]), &Outcome::Done);
+        world.check(Command::RecordDownloads(vec![sha(1), sha(2)]), &Outcome::Done);
         assert_eq!(info(&mut world, 1).last_access, Some(START + access), "{at}");
         sweep(&mut world, Some(START + access + day + 3_600));
     }

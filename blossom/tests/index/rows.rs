@@ -36,11 +36,13 @@ fn an_upload_costs_six_rows() {
     world.costs(Command::Finish(commit(upload, 1, 10)), 5 + NO_RETENTION);
     // Its uploader sends it again; somebody else does.
     world.costs(Command::Begin(wanted(1, 1, 10)), 0);
-    let Outcome::Here { upload } = world.costs(Command::Begin(wanted(2, 1, 10)), 1) else { panic!() };
+    let Outcome::OwnedByOthers { upload } = world.costs(Command::Begin(wanted(2, 1, 10)), 1) else {
+        panic!()
+    };
     world.costs(Command::Finish(commit(upload, 1, 10)), 3);
     world.costs(Command::Begin(wanted(2, 1, 10)), 0);
     world.costs(Command::Get(sha(1)), 0);
-    world.costs(Command::Touch(vec![sha(1)]), 0);
+    world.costs(Command::RecordDownloads(vec![sha(1)]), 0);
     // With quotas no more.
     let quotas = Wanted { key_bytes_max: Some(1_000), total_bytes_max: Some(1_000), ..wanted(1, 2, 10) };
     let Outcome::Begun { upload, .. } = world.costs(Command::Begin(quotas), 1) else { panic!() };
@@ -106,7 +108,10 @@ fn a_download_costs_two_rows_an_hour_where_it_matters() {
         world.now = START + second;
         let is_due = second % 3_600 == 0 && second > 0;
         if second % 60 == 0 {
-            world.costs(Command::Touch(vec![sha(1), sha(2)]), if is_due { 2 + UNCHANGED } else { 0 });
+            world.costs(
+                Command::RecordDownloads(vec![sha(1), sha(2)]),
+                if is_due { 2 + UNCHANGED } else { 0 },
+            );
         }
     }
 }

@@ -39,7 +39,7 @@ fn who_knows_a_hash_owns_the_blob_only_when_its_bytes_have_come() {
     assert_eq!(world.list(Some(2), None, 9), [sha(1)]);
     world.check(Command::Begin(wanted(2, 1, 10)), &Outcome::Exists(blob));
 
-    // The only owners have let it go meanwhile, and an operator another one.
+    // The only owners have deleted it meanwhile, and an administrator another one.
     let upload = world.begin_here(wanted(3, 1, 10));
     world.delete(1, 1);
     world.delete(2, 1);

@@ -1,7 +1,7 @@
 //! An index with a clock, and short ways to ask it.
 
 use relay_blossom::blob::Media;
-use relay_blossom::index::{Commit, Key, Part, PartHead, Refusal, SignedEvent, Totals, Wanted};
+use relay_blossom::index::{Commit, Key, Part, PartHead, Refusal, RelayEvent, Totals, Wanted};
 use relay_blossom::testing::Sqlite;
 use relay_blossom::{Blob, Command, Index, Outcome, Sha256};
 
@@ -64,10 +64,10 @@ pub(crate) fn picture(upload: u64, n: u32, thumbnail: u32) -> Commit {
 }
 
 /// An event of author `author`.
-pub(crate) fn event(author: u8, kind: u16, created_at: u64, tags: &[&[&str]]) -> SignedEvent {
+pub(crate) fn event(author: u8, kind: u16, created_at: u64, tags: &[&[&str]]) -> RelayEvent {
     let tags = tags.iter().map(|tag| tag.iter().map(|s| (*s).to_owned()).collect()).collect();
     let id = format!("{:064x}", u64::from(author) << 40 | u64::from(kind) << 20 | (created_at % 1_000_000));
-    SignedEvent { id, pubkey: key(author), kind, created_at, tags, content: String::new() }
+    RelayEvent { id, pubkey: key(author), kind, created_at, tags, content: String::new() }
 }
 
 impl World {
@@ -108,7 +108,7 @@ impl World {
     #[track_caller]
     pub(crate) fn begin_here(&mut self, wanted: Wanted) -> u64 {
         match self.run(Command::Begin(wanted.clone())) {
-            Outcome::Here { upload } => upload,
+            Outcome::OwnedByOthers { upload } => upload,
             other => panic!("{wanted:?}: {other:?}"),
         }
     }
@@ -117,7 +117,7 @@ impl World {
     #[track_caller]
     pub(crate) fn upload(&mut self, wanted: Wanted) -> Blob {
         let upload = match self.run(Command::Begin(wanted.clone())) {
-            Outcome::Begun { upload, .. } | Outcome::Here { upload } => upload,
+            Outcome::Begun { upload, .. } | Outcome::OwnedByOthers { upload } => upload,
             Outcome::Exists(blob) => return blob,
             other => panic!("{wanted:?}: {other:?}"),
         };

@@ -15,7 +15,7 @@ const HEAD_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
-    /// What was received behind the last response.
+    /// What was received after the last response.
     unread: Vec<u8>,
     ended: bool,
 }
@@ -163,7 +163,7 @@ impl Connection {
             }
             body.extend(self.exactly(length)?);
             if self.exactly(2)? != b"\r\n" {
-                return Err(io::Error::other("no line end behind a chunk"));
+                return Err(io::Error::other("no line end after a chunk"));
             }
         }
     }

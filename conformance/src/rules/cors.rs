@@ -3,26 +3,26 @@
 use crate::context::{Context, lock};
 use crate::http::Response;
 use crate::suite::Strength::{Must, Practice};
-use crate::suite::{Check, NotPassed, Rule, fail, rule};
+use crate::suite::{Check, Rule, TestError, fail, rule};
 
 const SECTION: &str = "BUD-01 Cross origin headers";
 const ERRORS: &str = "BUD-01 Error responses";
 
 pub(super) const RULES: &[Rule] = &[
     rule("cors-get", SECTION, Must, "GET of a blob allows any origin", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         allows_origin(&ctx.read(&blob)?.send()?)
     }),
     rule("cors-head", SECTION, Must, "HEAD of a blob allows any origin", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         allows_origin(&ctx.read_path("HEAD", &blob.path(), &blob.sha256)?.send()?)
     }),
     rule("cors-partial", SECTION, Must, "206 allows any origin", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         allows_origin(&ctx.read(&blob)?.header("Range", "bytes=0-9").send()?)
     }),
     rule("cors-unsatisfiable", SECTION, Must, "416 allows any origin", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         allows_origin(&ctx.read(&blob)?.header("Range", "bytes=5000-").send()?)
     }),
     rule("cors-not-found", SECTION, Must, "404 of a blob allows any origin", |ctx| {
@@ -43,7 +43,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("cors-too-large", SECTION, Practice, "414 and 431 allow any origin too", |ctx| {
         let response = ctx.get(&format!("/{}", "a".repeat(100_000))).send()?;
         if !matches!(response.status, 414 | 431) {
-            return Err(NotPassed::Skip(format!("{}: neither 414 nor 431", response.summary())));
+            return Err(TestError::Skip(format!("{}: neither 414 nor 431", response.summary())));
         }
         allows_origin(&response)
     }),
@@ -130,7 +130,7 @@ fn allows_origin(response: &Response) -> Check {
 
 fn has_reason(response: &Response) -> Check {
     if response.status < 400 {
-        return Err(NotPassed::Skip(format!("{} is no error", response.summary())));
+        return Err(TestError::Skip(format!("{} is no error", response.summary())));
     }
     response.ensure(
         response.header("x-reason").is_some_and(|reason| !reason.is_empty()),

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::nostr::Token;
 use crate::request::Request;
 use crate::suite::Strength::{Practice, Safety, Should};
-use crate::suite::{Check, NotPassed, Rule, fail, rule};
+use crate::suite::{Check, Rule, TestError, fail, rule};
 
 const PUT: &str = "BUD-02 PUT /upload";
 const STATUS: &str = "BUD-02 PUT /upload status codes";
@@ -27,7 +27,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_absent(&sent.sha256)
     }),
     rule("hash-malformed", STATUS, Should, "400 if X-SHA-256 is not 64 hex digits", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         for value in ["abc", "not a hash", &"g".repeat(64), &"a".repeat(63), &"a".repeat(65)] {
             let blob = ctx.blob(20);
             let request = put(ctx, &blob).without("X-SHA-256").header("X-SHA-256", value);
@@ -37,7 +37,7 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("length-missing", STATUS, Should, "a chunked body is 411, or stored exactly", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(50);
         let head = put(ctx, &blob).without_body().header("Transfer-Encoding", "chunked");
         let mut connection = ctx.connect()?;
@@ -52,31 +52,31 @@ pub(super) const RULES: &[Rule] = &[
         if response.status == 411 { ctx.expect_absent(&blob.sha256) } else { ctx.expect_served(&blob) }
     }),
     rule("length-none", STATUS, Should, "no length and no body is 411, 400, or the empty blob", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = Blob::new(Vec::new(), "application/octet-stream");
         let request = put(ctx, &blob).without_body();
         request.send()?.expect(&[200, 201, 400, 411]).map(|_| ())
     }),
     rule("length-absurd", STATUS, Should, "2^50 bytes are refused, with 413 if for their size", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         announce(ctx, &ABSURD.to_string())?.expect(&[402, 403, 411, 413, 507]).map(|_| ())
     }),
     rule("length-overflow", SAFE, Safety, "a length beyond 64 bits is refused, and below 500", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         for length in ["99999999999999999999999999", "18446744073709551615", "18446744073709551616"] {
             announce(ctx, length)?.expect_refusal()?;
         }
         ctx.expect_alive()
     }),
     rule("length-malformed", SAFE, Safety, "a length that is no number is refused", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         for length in ["-1", "abc", "1.5", "0x10", "+5", "5, 6"] {
             announce(ctx, length)?.expect_refusal()?;
         }
         ctx.expect_alive()
     }),
     rule("length-twice", SAFE, Safety, "two lengths that differ are refused", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(20);
         let request = put(ctx, &blob).header("Content-Length", "10").malformed();
         request.send()?.expect_refusal()?;
@@ -96,7 +96,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_absent(&blob.sha256)
     }),
     rule("length-too-short", SAFE, Safety, "a body longer than its length stores nothing of it", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(100);
         let request = put(ctx, &blob).without_body().header("Content-Length", "60");
         let mut connection = ctx.connect()?;
@@ -118,7 +118,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_served(&blob)
     }),
     rule("body-early", SAFE, Safety, "a blob is not served before it is complete", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(1000);
         ctx.note(&blob.sha256, &ctx.key);
         let request = put(ctx, &blob);
@@ -132,7 +132,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_served(&blob)
     }),
     rule("body-slow", PUT, Practice, "a slow upload succeeds", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(1000);
         ctx.note(&blob.sha256, &ctx.key);
         let request = put(ctx, &blob);
@@ -167,7 +167,7 @@ pub(super) const RULES: &[Rule] = &[
         Safety,
         "with both framings the length is not believed",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             // Taken for a body by its length, the framing would be part of the blob.
             let framed = format!("5\r\nhello\r\n0\r\n\r\n{}", crate::nostr::hex(&ctx.blob(8).bytes));
             let blob = Blob::new(framed.into_bytes(), "application/octet-stream");
@@ -184,19 +184,19 @@ pub(super) fn put<'a>(ctx: &'a Context, blob: &Blob) -> Request<'a> {
 }
 
 /// Uploads a blob under the name of another; gives both.
-fn mismatch(ctx: &Context) -> Result<(crate::http::Response, Blob, Blob), NotPassed> {
-    ctx.thousand()?;
+fn mismatch(ctx: &Context) -> Result<(crate::http::Response, Blob, Blob), TestError> {
+    ctx.blob_of_1000_bytes()?;
     let (announced, sent) = (ctx.blob(30), ctx.blob(30));
     let response = put(ctx, &announced).body(&sent.bytes).send()?;
     Ok((response, announced, sent))
 }
 
 /// Announces a length, and sends no body.
-fn announce(ctx: &Context, length: &str) -> Result<crate::http::Response, NotPassed> {
+fn announce(ctx: &Context, length: &str) -> Result<crate::http::Response, TestError> {
     let request = put(ctx, &ctx.blob(10)).without_body().header("Content-Length", length).malformed();
     match request.send() {
-        Err(NotPassed::Fail(text)) => {
-            Err(NotPassed::Fail(format!("{text}; it is refused only when it has been sent")))
+        Err(TestError::Fail(text)) => {
+            Err(TestError::Fail(format!("{text}; it is refused only when it has been sent")))
         }
         other => other,
     }
@@ -207,8 +207,8 @@ fn begun(
     ctx: &Context,
     length: usize,
     act: impl FnOnce(&mut crate::http::Connection, &Blob) -> Check,
-) -> Result<Blob, NotPassed> {
-    ctx.thousand()?;
+) -> Result<Blob, TestError> {
+    ctx.blob_of_1000_bytes()?;
     let blob = ctx.blob(length);
     ctx.note(&blob.sha256, &ctx.key);
     let request = put(ctx, &blob).without_body().header("Content-Length", "200");
@@ -221,7 +221,7 @@ fn begun(
 }
 
 fn chunked(ctx: &Context, act: impl FnOnce(&mut crate::http::Connection, &Blob)) -> Check {
-    ctx.thousand()?;
+    ctx.blob_of_1000_bytes()?;
     let blob = ctx.blob(50);
     let request = put(ctx, &blob).without_body().header("Transfer-Encoding", "chunked");
     let mut connection = ctx.connect()?;

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::{Key, Token};
 use crate::suite::Strength::{Must, Practice, Safety, Should};
-use crate::suite::{Check, NotPassed, Rule, ensure, fail, rule};
+use crate::suite::{Check, Rule, TestError, ensure, fail, rule};
 
 const LIST: &str = "BUD-12 GET /list";
 const STATUS: &str = "BUD-12 GET /list status codes";
@@ -14,7 +14,7 @@ const STATUS: &str = "BUD-12 GET /list status codes";
 pub(super) const RULES: &[Rule] = &[
     rule("list-descriptors", LIST, Must, "a list is an array of blob descriptors", |ctx| {
         offered(ctx)?;
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let response = request(ctx, &ctx.key, "")?;
         let found = array(&response)?;
         found.iter().try_for_each(|item| super::upload::well_formed(&response, item))
@@ -83,11 +83,11 @@ pub(super) const RULES: &[Rule] = &[
         pages.truncate(whole.len());
         ensure(pages == whole, || format!("pages of 2 gave {pages:?}, the list is {whole:?}"))
     }),
-    rule("list-cursor-last", LIST, Must, "behind the last blob there is nothing", |ctx| {
+    rule("list-cursor-last", LIST, Must, "after the last blob there is nothing", |ctx| {
         several(ctx)?;
         let Some(last) = all(ctx, &ctx.key)?.pop() else { return fail("the list is empty") };
         let found = list(ctx, &ctx.key, &format!("cursor={last}"))?;
-        ensure(found.is_empty(), || format!("{} blobs behind the last", found.len()))
+        ensure(found.is_empty(), || format!("{} blobs after the last", found.len()))
     }),
     rule("list-unknown-key", LIST, Must, "the list of a key without blobs is empty", |ctx| {
         offered(ctx)?;
@@ -158,7 +158,7 @@ pub(super) fn offered(ctx: &Context) -> Check {
     ctx.offered("GET /list", || request(ctx, &ctx.key, ""))
 }
 
-fn request(ctx: &Context, key: &Key, query: &str) -> Result<Response, NotPassed> {
+fn request(ctx: &Context, key: &Key, query: &str) -> Result<Response, TestError> {
     let end = if query.is_empty() { String::new() } else { format!("?{query}") };
     let path = format!("/list/{}{end}", key.pubkey);
     let response = ctx.get(&path).send()?;
@@ -169,12 +169,12 @@ fn request(ctx: &Context, key: &Key, query: &str) -> Result<Response, NotPassed>
 }
 
 /// One page of a key's list.
-pub(super) fn list(ctx: &Context, key: &Key, query: &str) -> Result<Vec<Value>, NotPassed> {
+pub(super) fn list(ctx: &Context, key: &Key, query: &str) -> Result<Vec<Value>, TestError> {
     let response = request(ctx, key, query)?;
     array(&response)
 }
 
-fn array(response: &Response) -> Result<Vec<Value>, NotPassed> {
+fn array(response: &Response) -> Result<Vec<Value>, TestError> {
     response.expect(&[200])?;
     match response.json() {
         Some(Value::Array(items)) => Ok(items),
@@ -187,7 +187,7 @@ fn hashes(items: &[Value]) -> Vec<String> {
 }
 
 /// All of a key's list, page by page.
-pub(super) fn all(ctx: &Context, key: &Key) -> Result<Vec<String>, NotPassed> {
+pub(super) fn all(ctx: &Context, key: &Key) -> Result<Vec<String>, TestError> {
     let mut all: Vec<String> = hashes(&list(ctx, key, "")?);
     let mut last = all.last().cloned();
     for _ in 0..200 {

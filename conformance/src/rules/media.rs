@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::{Token, sha256};
 use crate::suite::Strength::{Must, Practice, Safety, Should};
-use crate::suite::{Check, NotPassed, Rule, fail, rule, skip};
+use crate::suite::{Check, Rule, TestError, fail, rule, skip};
 
 const MEDIA: &str = "BUD-05 PUT /media";
 const STATUS: &str = "BUD-05 PUT /media status codes";
@@ -125,11 +125,11 @@ pub(super) const RULES: &[Rule] = &[
 
 /// Skips unless the server processes media.
 pub(super) fn offered(ctx: &Context) -> Check {
-    ctx.thousand()?;
+    ctx.blob_of_1000_bytes()?;
     ctx.offered("PUT /media", || send(ctx, &png(&ctx.blob(30).bytes)))
 }
 
-pub(super) fn send(ctx: &Context, blob: &Blob) -> Result<Response, NotPassed> {
+pub(super) fn send(ctx: &Context, blob: &Blob) -> Result<Response, TestError> {
     ctx.note(&blob.sha256, &ctx.key);
     let token = Token::new("media").x(&blob.sha256);
     let response = ctx.put("/media").token(&token, &ctx.key).blob(blob).send()?;
@@ -140,7 +140,7 @@ pub(super) fn send(ctx: &Context, blob: &Blob) -> Result<Response, NotPassed> {
 }
 
 /// The response to a picture; skips if the server cannot process it, and says so.
-fn processed(ctx: &Context, blob: &Blob) -> Result<Response, NotPassed> {
+fn processed(ctx: &Context, blob: &Blob) -> Result<Response, TestError> {
     offered(ctx)?;
     let response = send(ctx, blob)?;
     match response.status {
@@ -151,7 +151,7 @@ fn processed(ctx: &Context, blob: &Blob) -> Result<Response, NotPassed> {
 }
 
 /// The blob of the descriptor, as it is served.
-fn result(ctx: &Context, response: &Response) -> Result<Vec<u8>, NotPassed> {
+fn result(ctx: &Context, response: &Response) -> Result<Vec<u8>, TestError> {
     let Some(found) = response.json() else {
         return fail(format!("{}; the body is no JSON", response.summary()));
     };

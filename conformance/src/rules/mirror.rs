@@ -10,7 +10,7 @@ use crate::http::{Endpoint, Response};
 use crate::nostr::Token;
 use crate::origin::{Origin, Reply};
 use crate::suite::Strength::{Must, Practice, Safety, Should};
-use crate::suite::{Check, NotPassed, Rule, ensure, fail, rule, skip};
+use crate::suite::{Check, Rule, TestError, ensure, fail, rule, skip};
 
 use super::integrity::ABSURD;
 
@@ -226,18 +226,18 @@ pub(super) const RULES: &[Rule] = &[
 
 /// Skips unless the server mirrors.
 pub(super) fn offered(ctx: &Context) -> Check {
-    ctx.thousand()?;
+    ctx.blob_of_1000_bytes()?;
     ctx.offered("PUT /mirror", || mirror(ctx, &ctx.blob(1), "not a url"))
 }
 
-fn mirror(ctx: &Context, blob: &Blob, url: &str) -> Result<Response, NotPassed> {
+fn mirror(ctx: &Context, blob: &Blob, url: &str) -> Result<Response, TestError> {
     ctx.note(&blob.sha256, &ctx.key);
     let token = Token::new("upload").x(&blob.sha256);
     ctx.put("/mirror").token(&token, &ctx.key).json(&json!({"url": url})).send()
 }
 
 /// The URL at which the callback listener gives this reply, if the server can reach it.
-fn local(ctx: &Context, path: &str, reply: Reply) -> Result<String, NotPassed> {
+fn local(ctx: &Context, path: &str, reply: Reply) -> Result<String, TestError> {
     offered(ctx)?;
     if ctx.origin.is_private() && !ctx.options.private_allowed {
         return skip("the callback is a private address: --callback with a public one, or --private-allowed");
@@ -249,7 +249,7 @@ fn local(ctx: &Context, path: &str, reply: Reply) -> Result<String, NotPassed> {
 }
 
 /// The URL of an origin that has the blob.
-fn source(ctx: &Context, blob: &Blob) -> Result<String, NotPassed> {
+fn source(ctx: &Context, blob: &Blob) -> Result<String, TestError> {
     let Some(url) = &ctx.options.mirror_origin else {
         let headers = vec![("Content-Type".to_owned(), blob.mime.clone())];
         return local(ctx, &blob.path(), Reply::Blob(headers, blob.bytes.clone()));
@@ -287,7 +287,7 @@ fn refuses_private(ctx: &Context, hosts: &[&str]) -> Check {
     hosts.iter().try_for_each(|host| not_reached(ctx, &ctx.loopback, host))
 }
 
-/// Skips unless the server mirrors, and protects_network its network.
+/// Skips unless the server mirrors and protects its own network.
 fn protects_network(ctx: &Context) -> Check {
     offered(ctx)?;
     if ctx.options.private_allowed {

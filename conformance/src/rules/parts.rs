@@ -6,7 +6,7 @@ use crate::http::Response;
 use crate::nostr::Token;
 use crate::request::Request;
 use crate::suite::Strength::{Must, Practice, Safety, Should};
-use crate::suite::{Check, NotPassed, Rule, fail, rule, skip};
+use crate::suite::{Check, Rule, TestError, fail, rule, skip};
 
 use super::integrity::ABSURD;
 
@@ -70,7 +70,7 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("parts-concurrent", CHUNKING, Should, "parts may be sent at once", |ctx| {
         let blob = begin(ctx, 2000)?;
-        let results: Vec<Result<Response, NotPassed>> = std::thread::scope(|scope| {
+        let results: Vec<Result<Response, TestError>> = std::thread::scope(|scope| {
             let send = |from: usize| part(ctx, &blob, from, from + 200).send();
             let threads: Vec<_> =
                 (0..2000).step_by(200).map(|from| scope.spawn(move || send(from))).collect();
@@ -112,7 +112,7 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("parts-exists", COMPLETION, Must, "a blob that exists is 200, when it is complete again", |ctx| {
         offered(ctx)?;
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let mut response = part(ctx, &blob, 0, 500).send()?;
         if response.status == 204 {
             response = part(ctx, &blob, 500, 1000).send()?;
@@ -266,7 +266,7 @@ pub(super) const RULES: &[Rule] = &[
 
 /// Skips unless the server takes parts.
 fn offered(ctx: &Context) -> Check {
-    ctx.thousand()?;
+    ctx.blob_of_1000_bytes()?;
     ctx.offered("PATCH /<sha256>", || {
         let blob = ctx.blob(30);
         part(ctx, &blob, 0, 30).send()
@@ -274,13 +274,13 @@ fn offered(ctx: &Context) -> Check {
 }
 
 /// A blob to upload.
-fn begin(ctx: &Context, length: usize) -> Result<Blob, NotPassed> {
+fn begin(ctx: &Context, length: usize) -> Result<Blob, TestError> {
     offered(ctx)?;
     Ok(ctx.blob(length))
 }
 
 /// A blob to upload to a server that wants tokens.
-fn closed(ctx: &Context) -> Result<Blob, NotPassed> {
+fn closed(ctx: &Context) -> Result<Blob, TestError> {
     let blob = begin(ctx, 300)?;
     if ctx.uploads_are_open()? { skip("uploads need no token here") } else { Ok(blob) }
 }

@@ -14,14 +14,14 @@ pub(super) const RULES: &[Rule] = &[
         no_blob(ctx, 64, "g")
     }),
     rule("path-uppercase", STATUS, Practice, "an uppercase hash is the same blob, 400 or 404", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let path = blob.path().to_uppercase();
         let response = ctx.read_path("GET", &path, &blob.sha256)?.send()?;
         response.expect(&[200, 301, 307, 308, 400, 404])?;
         response.ensure(response.status != 200 || response.body == blob.bytes, "other bytes came")
     }),
     rule("path-dots", SAFE, Safety, "dot segments lead nowhere", |ctx| {
-        let hash = ctx.thousand()?.sha256;
+        let hash = ctx.blob_of_1000_bytes()?.sha256;
         for path in [
             "/../../../../etc/passwd".to_owned(),
             "/..".to_owned(),
@@ -35,7 +35,7 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("path-dots-encoded", SAFE, Safety, "encoded dot segments lead nowhere", |ctx| {
-        let hash = ctx.thousand()?.sha256;
+        let hash = ctx.blob_of_1000_bytes()?.sha256;
         for path in [
             "/%2e%2e/%2e%2e/%2e%2e/etc/passwd".to_owned(),
             "/..%2f..%2f..%2fetc%2fpasswd".to_owned(),
@@ -50,7 +50,7 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("path-odd", SAFE, Safety, "odd paths are answered, and below 500", |ctx| {
-        let hash = ctx.thousand()?.sha256;
+        let hash = ctx.blob_of_1000_bytes()?.sha256;
         for path in [
             format!("//{hash}"),
             format!("/{hash}/"),
@@ -79,7 +79,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_alive()
     }),
     rule("path-percent-hash", SAFE, Practice, "an encoded digit is the same path, 400 or 404", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let path = format!("/%{:02x}{}", blob.sha256.as_bytes()[0], &blob.sha256[1..]);
         let response = ctx.read_path("GET", &path, &blob.sha256)?.send()?;
         response.expect(&[200, 301, 307, 308, 400, 404])?;

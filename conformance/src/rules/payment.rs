@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::Token;
 use crate::suite::Strength::{Must, Practice};
-use crate::suite::{NotPassed, Rule, rule, skip};
+use crate::suite::{Rule, TestError, rule, skip};
 
 const REQUIRED: &str = "BUD-07 Payment Required";
 
@@ -50,7 +50,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// The 402 that answers an upload; skips if uploads are free.
-fn unpaid(ctx: &Context) -> Result<Response, NotPassed> {
+fn unpaid(ctx: &Context) -> Result<Response, TestError> {
     let response = ctx.upload(&ctx.blob(100))?;
     if response.status == 402 {
         return Ok(response);

@@ -17,7 +17,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("preflight-accepts", UPLOAD, Should, "200 if the upload would be taken", |ctx| {
         offered(ctx, "/upload")?;
         // Skips if the key may not upload at all.
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(100);
         ask(ctx, "/upload", &blob).send()?.expect(&[200]).map(|_| ())
     }),
@@ -42,7 +42,7 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("preflight-exists", UPLOAD, Should, "200 if the blob exists", |ctx| {
         offered(ctx, "/upload")?;
-        ask(ctx, "/upload", &ctx.thousand()?).send()?.expect(&[200]).map(|_| ())
+        ask(ctx, "/upload", &ctx.blob_of_1000_bytes()?).send()?.expect(&[200]).map(|_| ())
     }),
     rule("preflight-length-missing", STATUS, Should, "411 without X-Content-Length", |ctx| {
         offered(ctx, "/upload")?;
@@ -103,18 +103,18 @@ pub(super) const RULES: &[Rule] = &[
         let request = ask(ctx, "/upload", &ctx.blob(100)).without("X-Content-Length");
         let mut connection = ctx.connect()?;
         let response = request.send_on(&mut connection, &ctx.server)?;
-        response.ensure(connection.is_closed(), "bytes behind the head")
+        response.ensure(connection.is_closed(), "bytes after the head")
     }),
     rule("media-preflight-accepts", MEDIA, Should, "200 if the media would be taken", |ctx| {
         offered(ctx, "/media")?;
         // Skips if the key may not upload at all.
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let picture = png(&ctx.blob(30).bytes);
         ask(ctx, "/media", &picture).send()?.expect(&[200]).map(|_| ())
     }),
     rule("media-preflight-agrees", MEDIA, Practice, "what it accepts is then processed", |ctx| {
         offered(ctx, "/media")?;
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         for picture in [png(&ctx.blob(30).bytes), super::media::jpeg(&ctx.blob(16))] {
             let response = ask(ctx, "/media", &picture).send()?;
             if response.status == 200 {

@@ -22,7 +22,7 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("put-again", PUT, Must, "a blob that exists is 200, with its descriptor", |ctx| {
         offered(ctx)?;
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let response = put(ctx, &blob).send()?;
         super::upload::descriptor(response.expect(&[200])?, &blob).map(|_| ())
     }),
@@ -116,7 +116,7 @@ pub(super) const RULES: &[Rule] = &[
 
 /// Skips unless the server takes uploads by path.
 pub(super) fn offered(ctx: &Context) -> Check {
-    ctx.thousand()?;
+    ctx.blob_of_1000_bytes()?;
     ctx.offered("PUT /<sha256>", || put(ctx, &ctx.blob(30)).send())
 }
 

@@ -6,7 +6,7 @@ use crate::blob::Blob;
 use crate::context::Context;
 use crate::http::Response;
 use crate::suite::Strength::{Must, Practice, Safety};
-use crate::suite::{NotPassed, Rule, ensure, fail, rule};
+use crate::suite::{Rule, TestError, ensure, fail, rule};
 
 const UPLOADS: &str = "BUD-02 concurrency";
 const DELETES: &str = "BUD-12 concurrency";
@@ -16,7 +16,7 @@ const ROUNDS: usize = 8;
 
 pub(super) const RULES: &[Rule] = &[
     rule("race-many", UPLOADS, Practice, "100 small uploads at once all succeed", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blobs: Vec<Blob> = (0..100).map(|at| ctx.blob(100 + at)).collect();
         let results = at_once(&blobs, |blob| ctx.upload(blob));
         for result in results {
@@ -30,7 +30,7 @@ pub(super) const RULES: &[Rule] = &[
         Must,
         "of uploads of one blob at once one is 201, the others are 200",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             for _ in 0..ROUNDS {
                 let blob = ctx.blob(2000);
                 let results = at_once(&[(); 6], |()| ctx.upload(&blob));
@@ -52,7 +52,7 @@ pub(super) const RULES: &[Rule] = &[
         Safety,
         "an upload that breaks off does not take another's blob along",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             let blob = ctx.blob(2000);
             let request = super::integrity::put(ctx, &blob);
             let mut connection = ctx.connect()?;
@@ -76,7 +76,7 @@ pub(super) const RULES: &[Rule] = &[
                 result?.expect(&[200, 201, 204, 404])?;
             }
             whole_or_gone(ctx, &blob)?;
-            // What the server said last is so: an upload behind the race is served.
+            // What the server said last is so: an upload after the race is served.
             ctx.upload(&blob)?.expect(&[200, 201])?;
             ctx.expect_served(&blob)?;
         }
@@ -173,18 +173,18 @@ pub(super) const RULES: &[Rule] = &[
             connection.send_body(&ctx.read(&blob)?.bytes());
             idle.push(connection);
         }
-        ctx.expect_served(&ctx.thousand()?)?;
+        ctx.expect_served(&ctx.blob_of_1000_bytes()?)?;
         ctx.upload(&ctx.blob(100))?.expect(&[201]).map(|_| ())
     }),
     rule("race-slow-writer", UPLOADS, Safety, "stalled uploads do not block others", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let mut idle = Vec::new();
         for _ in 0..20 {
             let mut connection = ctx.connect()?;
             connection.send_body(&super::integrity::put(ctx, &ctx.blob(500)).head_bytes(&ctx.server));
             idle.push(connection);
         }
-        ctx.expect_served(&ctx.thousand()?)?;
+        ctx.expect_served(&ctx.blob_of_1000_bytes()?)?;
         ctx.upload(&ctx.blob(100))?.expect(&[201]).map(|_| ())
     }),
 ];
@@ -192,8 +192,8 @@ pub(super) const RULES: &[Rule] = &[
 /// Does `act` for every item, each on a thread, at once.
 fn at_once<T: Sync>(
     items: &[T],
-    act: impl Fn(&T) -> Result<Response, NotPassed> + Sync,
-) -> Vec<Result<Response, NotPassed>> {
+    act: impl Fn(&T) -> Result<Response, TestError> + Sync,
+) -> Vec<Result<Response, TestError>> {
     let start = std::sync::Barrier::new(items.len());
     std::thread::scope(|scope| {
         let (act, start) = (&act, &start);
@@ -207,14 +207,14 @@ fn at_once<T: Sync>(
         let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
             thread
                 .join()
-                .unwrap_or_else(|_| Err(NotPassed::Fail("a thread of the suite panicked".to_owned())))
+                .unwrap_or_else(|_| Err(TestError::Fail("a thread of the suite panicked".to_owned())))
         };
         threads.into_iter().map(join).collect()
     })
 }
 
 /// Whether the blob is served; fails if it is neither whole nor gone.
-fn whole_or_gone(ctx: &Context, blob: &Blob) -> Result<bool, NotPassed> {
+fn whole_or_gone(ctx: &Context, blob: &Blob) -> Result<bool, TestError> {
     let response = ctx.download(&blob.sha256)?;
     match response.status {
         200 if response.body == blob.bytes => Ok(true),

@@ -4,13 +4,13 @@ use crate::blob::Blob;
 use crate::context::Context;
 use crate::http::Response;
 use crate::suite::Strength::{Http, Practice, Safety, Should};
-use crate::suite::{Check, NotPassed, Rule, rule, skip};
+use crate::suite::{Check, Rule, TestError, rule, skip};
 
 const BUD: &str = "BUD-01 Range requests";
 
 pub(super) const RULES: &[Rule] = &[
     rule("range-announced", BUD, Should, "HEAD has Accept-Ranges: bytes and Content-Length", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let response = ctx.read_path("HEAD", &blob.path(), &blob.sha256)?.send()?;
         response.here()?.expect(&[200])?;
         response.expect_header("accept-ranges", "bytes")?.expect_header("content-length", "1000").map(|_| ())
@@ -52,7 +52,7 @@ pub(super) const RULES: &[Rule] = &[
             let range = format!("bytes={start}-{}", start + 299);
             whole.extend(ctx.read(&blob)?.header("Range", &range).send()?.expect(&[206])?.body.clone());
         }
-        if whole == blob.bytes { Ok(()) } else { Err(NotPassed::Fail("the pieces are not the blob".into())) }
+        if whole == blob.bytes { Ok(()) } else { Err(TestError::Fail("the pieces are not the blob".into())) }
     }),
     rule("range-beyond", BUD, Should, "a range that starts past the end is 416", |ctx| {
         let blob = supported(ctx)?;
@@ -97,7 +97,7 @@ pub(super) const RULES: &[Rule] = &[
         whole(ctx, "GET", "items=0-5")
     }),
     rule("range-head", "RFC 9110 14.2", Http, "HEAD ignores ranges", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let request = ctx.read_path("HEAD", &blob.path(), &blob.sha256)?;
         let response = request.header("Range", "bytes=0-9").send()?;
         response.here()?.expect(&[200])?.expect_header("content-length", "1000").map(|_| ())
@@ -116,13 +116,19 @@ pub(super) const RULES: &[Rule] = &[
             response.ensure(whole || multipart, "neither the whole blob nor multipart/byteranges")
         },
     ),
-    rule("range-flood", "RFC 9110 17.15", Safety, "a thousand ranges do not multiply the answer", |ctx| {
-        let blob = supported(ctx)?;
-        let ranges = format!("bytes={}", vec!["0-"; 1000].join(","));
-        let response = ctx.read(&blob)?.header("Range", &ranges).send()?;
-        response.expect_no_breakdown()?;
-        response.ensure(response.body.len() < 10_000, &format!("{} bytes came", response.body.len()))
-    }),
+    rule(
+        "range-flood",
+        "RFC 9110 17.15",
+        Safety,
+        "a blob_of_1000_bytes ranges do not multiply the answer",
+        |ctx| {
+            let blob = supported(ctx)?;
+            let ranges = format!("bytes={}", vec!["0-"; 1000].join(","));
+            let response = ctx.read(&blob)?.header("Range", &ranges).send()?;
+            response.expect_no_breakdown()?;
+            response.ensure(response.body.len() < 10_000, &format!("{} bytes came", response.body.len()))
+        },
+    ),
     rule("range-if-etag", "RFC 9110 13.1.5", Http, "If-Range with the right ETag gives the range", |ctx| {
         let blob = supported(ctx)?;
         let etag = strong_etag(ctx, &blob)?;
@@ -163,16 +169,16 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// The empty blob, on the server.
-pub(super) fn empty(ctx: &Context) -> Result<Blob, NotPassed> {
+pub(super) fn empty(ctx: &Context) -> Result<Blob, TestError> {
     match ctx.sample("empty", || Blob::new(Vec::new(), "application/octet-stream")) {
-        Err(NotPassed::Fail(why)) => skip(format!("the empty blob is not taken: {why}")),
+        Err(TestError::Fail(why)) => skip(format!("the empty blob is not taken: {why}")),
         other => other,
     }
 }
 
 /// A blob of 1,000 bytes of a server that knows ranges; whether it does is what `range-first` tests.
-fn supported(ctx: &Context) -> Result<Blob, NotPassed> {
-    let blob = ctx.thousand()?;
+fn supported(ctx: &Context) -> Result<Blob, TestError> {
+    let blob = ctx.blob_of_1000_bytes()?;
     let response = ctx.read(&blob)?.header("Range", "bytes=0-99").send()?;
     match response.status {
         200 => skip("the server does not serve ranges"),
@@ -182,7 +188,7 @@ fn supported(ctx: &Context) -> Result<Blob, NotPassed> {
 }
 
 fn part(ctx: &Context, range: &str, first: usize, last: usize) -> Check {
-    let blob = ctx.thousand()?;
+    let blob = ctx.blob_of_1000_bytes()?;
     let response = ctx.read(&blob)?.header("Range", range).send()?;
     if (300..400).contains(&response.status) {
         return skip("the server redirects");
@@ -199,7 +205,7 @@ fn expect_part(response: &Response, blob: &Blob, first: usize, last: usize) -> C
 }
 
 fn whole(ctx: &Context, method: &str, range: &str) -> Check {
-    let blob = ctx.thousand()?;
+    let blob = ctx.blob_of_1000_bytes()?;
     let response = ctx.read_path(method, &blob.path(), &blob.sha256)?.header("Range", range).send()?;
     response.here()?.expect(&[200])?;
     response.ensure(response.body == blob.bytes, "not the whole blob")
@@ -214,7 +220,7 @@ fn if_range(ctx: &Context, validator: &str) -> Check {
 }
 
 /// The blob's ETag; skips if it has none, or a weak one.
-pub(super) fn strong_etag(ctx: &Context, blob: &Blob) -> Result<String, NotPassed> {
+pub(super) fn strong_etag(ctx: &Context, blob: &Blob) -> Result<String, TestError> {
     let response = super::retrieve::served(ctx, blob)?;
     match response.header("etag") {
         Some(etag) if etag.starts_with('"') => Ok(etag.to_owned()),

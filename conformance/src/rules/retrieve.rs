@@ -9,9 +9,11 @@ const GET: &str = "BUD-01 GET /sha256";
 const HEAD: &str = "BUD-01 HEAD /sha256";
 
 pub(super) const RULES: &[Rule] = &[
-    rule("get-bytes", GET, Must, "GET returns the exact bytes", |ctx| ctx.expect_served(&ctx.thousand()?)),
+    rule("get-bytes", GET, Must, "GET returns the exact bytes", |ctx| {
+        ctx.expect_served(&ctx.blob_of_1000_bytes()?)
+    }),
     rule("get-length", GET, Should, "GET gives the Content-Length", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         served(ctx, &blob)?.expect_header("content-length", &blob.bytes.len().to_string()).map(|_| ())
     }),
     rule("get-type", GET, Must, "GET gives the type that was uploaded", |ctx| {
@@ -41,7 +43,7 @@ pub(super) const RULES: &[Rule] = &[
         has_type(ctx, &untyped(ctx)?, ".html", "application/octet-stream")
     }),
     rule("get-query", GET, Practice, "a query, such as hints of BUD-10, does not hide the blob", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let path = format!("{}.bin?xs=cdn.example.com&sz=1000", blob.path());
         let response = ctx.read_path("GET", &path, &blob.sha256)?.send()?;
         response.expect(&[200, 307, 308])?;
@@ -96,7 +98,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.read_path("GET", &path, &blob.sha256)?.send()?.expect(&[404]).map(|_| ())
     }),
     rule("get-redirect", "BUD-01 Proxying and Redirection", Must, "a redirect keeps the hash", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let response = ctx.read(&blob)?.send()?;
         if !(300..400).contains(&response.status) {
             return skip(format!("{}: no redirect", response.summary()));
@@ -105,7 +107,7 @@ pub(super) const RULES: &[Rule] = &[
         response.ensure(location.contains(&blob.sha256), &format!("Location: {location}"))
     }),
     rule("get-sunset", "BUD-01 Sunset Header", Should, "a Sunset header is an HTTP date", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let response = served(ctx, &blob)?;
         let Some(date) = response.header("sunset") else {
             return skip("the server gives no Sunset header");
@@ -113,7 +115,7 @@ pub(super) const RULES: &[Rule] = &[
         response.ensure(is_http_date(date), &format!("Sunset: {date}"))
     }),
     rule("get-date", "RFC 9110 6.6.1", Http, "responses are dated", |ctx| {
-        let response = served(ctx, &ctx.thousand()?)?;
+        let response = served(ctx, &ctx.blob_of_1000_bytes()?)?;
         let date = response.header("date").unwrap_or_default();
         response.ensure(is_http_date(date), &format!("Date: {date:?}"))
     }),
@@ -121,7 +123,7 @@ pub(super) const RULES: &[Rule] = &[
         if ctx.reads_need_token()? {
             return skip("blobs are only served with a token");
         }
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         for value in ["Nostr bm90IGpzb24", "Nostr", "Bearer abc"] {
             ctx.get(&blob.path()).header("Authorization", value).send()?.expect(&[200, 307, 308])?;
             ctx.head(&blob.path()).header("Authorization", value).send()?.expect(&[200, 307, 308])?;
@@ -129,7 +131,7 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("head-headers", HEAD, Must, "HEAD has the Content-Type and Content-Length of GET", |ctx| {
-        for blob in [ctx.picture()?, ctx.thousand()?] {
+        for blob in [ctx.picture()?, ctx.blob_of_1000_bytes()?] {
             let get = ctx.read(&blob)?.send()?;
             get.here()?;
             let head = ctx.read_path("HEAD", &blob.path(), &blob.sha256)?.send()?;
@@ -145,7 +147,7 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("head-same", HEAD, Should, "HEAD has the other headers of GET", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let get = ctx.read(&blob)?.send()?;
         let head = ctx.read_path("HEAD", &blob.path(), &blob.sha256)?.send()?;
         let names =
@@ -158,11 +160,11 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("head-no-body", "RFC 9110 9.3.2", Http, "HEAD sends no body", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let head = ctx.read_path("HEAD", &blob.path(), &blob.sha256)?;
         let mut connection = ctx.connect()?;
         head.send_on(&mut connection, &ctx.server)?;
-        ensure(connection.is_closed(), || format!("{}: bytes behind the head", head.summary()))
+        ensure(connection.is_closed(), || format!("{}: bytes after the head", head.summary()))
     }),
     rule("head-extension", HEAD, Must, "HEAD accepts a file extension", |ctx| {
         let blob = ctx.picture()?;
@@ -189,7 +191,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// The blob from this server itself.
-pub(super) fn served(ctx: &Context, blob: &Blob) -> Result<crate::http::Response, crate::suite::NotPassed> {
+pub(super) fn served(ctx: &Context, blob: &Blob) -> Result<crate::http::Response, crate::suite::TestError> {
     let response = ctx.read(blob)?.send()?;
     if (300..400).contains(&response.status) {
         return skip(format!("{}: served elsewhere", response.summary()));
@@ -199,7 +201,7 @@ pub(super) fn served(ctx: &Context, blob: &Blob) -> Result<crate::http::Response
 }
 
 /// A blob that was uploaded without a type, of bytes that are of no type.
-fn untyped(ctx: &Context) -> Result<Blob, crate::suite::NotPassed> {
+fn untyped(ctx: &Context) -> Result<Blob, crate::suite::TestError> {
     let blob =
         ctx.sample("untyped", || ctx.blob_of(&[0, 1, 2, 3, 0xfe, 0xff], "application/octet-stream"))?;
     Ok(blob)

@@ -92,14 +92,14 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_absent(&blob.sha256)
     }),
     rule("x-upload-lying", X, Safety, "a token for one blob does not upload another", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let (granted, sent) = (ctx.blob(30), ctx.blob(30));
         let request = ctx.put("/upload").token(&Token::new("upload").x(&granted.sha256), &ctx.key);
         request.blob(&granted).body(&sent.bytes).send()?.expect_refusal()?;
         ctx.expect_absent(&sent.sha256)
     }),
     rule("x-upload-several", X, Must, "one x of several is enough for an upload", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(30);
         ctx.note(&blob.sha256, &ctx.key);
         let token = Token::new("upload").x(&ctx.blob(10).sha256).x(&blob.sha256);
@@ -107,7 +107,7 @@ pub(super) const RULES: &[Rule] = &[
         request.send()?.expect(&[201]).map(|_| ())
     }),
     rule("x-upload-several-unannounced", X, Must, "also if the body's hash is not announced", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(30);
         ctx.note(&blob.sha256, &ctx.key);
         let token = Token::new("upload").x(&ctx.blob(10).sha256).x(&blob.sha256);
@@ -128,7 +128,7 @@ pub(super) const RULES: &[Rule] = &[
         if !ctx.reads_need_token()? {
             return skip("blobs are served without a token");
         }
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let send = |token: &Token| ctx.get(&blob.path()).token(token, &ctx.key).send();
         send(&Token::new("get"))?.expect(&[200, 307, 308])?;
         send(&Token::new("get").x(&blob.sha256))?.expect(&[200, 307, 308])?;
@@ -166,7 +166,7 @@ fn refused(ctx: &Context, servers: &[&str]) -> Check {
 }
 
 fn needs_token(ctx: &Context) -> Check {
-    ctx.thousand()?;
+    ctx.blob_of_1000_bytes()?;
     if ctx.uploads_are_open()? { skip("uploads need no token here") } else { Ok(()) }
 }
 

@@ -33,7 +33,7 @@ pub(super) const RULES: &[Rule] = &[
         if response.status >= 300 { Ok(()) } else { cannot_run(&response) }
     }),
     rule("nosniff", SCRIPTS, Safety, "no blob is taken for another type: nosniff", |ctx| {
-        for blob in [ctx.thousand()?, ctx.picture()?] {
+        for blob in [ctx.blob_of_1000_bytes()?, ctx.picture()?] {
             let response = ctx.read(&blob)?.send()?;
             let seen = response.header("x-content-type-options").unwrap_or_default();
             let nosniff = seen.eq_ignore_ascii_case("nosniff") || response.status >= 300;
@@ -54,7 +54,7 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("type-injection", SCRIPTS, Safety, "a type cannot inject headers", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         for mime in ["text/plain\r X-Injected: yes", "text/plain\u{0}", "text/plain\u{7f}; a=\u{1}"] {
             let blob = ctx.blob_of(b"x", mime);
             let request = super::integrity::put(ctx, &blob);
@@ -72,7 +72,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_alive()
     }),
     rule("type-long", SCRIPTS, Safety, "a type of 7 KB is refused, or served back", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob_of(b"x", &format!("text/{}", "x".repeat(7000)));
         let response = ctx.upload(&blob)?;
         response.expect_no_breakdown()?;

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::{Form, Token, header, now};
 use crate::suite::Strength::{Http, Must, Practice, Safety, Should};
-use crate::suite::{Check, NotPassed, Rule, fail, rule, skip};
+use crate::suite::{Check, Rule, TestError, fail, rule, skip};
 
 const KIND: &str = "BUD-11 Validation 1";
 const CREATED: &str = "BUD-11 Validation 2";
@@ -223,7 +223,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// A stored blob that its owner may delete.
-pub(super) fn deletable(ctx: &Context) -> Result<Blob, NotPassed> {
+pub(super) fn deletable(ctx: &Context) -> Result<Blob, TestError> {
     ctx.offered("DELETE", || {
         let blob = ctx.stored(30)?;
         ctx.delete_as(&blob.sha256, &ctx.key)
@@ -243,7 +243,7 @@ fn refused(ctx: &Context, name: &str) -> Check {
 }
 
 fn needed_for_uploads(ctx: &Context) -> Check {
-    ctx.thousand()?;
+    ctx.blob_of_1000_bytes()?;
     if ctx.uploads_are_open()? { skip("uploads need no token here") } else { Ok(()) }
 }
 
@@ -251,7 +251,7 @@ fn each_refused(
     ctx: &Context,
     verb: &str,
     blob: Blob,
-    send: impl Fn(&Blob, &str) -> Result<Response, NotPassed>,
+    send: impl Fn(&Blob, &str) -> Result<Response, TestError>,
 ) -> Check {
     for (name, value) in defects(ctx, verb, &blob.sha256) {
         ctx.note(&blob.sha256, &ctx.key);

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::http::Response;
 use crate::nostr::{Token, now};
 use crate::suite::Strength::{Http, Must, Practice, Safety, Should};
-use crate::suite::{Check, NotPassed, Rule, fail, rule, skip};
+use crate::suite::{Check, Rule, TestError, fail, rule, skip};
 
 const PUT: &str = "BUD-02 PUT /upload";
 const DESCRIPTOR: &str = "BUD-02 Blob Descriptor";
@@ -23,18 +23,18 @@ pub(super) const RULES: &[Rule] = &[
         ctx.upload(&ctx.blob(100))?.expect(&[201]).map(|_| ())
     }),
     rule("upload-again", PUT, Must, "a blob that exists is 200, with its descriptor", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let response = ctx.upload(&blob)?;
         descriptor(response.expect(&[200])?, &blob).map(|_| ())
     }),
     rule("upload-again-unannounced", PUT, Must, "it is 200 without X-SHA-256 too", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let token = Token::new("upload").x(&blob.sha256);
         let request = ctx.put("/upload").token(&token, &ctx.key).blob(&blob).without("X-SHA-256");
         descriptor(request.send()?.expect(&[200])?, &blob).map(|_| ())
     }),
     rule("upload-unannounced", PUT, Must, "X-SHA-256 may be left out", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(100);
         ctx.note(&blob.sha256, &ctx.key);
         let token = Token::new("upload").x(&blob.sha256);
@@ -60,8 +60,8 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_served(&picture)
     }),
     rule("upload-encoded", PUT, Must, "a body with Content-Encoding is hashed as it was sent", |ctx| {
-        ctx.thousand()?;
-        // An empty gzip member and bytes behind it: a server that decodes it has other bytes, or an error.
+        ctx.blob_of_1000_bytes()?;
+        // An empty gzip member and bytes after it: a server that decodes it has other bytes, or an error.
         let start = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let blob = ctx.blob_of(&start, "application/gzip");
         ctx.note(&blob.sha256, &ctx.key);
@@ -81,7 +81,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_served(&blob)
     }),
     rule("upload-untyped", PUT, Practice, "an upload without Content-Type is taken", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(100);
         ctx.note(&blob.sha256, &ctx.key);
         let token = Token::new("upload").x(&blob.sha256);
@@ -90,7 +90,7 @@ pub(super) const RULES: &[Rule] = &[
         descriptor(response.expect(&[201])?, &blob).map(|_| ())
     }),
     rule("upload-any-type", PUT, Practice, "every type is taken, application/octet-stream first", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         for mime in
             ["application/octet-stream", "application/x-of-nobody", "text/markdown", "model/gltf+json"]
         {
@@ -99,14 +99,14 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("upload-empty", PUT, Practice, "the empty blob can be stored", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = Blob::new(Vec::new(), "application/octet-stream");
         let response = ctx.upload(&blob)?;
         descriptor(response.expect(&[200, 201])?, &blob)?;
         ctx.expect_served(&blob)
     }),
     rule("upload-large", PUT, Practice, "a blob of --large-blob-bytes comes back whole", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(ctx.options.large_blob_bytes);
         let response = ctx.upload(&blob)?;
         if matches!(response.status, 402 | 413) {
@@ -116,7 +116,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.expect_served(&blob)
     }),
     rule("descriptor-fields", DESCRIPTOR, Must, "url, sha256, size, type and uploaded are right", |ctx| {
-        ctx.thousand()?;
+        ctx.blob_of_1000_bytes()?;
         let blob = png(&ctx.blob(30).bytes);
         let response = ctx.upload(&blob)?;
         let found = descriptor(response.expect(&[200, 201])?, &blob)?;
@@ -125,14 +125,14 @@ pub(super) const RULES: &[Rule] = &[
         response.ensure(found["type"] == "image/png", &format!("type: {}", found["type"]))
     }),
     rule("descriptor-type-default", DESCRIPTOR, Must, "an unknown type is application/octet-stream", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let response = ctx.upload(&blob)?;
         let found = descriptor(response.expect(&[200])?, &blob)?;
         let expected = found["type"] == "application/octet-stream";
         response.ensure(expected, &format!("type: {}", found["type"]))
     }),
     rule("descriptor-extension", DESCRIPTOR, Must, "the url has a file extension", |ctx| {
-        for blob in [ctx.picture()?, ctx.thousand()?] {
+        for blob in [ctx.picture()?, ctx.blob_of_1000_bytes()?] {
             let response = ctx.upload(&blob)?;
             let found = descriptor(response.expect(&[200])?, &blob)?;
             let url = found["url"].as_str().unwrap_or_default();
@@ -143,7 +143,7 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("descriptor-extension-fits", DESCRIPTOR, Practice, "it is .png for a PNG, .bin if unknown", |ctx| {
-        for (blob, end) in [(ctx.picture()?, ".png"), (ctx.thousand()?, ".bin")] {
+        for (blob, end) in [(ctx.picture()?, ".png"), (ctx.blob_of_1000_bytes()?, ".bin")] {
             let response = ctx.upload(&blob)?;
             let found = descriptor(response.expect(&[200])?, &blob)?;
             let url = found["url"].as_str().unwrap_or_default();
@@ -161,13 +161,13 @@ pub(super) const RULES: &[Rule] = &[
         };
         let path = url.path().to_owned();
         let server = crate::http::Endpoint::new(text, ctx.options.timeout);
-        let server = server.map_err(|error| NotPassed::Fail(format!("url: {text}: {error}")))?;
+        let server = server.map_err(|error| TestError::Fail(format!("url: {text}: {error}")))?;
         let served = ctx.read_path("GET", &path, &blob.sha256)?.send_to(&server)?;
         served.expect(&[200, 307, 308])?;
         served.ensure(served.status != 200 || served.body == blob.bytes, "other bytes came")
     }),
     rule("descriptor-uploaded", DESCRIPTOR, Practice, "a second upload does not change uploaded", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let mut seen = Vec::new();
         for _ in 0..2 {
             let response = ctx.upload(&blob)?;
@@ -177,7 +177,7 @@ pub(super) const RULES: &[Rule] = &[
         if seen[0] == seen[1] { Ok(()) } else { fail(format!("uploaded: {} then {}", seen[0], seen[1])) }
     }),
     rule("descriptor-json", "RFC 9110 8.3", Http, "descriptors are application/json", |ctx| {
-        let response = ctx.upload(&ctx.thousand()?)?;
+        let response = ctx.upload(&ctx.blob_of_1000_bytes()?)?;
         response.ensure(response.mime() == "application/json", &format!("got {:?}", response.mime()))
     }),
     rule(
@@ -186,7 +186,7 @@ pub(super) const RULES: &[Rule] = &[
         Must,
         "a hostile type leaves the descriptor valid JSON",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             let blob = ctx.blob_of(b"x", "a/b\"},{\"sha256\":\"\\");
             let response = ctx.upload(&blob)?;
             if response.status >= 400 {
@@ -201,7 +201,7 @@ pub(super) const RULES: &[Rule] = &[
         Safety,
         "a type with dots and slashes leads the url nowhere",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             let blob = ctx.blob_of(b"x", "image/../../../etc/x?y#z");
             let response = ctx.upload(&blob)?;
             if response.status >= 400 {
@@ -240,7 +240,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// Checks that a response is a descriptor of this blob.
-pub(super) fn descriptor(response: &Response, blob: &Blob) -> Result<Value, NotPassed> {
+pub(super) fn descriptor(response: &Response, blob: &Blob) -> Result<Value, TestError> {
     let Some(found) = response.json() else {
         return fail(format!("{}; the body is no JSON", response.summary()));
     };
@@ -263,7 +263,7 @@ pub(super) fn well_formed(response: &Response, found: &Value) -> Check {
     response.ensure(right, &format!("no descriptor: {found}"))
 }
 
-fn nip94(ctx: &Context, blob: &Blob) -> Result<(Response, Value), NotPassed> {
+fn nip94(ctx: &Context, blob: &Blob) -> Result<(Response, Value), TestError> {
     let response = ctx.upload(blob)?;
     let found = descriptor(response.expect(&[200])?, blob)?;
     match found.get("nip94") {

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::http::Connection;
 use crate::request::Request;
 use crate::suite::Strength::{Http, Practice, Safety};
-use crate::suite::{Check, NotPassed, Rule, ensure, fail, rule, skip};
+use crate::suite::{Check, Rule, TestError, ensure, fail, rule, skip};
 
 use super::integrity::put;
 
@@ -16,7 +16,7 @@ const LARGE: usize = 8 << 20;
 
 pub(super) const RULES: &[Rule] = &[
     rule("keep-alive", MESSAGE, Http, "a connection serves several requests", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let mut connection = ctx.connect()?;
         for _ in 0..3 {
             let response = ctx.read(&blob)?.keep_alive().send_on(&mut connection, &ctx.server)?;
@@ -25,7 +25,7 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule("keep-alive-errors", MESSAGE, Safety, "after an error the next response is the right one", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let unknown = ctx.blob(10);
         let first = [
             ctx.read(&unknown)?,
@@ -45,7 +45,7 @@ pub(super) const RULES: &[Rule] = &[
         first.into_iter().try_for_each(|request| then_right(ctx, &request.keep_alive()))
     }),
     rule("pipelining", "RFC 9112 9.3.2", Http, "pipelined requests are answered in order", |ctx| {
-        let (one, other) = (ctx.thousand()?, ctx.picture()?);
+        let (one, other) = (ctx.blob_of_1000_bytes()?, ctx.picture()?);
         let requests = [
             ctx.read(&one)?.keep_alive(),
             ctx.read_path("HEAD", &other.path(), &other.sha256)?.keep_alive(),
@@ -73,7 +73,7 @@ pub(super) const RULES: &[Rule] = &[
         Http,
         "pipelined uploads are stored, each by itself",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             let blobs = [ctx.blob(100), ctx.blob(200), ctx.blob(300)];
             let mut connection = ctx.connect()?;
             let requests: Vec<Request<'_>> = blobs.iter().map(|blob| put(ctx, blob).keep_alive()).collect();
@@ -86,7 +86,7 @@ pub(super) const RULES: &[Rule] = &[
             blobs.iter().try_for_each(|blob| ctx.expect_served(blob))
         },
     ),
-    rule("close", "RFC 9112 9.6", Http, "Connection: close closes behind the response", |ctx| {
+    rule("close", "RFC 9112 9.6", Http, "Connection: close closes after the response", |ctx| {
         let mut connection = ctx.connect()?;
         let request = ctx.head("/");
         request.send_on(&mut connection, &ctx.server)?;
@@ -98,7 +98,7 @@ pub(super) const RULES: &[Rule] = &[
         Practice,
         "a refused upload of 8 MB is answered, not reset",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             let request = put(ctx, &ctx.blob(10)).without("X-SHA-256").header("X-SHA-256", "nonsense");
             read_to_the_end(ctx, &request.body(&vec![0; LARGE]), &[400])
         },
@@ -109,7 +109,7 @@ pub(super) const RULES: &[Rule] = &[
         Practice,
         "an upload of 8 MB that are there is answered, not reset",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             let blob = ctx.blob(LARGE);
             let response = ctx.upload(&blob)?;
             if matches!(response.status, 402 | 413) {
@@ -138,7 +138,7 @@ pub(super) const RULES: &[Rule] = &[
         Http,
         "Expect: 100-continue is answered before the body",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             let blob = ctx.blob(100);
             ctx.note(&blob.sha256, &ctx.key);
             continues(ctx, &put(ctx, &blob))
@@ -150,7 +150,7 @@ pub(super) const RULES: &[Rule] = &[
         Practice,
         "what is refused is refused before the body",
         |ctx| {
-            ctx.thousand()?;
+            ctx.blob_of_1000_bytes()?;
             let request = put(ctx, &ctx.blob(100)).without("X-SHA-256").header("X-SHA-256", "nonsense");
             let request = request.header("Expect", "100-continue");
             let mut connection = ctx.connect()?;
@@ -163,7 +163,7 @@ pub(super) const RULES: &[Rule] = &[
         },
     ),
     rule("expect-unknown", "RFC 9110 10.1.1", Http, "an unknown expectation is ignored or 417", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         ctx.read(&blob)?.header("Expect", "nonsense").send()?.expect(&[200, 307, 308, 417]).map(|_| ())
     }),
     rule("method-unknown", "RFC 9110 9.1", Http, "an unknown method is 501, 405, 404 or 400", |ctx| {
@@ -189,14 +189,14 @@ pub(super) const RULES: &[Rule] = &[
         malformed(ctx, b"GET / HTTP/1.1\r\nHost: one.example\r\nHost: two.example\r\n\r\n")
     }),
     rule("target-absolute", "RFC 9112 3.2.2", Http, "a target that is a whole URL is accepted", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let path = ctx.server.url(&blob.path());
         let response = ctx.read_path("GET", &path, &blob.sha256)?.send()?;
         response.expect(&[200, 307, 308])?;
         response.ensure(response.status != 200 || response.body == blob.bytes, "other bytes came")
     }),
     rule("http-1-0", "RFC 9110 6.2", Http, "an HTTP/1.0 client gets the blob without chunks", |ctx| {
-        let blob = ctx.thousand()?;
+        let blob = ctx.blob_of_1000_bytes()?;
         let request = ctx.read(&blob)?;
         let text = String::from_utf8_lossy(&request.bytes()).replacen("HTTP/1.1", "HTTP/1.0", 1);
         let mut connection = ctx.connect()?;
@@ -287,17 +287,17 @@ fn then_right(ctx: &Context, request: &Request<'_>) -> Check {
     if response.lists("connection", "close") {
         return Ok(());
     }
-    let blob = ctx.thousand()?;
+    let blob = ctx.blob_of_1000_bytes()?;
     let next = ctx.read(&blob)?;
     connection.send_body(&next.bytes());
     match next.receive(&mut connection) {
         Ok(response) if (300..400).contains(&response.status) => Ok(()),
         Ok(response) => response.ensure(
             response.status == 200 && response.body == blob.bytes,
-            &format!("it came behind {} on one connection", request.summary()),
+            &format!("it came after {} on one connection", request.summary()),
         ),
-        Err(NotPassed::Fail(text)) if text.contains("closed without a response") => Ok(()),
-        Err(NotPassed::Fail(text)) => fail(format!("{text}; it came behind {}", request.summary())),
+        Err(TestError::Fail(text)) if text.contains("closed without a response") => Ok(()),
+        Err(TestError::Fail(text)) => fail(format!("{text}; it came after {}", request.summary())),
         skip => skip.map(|_| ()),
     }
 }

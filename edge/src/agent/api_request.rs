@@ -12,25 +12,25 @@ use relay_site::{AgentRoute, FEATURES, Route};
 use serde::{Deserialize, Serialize};
 
 use super::message::{Malformed, head_of, json, parse};
-use crate::used::SignedBy;
+use crate::used_auth_events::SignedBy;
 
 /// The path of requests to the API, in both kinds of objects.
 pub const API_PATH: &str = "/agents/api";
 /// The path of the entry of an agent that has changed, in the relay's object.
 pub const ENTRY_PATH: &str = "/agents/entry";
-/// The path of the question whether a request to an agent may come to anything, in the relay's object. It is [`ApiRequest`] with the
-/// agent's key in hexadecimal as the body; the response is empty, or the client's.
+/// The path that checks whether the caller may make a request to an agent, before its body is read, in the relay's
+/// object. The request is an [`ApiRequest`] with the agent's key in hexadecimal as the body; the response is empty, or the client's.
 pub const ADMIT_PATH: &str = "/agents/admit";
-/// The path of the tombstone of an agent that is gone, in the relay's object, which keeps it: 200, or 409 if the agent has been
-/// deployed again.
-pub const BURY_PATH: &str = "/agents/bury";
-/// The path of the question what is kept of an agent, in the relay's object. The body is its key in hexadecimal; the response is the
-/// tombstone, or empty.
-pub const TOMBSTONE_PATH: &str = "/agents/tombstone";
-/// The path of a request to an agent that is gone, in the relay's object, which answers it; as [`ADMIT_PATH`].
-pub const GONE_PATH: &str = "/agents/gone";
-/// The path of the question whether another agent may be deployed, in the relay's object.
-pub const ROOM_PATH: &str = "/agents/room";
+/// The path that stores the removal record of a deleted agent, in the relay's object: 200, or 409 if the agent has
+/// been deployed again.
+pub const STORE_REMOVAL_PATH: &str = "/agents/removal/store";
+/// The path of the removal record of an agent, in the relay's object. The body is its key in hexadecimal; the response
+/// is the record, or empty.
+pub const REMOVAL_PATH: &str = "/agents/removal";
+/// The path of a request to an agent that is removed, in the relay's object, which answers it; as [`ADMIT_PATH`].
+pub const REMOVED_PATH: &str = "/agents/removed";
+/// The path that checks whether another agent may be deployed, in the relay's object.
+pub const CAPACITY_PATH: &str = "/agents/capacity";
 
 /// A request to the API.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use relay_agent::api;
 use relay_agent::executor::{HttpError, HttpEvent, HttpRequest};
 use relay_agent::machine::{
-    Agent, AgentState, Context, Effect, EffectId, MetricsDelta, Published, SignerEvent, Tombstone,
+    Agent, AgentState, Context, DeletedAgent, Effect, EffectId, MetricsDelta, Published, SignerEvent,
 };
 use relay_agent::nip46::SignerResponses;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
@@ -57,8 +57,8 @@ pub trait AgentHost {
     /// Reads a blob of that server; answered like a call.
     fn read_blob(&self, id: EffectId, sha256: &str, bytes_max: usize);
 
-    /// Has the relay's object keep what is left of the agent, and then empties the object, if [`AgentObject::is_buried_by`] says so.
-    fn bury(&self, tombstone: &Tombstone);
+    /// Stores the removal record in the relay's object, and then empties this object if [`AgentObject::is_removed_by`] allows it.
+    fn remove(&self, deleted: &DeletedAgent);
 
     /// Sets the object's one alarm, which calls [`AgentObject::alarm`], and replaces the one that was set.
     fn set_alarm(&self, at: Now);
@@ -95,8 +95,8 @@ pub struct AgentObject<C: SqlConn, H> {
     calls: BTreeSet<EffectId>,
     /// The alarm, as far as it is known to be set.
     alarm: Option<Now>,
-    /// Whether the host has been told that the agent is gone, since the last alarm.
-    is_told_gone: bool,
+    /// Whether the host has been asked to remove the agent, since the last alarm.
+    is_removal_requested: bool,
 }
 
 struct Unconfirmed {
@@ -148,7 +148,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         // Every call ends with an alarm that is set early enough, and the object's alarm survives its memory. What was not to be
         // done for long then is not due to what the instance has begun.
         let alarm = agent.poll_timeout().filter(|at| at.millis_since(now) >= LONG_MILLIS);
-        Ok(AgentObject { agent, host, instance, publications, calls, alarm, is_told_gone: false })
+        Ok(AgentObject { agent, host, instance, publications, calls, alarm, is_removal_requested: false })
     }
 
     /// The relay's object delivers events and confirms publications.
@@ -252,7 +252,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// The alarm that was set has fired.
     pub fn alarm(&mut self, now: Now) {
         self.alarm = None;
-        self.is_told_gone = false;
+        self.is_removal_requested = false;
         for (id, own) in &mut self.publications {
             // The relay should have answered by now. What it has already does no harm.
             own.via = Via::Request;
@@ -277,14 +277,14 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         self.publications.is_empty() && self.calls.is_empty() && self.agent.is_idle()
     }
 
-    /// Whether all that is left of it is this tombstone: it has not been deployed again since.
-    pub fn is_buried_by(&self, tombstone: &Tombstone) -> bool {
-        self.is_gone() && self.agent.tombstone().as_ref() == Some(tombstone)
+    /// Whether this is its removal record: it has not been deployed again since.
+    pub fn is_removed_by(&self, deleted: &DeletedAgent) -> bool {
+        self.is_removable() && self.agent.removal_record().as_ref() == Some(deleted)
     }
 
-    /// What it had to publish, the relay has.
-    fn is_gone(&self) -> bool {
-        self.publications.is_empty() && self.agent.is_gone()
+    /// Whether it is deleted and the relay has all its events.
+    fn is_removable(&self) -> bool {
+        self.publications.is_empty() && self.agent.is_removable()
     }
 
     fn is_busy(&self) -> bool {
@@ -302,13 +302,13 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
             self.carry_out(via);
         }
         self.schedule_alarm(now);
-        match self.agent.tombstone().filter(|_| self.is_gone()) {
-            Some(tombstone) if !self.is_told_gone => {
-                self.is_told_gone = true;
-                self.host.bury(&tombstone);
+        match self.agent.removal_record().filter(|_| self.is_removable()) {
+            Some(deleted) if !self.is_removal_requested => {
+                self.is_removal_requested = true;
+                self.host.remove(&deleted);
             }
             Some(_) => {}
-            None => self.is_told_gone = false,
+            None => self.is_removal_requested = false,
         }
     }
 
@@ -331,7 +331,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                     self.calls.insert(id);
                     self.host.call_model(id, &model, input);
                 }
-                Effect::Sign { id, relays, answers, requests } => {
+                Effect::AskSigner { id, relays, answers, requests } => {
                     self.calls.insert(id);
                     self.host.ask_signer(id, &relays, answers, &requests);
                 }
@@ -357,8 +357,8 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     /// row, and firing a request, which costs less.
     fn schedule_alarm(&mut self, now: Now) {
         let waits = self.publications.values().any(|own| own.via == Via::Request);
-        // If the host cannot bury it now, the alarm has it tried again.
-        let awake = waits || self.is_busy() || self.is_gone();
+        // If the host cannot remove it now, the alarm repeats it.
+        let awake = waits || self.is_busy() || self.is_removable();
         let awake = awake.then(|| now.plus_millis(AWAKE_SECONDS * 1_000));
         let Some(at) = self.agent.poll_timeout().into_iter().chain(awake).min() else { return };
         let at = at.max(now);

@@ -49,18 +49,18 @@ impl RemoteRelays {
     }
 }
 
-/// What another relay has still to answer.
+/// Published events for which another relay has not sent `OK` yet.
 #[derive(Debug)]
-pub struct SignerResponses {
+pub struct PendingOks {
     waiting: Vec<String>,
     frames: usize,
 }
 
-impl SignerResponses {
+impl PendingOks {
     /// An `OK` for each event.
     pub fn new(events: &[Event]) -> Self {
         let waiting: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();
-        SignerResponses { frames: waiting.len() + OTHER_FRAMES_MAX, waiting }
+        PendingOks { frames: waiting.len() + OTHER_FRAMES_MAX, waiting }
     }
 
     /// Whether nothing is missing.
@@ -73,7 +73,7 @@ impl SignerResponses {
     /// # Errors
     /// If the relay has sent too many; then it is left.
     pub fn handle(&mut self, frame: &str) -> Result<(), &'static str> {
-        self.frames = self.frames.checked_sub(1).ok_or("it sends something else than answers")?;
+        self.frames = self.frames.checked_sub(1).ok_or("it sends messages other than OK")?;
         let frame: serde_json::Value = serde_json::from_str(frame).unwrap_or_default();
         let part = |place: usize| frame.get(place).and_then(serde_json::Value::as_str);
         if part(0) == Some("OK") {
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn answers_are_awaited_for_each_event_and_not_for_ever() {
         let events = events(2);
-        let mut answers = SignerResponses::new(&events);
+        let mut answers = PendingOks::new(&events);
         let ok = |event: &Event| format!(r#"["OK","{}",false,"blocked: no"]"#, event.id);
         for frame in
             ["", "{}", "[]", r#"["AUTH","x"]"#, r#"["OK"]"#, r#"["NOTICE","hello"]"#, &ok(&events[1])]
@@ -139,7 +139,7 @@ mod tests {
         answers.handle(&ok(&events[0])).unwrap();
         assert!(answers.is_complete());
 
-        let mut answers = SignerResponses::new(&events);
+        let mut answers = PendingOks::new(&events);
         let taken = (0..1_000).take_while(|_| answers.handle("[]").is_ok()).count();
         assert_eq!(taken, 2 + OTHER_FRAMES_MAX);
     }

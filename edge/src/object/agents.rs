@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use relay_agent::api;
-use relay_agent::machine::{AgentState, EffectId, MetricsDelta, Published, Tombstone};
+use relay_agent::machine::{AgentState, DeletedAgent, EffectId, MetricsDelta, Published};
 use relay_agent::router::{AgentEntry, Router};
 use relay_agent::secrets::Secrets;
 use relay_agent::totals::Tally;
@@ -42,8 +42,8 @@ const TIMER_MS_MAX: u64 = 5_000;
 const UNCONFIRMED_MAX: u64 = 1_000;
 /// Most events of a query's answer.
 const QUERY_EVENTS_MAX: u32 = 16;
-/// Rows that a query may read.
-const QUERY_ROWS_MAX: usize = 2_000;
+/// Most cost of a query, in units of about a microsecond.
+const QUERY_COST_MAX: usize = 2_000;
 
 /// A request to the object of an agent, until it is answered.
 pub type CallId = u64;
@@ -135,8 +135,8 @@ impl<C: RowCountingConn> Agents<C> {
         })
     }
 
-    /// Whether there are no agents, and nothing is under way of those that there were.
-    fn is_at_rest(&self) -> bool {
+    /// Whether there are no agents, and nothing is in progress for removed ones.
+    fn is_idle(&self) -> bool {
         self.router.is_empty()
             && self.router.is_ready()
             && matches!(self.stream, Stream::Closed(..))
@@ -347,9 +347,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let read = || {
             let reader = store.reader()?;
             let mut scan = Scan::new([filter].into(), limits, store.classes(), reader.last_seq()?);
-            let mut rows = QUERY_ROWS_MAX;
-            while rows > 0 {
-                let step = scan.step(&reader, now.seconds(), &mut rows, &anybody, &mut |hit| {
+            let mut budget = QUERY_COST_MAX;
+            while budget > 0 {
+                let step = scan.step(&reader, now.seconds(), &mut budget, &anybody, &mut |hit| {
                     found.push(Event::from_canonical(hit.event.json().into()));
                     SinkResult::Continue
                 })?;
@@ -377,18 +377,18 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         (outcome.map_err(|error| error.to_string()), self.flush(now))
     }
 
-    /// Keeps what is left of an agent that is gone. Durable when it returns `true`; `false`: it has been deployed again.
+    /// Keeps the removal record of a deleted agent. Durable when it returns `true`; `false`: it has been deployed again.
     ///
     /// # Errors
     /// If the store fails, or agents are disabled.
-    pub fn bury_agent(&mut self, now: Now, tombstone: &Tombstone) -> (Result<bool, String>, NextTick) {
+    pub fn remove_agent(&mut self, now: Now, deleted: &DeletedAgent) -> (Result<bool, String>, NextTick) {
         let Some(mut agents) = self.agents.take() else {
             return (Err("agents are disabled".into()), NextTick::None);
         };
         let before = self.rows();
-        let outcome = agents.router.bury(now, tombstone);
+        let outcome = agents.router.keep_removal_record(now, deleted);
         if outcome == Ok(true) {
-            agents.tally.deleted(&tombstone.pubkey());
+            agents.tally.deleted(&deleted.pubkey());
         }
         self.close_stream_of_others(&mut agents, now);
         self.counters.rows.agents.add(self.rows().since(before));
@@ -396,12 +396,14 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         (outcome.map_err(|error| error.to_string()), self.flush(now))
     }
 
-    /// What is left of an agent that is gone.
+    /// The removal record of a deleted agent.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn tombstone_of(&self, agent: &PubKey) -> Result<Option<Tombstone>, String> {
-        self.router().map_or(Ok(None), |router| router.tombstone(agent)).map_err(|error| error.to_string())
+    pub fn removal_record_of(&self, agent: &PubKey) -> Result<Option<DeletedAgent>, String> {
+        self.router()
+            .map_or(Ok(None), |router| router.removal_record(agent))
+            .map_err(|error| error.to_string())
     }
 
     /// The agent that has answered a call says what the router should know. If that has changed since the call, the answer may
@@ -478,7 +480,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         while let Some((ticket, outcome)) = self.relay.poll_published() {
             agents.decide(now, ticket, outcome);
         }
-        if agents.is_at_rest() {
+        if agents.is_idle() {
             self.agents = Some(agents);
             return;
         }

@@ -1,18 +1,18 @@
 //! A session as the attachment of its socket, which survives hibernation.
 //!
 //! ```text
-//! attachment  version:1  key:8  unanswered:1  head  tail kind:1 (0 inline, 1 blob)  tail, or the name of its blob:16
+//! attachment  version:1  key:8  unanswered:1  head  tail kind:1 (0 inline, 1 overflow)  tail, or the name of its overflow:16
 //! ended       0  address: the session is over, and its socket holds output that its client has not read. Empty without
 //!             an address, and of earlier versions
 //! unanswered  1 while a message of the session is in memory only
 //! head        challenge (empty if none was sent), address (no bytes, 4 of IPv4, or 8 of IPv6), Host header,
 //!             authenticated keys, malformed messages, missed ephemeral events, two rate limiters
-//! tail        subscriptions: id, progress, filters or the name of their blob; COUNTs: id, filters or the name of their blob
+//! tail        subscriptions: id, progress, filters or the name of their overflow; COUNTs: id, filters or the name of their overflow
 //! ```
 //!
-//! An attachment has 16,384 bytes at most. What does not fit is stored in SQLite as blobs named by their hash: the
-//! largest lists of filters first, then the tail itself. A blob is written once, and deleted when no subscription of its
-//! connection needs it.
+//! An attachment has 16,384 bytes at most. What does not fit is stored in SQLite as *overflows* named by their hash: the
+//! largest lists of filters first, then the tail itself. An overflow is written once, and deleted when no subscription
+//! of its connection needs it.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,15 +35,15 @@ pub(super) const ATTACHMENT_BYTES_MAX: usize = 15_000;
 /// Identifies a connection of an object for as long as its socket lives.
 pub type Key = u64;
 
-/// The name of a session blob: the first bytes of its SHA-256.
+/// The name of an overflow: the first bytes of its SHA-256.
 pub type OverflowName = [u8; 16];
 
 /// A session, encoded.
 #[derive(Debug)]
 pub(super) struct Saved {
     pub(super) attachment: Vec<u8>,
-    /// The blobs that it names.
-    pub(super) blobs: BTreeMap<OverflowName, Rc<[u8]>>,
+    /// The overflows that it names.
+    pub(super) overflows: BTreeMap<OverflowName, Rc<[u8]>>,
 }
 
 /// Encodes the sessions of one connection. Keeps the encoded filters, which most changes of a session leave as they are.
@@ -80,7 +80,7 @@ impl Encoder {
         Rc::clone(encoded)
     }
 
-    /// Encodes a session into an attachment of at most `bytes_max` bytes and as many blobs as that takes.
+    /// Encodes a session into an attachment of at most `bytes_max` bytes and as many overflows as that takes.
     pub(super) fn save(
         &mut self,
         key: Key,
@@ -99,21 +99,21 @@ impl Encoder {
             let kept: HashSet<*const Encoded> = lists.iter().map(Rc::as_ptr).collect();
             self.encoded.retain(|_, (_, encoded)| kept.contains(&Rc::as_ptr(encoded)));
         }
-        let mut blobs = BTreeMap::new();
+        let mut overflows = BTreeMap::new();
         let room = bytes_max.saturating_sub(head.len() + LENGTH_BYTES);
         let least = tail_bytes(session, &lists, 0, &mut BTreeMap::new()).len();
         let bound = inline_bytes_max(&lists, room.saturating_sub(least));
-        let tail = tail_bytes(session, &lists, bound, &mut blobs);
+        let tail = tail_bytes(session, &lists, bound, &mut overflows);
         if tail.len() <= room {
-            return Saved { attachment: joined(head, 0, &tail), blobs };
+            return Saved { attachment: joined(head, 0, &tail), overflows };
         }
         let name = name_of(&tail);
-        blobs.insert(name, tail.into());
-        Saved { attachment: joined(head, 1, &name), blobs }
+        overflows.insert(name, tail.into());
+        Saved { attachment: joined(head, 1, &name), overflows }
     }
 }
 
-/// The largest list of filters that stays inline, if those inline may take `room` bytes: the largest become blobs first.
+/// The largest list of filters that stays inline, if those inline may take `room` bytes: the largest become overflows first.
 fn inline_bytes_max(lists: &[Rc<Encoded>], room: usize) -> usize {
     let mut lens: Vec<usize> = lists.iter().map(|list| list.bytes.len()).collect();
     lens.sort_unstable();
@@ -156,18 +156,18 @@ fn tail_bytes(
     session: &SessionSnapshot,
     lists: &[Rc<Encoded>],
     bound: usize,
-    blobs: &mut BTreeMap<OverflowName, Rc<[u8]>>,
+    overflows: &mut BTreeMap<OverflowName, Rc<[u8]>>,
 ) -> Vec<u8> {
     let mut out = Vec::new();
     let mut write = Write(&mut out);
     let mut lists = lists.iter();
     let mut list = |write: &mut Write<'_>| {
         let Some(list) = lists.next() else { return };
-        // Lists that are shorter than a name are never blobs.
+        // Lists that are shorter than a name are never overflows.
         if list.bytes.len() > bound.max(size_of::<OverflowName>()) {
             write.number(1);
             write.raw(&list.name());
-            blobs.insert(list.name(), Rc::clone(&list.bytes));
+            overflows.insert(list.name(), Rc::clone(&list.bytes));
         } else {
             write.number(0);
             write.bytes(&list.bytes);
@@ -193,8 +193,8 @@ fn joined(mut head: Vec<u8>, tail_kind: u8, tail: &[u8]) -> Vec<u8> {
     head
 }
 
-/// Looks blobs up by name when an attachment is decoded.
-pub(super) type Blobs<'a> = dyn FnMut(OverflowName) -> Option<Vec<u8>> + 'a;
+/// Looks overflows up by name when an attachment is decoded.
+pub(super) type Overflows<'a> = dyn FnMut(OverflowName) -> Option<Vec<u8>> + 'a;
 
 /// The key alone, also if the rest is malformed.
 pub(super) fn key_of(attachment: &[u8]) -> Option<Key> {
@@ -237,13 +237,13 @@ pub(super) fn address_of(attachment: &[u8]) -> Option<ClientAddress> {
     read.address().ok()?
 }
 
-/// Decodes a session from its attachment. Also returns the names of its blobs.
+/// Decodes a session from its attachment. Also returns the names of its overflows.
 ///
 /// # Errors
-/// The attachment or a blob is malformed, or a blob is missing.
+/// The attachment or an overflow is malformed, or an overflow is missing.
 pub(super) fn load(
     attachment: &[u8],
-    blobs: &mut Blobs<'_>,
+    overflows: &mut Overflows<'_>,
 ) -> Result<(SessionSnapshot, Vec<OverflowName>), Malformed> {
     let mut read = Read(attachment);
     if read.array()? != [VERSION] {
@@ -264,13 +264,13 @@ pub(super) fn load(
     };
     let mut names = Vec::new();
     match read.array()? {
-        [0] => load_tail(read, &mut session, &mut names, blobs)?,
+        [0] => load_tail(read, &mut session, &mut names, overflows)?,
         [1] => {
             let name = read.array()?;
             read.end()?;
             names.push(name);
-            let tail = blobs(name).ok_or(Malformed)?;
-            load_tail(Read(&tail), &mut session, &mut names, blobs)?;
+            let tail = overflows(name).ok_or(Malformed)?;
+            load_tail(Read(&tail), &mut session, &mut names, overflows)?;
         }
         _ => return Err(Malformed),
     }
@@ -281,14 +281,14 @@ fn load_tail(
     mut read: Read<'_>,
     session: &mut SessionSnapshot,
     names: &mut Vec<OverflowName>,
-    blobs: &mut Blobs<'_>,
+    overflows: &mut Overflows<'_>,
 ) -> Result<(), Malformed> {
     let mut filters = |read: &mut Read<'_>| match read.number()? {
         0 => filters_from(read.bytes()?),
         1 => {
             let name = read.array()?;
             names.push(name);
-            filters_from(&blobs(name).ok_or(Malformed)?)
+            filters_from(&overflows(name).ok_or(Malformed)?)
         }
         _ => Err(Malformed),
     };
@@ -401,12 +401,12 @@ mod tests {
                 prop_assert_eq!(has_unanswered(&saved.attachment), unanswered);
                 prop_assert_eq!(address_of(&saved.attachment), session.address);
                 prop_assert!(!has_ended(&saved.attachment));
-                let mut blobs = |name| saved.blobs.get(&name).map(|blob: &Rc<[u8]>| blob.to_vec());
-                let (loaded, mut names) = load(&saved.attachment, &mut blobs).unwrap();
+                let mut overflows = |name| saved.overflows.get(&name).map(|overflow: &Rc<[u8]>| overflow.to_vec());
+                let (loaded, mut names) = load(&saved.attachment, &mut overflows).unwrap();
                 prop_assert_eq!(&loaded, &session);
                 names.sort_unstable();
                 names.dedup();
-                prop_assert_eq!(names, saved.blobs.keys().copied().collect::<Vec<_>>());
+                prop_assert_eq!(names, saved.overflows.keys().copied().collect::<Vec<_>>());
             }
         }
 
@@ -418,9 +418,9 @@ mod tests {
             let mut bytes = saved.attachment;
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }
-            let mut blobs = |name| saved.blobs.get(&name).map(|blob: &Rc<[u8]>| blob.to_vec());
+            let mut overflows = |name| saved.overflows.get(&name).map(|overflow: &Rc<[u8]>| overflow.to_vec());
             let _ = address_of(&bytes);
-            let loaded = load(&bytes, &mut blobs);
+            let loaded = load(&bytes, &mut overflows);
             prop_assert!(!cut || loaded.is_err());
         }
     }
@@ -467,10 +467,10 @@ mod tests {
             session.subs.push((id, SubSnapshot { filters: empty.clone(), progress: Progress::Live }));
         }
         let saved = Encoder::default().save(1, false, &session, ATTACHMENT_BYTES_MAX);
-        assert_eq!(saved.blobs.len(), 1);
+        assert_eq!(saved.overflows.len(), 1);
         assert!(saved.attachment.len() < 700);
-        let mut blobs = |name| saved.blobs.get(&name).map(|blob: &Rc<[u8]>| blob.to_vec());
-        assert_eq!(load(&saved.attachment, &mut blobs).unwrap().0, session);
+        let mut overflows = |name| saved.overflows.get(&name).map(|overflow: &Rc<[u8]>| overflow.to_vec());
+        assert_eq!(load(&saved.attachment, &mut overflows).unwrap().0, session);
         assert_eq!(load(&saved.attachment, &mut |_| None), Err(Malformed));
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct RowsByPurpose {
     pub(super) events: RowCount,
     /// Answering REQ and COUNT.
     pub(super) requests: RowCount,
-    /// Session blobs, waking up, sweeps, confirmations of consumers.
+    /// Session overflows, waking up, sweeps, confirmations of consumers.
     pub(super) maintenance: RowCount,
     /// Routing events to agents, and their queries.
     #[cfg(feature = "libsecp256k1")]
@@ -51,7 +51,7 @@ pub(super) struct RowsByPurpose {
 #[derive(Clone, Debug)]
 pub(super) struct Counters {
     pub(super) rows: RowsByPurpose,
-    pub(super) turns: u64,
+    pub(super) ticks: u64,
     pub(super) commits: u64,
     pub(super) commit_events: Histogram,
     pub(super) commit_errors: u64,
@@ -60,10 +60,10 @@ pub(super) struct Counters {
     pub(super) sessions_interrupted: u64,
     pub(super) attachments_saved: u64,
     pub(super) attachment_bytes: u64,
-    pub(super) blobs_saved: u64,
-    pub(super) blobs_failed: u64,
+    pub(super) overflows_saved: u64,
+    pub(super) overflows_failed: u64,
     pub(super) events_expired: u64,
-    pub(super) events_retired: u64,
+    pub(super) events_removed_by_retention: u64,
     pub(super) alarms: u64,
     pub(super) closed_stalled: u64,
     pub(super) deliveries_failed: u64,
@@ -75,7 +75,7 @@ impl Default for Counters {
     fn default() -> Self {
         Counters {
             rows: RowsByPurpose::default(),
-            turns: 0,
+            ticks: 0,
             commits: 0,
             commit_events: Histogram::new(SIZES),
             commit_errors: 0,
@@ -84,10 +84,10 @@ impl Default for Counters {
             sessions_interrupted: 0,
             attachments_saved: 0,
             attachment_bytes: 0,
-            blobs_saved: 0,
-            blobs_failed: 0,
+            overflows_saved: 0,
+            overflows_failed: 0,
             events_expired: 0,
-            events_retired: 0,
+            events_removed_by_retention: 0,
             alarms: 0,
             closed_stalled: 0,
             deliveries_failed: 0,
@@ -125,7 +125,7 @@ type Number = fn(&Counters) -> u64;
 
 /// The counters' names.
 const OWN: [(Metric, Number); 15] = [
-    (Metric::counter("relay_ticks", "Ticks of objects"), |n| n.turns),
+    (Metric::counter("relay_ticks", "Ticks of objects"), |n| n.ticks),
     (Metric::counter("relay_commits", "Transactions that stored events"), |n| n.commits),
     (COMMIT_ERRORS, |n| n.commit_errors),
     (Metric::counter("relay_sessions_restored", "Sessions restored after hibernation or eviction"), |n| {
@@ -152,24 +152,21 @@ const OWN: [(Metric, Number); 15] = [
     (
         Metric::counter(
             "relay_session_overflow_saved",
-            "Blobs written to SQLite for sessions that do not fit in an attachment",
+            "Overflows of sessions that do not fit into an attachment, written to SQLite",
         ),
-        |n| n.blobs_saved,
+        |n| n.overflows_saved,
     ),
     (
-        Metric::counter(
-            "relay_session_overflow_failed",
-            "Session state beside attachments that could not be written",
-        ),
-        |n| n.blobs_failed,
+        Metric::counter("relay_session_overflow_failed", "Overflows of sessions that could not be written"),
+        |n| n.overflows_failed,
     ),
     (EVENTS_EXPIRED, |n| n.events_expired),
     (
         Metric::counter(
             "relay_events_removed_by_retention",
-            "Events removed because they were older than object.retention_seconds",
+            "Events removed because they were older than store.retention_seconds",
         ),
-        |n| n.events_retired,
+        |n| n.events_removed_by_retention,
     ),
     (
         Metric::counter(

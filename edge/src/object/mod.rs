@@ -1,10 +1,10 @@
 //! The host of one shard: its machine, sockets and store.
 //!
 //! Generic over the runtime, so that everything except a thin layer over workerd is tested natively. That layer reports
-//! what happens ([`Object::connect`], [`Object::text`], [`Object::disconnect`], [`Object::alarm`]); calls return whether and when
-//! the object needs a turn ([`NextTick`]). Nothing here waits or reads a clock.
-//!
-//! In a turn ([`Object::tick`]) all events that have arrived since the last one are verified in one batch, stored in one
+//! what happens ([`Object::connect`], [`Object::text`], [`Object::disconnect`], [`Object::alarm`]); calls return
+//! whether and when the object needs a tick ([`NextTick`]). Nothing here waits or reads a clock.
+//! In a tick
+//! ([`Object::tick`]) all events that have arrived since the last one are verified in one batch, stored in one
 //! transaction and answered with OK; then requests take a few steps. Between calls, everything that a session needs is in
 //! the attachment of its socket and survives hibernation; see `attachment`. Unanswered messages do not survive: the
 //! attachment says that there are some, and their socket is closed if they were lost; see `unanswered`.
@@ -94,7 +94,7 @@ pub trait Host {
     fn log(&self, line: &str);
 
     /// Forwards ephemeral events to the objects of the other shards, for their [`Object::live`]. Called at most once a
-    /// turn, with all of that turn.
+    /// tick, with all events of that tick.
     fn forward(&self, events: &[Event]);
 
     /// Sends a delivery to the object of an agent. The answer comes later, by [`Object::agent_answered`].
@@ -112,7 +112,7 @@ pub trait RowCountingConn: SqlConn + Clone {
     fn rows(&self) -> RowCount;
 }
 
-/// When an object is to take its next turn.
+/// When an object needs its next tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextTick {
     /// Not until something happens.
@@ -123,7 +123,7 @@ pub enum NextTick {
     After(u64),
 }
 
-/// Bytes of unanswered messages since the last turn above which a turn is taken at once: an object has 128 MB of memory.
+/// Bytes of unanswered messages since the last tick, above which a tick is done at once: an object has 128 MB of memory.
 const UNANSWERED_BYTES_MAX: usize = 8 << 20;
 
 /// Longest Host header that is kept for checking the `relay` tag of AUTH (NIP-42), in bytes.
@@ -156,7 +156,7 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
     alarm: Option<Now>,
     /// Whether `alarm` is soon enough for everything in the store. Unknown when the object has just woken up.
     alarm_is_known: bool,
-    /// Bytes of unanswered messages since the last turn.
+    /// Bytes of unanswered messages since the last tick.
     unanswered_bytes: usize,
     /// What the row says from where on events are still being delivered.
     undelivered: Option<Seq>,
@@ -171,17 +171,17 @@ struct Connection<S> {
     /// The address that it is counted by.
     address: Option<ClientAddress>,
     encoder: Encoder,
-    /// Its session blobs in the store.
-    blobs: BTreeSet<OverflowName>,
+    /// Its overflows in the store.
+    overflows: BTreeSet<OverflowName>,
     backlog: Option<Backlog>,
     /// Whether its attachment says that it has unanswered messages.
     is_marked_unanswered: bool,
 }
 
 impl<S> Connection<S> {
-    fn new(key: Key, socket: S, address: Option<ClientAddress>, blobs: BTreeSet<OverflowName>) -> Self {
+    fn new(key: Key, socket: S, address: Option<ClientAddress>, overflows: BTreeSet<OverflowName>) -> Self {
         let encoder = Encoder::default();
-        Connection { key, socket, address, encoder, blobs, backlog: None, is_marked_unanswered: false }
+        Connection { key, socket, address, encoder, overflows, backlog: None, is_marked_unanswered: false }
     }
 }
 
@@ -265,8 +265,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             let store = self.relay.store().conn();
             let has_unanswered = attachment::has_unanswered(&attached);
             let loaded = attachment::key_of(&attached).filter(|_| !has_unanswered).and_then(|key| {
-                let mut blob = |name| session_overflow::read(store, key, name).ok().flatten();
-                attachment::load(&attached, &mut blob).ok().map(|(session, names)| (key, session, names))
+                let mut overflow = |name| session_overflow::read(store, key, name).ok().flatten();
+                attachment::load(&attached, &mut overflow).ok().map(|(session, names)| (key, session, names))
             });
             let Some((key, mut session, names)) = loaded else {
                 self.counters.sessions_interrupted += u64::from(has_unanswered);
@@ -384,7 +384,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// Whether the socket may be read further. After `false`, its key comes from [`Object::poll_resumed`] once it may.
-    /// Takes a turn first if that could help.
+    /// Does a tick first if that could help.
     pub fn wants_input(&mut self, now: Now, key: Key) -> bool {
         let Some(&id) = self.by_key.get(&key) else { return true };
         if self.relay.wants_input(id) {
@@ -453,7 +453,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.relay.store().reader().and_then(|reader| reader.stats()).map_err(|error| error.to_string())
     }
 
-    /// Removes a session and its blobs.
+    /// Removes a session and its overflows.
     fn end_session(&mut self, id: ConnId) {
         self.relay.disconnect(id);
         self.slow.remove(&id);
@@ -465,8 +465,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             self.resumed.push(conn.key);
             let before = self.rows();
             let store = self.relay.store().conn();
-            // Blobs that cannot be deleted now are swept when the object next wakes up.
-            let _ = session_overflow::delete(store, conn.key, conn.blobs.iter());
+            // Overflows that cannot be deleted now are swept when the object next wakes up.
+            let _ = session_overflow::delete(store, conn.key, conn.overflows.iter());
             self.counters.rows.maintenance.add(self.rows().since(before));
         }
     }

@@ -1,11 +1,11 @@
-//! Saving sessions: in the attachment of their socket, and what does not fit there as blobs in SQLite. A blob is a list
-//! of filters or a whole list of subscriptions, named by its hash.
+//! Saving sessions: in the attachment of their socket, and what does not fit there in SQLite, as *overflows*. An
+//! overflow is a list of filters or a whole list of subscriptions, named by its hash.
 //!
 //! ```text
 //! edge_part  (conn BLOB:8, name BLOB:16, chunk INTEGER) primary key, bytes BLOB   without rowid
 //! ```
 //!
-//! `conn` is the key of the connection, `name` that of the overflow (the table keeps an older word, part); a blob of more than a mebibyte has several rows.
+//! `conn` is the key of the connection, `name` that of the overflow; an overflow of more than a mebibyte has several rows. The table keeps its old name.
 
 use std::collections::BTreeSet;
 
@@ -68,7 +68,7 @@ pub(super) fn delete<'a, C: SqlConn>(
     names.try_for_each(|name| conn.exec(DELETE, &[SqlValue::Blob(&key), SqlValue::Blob(name)]))
 }
 
-/// Deletes the blobs of connections that no longer exist.
+/// Deletes the overflows of connections that no longer exist.
 pub(super) fn sweep<C: SqlConn>(conn: &C, exists: impl Fn(Key) -> bool) {
     let mut gone = Vec::new();
     let read = conn.query(CONNS, &[], &mut |row| {
@@ -110,30 +110,30 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let has_unanswered = self.unanswered.contains(id);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let saved = conn.encoder.save(conn.key, has_unanswered, &session, ATTACHMENT_BYTES_MAX);
-        let names: BTreeSet<OverflowName> = saved.blobs.keys().copied().collect();
+        let names: BTreeSet<OverflowName> = saved.overflows.keys().copied().collect();
         let store = self.relay.store().conn();
         let before = store.rows();
-        // First new blobs, then the attachment, then deletions: the blobs that an attachment names are always there.
+        // First new overflows, then the attachment, then deletions: the overflows that an attachment names are always there.
         let mut written = Ok(());
-        for (name, bytes) in &saved.blobs {
-            if !conn.blobs.contains(name) {
+        for (name, bytes) in &saved.overflows {
+            if !conn.overflows.contains(name) {
                 written = written.and_then(|()| write(store, conn.key, *name, bytes));
-                self.counters.blobs_saved += 1;
+                self.counters.overflows_saved += 1;
             }
         }
         if written.is_err() {
-            // The session continues in memory and is saved with its next change; the old attachment and its blobs
+            // The session continues in memory and is saved with its next change; the old attachment and its overflows
             // are still there.
-            self.counters.blobs_failed += 1;
+            self.counters.overflows_failed += 1;
             return;
         }
         self.host.attach(&conn.socket, &saved.attachment);
         conn.is_marked_unanswered = has_unanswered;
         self.counters.attachments_saved += 1;
         self.counters.attachment_bytes += saved.attachment.len() as u64;
-        // Blobs that cannot be deleted now are swept when the object wakes up without this connection.
-        let _ = delete(store, conn.key, conn.blobs.difference(&names));
-        conn.blobs = names;
+        // Overflows that cannot be deleted now are swept when the object wakes up without this connection.
+        let _ = delete(store, conn.key, conn.overflows.difference(&names));
+        conn.overflows = names;
         self.counters.rows.maintenance.add(store.rows().since(before));
     }
 }

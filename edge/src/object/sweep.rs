@@ -72,8 +72,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.schedule_agents(now);
     }
 
-    /// Whether there is something to remove for which no future commit sets an alarm: retention sweeps, and marked as removed
-    /// events.
+    /// Whether there is something to remove for which no future commit sets an alarm: events past their retention, and
+    /// events pending removal.
     pub fn needs_alarms(&self) -> bool {
         self.store_settings.retention_seconds > 0 || self.has_pending_removals()
     }
@@ -90,7 +90,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Sets the alarm for at once if there are events pending removal to remove.
+    /// Sets an immediate alarm if events are pending removal.
     pub(super) fn schedule_removal(&mut self, now: Now) {
         let at = now.plus_millis(1);
         if self.has_pending_removals() && self.alarm.is_none_or(|set| at < set) {
@@ -113,7 +113,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let pending_removal = remove_pending(store)?;
         let expired = sweep_expired(store, now, SWEEP_EVENTS_MAX)?;
         self.counters.events_expired += expired.events as u64;
-        let retired = match self.store_settings.retention_seconds {
+        let old = match self.store_settings.retention_seconds {
             0 => Removed::default(),
             // It may read every old event: only once the rest is removed.
             _ if pending_removal.more || expired.more => Removed::default(),
@@ -123,11 +123,11 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                 sweep_older_than(store, now.saturating_sub(seconds), &is_removable, SWEEP_EVENTS_MAX)?
             }
         };
-        self.counters.events_retired += retired.events as u64;
-        if retired.events > 0 {
+        self.counters.events_removed_by_retention += old.events as u64;
+        if old.events > 0 {
             self.relay.handle_removed();
         }
-        Ok(pending_removal.more || expired.more || retired.more)
+        Ok(pending_removal.more || expired.more || old.more)
     }
 
     fn soonest_expiry(&self) -> Result<Option<Timestamp>, StoreError> {

@@ -1,4 +1,4 @@
-//! A turn, the object's unit of work: the events that have arrived are verified in one batch and stored in one
+//! A tick, the object's unit of work: the events that have arrived are verified in one batch and stored in one
 //! transaction, requests take a few steps, and all resulting output is sent.
 
 use relay_engine::relay::commit;
@@ -10,9 +10,9 @@ use super::{Host, NextTick, Object, RowCountingConn};
 const SLOW_CHECK_MS: u64 = 20;
 
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
-    /// Takes a turn.
+    /// Does one tick.
     pub fn tick(&mut self, now: Now) -> NextTick {
-        self.counters.turns += 1;
+        self.counters.ticks += 1;
         self.unanswered_bytes = 0;
         self.relay.handle_timeout(now);
         self.check_slow_readers(now);

@@ -1,7 +1,7 @@
-//! Connections with unanswered messages: events that wait for the next turn, and messages that wait for those events
+//! Connections with unanswered messages: events that wait for the next tick, and messages that wait for those events
 //! or for a request.
 //!
-//! Such messages are in memory only. A turn is scheduled when they arrive, so the object does not hibernate before it.
+//! Such messages are in memory only. A tick is scheduled when they arrive, so the object does not hibernate before it.
 //! But the platform may replace the instance at any time: it moves the object, or another object of the isolate
 //! panics. Then the messages are lost and their client would wait for ever for an answer. So the attachment of its
 //! socket says that messages are unanswered for as long as that is so, and a socket whose attachment says it when the

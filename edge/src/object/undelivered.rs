@@ -1,4 +1,4 @@
-//! Live events whose delivery takes several turns, and what becomes of them when the platform replaces the instance in between.
+//! Live events whose delivery takes several ticks, and what becomes of them when the platform replaces the instance in between.
 //!
 //! The object does not hibernate meanwhile, but attachments say of live subscriptions only that they are live. So while
 //! stored events are being delivered a row says from where; an object that finds it when it wakes up lets all live
@@ -48,7 +48,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             Some(after) => conn.exec(WRITE, &[SqlValue::Int(after.0.cast_signed())]),
             None => conn.exec(DELETE, &[]),
         };
-        // If it fails, the next turn tries it again.
+        // If it fails, the next tick tries it again.
         if saved.is_ok() {
             self.undelivered = after;
         }

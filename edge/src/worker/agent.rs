@@ -4,8 +4,8 @@
 //! soon as what it brought is durable; calls go on after it. The platform keeps the object while a call is open and for a while
 //! after the last request, and the agent's alarm wakes it again if that was not enough.
 
-mod burial;
 mod follow;
+mod removal;
 mod signer;
 
 use std::cell::{OnceCell, RefCell};
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use js_sys::Uint8Array;
 use relay_agent::api::{self, Follower, Reply, no_agent};
 use relay_agent::executor::{HttpEvent, HttpRequest};
-use relay_agent::machine::{Context, EffectId, Published, Tombstone};
+use relay_agent::machine::{Context, DeletedAgent, EffectId, Published};
 use relay_agent::nip46::SignerResponses;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
@@ -29,7 +29,7 @@ use worker::{
     durable_object,
 };
 
-use self::follow::Following;
+use self::follow::LogStream;
 
 use super::entry::response;
 use super::js::{self, Storage};
@@ -70,7 +70,7 @@ struct Shared {
     remote_relays: RefCell<RemoteRelays>,
     /// Open calls; removing one ends it.
     calls: Calls,
-    followers: RefCell<Vec<Following>>,
+    followers: RefCell<Vec<LogStream>>,
 }
 
 type PendingEffects = Rc<RefCell<VecDeque<PendingEffect>>>;
@@ -86,7 +86,7 @@ enum PendingEffect {
     Query(EffectId, Filter),
     StoreBlob(EffectId, PubKey, Bytes, &'static str),
     ReadBlob(EffectId, String, usize),
-    Bury(Tombstone),
+    Remove(DeletedAgent),
 }
 
 /// The runtime, as the agent uses it.
@@ -136,7 +136,7 @@ impl AgentHost for Runtime {
                 | PendingEffect::PublishToRemoteRelays(..)
                 | PendingEffect::Query(..)
                 | PendingEffect::StoreBlob(..)
-                | PendingEffect::Bury(_) => true,
+                | PendingEffect::Remove(_) => true,
             });
         }
         let open = self.calls.try_borrow_mut().ok().and_then(|mut calls| calls.remove(&id));
@@ -157,8 +157,8 @@ impl AgentHost for Runtime {
         self.pending_effect(PendingEffect::ReadBlob(id, sha256.to_owned(), bytes_max));
     }
 
-    fn bury(&self, tombstone: &Tombstone) {
-        self.pending_effect(PendingEffect::Bury(tombstone.clone()));
+    fn remove(&self, deleted: &DeletedAgent) {
+        self.pending_effect(PendingEffect::Remove(deleted.clone()));
     }
 
     fn set_alarm(&self, at: Now) {
@@ -200,11 +200,14 @@ impl Shared {
         work: impl FnOnce(&mut AgentObject<DurableSql, Runtime>) -> T,
     ) -> std::result::Result<T, String> {
         let done = {
-            let mut place = self.agent.try_borrow_mut().map_err(|_| "the agent is in use".to_owned())?;
+            let mut place = self
+                .agent
+                .try_borrow_mut()
+                .map_err(|_| "internal error: the agent is busy; try again".to_owned())?;
             if place.is_none() {
                 *place = Some(self.open()?);
             }
-            let agent = place.as_mut().ok_or("the agent is gone")?;
+            let agent = place.as_mut().ok_or("internal error: the agent is not loaded; try again")?;
             let done = work(agent);
             self.tell_followers(agent);
             done
@@ -315,7 +318,7 @@ impl Shared {
                 blossom::read_own(&self.env, &sha256, bytes_max, |event| self.tell(id, event)).await;
                 self.end_call(id);
             }
-            PendingEffect::Bury(tombstone) => self.bury(&tombstone).await,
+            PendingEffect::Remove(deleted) => self.remove(&deleted).await,
             PendingEffect::AskSigner(id, relays, answers, requests) => {
                 self.ask_signer(id, &relays, &answers, &requests).await;
             }
@@ -334,13 +337,13 @@ impl Shared {
             .try_borrow_mut()
             .is_ok_and(|mut remote_relays| remote_relays.add(events, relays));
         if !has_room {
-            worker::console_log!("too much is to be published on other relays");
+            worker::console_log!("the queue of publications on other relays is full: some were dropped");
         }
-        self.begin_elsewhere();
+        self.begin_remote_publications();
     }
 
-    /// Begins what may be begun on other relays; each that ends makes room for the next.
-    fn begin_elsewhere(self: &Rc<Self>) {
+    /// Begins publications on other relays, as many as may be in progress; each that ends begins the next.
+    fn begin_remote_publications(self: &Rc<Self>) {
         loop {
             let next =
                 self.remote_relays.try_borrow_mut().ok().and_then(|mut remote_relays| remote_relays.begin());
@@ -353,7 +356,7 @@ impl Shared {
                 if let Ok(mut remote_relays) = shared.remote_relays.try_borrow_mut() {
                     remote_relays.end(&relay);
                 }
-                shared.begin_elsewhere();
+                shared.begin_remote_publications();
             });
         }
     }
@@ -404,7 +407,7 @@ impl Shared {
         let body = response.bytes().await.map_err(message)?;
         match response.status_code() {
             200 => Ok(body),
-            status => Err(format!("the relay answers with status {status}")),
+            status => Err(format!("the relay's object responded with status {status}")),
         }
     }
 
@@ -428,7 +431,7 @@ impl Shared {
             (Method::Post, DELIVER_PATH) => {
                 match self.has_agent() {
                     Ok(true) => {}
-                    Ok(false) => return Response::error("no agent is here\n", 404),
+                    Ok(false) => return Response::error("no agent is deployed in this object\n", 404),
                     Err(message) => return Response::error(format!("{message}\n"), 503),
                 }
                 let delivery = match Delivery::decode(&body) {
@@ -472,16 +475,16 @@ impl Shared {
             Ok(_) => {}
             Err(message) => return unavailable(&message),
         }
-        let tombstone = match &deployment {
-            Some(deployment) => self.tombstone_of(&deployment.pubkey).await,
+        let deleted = match &deployment {
+            Some(deployment) => self.removal_record_of(&deployment.pubkey).await,
             None => Ok(None),
         };
-        let tombstone = match tombstone {
-            Ok(tombstone) => tombstone,
+        let deleted = match deleted {
+            Ok(deleted) => deleted,
             Err(message) => return unavailable(&message),
         };
-        let is_new = match &tombstone {
-            Some(tombstone) => self.recall(tombstone, ask),
+        let is_new = match &deleted {
+            Some(deleted) => self.recall(deleted, ask),
             None => Ok(Ok(())),
         };
         match is_new
@@ -494,7 +497,7 @@ impl Shared {
         let reply = self.with(|agent| {
             let (now, request) = (now(), ask.request(body));
             agent.with(now, |agent| {
-                tombstone.map_or(Ok(()), |tombstone| agent.restore(&tombstone))?;
+                deleted.map_or(Ok(()), |deleted| agent.restore(&deleted))?;
                 Ok::<Reply, StoreError>(match &deployment {
                     Some(deployment) => api::deploy(agent, now, &request, deployment),
                     None => api::agent(agent, now, &request),
@@ -519,15 +522,15 @@ impl Shared {
     /// Remembers what was used before the object was emptied, unless this request is among it.
     fn recall(
         &self,
-        tombstone: &Tombstone,
+        deleted: &DeletedAgent,
         ask: &ApiRequest,
     ) -> std::result::Result<std::result::Result<(), Nip98Error>, String> {
         let is_same = |id: EventId| ask.signed.as_ref().is_some_and(|signed| signed.id == id.to_string());
-        if tombstone.used().any(|(_, id)| is_same(id)) {
+        if deleted.used().any(|(_, id)| is_same(id)) {
             return Ok(Err(Nip98Error::Replayed));
         }
         let conn = DurableSql::new(self.storage()?);
-        used::remember(&conn, now().seconds(), tombstone.used()).map(Ok).map_err(|error| error.to_string())
+        used::remember(&conn, now().seconds(), deleted.used()).map(Ok).map_err(|error| error.to_string())
     }
 
     /// Marks the event that has signed a request as used, if its author is permitted what it asks for.
@@ -540,7 +543,7 @@ impl Shared {
         let is_permitted = ask.route == AgentRoute::Deploy || {
             let entry = self.with(|agent| api::entry(agent.agent()))?;
             let admitted = api::admit(ask.route, ask.id.as_deref(), ask.caller, false, entry.as_ref());
-            admitted == Ok(SignerTrust::Allowed)
+            admitted == Ok(SignerTrust::Permitted)
         };
         if !is_permitted {
             return Ok(Ok(()));

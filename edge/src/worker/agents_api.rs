@@ -7,7 +7,7 @@ use js_sys::Uint8Array;
 use relay_agent::api::{self, Caller};
 use relay_agent::identity::{npub, parse_pubkey};
 use relay_engine::types::PubKey;
-use relay_site::nip98::{self, ServerUrl, Signed, SignerTrust, UsedEvents};
+use relay_site::nip98::{self, ServerUrl, SignerTrust, UsedEvents, VerifiedRequest};
 use relay_site::route::Endpoint;
 use relay_site::{AgentRoute, Found, HttpResponse};
 use wasm_bindgen::JsValue;
@@ -17,9 +17,11 @@ use super::agent::AGENT;
 use super::entry::{address, response};
 use super::shards::{stub, stub_of};
 use super::{variables, verifier};
-use crate::agent::api_request::{ADMIT_PATH, API_PATH, ApiRequest, GONE_PATH, ROOM_PATH, encode_deployment};
+use crate::agent::api_request::{
+    ADMIT_PATH, API_PATH, ApiRequest, CAPACITY_PATH, REMOVED_PATH, encode_deployment,
+};
 use crate::settings::Settings;
-use crate::used::SignedBy;
+use crate::used_auth_events::SignedBy;
 
 /// Used NIP-98 events, as far as this isolate of the Worker has seen them. Another isolate lets the same event pass once more: then
 /// a read is repeated, but nothing that changes an agent, since its object remembers those ([`SignedBy`]).
@@ -42,7 +44,7 @@ impl Params {
     }
 }
 
-/// Has a request answered. Strangers' bodies are not taken where one may be large.
+/// Answers a request. Strangers' bodies are not taken where one may be large.
 pub(super) async fn respond(
     mut request: Request,
     env: &Env,
@@ -85,14 +87,14 @@ pub(super) async fn respond(
             if admitted.status_code() != 200 {
                 return Ok(admitted);
             }
-            SignerTrust::Allowed
+            SignerTrust::Permitted
         }
         // An owner who reads or commands is known to the agent's object only, and is a stranger here.
-        _ if may_deploy => SignerTrust::Allowed,
+        _ if may_deploy => SignerTrust::Permitted,
         _ => SignerTrust::Unknown,
     };
     if let Some(signed) = &signed {
-        // After the permission, so that strangers cannot fill the memory of others' used events.
+        // After the permission, so that unknown signers cannot fill the memory of used events.
         let now = Date::now().as_millis() / 1_000;
         let used = USED.lock().unwrap_or_else(PoisonError::into_inner).take(signed, author, now);
         if let Err(rejection) = used {
@@ -112,7 +114,7 @@ pub(super) async fn respond(
             };
             let key = deployment.pubkey.to_string();
             if route == AgentRoute::Deploy
-                && post(&relay()?, ROOM_PATH, key.as_bytes()).await?.status_code() == 409
+                && post(&relay()?, CAPACITY_PATH, key.as_bytes()).await?.status_code() == 409
             {
                 let message =
                     format!("this relay has {} agents, the most that it takes", settings.agents.agents_max);
@@ -126,7 +128,7 @@ pub(super) async fn respond(
             let answer = post(&object(&agent)?, API_PATH, &ask.encode(&body)).await?;
             if route == AgentRoute::Delete && answer.status_code() == 404 {
                 // Of a deleted agent nothing is left but what the relay keeps.
-                return post(&relay()?, GONE_PATH, &ask.encode(agent.to_string().as_bytes())).await;
+                return post(&relay()?, REMOVED_PATH, &ask.encode(agent.to_string().as_bytes())).await;
             }
             Ok(answer)
         }
@@ -145,7 +147,7 @@ fn authenticate(
     request: &Request,
     settings: &Settings,
     route: AgentRoute,
-) -> Result<std::result::Result<(Option<Signed>, Caller), HttpResponse>> {
+) -> Result<std::result::Result<(Option<VerifiedRequest>, Caller), HttpResponse>> {
     let authorization = request.headers().get("authorization")?;
     let (method, url, address) = (request.method(), request.url()?, address(request));
     let path_and_query = match url.query() {
@@ -173,7 +175,7 @@ fn authenticate(
 async fn receive(
     request: &mut Request,
     endpoint: &Endpoint,
-    signed: Option<&Signed>,
+    signed: Option<&VerifiedRequest>,
 ) -> Result<std::result::Result<Vec<u8>, HttpResponse>> {
     let bytes_max = endpoint.bounds.body_bytes_max.min(BODY_BYTES_MAX);
     let mut body = Vec::new();

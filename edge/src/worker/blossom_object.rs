@@ -14,13 +14,13 @@ use super::js::{self, Storage};
 use super::sql::DurableSql;
 use super::variables;
 use crate::blossom::{
-    COMMAND_PATH, EVENTS_PATH, Listing, PAGE_KEYS, USE_PATH, decode_command, decode_events, encode_outcome,
+    BucketScan, COMMAND_PATH, EVENTS_PATH, PAGE_KEYS, USE_PATH, decode_command, decode_events, encode_outcome,
 };
-use crate::used::{SignedBy, encode_taken};
+use crate::used_auth_events::{SignedBy, encode_taken};
 
 /// The bucket of blobs.
 pub(super) const BLOBS: &str = "BLOBS";
-/// Bytes that one alarm removes, in one operation of the bucket; the next alarm rings at once.
+/// Bytes that one alarm removes, in one operation of the bucket; the next alarm fires at once.
 const REMOVALS_MAX: u32 = 1_000;
 /// Seconds until what failed is tried again.
 const RETRY_SECONDS: u64 = 5;
@@ -36,8 +36,8 @@ pub struct BlossomDurableObject {
     alarm_at: Cell<Option<u64>>,
     /// What has failed is not tried again before, in Unix seconds.
     retry_at: Cell<u64>,
-    /// The way through the bucket's keys; read when it is first asked for.
-    listing: RefCell<Option<Option<Listing>>>,
+    /// The scan of the bucket's keys; read from the database on first use.
+    bucket_scan: RefCell<Option<Option<BucketScan>>>,
 }
 
 fn now() -> u64 {
@@ -51,7 +51,7 @@ impl BlossomDurableObject {
     }
 
     fn run_once(&self, command: Command) -> std::result::Result<Outcome, StoreError> {
-        let busy = |_| StoreError::Failed("the index is in use".into());
+        let busy = |_| StoreError::Failed("internal error: the index is busy; try again".into());
         let mut index = self.index.try_borrow_mut().map_err(busy)?;
         let open = match index.take() {
             Some(open) => open,
@@ -80,7 +80,7 @@ impl BlossomDurableObject {
         }
         match outcome {
             Ok(Outcome::Begun { .. }) => self.list_if_never(),
-            Ok(Outcome::Swept(_)) => self.set_listing(Listing::asked(now())),
+            Ok(Outcome::Swept(_)) => self.set_bucket_scan(BucketScan::requested(now())),
             _ => {}
         }
         self.wake().await;
@@ -126,70 +126,72 @@ impl BlossomDurableObject {
         }
     }
 
-    fn listing(&self) -> Option<Listing> {
-        let mut listing = self.listing.try_borrow_mut().ok()?;
-        if listing.is_none() {
-            let read = self.storage().and_then(|storage| Listing::read(&DurableSql::new(storage)));
+    fn bucket_scan(&self) -> Option<BucketScan> {
+        let mut bucket_scan = self.bucket_scan.try_borrow_mut().ok()?;
+        if bucket_scan.is_none() {
+            let read = self.storage().and_then(|storage| BucketScan::read(&DurableSql::new(storage)));
             match read {
-                Ok(read) => *listing = Some(read),
+                Ok(read) => *bucket_scan = Some(read),
                 Err(error) => self.failed(&error.to_string()),
             }
         }
-        listing.clone().flatten()
+        bucket_scan.clone().flatten()
     }
 
-    fn set_listing(&self, next: Listing) {
+    fn set_bucket_scan(&self, next: BucketScan) {
         // Makes the table, if it is not there.
-        self.listing();
+        self.bucket_scan();
         let written = self.storage().and_then(|storage| next.write(&DurableSql::new(storage)));
         if let Err(error) = written {
             self.failed(&error.to_string());
         }
-        if let Ok(mut listing) = self.listing.try_borrow_mut() {
-            *listing = Some(Some(next));
+        if let Ok(mut bucket_scan) = self.bucket_scan.try_borrow_mut() {
+            *bucket_scan = Some(Some(next));
         }
     }
 
     /// The first upload has begun: from now on the bucket is looked through.
     fn list_if_never(&self) {
-        if self.listing().is_none() {
-            self.set_listing(Listing::later(now()));
+        if self.bucket_scan().is_none() {
+            self.set_bucket_scan(BucketScan::scheduled(now()));
         }
     }
 
     /// Looks at the next page of the bucket's keys, if it is due. Bytes that the index does not know wait to be removed then.
     async fn list(&self) {
-        let Some(listing) = self.listing().filter(|listing| listing.due <= now()) else { return };
-        let next = match self.list_page(&listing).await {
-            Ok(last) => listing.next(last, now()),
+        let Some(bucket_scan) = self.bucket_scan().filter(|bucket_scan| bucket_scan.due <= now()) else {
+            return;
+        };
+        let next = match self.list_page(&bucket_scan).await {
+            Ok(last) => bucket_scan.next(last, now()),
             Err(error) => {
                 worker::console_error!("the bucket of blobs cannot be listed: {error}");
-                listing.failed(now())
+                bucket_scan.failed(now())
             }
         };
-        // Unless an operator has asked meanwhile.
-        if self.listing().as_ref() == Some(&listing) {
-            self.set_listing(next);
+        // Unless an administrator has requested a scan meanwhile.
+        if self.bucket_scan().as_ref() == Some(&bucket_scan) {
+            self.set_bucket_scan(next);
         }
     }
 
     /// The last key of the page, if there are more.
-    async fn list_page(&self, listing: &Listing) -> Result<Option<String>> {
+    async fn list_page(&self, bucket_scan: &BucketScan) -> Result<Option<String>> {
         let bucket = self.env.bucket(BLOBS)?;
         let mut page = bucket.list().limit(PAGE_KEYS);
-        if let Some(after) = &listing.after {
+        if let Some(after) = &bucket_scan.after {
             page = page.start_after(after);
         }
         let page = page.execute().await?;
         let objects = page.objects();
         let last = objects.last().filter(|_| page.truncated()).map(Object::key);
-        let is_old = |object: &&Object| Listing::is_old(object.uploaded().as_millis() / 1_000, now());
+        let is_old = |object: &&Object| BucketScan::is_old(object.uploaded().as_millis() / 1_000, now());
         let keys = objects.iter().filter(is_old).map(Object::key).collect();
-        match self.run_once(Command::RemoveUnknown { keys, is_asked: listing.is_asked }) {
+        match self.run_once(Command::RemoveUnknown { keys, is_asked: bucket_scan.is_asked }) {
             Ok(Outcome::Unknown { left, .. }) if left > 0 => {
                 worker::console_error!(
                     "the bucket has {left} blobs of {PAGE_KEYS} keys that the index does not know; it may be new or restored, \
-                     so they stay until an operator removes them (POST /blossom/gc)"
+                     so they stay until an administrator removes them (POST /blossom/gc)"
                 );
             }
             Ok(Outcome::Unknown { removed, .. }) if removed > 0 => {
@@ -203,11 +205,11 @@ impl BlossomDurableObject {
         Ok(last)
     }
 
-    /// The alarm rings when something is to be done next. To set it costs a row, so that one which is set already and rings before
-    /// is left.
+    /// Sets the alarm for the next thing to do. Setting it costs a row, so an alarm that is already set and fires
+    /// earlier stays.
     async fn wake(&self) {
         let due = self.index.try_borrow().ok().and_then(|index| index.as_ref().and_then(Index::next_due));
-        let due = due.into_iter().chain(self.listing().map(|listing| listing.due)).min();
+        let due = due.into_iter().chain(self.bucket_scan().map(|bucket_scan| bucket_scan.due)).min();
         let Some(due) = due else { return };
         let at = due.max(now()).max(self.retry_at.get());
         if self.alarm_at.get().is_none() {
@@ -244,7 +246,7 @@ impl DurableObject for BlossomDurableObject {
             index: RefCell::default(),
             alarm_at: Cell::default(),
             retry_at: Cell::default(),
-            listing: RefCell::default(),
+            bucket_scan: RefCell::default(),
         }
     }
 

@@ -12,7 +12,7 @@ use js_sys::futures::JsFuture;
 use js_sys::{ArrayBuffer, JSON, Reflect, Uint8Array};
 use relay_agent::executor::{Access, HttpError, HttpEvent, HttpRequest};
 use relay_agent::fetch::{PrivateHosts, check_url, redirect};
-use relay_agent::nip46::{Frames as SignerFrames, SignerResponses as SignerAnswers};
+use relay_agent::nip46::{Frames as SignerFrames, SignerResponses};
 use relay_engine::types::Event;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::{
@@ -21,7 +21,7 @@ use worker::{
 };
 
 use super::js;
-use crate::agent::remote_relays::{FRAME_BYTES_MAX, SIGNER_FRAME_BYTES_MAX, SignerResponses};
+use crate::agent::remote_relays::{FRAME_BYTES_MAX, PendingOks, SIGNER_FRAME_BYTES_MAX};
 
 /// Another relay that has not taken all events by then is left.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -177,7 +177,7 @@ pub(super) async fn signer_socket(
 /// Why it does not go on.
 pub(super) async fn ask(
     socket: &WebSocket,
-    answers: &SignerAnswers,
+    answers: &SignerResponses,
     requests: &[Event],
     signal: &AbortSignal,
     tell: impl FnMut(Event),
@@ -190,7 +190,7 @@ pub(super) async fn ask(
 
 async fn ask_frames(
     socket: &WebSocket,
-    answers: &SignerAnswers,
+    answers: &SignerResponses,
     requests: &[Event],
     signal: &AbortSignal,
     mut tell: impl FnMut(Event),
@@ -252,7 +252,7 @@ async fn exchange_events(socket: &WebSocket, events: &[Event]) -> Result<()> {
         let json = String::from_utf8_lossy(event.json());
         socket.send_with_str(format!("[\"EVENT\",{json}]"))?;
     }
-    let mut answers = SignerResponses::new(events);
+    let mut answers = PendingOks::new(events);
     while !answers.is_complete() {
         match frames.next().await {
             Some(Ok(WebsocketEvent::Message(message))) => {

@@ -33,7 +33,7 @@ fn table(has_agents: bool, has_blossom: bool) -> Table {
     })
 }
 
-/// Authorisation of the operator. It remembers used NIP-98 events for as long as the isolate lives: another isolate would
+/// Authorisation of administrators. It remembers used NIP-98 events for as long as the isolate lives: another isolate would
 /// accept the same event again, which can only repeat a read.
 static ADMIN_AUTH: OnceLock<AdminAuth> = OnceLock::new();
 
@@ -109,7 +109,7 @@ async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Respo
     response(answer)
 }
 
-/// Whether a request is authorised for an endpoint of the operator (`/metrics` or `/relay/config.json`), and whether an
+/// Whether a request is authorised for an endpoint of administrators (`/metrics` or `/relay/config.json`), and whether an
 /// administrator has signed it.
 async fn authorise(
     request: &mut Request,

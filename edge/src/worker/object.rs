@@ -1,7 +1,7 @@
-//! `RelayDurableObject`: passes the runtime's events to [`Object`] and runs its turns.
+//! `RelayDurableObject`: passes the runtime's events to [`Object`] and runs its ticks.
 //!
 //! The object is borrowed for single calls, never across an `await`. The handler of a message returns at once, so that
-//! the messages of many sockets share a turn. It waits only if its socket must not be read further: the runtime delivers a
+//! the messages of many sockets share a tick. It waits only if its socket must not be read further: the runtime delivers a
 //! socket's next message when the handler of the last one has returned.
 
 #[cfg(feature = "libsecp256k1")]
@@ -44,11 +44,11 @@ struct Shared {
     env: Env,
     /// Opened on first use, and again if that failed.
     object: RefCell<Option<Object<DurableSql, Runtime>>>,
-    /// Whether a turn is scheduled and has not begun.
+    /// Whether a tick is scheduled and has not begun.
     tick_is_due: Cell<bool>,
-    /// When the timer for a later turn fires, in milliseconds since 1970; infinite if none is set.
+    /// When the timer for a later tick fires, in milliseconds since 1970; infinite if none is set.
     timer_at: Cell<f64>,
-    /// Calls [`Shared::turn`]; created once, so that a turn allocates no closure.
+    /// Calls [`Shared::tick`]; created once, so that a tick allocates no closure.
     on_tick: RefCell<Option<Closure<dyn FnMut()>>>,
     on_timer: RefCell<Option<Closure<dyn FnMut()>>>,
     /// Batches for consumers that have not been sent yet.
@@ -198,7 +198,10 @@ impl Shared {
         work: impl FnOnce(&mut Object<DurableSql, Runtime>) -> (T, NextTick),
     ) -> std::result::Result<T, String> {
         let (done, next, resumed) = {
-            let mut place = self.object.try_borrow_mut().map_err(|_| "the object is in use".to_owned())?;
+            let mut place = self
+                .object
+                .try_borrow_mut()
+                .map_err(|_| "internal error: the relay is busy; try again".to_owned())?;
             let woken = if place.is_none() {
                 let (object, next) = self.open()?;
                 *place = Some(object);
@@ -206,7 +209,7 @@ impl Shared {
             } else {
                 NextTick::None
             };
-            let object = place.as_mut().ok_or("the object is gone")?;
+            let object = place.as_mut().ok_or("internal error: the relay is not loaded; try again")?;
             let (done, next) = work(object);
             let mut resumed = Vec::new();
             while let Some(key) = object.poll_resumed() {
@@ -339,7 +342,7 @@ impl Shared {
 
     fn tick(self: &Rc<Self>) {
         if let Err(message) = self.with(|object| ((), object.tick(now()))) {
-            worker::console_error!("a turn: {message}");
+            worker::console_error!("a tick failed: {message}");
         }
     }
 

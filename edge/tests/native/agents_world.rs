@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use relay_agent::executor::HttpRequest;
 use relay_agent::identity;
-use relay_agent::machine::{BlobServer, Context, EffectId, Tombstone};
+use relay_agent::machine::{BlobServer, Context, DeletedAgent, EffectId};
 use relay_agent::manifest::Manifest;
 use relay_agent::nip46::SignerResponses;
 use relay_agent::nip90;
@@ -30,7 +30,7 @@ pub(super) enum PendingEffect {
     Publish(EffectId, Vec<Event>),
     Query(EffectId, Filter),
     Call(EffectId, HttpRequest),
-    Bury(Tombstone),
+    Remove(DeletedAgent),
 }
 
 #[derive(Clone, Default)]
@@ -85,8 +85,8 @@ impl AgentHost for FakeAgentHost {
         panic!("no agent here reads a blob");
     }
 
-    fn bury(&self, tombstone: &Tombstone) {
-        self.pending_effects.borrow_mut().push_back(PendingEffect::Bury(tombstone.clone()));
+    fn remove(&self, deleted: &DeletedAgent) {
+        self.pending_effects.borrow_mut().push_back(PendingEffect::Remove(deleted.clone()));
     }
 
     fn set_alarm(&self, at: Now) {
@@ -125,8 +125,8 @@ pub(super) struct World {
     /// Calls to the world that are open.
     pub(super) calls: Vec<(PubKey, EffectId, HttpRequest)>,
     opened: u64,
-    /// Agents lose their memory when the relay has the next tombstone.
-    pub(super) is_lost_when_buried: bool,
+    /// Agents lose their memory when the relay has the next removal record.
+    pub(super) is_lost_when_removed: bool,
 }
 
 impl World {
@@ -139,7 +139,7 @@ impl World {
             waiting: BTreeMap::new(),
             calls: Vec::new(),
             opened: 0,
-            is_lost_when_buried: false,
+            is_lost_when_removed: false,
         }
     }
 
@@ -150,10 +150,10 @@ impl World {
         manifest.owner = Some(owner.to_string());
         let keys = identity::keys(&manifest.identity, &manifest.name, &agent_secrets()).unwrap();
         let (pubkey, now) = (keys.pubkey(), self.relay.now);
-        let tombstone = self.relay.object().tombstone_of(&pubkey).unwrap();
+        let deleted = self.relay.object().removal_record_of(&pubkey).unwrap();
         let entry = self.with_agent(pubkey, |agent| {
             agent.with(now, |agent| {
-                tombstone.iter().for_each(|tombstone| agent.restore(tombstone).unwrap());
+                deleted.iter().for_each(|deleted| agent.restore(deleted).unwrap());
                 agent.deploy(now, &manifest, &owner).unwrap();
                 AgentEntry {
                     pubkey,
@@ -282,15 +282,15 @@ impl World {
                 self.with_agent(agent, |agent| agent.found(now, effect, found));
             }
             PendingEffect::Call(effect, request) => self.calls.push((agent, effect, request)),
-            PendingEffect::Bury(tombstone) => {
-                let (kept, next) = self.relay.object().bury_agent(now, &tombstone);
+            PendingEffect::Remove(deleted) => {
+                let (kept, next) = self.relay.object().remove_agent(now, &deleted);
                 self.relay.next = next;
-                if std::mem::take(&mut self.is_lost_when_buried) {
+                if std::mem::take(&mut self.is_lost_when_removed) {
                     return self.evict_agents();
                 }
                 let place = self.agents.get_mut(&agent).unwrap();
                 if kept == Ok(true)
-                    && place.object.as_ref().is_some_and(|agent| agent.is_buried_by(&tombstone))
+                    && place.object.as_ref().is_some_and(|agent| agent.is_removed_by(&deleted))
                 {
                     (place.object, place.store) = (None, None);
                     place.host.alarm.set(None);

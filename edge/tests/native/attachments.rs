@@ -102,7 +102,7 @@ fn many_unanswered_bytes_take_a_turn_at_once() {
         let note = event(&key(1)).at(t - n).content("x".repeat(100_000)).sign();
         runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, note.json()));
     }
-    // Ten megabytes arrived at once, and most of them were stored before the scheduled turn.
+    // Ten megabytes arrived at once, and most of them were stored before the scheduled tick.
     assert!((82..100).contains(&runtime.store.events()), "{}", runtime.store.events());
     runtime.drive();
     assert_eq!(runtime.store.events(), 100);

@@ -1,8 +1,8 @@
 //! What the relay's object and the Worker tell the index of blobs.
 
-use relay_blossom::index::SignedEvent;
+use relay_blossom::index::RelayEvent;
 use relay_blossom::{Command, Sha256};
-use relay_edge::blossom::{Listing, Touched, decode_events};
+use relay_edge::blossom::{BucketScan, ReportedDownloads, decode_events};
 use relay_engine::testing::signing::{Signed, event, key};
 
 use super::sqlite::Sqlite;
@@ -30,7 +30,7 @@ fn events_of_the_relay_become_commands() {
     for event in [signed(5, &[["e", &hash]]), signed(1_063, &[["x", &hash]])] {
         let found = commands(&event);
         let [Command::Apply(applied, 7)] = found.as_slice() else { panic!("{found:?}") };
-        let SignedEvent { id, pubkey, kind, tags, .. } = applied;
+        let RelayEvent { id, pubkey, kind, tags, .. } = applied;
         assert_eq!((id, pubkey, *kind), (&event.id, &event.pubkey, event.kind));
         assert_eq!(tags[0][1], hash);
     }
@@ -60,7 +60,7 @@ fn a_batch_keeps_its_order_and_ephemeral_events_mean_nothing() {
 
 #[test]
 fn the_index_is_told_of_a_download_once_an_hour() {
-    let mut touched = Touched::default();
+    let mut touched = ReportedDownloads::default();
     let blob = |n: u32| Sha256(std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(0)));
     assert!(touched.is_due(blob(0), 1_000));
     assert!(!touched.is_due(blob(0), 4_599));
@@ -76,10 +76,10 @@ fn the_index_is_told_of_a_download_once_an_hour() {
 fn the_bucket_is_looked_through_page_by_page_once_a_day() {
     const DAY: u64 = 86_400;
     let conn = Sqlite::new();
-    assert_eq!(Listing::read(&conn), Ok(None));
-    let first = Listing::later(1_000);
+    assert_eq!(BucketScan::read(&conn), Ok(None));
+    let first = BucketScan::scheduled(1_000);
     assert_eq!((first.due, first.is_asked), (1_000 + DAY, false));
-    let asked = Listing::asked(2_000);
+    let asked = BucketScan::requested(2_000);
     assert_eq!((asked.due, &asked.after), (2_000, &None));
     let second = asked.next(Some("k".to_owned()), 2_010);
     assert_eq!((second.due, second.after.as_deref(), second.is_asked), (2_010, Some("k"), true));
@@ -87,8 +87,8 @@ fn the_bucket_is_looked_through_page_by_page_once_a_day() {
     assert!(failed.due > 2_020 && failed.after == second.after && failed.is_asked, "{failed:?}");
     for listing in [first, failed.clone()] {
         listing.write(&conn).unwrap();
-        assert_eq!(Listing::read(&conn), Ok(Some(listing)));
+        assert_eq!(BucketScan::read(&conn), Ok(Some(listing)));
     }
-    assert_eq!(failed.next(None, 3_000), Listing::later(3_000), "the operator's pending_effect is done");
-    assert!(!Listing::is_old(1_000, 4_599) && Listing::is_old(1_000, 4_600));
+    assert_eq!(failed.next(None, 3_000), BucketScan::scheduled(3_000), "the administrator's request is done");
+    assert!(!BucketScan::is_old(1_000, 4_599) && BucketScan::is_old(1_000, 4_600));
 }

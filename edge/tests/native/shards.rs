@@ -34,7 +34,7 @@ fn ephemeral_events_reach_the_other_shard() {
     }
     first.drive();
     let forwarded = first.host.forwarded.take();
-    assert_eq!(forwarded.len(), 1, "one request a turn");
+    assert_eq!(forwarded.len(), 1, "one request a tick");
     forwarded.into_iter().for_each(|events| second.live(events));
     second.drive();
     // Those in a batch are delivered as they are verified, before the stored one is committed.

@@ -32,7 +32,7 @@ fn only_sockets_with_unanswered_messages_are_closed() {
     let auth = event(&key(1)).kind(22_242).at(runtime.now.seconds()).tag(["challenge", "x"]).sign();
     runtime.text(authenticates.key, &format!(r#"["AUTH",{}]"#, auth.json()));
     let is_answered = authenticates.output.borrow().iter().any(|frame| frame.starts_with(r#"["OK""#));
-    assert_eq!(writer.output.borrow().len(), before, "no answer before a turn");
+    assert_eq!(writer.output.borrow().len(), before, "no answer before a tick");
     runtime.evict();
     runtime.drive();
     for socket in [&writer, &mixed] {
@@ -53,7 +53,7 @@ fn only_sockets_with_unanswered_messages_are_closed() {
     assert_eq!(
         (again.closed.get(), reader.closed.get()),
         (None, None),
-        "nothing was unanswered after the turn"
+        "nothing was unanswered after the tick"
     );
 }
 

@@ -1,4 +1,4 @@
-//! An event whose delivery takes several turns, and the instance is replaced in between.
+//! An event whose delivery takes several ticks, and the instance is replaced in between.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -51,7 +51,7 @@ fn what_an_instance_had_not_delivered_is_read_from_the_store_by_the_next() {
     assert_eq!(runtime.next, NextTick::Soon, "it must not hibernate");
     assert_eq!(runtime.store.count("edge_undelivered"), 1);
     let before = received(&sockets);
-    assert!((1..all).contains(&before.len()), "{} of {all} in the first turn", before.len());
+    assert!((1..all).contains(&before.len()), "{} of {all} in the first tick", before.len());
     runtime.evict();
     runtime.drive();
     let after = received(&sockets);

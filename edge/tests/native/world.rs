@@ -130,7 +130,7 @@ pub(super) type TestObject = Object<Sqlite, FakeHost>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hibernates {
     Never,
-    /// Before and after every turn.
+    /// Before and after every tick.
     Always,
 }
 
@@ -189,7 +189,7 @@ impl Runtime {
         self.object.as_mut().unwrap()
     }
 
-    /// Drops all memory, after the turn that is due: an object does not hibernate before it.
+    /// Drops all memory, after the tick that is due: an object does not hibernate before it.
     pub(super) fn hibernate(&mut self) {
         if self.next == NextTick::Soon {
             let now = self.now;
@@ -234,7 +234,7 @@ impl Runtime {
         self.next = self.object().live(now, events);
     }
 
-    /// Delivers messages, takes turns and hibernates until there is nothing left to do.
+    /// Delivers messages, does ticks and hibernates until there is nothing left to do.
     pub(super) fn drive(&mut self) {
         for round in 0..100_000 {
             if self.hibernates == Hibernates::Always && round % 3 == 0 {
@@ -318,7 +318,7 @@ impl ObjectWorld {
             policy: config.policy.clone(),
             url: config.url.clone(),
             // A scan that has matched nothing begins again after memory is lost: it must end between two hibernations, which
-            // here come every third turn and in workerd never while a turn is due.
+            // here come every third tick and in workerd never while a tick is due.
             object: ObjectSettings { tick_steps_max: 16 },
             ..Settings::default()
         };

@@ -4,26 +4,26 @@
 //! do is decided in `relay-agent`. A relay on which no agent has been deployed has no file, thread or stream for them.
 //!
 //! ```text
-//! running      what the tasks share
-//! supervisor   the router's task: stream, deliveries, heartbeats, wakes
-//! registry     which agents are open; actor: the task of one
-//! wakes        when closed agents are opened again; sqlite: their files
+//! runtime      what the tasks share
+//! supervisor   the router's task: stream, deliveries, heartbeats, reopening agents
+//! registry     which agents are open; agent_task: the task of one
+//! reopen_times when closed agents are opened again; sqlite: their files
 //! http         calls of agents; remote_relays: other relays; tls: their certificates; signers: asking remote signers
 //! secrets      what manifests name; owner: the owner's key of a local relay
 //! ```
 
-mod actor;
+mod agent_task;
 pub mod http;
 pub(crate) mod owner;
 mod registry;
 mod remote_relays;
+mod reopen_times;
 mod runtime;
 mod secrets;
 mod signers;
 pub(crate) mod sqlite;
 mod supervisor;
 pub(crate) mod tls;
-mod wakes;
 
 use std::collections::HashMap;
 use std::fs::DirBuilder;
@@ -42,7 +42,7 @@ use relay_agent::router::Router;
 use relay_agent::totals::{Totals, agents_by_state};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Now, PubKey, Timestamp};
-use relay_site::nip98::{Nip98Error, Signed, SignerTrust, UsedEvents};
+use relay_site::nip98::{Nip98Error, SignerTrust, UsedEvents, VerifiedRequest};
 use relay_site::{AgentRoute, HttpResponse};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
@@ -51,10 +51,10 @@ use self::http::CALLS_MAX;
 use self::owner::Owner;
 use self::registry::{Message, Registry};
 use self::remote_relays::RemoteRelays;
+use self::reopen_times::ReopenTimes;
 use self::runtime::AgentRuntime;
 use self::secrets::HostSecrets;
 use self::sqlite::Sqlite;
-use self::wakes::Wakes;
 use crate::config::Settings;
 use crate::handle::RelayHandle;
 use crate::host::now;
@@ -195,7 +195,7 @@ impl Agents {
 
     fn running(&self) -> Option<Arc<AgentRuntime>> {
         match &*self.state() {
-            State::Running(running, _) => Some(Arc::clone(running)),
+            State::Running(runtime, _) => Some(Arc::clone(runtime)),
             State::Empty(_) | State::Stopped => None,
         }
     }
@@ -204,21 +204,21 @@ impl Agents {
     fn run(&self) -> Result<Arc<AgentRuntime>, StoreError> {
         let mut state = self.state();
         let handle = match &*state {
-            State::Running(running, _) => return Ok(Arc::clone(running)),
+            State::Running(runtime, _) => return Ok(Arc::clone(runtime)),
             State::Stopped => return Err(StoreError::Failed("the relay is stopping".to_owned())),
             State::Empty(handle) => handle.clone(),
         };
         let failed = |error: io::Error| StoreError::Failed(error.to_string());
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
         let router = Router::open(Sqlite::open(&self.router_file())?, Arc::clone(&self.secrets) as _)?;
-        let wakes = Wakes::open(Sqlite::open(&self.folder.join("wakes.sqlite"))?)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
+        let reopen_times = ReopenTimes::open(Sqlite::open(&self.folder.join("wakes.sqlite"))?)?;
+        let tokio = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("relay-agents")
             .enable_all()
             .build()
             .map_err(failed)?;
-        let running = Arc::new(AgentRuntime {
+        let runtime = Arc::new(AgentRuntime {
             folder: self.folder.clone(),
             relay_url: self.relay_url.clone(),
             blossom: self.blossom.clone(),
@@ -231,33 +231,33 @@ impl Agents {
             waiting: AtomicUsize::new(0),
             evict_idle: Notify::new(),
             changed: Notify::new(),
-            runtime: runtime.handle().clone(),
+            tokio: tokio.handle().clone(),
             router: Mutex::new(router),
-            wakes: Mutex::new(wakes),
+            reopen_times: Mutex::new(reopen_times),
             tally: Mutex::default(),
         });
-        runtime.spawn(supervisor::run(Arc::clone(&running)));
-        *state = State::Running(Arc::clone(&running), runtime);
-        Ok(running)
+        tokio.spawn(supervisor::run(Arc::clone(&runtime)));
+        *state = State::Running(Arc::clone(&runtime), tokio);
+        Ok(runtime)
     }
 
     /// Closes all agents: calls are cancelled, jobs go on at the next start. Takes `bound` at most.
     pub(crate) fn stop(&self, bound: Duration) {
-        let State::Running(running, runtime) = std::mem::replace(&mut *self.state(), State::Stopped) else {
+        let State::Running(runtime, tokio) = std::mem::replace(&mut *self.state(), State::Stopped) else {
             return;
         };
-        running.registry.stop();
-        running.changed.notify_one();
+        runtime.registry.stop();
+        runtime.changed.notify_one();
         let ends_at = Instant::now() + bound;
-        while running.registry.len() > 0 && Instant::now() < ends_at {
+        while runtime.registry.len() > 0 && Instant::now() < ends_at {
             std::thread::sleep(Duration::from_millis(5));
         }
-        runtime.shutdown_timeout(ends_at.saturating_duration_since(Instant::now()));
+        tokio.shutdown_timeout(ends_at.saturating_duration_since(Instant::now()));
     }
 
     /// For `/metrics`. Opens no file.
     pub(crate) fn metrics(&self) -> AgentsSnapshot {
-        let Some(running) = self.running() else {
+        let Some(runtime) = self.running() else {
             return AgentsSnapshot {
                 totals: Totals::default(),
                 busiest: Vec::new(),
@@ -266,11 +266,11 @@ impl Agents {
             };
         };
         let (totals, busiest) = {
-            let tally = running.tally();
+            let tally = runtime.tally();
             (tally.totals().clone(), tally.busiest())
         };
-        let by_state = agents_by_state(running.router().agents());
-        AgentsSnapshot { totals, busiest, by_state, open: running.registry.len() as u64 }
+        let by_state = agents_by_state(runtime.router().agents());
+        AgentsSnapshot { totals, busiest, by_state, open: runtime.registry.len() as u64 }
     }
 
     /// An event authorises one request.
@@ -279,7 +279,7 @@ impl Agents {
     /// [`Nip98Error::Replayed`], [`Nip98Error::Busy`].
     pub(crate) fn use_event(
         &self,
-        signed: &Signed,
+        signed: &VerifiedRequest,
         author: SignerTrust,
         now: Timestamp,
     ) -> Result<(), Nip98Error> {
@@ -291,7 +291,7 @@ impl Agents {
         if self.admins.contains(&key) || self.owner.is(&key) { Caller::Admin(key) } else { Caller::Key(key) }
     }
 
-    /// Whether `caller` may do this, as far as it is known before the body, so that strangers' bodies are not taken; and
+    /// Whether `caller` may do this, as far as it is known before the body, so that bodies of unknown callers are not read; and
     /// whether any key may.
     ///
     /// # Errors
@@ -304,15 +304,15 @@ impl Agents {
         caller: Caller,
     ) -> Result<SignerTrust, HttpResponse> {
         let may_deploy = api::may_deploy(caller, &self.deploy_pubkeys);
-        let running = self.running();
-        let router = running.as_ref().map(|running| running.router());
+        let runtime = self.running();
+        let router = runtime.as_ref().map(|runtime| runtime.router());
         let entry = agent.and_then(|agent| router.as_ref()?.get(agent));
-        if let (AgentRoute::Delete, None, Some(running), Some(agent), Some(router)) =
-            (route, entry, &running, agent, &router)
-            && (running.file_of(agent).exists() || !matches!(router.tombstone(agent), Ok(None)))
+        if let (AgentRoute::Delete, None, Some(runtime), Some(agent), Some(router)) =
+            (route, entry, &runtime, agent, &router)
+            && (runtime.file_of(agent).exists() || !matches!(router.removal_record(agent), Ok(None)))
         {
             // It has been deleted, and answers for itself, or what is left of it does.
-            return Ok(if caller.is_admin() { SignerTrust::Allowed } else { SignerTrust::Unknown });
+            return Ok(if caller.is_admin() { SignerTrust::Permitted } else { SignerTrust::Unknown });
         }
         api::admit(route, command, caller, may_deploy, entry)
     }
@@ -320,8 +320,8 @@ impl Agents {
     /// Answers what concerns all agents.
     pub(crate) fn directory(&self, ask: &ApiRequest) -> HttpResponse {
         let request = ask.request(&self.relay);
-        if let Some(running) = self.running() {
-            return api::directory(&running.router(), &request);
+        if let Some(runtime) = self.running() {
+            return api::directory(&runtime.router(), &request);
         }
         // As if there were none.
         let empty = Sqlite::in_memory().and_then(|conn| Router::open(conn, Arc::clone(&self.secrets) as _));
@@ -335,29 +335,29 @@ impl Agents {
             Ok(wanted) => wanted,
             Err(answer) => return answer,
         };
-        let running = match self.run() {
-            Ok(running) => running,
+        let runtime = match self.run() {
+            Ok(runtime) => runtime,
             Err(error) => return unavailable(&error),
         };
-        if let Err(answer) = self.prepare(&running, &wanted) {
+        if let Err(answer) = self.prepare(&runtime, &wanted) {
             return answer;
         }
         let relay = self.relay.clone();
-        with(&running.clone(), wanted.pubkey, move |now, agent| {
-            finish(&running, api::deploy(agent, now, &ask.request(&relay), &wanted))
+        with(&runtime.clone(), wanted.pubkey, move |now, agent| {
+            finish(&runtime, api::deploy(agent, now, &ask.request(&relay), &wanted))
         })
         .await
     }
 
     /// Before an agent is deployed: its relay's events are read from now on.
-    fn prepare(&self, running: &AgentRuntime, wanted: &api::Deployment) -> Result<(), HttpResponse> {
-        let mut router = running.router();
+    fn prepare(&self, runtime: &AgentRuntime, wanted: &api::Deployment) -> Result<(), HttpResponse> {
+        let mut router = runtime.router();
         if router.get(&wanted.pubkey).is_none() && router.agents().count() >= self.agents_max {
             let words = format!("this relay has {} agents, the most that it takes", self.agents_max);
             return Err(HttpResponse::error(409, &words));
         }
         if router.filters().is_none() && router.is_ready() {
-            let last = running.handle.last_seq();
+            let last = runtime.handle.last_seq();
             let last = last.map_err(|error| HttpResponse::error(503, &error.to_string()))?;
             router.accept(now(), Vec::new(), last);
         }
@@ -366,21 +366,21 @@ impl Agents {
 
     /// Answers what concerns one agent.
     pub(crate) async fn ask(&self, agent: PubKey, ask: ApiRequest) -> HttpResponse {
-        let deleted = || self.running().filter(|running| running.file_of(&agent).exists());
+        let deleted = || self.running().filter(|runtime| runtime.file_of(&agent).exists());
         let again = if ask.route == AgentRoute::Delete { deleted() } else { None };
-        let Some(running) = self.running_with(&agent).or(again) else { return self.gone(&agent, &ask) };
+        let Some(runtime) = self.running_with(&agent).or(again) else { return self.gone(&agent, &ask) };
         let relay = self.relay.clone();
-        with(&running.clone(), agent, move |now, agent| {
-            finish(&running, api::agent(agent, now, &ask.request(&relay)))
+        with(&runtime.clone(), agent, move |now, agent| {
+            finish(&runtime, api::agent(agent, now, &ask.request(&relay)))
         })
         .await
     }
 
     /// Answers what concerns an agent that is not here.
     fn gone(&self, agent: &PubKey, ask: &ApiRequest) -> HttpResponse {
-        let tombstone = self.running().map_or(Ok(None), |running| running.router().tombstone(agent));
-        match tombstone {
-            Ok(Some(tombstone)) => api::gone(&tombstone, &ask.request(&self.relay)),
+        let deleted = self.running().map_or(Ok(None), |runtime| runtime.router().removal_record(agent));
+        match deleted {
+            Ok(Some(deleted)) => api::answer_for_deleted(&deleted, &ask.request(&self.relay)),
             Ok(None) => no_agent(),
             Err(error) => unavailable(&error),
         }
@@ -401,26 +401,26 @@ impl Agents {
 
     /// What the reader of a log is sent next; `None` ends the response.
     pub(crate) async fn read_log(&self, agent: PubKey, follower: Follower) -> Option<Piece> {
-        let running = self.running_with(&agent)?;
-        with_or(&running, agent, move |now, agent| follower.read(now, agent), || None).await
+        let runtime = self.running_with(&agent)?;
+        with_or(&runtime, agent, move |now, agent| follower.read(now, agent), || None).await
     }
 
     fn running_with(&self, agent: &PubKey) -> Option<Arc<AgentRuntime>> {
-        self.running().filter(|running| running.router().get(agent).is_some())
+        self.running().filter(|runtime| runtime.router().get(agent).is_some())
     }
 }
 
 /// Does something with an agent.
 async fn with(
-    running: &Arc<AgentRuntime>,
+    runtime: &Arc<AgentRuntime>,
     agent: PubKey,
     work: impl FnOnce(Now, &mut Agent<Sqlite>) -> HttpResponse + Send + 'static,
 ) -> HttpResponse {
-    with_or(running, agent, work, closed).await
+    with_or(runtime, agent, work, closed).await
 }
 
 async fn with_or<T: Send + 'static>(
-    running: &Arc<AgentRuntime>,
+    runtime: &Arc<AgentRuntime>,
     agent: PubKey,
     work: impl FnOnce(Now, &mut Agent<Sqlite>) -> T + Send + 'static,
     closed: impl FnOnce() -> T,
@@ -429,13 +429,13 @@ async fn with_or<T: Send + 'static>(
     let call = move |now, agent: &mut Agent<Sqlite>| {
         let _ = sender.send(work(now, agent));
     };
-    running.send(agent, Message::Call(Box::new(call)));
+    runtime.send(agent, Message::Call(Box::new(call)));
     answer.await.unwrap_or_else(|_| closed())
 }
 
 /// The router learns of the change before the client does.
-fn finish(running: &AgentRuntime, reply: api::Reply) -> HttpResponse {
-    match reply.changed.map_or(Ok(()), |entry| running.put(entry)) {
+fn finish(runtime: &AgentRuntime, reply: api::Reply) -> HttpResponse {
+    match reply.changed.map_or(Ok(()), |entry| runtime.put(entry)) {
         Ok(()) => reply.answer,
         Err(error) => unavailable(&error),
     }

@@ -34,8 +34,8 @@ pub(super) enum Message {
     Signer(EffectId, SignerEvent),
     /// A command or a question. Dropped without being called if the agent cannot be opened.
     Call(Call),
-    /// Its time has come.
-    Wake,
+    /// Opens the agent: its time has come.
+    Open,
 }
 
 /// Tells the router what became of a delivery: unless it is said otherwise, that it has failed.

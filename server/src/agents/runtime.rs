@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 
 use relay_agent::api;
-use relay_agent::machine::{Agent, AgentState, BlobServer, Tombstone};
+use relay_agent::machine::{Agent, AgentState, BlobServer, DeletedAgent};
 use relay_agent::router::{AgentEntry, Router};
 use relay_agent::totals::Tally;
 use relay_engine::sql::StoreError;
@@ -14,13 +14,13 @@ use relay_engine::types::PubKey;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
-use super::actor;
+use super::agent_task;
 use super::http::Client;
 use super::registry::{Message, Registry};
 use super::remote_relays::RemoteRelays;
+use super::reopen_times::ReopenTimes;
 use super::secrets::HostSecrets;
 use super::sqlite::Sqlite;
-use super::wakes::Wakes;
 use crate::handle::RelayHandle;
 use crate::host::now;
 
@@ -39,13 +39,13 @@ pub(super) struct AgentRuntime {
     pub(super) slots: Semaphore,
     /// Agents that wait to be opened because too many are.
     pub(super) waiting: AtomicUsize,
-    /// Wakes idle agents, so that they make way for those.
+    /// Tells idle agents to close, so that those can be opened.
     pub(super) evict_idle: Notify,
-    /// Wakes the supervisor: an entry or a wake has changed.
+    /// Wakes the supervisor: an entry or a time has changed.
     pub(super) changed: Notify,
-    pub(super) runtime: Handle,
+    pub(super) tokio: Handle,
     pub(super) router: Mutex<Router<Sqlite>>,
-    pub(super) wakes: Mutex<Wakes>,
+    pub(super) reopen_times: Mutex<ReopenTimes>,
     pub(super) tally: Mutex<Tally>,
 }
 
@@ -55,8 +55,8 @@ impl AgentRuntime {
         self.router.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn wakes(&self) -> MutexGuard<'_, Wakes> {
-        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn reopen_times(&self) -> MutexGuard<'_, ReopenTimes> {
+        self.reopen_times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What agents have counted since this process started.
@@ -68,14 +68,14 @@ impl AgentRuntime {
         self.folder.join(format!("{agent}.sqlite"))
     }
 
-    /// Removes the file of an agent that is gone, once the router keeps its tombstone. After a crash between any two steps, or an
+    /// Removes the file of a deleted agent, once the router keeps its removal record. After a crash between any two steps, or an
     /// error, it is done once more when the agent is opened next.
     ///
     /// # Errors
     /// If the router's store fails, or a file cannot be removed.
-    pub(super) fn remove(&self, tombstone: &Tombstone) -> Result<(), StoreError> {
-        let agent = tombstone.pubkey();
-        let is_kept = self.router().bury(now(), tombstone)?;
+    pub(super) fn remove(&self, deleted: &DeletedAgent) -> Result<(), StoreError> {
+        let agent = deleted.pubkey();
+        let is_kept = self.router().keep_removal_record(now(), deleted)?;
         if !is_kept {
             return Ok(());
         }
@@ -95,8 +95,8 @@ impl AgentRuntime {
         Ok(())
     }
 
-    /// Agents that have a file and are not known to the router: deleted ones whose file could not be removed yet.
-    pub(super) fn strangers(&self) -> Vec<PubKey> {
+    /// Agents that have a file and are not in the router: deleted ones whose file could not be removed yet.
+    pub(super) fn agents_with_orphaned_files(&self) -> Vec<PubKey> {
         let Ok(files) = fs::read_dir(&self.folder) else { return Vec::new() };
         let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
         let agents = names.filter_map(|name| name.strip_suffix(".sqlite")?.parse::<PubKey>().ok());
@@ -105,10 +105,10 @@ impl AgentRuntime {
         agents.into_iter().filter(|agent| router.get(agent).is_none()).collect()
     }
 
-    /// Sends a message to an agent, which is opened if it is not.
+    /// Sends a message to an agent, and opens it if it is closed.
     pub(super) fn send(self: &Arc<Self>, agent: PubKey, message: Message) {
         if let Some(inbox) = self.registry.send(agent, message) {
-            self.runtime.spawn(actor::run(Arc::clone(self), agent, inbox));
+            self.tokio.spawn(agent_task::run(Arc::clone(self), agent, inbox));
         }
     }
 

@@ -4,14 +4,14 @@ use relay_agent::nip46::{Frames, SignerResponses, is_same_relay};
 use relay_engine::relay::PublishOutcome;
 use relay_engine::types::Event;
 
-use super::actor::send_all;
+use super::agent_task::send_all;
 use super::runtime::AgentRuntime;
 use crate::handle::{Item, RelayHandle};
 
-/// Asks on all relays at once, and tells each event that comes. Returns when none of the relays goes on, with the words of the
-/// last one; the caller ends it when it has what it wants.
+/// Asks on all relays at once, and calls `tell` for each event of the signer. Returns when no relay is left, with the
+/// error of the last one; the caller aborts it when it has its answer.
 pub(super) async fn ask(
-    running: &AgentRuntime,
+    runtime: &AgentRuntime,
     relays: &[String],
     answers: &SignerResponses,
     requests: &[Event],
@@ -20,10 +20,10 @@ pub(super) async fn ask(
     let asked = relays.iter().map(|relay| {
         let tell = &tell;
         async move {
-            let why = if running.relay_url.as_ref().is_some_and(|own| is_same_relay(own, relay)) {
-                ask_here(&running.handle, answers, requests, tell).await
+            let why = if runtime.relay_url.as_ref().is_some_and(|own| is_same_relay(own, relay)) {
+                ask_here(&runtime.handle, answers, requests, tell).await
             } else {
-                let asked = running.relays.ask(relay, answers, requests, tell).await;
+                let asked = runtime.relays.ask(relay, answers, requests, tell).await;
                 asked.err().map_or_else(String::new, |error| error.to_string())
             };
             format!("{relay}: {why}")

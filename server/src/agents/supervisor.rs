@@ -8,7 +8,7 @@ use relay_engine::store::Seq;
 use relay_engine::types::{Event, Filter, PubKey};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::actor::send_all;
+use super::agent_task::send_all;
 use super::registry::{Message, Receipt};
 use super::runtime::AgentRuntime;
 use crate::handle::{Item, ReadError, Stream};
@@ -22,17 +22,17 @@ const DELIVERIES_MAX: usize = 1_024;
 const REOPEN: Duration = Duration::from_secs(1);
 
 /// Runs until the relay stops.
-pub(super) async fn run(running: Arc<AgentRuntime>) {
-    for agent in running.strangers() {
-        running.wakes().postpone(&agent, now());
+pub(super) async fn run(runtime: Arc<AgentRuntime>) {
+    for agent in runtime.agents_with_orphaned_files() {
+        runtime.reopen_times().postpone(&agent, now());
     }
     let (receipts, received) = unbounded_channel();
-    let mut supervisor = Supervisor { running, receipts, received, stream: None };
+    let mut supervisor = Supervisor { runtime, receipts, received, stream: None };
     supervisor.run().await;
 }
 
 struct Supervisor {
-    running: Arc<AgentRuntime>,
+    runtime: Arc<AgentRuntime>,
     /// What became of deliveries.
     receipts: UnboundedSender<(u64, bool)>,
     received: UnboundedReceiver<(u64, bool)>,
@@ -41,12 +41,12 @@ struct Supervisor {
 
 impl Supervisor {
     async fn run(&mut self) {
-        while !self.running.registry.is_stopping() {
+        while !self.runtime.registry.is_stopping() {
             let is_open = match self.follow().await {
                 Ok(()) => true,
                 Err(ReadError::Stopped) => return,
                 Err(ReadError::Store(error)) => {
-                    tracing::error!(%error, "agents can't read the relay's events; trying again");
+                    tracing::error!(%error, "agents cannot read the relay's events; trying again");
                     false
                 }
             };
@@ -55,13 +55,13 @@ impl Supervisor {
             self.tell_dropped();
             let now = now();
             let (is_ready, timeout) = {
-                let router = self.running.router();
+                let router = self.runtime.router();
                 (router.is_ready(), router.poll_timeout())
             };
-            let wake = self.running.wakes().next();
+            let reopen_at = self.runtime.reopen_times().next();
             let wait = timeout
                 .into_iter()
-                .chain(wake)
+                .chain(reopen_at)
                 .min()
                 .map(|at| Duration::from_millis(at.millis_since(now) + 1));
             let wait = wait.into_iter().chain((!is_open).then_some(REOPEN)).min();
@@ -71,7 +71,7 @@ impl Supervisor {
                     None => return,
                 },
                 Some((id, is_accepted)) = self.received.recv() => self.handle_receipts(id, is_accepted),
-                () = self.running.changed.notified() => {}
+                () = self.runtime.changed.notified() => {}
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }
@@ -79,17 +79,17 @@ impl Supervisor {
 
     /// Opens the stream that the router wants, if it is not open.
     async fn follow(&mut self) -> Result<(), ReadError> {
-        let wanted = self.running.router().filters();
+        let wanted = self.runtime.router().filters();
         if wanted.as_ref() == self.stream.as_ref().map(|(_, filters)| filters) {
             return Ok(());
         }
         self.stream = None;
         let Some(filters) = wanted else { return Ok(()) };
-        let last = self.running.handle.last_seq()?;
-        let position = self.running.router().position().map_err(ReadError::Store)?;
+        let last = self.runtime.handle.last_seq()?;
+        let position = self.runtime.router().position().map_err(ReadError::Store)?;
         // Another database than before has other numbers.
         let after = position.filter(|position| *position <= last).unwrap_or(last);
-        let stream = self.running.handle.open_stream(filters.clone(), Some(after)).await?;
+        let stream = self.runtime.handle.open_stream(filters.clone(), Some(after)).await?;
         self.stream = Some((stream, filters));
         Ok(())
     }
@@ -105,15 +105,15 @@ impl Supervisor {
             batch.add(item);
         }
         if let Some(position) = batch.position {
-            self.running.router().accept(now(), batch.events, position);
+            self.runtime.router().accept(now(), batch.events, position);
         }
     }
 
-    /// Makes the deliveries that the router wants.
+    /// Sends the router's deliveries to agents.
     fn deliver(&mut self) {
         let mut deliveries = Vec::new();
         {
-            let mut router = self.running.router();
+            let mut router = self.runtime.router();
             while deliveries.len() < DELIVERIES_MAX
                 && let Some(delivery) = router.poll_delivery()
             {
@@ -123,36 +123,36 @@ impl Supervisor {
         // One commit for all. Those that cannot be marked are not opened, and their deliveries fail.
         let agents: Vec<PubKey> = deliveries.iter().map(|delivery| delivery.agent).collect();
         if !agents.is_empty()
-            && let Err(error) = self.running.wakes().mark_awake(&agents)
+            && let Err(error) = self.runtime.reopen_times().mark_open(&agents)
         {
-            tracing::warn!(%error, "agents can't be woken; trying again");
+            tracing::warn!(%error, "agents cannot be opened; trying again");
         }
         let is_full = deliveries.len() == DELIVERIES_MAX;
         for delivery in deliveries {
             let receipt = Receipt::new(delivery.id, self.receipts.clone());
-            self.running.send(delivery.agent, Message::Deliver(delivery.events, receipt));
+            self.runtime.send(delivery.agent, Message::Deliver(delivery.events, receipt));
         }
         if is_full {
-            self.running.changed.notify_one();
+            self.runtime.changed.notify_one();
         }
     }
 
     fn tell_dropped(&self) {
-        let dropped = self.running.router().take_dropped();
+        let dropped = self.runtime.router().take_dropped();
         for (agent, events) in dropped {
             tracing::warn!(%agent, events, "the queue of an agent is full: its events were dropped");
-            self.running.tally().dropped(events);
+            self.runtime.tally().dropped(events);
         }
     }
 
     fn handle_receipts(&mut self, id: u64, is_accepted: bool) {
-        let mut router = self.running.router();
+        let mut router = self.runtime.router();
         let now = now();
         let mut next = Some((id, is_accepted));
         while let Some((id, is_accepted)) = next {
             router.handle_delivered(now, id, is_accepted);
             if !is_accepted {
-                self.running.tally().delivery_failed();
+                self.runtime.tally().delivery_failed();
             }
             next = self.received.try_recv().ok();
         }
@@ -162,7 +162,7 @@ impl Supervisor {
     async fn handle_time(&mut self) {
         let now = now();
         let heartbeats = {
-            let mut router = self.running.router();
+            let mut router = self.runtime.router();
             if router.poll_timeout().is_some_and(|at| at <= now) {
                 router.handle_timeout(now);
                 router.poll_heartbeats(now)
@@ -171,14 +171,14 @@ impl Supervisor {
             }
         };
         self.publish(heartbeats).await;
-        for agent in self.running.wakes().take_due(now) {
-            self.running.send(agent, Message::Wake);
+        for agent in self.runtime.reopen_times().take_due(now) {
+            self.runtime.send(agent, Message::Open);
         }
     }
 
     /// Publishes heartbeats. Waits for them, so that they do not come faster than they are stored.
     async fn publish(&self, heartbeats: Vec<Event>) {
-        for outcome in send_all(&self.running.handle, heartbeats) {
+        for outcome in send_all(&self.runtime.handle, heartbeats) {
             match outcome.await {
                 Ok(outcome) if outcome.is_accepted() => {}
                 outcome => tracing::debug!(?outcome, "a heartbeat was not published"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_blossom::index::{EVENT_KINDS, SignedEvent};
+use relay_blossom::index::{EVENT_KINDS, RelayEvent};
 use relay_blossom::{Command, Outcome};
 use relay_engine::policy::names_relay;
 use relay_engine::store::Seq;
@@ -18,7 +18,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// Until something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// Downloaded blobs that the index is told of at a time.
-const TOUCHED_AT_ONCE: usize = 1_000;
+const DOWNLOADS_AT_ONCE: usize = 1_000;
 
 /// Removes unreferenced blob files, and sweeps, until the relay stops.
 pub(super) async fn run(blossom: Arc<Blossom>) {
@@ -56,8 +56,8 @@ pub(super) async fn run(blossom: Arc<Blossom>) {
 
 /// Tells the index which blobs have been downloaded.
 pub(super) async fn report_downloads(blossom: &Blossom) -> Result<(), String> {
-    for blobs in blossom.take_touched().chunks(TOUCHED_AT_ONCE) {
-        let told = blossom.index.run(Command::Touch(blobs.to_vec())).await;
+    for blobs in blossom.take_downloads().chunks(DOWNLOADS_AT_ONCE) {
+        let told = blossom.index.run(Command::RecordDownloads(blobs.to_vec())).await;
         told.map_err(|error| error.to_string())?;
     }
     Ok(())
@@ -105,7 +105,7 @@ async fn follow_once(blossom: &Blossom) -> Result<(), String> {
     while let Some(item) = stream.next().await {
         let command = match item {
             Item::Event(Some(seq), event) => {
-                match SignedEvent::of_relay(&event, |event| {
+                match RelayEvent::of_relay(&event, |event| {
                     names_relay(event, blossom.settings.url.as_deref())
                 }) {
                     Some(event) => Command::Apply(event, seq.0),

@@ -112,7 +112,7 @@ fn operation(route: BlossomRoute, method: &str) -> Option<usize> {
         R::Delete => "delete",
         R::List => "list",
         R::Report => "report",
-        R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Collect => "admin",
+        R::Blobs | R::Stat | R::Remove | R::Bans | R::Ban | R::Unban | R::Reports | R::Gc => "admin",
     };
     OPERATIONS.iter().position(|own| *own == name)
 }
@@ -127,7 +127,7 @@ mod tests {
         counters.answered(BlossomRoute::Blob, "GET", 206);
         counters.answered(BlossomRoute::Blob, "HEAD", 304);
         counters.answered(BlossomRoute::Upload, "PUT", 507);
-        counters.answered(BlossomRoute::Collect, "POST", 401);
+        counters.answered(BlossomRoute::Gc, "POST", 401);
         counters.answered(BlossomRoute::Page, "GET", 200);
         let found = counters.snapshot(0, None);
         let mut counted = Vec::new();

@@ -95,9 +95,9 @@ impl Blossom {
     ) -> Input {
         let done = match step {
             Step::Ask(command) => self.ask(command).await,
-            Step::Use(signed) => {
+            Step::MarkEventUsed(signed) => {
                 let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Input::Used(used.take(&signed, SignerTrust::Allowed, now().seconds())))
+                Ok(Input::EventUsed(used.take(&signed, SignerTrust::Permitted, now().seconds())))
             }
             Step::Read { bytes_max } => match body.take() {
                 Some(body) => read(body, bytes_max).await.map(Input::Body),
@@ -304,7 +304,7 @@ impl Blossom {
             false => self.bodies.read(&key, range).await.map(Err),
         };
         if opened.is_ok() {
-            self.touch(blob.sha256);
+            self.note_download(blob.sha256);
         }
         match opened {
             Ok(Ok(bytes)) => {

@@ -40,7 +40,7 @@ pub(super) async fn fetch(
         match event {
             HttpEvent::Head(status, headers) => {
                 if status != 200 {
-                    return Err(StepError::Origin(format!("it answers with status {status}")));
+                    return Err(StepError::Origin(format!("status {status}")));
                 }
                 let header =
                     |name: &str| headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
@@ -52,16 +52,16 @@ pub(super) async fn fetch(
             }
             HttpEvent::Chunk(bytes) => {
                 writing.write(&bytes).await?;
-                blossom.reserve(reservation.come(writing.size()), 0).await?;
+                blossom.reserve(reservation.received(writing.size()), 0).await?;
             }
             HttpEvent::End if announced.is_some_and(|length: u64| length != writing.size()) => {
-                return Err(StepError::Origin("its answer ended early".to_owned()));
+                return Err(StepError::Origin("the response ended early".to_owned()));
             }
             HttpEvent::End => return Ok(mime),
             HttpEvent::Failed(HttpError::Forbidden(why)) => return Err(StepError::Forbidden(why)),
             HttpEvent::Failed(HttpError::TooLarge) => return Err(StepError::TooLong),
             HttpEvent::Failed(HttpError::Timeout) => {
-                return Err(StepError::Origin("it takes too long".to_owned()));
+                return Err(StepError::Origin("timed out".to_owned()));
             }
             HttpEvent::Failed(HttpError::Connection(why)) => return Err(StepError::Origin(why)),
             HttpEvent::Failed(HttpError::Unsupported) => return Err(StepError::Unsupported),

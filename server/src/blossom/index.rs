@@ -96,7 +96,7 @@ impl Writer {
     /// [`Command::TakeRemoval`], which makes all before it durable, so what leads to removals need not.
     fn must_wait(&mut self, now: u64, command: &Command) -> Result<bool, StoreError> {
         Ok(match command {
-            Command::Touch(_)
+            Command::RecordDownloads(_)
             | Command::Reserve { .. }
             | Command::AbortPull { .. }
             | Command::Abort { .. }
@@ -227,7 +227,7 @@ mod tests {
         ));
         // Before bytes go, what let them go is on the disk.
         assert!(matches!(waited(&mut writer, Command::TakeRemoval), (true, Outcome::Removal(Some(_)))));
-        assert_eq!(waited(&mut writer, Command::Touch(vec![sha256])), (false, Outcome::Done));
+        assert_eq!(waited(&mut writer, Command::RecordDownloads(vec![sha256])), (false, Outcome::Done));
         assert_eq!(waited(&mut writer, Command::Delete { sha256, owner: None }), (true, Outcome::Deleted));
         // Where unknown bytes are not removed at the start, no row may be lost.
         let mut kept = Writer::open(&folder.path().join("kept"), false).unwrap();

@@ -9,8 +9,8 @@ use relay_engine::types::PubKey;
 use super::store::Reading;
 use super::{Blossom, RequestOrigin};
 
-/// A blob that is read.
-pub(crate) struct OwnReading {
+/// A blob that an agent reads.
+pub(crate) struct InternalRead {
     blob: Blob,
     reading: Reading,
     is_begun: bool,
@@ -20,8 +20,8 @@ impl Blossom {
     /// Stores a blob. Its URL is below `base_url`.
     ///
     /// # Errors
-    /// Why it is not stored, in plain words.
-    pub(crate) async fn put_own(
+    /// Why it is not stored, for the log.
+    pub(crate) async fn store_for_agent(
         &self,
         base_url: &str,
         owner: &PubKey,
@@ -45,8 +45,12 @@ impl Blossom {
     /// Opens a blob of at most `bytes_max` bytes.
     ///
     /// # Errors
-    /// What is to be told instead of it, in this order.
-    pub(crate) async fn read_own(&self, name: &str, bytes_max: usize) -> Result<OwnReading, Vec<HttpEvent>> {
+    /// The events of a failed call, in this order.
+    pub(crate) async fn read_for_agent(
+        &self,
+        name: &str,
+        bytes_max: usize,
+    ) -> Result<InternalRead, Vec<HttpEvent>> {
         let missing = || vec![HttpEvent::Head(404, Vec::new()), HttpEvent::End];
         let sha256: Sha256 = name.parse().map_err(|_| missing())?;
         let blob = match self.index.run(Command::Get(sha256)).await {
@@ -58,14 +62,14 @@ impl Blossom {
             return Err(vec![HttpEvent::Failed(HttpError::TooLarge)]);
         }
         match self.bodies.read(name, 0..blob.size).await {
-            Ok(reading) => Ok(OwnReading { blob, reading, is_begun: false }),
+            Ok(reading) => Ok(InternalRead { blob, reading, is_begun: false }),
             Err(failure) => Err(vec![failed(&format!("{failure:?}"))]),
         }
     }
 }
 
-impl OwnReading {
-    /// What comes of it next, as of a call over HTTP. The last is [`HttpEvent::End`] or [`HttpEvent::Failed`].
+impl InternalRead {
+    /// The next event, as of a call over HTTP. The last is [`HttpEvent::End`] or [`HttpEvent::Failed`].
     pub(crate) async fn next(&mut self) -> HttpEvent {
         if !std::mem::replace(&mut self.is_begun, true) {
             return HttpEvent::Head(200, vec![("content-type".to_owned(), self.blob.mime.clone())]);

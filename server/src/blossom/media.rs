@@ -6,20 +6,20 @@ use relay_blossom::media;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Pictures that are processed at a time. Each may take 256 MiB beside its bytes, and a processor.
-const TURNS: usize = 2;
+const CONCURRENT_MAX: usize = 2;
 /// MiB of pictures in memory at a time; further ones wait before anything of them is read.
 const MEMORY_MIB: u32 = 256;
 const MIB: u64 = 1 << 20;
 
 /// See the module.
 pub(super) struct Media {
-    turns: Semaphore,
+    processing: Semaphore,
     memory: Semaphore,
 }
 
 impl Media {
     pub(super) fn new() -> Self {
-        Media { turns: Semaphore::new(TURNS), memory: Semaphore::new(MEMORY_MIB as usize) }
+        Media { processing: Semaphore::new(CONCURRENT_MAX), memory: Semaphore::new(MEMORY_MIB as usize) }
     }
 
     /// Waits until there is room for a body of so many bytes, which is taken until the permit is dropped. Bodies of less than a
@@ -34,7 +34,7 @@ impl Media {
 
     /// Processes a picture on a thread that serves nobody else.
     pub(super) async fn process(&self, bytes: Bytes, mime: String) -> Result<Processed, StepError> {
-        let _turn = self.turns.acquire().await;
+        let _permit = self.processing.acquire().await;
         let processed = tokio::task::spawn_blocking(move || media::process(&bytes, &mime)).await;
         processed.unwrap_or_else(|error| {
             tracing::error!(%error, "a picture could not be processed");

@@ -6,7 +6,7 @@
 //! media       pictures: how many are in memory and processed at a time
 //! store       bytes, in a folder or a bucket; index: which blobs there are
 //! permits     who may move bytes now
-//! own         blobs that this process stores and reads: of agents
+//! internal_upload: blobs that agents store and read, without HTTP
 //! counters    for /metrics; startup_log: what the start-up lines say
 //! startup_cleanup: what an earlier process has left; background: removals, sweeps, the relay's events
 //! ```
@@ -58,7 +58,7 @@ const FETCHES_MAX: usize = 16;
 /// Fetches of a key or an address that wait.
 const FETCHES_WAITING_MAX: usize = 16;
 /// Downloaded blobs that wait until the index is told; at so many it is told at once.
-const TOUCHED_MAX: usize = 10_000;
+const DOWNLOADS_MAX: usize = 10_000;
 /// How long the owner's key of a local relay is remembered.
 const OWNER_AGE: Duration = Duration::from_secs(1);
 
@@ -77,7 +77,7 @@ pub(crate) struct Blossom {
     media: Media,
     counters: Counters,
     /// Blobs that have been downloaded since the index was told.
-    touched: Mutex<HashSet<Sha256>>,
+    downloads: Mutex<HashSet<Sha256>>,
     /// Something may be removed.
     wake: Notify,
     owner: Mutex<Option<(Instant, PubKey)>>,
@@ -143,7 +143,7 @@ impl Blossom {
             client: Client::new(PrivateHosts::default()).map_err(words)?,
             media: Media::new(),
             counters: Counters::default(),
-            touched: Mutex::default(),
+            downloads: Mutex::default(),
             wake: Notify::new(),
             owner: Mutex::default(),
             used: Mutex::default(),
@@ -162,10 +162,10 @@ impl Blossom {
         }
         // Nothing is being written yet.
         if let Some(folder) = self.bodies.own_folder() {
-            startup_cleanup::unfinished_files(folder)
+            startup_cleanup::remove_unfinished_files(folder)
                 .map_err(|error| format!("{}: {error}", folder.display()))?;
         }
-        on.block_on(startup_cleanup::unknown_keys(&self.index, &self.bodies))?;
+        on.block_on(startup_cleanup::remove_unknown_keys(&self.index, &self.bodies))?;
         on.spawn(background::run(Arc::clone(self)));
         on.spawn(background::follow(Arc::clone(self)));
         Ok(())
@@ -186,20 +186,20 @@ impl Blossom {
     }
 
     /// A blob is sent. The index is told later, of many at once, if retention goes by downloads.
-    fn touch(&self, sha256: Sha256) {
+    fn note_download(&self, sha256: Sha256) {
         if self.settings.blossom.retention.iter().any(|rule| rule.unused_seconds.is_some()) {
-            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-            touched.insert(sha256);
-            if touched.len() == TOUCHED_MAX {
+            let mut downloads = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+            downloads.insert(sha256);
+            if downloads.len() == DOWNLOADS_MAX {
                 self.wake.notify_one();
             }
         }
     }
 
     /// The blobs that have been sent since the last call.
-    fn take_touched(&self) -> Vec<Sha256> {
-        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *touched).into_iter().collect()
+    fn take_downloads(&self) -> Vec<Sha256> {
+        let mut downloads = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *downloads).into_iter().collect()
     }
 
     fn context<'a>(&'a self, seen: &'a RequestOrigin, admins: &'a [PubKey]) -> Context<'a> {

@@ -1,5 +1,5 @@
-//! Before anything is served: removes what an earlier process has left. Blobs that the index does not know stay where they are:
-//! the index may be older than they are, and could be made again from them.
+//! Before anything is served: removes what an earlier process has left. Complete blobs that are not in the index stay:
+//! the index may be a restored backup, and can be rebuilt from them.
 
 use std::fs;
 use std::io;
@@ -15,11 +15,11 @@ use super::store::BlobStore;
 ///
 /// # Errors
 /// If the folder cannot be read, or a file not be removed.
-pub(super) fn unfinished_files(folder: &Path) -> io::Result<()> {
+pub(super) fn remove_unfinished_files(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            match unfinished_files(&entry.path()) {
+            match remove_unfinished_files(&entry.path()) {
                 // Such as the `lost+found` of a file system.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
                 done => done?,
@@ -36,11 +36,11 @@ fn is_unfinished(name: &str) -> bool {
         .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Removes staged bytes and parts that the index does not know.
+/// Removes staged bytes and parts that are not in the index.
 ///
 /// # Errors
-/// In words, if the index or the store fails.
-pub(super) async fn unknown_keys(index: &IndexHandle, bodies: &BlobStore) -> Result<(), String> {
+/// Why, if the index or the store fails.
+pub(super) async fn remove_unknown_keys(index: &IndexHandle, bodies: &BlobStore) -> Result<(), String> {
     let mut keys = futures_util::stream::iter(["staged", "parts"]).flat_map(|prefix| bodies.keys(prefix));
     while let Some(key) = keys.next().await {
         let key = key.map_err(|failure| format!("{failure:?}"))?;
@@ -68,7 +68,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "bytes").unwrap();
         }
-        unfinished_files(folder.path()).unwrap();
+        remove_unfinished_files(folder.path()).unwrap();
         assert!(keep.iter().all(|name| folder.path().join(name).exists()));
         assert!(leave.iter().all(|name| !folder.path().join(name).exists()));
     }

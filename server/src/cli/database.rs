@@ -15,7 +15,7 @@ use crate::config::{Settings, StoreEngine};
 use crate::lmdb::{LmdbBackend, LmdbOptions};
 
 /// Rows of a step of an offline scan. A step is one read transaction, during which a serving relay cannot reuse free pages.
-const STEP_ROWS: usize = 100_000;
+const STEP_COST_MAX: usize = 100_000;
 
 /// Opens the configured database, creating it if it does not exist.
 pub fn open(settings: &Settings) -> Result<LmdbBackend, Failure> {
@@ -95,9 +95,9 @@ impl OfflineScan {
         take: &mut dyn FnMut(Hit<'_>) -> SinkResult,
     ) -> Result<bool, Failure> {
         let reader = store.reader()?;
-        let mut rows = STEP_ROWS;
+        let mut budget = STEP_COST_MAX;
         let now = if self.include_expired { 0 } else { unix_now() };
-        let step = self.scan.step(&reader, now, &mut rows, &Unrestricted, take)?;
+        let step = self.scan.step(&reader, now, &mut budget, &Unrestricted, take)?;
         Ok(matches!(step, ScanStep::More))
     }
 }

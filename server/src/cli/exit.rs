@@ -19,7 +19,7 @@ use crate::lmdb::OpenError;
 /// | 130 | ended by a signal before everything was done |
 #[derive(Debug)]
 pub enum Failure {
-    /// Something was refused; it has been printed what.
+    /// Something was refused; the reason has been printed already.
     Refused,
     /// Wrong usage, with a message.
     Usage(String),

@@ -18,7 +18,7 @@ use super::time::moment;
 use crate::config::Settings;
 use crate::lmdb::LmdbBackend;
 use crate::signals::Interrupt;
-use crate::sync::{By, Counts, Notice, Options, Outcome, RelayUrl, Report, SyncClient};
+use crate::sync::{Counts, Method, Options, Outcome, RelayUrl, Report, SyncClient, SyncProgress};
 
 /// Copy events from and to other relays: only what one side lacks
 #[derive(Args, Debug)]
@@ -125,8 +125,8 @@ async fn run_all<'a>(
         let mut progress = Progress::new("sync", None);
         let report = client
             .run(url, &mut |notice| match notice {
-                Notice::Words(words) => progress.print(&format!("{url}: {words}")),
-                Notice::Moved { more, counts } => {
+                SyncProgress::Message(message) => progress.print(&format!("{url}: {message}")),
+                SyncProgress::Transferred { more, counts } => {
                     progress.add(more, || format!(" events: {url}: {}", counts.words(dry_run)));
                 }
             })
@@ -155,7 +155,7 @@ fn line(url: &RelayUrl, report: &Report, dry_run: bool) -> String {
 
 /// The result for programs.
 fn document(url: &RelayUrl, report: &Report) -> Value {
-    let Report { counts, by, connections, result } = report;
+    let Report { counts, method, connections, result } = report;
     let mut document = json!({
         "url": url.to_string(),
         "result": match result {
@@ -163,10 +163,10 @@ fn document(url: &RelayUrl, report: &Report) -> Value {
             Outcome::Failed(_) | Outcome::GivenUp(_) => "failed",
             Outcome::Interrupted => "interrupted",
         },
-        "by": match by {
-            By::Nothing => None,
-            By::Negentropy => Some("negentropy"),
-            By::Pages => Some("pages"),
+        "method": match method {
+            Method::Nothing => None,
+            Method::Negentropy => Some("negentropy"),
+            Method::Pages => Some("pages"),
         },
         "connections": connections,
         "counts": counts,

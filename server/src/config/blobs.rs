@@ -68,16 +68,16 @@ impl Blobs {
             ("blobs.access_key_id", &self.access_key_id),
             ("blobs.secret_access_key", &self.secret_access_key),
         ] {
-            ensure(has_bucket || value.is_none(), key, "means nothing without blobs.bucket")?;
+            ensure(has_bucket || value.is_none(), key, "has no effect without blobs.bucket")?;
         }
         ensure(
             self.access_key_id.is_some() == self.secret_access_key.is_some(),
             "blobs.access_key_id",
-            "and blobs.secret_access_key go together",
+            "and blobs.secret_access_key must be set together",
         )?;
         match self.endpoint.as_deref() {
             Some(endpoint) if endpoint.starts_with("http://") => {
-                ensure(self.allow_http, "blobs.endpoint", "is http://, which blobs.allow_http would allow")
+                ensure(self.allow_http, "blobs.endpoint", "is http://; blobs.allow_http = true allows that")
             }
             Some(endpoint) => {
                 ensure(endpoint.starts_with("https://"), "blobs.endpoint", "must be an https:// URL")

@@ -260,8 +260,13 @@ mod tests {
             ("", &[], &[("policy.deny_kinds", "x")], "is not a list"),
             ("[store]\nengine = 'sqlite'", &[], &[], "expected `lmdb` or `memory`"),
             ("[blobs]\nbucket = ''", &[], &[], "`blobs.bucket` is empty"),
-            ("[blobs]\nprefix = 'x'", &[], &[], "`blobs.prefix` means nothing without blobs.bucket"),
-            ("[blobs]\nbucket = 'b'\naccess_key_id = 'x'", &[], &[], "secret_access_key go together"),
+            ("[blobs]\nprefix = 'x'", &[], &[], "`blobs.prefix` has no effect without blobs.bucket"),
+            (
+                "[blobs]\nbucket = 'b'\naccess_key_id = 'x'",
+                &[],
+                &[],
+                "secret_access_key must be set together",
+            ),
             ("[blobs]\nbucket = 'b'\nendpoint = 'http://x'", &[], &[], "blobs.allow_http would allow"),
             ("[blobs]\nbucket = 'b'\nendpoint = 'x'", &[], &[], "must be an https:// URL"),
         ];

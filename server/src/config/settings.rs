@@ -83,7 +83,7 @@ impl Default for Settings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
-    /// Seconds between pings; a connection that stays silent for three of them is closed.
+    /// Seconds between pings; a connection that answers none of three is closed.
     pub ping_seconds: u64,
     /// Seconds a reader may take nothing of what waits for it before it is closed.
     pub write_stall_seconds: u64,

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_in_either_direction_fill_their_runs() {
+    fn streams_in_either_direction_fill_their_blocks() {
         const N: u64 = 5_000;
         let full = N / BLOCK_MAX as u64 + 1;
         for batch in [1, 7, 1_000] {

@@ -28,8 +28,8 @@ pub(crate) struct HostMetrics {
     pub(crate) bytes_read: u64,
     /// Connections closed because they took nothing for too long.
     pub(crate) closed_stalled: u64,
-    /// Connections closed because nothing was heard of them.
-    pub(crate) closed_silent: u64,
+    /// Connections closed because the client did not answer pings.
+    pub(crate) closed_unresponsive: u64,
     /// Connections the machine asked to close.
     pub(crate) closed_by_relay: u64,
     /// Plain HTTP requests.
@@ -44,7 +44,7 @@ impl Default for HostMetrics {
             bytes_written: 0,
             bytes_read: 0,
             closed_stalled: 0,
-            closed_silent: 0,
+            closed_unresponsive: 0,
             closed_by_relay: 0,
             http_requests: 0,
         }

@@ -142,10 +142,10 @@ impl Snapshot {
             (names::CLOSED_STALLED, |s| s.host.closed_stalled),
             (
                 Metric::counter(
-                    "relay_connections_closed_idle",
-                    "Connections closed because nothing was heard of them",
+                    "relay_connections_closed_unresponsive",
+                    "Connections closed because the client did not answer pings",
                 ),
-                |s| s.host.closed_silent,
+                |s| s.host.closed_unresponsive,
             ),
             (Metric::counter("relay_connections_closed_by_relay", "Connections closed with a reason"), |s| {
                 s.host.closed_by_relay
@@ -199,7 +199,7 @@ impl Snapshot {
         out.number(names::AGENT_JOBS_QUEUED, totals.queued)?;
         out.number(names::AGENT_JOBS_RUNNING, totals.running)?;
         out.metric(names::AGENTS, by_state.iter().map(|(state, n)| by("state", state, n)).collect())?;
-        out.number(Metric::gauge("relay_agents_open", "Agents that are open"), *open)?;
+        out.number(Metric::gauge("relay_agents_loaded", "Agents whose database is open now"), *open)?;
         out.number(names::AGENT_DELIVERIES_FAILED, totals.deliveries_failed)?;
         out.number(names::AGENT_EVENTS_DROPPED, totals.events_dropped)?;
         if !self.names_costliest {
@@ -406,7 +406,7 @@ mod tests {
             "relay_agent_jobs_queued 5",
             "relay_agent_jobs_running 1",
             r#"relay_agents{state="paused"} 1"#,
-            "relay_agents_open 3",
+            "relay_agents_loaded 3",
             "relay_agent_deliveries_failed_total 1",
             "relay_agent_events_dropped_total 7",
             r#"relay_blossom_requests_total{operation="get",status="2xx"} 0"#,
@@ -429,7 +429,7 @@ mod tests {
         assert!(text.ends_with("# EOF\n"));
         let for_everybody = render(snapshot(false));
         assert!(!for_everybody.contains("2001:db8") && !for_everybody.contains("0707"));
-        assert!(!for_everybody.contains("npub1") && for_everybody.contains("relay_agents_open 3"));
+        assert!(!for_everybody.contains("npub1") && for_everybody.contains("relay_agents_loaded 3"));
         let without_agents = render(Snapshot { agents: None, ..snapshot(true) });
         assert!(!without_agents.contains("relay_agent"));
         let without_blobs = render(Snapshot { blossom: None, ..snapshot(true) });

@@ -116,10 +116,10 @@ async fn authorize(
     let caller = signed.as_ref().map_or(Caller::Anyone, |signed| agents.caller(signed.pubkey));
     let author = may(caller)?;
     if let Some(signed) = &signed {
-        // After the permission, so that strangers cannot fill the memory of others' used events.
+        // After the permission, so that unknown signers cannot fill the memory of used events.
         agents.use_event(signed, author, seconds)?;
     }
-    let mut payload = signed.as_ref().map(nip98::Signed::payload);
+    let mut payload = signed.as_ref().map(nip98::VerifiedRequest::payload);
     let mut body = Vec::new();
     api::receive(request.body_mut(), bounds, |piece| {
         if let Some(payload) = &mut payload {

@@ -115,7 +115,7 @@ async fn respond<B: Backend + 'static>(
     let shard = slot.shard();
     let host = &shard.host;
     if names_no_host(&request) {
-        return response(HttpResponse::error(400, "one ServerState header is required"));
+        return response(HttpResponse::error(400, "exactly one Host header is required"));
     }
     let (method, path) = (request.method().as_str(), request.uri().path());
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
@@ -143,7 +143,7 @@ async fn respond<B: Backend + 'static>(
                 }
                 Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
                 Route::Health | Route::Metrics | Route::Config => {
-                    operate(host, route, bounds, request, peer).await
+                    serve_admin_endpoint(host, route, bounds, request, peer).await
                 }
             }
         }
@@ -159,8 +159,8 @@ fn names_no_host(request: &Request<Incoming>) -> bool {
     hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11)
 }
 
-/// Has one of the administrators' endpoints answered.
-pub(super) async fn operate(
+/// Serves one of the administrators' endpoints.
+pub(super) async fn serve_admin_endpoint(
     host: &Arc<ServerState>,
     route: Route,
     bounds: Bounds,

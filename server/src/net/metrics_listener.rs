@@ -40,7 +40,8 @@ pub(crate) async fn run(host: Arc<ServerState>, listener: TcpListener) {
                     match bounds {
                         Ok(bounds) => {
                             deadline.extend(bounds);
-                            http::operate(&host, Route::Metrics, bounds, request, peer.ip()).await
+                            http::serve_admin_endpoint(&host, Route::Metrics, bounds, request, peer.ip())
+                                .await
                         }
                         Err(answer) => response(answer),
                     }

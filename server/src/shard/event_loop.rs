@@ -21,13 +21,13 @@ use crate::net::http;
 use crate::writer::ToWriter;
 
 /// Time between checks of connections' deadlines.
-const TICK: Duration = Duration::from_secs(1);
+const DEADLINE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between checks whether a congestion is over.
 const CONGESTION_CHECK_INTERVAL: Duration = Duration::from_millis(5);
-/// Time a turn may spend on scans before sockets get theirs; a single step may take a little longer.
-const WORK_TURN: Duration = Duration::from_micros(500);
-/// Silent intervals after which a connection is taken for dead.
-const SILENT_PINGS_MAX: u32 = 3;
+/// Time that an iteration may spend on scans before the tasks of the sockets run; a single step may take a little longer.
+const WORK_MAX: Duration = Duration::from_micros(500);
+/// Pings without an answer, after which a connection is closed.
+const UNANSWERED_PINGS_MAX: u32 = 3;
 
 /// The stages of a shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,9 +49,9 @@ impl Stop {
 
 /// Runs until a stop is complete.
 pub(super) async fn run<B: Backend + 'static>(shard: Rc<Shard<B>>) {
-    let mut tick_at = Instant::now() + TICK;
+    let mut check_at = Instant::now() + DEADLINE_CHECK_INTERVAL;
     loop {
-        let to_tick = tick_at.saturating_duration_since(Instant::now());
+        let to_tick = check_at.saturating_duration_since(Instant::now());
         let wait = shard.wait().unwrap_or(to_tick).min(to_tick);
         tokio::select! {
             () = shard.inbox().wake.notified() => {}
@@ -60,11 +60,11 @@ pub(super) async fn run<B: Backend + 'static>(shard: Rc<Shard<B>>) {
         loop {
             tokio::task::yield_now().await;
             // A shard that always has work must check its deadlines too.
-            if tick_at <= Instant::now() {
-                shard.tick();
-                tick_at = Instant::now() + TICK;
+            if check_at <= Instant::now() {
+                shard.check_deadlines();
+                check_at = Instant::now() + DEADLINE_CHECK_INTERVAL;
             }
-            if !turn(&shard) {
+            if !iteration(&shard) {
                 break;
             }
         }
@@ -75,8 +75,8 @@ pub(super) async fn run<B: Backend + 'static>(shard: Rc<Shard<B>>) {
     }
 }
 
-/// One round of everything. True if there is more to do at once.
-fn turn<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
+/// One iteration. True if there is more to do at once.
+fn iteration<B: Backend + 'static>(shard: &Rc<Shard<B>>) -> bool {
     let now = now();
     for inbound in shard.inbox().take() {
         handle_inbound(shard, now, inbound);
@@ -102,10 +102,10 @@ fn handle_inbound<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound:
             let slot = SocketSlot { shard: Rc::clone(shard), _permit: permit };
             match tokio::net::TcpStream::from_std(stream) {
                 Ok(stream) => {
-                    tracing::debug!(address = %peer, shard = shard.number, "a socket");
+                    tracing::debug!(address = %peer, shard = shard.number, "connection accepted");
                     tokio::task::spawn_local(http::serve(slot, stream, peer.ip()));
                 }
-                Err(error) => tracing::debug!(%error, "a socket was lost right away"),
+                Err(error) => tracing::debug!(%error, "connection lost before it was set up"),
             }
         }
         Inbound::Committed(reply) => {
@@ -127,7 +127,7 @@ fn handle_inbound<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound:
 }
 
 impl<B: Backend> Shard<B> {
-    /// How long the pump may sleep, if something besides a wake ends it.
+    /// How long the event loop may sleep, if something besides a wake ends it.
     fn wait(&self) -> Option<Duration> {
         if self.is_congested.get() {
             return Some(CONGESTION_CHECK_INTERVAL);
@@ -136,7 +136,7 @@ impl<B: Backend> Shard<B> {
         Some(Duration::from_millis(deadline.millis_since(now())))
     }
 
-    /// Does what the machine wants done; connections are flushed later, each once a turn.
+    /// Does what the machine wants done; connections are flushed later, each once an iteration.
     fn handle_output(&self, now: Now) {
         let mut relay = self.relay.borrow_mut();
         if relay.poll_timeout().is_some_and(|deadline| deadline <= now) {
@@ -168,7 +168,7 @@ impl<B: Backend> Shard<B> {
     fn work(&self) {
         let mut relay = self.relay.borrow_mut();
         let begun = Instant::now();
-        while relay.has_work() && begun.elapsed() < WORK_TURN {
+        while relay.has_work() && begun.elapsed() < WORK_MAX {
             relay.work(now());
         }
     }
@@ -245,12 +245,12 @@ impl<B: Backend> Shard<B> {
             for conn in self.conns.borrow().values() {
                 self.close_for_shutdown(conn);
             }
-            self.wake_pump();
+            self.wake_event_loop();
         }
     }
 
-    /// Pings and closes silent connections.
-    fn tick(&self) {
+    /// Pings connections, and closes those that do not answer.
+    fn check_deadlines(&self) {
         self.relay.borrow_mut().handle_timeout(now());
         let now = Instant::now();
         let network = &self.host.settings.network;
@@ -269,9 +269,9 @@ impl<B: Backend> Shard<B> {
                     conn.end();
                 }
                 State::Open | State::Closing if conn.has_backlog() || conn.is_paused.get() => {}
-                State::Open | State::Closing if conn.silence(now) >= ping_every * SILENT_PINGS_MAX => {
-                    tracing::debug!("a connection has gone silent");
-                    self.metrics.borrow_mut().closed_silent += 1;
+                State::Open | State::Closing if conn.silence(now) >= ping_every * UNANSWERED_PINGS_MAX => {
+                    tracing::debug!("connection closed: no answer to pings");
+                    self.metrics.borrow_mut().closed_unresponsive += 1;
                     conn.end();
                 }
                 State::Open | State::Closing => {

@@ -41,11 +41,11 @@ pub(crate) struct Shard<B> {
     /// Says now and then that readers stall.
     stalled: LogThrottle,
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
-    /// Where a turn's frames for one connection are rendered.
+    /// Where the frames of an iteration for one connection are rendered.
     scratch: RefCell<Vec<u8>>,
     /// Connections that the machine, or the shard itself, has output for.
     to_flush: RefCell<flush_queue::FlushQueue<ConnId>>,
-    /// Connections that have filled the read buffer and wait for their next turn.
+    /// Connections that have filled the read buffer and are read again in the next iteration.
     pub(crate) more_input: Cell<usize>,
     /// Some shard is behind with live events: sockets are not read.
     is_congested: Cell<bool>,
@@ -89,8 +89,8 @@ pub(crate) fn run<B: Backend + 'static>(
         .expect("a runtime for this thread");
     runtime.block_on(async {
         // A task of its own, so that it runs after the tasks that were ready before it.
-        let pump = tokio::task::spawn_local(event_loop::run(shard));
-        if let Err(error) = pump.await {
+        let event_loop = tokio::task::spawn_local(event_loop::run(shard));
+        if let Err(error) = event_loop.await {
             std::panic::resume_unwind(error.into_panic());
         }
     });
@@ -101,7 +101,7 @@ impl<B: Backend> Shard<B> {
         &self.host.inboxes[self.number]
     }
 
-    fn wake_pump(&self) {
+    fn wake_event_loop(&self) {
         self.inbox().wake.notify_one();
     }
 
@@ -113,7 +113,7 @@ impl<B: Backend> Shard<B> {
     /// The socket of a connection is gone.
     pub(crate) fn disconnect(&self, id: ConnId) {
         self.relay.borrow_mut().disconnect(id);
-        self.wake_pump();
+        self.wake_event_loop();
     }
 
     /// Takes a connection into the table for as long as the returned value lives.
@@ -192,7 +192,7 @@ impl<B: Backend> Shard<B> {
         if !output.is_empty() && !had_closed {
             self.send(conn, &output);
         }
-        self.wake_pump();
+        self.wake_event_loop();
     }
 
     /// Writes now what can be written now. True if that was everything.
@@ -206,7 +206,7 @@ impl<B: Backend> Shard<B> {
     /// Drains a connection when its turn comes.
     fn request_flush(&self, id: ConnId) {
         self.to_flush.borrow_mut().push(id);
-        self.wake_pump();
+        self.wake_event_loop();
     }
 
     /// A connection's backlog has been written: what waits for that can follow.
@@ -216,7 +216,7 @@ impl<B: Backend> Shard<B> {
             self.request_flush(conn.id);
         } else {
             // Requests that had waited for this reader may go on.
-            self.wake_pump();
+            self.wake_event_loop();
         }
     }
 
@@ -318,7 +318,7 @@ struct Registered<'a, B: Backend> {
 impl<B: Backend> Drop for Registered<'_, B> {
     fn drop(&mut self) {
         self.shard.conns.borrow_mut().remove(&self.id);
-        self.shard.wake_pump();
+        self.shard.wake_event_loop();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Everything together: connections to one relay, one after another, until all is done or none gets further.
+//! Drives sessions with one relay, connection after connection, until all is done or none makes progress.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::counts::Counts;
 use super::information::Information;
 use super::local::Local;
 use super::peer::{Connection, Connector, RelayUrl};
-use super::ranges::Here;
+use super::ranges::LocalEvents;
 use super::session::{Action, End, Outcomes, Plan, Progress, Session, Support};
 use super::stream::PeerMemory;
 use crate::cli::database::unix_now;
@@ -31,20 +31,19 @@ const COMMIT_WAIT: Duration = Duration::from_millis(100);
 /// Interval at which the signal is polled.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How a relay was dealt with.
+/// What was done with a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) counts: Counts,
-    /// How its events were compared.
-    pub(crate) by: By,
+    pub(crate) method: Method,
     /// Connections that were opened, or tried.
     pub(crate) connections: u32,
     pub(crate) result: Outcome,
 }
 
-/// How events are compared.
+/// How events were compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
+pub(crate) enum Method {
     /// They were not.
     Nothing,
     /// By NIP-77.
@@ -53,7 +52,7 @@ pub(crate) enum By {
     Pages,
 }
 
-/// What has become of it.
+/// How the work with a relay has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// All is done.
@@ -62,25 +61,25 @@ pub(crate) enum Outcome {
     Failed(String),
     /// A part is, and too many connections got no further, for this reason.
     GivenUp(String),
-    /// A part is, because of a signal.
+    /// A signal has ended it; a part may be done.
     Interrupted,
 }
 
-/// What happens, for the user.
-pub(crate) enum Notice<'a> {
-    /// Something to print.
-    Words(&'a str),
-    /// Events that have been received or sent, or messages that have been exchanged, since the last notice.
-    Moved { more: u64, counts: &'a Counts },
+/// Progress, for the user.
+pub(crate) enum SyncProgress<'a> {
+    /// A line to print.
+    Message(&'a str),
+    /// Events that have been received or sent, or messages that have been exchanged, since the last report.
+    Transferred { more: u64, counts: &'a Counts },
 }
 
-/// How other relays are dealt with.
+/// Copies events from and to one relay after another.
 pub(super) struct Driver<B> {
     pub(super) connector: Arc<Connector>,
     pub(super) local: Arc<Local<B>>,
     pub(super) plan: Plan,
     pub(super) keys: Option<Keys>,
-    /// Told which events the other relay has sent.
+    /// PageResult which events the other relay has sent.
     pub(super) peer_has: Option<PeerMemory>,
     pub(super) backoff: Backoff,
     pub(super) interrupt: Interrupt,
@@ -93,23 +92,23 @@ enum Ended {
 }
 
 impl<B: Backend + Send + Sync + 'static> Driver<B> {
-    /// Deals with one relay.
+    /// Copies events from and to one relay.
     ///
     /// # Errors
-    /// If the store here fails. All else is in the report.
+    /// If the local store fails. All else is in the report.
     pub(super) async fn run(
         &self,
         url: &RelayUrl,
-        tell: &mut (dyn FnMut(Notice<'_>) + Send),
+        tell: &mut (dyn FnMut(SyncProgress<'_>) + Send),
     ) -> Result<Report, Failure> {
         let mut progress = Progress::new(self.plan.scope.range());
         let mut backoff = self.backoff.clone();
         let mut connections = 0;
-        let mut here = None;
+        let mut local_events = None;
         let result = loop {
             connections += 1;
             let steps = progress.steps;
-            let why = match self.connection(url, &mut progress, &mut here, tell).await? {
+            let why = match self.connection(url, &mut progress, &mut local_events, tell).await? {
                 Ended::Session(End::Done) => break Outcome::Done,
                 Ended::Session(End::Failed(why)) => break Outcome::Failed(why),
                 Ended::Interrupted => break Outcome::Interrupted,
@@ -120,17 +119,17 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
             let Some(wait) = backoff.failed(progress.steps > steps, u64::from_le_bytes(random)) else {
                 break Outcome::GivenUp(why);
             };
-            tell(Notice::Words(&format!("{why}; again in {:.1} s", wait.as_secs_f32())));
+            tell(SyncProgress::Message(&format!("{why}; again in {:.1} s", wait.as_secs_f32())));
             if self.interrupted_within(wait).await {
                 break Outcome::Interrupted;
             }
         };
-        let by = match progress.counts {
-            Counts { rounds: 1.., .. } if progress.negentropy == Support::Yes => By::Negentropy,
-            Counts { pages: 1.., .. } => By::Pages,
-            _ => By::Nothing,
+        let method = match progress.counts {
+            Counts { rounds: 1.., .. } if progress.negentropy == Support::Yes => Method::Negentropy,
+            Counts { pages: 1.., .. } => Method::Pages,
+            _ => Method::Nothing,
         };
-        Ok(Report { counts: progress.counts, by, connections, result })
+        Ok(Report { counts: progress.counts, method, connections, result })
     }
 
     async fn interrupted_within(&self, time: Duration) -> bool {
@@ -147,15 +146,15 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
         }
     }
 
-    /// One connection. `here` is what is stored, if that is known; a scan is not waited for with an open connection.
+    /// One connection. `local_events` are those stored, if that is known; a scan is not waited for with an open connection.
     async fn connection(
         &self,
         url: &RelayUrl,
         progress: &mut Progress,
-        here: &mut Option<Here>,
-        tell: &mut (dyn FnMut(Notice<'_>) + Send),
+        local_events: &mut Option<LocalEvents>,
+        tell: &mut (dyn FnMut(SyncProgress<'_>) + Send),
     ) -> Result<Ended, Failure> {
-        let items = match here.take() {
+        let items = match local_events.take() {
             Some(items) => items,
             None => {
                 let (local, filter) = (Arc::clone(&self.local), self.plan.scope.filter().clone());
@@ -170,7 +169,7 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
         let (mut connection, information) = match opened {
             Ok(opened) => opened,
             Err(why) => {
-                *here = Some(items);
+                *local_events = Some(items);
                 return Ok(Ended::Session(End::Retry(why)));
             }
         };
@@ -190,7 +189,7 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
         let ended = running.run(&mut connection, tell).await;
         // What has come is stored, however the connection ended.
         running.flush().await?;
-        running.settle().await?;
+        running.finish_storing().await?;
         if let Ok(Ended::Session(End::Done)) = &ended {
             connection.close().await;
             // The last events were checked only now.
@@ -208,7 +207,7 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
             tokio::time::timeout(timeout, self.connector.information(url)),
         );
         match connection {
-            Err(_) => Err("it does not answer".to_owned()),
+            Err(_) => Err("no answer".to_owned()),
             Ok(Err(error)) => Err(format!("cannot connect: {error}")),
             // A relay need not tell anything about itself.
             Ok(Ok(connection)) => Ok((connection, information.unwrap_or_default())),
@@ -259,7 +258,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
     async fn run(
         &mut self,
         connection: &mut Connection,
-        tell: &mut (dyn FnMut(Notice<'_>) + Send),
+        tell: &mut (dyn FnMut(SyncProgress<'_>) + Send),
     ) -> Result<Ended, Failure> {
         loop {
             if let Some(end) = self.act(tell).await? {
@@ -301,7 +300,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
     }
 
     /// Does what the session wants. How it ends, if it does.
-    async fn act(&mut self, tell: &mut (dyn FnMut(Notice<'_>) + Send)) -> Result<Option<End>, Failure> {
+    async fn act(&mut self, tell: &mut (dyn FnMut(SyncProgress<'_>) + Send)) -> Result<Option<End>, Failure> {
         let mut moved = 0;
         while let Some(action) = self.session.poll() {
             match action {
@@ -331,11 +330,11 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
                         self.session.authenticate(now, &event);
                     }
                 }
-                Action::Say(words) => tell(Notice::Words(&words)),
+                Action::Print(message) => tell(SyncProgress::Message(&message)),
                 Action::End(end) => return Ok(Some(end)),
             }
         }
-        tell(Notice::Moved { more: moved, counts: self.session.counts() });
+        tell(SyncProgress::Transferred { more: moved, counts: self.session.counts() });
         Ok(None)
     }
 
@@ -344,7 +343,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        self.settle().await?;
+        self.finish_storing().await?;
         let local = Arc::clone(&self.driver.local);
         let events = std::mem::take(&mut self.waiting);
         (self.waiting_since, self.waiting_bytes) = (None, 0);
@@ -352,18 +351,18 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
         Ok(())
     }
 
-    /// Waits for what is being stored. The other relay is not blamed for that time.
-    async fn settle(&mut self) -> Result<(), Failure> {
+    /// Waits for what is being stored. That time does not count as silence of the relay.
+    async fn finish_storing(&mut self) -> Result<(), Failure> {
         let Some(storing) = self.storing.take() else { return Ok(()) };
         let begun = self.now();
         let outcomes =
             storing.await.unwrap_or_else(|_| Err(Failure::External("storing panicked".to_owned())))?;
         if let Some(memory) = &self.driver.peer_has {
-            memory.lock().add_all(outcomes.here.iter().copied().map(Seq));
+            memory.lock().add_all(outcomes.seqs.iter().copied().map(Seq));
         }
         self.session.stored(outcomes);
         let took = self.now() - begun;
-        self.session.was_away(took);
+        self.session.exclude_from_timeout(took);
         Ok(())
     }
 }

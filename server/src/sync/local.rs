@@ -13,7 +13,7 @@ use relay_engine::types::{CanonicalEvent, Class, Event, EventId, Filter, Kind, P
 use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
 
 use super::frames::neg_id;
-use super::ranges::Here;
+use super::ranges::LocalEvents;
 use super::session::Outcomes;
 use crate::cli::database::{OfflineScan, unix_now};
 use crate::cli::exit::Failure;
@@ -60,20 +60,20 @@ impl<B: Backend> Local<B> {
     }
 
     /// The ids of the events that match, without expired ones, and which of them are not sent by `own`.
-    pub(super) fn scan(&self, filter: &Filter, own: Option<PubKey>) -> Result<Here, Failure> {
-        let mut here = Here::default();
+    pub(super) fn scan(&self, filter: &Filter, own: Option<PubKey>) -> Result<LocalEvents, Failure> {
+        let mut local_events = LocalEvents::default();
         let filters = std::slice::from_ref(filter);
         let mut scan = OfflineScan::new(&self.store, [filter.clone()].into())?;
         while scan.step(&self.store, &mut |hit| {
             let (event, id) = (hit.event, hit.event.id());
-            here.items.push(Item::with_timestamp_and_id(event.created_at(), neg_id(&id)));
+            local_events.items.push(Item::with_timestamp_and_id(event.created_at(), neg_id(&id)));
             if self.is_withheld(event, filters, own) {
-                here.withheld.insert(id);
+                local_events.withheld.insert(id);
             }
             SinkResult::Continue
         })? {}
-        here.items.sort_unstable();
-        Ok(here)
+        local_events.items.sort_unstable();
+        Ok(local_events)
     }
 
     /// Whether an event, which matches one of the filters, is not sent to other relays: one of a guarded kind, unless a filter that
@@ -153,7 +153,7 @@ impl<B: Backend> Local<B> {
         for (op, outcome) in ops.iter().zip(store::commit(&self.store, unix_now(), &ops)?) {
             crate::outcomes::count(&mut outcomes.counts, outcome);
             match outcome {
-                Outcome::Stored(seq) => outcomes.here.push(seq.0),
+                Outcome::Stored(seq) => outcomes.seqs.push(seq.0),
                 Outcome::Duplicate => duplicates.push(op.event().id),
                 Outcome::Refused(_) => outcomes.refused.push(op.event().id),
             }
@@ -161,7 +161,7 @@ impl<B: Backend> Local<B> {
         if !duplicates.is_empty() {
             let reader = self.store.reader()?;
             for id in duplicates {
-                outcomes.here.extend(reader.seq_of(&id)?.map(|seq| seq.0));
+                outcomes.seqs.extend(reader.seq_of(&id)?.map(|seq| seq.0));
             }
         }
         Ok(outcomes)

@@ -27,7 +27,7 @@ use relay_sync::testing;
 use relay_sync::{auth, backoff, counts, frames, information, ranges, session, upload};
 
 pub(crate) use self::counts::Counts;
-pub(crate) use self::driver::{By, Notice, Outcome, Report};
+pub(crate) use self::driver::{Method, Outcome, Report, SyncProgress};
 pub(crate) use self::peer::RelayUrl;
 
 use self::backoff::Backoff;
@@ -100,11 +100,11 @@ impl<B: Backend + Send + Sync + 'static> SyncClient<B> {
     /// Deals with one relay, and tells what happens.
     ///
     /// # Errors
-    /// If the store here fails. All else is in the report.
+    /// If the local store fails. All else is in the report.
     pub(crate) async fn run(
         &self,
         url: &RelayUrl,
-        tell: &mut (dyn FnMut(Notice<'_>) + Send),
+        tell: &mut (dyn FnMut(SyncProgress<'_>) + Send),
     ) -> Result<Report, Failure> {
         self.0.run(url, tell).await
     }

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{By, Counts, Options, Outcome, RelayUrl, Report, SyncClient};
+use super::{Counts, Method, Options, Outcome, RelayUrl, Report, SyncClient};
 use crate::cli::database;
 use crate::config::Settings;
 use crate::lmdb::LmdbBackend;
@@ -222,7 +222,7 @@ fn whatever_happens_to_connections_both_sides_have_all_in_the_end() {
             let case = format!("NIP-77 {has_nip}, {faults:?}: {report:?}");
             assert_eq!(report.result, Outcome::Done, "{case}");
             assert!(home.events() == all && peer.events() == all, "{case}");
-            assert_eq!(report.by, if has_nip { By::Negentropy } else { By::Pages }, "{case}");
+            assert_eq!(report.method, if has_nip { Method::Negentropy } else { Method::Pages }, "{case}");
             let Counts { stored, .. } = report.counts;
             assert_eq!(stored, 400, "{case}");
             // Another time there is nothing to do.
@@ -268,7 +268,7 @@ fn a_relay_without_nip_77_is_not_asked_for_it() {
         let peer = Peer::start(relay, &[], Some(information)).await;
         let home = Home::with(&Events::new());
         let report = home.sync(&peer, |_| {}).await;
-        assert_eq!((report.result, report.by), (Outcome::Done, By::Pages));
+        assert_eq!((report.result, report.method), (Outcome::Done, Method::Pages));
         assert_eq!(home.events(), others);
         assert_eq!(peer.relay.lock().unwrap().count("NEG-OPEN"), 0);
     });

@@ -39,7 +39,7 @@ fn a_large_deletion_is_finished_after_a_kill() {
     relay.restart();
     let mut client = relay.connect();
     assert_eq!(client.query(r#"{"kinds":[1,5]}"#).len(), 1, "not served after the restart either");
-    until("the pending_removal events are removed", || events_and_pending_removal(&relay.data()) == (1, 0));
+    until("the events pending removal are removed", || events_and_pending_removal(&relay.data()) == (1, 0));
     assert_eq!(client.query(r#"{"kinds":[1,5]}"#).len(), 1);
     assert!(relay.stop().success());
 }

@@ -120,7 +120,7 @@ fn clients_that_answer_no_pings_are_disconnected() {
     answering.unwrap();
     assert!(rest.windows(2).any(|bytes| bytes == [0x89, 0]), "it had been pinged");
     assert!(alive.query("{}").is_empty());
-    assert_eq!(metric(&relay, "relay_connections_closed_idle_total"), 1.0);
+    assert_eq!(metric(&relay, "relay_connections_closed_unresponsive_total"), 1.0);
 }
 
 /// A shard that always had work never checked its timers.
@@ -153,7 +153,7 @@ fn a_busy_shard_disconnects_dead_clients() {
         is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         closed.expect("the relay closes it");
     });
-    assert_eq!(metric(&relay, "relay_connections_closed_idle_total"), 1.0);
+    assert_eq!(metric(&relay, "relay_connections_closed_unresponsive_total"), 1.0);
 }
 
 /// Endless pipelined requests whose answers were not read kept a socket open for ever.
@@ -166,12 +166,12 @@ fn plain_http_does_not_keep_a_socket() {
     let request = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
     while std::io::Write::write_all(&mut stream, request.as_bytes()).is_ok() {}
     // The socket of this request counts too.
-    until("a free seat", || metric(&relay, "relay_sockets{") <= 1.0);
+    until("a free connection", || metric(&relay, "relay_sockets{") <= 1.0);
 }
 
 /// Each shard accepted connections_max, so two shards accepted twice as many.
 #[test]
-fn a_full_house_says_so() {
+fn connections_beyond_connections_max_get_503() {
     for shards in 1..=3 {
         let relay = RelayProcess::start_with(&format!("shards = {shards}\n[limits]\nconnections_max = 4\n"));
         let mut clients: Vec<_> = (0..4).map(|_| relay.connect()).collect();
@@ -183,7 +183,7 @@ fn a_full_house_says_so() {
         assert_eq!(response.status(), 503);
         drop(clients.pop());
         // The place is free as soon as the relay has seen the end of the connection.
-        until("a free seat", || metric(&relay, "relay_connections{") <= 3.0);
+        until("a free connection", || metric(&relay, "relay_connections{") <= 3.0);
         assert!(relay.connect().query("{}").is_empty());
     }
 }

@@ -168,7 +168,7 @@ fn act(
                 session.loaded(now, ids.iter().map(|id| (*id, site.load(id))).collect());
             }
             Action::Authenticate(_) => panic!("there is no key"),
-            Action::Say(_) => {}
+            Action::Print(_) => {}
             Action::End(end) => return Some(end),
         }
     }

@@ -10,7 +10,7 @@ use relay_engine::relay::{ClientInfo, Config, ConnId, Relay, commit};
 use relay_engine::store::{self, Backend, MemoryBackend, Op, Outcome, Reader, Seq};
 use relay_engine::types::{CanonicalEvent, Class, Event, EventId, Now};
 use relay_engine::verify::{Batch, Verdict, Verified};
-use relay_sync::ranges::Here;
+use relay_sync::ranges::LocalEvents;
 use relay_sync::session::{Outcomes, Plan};
 
 use crate::pool::FakeVerifier;
@@ -167,9 +167,9 @@ impl Site {
     }
 
     /// What a session is told of this store.
-    pub(super) fn here(&self, now: Now, events: &HashMap<EventId, Event>, plan: &Plan) -> Here {
+    pub(super) fn here(&self, now: Now, events: &HashMap<EventId, Event>, plan: &Plan) -> LocalEvents {
         let filter = plan.scope.filter();
-        let mut here = Here::default();
+        let mut here = LocalEvents::default();
         for event in self.ids(now, events).iter().map(|id| &events[id]).filter(|event| filter.matches(event))
         {
             let id = Id::from_byte_array(event.id.0);

@@ -65,7 +65,7 @@ impl Session<'_> {
             .message_bytes_max
             .map_or(u64::MAX, |bytes| (bytes as u64).saturating_sub(2_000) / 2);
         let state = Reconciliation::new(MESSAGE_BYTES.min(by_peer).max(MESSAGE_BYTES_MIN));
-        let opened = state.open(range.of(&self.here.items));
+        let opened = state.open(range.of(&self.local_events.items));
         let query = self.name('n');
         match opened {
             Ok(message) => {
@@ -115,7 +115,7 @@ impl Session<'_> {
         }
         comparison.is_awaiting = false;
         comparison.is_answered = true;
-        let items = comparison.range.of(&self.here.items);
+        let items = comparison.range.of(&self.local_events.items);
         let step = match comparison.state.handle(items, message) {
             Ok(step) => step,
             Err(problem @ Problem::Version) => return self.fall_back(&problem.to_string()),
@@ -153,7 +153,7 @@ impl Session<'_> {
         }
         let progress = &mut *self.progress;
         ids.retain(|id| {
-            if !self.here.withheld.contains(id) {
+            if !self.local_events.withheld.contains(id) {
                 return !progress.settled.contains(id);
             }
             progress.counts.withheld += u64::from(progress.settled.insert(*id));
@@ -205,7 +205,7 @@ impl Session<'_> {
             return self.fall_back(&format!("it refuses every NEG-OPEN: {}", quoted(reason)));
         }
         self.progress.work.pop();
-        match range.halves(&self.here.items, self.unix_now) {
+        match range.halves(&self.local_events.items, self.unix_now) {
             Some((older, newer)) => {
                 self.progress.work.push(Work { range: older, pages: None });
                 self.progress.work.push(Work { range: newer, pages: None });
@@ -221,8 +221,8 @@ impl Session<'_> {
     pub(super) fn fall_back(&mut self, why: &str) {
         self.progress.negentropy = Support::No;
         self.current = Current::Nothing;
-        let words = format!("{why}: all its events of the filter are read in pages (REQ) to be compared");
-        self.actions.push_back(Action::Say(words));
+        let message = format!("{why}: all its events of the filter are read in pages (REQ) to be compared");
+        self.actions.push_back(Action::Print(message));
     }
 
     /// A relay that does not know NEG-OPEN may say so.
@@ -234,7 +234,7 @@ impl Session<'_> {
         {
             return self.fall_back(&format!("it answers NEG-OPEN with {}", quoted(message)));
         }
-        self.say(format!("it says {}", quoted(message)));
+        self.report(format!("it says {}", quoted(message)));
     }
 
     /// A relay may also close what it does not know. False if it is no reconciliation.

@@ -21,16 +21,16 @@ use super::download::Downloads;
 use super::frames::Frame;
 use super::information::Information;
 use super::pages::Pages;
-use super::ranges::{Here, Range, Scope};
+use super::ranges::{LocalEvents, Range, Scope};
 use super::upload::Uploads;
 use crate::outcome_counts::OutcomeCounts;
 
-/// Words of the other relay, and about it, that are passed on in a session.
-const SAYINGS_MAX: u32 = 10;
-/// The longest of its words that is passed on, in characters.
-const SAYING_CHARS_MAX: usize = 200;
-/// Messages that are none of a relay's, after which it is asked no more.
-const NONSENSE_MAX: u32 = 1_000;
+/// Messages of the other relay, and about it, that are printed in a session.
+const MESSAGES_SHOWN_MAX: u32 = 10;
+/// Longest part of a message that is printed, in characters.
+const MESSAGE_CHARS_MAX: usize = 200;
+/// Messages that cannot be parsed, after which the session ends.
+const MALFORMED_MESSAGES_MAX: u32 = 1_000;
 
 /// What is to be done with every relay.
 #[derive(Clone, Debug)]
@@ -111,8 +111,8 @@ pub enum Action {
     Load(Vec<EventId>),
     /// Sign an AUTH event for this challenge and hand it to [`Session::authenticate`].
     Authenticate(String),
-    /// Tell the user.
-    Say(String),
+    /// A line for the user.
+    Print(String),
     /// Nothing else comes.
     End(End),
 }
@@ -124,7 +124,7 @@ pub enum End {
     Done,
     /// Another connection may get further.
     Retry(String),
-    /// It makes no sense to go on.
+    /// Another connection would fail too.
     Failed(String),
 }
 
@@ -138,7 +138,7 @@ pub struct Outcomes {
     /// Those that are not stored.
     pub refused: Vec<EventId>,
     /// Sequence numbers in the store of those that are stored, also of those that were before.
-    pub here: Vec<u64>,
+    pub seqs: Vec<u64>,
     /// Valid events that are not stored because they are ephemeral.
     pub ephemeral: Vec<Event>,
 }
@@ -155,7 +155,7 @@ enum Current {
 pub struct Session<'a> {
     plan: &'a Plan,
     information: Information,
-    here: &'a Here,
+    local_events: &'a LocalEvents,
     progress: &'a mut Progress,
     /// Unix seconds at the beginning.
     unix_now: Timestamp,
@@ -166,8 +166,8 @@ pub struct Session<'a> {
     /// When the relay last did something that was asked of it.
     answered_at: Duration,
     auth: Authentication,
-    sayings: u32,
-    nonsense: u32,
+    messages_shown: u32,
+    malformed: u32,
     /// Subscriptions that have had a name.
     names: u64,
     /// NEG-OPENs refused because they match too much, since one was answered.
@@ -177,11 +177,11 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Begins. `here` is what is stored now.
+    /// Begins. `local_events` are those stored now.
     pub fn new(
         plan: &'a Plan,
         information: Information,
-        here: &'a Here,
+        local_events: &'a LocalEvents,
         progress: &'a mut Progress,
         now: Duration,
         unix_now: Timestamp,
@@ -189,7 +189,7 @@ impl<'a> Session<'a> {
         let mut session = Session {
             plan,
             information,
-            here,
+            local_events,
             progress,
             unix_now,
             current: Current::Nothing,
@@ -198,8 +198,8 @@ impl<'a> Session<'a> {
             actions: VecDeque::new(),
             answered_at: now,
             auth: Authentication::new(plan.has_key),
-            sayings: 0,
-            nonsense: 0,
+            messages_shown: 0,
+            malformed: 0,
             names: 0,
             blocked: 0,
             reopened: 0,
@@ -212,7 +212,7 @@ impl<'a> Session<'a> {
         session
     }
 
-    /// What is to be done next.
+    /// The next action.
     pub fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -228,9 +228,9 @@ impl<'a> Session<'a> {
             return;
         }
         let Some(frame) = Frame::parse(text) else {
-            self.nonsense += 1;
-            if self.nonsense > NONSENSE_MAX {
-                self.fail("it sends messages that no relay sends");
+            self.malformed += 1;
+            if self.malformed > MALFORMED_MESSAGES_MAX {
+                self.fail("it sends malformed messages");
             }
             return;
         };
@@ -255,8 +255,8 @@ impl<'a> Session<'a> {
         self.check_wrong();
     }
 
-    /// The messages of the relay were not read for this long.
-    pub fn was_away(&mut self, time: Duration) {
+    /// Does not count this time as silence of the relay: its messages were not read.
+    pub fn exclude_from_timeout(&mut self, time: Duration) {
         self.answered_at += time;
     }
 
@@ -291,7 +291,7 @@ impl<'a> Session<'a> {
         self.end(End::Retry(why.to_owned()));
     }
 
-    /// Whether the relay owes an answer.
+    /// Whether an answer of the relay is awaited.
     fn is_awaiting(&self) -> bool {
         let is_comparing = match &self.current {
             Current::Nothing => false,
@@ -354,11 +354,11 @@ impl<'a> Session<'a> {
         self.actions.push_back(Action::Send(message));
     }
 
-    /// Tells the user, if he has not been told much.
-    fn say(&mut self, words: String) {
-        self.sayings += 1;
-        if self.sayings <= SAYINGS_MAX {
-            self.actions.push_back(Action::Say(words));
+    /// Reports something to the user, unless much has been reported.
+    fn report(&mut self, message: String) {
+        self.messages_shown += 1;
+        if self.messages_shown <= MESSAGES_SHOWN_MAX {
+            self.actions.push_back(Action::Print(message));
         }
     }
 
@@ -374,8 +374,8 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Words of a relay, not too many, in quotes. Control characters do not reach a terminal.
-pub fn quoted(words: &str) -> String {
-    let words = words.chars().filter(|char| !char.is_control());
-    format!("«{}»", words.take(SAYING_CHARS_MAX).collect::<String>())
+/// A message of a relay, shortened, in quotes. Control characters do not reach a terminal.
+pub fn quoted(message: &str) -> String {
+    let chars = message.chars().filter(|char| !char.is_control());
+    format!("«{}»", chars.take(MESSAGE_CHARS_MAX).collect::<String>())
 }

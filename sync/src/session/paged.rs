@@ -6,7 +6,7 @@ use relay_engine::types::{Event, EventId};
 
 use super::{Action, Current, End, Session, quoted};
 use crate::frames::{self, Refusal};
-use crate::pages::{Pages, Taken};
+use crate::pages::{PageEvent, Pages};
 
 /// Events that may come of a page after its end, before its CLOSE has arrived.
 const LATE_MAX: u32 = 1_000;
@@ -20,7 +20,7 @@ pub(super) struct Paging {
     /// The page before it, which has been closed.
     closed: Option<String>,
     is_last: bool,
-    cut: u64,
+    incomplete_seconds: u64,
     /// Events of the page that are not here.
     need: u64,
     /// Events of the page that are malformed or not of the filter.
@@ -41,7 +41,7 @@ impl Session<'_> {
             sub: None,
             closed: None,
             is_last: false,
-            cut: 0,
+            incomplete_seconds: 0,
             need: 0,
             wrong: 0,
             late: 0,
@@ -65,7 +65,7 @@ impl Session<'_> {
         if paging.sub.is_some() || !is_transferred {
             return false;
         }
-        self.progress.counts.cut_seconds += std::mem::take(&mut paging.cut);
+        self.progress.counts.incomplete_seconds += std::mem::take(&mut paging.incomplete_seconds);
         if paging.is_last {
             return true;
         }
@@ -116,15 +116,15 @@ impl Session<'_> {
         let (down, is_dry_run) = (self.plan.down, self.plan.dry_run);
         let Some(paging) = self.page(sub) else { return };
         match paging.pages.take(created_at, id) {
-            Taken::Unasked => self.progress.counts.unasked += 1,
-            Taken::New if !is_known && down => {
+            PageEvent::NotRequested => self.progress.counts.unasked += 1,
+            PageEvent::New if !is_known && down => {
                 paging.need += 1;
                 self.answered_at = now;
                 if !is_dry_run {
                     self.actions.push_back(Action::Store(event));
                 }
             }
-            Taken::New | Taken::Again => self.answered_at = now,
+            PageEvent::New | PageEvent::Repeated => self.answered_at = now,
         }
     }
 
@@ -132,26 +132,29 @@ impl Session<'_> {
     pub(super) fn handle_page_end(&mut self, now: Duration, sub: &str) -> bool {
         let is_dry_run = self.plan.dry_run;
         let Some(paging) = self.page(sub) else { return false };
-        let told = paging.pages.end();
-        if told.is_last && paging.wrong > 0 {
+        let result = paging.pages.end();
+        if result.is_last && paging.wrong > 0 {
             self.fail("it sends pages without an event that was asked for");
             return true;
         }
         paging.sub = None;
         paging.closed = Some(sub.to_owned());
-        paging.is_last = told.is_last;
-        paging.cut += u64::from(told.cut.is_some());
+        paging.is_last = result.is_last;
+        paging.incomplete_seconds += u64::from(result.incomplete_second.is_some());
         let need = if is_dry_run { paging.need } else { 0 };
         self.progress.counts.need += need;
         self.progress.counts.pages += 1;
         self.answered_at = now;
         self.send(frames::close(sub));
-        if let Some(second) = told.cut {
-            self.say(format!("second {second} has more events than it gives at a time: some may be missing"));
+        if let Some(second) = result.incomplete_second {
+            self.report(format!(
+                "second {second} has more events than a page of that relay: some of them may be missing"
+            ));
         }
-        if let Some(known) = told.known {
+        if let Some(known) = result.known {
             let id = |item: &negentropy::Item| EventId(*item.id);
-            let only_here = known.of(&self.here.items).iter().map(id).filter(|id| !told.ids.contains(id));
+            let only_here =
+                known.of(&self.local_events.items).iter().map(id).filter(|id| !result.ids.contains(id));
             self.offer(only_here.collect());
         }
         true

@@ -34,7 +34,7 @@ impl Session<'_> {
             if is_too_long {
                 self.progress.counts.refused += 1;
                 self.progress.settled.insert(id);
-                self.say(format!("event {id} is longer than it takes"));
+                self.report(format!("event {id} is longer than it takes"));
             }
             let message = message.filter(|_| !is_too_long);
             self.uploads.loaded(id, message.is_some());
@@ -48,7 +48,7 @@ impl Session<'_> {
     /// Whether an event is here.
     pub(super) fn is_here(&self, created_at: Timestamp, id: &EventId) -> bool {
         let item = negentropy::Item::with_timestamp_and_id(created_at, neg_id(id));
-        self.here.items.binary_search(&item).is_ok()
+        self.local_events.items.binary_search(&item).is_ok()
     }
 
     pub(super) fn handle_event(&mut self, now: Duration, sub: &str, json: &str) {
@@ -135,7 +135,7 @@ impl Session<'_> {
             Answer::Refused => {
                 self.progress.counts.refused += 1;
                 self.progress.settled.insert(id);
-                self.say(format!("it refuses {id}: {}", quoted(message)));
+                self.report(format!("it refuses {id}: {}", quoted(message)));
             }
             Answer::Auth => self.want_auth(message),
             Answer::GiveUp => self.end(End::Retry(format!("it takes no more: {}", quoted(message)))),

@@ -99,7 +99,7 @@ fn a_relay_that_only_chats_stalls() {
     let mut world = World::new(&Events::new(), relay);
     world.information.negentropy = Some(true);
     assert!(matches!(world.connection(), End::Retry(why) if why.contains("no answer")));
-    assert!(world.said.len() <= 10, "{} lines", world.said.len());
+    assert!(world.printed.len() <= 10, "{} lines", world.printed.len());
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn control_characters_of_a_relay_are_not_shown() {
     relay.refuses = Some(("blocked: \u{1b}[2J\u{7}\nno", 1));
     let mut world = World::new(&events("here", 1_000..1_001), relay);
     world.run().unwrap();
-    assert!(world.said[0].ends_with("«blocked: [2Jno»"), "{:?}", world.said);
+    assert!(world.printed[0].ends_with("«blocked: [2Jno»"), "{:?}", world.printed);
 }
 
 /// A relay may forget its reconciliations at any time, as one that hibernates does.

@@ -26,9 +26,9 @@ fn whatever_a_relay_without_nip_77_answers_it_is_read_in_pages() {
         assert!(world.here == all && world.relay.events == all, "{without:?}");
         assert_eq!(world.progress.negentropy, Support::No, "{without:?}");
         assert!(
-            world.said.iter().any(|words| words.contains("read in pages")),
+            world.printed.iter().any(|words| words.contains("read in pages")),
             "{without:?}: {:?}",
-            world.said
+            world.printed
         );
         assert!(world.relay.count("NEG-OPEN") <= 2, "{without:?}");
     }
@@ -84,7 +84,7 @@ fn a_second_with_more_events_than_a_page_is_told() {
         world.information.negentropy = Some(false);
         world.run().unwrap();
         let counts = world.progress.counts;
-        assert_eq!(counts.cut_seconds, 1, "{counts:?}");
+        assert_eq!(counts.incomplete_seconds, 1, "{counts:?}");
         assert_eq!(world.here.len(), 20 + newer.len() + rest.len());
         // The same where the largest page is known.
         let mut relay = FakeRelay::with(&all);
@@ -92,7 +92,7 @@ fn a_second_with_more_events_than_a_page_is_told() {
         let mut world = World::new(&Events::new(), relay);
         (world.information.negentropy, world.information.limit_max) = (Some(false), Some(20));
         world.run().unwrap();
-        assert_eq!(world.progress.counts.cut_seconds, 1);
+        assert_eq!(world.progress.counts.incomplete_seconds, 1);
         assert!(world.progress.counts.has_refused());
     }
     // One second is all that there is: nobody can tell, unless it is known that the relay would have given more.
@@ -100,7 +100,7 @@ fn a_second_with_more_events_than_a_page_is_told() {
         let mut world = World::new(&Events::new(), FakeRelay::with(&events("all", [2_000; 25])));
         (world.information.negentropy, world.information.limit_max) = (Some(false), limit_max);
         world.run().unwrap();
-        assert_eq!((world.here.len(), world.progress.counts.cut_seconds), (25, u64::from(is_told)));
+        assert_eq!((world.here.len(), world.progress.counts.incomplete_seconds), (25, u64::from(is_told)));
     }
 }
 

@@ -8,7 +8,7 @@ use relay_agent::identity::{Draft, Keys};
 
 use crate::frames::neg_id;
 use crate::information::Information;
-use crate::ranges::{Here, Scope};
+use crate::ranges::{LocalEvents, Scope};
 use crate::session::{Action, End, Outcomes, Plan, Progress, Session};
 use crate::testing::{Events, FakeRelay, Random};
 
@@ -28,7 +28,7 @@ pub(super) struct World {
     /// One in so many messages cuts the connection; 0: none does.
     pub(super) cut_one_in: u64,
     pub(super) connections: u32,
-    pub(super) said: Vec<String>,
+    pub(super) printed: Vec<String>,
     /// Bytes of all messages.
     pub(super) bytes: usize,
 }
@@ -56,7 +56,7 @@ impl World {
             random: Random(0x9e37_79b9_7f4a_7c15),
             cut_one_in: 0,
             connections: 0,
-            said: Vec::new(),
+            printed: Vec::new(),
             bytes: 0,
         }
     }
@@ -83,7 +83,7 @@ impl World {
         let mut items: Vec<Item> =
             items.map(|event| Item::with_timestamp_and_id(event.created_at, neg_id(&event.id))).collect();
         items.sort_unstable();
-        let here = Here { items, withheld: HashSet::new() };
+        let here = LocalEvents { items, withheld: HashSet::new() };
         let mut now = Duration::ZERO;
         let mut session = Session::new(&self.plan, self.information, &here, &mut self.progress, now, NOW);
         let mut there: VecDeque<String> = VecDeque::new();
@@ -126,7 +126,7 @@ impl World {
                         });
                         session.authenticate(now, &event);
                     }
-                    Action::Say(words) => self.said.push(words),
+                    Action::Print(message) => self.printed.push(message),
                     Action::End(end) => return end,
                 }
             }

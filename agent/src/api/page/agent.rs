@@ -21,7 +21,7 @@ pub(in crate::api) struct Figures {
     /// Jobs that ended otherwise.
     pub(in crate::api) failed: u64,
     /// Jobs that run or wait.
-    pub(in crate::api) open: u64,
+    pub(in crate::api) unfinished: u64,
     /// At most so many milliseconds were from request to result, in half of the jobs.
     pub(in crate::api) median_ms: Option<u64>,
 }
@@ -51,7 +51,7 @@ pub(in crate::api) fn agent(entry: &AgentEntry, figures: &Figures, relay: &Relay
 }
 
 fn figures_list(body: &mut String, figures: &Figures, handlers: &[Handler]) {
-    let Figures { done, failed, open, median_ms } = *figures;
+    let Figures { done, failed, unfinished, median_ms } = *figures;
     body.push_str("<dl class=\"figures\">\n");
     let mut figure = |name: &str, value: &str| {
         let _ = writeln!(body, "<div><dt>{name}</dt><dd>{value}</dd></div>");
@@ -64,10 +64,10 @@ fn figures_list(body: &mut String, figures: &Figures, handlers: &[Handler]) {
         figure("Median time", &format!("≤\u{a0}{bound}"));
     }
     if failed > 0 {
-        figure("Without result", &grouped(failed));
+        figure("Jobs failed", &grouped(failed));
     }
-    if open > 0 {
-        figure("At work on", &grouped(open));
+    if unfinished > 0 {
+        figure("Jobs in progress", &grouped(unfinished));
     }
     body.push_str("</dl>\n");
 }

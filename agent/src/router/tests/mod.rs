@@ -1,7 +1,7 @@
 //! Tests of the router: who gets what, rows, failures, crashes.
 
 mod crashes;
-mod tombstones;
+mod deleted_agents;
 
 use std::sync::Arc;
 

@@ -176,7 +176,7 @@ fn known(job: &Job, state: Known, world: &mut Simulation) -> Option<Known> {
         Known::Start => match world.ask(Command::Begin(job.wanted.clone())) {
             None => Some(Known::Start),
             Some(Outcome::Begun { upload, key }) => Some(Known::Begun(upload, key)),
-            Some(Outcome::Here { upload }) => Some(Known::Here(upload)),
+            Some(Outcome::OwnedByOthers { upload }) => Some(Known::Here(upload)),
             Some(Outcome::Busy) => world.waits().then_some(Known::Start),
             Some(_) => None,
         },
@@ -269,8 +269,8 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
         InPart::Start => match world.ask(Command::BeginPart(job.wanted.clone(), part)) {
             None => Some(InPart::Start),
             Some(Outcome::Begun { upload, key }) => Some(InPart::Begun(upload, key)),
-            Some(Outcome::Complete { upload, key, parts, is_here }) => {
-                Some(InPart::Joining(upload, key, parts, is_here))
+            Some(Outcome::Complete { upload, key, parts, blob_exists }) => {
+                Some(InPart::Joining(upload, key, parts, blob_exists))
             }
             Some(Outcome::Busy) => world.waits().then_some(InPart::Start),
             Some(_) => None,
@@ -297,13 +297,13 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
             }
             match world.ask(Command::FinishPart { upload, key: key.clone() }) {
                 None => Some(InPart::Put(upload, key)),
-                Some(Outcome::Complete { upload, key, parts, is_here }) => {
-                    Some(InPart::Joining(upload, key, parts, is_here))
+                Some(Outcome::Complete { upload, key, parts, blob_exists }) => {
+                    Some(InPart::Joining(upload, key, parts, blob_exists))
                 }
                 Some(_) => None,
             }
         }
-        InPart::Joining(upload, key, parts, is_here) => {
+        InPart::Joining(upload, key, parts, blob_exists) => {
             if world.dies(upload) {
                 return None;
             }
@@ -316,7 +316,7 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
                 world.insist(Command::Abort { upload });
                 return None;
             }
-            if !is_here {
+            if !blob_exists {
                 world.put(&key, Bytes::Blob(job.n));
             }
             Some(InPart::Joined(upload))

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use actors::Actor;
 use oracle::{HASHES, KEY_MAX, OWNERS, Oracle, TOTAL_MAX, size};
-use relay_blossom::index::{Key, SignedEvent};
+use relay_blossom::index::{Key, RelayEvent};
 use relay_blossom::testing::Sqlite;
 use relay_blossom::{Command, Index, Outcome};
 use relay_engine::testing::Rng;
@@ -237,7 +237,7 @@ impl Simulation {
             _ => {
                 let id = format!("{:064x}", self.described.len());
                 self.described.push(id.clone());
-                SignedEvent { id, ..event(author, 1063, self.now, &[&["x", &sha(n).to_string()]]) }
+                RelayEvent { id, ..event(author, 1063, self.now, &[&["x", &sha(n).to_string()]]) }
             }
         };
         self.ask(Command::Apply(event, 1));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use relay_blossom::index::{Commit, Key, Part, PartHead, Refusal, SignedEvent, Wanted};
+use relay_blossom::index::{Commit, Key, Part, PartHead, Refusal, RelayEvent, Wanted};
 use relay_blossom::{Command, Outcome, Sha256};
 
 use crate::world::{key, sha};
@@ -52,7 +52,7 @@ pub(super) struct Pending {
     /// Its blob was banned or deleted, and its host has not said yet that it has ended.
     is_given_up: bool,
     /// Its blob was live when it began.
-    is_here: bool,
+    blob_exists: bool,
     abandoned_at: u64,
     /// As a crash finds it.
     abandoned_at_stored: u64,
@@ -67,7 +67,7 @@ impl Pending {
             size,
             expires_at: wanted.expires_at,
             is_given_up: false,
-            is_here: false,
+            blob_exists: false,
             abandoned_at: wanted.abandoned_at,
             abandoned_at_stored: wanted.abandoned_at,
             parts: None,
@@ -236,7 +236,7 @@ impl Oracle {
     ) -> Option<Refusal> {
         let is_other = |id, other: &Pending| Some(id) != own && (n.is_none() || other.n != n);
         let others = || self.pending.iter().filter(|(id, p)| is_other(**id, p)).map(|(_, pending)| pending);
-        let all: u64 = others().filter(|p| !p.is_here).map(Pending::reserved).sum();
+        let all: u64 = others().filter(|p| !p.blob_exists).map(Pending::reserved).sum();
         let of_owner: u64 = others().filter(|p| p.owner == owner).map(Pending::reserved).sum();
         if is_total && self.total() + all + size > TOTAL_MAX {
             return Some(Refusal::TotalQuota);
@@ -333,9 +333,10 @@ impl Oracle {
                 }
             }
             UploadDecision::Here => {
-                let Outcome::Here { upload } = outcome else { panic!("it is another owner's") };
+                let Outcome::OwnedByOthers { upload } = outcome else { panic!("it is another owner's") };
                 let size = size(n.expect("it is here"));
-                return self.pend(*upload, Pending { is_here: true, ..Pending::new(owner, wanted, size) });
+                return self
+                    .pend(*upload, Pending { blob_exists: true, ..Pending::new(owner, wanted, size) });
             }
             UploadDecision::Busy => return assert_eq!(*outcome, Outcome::Busy),
             UploadDecision::Refused(_) if has_it => {}
@@ -430,7 +431,7 @@ impl Oracle {
         let refusal = match self.banned.contains(&n) {
             true => Some(Refusal::Banned),
             false => {
-                if commit.size > pending.size || (pending.is_here && !self.live.contains_key(&n)) {
+                if commit.size > pending.size || (pending.blob_exists && !self.live.contains_key(&n)) {
                     room()
                 } else {
                     None
@@ -488,8 +489,10 @@ impl Oracle {
         }
         parts.joining = Some(now);
         let n = pending.n.expect("parts have a hash");
-        let Outcome::Complete { parts: cover, is_here, .. } = outcome else { panic!("all parts are there") };
-        assert_eq!(*is_here, self.live.contains_key(&n));
+        let Outcome::Complete { parts: cover, blob_exists, .. } = outcome else {
+            panic!("all parts are there")
+        };
+        assert_eq!(*blob_exists, self.live.contains_key(&n));
         assert_eq!(joined(parts, cover), (0..pending.size).collect::<Vec<_>>());
     }
 
@@ -527,7 +530,7 @@ impl Oracle {
         }
     }
 
-    fn apply(&mut self, event: &SignedEvent) {
+    fn apply(&mut self, event: &RelayEvent) {
         let author = owner(&event.pubkey);
         match event.kind {
             1063 => {

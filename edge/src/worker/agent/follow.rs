@@ -1,4 +1,4 @@
-//! Those who follow the log of an agent.
+//! Responses that follow the log of an agent.
 
 use std::rc::Rc;
 
@@ -17,7 +17,7 @@ use crate::agent::AgentObject;
 const PIECES_WAITING: usize = 4;
 
 /// A response with a log, which goes on while its client reads.
-pub(super) struct Following {
+pub(super) struct LogStream {
     lines: mpsc::Sender<Vec<u8>>,
     follower: Follower,
 }
@@ -27,13 +27,15 @@ impl Shared {
     pub(super) fn follow(self: &Rc<Self>, first: &HttpResponse, follower: Follower) -> Result<Response> {
         let (lines, received) = mpsc::channel(PIECES_WAITING);
         {
-            let mut followers =
-                self.followers.try_borrow_mut().map_err(|_| Error::RustError("in use".into()))?;
+            let mut followers = self
+                .followers
+                .try_borrow_mut()
+                .map_err(|_| Error::RustError("internal error: the followers are busy; try again".into()))?;
             followers.retain(|following| !following.lines.is_closed());
             if followers.len() >= FOLLOWERS_MAX {
                 return response(too_many_followers());
             }
-            followers.push(Following { lines, follower });
+            followers.push(LogStream { lines, follower });
         }
         self.report(|_| ());
         let response = Response::from_stream(received.map(Ok::<Vec<u8>, Error>))?;
@@ -48,7 +50,7 @@ impl Shared {
     pub(super) fn tell_followers(&self, agent: &AgentObject<DurableSql, Runtime>) {
         let Ok(mut followers) = self.followers.try_borrow_mut() else { return };
         let now = now();
-        followers.retain_mut(|Following { lines, follower }| {
+        followers.retain_mut(|LogStream { lines, follower }| {
             let Some(piece) = follower.read(now, agent.agent()) else { return false };
             if piece.text.is_empty() {
                 return !lines.is_closed();

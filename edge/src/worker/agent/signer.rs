@@ -51,7 +51,7 @@ impl Shared {
         let request = calls::upgrade("https://relay/").map_err(message)?;
         let response = stub.fetch_with_request(request).await.map_err(message)?;
         let status = response.status_code();
-        response.websocket().ok_or_else(|| format!("the relay answers with status {status}"))
+        response.websocket().ok_or_else(|| format!("the relay's object responded with status {status}"))
     }
 
     /// Tells the agent what has come from its signer, unless it wants nothing more.

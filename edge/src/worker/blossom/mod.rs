@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `bucket` | bytes |
 //! | `fetch` | blobs of other servers, and lists of servers; in builds with the feature `libsecp256k1` |
-//! | `own` | blobs of agents; likewise |
+//! | `internal_upload` | blobs that agents store and read; likewise |
 
 mod bucket;
 #[cfg(feature = "libsecp256k1")]
@@ -28,7 +28,7 @@ use relay_blossom::{Blob, Command, Outcome, Sha256, media, mime};
 use relay_engine::sql::StoreError;
 use relay_engine::verify::Verifier;
 use relay_site::authorization::is_loopback;
-use relay_site::nip98::{Nip98Error, ServerUrl, Signed};
+use relay_site::nip98::{Nip98Error, ServerUrl, VerifiedRequest};
 use relay_site::{BlossomRoute, HttpResponse};
 use wasm_bindgen::JsValue;
 use worker::{Data, Date, Delay, Env, Headers, Method, Object, Request, RequestInit, Response, Result};
@@ -40,18 +40,20 @@ use self::bucket::{BlobStore, blob_of, discard, failed, stream_of};
 use super::entry::{address, response};
 use super::shards::stub_of;
 use super::verifier;
-use crate::blossom::{BLOSSOM, COMMAND_PATH, OBJECT, Touched, USE_PATH, decode_outcome, encode_command};
+use crate::blossom::{
+    BLOSSOM, COMMAND_PATH, OBJECT, ReportedDownloads, USE_PATH, decode_outcome, encode_command,
+};
 use crate::settings::{Placement, Settings};
-use crate::used::{SignedBy, decode_taken};
+use crate::used_auth_events::{SignedBy, decode_taken};
 
 /// Longest body that nobody wants and that is read all the same, and how long.
 const DRAIN_BYTES_MAX: u64 = 16 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
-/// Blobs of which this isolate has told the index that they are downloaded.
-static TOUCHED: LazyLock<Mutex<Touched>> = LazyLock::new(Mutex::default);
+/// Downloads that this isolate has reported to the index.
+static REPORTED: LazyLock<Mutex<ReportedDownloads>> = LazyLock::new(Mutex::default);
 
-/// A request under way.
-struct Exchanging<'a> {
+/// A request in progress.
+struct BlossomRequest<'a> {
     env: &'a Env,
     worker: &'a worker::Context,
     settings: &'a Settings,
@@ -90,7 +92,7 @@ fn context<'a>(
     }
 }
 
-/// Has a request answered.
+/// Answers a request.
 pub(super) async fn respond(
     request: Request,
     env: &Env,
@@ -122,7 +124,7 @@ pub(super) async fn respond(
     let context = || context(settings, relay_url, &base_url, is_local, &*verifier);
     let is_head = head.method == "HEAD";
     let bodies = BlobStore::new(env)?;
-    let mut exchanging = Exchanging { env, worker, settings, bodies, request, planned, found: None };
+    let mut exchanging = BlossomRequest { env, worker, settings, bodies, request, planned, found: None };
     let (mut exchange, mut step) = Exchange::begin(&context(), head);
     loop {
         let input = match step {
@@ -158,11 +160,11 @@ async fn post(
     response.bytes().await.map_err(failed)
 }
 
-/// Marks the event that has signed an operator's request as used, in the index's object: an isolate knows only of its own requests.
+/// Marks the event that has signed an administrator's request as used, in the index's object: an isolate knows only of its own requests.
 async fn mark_used(
     env: &Env,
     placement: &Placement,
-    signed: &Signed,
+    signed: &VerifiedRequest,
 ) -> std::result::Result<std::result::Result<(), Nip98Error>, StepError> {
     let body = serde_json::to_vec(&SignedBy::from(signed)).unwrap_or_default();
     let answer = post(env, placement, USE_PATH, &body).await?;
@@ -178,15 +180,15 @@ async fn ask(env: &Env, placement: &Placement, command: &Command) -> std::result
     })
 }
 
-impl Exchanging<'_> {
+impl BlossomRequest<'_> {
     async fn carry_out(&mut self, step: Step) -> Input {
         let done = match step {
             Step::Ask(Command::Get(sha256)) => self.find(&sha256).await.map(Input::Answered),
             Step::Ask(command) => {
                 ask(self.env, &self.settings.placement, &command).await.map(Input::Answered)
             }
-            Step::Use(signed) => {
-                mark_used(self.env, &self.settings.placement, &signed).await.map(Input::Used)
+            Step::MarkEventUsed(signed) => {
+                mark_used(self.env, &self.settings.placement, &signed).await.map(Input::EventUsed)
             }
             Step::Read { bytes_max } => self.read(bytes_max).await.map(Input::Body),
             Step::Receive(receive) => {
@@ -317,7 +319,7 @@ impl Exchanging<'_> {
         if is_head || blob.size == 0 {
             return Ok(built.empty());
         }
-        self.touch(&blob);
+        self.note_download(&blob);
         let range = range.unwrap_or(0..blob.size);
         let stream = match self.found.take().filter(|(_, found)| *found == range) {
             Some((object, _)) => stream_of(&object).map(Some),
@@ -335,15 +337,15 @@ impl Exchanging<'_> {
     }
 
     /// A blob is downloaded: the index is told, once an hour and isolate, if a rule of retention asks for it.
-    fn touch(&self, blob: &Blob) {
+    fn note_download(&self, blob: &Blob) {
         let rule = mime::retention(&self.settings.blossom.retention, &blob.mime, blob.size);
         if rule.is_none_or(|rule| rule.unused_seconds.is_none()) {
             return;
         }
-        let is_due = TOUCHED.lock().unwrap_or_else(PoisonError::into_inner).is_due(blob.sha256, now());
+        let is_due = REPORTED.lock().unwrap_or_else(PoisonError::into_inner).is_due(blob.sha256, now());
         if is_due {
             let (env, placement) = (self.env.clone(), self.settings.placement.clone());
-            let command = Command::Touch(vec![blob.sha256]);
+            let command = Command::RecordDownloads(vec![blob.sha256]);
             self.worker.wait_until(async move {
                 if let Err(failure) = ask(&env, &placement, &command).await {
                     worker::console_error!("a download is not counted: {failure:?}");

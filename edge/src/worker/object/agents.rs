@@ -10,15 +10,15 @@ use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
 use relay_agent::api::{self, no_agent};
 use relay_agent::identity::npub;
-use relay_agent::machine::{Published, Tombstone};
+use relay_agent::machine::{DeletedAgent, Published};
 use relay_engine::types::PubKey;
 use relay_site::HttpResponse;
 use worker::{Delay, Env, Error, Method, Request, RequestInit, Response, Result};
 
 use super::{Runtime, Shared, now};
 use crate::agent::api_request::{
-    ADMIT_PATH, API_PATH, ApiRequest, BURY_PATH, ENTRY_PATH, GONE_PATH, ROOM_PATH, TOMBSTONE_PATH,
-    decode_entry,
+    ADMIT_PATH, API_PATH, ApiRequest, CAPACITY_PATH, ENTRY_PATH, REMOVAL_PATH, REMOVED_PATH,
+    STORE_REMOVAL_PATH, decode_entry,
 };
 use crate::agent::message::{
     DELIVER_PATH, Delivery, PUBLISH_PATH, QUERY_PATH, Reply, decode_filter, decode_publish, encode_events,
@@ -185,32 +185,32 @@ impl Shared {
                 }
                 Err(message) => Response::error(format!("{message}\n"), 400),
             },
-            (Method::Post, GONE_PATH) => match ask_about(&body) {
+            (Method::Post, REMOVED_PATH) => match ask_about(&body) {
                 Ok((ask, agent)) => {
-                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTick::None));
-                    match tombstone.and_then(|tombstone| tombstone) {
-                        Ok(Some(tombstone)) => response(api::gone(&tombstone, &ask.request(b""))),
+                    let deleted = self.with(|object| (object.removal_record_of(&agent), NextTick::None));
+                    match deleted.and_then(|deleted| deleted) {
+                        Ok(Some(deleted)) => response(api::answer_for_deleted(&deleted, &ask.request(b""))),
                         Ok(None) => response(no_agent()),
                         Err(message) => Response::error(format!("{message}\n"), 503),
                     }
                 }
                 Err(message) => Response::error(format!("{message}\n"), 400),
             },
-            (Method::Post, TOMBSTONE_PATH) => match PubKey::from_hex(&body) {
+            (Method::Post, REMOVAL_PATH) => match PubKey::from_hex(&body) {
                 Ok(agent) => {
-                    let tombstone = self.with(|object| (object.tombstone_of(&agent), NextTick::None));
-                    match tombstone.and_then(|tombstone| tombstone) {
-                        Ok(tombstone) => Response::from_bytes(
-                            tombstone.as_ref().map(Tombstone::to_json).unwrap_or_default(),
+                    let deleted = self.with(|object| (object.removal_record_of(&agent), NextTick::None));
+                    match deleted.and_then(|deleted| deleted) {
+                        Ok(deleted) => Response::from_bytes(
+                            deleted.as_ref().map(DeletedAgent::to_json).unwrap_or_default(),
                         ),
                         Err(message) => Response::error(format!("{message}\n"), 503),
                     }
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
-            (Method::Post, BURY_PATH) => match Tombstone::from_json(&body) {
-                Ok(tombstone) => {
-                    let kept = self.with(|object| object.bury_agent(now(), &tombstone));
+            (Method::Post, STORE_REMOVAL_PATH) => match DeletedAgent::from_json(&body) {
+                Ok(deleted) => {
+                    let kept = self.with(|object| object.remove_agent(now(), &deleted));
                     match kept.and_then(|kept| kept) {
                         Ok(is_kept) => Ok(Response::empty()?.with_status(if is_kept { 200 } else { 409 })),
                         Err(message) => Response::error(format!("{message}\n"), 503),
@@ -228,7 +228,7 @@ impl Shared {
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
-            (Method::Post, ROOM_PATH) => match PubKey::from_hex(&body) {
+            (Method::Post, CAPACITY_PATH) => match PubKey::from_hex(&body) {
                 Ok(agent) => {
                     let has_room = self.with(|object| (object.has_room_for_agent(&agent), NextTick::None));
                     let has_room = has_room.map_err(Error::RustError)?;

@@ -175,7 +175,7 @@ async fn the_operator_may_allow_a_private_host_by_address_or_name() {
         assert_eq!((&outcome.body[..], outcome.fault), (&b"ok"[..], None), "{url}");
     }
     assert_eq!(server.connections(), 3);
-    // Neither for strangers, nor under another name or port.
+    // Neither for other keys, nor under another name or port.
     for url in [server.url("/"), format!("https://{name}/")] {
         check_refused(&client, HttpRequest { access: Access::Public, ..get(&url) }).await;
     }

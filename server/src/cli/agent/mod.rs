@@ -37,13 +37,13 @@ enum AgentCommand {
     List,
     /// Print an agent's state and manifest
     Show(Agent),
-    /// Let it take no new jobs; those that it has wait
+    /// Accept no new jobs; queued jobs wait until it is resumed
     Pause(Agent),
-    /// Let it take jobs again
+    /// Accept jobs again, and go on with those that wait
     Resume(Agent),
-    /// Let it take no new jobs and finish those that it has
+    /// Accept no new jobs; finish those that it has
     Drain(Agent),
-    /// Delete it with all that it knows
+    /// Delete it, with its jobs, sessions and log
     Delete(Agent),
     /// List the versions of its manifest
     Versions(Agent),
@@ -70,7 +70,7 @@ enum AgentCommand {
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
-    /// Print everything that it knows, as JSON; no keys are in it
+    /// Print its manifest, sessions and history, without keys, as JSON
     Export(Agent),
     /// Print a new key pair; nothing is sent or stored
     Keygen,
@@ -108,7 +108,11 @@ async fn ask(args: &AgentArgs) -> Result<(), Failure> {
             let deployed = client.send("POST", "/agents", Some(manifest)).await?;
             if let Some(export) = export {
                 let key = deployed["pubkey"].as_str().and_then(parse_pubkey);
-                let key = key.ok_or_else(|| Failure::External("the relay names no key".to_owned()))?;
+                let key = key.ok_or_else(|| {
+                    Failure::External(
+                        "the relay's response has no public key of the deployed agent".to_owned(),
+                    )
+                })?;
                 client.send("POST", &format!("/agents/{key}/import"), Some(export)).await?;
             }
             return args.show(&deployed, show::deployed);

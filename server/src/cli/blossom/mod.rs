@@ -61,7 +61,7 @@ enum BlossomCommand {
         #[arg(long, default_value = "")]
         reason: String,
     },
-    /// Take banned blobs again
+    /// Lift the ban of blobs
     Unban {
         /// Their hashes
         #[arg(required = true)]
@@ -91,7 +91,7 @@ pub(super) fn run(args: &BlossomArgs) -> Result<(), Failure> {
 
 async fn ask(args: &BlossomArgs) -> Result<(), Failure> {
     let BlossomArgs { command, remote } = args;
-    // What is wrong with the arguments is said before a key is made.
+    // Wrong arguments are reported before a key is created.
     let owner = match command {
         BlossomCommand::List { owner: Some(owner), .. } => {
             let key = parse_pubkey(owner).ok_or_else(|| {
@@ -119,7 +119,7 @@ async fn ask(args: &BlossomArgs) -> Result<(), Failure> {
             each(args, &client, sha256, "PUT", "bans", Some(body), "is banned").await
         }
         BlossomCommand::Unban { sha256 } => {
-            each(args, &client, sha256, "DELETE", "bans", None, "is not banned any more").await
+            each(args, &client, sha256, "DELETE", "bans", None, "is no longer banned").await
         }
         BlossomCommand::Bans { limit } => {
             let found = client.send("GET", &format!("/blossom/bans?limit={limit}"), None).await?;
@@ -134,7 +134,7 @@ async fn ask(args: &BlossomArgs) -> Result<(), Failure> {
             let mut swept = Value::Null;
             for _ in 0..SWEEPS_MAX {
                 swept = client.send("POST", "/blossom/gc", None).await?;
-                // A sweep is bounded; if more has run out, it says so.
+                // A sweep is bounded; if more has expired, it says so.
                 if swept["next"].as_u64().is_none_or(|next| next > now) {
                     break;
                 }
@@ -165,7 +165,7 @@ async fn list(client: &Client, owner: Option<&str>, limit: Option<usize>) -> Res
     Ok(blobs)
 }
 
-/// Asks the same for each of these hashes, and goes on after what is refused.
+/// Sends one request for each of these hashes, and goes on after a refusal.
 async fn each(
     args: &BlossomArgs,
     client: &Client,
@@ -181,7 +181,7 @@ async fn each(
         match client.send(method, &path, body.clone()).await {
             Ok(_) if args.remote.json => print(&json!({ "sha256": sha256 }).to_string())?,
             Ok(_) => print(&format!("{sha256} {done}"))?,
-            // It has been printed what.
+            // The reason has been printed.
             Err(Failure::Refused) => outcome = Err(Failure::Refused),
             Err(failure) => return Err(failure),
         }

@@ -52,8 +52,8 @@ pub(super) fn reports(document: &Value) -> String {
 
 pub(super) fn swept(document: &Value) -> String {
     match document["next"].as_u64() {
-        Some(_) => format!("done; the next blob or upload runs out at {}", at(&document["next"])),
-        None => "done; nothing else runs out".to_owned(),
+        Some(_) => format!("done; the next blob or upload expires at {}", at(&document["next"])),
+        None => "done; nothing else will expire".to_owned(),
     }
 }
 
@@ -77,8 +77,8 @@ mod tests {
         assert_eq!(reports(&json!({"reports": [report]})), line);
         assert_eq!(
             swept(&json!({"next": 60})),
-            "done; the next blob or upload runs out at 1970-01-01T00:01:00.000Z"
+            "done; the next blob or upload expires at 1970-01-01T00:01:00.000Z"
         );
-        assert_eq!(swept(&json!({"next": null})), "done; nothing else runs out");
+        assert_eq!(swept(&json!({"next": null})), "done; nothing else will expire");
     }
 }

@@ -8,7 +8,7 @@ use relay_engine::types::Timestamp;
 
 use super::super::backoff::Backoff;
 use super::super::counts::Counts;
-use super::super::driver::{By, Driver, Notice, Outcome, blocking};
+use super::super::driver::{Driver, Method, Outcome, SyncProgress, blocking};
 use super::super::peer::RelayUrl;
 use super::super::ranges::Scope;
 use super::super::session::Plan;
@@ -97,14 +97,14 @@ async fn compare<B: Backend + Send + Sync + 'static>(
             backoff: Backoff::new(TRIES),
             interrupt: shared.interrupt.clone(),
         };
-        let mut tell = |notice: Notice<'_>| {
-            if let Notice::Words(words) = notice {
+        let mut tell = |notice: SyncProgress<'_>| {
+            if let SyncProgress::Message(words) = notice {
                 teller.tell(What::Said, words, None);
             }
         };
         let report = driver.run(&url, &mut tell).await?;
         counts.add(&report.counts);
-        by_negentropy &= report.by != By::Pages;
+        by_negentropy &= report.method != Method::Pages;
         let (why, is_final) = match report.result {
             Outcome::Done => continue,
             Outcome::Failed(why) => (why, true),

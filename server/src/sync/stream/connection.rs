@@ -100,7 +100,7 @@ impl<B: Backend + Send + Sync + 'static> Follower<B> {
             tokio::time::timeout(timing.connect, self.shared.connector.information(&self.url)),
         );
         match connection {
-            Err(_) => Err("it does not answer".to_owned()),
+            Err(_) => Err("no answer".to_owned()),
             Ok(Err(error)) => Err(format!("cannot connect: {error}")),
             Ok(Ok(connection)) => Ok((connection, information.unwrap_or_default())),
         }
@@ -262,7 +262,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
                         self.live.authenticate(&event);
                     }
                 }
-                Action::Say(words) => self.follower.tell(What::Said, &words),
+                Action::Print(words) => self.follower.tell(What::Said, &words),
                 Action::End(end) => return Ok(Some(end)),
             }
         }

@@ -59,7 +59,7 @@ fn a_job_that_runs_is_begun_again_after_a_crash_and_after_a_stop() {
     assert_eq!(count(&mut client, 6_050, &request.id), 1);
 }
 
-/// Whatever a crash comes between: the answer, its last events, its tombstone, the removal of its file.
+/// Whatever a crash comes between: the answer, its last events, its removal record, the removal of its file.
 #[test]
 fn a_deleted_agent_leaves_no_file_and_is_still_known_to_its_owner() {
     let mut relay = RelayProcess::start();

@@ -30,7 +30,7 @@ fn agents_are_added_up_while_they_are_opened_and_closed() {
         result(&mut client, &request);
         is(&relay, "relay_agent_jobs_total{state=\"done\"}", f64::from(round));
         // Only the one that works stays open.
-        is(&relay, "relay_agents_open ", 1.0);
+        is(&relay, "relay_agents_loaded ", 1.0);
     }
     call.answer("done");
     result(&mut client, &waiting);

@@ -72,7 +72,7 @@ impl Live<'_> {
         {
             let mut memory = self.memory.lock();
             if let Some(outcomes) = outcomes {
-                memory.add_all(outcomes.here.iter().copied().map(Seq));
+                memory.add_all(outcomes.seqs.iter().copied().map(Seq));
             }
             ids.iter().for_each(|id| memory.came(id));
         }

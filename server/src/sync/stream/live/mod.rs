@@ -24,9 +24,9 @@ use super::counts::StreamCounts;
 use super::memory::PeerMemory;
 
 /// Words of the other relay that are passed on, for a connection.
-const SAYINGS_MAX: u32 = 10;
+const MESSAGES_SHOWN_MAX: u32 = 10;
 /// Messages that are none of a relay's, for a connection.
-const NONSENSE_MAX: u32 = 100;
+const MALFORMED_MESSAGES_MAX: u32 = 100;
 
 /// What is to be done with a relay.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ pub(super) enum Action {
     /// Sign an AUTH event for this challenge and hand it to [`Live::authenticate`].
     Authenticate(String),
     /// Tell the operator.
-    Say(String),
+    Print(String),
     /// Nothing else comes.
     End(End),
 }
@@ -94,7 +94,7 @@ pub(super) struct Live<'a> {
     /// When anything was last heard.
     heard_at: Duration,
     is_pinged: bool,
-    sayings: u32,
+    messages_shown: u32,
     nonsense: u32,
     has_ended: bool,
 }
@@ -123,7 +123,7 @@ impl<'a> Live<'a> {
             auth_since: None,
             heard_at: now,
             is_pinged: false,
-            sayings: 0,
+            messages_shown: 0,
             nonsense: 0,
             has_ended: false,
         };
@@ -134,7 +134,7 @@ impl<'a> Live<'a> {
         live
     }
 
-    /// What is to be done next.
+    /// The next action.
     pub(super) fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -175,7 +175,7 @@ impl<'a> Live<'a> {
                 signs
             }
             Some(Frame::Notice(message)) => {
-                self.say(format!("it says {}", quoted(&message)));
+                self.report(format!("it says {}", quoted(&message)));
                 false
             }
             Some(Frame::NegMsg { .. } | Frame::NegErr { .. }) => false,
@@ -187,8 +187,8 @@ impl<'a> Live<'a> {
         if !is_useful {
             self.counts.bytes_wasted += text.len() as u64;
         }
-        if self.nonsense > NONSENSE_MAX {
-            self.end(End::CutOff("it sends messages that no relay sends".to_owned()));
+        if self.nonsense > MALFORMED_MESSAGES_MAX {
+            self.end(End::CutOff("it sends malformed messages".to_owned()));
         }
         self.check_offence();
         self.send_more(now);
@@ -265,10 +265,10 @@ impl<'a> Live<'a> {
     }
 
     /// Tells the operator, if he has not been told much.
-    fn say(&mut self, words: String) {
-        self.sayings += 1;
-        if self.sayings <= SAYINGS_MAX {
-            self.actions.push_back(Action::Say(words));
+    fn report(&mut self, message: String) {
+        self.messages_shown += 1;
+        if self.messages_shown <= MESSAGES_SHOWN_MAX {
+            self.actions.push_back(Action::Print(message));
         }
     }
 

@@ -125,7 +125,7 @@ impl Live<'_> {
             }
             if is_too_long {
                 self.counts.rejected += 1;
-                self.say(format!("event {id} is longer than it takes"));
+                self.report(format!("event {id} is longer than it takes"));
             }
         }
         self.send_more(now);
@@ -211,7 +211,7 @@ impl Live<'_> {
             Answer::Refused => {
                 self.counts.rejected += 1;
                 self.settle(&id);
-                self.say(format!("it refuses {id}: {}", quoted(message)));
+                self.report(format!("it refuses {id}: {}", quoted(message)));
             }
             Answer::Auth => self.want_auth(now, message),
             Answer::GiveUp => self.end(End::Retry(format!("it takes no more: {}", quoted(message)))),

@@ -306,7 +306,7 @@ fn what_came_from_a_relay_is_not_sent_back_to_it() {
         world.sends(&note(number));
     }
     world.actions();
-    let outcomes = Outcomes { here: vec![11, 14], ..Outcomes::default() };
+    let outcomes = Outcomes { seqs: vec![11, 14], ..Outcomes::default() };
     world.live.stored(&[note(11).id, note(14).id], Some(&outcomes));
     assert_eq!(world.log(&[11, 12, 13, 14]), [note(13).id]);
     world.load(&[13]);
@@ -349,7 +349,7 @@ fn answers_to_events_count_and_refusals_do_not_hold_up_others() {
     world.load(&[11, 13]);
     assert_eq!(world.sent().len(), 2);
     world.says(json!(["OK", note(11).id.to_string(), false, "blocked: not here"]));
-    assert!(matches!(&world.actions()[..], [Action::Say(words)] if words.contains("blocked")));
+    assert!(matches!(&world.actions()[..], [Action::Print(words)] if words.contains("blocked")));
     world.says(json!(["OK", note(13).id.to_string(), false, "rate-limited: slow down"]));
     assert_eq!((world.actions(), world.live.sent()), (vec![], Some(Seq(12))));
     world.live.timeout(NOW + Duration::from_secs(1));
@@ -425,7 +425,7 @@ fn every_event_is_sent_once_and_never_back() {
                     newest += 1;
                     if theirs.contains(&newest) {
                         world.sends(&note(newest));
-                        let outcomes = Outcomes { here: vec![newest], ..Outcomes::default() };
+                        let outcomes = Outcomes { seqs: vec![newest], ..Outcomes::default() };
                         world.live.stored(&[note(newest).id], Some(&outcomes));
                     }
                     world.live.grew(NOW, Seq(newest));

@@ -1,12 +1,12 @@
 //! What is kept of agents that are gone.
 
 use super::*;
-use crate::machine::Tombstone;
+use crate::machine::DeletedAgent;
 
-fn tombstone(number: u64, version: u32) -> Tombstone {
+fn record(number: u64, version: u32) -> DeletedAgent {
     let head = json!({"state": "deleted", "version": 0, "last_version": version, "pubkey": pubkey(number).to_string(),
         "owner": pubkey(99).to_string(), "deployed_at": NOW, "announcement": null, "announced_at": NOW});
-    Tombstone::from_json(head.to_string().as_bytes()).unwrap()
+    DeletedAgent::from_json(head.to_string().as_bytes()).unwrap()
 }
 
 fn with_version(number: u64, version: u32, state: AgentState) -> AgentEntry {
@@ -14,26 +14,26 @@ fn with_version(number: u64, version: u32, state: AgentState) -> AgentEntry {
 }
 
 #[test]
-fn a_tombstone_is_kept_until_the_agent_is_deployed_again() {
+fn a_removal_record_is_kept_until_the_agent_is_deployed_again() {
     let conn = Sqlite::new();
     let mut router =
         router_with(&conn, [with_version(1, 2, AgentState::Active), entry(2, &[5050], json!({}))]);
     router.put(at(1), with_version(1, 2, AgentState::Deleted)).unwrap();
-    assert_eq!(router.tombstone(&pubkey(1)), Ok(None), "not before its host says so");
+    assert_eq!(router.removal_record(&pubkey(1)), Ok(None), "not before its host says so");
     for _ in 0..2 {
-        assert_eq!(router.bury(at(2), &tombstone(1, 2)), Ok(true));
+        assert_eq!(router.keep_removal_record(at(2), &record(1, 2)), Ok(true));
     }
     drop(router);
     let mut router = open(&conn);
-    assert_eq!(router.tombstone(&pubkey(1)), Ok(Some(tombstone(1, 2))));
-    assert_eq!(router.tombstone(&pubkey(2)), Ok(None));
+    assert_eq!(router.removal_record(&pubkey(1)), Ok(Some(record(1, 2))));
+    assert_eq!(router.removal_record(&pubkey(2)), Ok(None));
     router.put(at(3), with_version(1, 3, AgentState::Active)).unwrap();
-    assert_eq!(router.tombstone(&pubkey(1)), Ok(None));
+    assert_eq!(router.removal_record(&pubkey(1)), Ok(None));
     assert_eq!(conn.count("agent_router_tombstone"), 0);
 }
 
 #[test]
-fn whoever_has_not_heard_of_a_deletion_hears_of_it_by_the_tombstone() {
+fn a_removal_record_removes_an_entry_that_is_still_active() {
     let conn = Sqlite::new();
     let mut router =
         router_with(&conn, [with_version(1, 2, AgentState::Active), entry(2, &[5050], json!({}))]);
@@ -42,21 +42,21 @@ fn whoever_has_not_heard_of_a_deletion_hears_of_it_by_the_tombstone() {
     let made = router.poll_delivery().unwrap();
     router.handle_delivered(at(1), made.id, false);
     assert_eq!(conn.count("agent_router_outbox"), 1);
-    assert_eq!(router.bury(at(2), &tombstone(1, 2)), Ok(true));
+    assert_eq!(router.keep_removal_record(at(2), &record(1, 2)), Ok(true));
     assert!(router.get(&pubkey(1)).is_none() && router.get(&pubkey(2)).is_some());
     assert_eq!(conn.count("agent_router_outbox"), 0);
     assert!(open(&conn).get(&pubkey(1)).is_none());
 }
 
 #[test]
-fn a_tombstone_that_comes_late_buries_nobody() {
+fn a_stale_removal_record_is_ignored() {
     let conn = Sqlite::new();
     let mut router = router_with(&conn, [with_version(1, 3, AgentState::Active)]);
-    assert_eq!(router.bury(at(2), &tombstone(1, 2)), Ok(false), "it has been deployed again");
+    assert_eq!(router.keep_removal_record(at(2), &record(1, 2)), Ok(false), "it has been deployed again");
     assert!(router.get(&pubkey(1)).is_some());
-    assert_eq!(router.bury(at(3), &tombstone(1, 3)), Ok(true));
-    assert_eq!(router.bury(at(4), &tombstone(1, 2)), Ok(false), "and deleted again");
-    assert_eq!(router.tombstone(&pubkey(1)), Ok(Some(tombstone(1, 3))));
+    assert_eq!(router.keep_removal_record(at(3), &record(1, 3)), Ok(true));
+    assert_eq!(router.keep_removal_record(at(4), &record(1, 2)), Ok(false), "and deleted again");
+    assert_eq!(router.removal_record(&pubkey(1)), Ok(Some(record(1, 3))));
     conn.fail_at(1);
-    assert!(router.bury(at(4), &tombstone(2, 2)).is_err());
+    assert!(router.keep_removal_record(at(4), &record(2, 2)).is_err());
 }

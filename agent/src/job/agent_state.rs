@@ -1,4 +1,4 @@
-//! The life of an agent: which command leads from which state to which.
+//! The states of an agent: which command leads from which state to which.
 
 use crate::machine::AgentState;
 

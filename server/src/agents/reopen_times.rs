@@ -1,7 +1,6 @@
 //! When agents that are closed are to be opened again.
-//!
-//! An agent is marked as awake before its file is opened, and the mark is replaced by the time of its next wake when it is
-//! closed. So after a crash every agent that may have unfinished work is opened, and no other.
+//! An agent is marked as open before its file is opened. When it is closed, the time at which to open it again
+//! replaces the mark. So after a crash every agent that may have unfinished work is opened, and no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -19,16 +18,16 @@ const DELETE: &str = "DELETE FROM agent_wake WHERE agent = ?";
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Wakes {
+pub(super) struct ReopenTimes {
     conn: Sqlite,
-    /// Marked as awake by this process.
-    awake: HashSet<PubKey>,
+    /// Marked as open by this process.
+    open: HashSet<PubKey>,
     /// The others that have a time.
     at: BTreeMap<PubKey, Now>,
     by_time: BTreeSet<(Now, PubKey)>,
 }
 
-impl Wakes {
+impl ReopenTimes {
     pub(super) fn open(conn: Sqlite) -> Result<Self, StoreError> {
         conn.exec(CREATE, &[])?;
         let mut rows = Vec::new();
@@ -41,22 +40,22 @@ impl Wakes {
             rows.push((PubKey(agent), Now::from_millis(millis.unsigned_abs())));
             Ok(())
         })?;
-        let mut wakes = Wakes { conn, awake: HashSet::new(), at: BTreeMap::new(), by_time: BTreeSet::new() };
-        rows.into_iter().for_each(|(agent, at)| wakes.plan(agent, Some(at)));
-        Ok(wakes)
+        let mut times =
+            ReopenTimes { conn, open: HashSet::new(), at: BTreeMap::new(), by_time: BTreeSet::new() };
+        rows.into_iter().for_each(|(agent, at)| times.plan(agent, Some(at)));
+        Ok(times)
     }
 
-    /// Marks agents as awake, durably.
-    pub(super) fn mark_awake(&mut self, agents: &[PubKey]) -> Result<(), StoreError> {
-        let asleep: Vec<PubKey> =
-            agents.iter().filter(|agent| !self.awake.contains(agent)).copied().collect();
-        if asleep.is_empty() {
+    /// Marks agents as open, durably.
+    pub(super) fn mark_open(&mut self, agents: &[PubKey]) -> Result<(), StoreError> {
+        let closed: Vec<PubKey> = agents.iter().filter(|agent| !self.open.contains(agent)).copied().collect();
+        if closed.is_empty() {
             return Ok(());
         }
-        self.conn.transaction(&mut || asleep.iter().try_for_each(|agent| self.put(agent, Now::default())))?;
-        for agent in asleep {
+        self.conn.transaction(&mut || closed.iter().try_for_each(|agent| self.put(agent, Now::default())))?;
+        for agent in closed {
             self.plan(agent, None);
-            self.awake.insert(agent);
+            self.open.insert(agent);
         }
         Ok(())
     }
@@ -69,15 +68,15 @@ impl Wakes {
             None => self.conn.exec(DELETE, &[SqlValue::Blob(&agent.0)]),
         });
         if let Err(error) = stored.and_then(|()| self.conn.wait_for_disk(true)) {
-            tracing::debug!(%agent, %error, "when an agent wakes is not stored");
+            tracing::debug!(%agent, %error, "the time to open an agent again is not stored");
         }
-        self.awake.remove(agent);
+        self.open.remove(agent);
         self.plan(*agent, next);
     }
 
     /// Tries again later to open an agent that could not be opened.
     pub(super) fn postpone(&mut self, agent: &PubKey, next: Now) {
-        self.awake.remove(agent);
+        self.open.remove(agent);
         self.plan(*agent, Some(next));
     }
 
@@ -120,30 +119,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crash_wakes_those_that_were_awake_and_a_time_those_that_sleep() {
+    fn agents_are_opened_again_after_a_crash_and_at_their_time() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Wakes::open(Sqlite::open(&folder.path().join("wakes.sqlite")).unwrap()).unwrap();
+        let open = || ReopenTimes::open(Sqlite::open(&folder.path().join("wakes.sqlite")).unwrap()).unwrap();
         let agent = |n: u8| PubKey([n; 32]);
         let at = Now::from_seconds;
-        let mut wakes = open();
-        assert_eq!(wakes.next(), None);
-        wakes.mark_awake(&[agent(1), agent(2), agent(3), agent(4)]).unwrap();
-        assert_eq!(wakes.next(), None, "whoever is awake is not woken");
-        wakes.agent_closed(&agent(2), None);
-        wakes.agent_closed(&agent(3), Some(at(500)));
-        wakes.agent_closed(&agent(4), Some(at(400)));
-        assert_eq!(wakes.next(), Some(at(400)));
+        let mut times = open();
+        assert_eq!(times.next(), None);
+        times.mark_open(&[agent(1), agent(2), agent(3), agent(4)]).unwrap();
+        assert_eq!(times.next(), None, "an open agent is not opened again");
+        times.agent_closed(&agent(2), None);
+        times.agent_closed(&agent(3), Some(at(500)));
+        times.agent_closed(&agent(4), Some(at(400)));
+        assert_eq!(times.next(), Some(at(400)));
         // A crash.
-        drop(wakes);
-        let mut wakes = open();
-        assert_eq!(wakes.take_due(at(1)), [agent(1)]);
-        assert_eq!(wakes.next(), Some(at(400)));
-        assert_eq!(wakes.take_due(at(450)), [agent(4)]);
-        wakes.mark_awake(&[agent(3), agent(4)]).unwrap();
-        assert_eq!(wakes.next(), None, "an agent that is opened before its time is not woken again");
-        wakes.postpone(&agent(4), at(600));
-        assert_eq!(wakes.next(), Some(at(600)));
-        drop(wakes);
+        drop(times);
+        let mut times = open();
+        assert_eq!(times.take_due(at(1)), [agent(1)]);
+        assert_eq!(times.next(), Some(at(400)));
+        assert_eq!(times.take_due(at(450)), [agent(4)]);
+        times.mark_open(&[agent(3), agent(4)]).unwrap();
+        assert_eq!(times.next(), None, "an agent that is opened before its time is not opened again");
+        times.postpone(&agent(4), at(600));
+        assert_eq!(times.next(), Some(at(600)));
+        drop(times);
         assert_eq!(open().take_due(at(0)).len(), 3, "none of these has been closed");
     }
 }

@@ -126,7 +126,7 @@ test('the script is small', () => {
   const wasm = read('../build/index_bg.wasm')
   const compressed = gzipSync(wasm).length
   console.log(`wasm: ${wasm.length} bytes, ${compressed} as gzip`)
-  // The platform takes 64 MiB, formerly 3 MB compressed. What a start costs is in start.test.mjs.
+  // The platform takes 64 MiB, formerly 3 MB compressed. What a start costs is in startup_cost.test.mjs.
   // Agents, with their manifests, executors, ciphers and signing, are 2 MB of it; Blossom is one.
   assert.ok(wasm.length < 7_700_000, `${wasm.length} bytes`)
   assert.ok(compressed < 3_600_000, `${compressed} bytes`)

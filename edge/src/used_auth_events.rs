@@ -1,9 +1,9 @@
-//! Signed requests that have been carried out (NIP-98), in the database of an object: each isolate of the Worker has a memory of its
-//! own, so that only the object which carries a request out knows that it is a repeated one, also after it has left memory.
+//! Signed requests that have been carried out (NIP-98), in the database of an object. Each isolate of the Worker has
+//! its own memory, so only the object that carries a request out can recognise a repeated one, also after it has left memory.
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::EventId;
-use relay_site::nip98::{AGE_SECONDS_MAX, Nip98Error, Signed};
+use relay_site::nip98::{AGE_SECONDS_MAX, Nip98Error, VerifiedRequest};
 use serde::{Deserialize, Serialize};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS used_events (created_at INTEGER NOT NULL, id BLOB NOT NULL, \
@@ -28,8 +28,8 @@ pub struct SignedBy {
     pub created_at: u64,
 }
 
-impl From<&Signed> for SignedBy {
-    fn from(signed: &Signed) -> Self {
+impl From<&VerifiedRequest> for SignedBy {
+    fn from(signed: &VerifiedRequest) -> Self {
         SignedBy { id: signed.id().to_string(), created_at: signed.created_at() }
     }
 }

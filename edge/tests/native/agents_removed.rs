@@ -29,34 +29,34 @@ fn delete(world: &mut World, agent: PubKey) {
 }
 
 #[track_caller]
-fn is_buried(world: &mut World, agent: PubKey) {
+fn check_removed(world: &mut World, agent: PubKey) {
     let place = &world.agents[&agent];
     assert!(place.store.is_none() && place.host.alarm.get().is_none(), "its object is empty");
-    let tombstone = world.relay.object().tombstone_of(&agent).unwrap();
-    assert_eq!(tombstone.map(|tombstone| tombstone.owner()), Some(PubKey([7; 32])));
+    let deleted = world.relay.object().removal_record_of(&agent).unwrap();
+    assert_eq!(deleted.map(|deleted| deleted.owner()), Some(PubKey([7; 32])));
     assert_eq!(world.published(&agent, 31_990), 0, "its announcement is retracted");
     assert_eq!(world.published(&agent, 5), 1);
 }
 
 #[test]
-fn a_deleted_agent_is_buried_when_its_last_events_are_published() {
+fn a_deleted_agent_is_removed_when_its_last_events_are_published() {
     let (mut world, agent) = world();
     delete(&mut world, agent);
     assert!(world.agents[&agent].store.is_some());
     world.run();
-    is_buried(&mut world, agent);
+    check_removed(&mut world, agent);
     // It goes on from there.
     assert_eq!(world.deploy(ECHO), agent);
     assert_eq!(world.with_agent(agent, |agent| agent.agent().version()), 2);
     world.advance(60);
-    assert_eq!(world.relay.object().tombstone_of(&agent), Ok(None));
+    assert_eq!(world.relay.object().removal_record_of(&agent), Ok(None));
     assert!(world.agents[&agent].store.is_some());
     assert_eq!(world.published(&agent, 31_990), 1);
 }
 
 /// Before its events are published, before the relay is asked, and before the object is emptied.
 #[test]
-fn whatever_loses_its_memory_it_is_buried_in_the_end() {
+fn a_deleted_agent_is_removed_whatever_object_loses_its_memory() {
     for steps in 0..12 {
         for is_relay in [false, true] {
             let (mut world, agent) = world();
@@ -68,21 +68,21 @@ fn whatever_loses_its_memory_it_is_buried_in_the_end() {
                 world.evict_agents()
             }
             world.advance(120);
-            is_buried(&mut world, agent);
+            check_removed(&mut world, agent);
         }
     }
     let (mut world, agent) = world();
-    world.is_lost_when_buried = true;
+    world.is_lost_when_removed = true;
     delete(&mut world, agent);
     world.run();
-    assert!(world.agents[&agent].store.is_some() && !world.is_lost_when_buried);
+    assert!(world.agents[&agent].store.is_some() && !world.is_lost_when_removed);
     world.advance(60);
-    is_buried(&mut world, agent);
+    check_removed(&mut world, agent);
 }
 
-/// The relay is told of the tombstone of an agent that is being deployed again.
+/// The relay gets the removal record of an agent that is being deployed again.
 #[test]
-fn an_agent_that_is_deployed_again_is_not_buried() {
+fn an_agent_that_is_deployed_again_is_not_removed() {
     for steps in 0..12 {
         let (mut world, agent) = world();
         delete(&mut world, agent);
@@ -91,7 +91,7 @@ fn an_agent_that_is_deployed_again_is_not_buried() {
         world.advance(120);
         assert_eq!(world.with_agent(agent, |agent| agent.agent().version()), 2, "after {steps} steps");
         assert!(world.agents[&agent].store.is_some());
-        assert_eq!(world.relay.object().tombstone_of(&agent), Ok(None));
+        assert_eq!(world.relay.object().removal_record_of(&agent), Ok(None));
         assert_eq!(world.published(&agent, 31_990), 1);
     }
 }

@@ -1,39 +1,40 @@
-//! An agent that is gone leaves an empty object, for which nothing is paid; the relay's object keeps its tombstone.
+//! Removing a deleted agent: its object is emptied, and then costs nothing; the relay's object keeps its removal record.
 
 use std::rc::Rc;
 
 use js_sys::futures::JsFuture;
-use relay_agent::machine::Tombstone;
+use relay_agent::machine::DeletedAgent;
 use relay_engine::types::PubKey;
 
 use super::super::js;
 use super::super::sql::DurableSql;
 use super::{Shared, now};
-use crate::agent::api_request::{BURY_PATH, TOMBSTONE_PATH};
+use crate::agent::api_request::{REMOVAL_PATH, STORE_REMOVAL_PATH};
 use crate::used;
 
 impl Shared {
-    /// Has the relay's object keep the tombstone, and then deletes everything here, the alarm too. After an error, or if the object
-    /// loses its memory before it is done, the agent's alarm has it done once more.
-    pub(super) async fn bury(&self, tombstone: &Tombstone) {
-        if let Err(message) = self.try_bury(tombstone).await {
-            worker::console_error!("a deleted agent is not removed: {message}");
+    /// Stores the removal record in the relay's object, and then deletes everything in this object, the alarm too.
+    /// After an error, or if the object loses its memory before it is done, the agent's alarm repeats it.
+    pub(super) async fn remove(&self, deleted: &DeletedAgent) {
+        if let Err(message) = self.try_remove(deleted).await {
+            worker::console_error!("a deleted agent could not be removed: {message}");
         }
     }
 
-    async fn try_bury(&self, tombstone: &Tombstone) -> Result<(), String> {
+    async fn try_remove(&self, deleted: &DeletedAgent) -> Result<(), String> {
         // Whoever has read a signed request may send it again as long as it is accepted, also to an agent that is deployed again.
         let remembered = || {
             used::remembered(&DurableSql::new(self.storage()?), now().seconds())
                 .map_err(|error| error.to_string())
         };
         let used = remembered()?;
-        self.ask_relay(BURY_PATH, tombstone.clone().with_used(used.iter().copied()).to_json()).await?;
+        self.ask_relay(STORE_REMOVAL_PATH, deleted.clone().with_used(used.iter().copied()).to_json()).await?;
         let message = |error| js::error_message(&error);
         let emptied = {
-            let mut place = self.agent.try_borrow_mut().map_err(|_| "the agent is in use")?;
+            let mut place =
+                self.agent.try_borrow_mut().map_err(|_| "internal error: the agent is busy; try again")?;
             // It may have been deployed again meanwhile.
-            if !place.as_ref().is_some_and(|agent| agent.is_buried_by(tombstone)) {
+            if !place.as_ref().is_some_and(|agent| agent.is_removed_by(deleted)) {
                 return Ok(());
             }
             // Another request has come meanwhile: the alarm has it tried again.
@@ -47,17 +48,20 @@ impl Shared {
         JsFuture::from(emptied).await.map(drop).map_err(message)
     }
 
-    /// What the relay's object keeps of an agent that is not here.
+    /// The removal record that the relay's object keeps, if this object has no agent.
     ///
     /// # Errors
     /// If storage fails, or the relay's object.
-    pub(super) async fn tombstone_of(self: &Rc<Self>, agent: &PubKey) -> Result<Option<Tombstone>, String> {
+    pub(super) async fn removal_record_of(
+        self: &Rc<Self>,
+        agent: &PubKey,
+    ) -> Result<Option<DeletedAgent>, String> {
         // An object without an agent stays empty as long as nothing is deployed there.
         if self.has_agent()? && self.with(|agent| agent.agent().state().is_some())? {
             return Ok(None);
         }
-        let kept = self.ask_relay(TOMBSTONE_PATH, agent.to_string().into_bytes()).await?;
-        let kept = (!kept.is_empty()).then(|| Tombstone::from_json(&kept));
+        let kept = self.ask_relay(REMOVAL_PATH, agent.to_string().into_bytes()).await?;
+        let kept = (!kept.is_empty()).then(|| DeletedAgent::from_json(&kept));
         kept.transpose().map_err(|error| error.to_string())
     }
 }

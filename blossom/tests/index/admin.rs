@@ -1,7 +1,7 @@
 //! Bans, reports, what is known of a blob, counts.
 
 use relay_blossom::blob::Media;
-use relay_blossom::index::{Commit, Refusal, SignedEvent, Totals};
+use relay_blossom::index::{Commit, Refusal, RelayEvent, Totals};
 use relay_blossom::{Command, Outcome};
 
 use crate::world::{START, World, commit, event, key, sha, unknown, wanted};
@@ -65,7 +65,7 @@ fn report(reporter: u8, at: u64, hashes: &[u32]) -> Command {
     let tags: Vec<[&str; 3]> = hashes.iter().map(|hash| ["x", hash.as_str(), "malware"]).collect();
     let tags: Vec<&[&str]> = tags.iter().map(|tag| &tag[..]).collect();
     let event = event(reporter, 1984, at, &tags);
-    Command::Report(SignedEvent { content: "it bites".to_owned(), ..event })
+    Command::Report(RelayEvent { content: "it bites".to_owned(), ..event })
 }
 
 #[test]

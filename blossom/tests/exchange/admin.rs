@@ -1,4 +1,4 @@
-//! The operators' API, signed by NIP-98.
+//! The administrators' API, signed by NIP-98.
 
 use relay_blossom::testing::{Host, Request};
 use serde_json::json;

@@ -1,6 +1,5 @@
-//! The way through the bucket's keys, to find bytes that belong to nothing: of an upload whose Worker died and whose bytes came after
-//! the index had given it up. The index's object looks at a page of keys at a time, and through all of them once a day; an operator
-//! may ask for it earlier. Where it is, is in the object's database beside the index.
+//! The daily scan of the bucket's keys. It finds bytes that are not in the index: of uploads whose Worker died and
+//! whose bytes arrived after the index had aborted them. The index's object reads one page of keys at a time; an administrator may start a scan earlier. The position of the scan is in the object's database, beside the index; the table keeps its old name.
 
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use serde::{Deserialize, Serialize};
@@ -13,56 +12,56 @@ const PUT: &str = "INSERT INTO blossom_listing (row, state) VALUES (1, ?) \
 
 /// Most keys of a page, as the bucket gives them.
 pub const PAGE_KEYS: u32 = 1_000;
-/// Seconds from the end of one way to the next.
+/// Seconds from the end of one scan to the next.
 const PAUSE_SECONDS: u64 = 24 * 3_600;
 /// Seconds until a bucket that failed is tried again.
 const RETRY_SECONDS: u64 = 300;
-/// Younger bytes, in seconds, may be of an upload whose end is not known yet.
+/// Bytes younger than this, in seconds, may belong to an upload that has not ended.
 const AGE_SECONDS_MIN: u64 = 3_600;
 
-/// Where it is.
+/// A scan: its position, and when it goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listing {
+pub struct BucketScan {
     /// When the next page is due, in Unix seconds.
     pub due: u64,
     /// The last key of the page before, unless the next one is the first.
     pub after: Option<String>,
-    /// Whether an operator has asked for it.
+    /// Whether an administrator has requested it.
     pub is_asked: bool,
 }
 
-impl Listing {
-    /// The first way, a day from now.
-    pub fn later(now: u64) -> Self {
-        Listing { due: now.saturating_add(PAUSE_SECONDS), after: None, is_asked: false }
+impl BucketScan {
+    /// The next daily scan, a day from now.
+    pub fn scheduled(now: u64) -> Self {
+        BucketScan { due: now.saturating_add(PAUSE_SECONDS), after: None, is_asked: false }
     }
 
-    /// From the first key on, now.
-    pub fn asked(now: u64) -> Self {
-        Listing { due: now, after: None, is_asked: true }
+    /// A scan that begins now.
+    pub fn requested(now: u64) -> Self {
+        BucketScan { due: now, after: None, is_asked: true }
     }
 
-    /// A page has been looked at. `last` is its last key if there are more.
+    /// A page has been read. `last` is its last key if there are more.
     #[must_use]
     pub fn next(&self, last: Option<String>, now: u64) -> Self {
         match last {
-            Some(last) => Listing { due: now, after: Some(last), is_asked: self.is_asked },
-            None => Listing::later(now),
+            Some(last) => BucketScan { due: now, after: Some(last), is_asked: self.is_asked },
+            None => BucketScan::scheduled(now),
         }
     }
 
     /// The bucket has failed.
     #[must_use]
     pub fn failed(&self, now: u64) -> Self {
-        Listing { due: now.saturating_add(RETRY_SECONDS), ..self.clone() }
+        BucketScan { due: now.saturating_add(RETRY_SECONDS), ..self.clone() }
     }
 
-    /// Whether bytes that were stored then are old enough to be looked at.
+    /// Whether bytes that were stored then are old enough to be removed.
     pub fn is_old(stored: u64, now: u64) -> bool {
         stored.saturating_add(AGE_SECONDS_MIN) <= now
     }
 
-    /// Where it was when it was written last.
+    /// Reads the stored scan.
     ///
     /// # Errors
     /// If the database fails.
@@ -78,7 +77,7 @@ impl Listing {
         Ok(found)
     }
 
-    /// Writes where it is. One row.
+    /// Stores the scan. One row.
     ///
     /// # Errors
     /// If the database fails.

@@ -4,7 +4,7 @@ use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::PubKey;
 
 use super::columns;
-use crate::machine::Tombstone;
+use crate::machine::DeletedAgent;
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS agent_router_tombstone (pubkey BLOB PRIMARY KEY, \
                       tombstone BLOB NOT NULL) WITHOUT ROWID";
@@ -16,18 +16,18 @@ pub(super) fn create(conn: &impl SqlConn) -> Result<(), StoreError> {
     conn.exec(CREATE, &[])
 }
 
-pub(super) fn get(conn: &impl SqlConn, agent: &PubKey) -> Result<Option<Tombstone>, StoreError> {
+pub(super) fn get(conn: &impl SqlConn, agent: &PubKey) -> Result<Option<DeletedAgent>, StoreError> {
     let mut found = None;
     conn.query(GET, &[SqlValue::Blob(&agent.0)], &mut |row| {
-        found = Some(Tombstone::from_json(columns::blob(row, 0)?)?);
+        found = Some(DeletedAgent::from_json(columns::blob(row, 0)?)?);
         Ok(())
     })?;
     Ok(found)
 }
 
-pub(super) fn put(conn: &impl SqlConn, tombstone: &Tombstone) -> Result<(), StoreError> {
-    let json = tombstone.to_json();
-    conn.exec(PUT, &[SqlValue::Blob(&tombstone.pubkey().0), SqlValue::Blob(&json)])
+pub(super) fn put(conn: &impl SqlConn, record: &DeletedAgent) -> Result<(), StoreError> {
+    let json = record.to_json();
+    conn.exec(PUT, &[SqlValue::Blob(&record.pubkey().0), SqlValue::Blob(&json)])
 }
 
 pub(super) fn delete(conn: &impl SqlConn, agent: &PubKey) -> Result<(), StoreError> {

@@ -1,4 +1,4 @@
-//! Turns: what one of them does at most, so that messages are received in between.
+//! Ticks: what one of them does at most, so that messages are received in between.
 
 use relay_edge::settings::Settings;
 use relay_engine::testing::signing::{event, key};
@@ -8,7 +8,7 @@ use super::world::{Hibernates, Runtime};
 /// Four steps of 250 rows; a frame that is sent is five of them, and reading its event one.
 const FRAMES_MAX: usize = 4 * 250 / 6 + 4;
 
-/// A turn sent a thousand frames, and workerd wrote them before it received another message.
+/// A tick sent a thousand frames, and workerd wrote them before it received another message.
 #[test]
 fn a_turn_sends_a_bounded_number_of_frames() {
     let settings = Settings::load(&|_| None).expect("the defaults are valid");
@@ -21,11 +21,11 @@ fn a_turn_sends_a_bounded_number_of_frames() {
     }
     runtime.drive();
     runtime.text(reader.key, r#"["REQ","all",{"limit":1000}]"#);
-    let mut turns = Vec::new();
-    while turns.iter().sum::<usize>() < 1_001 {
+    let mut ticks = Vec::new();
+    while ticks.iter().sum::<usize>() < 1_001 {
         let now = runtime.now;
         runtime.object().tick(now);
-        turns.push(reader.output.borrow_mut().drain(..).count());
-        assert!(turns.iter().all(|frames| (1..=FRAMES_MAX).contains(frames)), "{turns:?}");
+        ticks.push(reader.output.borrow_mut().drain(..).count());
+        assert!(ticks.iter().all(|frames| (1..=FRAMES_MAX).contains(frames)), "{ticks:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Signed requests that an object remembers.
 
-use relay_edge::used::{SignedBy, USED_MAX, decode_taken, encode_taken, remember, remembered};
+use relay_edge::used_auth_events::{SignedBy, USED_MAX, decode_taken, encode_taken, remember, remembered};
 use relay_site::nip98::Nip98Error;
 
 use super::sqlite::Sqlite;

@@ -1,4 +1,4 @@
-//! The task of one agent that is open: it gives the machine what comes, and carries out what it wants.
+//! The task of one open agent: passes messages to its state machine and carries out the effects.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,81 +28,81 @@ const REOPEN_MS: u64 = 30_000;
 /// Events of one call over HTTP that wait for the machine.
 const HTTP_EVENTS_MAX: usize = 16;
 /// Why no blob is stored or read.
-const NO_BLOBS: &str = "the store of blobs is not open";
+const NO_BLOBS: &str = "this relay stores no blobs now";
 /// Messages that are handled before other tasks have their turn.
 const MESSAGES_MAX: usize = 32;
 
 /// Runs until there is nothing left to do.
-pub(super) async fn run(running: Arc<AgentRuntime>, pubkey: PubKey, inbox: Arc<Inbox>) {
+pub(super) async fn run(runtime: Arc<AgentRuntime>, pubkey: PubKey, inbox: Arc<Inbox>) {
     loop {
-        match open(&running, &pubkey).await {
+        match open(&runtime, &pubkey).await {
             Ok((agent, _slot)) => {
-                let mut actor =
-                    Actor { running: &running, inbox: &inbox, pubkey, agent, calls: HashMap::new() };
-                actor.serve().await;
-                let mut wake = actor.wake();
-                let gone = if actor.agent.is_gone() { actor.agent.tombstone() } else { None };
-                drop(actor);
-                running.tally().closed(&pubkey);
-                if let Some(tombstone) = gone
-                    && let Err(error) = running.remove(&tombstone)
+                let mut task =
+                    AgentTask { runtime: &runtime, inbox: &inbox, pubkey, agent, calls: HashMap::new() };
+                task.serve().await;
+                let mut reopen_at = task.reopen_at();
+                let deleted = if task.agent.is_removable() { task.agent.removal_record() } else { None };
+                drop(task);
+                runtime.tally().closed(&pubkey);
+                if let Some(deleted) = deleted
+                    && let Err(error) = runtime.remove(&deleted)
                 {
-                    tracing::warn!(agent = %pubkey, %error, "a deleted agent's file can't be removed; trying again");
-                    wake = Some(now().plus_millis(REOPEN_MS));
+                    tracing::warn!(agent = %pubkey, %error, "the file of a deleted agent cannot be removed; trying again");
+                    reopen_at = Some(now().plus_millis(REOPEN_MS));
                 }
-                running.wakes().agent_closed(&pubkey, wake);
+                runtime.reopen_times().agent_closed(&pubkey, reopen_at);
             }
             Err(error) => {
-                tracing::error!(agent = %pubkey, %error, "an agent can't be opened");
+                tracing::error!(agent = %pubkey, %error, "an agent cannot be opened");
                 inbox.clear();
-                running.wakes().postpone(&pubkey, now().plus_millis(REOPEN_MS));
+                runtime.reopen_times().postpone(&pubkey, now().plus_millis(REOPEN_MS));
             }
         }
-        if running.registry.close(&pubkey, &inbox) {
-            // Its next wake may be the next of all.
-            running.changed.notify_one();
+        if runtime.registry.close(&pubkey, &inbox) {
+            // The time to open it again may be the next of all.
+            runtime.changed.notify_one();
             return;
         }
     }
 }
 
-/// Opens an agent's file, once fewer than the most are open.
+/// Opens an agent's file, as soon as fewer than the largest number are open.
 async fn open<'a>(
-    running: &'a AgentRuntime,
+    runtime: &'a AgentRuntime,
     pubkey: &PubKey,
 ) -> Result<(Agent<Sqlite>, tokio::sync::SemaphorePermit<'a>), StoreError> {
-    let slot = match running.slots.try_acquire() {
+    let slot = match runtime.slots.try_acquire() {
         Ok(slot) => slot,
         Err(_) => {
-            running.waiting.fetch_add(1, Ordering::Relaxed);
-            // Those that are idle make way.
-            running.evict_idle.notify_waiters();
-            let slot = running.slots.acquire().await;
-            running.waiting.fetch_sub(1, Ordering::Relaxed);
+            runtime.waiting.fetch_add(1, Ordering::Relaxed);
+            // Idle ones are closed.
+            runtime.evict_idle.notify_waiters();
+            let slot = runtime.slots.acquire().await;
+            runtime.waiting.fetch_sub(1, Ordering::Relaxed);
             slot.map_err(|_| StoreError::Failed("the relay is stopping".to_owned()))?
         }
     };
-    running.wakes().mark_awake(&[*pubkey])?;
-    let conn = Sqlite::open(&running.file_of(pubkey))?;
+    runtime.reopen_times().mark_open(&[*pubkey])?;
+    let conn = Sqlite::open(&runtime.file_of(pubkey))?;
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| StoreError::Failed(error.to_string()))?;
     let context = Context {
-        secrets: Arc::clone(&running.secrets) as _,
-        relay_url: running.relay_url.clone(),
-        blossom: running.blossom.clone(),
+        secrets: Arc::clone(&runtime.secrets) as _,
+        relay_url: runtime.relay_url.clone(),
+        blossom: runtime.blossom.clone(),
         seed,
     };
     let mut agent = Agent::open(now(), conn, context)?;
     if agent.state().is_none() {
-        let tombstone = running.router().tombstone(pubkey)?;
-        tombstone.map_or(Ok(()), |tombstone| agent.restore(&tombstone))?;
+        let deleted = runtime.router().removal_record(pubkey)?;
+        deleted.map_or(Ok(()), |deleted| agent.restore(&deleted))?;
     }
-    running.reconcile(pubkey, &agent);
+    runtime.reconcile(pubkey, &agent);
     Ok((agent, slot))
 }
 
-struct Actor<'a> {
-    running: &'a Arc<AgentRuntime>,
+struct AgentTask<'a> {
+    runtime: &'a Arc<AgentRuntime>,
     inbox: &'a Arc<Inbox>,
     pubkey: PubKey,
     agent: Agent<Sqlite>,
@@ -110,32 +110,32 @@ struct Actor<'a> {
     calls: HashMap<EffectId, AbortHandle>,
 }
 
-impl Drop for Actor<'_> {
+impl Drop for AgentTask<'_> {
     fn drop(&mut self) {
         self.calls.values().for_each(AbortHandle::abort);
     }
 }
 
-impl Actor<'_> {
+impl AgentTask<'_> {
     /// Returns when it is idle, or the relay stops.
     async fn serve(&mut self) {
         let mut idle_since = Instant::now();
         loop {
             let mut handled = 0;
-            while !self.running.registry.is_stopping() && self.step() {
+            while !self.runtime.registry.is_stopping() && self.step() {
                 idle_since = Instant::now();
                 handled += 1;
                 if handled % MESSAGES_MAX == 0 {
                     tokio::task::yield_now().await;
                 }
             }
-            if self.running.registry.is_stopping() {
+            if self.runtime.registry.is_stopping() {
                 return;
             }
             let is_idle = self.agent.is_idle();
             let closes_at = idle_since + IDLE;
-            let is_in_the_way = self.running.waiting.load(Ordering::Relaxed) > 0;
-            if is_idle && (is_in_the_way || Instant::now() >= closes_at || self.agent.is_gone()) {
+            let others_are_waiting = self.runtime.waiting.load(Ordering::Relaxed) > 0;
+            if is_idle && (others_are_waiting || Instant::now() >= closes_at || self.agent.is_removable()) {
                 return;
             }
             let timeout =
@@ -144,7 +144,7 @@ impl Actor<'_> {
             let wait = timeout.into_iter().chain(closes).min();
             tokio::select! {
                 () = self.inbox.wake.notified() => {}
-                () = self.running.evict_idle.notified(), if is_idle => {}
+                () = self.runtime.evict_idle.notified(), if is_idle => {}
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }
@@ -163,7 +163,7 @@ impl Actor<'_> {
         }
         self.carry_out();
         if let Some(counted) = self.agent.take_metrics_delta() {
-            self.running.tally().add(&self.pubkey, &counted);
+            self.runtime.tally().add(&self.pubkey, &counted);
         }
         true
     }
@@ -173,7 +173,7 @@ impl Actor<'_> {
             Message::Deliver(events, receipt) => match self.agent.deliver(now, &events) {
                 Ok(()) => receipt.accept(),
                 Err(error) => {
-                    tracing::warn!(%error, "an agent can't take its events; they are delivered again later");
+                    tracing::warn!(%error, "an agent cannot store its events; they are delivered again later");
                 }
             },
             Message::Published(id, outcomes) => self.agent.handle_published(now, id, &outcomes),
@@ -192,11 +192,11 @@ impl Actor<'_> {
             Message::Stored(id, outcome) => self.agent.handle_stored(now, id, outcome),
             Message::Events(id, events) => self.agent.handle_events(now, id, events),
             Message::Call(call) => call(now, &mut self.agent),
-            Message::Wake => {}
+            Message::Open => {}
         }
     }
 
-    /// Does what the agent wants. False: it wants nothing.
+    /// Carries out the agent's effects. False: there are none.
     fn carry_out(&mut self) -> bool {
         let mut any = false;
         while let Some(effect) = self.agent.poll_effect() {
@@ -204,18 +204,18 @@ impl Actor<'_> {
             match effect {
                 Effect::Publish { id, events, relays } => self.publish(id, events, relays),
                 Effect::Send { events, mut relays, .. } => {
-                    relays.retain(|relay| Some(relay) != self.running.relay_url.as_ref());
-                    self.running.relays.publish(relays, &events);
+                    relays.retain(|relay| Some(relay) != self.runtime.relay_url.as_ref());
+                    self.runtime.relays.publish(relays, &events);
                 }
                 Effect::Http { id, request } => self.call(id, request),
                 Effect::Ai { id, .. } => {
                     self.agent.handle_http(now(), id, HttpEvent::Failed(HttpError::Unsupported));
                 }
-                Effect::Sign { id, relays, answers, requests } => {
-                    let (running, inbox) = (Arc::clone(self.running), Arc::clone(self.inbox));
+                Effect::AskSigner { id, relays, answers, requests } => {
+                    let (runtime, inbox) = (Arc::clone(self.runtime), Arc::clone(self.inbox));
                     let task = tokio::spawn(async move {
                         let tell = |event| inbox.push(Message::Signer(id, SignerEvent::Event(event)));
-                        let why = signers::ask(&running, &relays, &answers, &requests, tell).await;
+                        let why = signers::ask(&runtime, &relays, &answers, &requests, tell).await;
                         inbox.push(Message::Signer(id, SignerEvent::Failed(why)));
                     });
                     self.calls.insert(id, task.abort_handle());
@@ -228,7 +228,7 @@ impl Actor<'_> {
                 Effect::StoreBlob { id, owner, bytes, mime } => self.store(id, owner, bytes, mime),
                 Effect::ReadBlob { id, sha256, bytes_max } => self.read(id, sha256, bytes_max),
                 Effect::Query { id, filter } => {
-                    let (handle, inbox) = (self.running.handle.clone(), Arc::clone(self.inbox));
+                    let (handle, inbox) = (self.runtime.handle.clone(), Arc::clone(self.inbox));
                     tokio::spawn(async move {
                         let events = handle.query_public(filter).map_err(|error| error.to_string());
                         inbox.push(Message::Events(id, events));
@@ -241,10 +241,10 @@ impl Actor<'_> {
 
     fn publish(&self, id: EffectId, events: Vec<Event>, mut relays: Vec<String>) {
         // Sent here, so that they are published in order, and after those of earlier effects.
-        relays.retain(|relay| Some(relay) != self.running.relay_url.as_ref());
+        relays.retain(|relay| Some(relay) != self.runtime.relay_url.as_ref());
         let elsewhere = (!relays.is_empty()).then(|| events.clone());
-        let sent = send_all(&self.running.handle, events);
-        let (inbox, publisher) = (Arc::clone(self.inbox), self.running.relays.clone());
+        let sent = send_all(&self.runtime.handle, events);
+        let (inbox, publisher) = (Arc::clone(self.inbox), self.runtime.relays.clone());
         tokio::spawn(async move {
             let mut outcomes = Vec::with_capacity(sent.len());
             for outcome in sent {
@@ -260,7 +260,7 @@ impl Actor<'_> {
     }
 
     fn call(&mut self, id: EffectId, request: HttpRequest) {
-        let (client, inbox) = (self.running.http.clone(), Arc::clone(self.inbox));
+        let (client, inbox) = (self.runtime.http.clone(), Arc::clone(self.inbox));
         let task = tokio::spawn(async move {
             let waiting = Arc::new(Semaphore::new(HTTP_EVENTS_MAX));
             let mut call = client.run(request);
@@ -274,10 +274,12 @@ impl Actor<'_> {
 
     /// Stores a blob; goes on to its end whatever becomes of the job.
     fn store(&self, id: EffectId, owner: PubKey, bytes: Bytes, mime: &'static str) {
-        let (running, inbox) = (Arc::clone(self.running), Arc::clone(self.inbox));
+        let (runtime, inbox) = (Arc::clone(self.runtime), Arc::clone(self.inbox));
         tokio::spawn(async move {
-            let stored = match (running.handle.blossom(), &running.blossom) {
-                (Some(blossom), Some(server)) => blossom.put_own(&server.base_url, &owner, bytes, mime).await,
+            let stored = match (runtime.handle.blossom(), &runtime.blossom) {
+                (Some(blossom), Some(server)) => {
+                    blossom.store_for_agent(&server.base_url, &owner, bytes, mime).await
+                }
                 _ => Err(NO_BLOBS.to_owned()),
             };
             inbox.push(Message::Stored(id, stored));
@@ -286,11 +288,11 @@ impl Actor<'_> {
 
     /// Reads a blob.
     fn read(&mut self, id: EffectId, sha256: String, bytes_max: usize) {
-        let (running, inbox) = (Arc::clone(self.running), Arc::clone(self.inbox));
+        let (runtime, inbox) = (Arc::clone(self.runtime), Arc::clone(self.inbox));
         let task = tokio::spawn(async move {
             let waiting = Arc::new(Semaphore::new(HTTP_EVENTS_MAX));
-            let opened = match running.handle.blossom() {
-                Some(blossom) => blossom.read_own(&sha256, bytes_max).await,
+            let opened = match runtime.handle.blossom() {
+                Some(blossom) => blossom.read_for_agent(&sha256, bytes_max).await,
                 None => Err(vec![HttpEvent::Failed(HttpError::Connection(NO_BLOBS.to_owned()))]),
             };
             let (mut reading, mut others) = match opened {
@@ -317,7 +319,7 @@ impl Actor<'_> {
     }
 
     /// When it is to be opened again, if it is closed now.
-    fn wake(&self) -> Option<Now> {
+    fn reopen_at(&self) -> Option<Now> {
         if self.agent.is_idle() { self.agent.poll_timeout() } else { Some(Now::default()) }
     }
 }
