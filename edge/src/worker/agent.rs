@@ -43,7 +43,7 @@ use crate::agent::message::{
 use crate::agent::remote_relays::RemoteRelays;
 use crate::agent::{AgentHost, AgentObject, NO_MEMORY, WORK_MEMORY_MAX, is_opened};
 use crate::settings::Settings;
-use crate::used;
+use crate::used_auth_events;
 
 /// The binding of [`AgentDurableObject`]; objects are named by the npub of their agent.
 pub(super) const AGENT: &str = "AGENT";
@@ -530,7 +530,9 @@ impl Shared {
             return Ok(Err(Nip98Error::Replayed));
         }
         let conn = DurableSql::new(self.storage()?);
-        used::remember(&conn, now().seconds(), deleted.used()).map(Ok).map_err(|error| error.to_string())
+        used_auth_events::remember(&conn, now().seconds(), deleted.used())
+            .map(Ok)
+            .map_err(|error| error.to_string())
     }
 
     /// Marks the event that has signed a request as used, if its author is permitted what it asks for.

@@ -10,7 +10,7 @@ use super::super::js;
 use super::super::sql::DurableSql;
 use super::{Shared, now};
 use crate::agent::api_request::{REMOVAL_PATH, STORE_REMOVAL_PATH};
-use crate::used;
+use crate::used_auth_events;
 
 impl Shared {
     /// Stores the removal record in the relay's object, and then deletes everything in this object, the alarm too.
@@ -24,7 +24,7 @@ impl Shared {
     async fn try_remove(&self, deleted: &DeletedAgent) -> Result<(), String> {
         // Whoever has read a signed request may send it again as long as it is accepted, also to an agent that is deployed again.
         let remembered = || {
-            used::remembered(&DurableSql::new(self.storage()?), now().seconds())
+            used_auth_events::remembered(&DurableSql::new(self.storage()?), now().seconds())
                 .map_err(|error| error.to_string())
         };
         let used = remembered()?;
