@@ -17,7 +17,7 @@ pub struct DeletedAgent {
     used: Vec<(Timestamp, String)>,
 }
 
-/// A deleted as JSON.
+/// A deleted agent as JSON.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     #[serde(flatten)]

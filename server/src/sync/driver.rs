@@ -79,7 +79,7 @@ pub(super) struct Driver<B> {
     pub(super) local: Arc<Local<B>>,
     pub(super) plan: Plan,
     pub(super) keys: Option<Keys>,
-    /// PageResult which events the other relay has sent.
+    /// Told which events the other relay has sent.
     pub(super) peer_has: Option<PeerMemory>,
     pub(super) backoff: Backoff,
     pub(super) interrupt: Interrupt,
