@@ -40,7 +40,7 @@ fn only_administrators_and_each_signature_once() {
         assert!(matches!(reply.status, 200 | 204 | 404), "{method} {target}: {reply:?}");
         let again = host.send(&request);
         check("replayed", &again, 401);
-        assert_eq!(again.steps, ["Use"]);
+        assert_eq!(again.steps, ["MarkEventUsed"]);
     }
 }
 

@@ -267,7 +267,7 @@ mod tests {
                 &[],
                 "secret_access_key must be set together",
             ),
-            ("[blobs]\nbucket = 'b'\nendpoint = 'http://x'", &[], &[], "blobs.allow_http would allow"),
+            ("[blobs]\nbucket = 'b'\nendpoint = 'http://x'", &[], &[], "blobs.allow_http = true allows"),
             ("[blobs]\nbucket = 'b'\nendpoint = 'x'", &[], &[], "must be an https:// URL"),
         ];
         for (file, env, flags, want) in cases {

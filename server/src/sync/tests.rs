@@ -236,7 +236,7 @@ fn whatever_happens_to_connections_both_sides_have_all_in_the_end() {
 fn a_relay_that_does_not_answer_is_given_up_in_words() {
     for (faults, why) in [
         (&[Fault::Refused; 9][..], "cannot connect"),
-        (&[Fault::Deaf; 9], "does not answer"),
+        (&[Fault::Deaf; 9], "no answer"),
         (&[Fault::Stalled(0); 9], "no answer for 0.7 s"),
         (&[Fault::Cut(0); 9], "cut"),
     ] {

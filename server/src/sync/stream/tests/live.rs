@@ -238,7 +238,7 @@ fn a_relay_that_lies_or_floods_is_cut_off_in_words_and_one_that_errs_is_not() {
         (r#"["EVENT","live",{"id":"7"}]"#, 101, Some("invalid")),
         (r#"["EVENT","live",7]"#, 100, None),
         ("nonsense", 100, None),
-        ("nonsense", 101, Some("no relay sends")),
+        ("nonsense", 101, Some("malformed messages")),
         (&notice, 80, None),
         (&notice, 90, Some("floods")),
         (r#"["EOSE","live"]"#, 1_000, None),

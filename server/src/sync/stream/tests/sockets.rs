@@ -179,7 +179,7 @@ fn a_relay_that_lies_floods_or_refuses_is_cut_off_for_longer() {
         (Live::Says(frame("live", &forged.to_string()), 150), "invalid"),
         (Live::Says(frame("live", &mismatched), 150), "not of the filter"),
         (Live::Says(frame("x", &text_of(&recent("x", 1)[0])), 150), "not asked for"),
-        (Live::Says("{}".to_owned(), 150), "no relay sends"),
+        (Live::Says("{}".to_owned(), 150), "malformed messages"),
         (Live::Says(format!(r#"["NOTICE","{}"]"#, "x".repeat(1 << 20)), 20), "floods"),
         (Live::Closes("restricted: members only"), "members only"),
         (Live::Closes("auth-required: who are you?"), "--key"),
