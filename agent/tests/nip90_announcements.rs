@@ -133,7 +133,7 @@ fn a_long_list_of_values_does_not_make_an_announcement_that_relays_refuse() {
 }
 
 #[test]
-fn a_beat_has_the_d_of_the_announcement_and_outlives_two_of_its_kind() {
+fn a_heartbeat_has_the_d_of_the_announcement_and_outlives_two_of_its_kind() {
     let made = heartbeat(&agent(), AT);
     let tags: &[&[&str]] = &[&["d", "{d}"], &["status", "online"], &["expiration", "1790000600"]];
     check_event(&made, 11_998, tags, "Ready for jobs", &made);

@@ -95,7 +95,7 @@ const UNIQUE_BYTES_MIN: usize = 12;
 /// Opens the subscriptions, publishes, and waits for every delivery.
 ///
 /// # Errors
-/// If connections fail, a subscription is refused, or `pid` is not there.
+/// If connections fail, a subscription is refused, or there is no such process.
 pub fn run(endpoint: &Endpoint, process: Option<Process>, options: &Options) -> Result<Report> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
     let mut corpus = stream(options, now.as_secs())?;
@@ -217,9 +217,9 @@ fn subscribe(
     let connections = options.connections.clamp(1, filters.len().max(1));
     let mut groups: Vec<Group> = Vec::new();
     groups.resize_with(options.threads.clamp(1, connections), Group::default);
-    for lane in 0..connections {
+    for index in 0..connections {
         let mut connection = endpoint.connect(8 << 10)?;
-        let of_connection: Vec<usize> = (lane..filters.len()).step_by(connections).collect();
+        let of_connection: Vec<usize> = (index..filters.len()).step_by(connections).collect();
         // A few at a time: some relays bound what they queue.
         for numbers in of_connection.chunks(20) {
             for number in numbers {
@@ -238,7 +238,7 @@ fn subscribe(
             })?;
         }
         connection.set_nonblocking()?;
-        let group = lane % groups.len();
+        let group = index % groups.len();
         groups[group].tallies.extend(of_connection.into_iter().map(|number| (number, Tally::default())));
         groups[group].connections.push(connection);
     }

@@ -45,7 +45,7 @@ pub struct Outcome {
     /// Microseconds from sending to the answer.
     pub micros: Vec<u32>,
     /// Answers to no unanswered event.
-    pub stray_answers: usize,
+    pub unexpected_answers: usize,
     /// From the first send to the last answer.
     pub time: Duration,
 }
@@ -62,45 +62,47 @@ pub fn publish(
     clock: Instant,
     sent_at: &[AtomicU64],
 ) -> Result<Outcome> {
-    let mut lanes = Vec::new();
+    let mut connections = Vec::new();
     for number in 0..options.connections.clamp(1, events.len().max(1)) {
         let connection = endpoint.connect(16 << 10)?;
         connection.set_nonblocking()?;
-        lanes.push(Connected {
+        connections.push(Connected {
             connection,
             number,
             next: 0,
             oldest: 0,
             unanswered: 0,
-            answers: Vec::new(),
-            strays: 0,
+            slots: Vec::new(),
+            unexpected_answers: 0,
         });
     }
-    let connection_count = lanes.len();
-    for lane in &mut lanes {
-        let of_lane = events.iter().skip(lane.number).step_by(connection_count);
+    let connection_count = connections.len();
+    for connected in &mut connections {
+        let of_connection = events.iter().skip(connected.number).step_by(connection_count);
         // Frames are rendered before the clock starts.
-        lane.answers = of_lane.map(|(json, id)| Slot::new(json, *id)).collect();
+        connected.slots = of_connection.map(|(json, id)| Slot::new(json, *id)).collect();
     }
     let mut groups: Vec<Vec<Connected>> =
         (0..options.threads.clamp(1, connection_count)).map(|_| Vec::new()).collect();
     let group_count = groups.len();
-    lanes.into_iter().for_each(|lane| groups[lane.number % group_count].push(lane));
+    connections.into_iter().for_each(|connected| groups[connected.number % group_count].push(connected));
 
     let start = Instant::now();
-    let drive =
-        |lanes: Vec<Connected>| Driver { lanes, connection_count, options, start, clock, sent_at }.run();
+    let drive = |connections: Vec<Connected>| {
+        Driver { connections, connection_count, options, start, clock, sent_at }.run()
+    };
     let groups = std::thread::scope(|scope| {
-        let workers: Vec<_> = groups.into_iter().map(|lanes| scope.spawn(|| drive(lanes))).collect();
+        let workers: Vec<_> =
+            groups.into_iter().map(|connections| scope.spawn(|| drive(connections))).collect();
         workers.into_iter().map(|worker| worker.join().expect("no panic")).collect::<Result<Vec<_>>>()
     })?;
     let mut outcome = Outcome { time: start.elapsed(), ..Outcome::default() };
     outcome.verdicts.resize(events.len(), None);
-    for lane in groups.into_iter().flatten() {
-        outcome.stray_answers += lane.strays;
-        for (at, slot) in lane.answers.into_iter().enumerate() {
+    for connected in groups.into_iter().flatten() {
+        outcome.unexpected_answers += connected.unexpected_answers;
+        for (at, slot) in connected.slots.into_iter().enumerate() {
             outcome.micros.extend(slot.verdict.is_some().then_some(slot.micros));
-            outcome.verdicts[at * connection_count + lane.number] = slot.verdict;
+            outcome.verdicts[at * connection_count + connected.number] = slot.verdict;
         }
     }
     Ok(outcome)
@@ -121,6 +123,7 @@ impl Slot {
     }
 }
 
+/// A connection, and the events that are published over it.
 struct Connected {
     connection: Connection,
     number: usize,
@@ -129,12 +132,12 @@ struct Connected {
     /// The first slot without an answer.
     oldest: usize,
     unanswered: usize,
-    answers: Vec<Slot>,
-    strays: usize,
+    slots: Vec<Slot>,
+    unexpected_answers: usize,
 }
 
 struct Driver<'a> {
-    lanes: Vec<Connected>,
+    connections: Vec<Connected>,
     connection_count: usize,
     options: &'a Options,
     start: Instant,
@@ -145,8 +148,8 @@ struct Driver<'a> {
 impl Driver<'_> {
     fn run(mut self) -> Result<Vec<Connected>> {
         let mut poll = Poll::new()?;
-        for (token, lane) in self.lanes.iter().enumerate() {
-            let fd = lane.connection.stream().as_raw_fd();
+        for (token, connected) in self.connections.iter().enumerate() {
+            let fd = connected.connection.stream().as_raw_fd();
             let interest = Interest::READABLE | Interest::WRITABLE;
             poll.registry().register(&mut SourceFd(&fd), Token(token), interest)?;
         }
@@ -155,10 +158,10 @@ impl Driver<'_> {
             None => Duration::from_millis(100),
         };
         let mut events = Events::with_capacity(256);
-        for at in 0..self.lanes.len() {
+        for at in 0..self.connections.len() {
             self.step(at)?;
         }
-        while self.lanes.iter().any(|lane| lane.next < lane.answers.len() || lane.unanswered > 0) {
+        while !self.connections.iter().all(Connected::is_done) {
             if self.start.elapsed() > self.options.time_max {
                 break;
             }
@@ -171,56 +174,60 @@ impl Driver<'_> {
                 self.step(event.token().0)?;
             }
             if self.options.rate.is_some() {
-                (0..self.lanes.len()).try_for_each(|at| self.fill(at))?;
+                (0..self.connections.len()).try_for_each(|at| self.fill(at))?;
             }
         }
-        Ok(self.lanes)
+        Ok(self.connections)
     }
 
     /// Reads all available answers, then fills the window.
     fn step(&mut self, at: usize) -> Result<()> {
-        let lane = &mut self.lanes[at];
-        lane.take_answers()?;
+        let connected = &mut self.connections[at];
+        connected.take_answers()?;
         self.fill(at)
     }
 
     fn fill(&mut self, at: usize) -> Result<()> {
         let due = self.options.rate.map(|rate| (self.start.elapsed().as_secs_f64() * rate) as usize);
-        let lane = &mut self.lanes[at];
+        let connected = &mut self.connections[at];
         let window = self.options.window.max(1);
         let mut now = None;
-        while lane.unanswered < window && lane.next < lane.answers.len() {
-            let number = lane.next * self.connection_count + lane.number;
+        while connected.unanswered < window && connected.next < connected.slots.len() {
+            let number = connected.next * self.connection_count + connected.number;
             if due.is_some_and(|due| number >= due) {
                 break;
             }
-            let slot = &mut lane.answers[lane.next];
+            let slot = &mut connected.slots[connected.next];
             let now = *now.get_or_insert_with(Instant::now);
             if let Some(sent_at) = self.sent_at.get(number) {
                 sent_at.store((now - self.clock).as_nanos() as u64, Ordering::Release);
             }
             slot.sent = Some(now);
             let frame = slot.frame.take().expect("each slot is sent once");
-            lane.connection.queue(frame)?;
-            lane.next += 1;
-            lane.unanswered += 1;
+            connected.connection.queue(frame)?;
+            connected.next += 1;
+            connected.unanswered += 1;
         }
         // A blocked flush continues when the socket is writable again.
-        let (Progress::Done | Progress::Blocked) = lane.connection.flush()?;
+        let (Progress::Done | Progress::Blocked) = connected.connection.flush()?;
         Ok(())
     }
 }
 
 impl Connected {
+    /// Whether every event has been sent and answered.
+    fn is_done(&self) -> bool {
+        self.next == self.slots.len() && self.unanswered == 0
+    }
+
     fn take_answers(&mut self) -> Result<()> {
-        let Connected { connection, answers, unanswered, strays, next, oldest, .. } = self;
+        let Connected { connection, slots, unanswered, unexpected_answers, next, oldest, .. } = self;
         connection.read(|text| {
             let Frame::Ok { id, accepted, reason } = Frame::read(text)? else { return Ok(true) };
             // Relays answer nearly in order, so the first comparison usually finds it.
-            let slot =
-                answers[*oldest..*next].iter_mut().find(|slot| slot.id == id && slot.verdict.is_none());
+            let slot = slots[*oldest..*next].iter_mut().find(|slot| slot.id == id && slot.verdict.is_none());
             let Some(slot) = slot else {
-                *strays += 1;
+                *unexpected_answers += 1;
                 return Ok(true);
             };
             slot.micros = slot.sent.map_or(0, |sent| micros(sent.elapsed()));
@@ -229,7 +236,7 @@ impl Connected {
                 false => Verdict::Refused(reason.trim_matches([',', '"', ']', ' ']).to_owned()),
             });
             *unanswered -= 1;
-            while answers.get(*oldest).is_some_and(|slot| slot.verdict.is_some()) {
+            while slots.get(*oldest).is_some_and(|slot| slot.verdict.is_some()) {
                 *oldest += 1;
             }
             Ok(true)

@@ -12,7 +12,7 @@ use crate::load::{self, Verdict};
 use crate::process::Process;
 use crate::stats::{Latency, micros_each};
 
-/// Results. `refused` gives reasons; `lost`, `unanswered` and `stray_answers` must be 0.
+/// Results. `refused` gives reasons; `lost`, `unanswered` and `unexpected_answers` must be 0.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// Connections.
@@ -30,7 +30,7 @@ pub struct Report {
     /// Events without an answer when time was up.
     pub unanswered: usize,
     /// Answers to no unanswered event.
-    pub stray_answers: usize,
+    pub unexpected_answers: usize,
     /// Accepted events, not superseded ones, that were queried afterwards.
     pub read_back: usize,
     /// Of these, how many the relay did not have.
@@ -52,14 +52,14 @@ pub struct Report {
 impl Report {
     /// Whether the relay did everything right.
     pub fn is_correct(&self) -> bool {
-        self.refused.is_empty() && self.unanswered == 0 && self.stray_answers == 0 && self.lost == 0
+        self.refused.is_empty() && self.unanswered == 0 && self.unexpected_answers == 0 && self.lost == 0
     }
 }
 
 /// Publishes all events of `corpus` and reads up to `read_back_max` of them back.
 ///
 /// # Errors
-/// If connections fail or `pid` is not there.
+/// If connections fail or there is no such process.
 pub fn run(
     endpoint: &Endpoint,
     process: Option<Process>,
@@ -81,7 +81,7 @@ pub fn run(
         connections: options.connections,
         window: options.window,
         events: events.len(),
-        stray_answers: outcome.stray_answers,
+        unexpected_answers: outcome.unexpected_answers,
         seconds,
         events_per_second: (events.len() as f64 / seconds).round(),
         client_cpu_us_per_event: micros_each(bench_after.cpu_since(&bench_before), events.len()),

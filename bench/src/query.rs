@@ -66,7 +66,7 @@ const VALUES_MAX: usize = 200;
 /// Sends `options.repeat` queries of each of `shapes`.
 ///
 /// # Errors
-/// If the connection is lost, the relay refuses a query, or `pid` is not there.
+/// If the connection is lost, the relay refuses a query, or there is no such process.
 pub fn run(
     endpoint: &Endpoint,
     process: Option<Process>,

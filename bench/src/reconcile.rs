@@ -46,7 +46,7 @@ const ROUNDS_MAX: usize = 10_000;
 #[derive(Debug, Serialize)]
 pub struct CaseReport {
     /// Its name.
-    pub shape: &'static str,
+    pub case: &'static str,
     /// Events of the relay that the filter matches.
     pub events: usize,
     /// Ids that only the client has.
@@ -141,10 +141,10 @@ struct Outcome {
     wait: Duration,
 }
 
-/// Reconciles `plan.repeat + 1` times in each case.
+/// Reconciles `options.repeat + 1` times in each case.
 ///
 /// # Errors
-/// If the connection is lost, the relay refuses a reconciliation or ends it, or `pid` is not there.
+/// If the connection is lost, the relay refuses a reconciliation or ends it, or there is no such process.
 pub fn run(
     endpoint: &Endpoint,
     process: Option<Process>,
@@ -299,7 +299,7 @@ fn measure(
         _ => None,
     };
     Ok(CaseReport {
-        shape: case.name,
+        case: case.name,
         events: case.events,
         only_here: case.only_here.len(),
         only_there: case.only_there.len(),

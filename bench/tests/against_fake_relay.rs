@@ -46,7 +46,7 @@ fn a_lost_refused_or_unanswered_event_is_detected() {
     let silent = published(Fault::Silent, &load::Options { time_max: Duration::from_secs(3), ..load() });
     assert!(!silent.is_correct() && silent.unanswered > 0, "{silent:?}");
     let twice = published(Fault::AnswersTwice, &load());
-    assert!(!twice.is_correct() && twice.stray_answers > 0, "{twice:?}");
+    assert!(!twice.is_correct() && twice.unexpected_answers > 0, "{twice:?}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Blossom (BUD-00 to BUD-14) as a pure machine: what requests mean, who may do what, which blobs there are. No clock, no I/O,
-//! no threads. Hosts move the bytes.
+//! Blossom (BUD-01 to BUD-12, and the drafts BUD-13 and BUD-14) as a pure machine: what requests mean, who may do what, which
+//! blobs there are. No clock, no I/O, no threads. Hosts move the bytes.
 //!
 //! | module | role |
 //! |---|---|

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn who_costs_the_most_is_for_operators() {
+    fn who_costs_the_most_is_for_administrators() {
         let shard = Shards::ONE.for_connection();
         let families = vec![
             Family::single(CONNECTIONS, 2),

@@ -59,7 +59,7 @@ test('a job takes two requests to its agent, one if others follow, and an idle a
   // An alarm half a minute after a deployment sees to it that the agent is announced, and sets the one that renews that
   // days later, which is a row. It comes once.
   while (!(await counts())['agent alarm']) await sleep(500)
-  // The relay's beats begin with multiples of four minutes, and are not what is counted here.
+  // The relay's heartbeats begin with multiples of four minutes, and are not what is counted here.
   const left = 240_000 - (Date.now() % 240_000)
   if (left < 40_000) await sleep(left + 2_000)
   // The first job of an object also makes what is there for all.
@@ -220,7 +220,7 @@ test('a log is followed', async () => {
   assert.equal((await api(edge, 'GET', `/agents/${agent.npub}/logs?follow=1`, { by: generateSecretKey() })).status, 403)
 })
 
-test('an agent is announced, beats and pongs', async () => {
+test('an agent is announced, has heartbeats and answers pings', async () => {
   const agent = await deploy(edge, { ...ECHO, name: 'lively' })
   for (let tries = 0; ; tries++) {
     const found = await client.req(`alive ${tries}`, { kinds: [0, 31990, 11998], authors: [agent.pubkey] })

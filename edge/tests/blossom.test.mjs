@@ -246,7 +246,7 @@ test('a blob that is deleted while it gets a type stays deleted', async () => {
   assert.ok(!(await keys()).includes(hash))
 })
 
-test('operators see reports, ban and unban', async () => {
+test('administrators see reports, ban and unban', async () => {
   const bytes = blob()
   const hash = sha256(bytes)
   await upload(edge, bytes)
@@ -267,7 +267,7 @@ test('operators see reports, ban and unban', async () => {
   assert.equal((await send(edge, 'PUT', url, { headers: stranger })).status, 403)
 })
 
-test('a signed request of an operator is carried out once, whoever gets it again', async () => {
+test('a signed request of an administrator is carried out once, whoever gets it again', async () => {
   const path = `/blossom/bans/${sha256(blob())}`
   const headers = authorization('PUT', edge.http + path, admin)
   const again = () => send(edge, 'PUT', path, { headers })
@@ -417,7 +417,7 @@ test('a blob that is banned during its upload is not stored', async () => {
   await gone(hash)
 })
 
-test('bytes that the index does not know go when an operator asks, and nothing else', async () => {
+test('bytes that the index does not know go when an administrator asks, and nothing else', async () => {
   const [lost, late, banned, deleted] = [blob(), blob(), blob(), blob()]
   const live = blob()
   assert.equal((await upload(edge, live)).status, 201)

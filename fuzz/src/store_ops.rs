@@ -30,8 +30,8 @@ const FILTERS: usize = 32;
 /// # Panics
 /// If a backend and the oracle disagree, or a failed change leaves something behind.
 pub fn store_ops(data: &[u8]) {
-    let (world, program) = data.split_at_checked(1).unwrap_or((&[0], &[]));
-    let mut machine = StoreOps::new(u64::from(world[0]));
+    let (seed, program) = data.split_at_checked(1).unwrap_or((&[0], &[]));
+    let mut machine = StoreOps::new(u64::from(seed[0]));
     let mut choices = Choices::from_bytes(program);
     for _ in 0..OPS_MAX {
         if choices.is_exhausted() {
@@ -85,9 +85,9 @@ struct StoreOps {
 
 impl StoreOps {
     fn new(seed: u64) -> Self {
-        let mut world = EventGenerator::new(seed);
-        let ops = (0..EVENTS).map(|_| world.op()).collect();
-        let filters = (0..FILTERS).map(|_| world.filter()).collect();
+        let mut generator = EventGenerator::new(seed);
+        let ops = (0..EVENTS).map(|_| generator.op()).collect();
+        let filters = (0..FILTERS).map(|_| generator.filter()).collect();
         // Every choice of optional terms: the planner must answer the same without them.
         let classes = [(true, true), (true, false), (false, true), (false, false)];
         // And whether events are removed at once or marked as removed first.
@@ -152,7 +152,7 @@ impl StoreOps {
         }
     }
 
-    /// The SQL backend, if this world has one.
+    /// The SQL backend, if this seed has one.
     fn sql(&self) -> Option<&FailingBackend<SqlBackend<Sqlite>>> {
         self.sql.as_ref().map(|(_, backend)| backend)
     }

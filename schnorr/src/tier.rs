@@ -262,20 +262,20 @@ macro_rules! lane_tier {
 
             #[target_feature(enable = $features)]
             fn warm(
-                engine: &mut Lanes,
+                lanes: &mut Lanes,
                 tasks: &[(Task, &[AffinePoint])],
                 decide: &mut dyn FnMut(&Task, Outcome),
             ) {
-                engine.warm_inline(tasks, decide);
+                lanes.warm_inline(tasks, decide);
             }
 
             #[target_feature(enable = $features)]
             fn cold(
-                engine: &mut Lanes,
+                lanes: &mut Lanes,
                 tasks: &[(Task, AffinePoint)],
                 decide: &mut dyn FnMut(&Task, Outcome),
             ) {
-                engine.cold_inline(tasks, decide);
+                lanes.cold_inline(tasks, decide);
             }
 
             impl Kernel for LaneState {

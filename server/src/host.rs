@@ -336,7 +336,7 @@ impl ServerState {
     }
 
     /// Prometheus's text, of all shards that answer; the addresses and authors that cost the most, and the busiest agents, are
-    /// named only for an operator.
+    /// named only for administrators.
     pub(crate) async fn metrics_text(&self, is_for_admin: bool) -> String {
         let shards = self.snapshots().await;
         let blossom = match self.blossom.get() {

@@ -36,9 +36,10 @@ impl HttpResponse {
         Self::error_document(status, json!({ "error": message }), message)
     }
 
-    /// An error in this field of the request: `{"error": message, "field": field}`.
+    /// An error in this field of the request: `{"error": message, "field": field}`, and `field: message` in `X-Reason`.
     pub fn error_in(status: u16, field: &str, message: &str) -> Self {
-        Self::error_document(status, json!({ "error": message, "field": field }), message)
+        let document = json!({ "error": message, "field": field });
+        Self::error_document(status, document, &format!("{field}: {message}"))
     }
 
     fn error_document(status: u16, document: serde_json::Value, message: &str) -> Self {
@@ -94,7 +95,7 @@ mod tests {
         let answer = HttpResponse::error_in(413, "body", "too long: «é»\r\nX-Evil: 1");
         assert_eq!(answer.body, "{\"error\":\"too long: «é»\\r\\nX-Evil: 1\",\"field\":\"body\"}\n");
         let reason = answer.headers.iter().find(|(name, _)| *name == "x-reason").unwrap();
-        assert_eq!(reason.1, "too long: ?????X-Evil: 1");
+        assert_eq!(reason.1, "body: too long: ?????X-Evil: 1");
         assert_eq!(HttpResponse::error(404, "not found").body, "{\"error\":\"not found\"}\n");
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! | module | role |
 //! |---|---|
-//! | [`feature`] | [`FEATURES`] of the server: each adds endpoints, NIPs, settings and a section of the web page |
+//! | [`feature`] | [`FEATURES`] of both hosts: each adds endpoints, NIPs, settings and a section of the web page |
 //! | [`route`] | the routing table: method, path and headers to a [`Route`] |
 //! | [`http_response`] | responses that are the same on both hosts: documents and errors |
 //! | [`nip11`] | the relay information document |

@@ -103,7 +103,7 @@ pub const STORE_PENDING_REMOVAL: Metric = Metric::gauge(
 /// Read from a store.
 pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Size of the store in bytes");
 
-/// By the label `state`. Counters of agents are added up while agents are open, and begin at zero with the host.
+/// By the label `state`. Counters of agents are added up while agents are loaded, and begin at zero with the host.
 pub const AGENT_JOBS: Metric =
     Metric::counter("relay_agent_jobs", "Jobs of all agents that have ended since the start, by state");
 /// By the label `cause`.
@@ -119,13 +119,13 @@ pub const AGENT_ANSWER_SECONDS: Metric = Metric::histogram(
     "relay_agent_answer_seconds",
     "Time from a job request to its result, of all agents since the start",
 );
-/// Reported by agents that are open.
+/// Reported by agents that are loaded.
 pub const AGENT_JOBS_QUEUED: Metric =
-    Metric::gauge("relay_agent_jobs_queued", "Jobs of open agents that wait, as agents reported last");
-/// Reported by agents that are open.
+    Metric::gauge("relay_agent_jobs_queued", "Jobs of loaded agents that wait, as agents reported last");
+/// Reported by agents that are loaded.
 pub const AGENT_JOBS_RUNNING: Metric = Metric::gauge(
     "relay_agent_jobs_running",
-    "Jobs of open agents that executors work on, as agents reported last",
+    "Jobs of loaded agents that executors work on, as agents reported last",
 );
 /// By the label `state`; read from the router.
 pub const AGENTS: Metric = Metric::gauge("relay_agents", "Deployed agents by state");

@@ -2,7 +2,7 @@
 //!
 //! | module | role |
 //! |---|---|
-//! | `session` | a connection without the connection: messages in, messages and work for the store out |
+//! | `session` | a state machine for one connection, without the socket: messages in, messages and work for the store out |
 //! | `ranges`, `reconcile`, `pages` | what is compared; a reconciliation; pages where there is none |
 //! | `download`, `upload` | what is asked for by id; what is sent |
 //! | `frames` | messages of clients and relays |

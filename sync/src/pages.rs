@@ -42,7 +42,7 @@ pub(crate) enum PageEvent {
     /// It was in the last page too.
     Repeated,
     /// It was not asked for.
-    NotRequested,
+    Unasked,
 }
 
 /// The result of a page.
@@ -84,7 +84,7 @@ impl Pages {
     pub(crate) fn take(&mut self, created_at: Timestamp, id: EventId) -> PageEvent {
         let range = Range { since: self.since, until: self.until };
         if self.page.len() >= self.limit as usize || !range.contains(created_at) {
-            return PageEvent::NotRequested;
+            return PageEvent::Unasked;
         }
         self.page.push((created_at, id));
         if created_at == self.until && self.border.contains(&id) {

@@ -29,8 +29,8 @@ impl Range {
         &items[begin..end.max(begin)]
     }
 
-    /// The older and the newer half: of the events here if they are many, else of the time, of which what is to come after
-    /// `now` is not half. `None` for one second.
+    /// The older and the newer part: cut at the median of the events here if there are 64 or more, else in the middle of
+    /// the time up to `now`. `None` for one second.
     pub fn halves(self, items: &[Item], now: Timestamp) -> Option<(Range, Range)> {
         /// Fewer events do not tell where those of the other relay are.
         const TELLING: usize = 64;

@@ -20,10 +20,11 @@ const TARGETS: &[(&str, u32)] = &[
 ];
 
 pub(crate) fn run(target: &str, seconds: u32) -> anyhow::Result<()> {
+    let names = TARGETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let (target, len_max) = TARGETS
         .iter()
         .find(|(name, _)| *name == target)
-        .with_context(|| format!("unknown target {target}; there are {TARGETS:?}"))?;
+        .with_context(|| format!("unknown target {target}; there are {names}"))?;
     if !succeeds(&mut cargo(&["fuzz", "--version"])) {
         run_command(&mut cargo(&["install", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ]))?;
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: the steps of the one test command, in order.
+//! `cargo xtask test`: the parts of the one test command, in order.
 
 use std::process::Command;
 use std::time::Instant;
@@ -8,61 +8,61 @@ use anyhow::{Context, bail};
 use crate::edge;
 use crate::run::{cargo, run, succeeds};
 
-struct Step {
+struct Part {
     name: &'static str,
     about: &'static str,
     run: fn() -> anyhow::Result<()>,
 }
 
-impl Step {
+impl Part {
     fn chosen(&self, names: &[String]) -> bool {
         names.is_empty() || names.iter().any(|name| name == self.name)
     }
 }
 
-const STEPS: &[Step] = &[
-    Step { name: "format", about: "rustfmt --check", run: format },
-    Step { name: "lint", about: "clippy, every target, warnings denied", run: lint },
-    Step { name: "docs", about: "rustdoc, warnings denied", run: docs },
-    Step { name: "wasm", about: "the engine builds for wasm32 and has no C in it", run: wasm },
-    Step {
+const PARTS: &[Part] = &[
+    Part { name: "format", about: "rustfmt --check", run: format },
+    Part { name: "lint", about: "clippy, every target, warnings denied", run: lint },
+    Part { name: "docs", about: "rustdoc, warnings denied", run: docs },
+    Part { name: "wasm", about: "the engine builds for wasm32 and has no C in it", run: wasm },
+    Part {
         name: "tests",
         about: "unit, property, semantics and simulation tests, fuzz corpora, the real binary, doc tests",
         run: tests,
     },
-    Step { name: "clients", about: "third-party Nostr clients against the real binary", run: clients },
-    Step {
+    Part { name: "clients", about: "third-party Nostr clients against the real binary", run: clients },
+    Part {
         name: "edge-toolchain",
         about: "installs and checks the pinned toolchain of the Worker",
         run: edge::setup,
     },
-    Step {
+    Part {
         name: "edge",
         about: "the Worker in workerd: hibernation, eviction, restarts, limits, costs, third-party clients",
         run: edge::tests,
     },
-    Step {
+    Part {
         name: "edge-e2e",
         about: "the server's semantics suite, end-to-end tests and nostr-sdk, against the Worker",
         run: edge::shared_tests,
     },
-    Step {
+    Part {
         name: "oracle",
         about: "100,000 random groups of filters on each backend, compared with the naive oracle",
         run: oracle,
     },
-    Step { name: "benches", about: "runs each bench once and checks its answers", run: benches },
+    Part { name: "benches", about: "runs each bench once and checks its answers", run: benches },
 ];
 
 /// What a contributor runs between edits.
-const QUICK: &[Step] = &[
-    Step { name: "format", about: "rustfmt --check", run: format },
-    Step {
+const QUICK: &[Part] = &[
+    Part { name: "format", about: "rustfmt --check", run: format },
+    Part {
         name: "lint",
         about: "clippy on the engine and the native host, warnings denied",
         run: lint_quick,
     },
-    Step {
+    Part {
         name: "tests",
         about: "tests of the same packages, the real binary and the simulator included, without the store over SQLite",
         run: tests_quick,
@@ -70,7 +70,7 @@ const QUICK: &[Step] = &[
 ];
 
 pub(crate) fn list() {
-    for part in STEPS {
+    for part in PARTS {
         eprintln!("{:14} {}", part.name, part.about);
     }
 }
@@ -80,13 +80,13 @@ pub(crate) fn run_quick() -> anyhow::Result<()> {
 }
 
 pub(crate) fn run_all(names: &[String]) -> anyhow::Result<()> {
-    if let Some(unknown) = names.iter().find(|name| STEPS.iter().all(|part| part.name != *name)) {
+    if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != *name)) {
         bail!("unknown part {unknown}; `cargo xtask test --list` prints all");
     }
-    run_parts(STEPS.iter().filter(|part| part.chosen(names)))
+    run_parts(PARTS.iter().filter(|part| part.chosen(names)))
 }
 
-fn run_parts<'a>(parts: impl Iterator<Item = &'a Step>) -> anyhow::Result<()> {
+fn run_parts<'a>(parts: impl Iterator<Item = &'a Part>) -> anyhow::Result<()> {
     let mut times = Vec::new();
     for part in parts {
         eprintln!("\n== {}: {}", part.name, part.about);

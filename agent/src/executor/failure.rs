@@ -74,9 +74,9 @@ impl ExecutorError {
     }
 
     /// A call to `endpoint` (for the owner's log) has failed.
-    pub(super) fn of_http_error(fault: HttpError, endpoint: &str) -> Self {
+    pub(super) fn of_http_error(error: HttpError, endpoint: &str) -> Self {
         let unreachable = "the agent's backend cannot be reached";
-        match fault {
+        match error {
             HttpError::Forbidden(why) => {
                 ExecutorError::fatal(cause::ADDRESS, unreachable, format!("{endpoint}: not allowed: {why}"))
             }

@@ -172,7 +172,7 @@ impl Call {
                 }
                 Err(error.failure(&self.url, &Bearer::hint(self.bearer.as_ref())))
             }
-            Some(Received::Fault(fault)) => Err(ExecutorError::of_http_error(fault, &self.url)),
+            Some(Received::Failed(error)) => Err(ExecutorError::of_http_error(error, &self.url)),
             Some(Received::Nothing) => Err(chat::malformed("no response")),
         }
     }

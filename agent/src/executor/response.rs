@@ -32,7 +32,7 @@ pub(super) enum Received {
     /// A status that is not 2xx; what else became of the call does not matter.
     Error(ErrorResponse),
     /// The call has failed, or the body is larger than allowed.
-    Fault(HttpError),
+    Failed(HttpError),
     /// The call has ended without a response.
     Nothing,
 }
@@ -69,7 +69,7 @@ impl ResponseReader {
             (Body::Stream(sse), HttpEvent::Chunk(bytes)) => Some(Received::Events(sse.push(&bytes))),
             (Body::Whole(body), HttpEvent::Chunk(bytes)) => {
                 if body.len() + bytes.len() > self.whole_bytes_max {
-                    return Some(Received::Fault(HttpError::TooLarge));
+                    return Some(Received::Failed(HttpError::TooLarge));
                 }
                 body.extend_from_slice(&bytes);
                 None
@@ -77,7 +77,7 @@ impl ResponseReader {
             (Body::Error(error), HttpEvent::End | HttpEvent::Failed(_)) => {
                 Some(Received::Error(std::mem::take(error)))
             }
-            (_, HttpEvent::Failed(fault)) => Some(Received::Fault(fault)),
+            (_, HttpEvent::Failed(error)) => Some(Received::Failed(error)),
             (Body::Awaited, HttpEvent::End) => Some(Received::Nothing),
             (Body::Stream(sse), HttpEvent::End) => Some(Received::StreamEnd(sse.finish())),
             (Body::Whole(body), HttpEvent::End) => Some(Received::Whole(std::mem::take(body))),

@@ -91,7 +91,7 @@ impl Webhook {
         if let HttpEvent::Head(told, headers) = &event {
             (*status, *media_type) = (*told, call::media_type(headers));
         }
-        let failed = |fault| Some(Err(ExecutorError::of_http_error(fault, &self.url)));
+        let failed = |error| Some(Err(ExecutorError::of_http_error(error, &self.url)));
         match reader.handle(event)? {
             // It reads none.
             Received::Events(_) | Received::StreamEnd(_) => None,
@@ -101,7 +101,7 @@ impl Webhook {
             Received::Error(error) => {
                 Some(Err(error.failure(&self.url, "check that it knows the agent's public key")))
             }
-            Received::Fault(fault) => failed(fault),
+            Received::Failed(error) => failed(error),
             Received::Nothing => failed(HttpError::Connection("no response".to_owned())),
         }
     }

@@ -44,7 +44,7 @@ impl WorkersAi {
                 Some(added.and_then(|()| answer.result()).map(Step::Done))
             }
             Received::Error(error) => Some(Err(error.failure(model, "check the binding AI of the Worker"))),
-            Received::Fault(fault) => Some(Err(ExecutorError::of_http_error(fault, model))),
+            Received::Failed(error) => Some(Err(ExecutorError::of_http_error(error, model))),
             Received::Nothing => Some(Err(chat::malformed("no response"))),
         }
     }

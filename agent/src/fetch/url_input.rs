@@ -69,7 +69,7 @@ impl UrlInput {
                     .map(|text| text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
                     .map_err(|_| "the text of the URL is not UTF-8".to_owned()),
             ),
-            HttpEvent::Failed(fault) => Some(Err(match fault {
+            HttpEvent::Failed(error) => Some(Err(match error {
                 HttpError::Forbidden(_) => "the URL leads to an address that is not allowed".to_owned(),
                 HttpError::Connection(_) => "the URL cannot be reached".to_owned(),
                 HttpError::Timeout => "the URL takes too long".to_owned(),

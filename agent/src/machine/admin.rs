@@ -39,6 +39,7 @@ pub(super) struct AgentRecord {
 }
 
 impl AgentRecord {
+    /// Where it is stored. The type was called so once.
     pub(super) const NAME: &'static str = "head";
 }
 
@@ -187,7 +188,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// Stores another head, with what is in the batch; or neither.
+    /// Stores a changed record together with what is in the batch; or neither.
     pub(super) fn change_record(&mut self, record: AgentRecord) -> Result<(), CommandError> {
         store::put_meta(&mut self.batch, AgentRecord::NAME, &record);
         if let Err(error) = self.store() {

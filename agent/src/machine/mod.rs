@@ -6,7 +6,7 @@
 //! run        attempts: executors and their calls, time limits, retries
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
-//! outbox     what is signed leaves in order, and is published again after a crash; read_relays: and where customers read;
+//! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
 //!            expired: feedback that waited too long
 //! admin      deploy, roll back, pause, delete; announce: how it is found, again and again; deleted_agent: what is kept of a deleted one
 //! sessions   what was said before; schedules: jobs of its own

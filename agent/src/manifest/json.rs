@@ -18,12 +18,12 @@ pub(super) fn read(json: &[u8]) -> Result<Value, ManifestError> {
     if json.len() > BYTES_MAX {
         return Err(ManifestError::new(".", format!("has more than {BYTES_MAX} bytes")));
     }
-    let fault = RefCell::new(None);
+    let first_error = RefCell::new(None);
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let seed = Strict { path: String::new(), depth: 0, fault: &fault };
+    let seed = Strict { path: String::new(), depth: 0, first_error: &first_error };
     let value = seed.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     value.map_err(|error| {
-        fault.into_inner().unwrap_or_else(|| {
+        first_error.into_inner().unwrap_or_else(|| {
             let (line, column) = (error.line(), error.column());
             ManifestError::new(".", format!("is not JSON: line {line}, column {column}"))
         })
@@ -116,17 +116,17 @@ fn without_value(message: &str) -> String {
 struct Strict<'a> {
     path: String,
     depth: usize,
-    fault: &'a RefCell<Option<ManifestError>>,
+    first_error: &'a RefCell<Option<ManifestError>>,
 }
 
 impl<'a> Strict<'a> {
     fn inside(&self, step: &str) -> Strict<'a> {
-        Strict { path: join(&self.path, step), depth: self.depth + 1, fault: self.fault }
+        Strict { path: join(&self.path, step), depth: self.depth + 1, first_error: self.first_error }
     }
 
     fn fail<E: serde::de::Error>(&self, path: &str, message: &str) -> E {
         let path = if path.is_empty() { "." } else { path };
-        *self.fault.borrow_mut() = Some(ManifestError::new(bounded(path), message));
+        *self.first_error.borrow_mut() = Some(ManifestError::new(bounded(path), message));
         E::custom(message)
     }
 

@@ -123,7 +123,7 @@ pub struct Manifest {
     pub tags: Vec<String>,
 }
 
-/// Why a manifest is refused: the first fault that was found.
+/// Why a manifest is refused: the first error that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestError {
     /// The path of the field, for instance `handlers[0].kind`; `.` for the whole.

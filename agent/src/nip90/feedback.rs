@@ -15,7 +15,7 @@ pub(super) const EXPIRES_SECONDS: Timestamp = 600;
 /// What feedback says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feedback<'a> {
-    /// The job is accepted. Words if there is something to say, else empty.
+    /// The job is accepted. A message, or empty.
     Processing(&'a str),
     /// A partial result. It is the content, and as long as the caller makes it.
     Partial(&'a str),

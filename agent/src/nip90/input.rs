@@ -41,7 +41,7 @@ pub(super) fn input(tag: &OwnedTag) -> Result<Option<Input>, String> {
 /// Reads `["input", type, data]`, which some clients write instead of `["i", data, type]`.
 ///
 /// # Errors
-/// Words for the customer, if it is not just that.
+/// A message for the customer, if the tag has another form or its data does not fit its type.
 pub(super) fn swapped(tag: &OwnedTag) -> Result<Input, String> {
     match tag.as_slice() {
         [_, name, data] if kind(name).is_some() => {

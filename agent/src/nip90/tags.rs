@@ -40,7 +40,7 @@ pub(crate) fn has(event: &Event, name: &[u8]) -> bool {
 /// text, as some clients write them.
 ///
 /// # Errors
-/// Words for whoever wrote it.
+/// A message for whoever sent it.
 pub(crate) fn inner(json: &str) -> Result<Vec<OwnedTag>, &'static str> {
     const SHAPE: &str = "the encrypted content is not a JSON array of tags";
     let Ok(Value::Array(items)) = serde_json::from_str(json) else {

@@ -6,6 +6,7 @@ use relay_engine::types::PubKey;
 use super::columns;
 use crate::machine::DeletedAgent;
 
+/// The table and its column have the name that deleted agents once had.
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS agent_router_tombstone (pubkey BLOB PRIMARY KEY, \
                       tombstone BLOB NOT NULL) WITHOUT ROWID";
 const GET: &str = "SELECT tombstone FROM agent_router_tombstone WHERE pubkey = ?";

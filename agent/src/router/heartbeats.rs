@@ -1,4 +1,4 @@
-//! Heartbeats: the router publishes one for each announced, active agent every four minutes, so that agents need not be open for them.
+//! Heartbeats: the router publishes one for each announced, active agent every four minutes, so that agents need not be loaded for them.
 
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, VecDeque};
@@ -13,6 +13,7 @@ use crate::machine::AgentState;
 use crate::nip90::{self, HEARTBEAT_EVERY_SECONDS};
 use crate::secrets::Secrets;
 
+/// The table has the name that heartbeats once had.
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS agent_router_beat (id INTEGER PRIMARY KEY, \
                       round INTEGER NOT NULL)";
 const LOAD: &str = "SELECT round FROM agent_router_beat";

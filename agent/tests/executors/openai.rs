@@ -286,8 +286,8 @@ fn a_status_says_whose_fault_it_is() {
         "redirects to https://other.example/ are not followed",
     );
     // The body breaks off: the status counts.
-    let fault = HttpEvent::Failed(HttpError::TooLarge);
-    check_failed(vec![head(500, &[]), fault], "http_status", true, "500");
+    let failed = HttpEvent::Failed(HttpError::TooLarge);
+    check_failed(vec![head(500, &[]), failed], "http_status", true, "500");
     for (value, want) in
         [("7", Some(7)), (" 7 ", Some(7)), ("Sun, 06 Nov 1994 08:49:37 GMT", None), ("-1", None)]
     {
@@ -300,18 +300,18 @@ fn a_status_says_whose_fault_it_is() {
 
 #[test]
 fn a_call_fails_in_the_machines_words() {
-    let fault = |fault| vec![HttpEvent::Failed(fault)];
+    let failed = |error| vec![HttpEvent::Failed(error)];
     let refused = HttpError::Forbidden("10.0.0.1 is not public".to_owned());
     check_failed(
-        fault(refused),
+        failed(refused),
         "address",
         false,
         "https://api.example.com/v1/chat/completions: not allowed: 10.0.0.1",
     );
-    check_failed(fault(HttpError::Unsupported), "address", false, "this host cannot");
-    check_failed(fault(HttpError::Timeout), "timeout", true, "time-out");
-    check_failed(fault(HttpError::TooLarge), "response_size", false, "larger");
-    check_failed(fault(HttpError::Connection("reset".to_owned())), "connection", true, "reset");
+    check_failed(failed(HttpError::Unsupported), "address", false, "this host cannot");
+    check_failed(failed(HttpError::Timeout), "timeout", true, "time-out");
+    check_failed(failed(HttpError::TooLarge), "response_size", false, "larger");
+    check_failed(failed(HttpError::Connection("reset".to_owned())), "connection", true, "reset");
     let mid = vec![
         head(200, &[("content-type", SSE)]),
         HttpEvent::Chunk(Bytes::from(data(&[&piece("a")]))),

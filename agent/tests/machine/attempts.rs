@@ -141,7 +141,7 @@ fn work_that_takes_too_long_is_ended() {
 }
 
 // A model that was slow was asked again or not, by the fraction of a second in which its job began: the call's own limit was cut to whole
-// seconds, so it ended first, and passed for a failure in passing. The customer got the first pieces of the text twice.
+// seconds, so it ended first, and passed for a failure in passing. The customer got the first partial results twice.
 #[test]
 fn a_call_that_takes_too_long_is_not_made_again() {
     for millis in [0, 1, 500, 999] {
@@ -166,7 +166,7 @@ fn a_call_that_takes_too_long_is_not_made_again() {
 }
 
 #[test]
-fn pieces_are_sent_once_a_second_and_the_result_is_last() {
+fn partial_results_are_sent_once_a_second_and_the_result_is_last() {
     let mut world = World::calling(&manifest(|_| ()));
     let request = asked(&mut world, "hello");
     let (id, _) = world.host.calls.remove(0);
@@ -191,13 +191,13 @@ fn pieces_are_sent_once_a_second_and_the_result_is_last() {
     let whole = customer.read(&answers[65].1);
     assert!(whole.starts_with(&pieces) && whole.ends_with("d99 "));
     assert!(pieces.contains("d60"), "what could not be sent at once is sent later: {pieces}");
-    // 100 s of pieces are some rows, not one for each.
+    // 100 s of partial results are some rows, not one for each.
     assert!(world.agent.job(&request.id).unwrap().unwrap().partials == 64);
 }
 
-/// A piece is not stored. What follows it after a crash must be later all the same, also by a clock that was set back.
+/// A partial result is not stored. What follows it after a crash must be later all the same, also by a clock that was set back.
 #[test]
-fn after_a_crash_the_result_is_still_later_than_all_pieces() {
+fn after_a_crash_the_result_is_still_later_than_all_partial_results() {
     let mut world = World::calling(&manifest(|_| ()));
     let request = asked(&mut world, "hello");
     let (id, _) = world.host.calls.remove(0);

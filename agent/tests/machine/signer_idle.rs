@@ -1,4 +1,4 @@
-//! What a remote signer is asked for only if it answers: heartbeats, and pieces of results.
+//! What a remote signer is asked for only if it answers: heartbeats, and partial results.
 
 use relay_agent::cipher::Cipher;
 use relay_agent::executor::HttpEvent;
@@ -15,7 +15,7 @@ fn heartbeats(world: &Signed) -> usize {
 }
 
 #[test]
-fn an_announced_agent_beats_by_its_signer() {
+fn heartbeats_of_an_announced_agent_are_signed_by_its_signer() {
     let mut world = Signed::with(Manner::Willing, |json| json["announce"] = json!(true));
     world.pass(10 * HEARTBEAT_EVERY_SECONDS);
     assert!((10..=11).contains(&heartbeats(&world)), "{}", heartbeats(&world));
@@ -45,7 +45,7 @@ fn an_announced_agent_beats_by_its_signer() {
 }
 
 #[test]
-fn a_signer_that_fails_is_asked_for_no_beats_and_one_that_refuses_them_signs_the_rest() {
+fn a_signer_that_fails_is_asked_for_no_heartbeats_and_one_that_refuses_them_signs_the_rest() {
     let mut world = Signed::with(Manner::Willing, |json| json["announce"] = json!(true));
     world.pass(HEARTBEAT_EVERY_SECONDS);
     let before = heartbeats(&world);
@@ -90,7 +90,7 @@ fn begin(world: &mut Signed) {
 }
 
 #[test]
-fn pieces_of_a_result_are_signed_and_the_result_is_last() {
+fn partial_results_are_signed_and_the_result_is_last() {
     for is_encrypted in [false, true] {
         let mut world = Signed::with(Manner::Willing, streaming);
         let customer = Customer::new(1);
@@ -112,7 +112,7 @@ fn pieces_of_a_result_are_signed_and_the_result_is_last() {
 }
 
 #[test]
-fn pieces_that_are_not_signed_at_once_do_not_come_late_and_the_result_does() {
+fn partial_results_that_are_not_signed_at_once_do_not_come_late_and_the_result_does() {
     let mut world = Signed::with(Manner::Willing, streaming);
     let job = world.order(&Customer::new(1), &world.request());
     begin(&mut world);

@@ -348,7 +348,7 @@ fn unknown_fields() {
     check_at(&long, 1, &shown, UNKNOWN);
 }
 
-fn fault(json: &str) -> (String, String) {
+fn error_of(json: &str) -> (String, String) {
     let ManifestError { path, message } = Manifest::parse(json.as_bytes()).expect_err(json);
     (path, message)
 }
@@ -356,25 +356,25 @@ fn fault(json: &str) -> (String, String) {
 #[test]
 fn documents() {
     let whole = |message: &str| (".".to_owned(), message.to_owned());
-    assert_eq!(fault(""), whole("is not JSON: line 1, column 0"));
-    assert_eq!(fault("{\"name\": \"a\",\n}"), whole("is not JSON: line 2, column 1"));
-    assert_eq!(fault("{} {}"), whole("is not JSON: line 1, column 4"));
-    assert_eq!(fault("name = \"toml\""), whole("is not JSON: line 1, column 2"));
-    assert_eq!(fault("[]"), whole("must be an object"));
-    assert_eq!(fault("null"), whole("must be an object"));
-    assert_eq!(fault("\"nsec\""), whole("must be an object"));
+    assert_eq!(error_of(""), whole("is not JSON: line 1, column 0"));
+    assert_eq!(error_of("{\"name\": \"a\",\n}"), whole("is not JSON: line 2, column 1"));
+    assert_eq!(error_of("{} {}"), whole("is not JSON: line 1, column 4"));
+    assert_eq!(error_of("name = \"toml\""), whole("is not JSON: line 1, column 2"));
+    assert_eq!(error_of("[]"), whole("must be an object"));
+    assert_eq!(error_of("null"), whole("must be an object"));
+    assert_eq!(error_of("\"nsec\""), whole("must be an object"));
     let big = format!("{{\"about\": \"{}\"}}", "x".repeat(BYTES_MAX));
-    assert_eq!(fault(&big), whole("has more than 65536 bytes"));
+    assert_eq!(error_of(&big), whole("has more than 65536 bytes"));
     assert_eq!(
-        fault(r#"{"name": "a", "name": "b"}"#),
+        error_of(r#"{"name": "a", "name": "b"}"#),
         ("name".to_owned(), "is a duplicate field".to_owned())
     );
     assert_eq!(
-        fault(r#"{"handlers": [{"kind": 5050}, {"kind": 5050, "config": {"a": 1, "\u0061": 2}}]}"#),
+        error_of(r#"{"handlers": [{"kind": 5050}, {"kind": 5050, "config": {"a": 1, "\u0061": 2}}]}"#),
         ("handlers[1].config.a".to_owned(), "is a duplicate field".to_owned())
     );
     let (path, message) =
-        fault(&format!("{{\"metadata\": {{\"a\": {}1{}}}}}", "[".repeat(200), "]".repeat(200)));
+        error_of(&format!("{{\"metadata\": {{\"a\": {}1{}}}}}", "[".repeat(200), "]".repeat(200)));
     assert_eq!(path, format!("metadata.a{}", "[0]".repeat(14)));
     assert_eq!(message, "is nested more than 16 deep");
     assert!(Manifest::parse(&[b'"', 0xff, b'"']).is_err());

@@ -2,7 +2,7 @@
 //!
 //! 60% kind 1, 25% kind 7, 5% kind 6, 4% kind 0, 2% each 9735 and 30023, 1% each 10002 and 3, by authors
 //! whose activity follows Zipf's law, with a daily rhythm, all ids and signatures valid. Sizes and tags are
-//! calibrated on real events; `world.rs` has the numbers. Nothing here reads a clock.
+//! calibrated on real events; `draft_generator.rs` has the numbers. Nothing here reads a clock.
 
 mod author;
 mod draft;

@@ -75,8 +75,8 @@ impl InternalUpload {
     }
 }
 
-/// The words of an error.
+/// The message of an error.
 fn reason(response: &Response) -> String {
-    let words = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-reason"));
-    words.map_or_else(|| format!("status {}", response.status), |(_, words)| words.to_string())
+    let reason = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-reason"));
+    reason.map_or_else(|| format!("status {}", response.status), |(_, reason)| reason.to_string())
 }

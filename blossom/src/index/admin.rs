@@ -42,14 +42,14 @@ const OWNERS_FURTHER: &str = "WITH RECURSIVE o(owner) AS (SELECT coalesce(min(ow
                               WHERE o.owner > x'') SELECT count(*) FROM o WHERE o.owner > x'' AND NOT EXISTS \
                               (SELECT 1 FROM blossom_blobs AS b WHERE b.owner = o.owner)";
 
-/// Reports that are kept. Keys are free, so of these many are not one's who has many keys.
+/// Reports that are kept. Keys cost nothing, so limits per key alone would not bound the list.
 const REPORTS_KEPT: u64 = 10_000;
 /// Of them by one reporter, and of one blob: the last ones.
 const REPORTS_KEPT_OF: u64 = 100;
 /// Blobs that one report names.
 const REPORTED_MAX: usize = 100;
 /// Bytes of a reason and of what a report says; the rest is cut off.
-const WORDS_MAX: usize = 1_000;
+const TEXT_MAX: usize = 1_000;
 /// Bytes of a report's category.
 const CATEGORY_MAX: usize = 64;
 /// Most rows of a list.
@@ -75,7 +75,7 @@ fn report_row(row: &[SqlValue<'_>]) -> Result<ReportRow, StoreError> {
 impl<C: SqlConn> Run<'_, C> {
     /// Removes and refuses a blob. One row, and what [`Run::remove_blob`] and [`Run::purge`] write.
     pub(super) fn ban(&mut self, sha256: &Sha256, reason: &str) -> Result<Outcome, StoreError> {
-        exec(self.conn, BAN, &[(*sha256).into(), cut(reason, WORDS_MAX).into(), self.now.into()])?;
+        exec(self.conn, BAN, &[(*sha256).into(), cut(reason, TEXT_MAX).into(), self.now.into()])?;
         if let Some(row) = self.blob(sha256)? {
             self.remove_blob(&row)?;
         }
@@ -101,9 +101,9 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(Outcome::Bans(bans))
     }
 
-    /// Three rows for each live blob that is reported, and as many for one that goes for it: the same reporter's of the same blob; the
-    /// oldest of a reporter or a blob that has 100; or of all 10,000 those of the busiest reporter, the oldest half. Counts them all
-    /// when they may be that many.
+    /// Adds a report of each live blob that the event names. Reports that are deleted for them: the earlier one of the same reporter and
+    /// blob; the oldest one of a reporter or a blob with more than 100; with more than 10,000 in all, the oldest half of those of the
+    /// reporter with the most. Three rows for each report that is added or deleted. Counts all reports when they may be that many.
     pub(super) fn report(&mut self, event: &RelayEvent) -> Result<Outcome, StoreError> {
         let reporter = parse_key(&event.pubkey)?;
         let id = EventId::from_hex(event.id.as_bytes())
@@ -123,7 +123,7 @@ impl<C: SqlConn> Run<'_, C> {
                 reporter.into(),
                 id.0[..].into(),
                 cut(tag.get(1).map_or("", String::as_str), CATEGORY_MAX).into(),
-                cut(&event.content, WORDS_MAX).into(),
+                cut(&event.content, TEXT_MAX).into(),
                 self.now.into(),
             ];
             exec(self.conn, REPORT, &params)?;

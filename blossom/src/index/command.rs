@@ -22,8 +22,8 @@ pub enum Command {
     /// nothing: whatever it may have stored is removed, unless it is live or another upload of it is under way.
     Begin(Wanted),
     /// The relay itself wants a blob that others have, at these URLs: as [`Command::Begin`]; [`Outcome::Missing`] if all of them have
-    /// failed to give it within the last five minutes; [`Outcome::Pulling`] while another upload of it for the relay is under way,
-    /// after which the blob is there, and for at most two minutes.
+    /// failed to give it within the last five minutes; [`Outcome::Pulling`] while another upload of it for the relay is under way
+    /// that began less than two minutes ago.
     BeginPull(Wanted, Vec<String>),
     /// These URLs failed to return the blob that [`Command::BeginPull`] has begun, which ends as by [`Command::Abort`]: [`Outcome::Done`].
     AbortPull {
@@ -40,9 +40,9 @@ pub enum Command {
         /// Bytes.
         size: u64,
     },
-    /// The hash and size of a begun upload are known now, for its bytes have come: the same answers, and [`Outcome::Begun`] has the
-    /// key where the bytes belong; [`Outcome::Exists`] instead of [`Outcome::OwnedByOthers`], and the uploader is an owner now. Any other
-    /// answer but [`Outcome::Busy`] has ended the upload.
+    /// The hash and size of a begun upload are known now, for its bytes have come: the answers of [`Command::Begin`], and
+    /// [`Outcome::Begun`] has the key where the bytes belong; [`Outcome::Exists`] instead of [`Outcome::OwnedByOthers`], and the
+    /// uploader is an owner now. Any other answer but [`Outcome::Busy`] has ended the upload.
     SetHash {
         /// The upload.
         upload: u64,
@@ -51,7 +51,7 @@ pub enum Command {
         /// Its size in bytes.
         size: u64,
     },
-    /// The bytes of an upload are stored under their hash, or of one that was [`Outcome::OwnedByOthers`] have come: [`Outcome::Stored`];
+    /// The bytes of an upload are stored under their hash, or, after [`Outcome::OwnedByOthers`], have been hashed: [`Outcome::Stored`];
     /// [`Outcome::Exists`] if the blob is live already, and the uploader is an owner now; or [`Outcome::Refused`]. The upload has
     /// ended in any case.
     Finish(Commit),

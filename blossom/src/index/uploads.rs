@@ -183,7 +183,7 @@ impl<C: SqlConn> Run<'_, C> {
         })
     }
 
-    /// An upload begins. One row, and one if a removal is called off.
+    /// An upload begins. One row, and one if a removal is cancelled.
     pub(super) fn begin(&mut self, wanted: &Wanted) -> Result<Outcome, StoreError> {
         let owner = parse_key(&wanted.owner)?;
         match self.decide_upload(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)? {
@@ -206,7 +206,7 @@ impl<C: SqlConn> Run<'_, C> {
         }
     }
 
-    /// Adds an upload. One row, and one if a removal is called off.
+    /// Adds an upload. One row, and one if a removal is cancelled.
     pub(super) fn insert_upload(
         &mut self,
         owner: PubKey,
@@ -272,7 +272,7 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(Outcome::Accepted)
     }
 
-    /// The hash of staged bytes is known. One row, and one if a removal is called off.
+    /// The hash of staged bytes is known. One row, and one if a removal is cancelled.
     pub(super) fn set_hash(&mut self, id: u64, sha256: Sha256, size: u64) -> Result<Outcome, StoreError> {
         let Some(upload) = self.state.uploads.get(&id) else {
             self.queue(&staged_key(id))?;

@@ -101,8 +101,8 @@ pub fn process(bytes: &Bytes, declared: &str) -> Result<Processed, StepError> {
         let Stripped { bytes, mime, .. } = stripped;
         Ok(Processed { bytes, mime: mime.to_owned(), media, thumbnail: thumbnail.thumbnail })
     });
-    processed.map_err(|fault| {
-        StepError::Unprocessable(match fault {
+    processed.map_err(|error| {
+        StepError::Unprocessable(match error {
             MediaError::Broken => "the picture is broken or incomplete".to_owned(),
             MediaError::TooLarge => {
                 format!("the picture has more than {} megapixels", PIXELS_MAX / 1_000_000)

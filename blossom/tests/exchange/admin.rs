@@ -103,7 +103,7 @@ fn a_ban_holds_until_it_is_lifted() {
 }
 
 #[test]
-fn without_a_configured_url_operators_come_from_this_machine() {
+fn without_a_configured_url_administrators_come_from_this_machine() {
     let mut host = with_admin();
     host.has_url = false;
     let request = signed(9, "GET", "/blossom/bans", b"");

@@ -18,7 +18,7 @@ use crate::world::{NOW, URL, hash, header, pubkey, signed, token};
 
 const BODY: &[u8] = b"the body";
 
-/// Most steps of an exchange, the response among them: a picture of unknown hash with a smaller one, which goes wrong at the end.
+/// Most steps of an exchange, the response among them: a picture of unknown hash with a thumbnail, which goes wrong at the end.
 const STEPS_MAX: usize = 17;
 
 fn blob() -> Blob {

@@ -35,7 +35,7 @@ fn put(hashes: &[Sha256]) -> Request {
 }
 
 #[test]
-fn a_picture_is_stored_stripped_with_a_smaller_one() {
+fn a_picture_is_stored_stripped_with_a_thumbnail() {
     let mut host = host();
     host.processor = Some(strip);
     let reply = host.send(&put(&[hash(PNG)]));
@@ -79,7 +79,7 @@ fn a_picture_is_stored_stripped_with_a_smaller_one() {
 }
 
 #[test]
-fn a_picture_goes_without_a_smaller_one_if_that_has_no_room() {
+fn a_picture_is_stored_without_a_thumbnail_if_that_has_no_room() {
     let mut host = host();
     host.processor = Some(strip);
     let ban = relay_blossom::Command::Ban { sha256: hash(THUMBNAIL), reason: String::new() };

@@ -29,7 +29,7 @@ fn a_blob_ends_when_its_last_owner_lets_it_go() {
 }
 
 #[test]
-fn only_owners_let_go_and_operators_remove() {
+fn only_owners_let_go_and_administrators_remove() {
     let mut world = World::new();
     assert_eq!(world.delete(1, 1), Outcome::Missing);
     world.check(Command::Delete { sha256: sha(1), owner: None }, &Outcome::Missing);

@@ -152,7 +152,7 @@ fn an_upload_that_is_given_up_ends_without_harm_to_a_later_one() {
 }
 
 #[test]
-fn what_operators_remove_goes_from_the_store_though_the_index_does_not_know_it() {
+fn what_administrators_remove_goes_from_the_store_though_the_index_does_not_know_it() {
     let mut world = World::new();
     world.check(Command::Delete { sha256: sha(1), owner: Some(key(1)) }, &Outcome::Missing);
     assert_eq!(world.remove_all(), [""; 0]);
@@ -310,7 +310,7 @@ fn of_what_a_store_has_only_unknown_keys_of_the_index_go() {
 
 /// An index that is new, or was restored, must not have the blobs removed that it has never heard of.
 #[test]
-fn if_most_blobs_of_a_store_are_unknown_they_stay_unless_an_operator_asks() {
+fn if_most_blobs_of_a_store_are_unknown_they_stay_unless_an_administrator_asks() {
     let mut world = World::new();
     world.upload(wanted(1, 1, 10));
     let keys: Vec<String> = (1..=3).map(|n| sha(n).to_string()).chain(["staged/9".to_owned()]).collect();

@@ -26,7 +26,7 @@ fn is_red(pixel: Rgba<u8>) -> bool {
 }
 
 #[test]
-fn large_pictures_have_a_smaller_one_of_512_pixels() {
+fn large_pictures_have_a_thumbnail_of_512_pixels() {
     for (width, height, want) in [(1_024, 512, (512, 256)), (600, 900, (341, 512)), (3_000, 10, (512, 2))] {
         let picture = processed(&encode(halves(width, height, 255), ImageFormat::Png));
         let (bytes, mime) = picture.thumbnail.unwrap();
@@ -39,7 +39,7 @@ fn large_pictures_have_a_smaller_one_of_512_pixels() {
 }
 
 #[test]
-fn transparent_pictures_have_a_transparent_smaller_one() {
+fn transparent_pictures_have_a_transparent_thumbnail() {
     let (bytes, mime) = processed(&encode(halves(700, 700, 0), ImageFormat::Png)).thumbnail.unwrap();
     assert_eq!(mime, "image/webp");
     let small = image::load_from_memory_with_format(&bytes, ImageFormat::WebP).unwrap();
@@ -47,7 +47,7 @@ fn transparent_pictures_have_a_transparent_smaller_one() {
 }
 
 #[test]
-fn smaller_pictures_are_upright() {
+fn thumbnails_are_upright() {
     let encoded = encode(halves(1_200, 600, 255), ImageFormat::Jpeg);
     let exif = [b"Exif\0\0", &samples::exif(6)[..]].concat();
     let turned = [&encoded[..2], &samples::segment(0xe1, &exif), &encoded[2..]].concat();
@@ -73,7 +73,7 @@ fn a_picture_that_is_small_already_has_none() {
 }
 
 #[test]
-fn colours_of_the_smaller_picture_are_the_same() {
+fn colours_of_the_thumbnail_are_the_same() {
     let encoded = encode(halves(1_200, 600, 255), ImageFormat::Jpeg);
     let profile = samples::segment(0xe2, &[b"ICC_PROFILE\0\x01\x01", PROFILE].concat());
     let picture = processed(&[&encoded[..2], &profile, &encoded[2..]].concat().into());

@@ -116,19 +116,13 @@ pub(super) const RULES: &[Rule] = &[
             response.ensure(whole || multipart, "neither the whole blob nor multipart/byteranges")
         },
     ),
-    rule(
-        "range-flood",
-        "RFC 9110 17.15",
-        Safety,
-        "a blob_of_1000_bytes ranges do not multiply the answer",
-        |ctx| {
-            let blob = supported(ctx)?;
-            let ranges = format!("bytes={}", vec!["0-"; 1000].join(","));
-            let response = ctx.read(&blob)?.header("Range", &ranges).send()?;
-            response.expect_no_breakdown()?;
-            response.ensure(response.body.len() < 10_000, &format!("{} bytes came", response.body.len()))
-        },
-    ),
+    rule("range-flood", "RFC 9110 17.15", Safety, "a thousand ranges do not multiply the answer", |ctx| {
+        let blob = supported(ctx)?;
+        let ranges = format!("bytes={}", vec!["0-"; 1000].join(","));
+        let response = ctx.read(&blob)?.header("Range", &ranges).send()?;
+        response.expect_no_breakdown()?;
+        response.ensure(response.body.len() < 10_000, &format!("{} bytes came", response.body.len()))
+    }),
     rule("range-if-etag", "RFC 9110 13.1.5", Http, "If-Range with the right ETag gives the range", |ctx| {
         let blob = supported(ctx)?;
         let etag = strong_etag(ctx, &blob)?;

@@ -24,10 +24,10 @@ pub const ADMIT_PATH: &str = "/agents/admit";
 /// The path that stores the removal record of a deleted agent, in the relay's object: 200, or 409 if the agent has
 /// been deployed again.
 pub const STORE_REMOVAL_PATH: &str = "/agents/removal/store";
-/// The path of the removal record of an agent, in the relay's object. The body is its key in hexadecimal; the response
-/// is the record, or empty.
+/// The path of the removal record (`DeletedAgent`) of an agent, in the relay's object. The body is its key in
+/// hexadecimal; the response is the record, or empty.
 pub const REMOVAL_PATH: &str = "/agents/removal";
-/// The path of a request to an agent that is removed, in the relay's object, which answers it; as [`ADMIT_PATH`].
+/// The path of a request to a deleted agent whose database is removed, in the relay's object, which answers it; as [`ADMIT_PATH`].
 pub const REMOVED_PATH: &str = "/agents/removed";
 /// The path that checks whether another agent may be deployed, in the relay's object.
 pub const CAPACITY_PATH: &str = "/agents/capacity";

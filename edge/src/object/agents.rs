@@ -390,7 +390,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         if outcome == Ok(true) {
             agents.tally.deleted(&deleted.pubkey());
         }
-        self.close_stream_of_others(&mut agents, now);
+        self.close_outdated_stream(&mut agents, now);
         self.counters.rows.agents.add(self.rows().since(before));
         self.agents = Some(agents);
         (outcome.map_err(|error| error.to_string()), self.flush(now))
@@ -434,13 +434,13 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         if agents.router.get(&agent).is_none() {
             agents.tally.deleted(&agent);
         }
-        self.close_stream_of_others(agents, now);
+        self.close_outdated_stream(agents, now);
         self.counters.rows.agents.add(self.rows().since(before));
         outcome
     }
 
     /// Closes the stream if agents want other filters than it has.
-    fn close_stream_of_others(&mut self, agents: &mut Agents<C>, now: Now) {
+    fn close_outdated_stream(&mut self, agents: &mut Agents<C>, now: Now) {
         if let Stream::Open(stream, filters) = &agents.stream
             && agents.router.filters().as_ref() != Some(filters)
         {

@@ -79,7 +79,7 @@ impl BlossomDurableObject {
             }
         }
         match outcome {
-            Ok(Outcome::Begun { .. }) => self.list_if_never(),
+            Ok(Outcome::Begun { .. }) => self.schedule_first_scan(),
             Ok(Outcome::Swept(_)) => self.set_bucket_scan(BucketScan::requested(now())),
             _ => {}
         }
@@ -151,18 +151,18 @@ impl BlossomDurableObject {
     }
 
     /// The first upload has begun: from now on the bucket is looked through.
-    fn list_if_never(&self) {
+    fn schedule_first_scan(&self) {
         if self.bucket_scan().is_none() {
             self.set_bucket_scan(BucketScan::scheduled(now()));
         }
     }
 
     /// Looks at the next page of the bucket's keys, if it is due. Bytes that the index does not know wait to be removed then.
-    async fn list(&self) {
+    async fn scan_next_page(&self) {
         let Some(bucket_scan) = self.bucket_scan().filter(|bucket_scan| bucket_scan.due <= now()) else {
             return;
         };
-        let next = match self.list_page(&bucket_scan).await {
+        let next = match self.scan_page(&bucket_scan).await {
             Ok(last) => bucket_scan.next(last, now()),
             Err(error) => {
                 worker::console_error!("the bucket of blobs cannot be listed: {error}");
@@ -176,7 +176,7 @@ impl BlossomDurableObject {
     }
 
     /// The last key of the page, if there are more.
-    async fn list_page(&self, bucket_scan: &BucketScan) -> Result<Option<String>> {
+    async fn scan_page(&self, bucket_scan: &BucketScan) -> Result<Option<String>> {
         let bucket = self.env.bucket(BLOBS)?;
         let mut page = bucket.list().limit(PAGE_KEYS);
         if let Some(after) = &bucket_scan.after {
@@ -288,7 +288,7 @@ impl DurableObject for BlossomDurableObject {
     async fn alarm(&self) -> Result<Response> {
         self.alarm_at.set(None);
         self.sweep();
-        self.list().await;
+        self.scan_next_page().await;
         self.remove_waiting().await;
         self.wake().await;
         Response::ok("")

@@ -158,7 +158,7 @@ fn jobs_that_come_together_share_a_request() {
 }
 
 #[test]
-fn an_idle_agent_costs_its_beats_and_nothing_else() {
+fn an_idle_agent_costs_its_heartbeats_and_nothing_else() {
     let (mut world, agent) = world();
     world.advance(300);
     let place = &world.agents[&agent];

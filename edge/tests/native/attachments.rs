@@ -31,7 +31,7 @@ fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
     for sub in ["a", "b", "a"] {
         ask(&mut runtime, &socket, &large(sub, 0));
     }
-    assert_eq!(runtime.store.count("edge_part"), 1, "the same filters are the same blob");
+    assert_eq!(runtime.store.count("edge_part"), 1, "the same filters are the same part");
     ask(&mut runtime, &socket, &large("b", 9_000));
     assert_eq!(runtime.store.count("edge_part"), 2);
     ask(&mut runtime, &socket, r#"["CLOSE","a"]"#);
@@ -42,7 +42,7 @@ fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
     let now = runtime.now;
     runtime.object().disconnect(now, other.key);
     assert_eq!(runtime.store.count("edge_part"), 1);
-    // The blobs of a socket that closes during hibernation are deleted when the object wakes up.
+    // The parts of a socket that closes during hibernation are deleted when the object wakes up.
     runtime.hibernate();
     runtime.sockets.clear();
     runtime.object();
@@ -94,7 +94,7 @@ fn a_store_that_fails_costs_no_session() {
 }
 
 #[test]
-fn many_unanswered_bytes_take_a_turn_at_once() {
+fn many_unanswered_bytes_tick_at_once() {
     let mut runtime = Runtime::new(Settings::default(), Hibernates::Never);
     let socket = runtime.connect().unwrap();
     let t = runtime.now.seconds();

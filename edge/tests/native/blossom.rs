@@ -60,16 +60,16 @@ fn a_batch_keeps_its_order_and_ephemeral_events_mean_nothing() {
 
 #[test]
 fn the_index_is_told_of_a_download_once_an_hour() {
-    let mut touched = ReportedDownloads::default();
+    let mut reported = ReportedDownloads::default();
     let blob = |n: u32| Sha256(std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(0)));
-    assert!(touched.is_due(blob(0), 1_000));
-    assert!(!touched.is_due(blob(0), 4_599));
-    assert!(touched.is_due(blob(1), 4_599), "another blob");
-    assert!(touched.is_due(blob(0), 4_600));
+    assert!(reported.is_due(blob(0), 1_000));
+    assert!(!reported.is_due(blob(0), 4_599));
+    assert!(reported.is_due(blob(1), 4_599), "another blob");
+    assert!(reported.is_due(blob(0), 4_600));
     // However many there are, memory is bounded: if there are too many, all are forgotten.
-    let told = (0..40_000).filter(|n| touched.is_due(blob(*n), 4_700)).count();
+    let told = (0..40_000).filter(|n| reported.is_due(blob(*n), 4_700)).count();
     assert!((39_998..=40_000).contains(&told), "{told}");
-    assert!(!touched.is_due(blob(39_999), 4_700));
+    assert!(!reported.is_due(blob(39_999), 4_700));
 }
 
 #[test]

@@ -5,12 +5,12 @@ use relay_engine::testing::signing::{event, key};
 
 use super::world::{Hibernates, Runtime};
 
-/// Four steps of 250 rows; a frame that is sent is five of them, and reading its event one.
+/// Four steps of a cost of 250; a frame that is sent costs five, and reading its event one.
 const FRAMES_MAX: usize = 4 * 250 / 6 + 4;
 
 /// A tick sent a thousand frames, and workerd wrote them before it received another message.
 #[test]
-fn a_turn_sends_a_bounded_number_of_frames() {
+fn a_tick_sends_a_bounded_number_of_frames() {
     let settings = Settings::load(&|_| None).expect("the defaults are valid");
     let mut runtime = Runtime::new(settings, Hibernates::Never);
     let (writer, reader) = (runtime.connect().unwrap(), runtime.connect().unwrap());

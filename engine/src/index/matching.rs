@@ -123,8 +123,8 @@ fn collect_keys(
         (TermKind::AUTHOR, TermClass::Author, IndexTerm::author(&event.pubkey)),
         (TermKind::ID, TermClass::Other, IndexTerm::id(&event.id)),
     ];
-    for (dimension, class, term) in named {
-        if keys.has(dimension) {
+    for (kind, class, term) in named {
+        if keys.has(kind) {
             let key = keys.find(&term);
             add(keys, class, key);
         }

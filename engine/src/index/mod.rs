@@ -117,7 +117,7 @@ impl Index {
     }
 
     /// Adds a subscription that wants what any of `filters` matches; `limit` is ignored. No filters, or
-    /// or only ones for which [`Filter::matches_nothing`] is true, make a subscription that matches nothing.
+    /// only filters for which [`Filter::matches_nothing`] is true, make a subscription that matches nothing.
     ///
     /// The filters must be normalised. One table look-up and one push for each value, 0.2-0.3 us; where a
     /// sweep is due, also a part of it of the same order.

@@ -26,7 +26,7 @@ use crate::types::{Kind, PubKey};
 pub struct Policy {
     /// Whether a connection must authenticate (NIP-42) before it may do anything else.
     pub auth_required: bool,
-    /// Whether the challenge (NIP-42) is sent when a client connects, as it is where `auth_required`, and not with the
+    /// Whether the challenge (NIP-42) is sent when a client connects (as always with `auth_required`) instead of with the
     /// first refusal that AUTH can change. Off, because some clients in use then prompt their user without need, or
     /// wait for a signer that they do not have: @welshman/net 0.8 processes no EOSE meanwhile.
     pub challenge_on_connect: bool,

@@ -17,8 +17,8 @@ use super::ranges::{Answered, LOOKUPS_MAX, Mode, TooMany, first_ranges};
 use super::{EventSet, Item, StoreError};
 use crate::types::EventId;
 
-/// Look-ups of one message: each range of it takes one to three, each of the 16 parts that a range may be split into two more.
-/// An answer of 60,000 bytes has some 200 ranges that are split, which take 6,500.
+/// Calls that the crate may make into the set for one message: each range of it takes one to three, each of the 16 parts that a
+/// range may be split into two more. An answer of 60,000 bytes has some 200 ranges that are split, which take 6,500.
 pub const CALLS_MAX: usize = 4 * LOOKUPS_MAX;
 /// Items of a range with a fingerprint that are listed before the sum of the others: as many as the crate never lists as ids.
 const FINGERPRINT_LISTED: usize = 32;

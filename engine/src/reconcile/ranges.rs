@@ -16,9 +16,9 @@ use std::borrow::Cow;
 /// 500,000 bytes, is for clients and not for relays.
 pub const RANGES_MAX: usize = 8_192;
 
-/// Look-ups of the ranges that are answered at once, one for a range of Skip and two for others: some 4 ms in a set of a million
-/// events. A message of 60,000 bytes can have more, where most of its fingerprints are the relay's too; where they are not, the
-/// answer is full long before.
+/// Estimated look-ups of the ranges that are answered at once, counted before the crate is called: one for a range of Skip and
+/// two for others. Some 4 ms in a set of a million events. A message of 60,000 bytes can have more, where most of its
+/// fingerprints are the relay's too; where they are not, the answer is full long before.
 pub const LOOKUPS_MAX: usize = 4_096;
 
 /// A range to infinity, without an id, with a fingerprint of nothing.

@@ -212,15 +212,15 @@ impl<B: Backend> Relay<B> {
     /// many, shared fairly between client addresses. To be called until it returns `None`: a shard has at most two
     /// commits of that size under way, and the next one follows when [`Relay::handle_committed`] has been called for one of them.
     pub fn poll_commit(&mut self) -> Option<Commit> {
-        if self.pending.waiting.is_empty() || self.pending.in_flight >= IN_FLIGHT_KEYS_MAX {
+        if self.commit_queue.waiting.is_empty() || self.commit_queue.in_flight >= IN_FLIGHT_KEYS_MAX {
             return None;
         }
-        Some(self.pending.take())
+        Some(self.commit_queue.take())
     }
 
     /// The reply to a commit of this shard.
     pub fn handle_committed(&mut self, now: Now, reply: CommitReply) {
-        self.pending.in_flight -= reply.cost;
+        self.commit_queue.in_flight -= reply.cost;
         debug_assert_eq!(reply.outcomes.len(), reply.ids.len(), "an outcome for each change");
         for (id, outcome) in reply.ids.into_iter().zip(reply.outcomes) {
             match &outcome {

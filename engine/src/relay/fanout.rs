@@ -39,12 +39,12 @@ impl<B: Backend> Relay<B> {
             return None;
         }
         let mut matched = matched.unwrap_or_else(|| self.match_live(now, live, budget));
-        let match_cost = 1 + self.config.frame_cost;
+        let delivery_cost = 1 + self.config.frame_cost;
         while let Some(slot) = matched.slots.get(matched.done) {
             if *budget == 0 {
                 return Some(matched);
             }
-            *budget = budget.saturating_sub(match_cost);
+            *budget = budget.saturating_sub(delivery_cost);
             matched.done += 1;
             match seq {
                 Some(seq) => self.deliver_stored(*slot, matched.serial, *seq, event),

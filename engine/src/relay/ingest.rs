@@ -38,7 +38,7 @@ struct InFlightEvent {
     others: Vec<Sender>,
 }
 
-/// The sender of an event, which receives its outcome.
+/// The sender of an event, which receives its outcome; to `policy` it is a [`Publisher`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     Client(ConnId),
@@ -357,7 +357,7 @@ impl<B: Backend> Relay<B> {
         } else {
             let op = if event.kind == VANISH_KIND { Op::Vanish(verified) } else { Op::Put(verified) };
             let InFlightEvent { fairness_key, tags, .. } = *self.ingest.in_flight(id);
-            self.pending.push(op, id, fairness_key, tags);
+            self.commit_queue.push(op, id, fairness_key, tags);
         }
     }
 

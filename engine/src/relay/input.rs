@@ -61,7 +61,7 @@ impl<B: Backend> Relay<B> {
     pub fn wants_input(&mut self, conn: ConnId) -> bool {
         let Some(session) = self.sessions.get_mut(conn) else { return false };
         session.input_paused = true;
-        self.may_resume(conn)
+        self.try_resume_input(conn)
     }
 
     /// A connection whose reading was paused and may go on.
@@ -124,7 +124,7 @@ impl<B: Backend> Relay<B> {
 
     /// Lets the host resume reading if it was asked to pause and the reason is gone.
     pub(super) fn resume_input(&mut self, conn: ConnId) {
-        if self.may_resume(conn) {
+        if self.try_resume_input(conn) {
             self.resumed.push_back(conn);
         }
     }
@@ -143,7 +143,7 @@ impl<B: Backend> Relay<B> {
 
     /// Ends the pause of a connection's input if no reason for it is left. Each reason leads to another call when it
     /// ends: its own output and deferred messages always do, events in flight if the connection is on their list.
-    fn may_resume(&mut self, conn: ConnId) -> bool {
+    fn try_resume_input(&mut self, conn: ConnId) -> bool {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(conn) else { return false };
         if !session.input_paused

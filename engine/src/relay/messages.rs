@@ -3,7 +3,7 @@
 //! found, in [`crate::wire::WireErrorKind`].
 //!
 //! Clients show them to their users as they are. So they are about the event, the request or the relay, never about
-//! byte offsets of a message or parts of this program.
+//! byte offsets of a message or parts of this program. The exception is [`store`], which passes on the text of the store's error.
 //!
 //! | prefix | for |
 //! |---|---|
@@ -73,8 +73,8 @@ pub(super) fn ok_message(outcome: &PublishOutcome) -> (bool, &str) {
 /// An event that the store does not take.
 pub(super) fn refusal(refusal: Refusal) -> &'static str {
     match refusal {
-        Refusal::Deleted => "blocked: this event was deleted by its author",
-        Refusal::Vanished => "blocked: this author asked to vanish",
+        Refusal::Deleted => "blocked: this event was deleted by its author or recipient",
+        Refusal::Vanished => "blocked: the author or recipient of this event asked to vanish",
         // Not `duplicate`, which clients take for success: this version is nowhere. Not `blocked`, which speaks of who
         // asks. As with NIP-01's «event creation date is too far off», its time is what is wrong with it.
         Refusal::Superseded => "invalid: a newer version of this event is stored already",

@@ -83,7 +83,7 @@ pub struct Metrics {
     pub messages_auth: u64,
     /// Messages that were none of these, or malformed.
     pub messages_malformed: u64,
-    /// Messages that waited for an earlier event of their connection.
+    /// Messages that waited until an earlier message of their connection had taken effect.
     pub messages_deferred: u64,
     /// Bytes of messages that wait now, which `deferred_bytes_max` bounds.
     pub deferred_bytes: u64,

@@ -132,7 +132,7 @@ impl Query {
         match self {
             Query::Scan(query) => query.scan.release_cursors(),
             Query::Count(query) => query.count.release_cursors(),
-            // Those of a set are dropped beside it.
+            // Its cursors belong to its set: `release_neg_cursors` drops them.
             Query::Neg(_) => {}
             Query::Replay(..) | Query::StreamReplay(_) => return,
         }
@@ -261,12 +261,12 @@ impl Queries {
             };
             // Queries that were queued with it may have taken the memory.
             let max = has_started.then_some(bytes_max);
-            if !reservation.must_wait && query_memory.must_wait(turn.address, reservation.bytes, max) {
+            if !reservation.must_wait && query_memory.must_wait(turn.fairness_key, reservation.bytes, max) {
                 reservation.must_wait = true;
                 scheduler.defer(turn, query.class(), query);
                 continue;
             }
-            query_memory.acquire(turn.address, reservation);
+            query_memory.acquire(turn.fairness_key, reservation);
             return Some((turn, query));
         }
     }
@@ -315,14 +315,14 @@ impl<B: Backend> Relay<B> {
             if let StepResult::Again(query) = &mut next
                 && starts
                 && !reservation.must_wait
-                && self.queries.query_memory.is_over(turn.address, bytes_max)
+                && self.queries.query_memory.is_over(turn.fairness_key, bytes_max)
             {
                 query.wait_for_memory();
                 if let Query::Neg(query) = query {
                     self.release_neg_cursors(query);
                 }
             }
-            self.queries.update_reservation(turn.address, reservation, &mut next);
+            self.queries.update_reservation(turn.fairness_key, reservation, &mut next);
             match next {
                 StepResult::Again(query) => self.enqueue(query),
                 StepResult::Pause(conn, query) => {
@@ -337,7 +337,7 @@ impl<B: Backend> Relay<B> {
             }
             self.metrics.query_bytes = self.queries.query_bytes();
             let cost = TURN_COST + (budget_max - budget) as u64;
-            self.costs.charge_address(now, turn.address.address(), cost);
+            self.costs.charge_address(now, turn.fairness_key.address(), cost);
             self.queries.scheduler.charge(turn, cost);
         }
         self.sweep();

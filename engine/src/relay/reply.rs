@@ -23,31 +23,31 @@ impl<B: Backend> Relay<B> {
         self.send_text(conn, |out| frames::ok(out, id, accepted, message));
     }
 
-    /// OK false for an id that no event can have.
+    /// OK false for an id given as text, valid or not.
     fn send_not_ok(&mut self, conn: ConnId, id: &str, message: &str) {
         self.metrics.sent_ok += 1;
         self.send_text(conn, |out| frames::not_ok(out, id, message));
     }
 
-    pub(super) fn send_neg_err(&mut self, conn: ConnId, query: &str, message: &str) {
-        self.send_neg_err_with(conn, query, message, None);
+    pub(super) fn send_neg_err(&mut self, conn: ConnId, id: &str, message: &str) {
+        self.send_neg_err_with(conn, id, message, None);
     }
 
     /// NEG-ERR, with the most events that a set may have if it has more.
     pub(super) fn send_neg_err_with(
         &mut self,
         conn: ConnId,
-        query: &str,
+        id: &str,
         message: &str,
         events_max: Option<usize>,
     ) {
         self.metrics.sent_neg_err += 1;
-        self.send_text(conn, |out| frames::neg_err(out, query, message, events_max));
+        self.send_text(conn, |out| frames::neg_err(out, id, message, events_max));
     }
 
-    pub(super) fn send_neg_msg(&mut self, conn: ConnId, query: &SubId, message: &[u8]) {
+    pub(super) fn send_neg_msg(&mut self, conn: ConnId, id: &SubId, message: &[u8]) {
         self.metrics.sent_neg_msg += 1;
-        self.send_text(conn, |out| frames::neg_msg(out, query, message));
+        self.send_text(conn, |out| frames::neg_msg(out, id, message));
     }
 
     pub(super) fn send_eose(&mut self, conn: ConnId, sub: &SubId, hint: Option<EoseHint>) {
@@ -59,7 +59,7 @@ impl<B: Backend> Relay<B> {
         self.send_closed_as(conn, sub.as_str(), message);
     }
 
-    /// CLOSED for an id that no subscription can have.
+    /// CLOSED for an id given as text, valid or not.
     fn send_closed_as(&mut self, conn: ConnId, sub: &str, message: &str) {
         self.metrics.sent_closed += 1;
         self.send_text(conn, |out| frames::closed(out, sub, message));
@@ -73,13 +73,13 @@ impl<B: Backend> Relay<B> {
     pub(super) fn send_count(
         &mut self,
         conn: ConnId,
-        query: &SubId,
+        id: &SubId,
         count: u64,
         approximate: bool,
         hll: Option<&[u8; 256]>,
     ) {
         self.metrics.sent_count += 1;
-        self.send_text(conn, |out| frames::count(out, query, count, approximate, hll));
+        self.send_text(conn, |out| frames::count(out, id, count, approximate, hll));
     }
 
     /// Sends a connection its challenge (NIP-42), unless it has it: it holds for as long as the connection lives, and a
@@ -153,7 +153,7 @@ impl<B: Backend> Relay<B> {
         self.count_malformed(conn);
     }
 
-    /// Malformed messages are forgiven; nothing but malformed messages is abuse.
+    /// After `malformed_messages_max` of them in a row the connection is closed; a valid message resets the count.
     fn count_malformed(&mut self, conn: ConnId) {
         self.metrics.messages_malformed += 1;
         let max = self.config.limits.malformed_messages_max;

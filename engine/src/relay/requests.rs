@@ -60,11 +60,11 @@ impl<B: Backend> Relay<B> {
         self.admit_values(conn, Purpose::Subscription, filters, ended)
     }
 
-    pub(super) fn handle_count(&mut self, now: Now, conn: ConnId, query: SubId, filters: Vec<Filter>) {
+    pub(super) fn handle_count(&mut self, now: Now, conn: ConnId, id: SubId, filters: Vec<Filter>) {
         self.metrics.messages_count += 1;
         match self.admit_count(now, conn, &filters) {
-            Ok(()) => self.count(conn, query, filters.into()),
-            Err(message) => self.send_closed(conn, &query, &message),
+            Ok(()) => self.count(conn, id, filters.into()),
+            Err(message) => self.send_closed(conn, &id, &message),
         }
     }
 
@@ -77,10 +77,10 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Starts a COUNT that has been admitted.
-    pub(super) fn count(&mut self, conn: ConnId, query: SubId, filters: Arc<[Filter]>) {
+    pub(super) fn count(&mut self, conn: ConnId, id: SubId, filters: Arc<[Filter]>) {
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &query, &messages::store(&error)),
+            Err(error) => return self.send_closed(conn, &id, &messages::store(&error)),
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;
@@ -90,13 +90,7 @@ impl<B: Backend> Relay<B> {
         let cost_max = self.config.limits.count_cost_max;
         let reservation = self.reservation_for(&filters);
         let count = Count::new(filters, self.store.classes(), horizon, cost_max);
-        self.start(Query::Count(Box::new(CountQuery {
-            conn,
-            id: query,
-            count,
-            has_started: false,
-            reservation,
-        })));
+        self.start(Query::Count(Box::new(CountQuery { conn, id, count, has_started: false, reservation })));
     }
 
     /// A COUNT has been answered, or has failed.
@@ -241,7 +235,7 @@ impl<B: Backend> Relay<B> {
     /// Updates the gauges among the metrics.
     pub(super) fn update_gauges(&mut self) {
         self.metrics.connections = self.sessions.len() as u64;
-        self.metrics.subscriptions = self.subscriptions.clients() as u64;
+        self.metrics.subscriptions = self.subscriptions.client_subscriptions() as u64;
         let filters = self.values.all();
         self.metrics.filter_values = filters.values as u64;
         self.metrics.filter_bytes = filters.bytes as u64;

@@ -225,7 +225,7 @@ impl Subscriptions {
     }
 
     /// Subscriptions of clients; streams are not counted.
-    pub(super) fn clients(&self) -> usize {
+    pub(super) fn client_subscriptions(&self) -> usize {
         self.clients
     }
 

@@ -95,14 +95,14 @@ pub(super) struct FilterValues {
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     subscriptions: FilterUsage,
-    counts: FilterUsage,
+    one_time: FilterUsage,
 }
 
 impl Held {
     fn of(&mut self, purpose: Purpose) -> &mut FilterUsage {
         match purpose {
             Purpose::Subscription => &mut self.subscriptions,
-            Purpose::OneTime => &mut self.counts,
+            Purpose::OneTime => &mut self.one_time,
         }
     }
 }
@@ -178,7 +178,7 @@ impl FilterValues {
     /// A connection is gone, with everything it held.
     pub(super) fn remove_connection(&mut self, conn: ConnId) {
         if let Some(held) = self.by_conn.remove(&conn) {
-            self.all = self.all - held.subscriptions - held.counts;
+            self.all = self.all - held.subscriptions - held.one_time;
         }
     }
 
@@ -191,7 +191,7 @@ impl FilterValues {
         replaced: FilterUsage,
         limits: &Limits,
     ) -> Result<(), TooMany> {
-        let Held { subscriptions, counts } = self.by_conn.get(&conn).copied().unwrap_or_default();
+        let Held { subscriptions, one_time } = self.by_conn.get(&conn).copied().unwrap_or_default();
         let new = FilterUsage::of(filters, purpose, limits);
         if purpose == Purpose::Subscription
             && subscriptions.values + new.values > limits.connection_values_max
@@ -202,7 +202,7 @@ impl FilterValues {
             let guaranteed = guaranteed.saturating_sub(held).min(all_max.saturating_sub(all));
             guaranteed.max((all_max / 2).saturating_sub(all) / 3)
         };
-        let held = subscriptions + counts;
+        let held = subscriptions + one_time;
         // A request no larger than the one it replaces always fits.
         let values = free(limits.shard_values_max, self.all.values, held.values, guaranteed_values(limits));
         if new.values > replaced.values && new.values > values {

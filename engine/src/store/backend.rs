@@ -11,8 +11,8 @@ use crate::types::{Event, EventId, Kind, PubKey, Timestamp};
 
 /// Where an event stands in the order of answers: newest first, and of one `created_at` the lowest id first.
 ///
-/// The id is cut to eight bytes, so two events of one `created_at` may share a rank (on purpose; finding such ids
-/// takes 2^32 hashes). Code that merges postings compares whole ids when ranks are equal.
+/// The id is cut to eight bytes, so two events of one `created_at` may share a rank (if somebody searches
+/// for such ids, which takes 2^32 hashes). Code that merges postings compares whole ids when ranks are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rank {
     /// The event's `created_at`.
@@ -101,7 +101,7 @@ pub struct Stats {
 ///
 /// Short-lived: opened for one scan step or one look-up, never held across a wait.
 ///
-/// An event that was pending removal ([`Writer::mark_removed`]) is not found by look-ups by number or id. Postings, the log, the
+/// An event that is pending removal ([`Writer::mark_removed`]) is not found by look-ups by number or id. Postings, the log, the
 /// expirations and the kinds list it until it is removed, so that a reader of these lists is charged what skipping it
 /// costs.
 pub trait Reader {

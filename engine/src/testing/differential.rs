@@ -13,16 +13,16 @@ use crate::store::{
 use crate::types::{CanonicalEvent, Event, EventId, Filter, Kind, PubKey, Timestamp};
 use crate::verify::Verified;
 
-/// Groups of filters that are queried in one random world before the next is made.
-const GROUPS_PER_WORLD: usize = 60;
+/// Groups of filters that are queried over one random set of events before the next is made.
+const GROUPS_PER_SEED: usize = 60;
 
-/// More events than random worlds have.
+/// More events than random sets have.
 const LARGE: u64 = 1_000;
 
 /// How many groups of filters a differential test queries.
 #[derive(Clone, Copy, Debug)]
 pub struct Groups {
-    /// In random worlds.
+    /// Over random sets of events.
     pub generated: usize,
     /// On the real events: a tenth of the others, because the oracle checks thousands of events for each.
     pub real: usize,
@@ -36,23 +36,23 @@ impl Groups {
     }
 }
 
-/// Fills stores made by `make` with random worlds derived from `seed`, and compares `groups` random REQs, COUNTs and replays
-/// with the oracle. Worlds are spread over the cores.
+/// Fills stores made by `make` with random sets of events derived from `seed`, and compares `groups` random REQs, COUNTs and
+/// replays with the oracle. Sets are spread over the cores.
 ///
 /// # Panics
-/// If the backend and the oracle disagree; the message names the world's own seed.
+/// If the backend and the oracle disagree; the message names the set's own seed.
 pub fn differential<B: Backend>(make: impl Fn() -> B + Sync, seed: u64, groups: usize) {
     let mut seeds = Rng::new(seed);
-    let worlds: Vec<(u64, usize)> = (0..groups)
-        .step_by(GROUPS_PER_WORLD)
-        .map(|asked| (seeds.bits(), GROUPS_PER_WORLD.min(groups - asked)))
+    let runs: Vec<(u64, usize)> = (0..groups)
+        .step_by(GROUPS_PER_SEED)
+        .map(|asked| (seeds.bits(), GROUPS_PER_SEED.min(groups - asked)))
         .collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let (make, worlds) = (&make, &worlds);
+    let (make, runs) = (&make, &runs);
     std::thread::scope(|scope| {
         for core in 0..cores {
             scope.spawn(move || {
-                for &(seed, count) in worlds.iter().skip(core).step_by(cores) {
+                for &(seed, count) in runs.iter().skip(core).step_by(cores) {
                     Case::new(make(), seed).run(count);
                 }
             });
@@ -148,7 +148,7 @@ impl<B: Backend> Case<B> {
         assert_eq!(
             seqs.len(),
             self.oracle.stored().count(),
-            "nothing pending removal is left, world {}",
+            "nothing pending removal is left, seed {}",
             self.seed
         );
     }
@@ -166,7 +166,7 @@ impl<B: Backend> Case<B> {
                     break;
                 }
             }
-            assert_eq!(swept, self.oracle.sweep(self.now), "swept, world {}", self.seed);
+            assert_eq!(swept, self.oracle.sweep(self.now), "swept, seed {}", self.seed);
         }
         if self.generator.rng.one_in(3) {
             remove_pending(&self.backend).expect("remove");
@@ -174,7 +174,7 @@ impl<B: Backend> Case<B> {
         if self.generator.rng.one_in(16) {
             let id = self.generator.op().event().id;
             let removed = remove(&self.backend, &[id, EventId([7; 32])]).expect("remove");
-            assert_eq!(removed, self.oracle.remove(&[id.to_string()]), "removed, world {}", self.seed);
+            assert_eq!(removed, self.oracle.remove(&[id.to_string()]), "removed, seed {}", self.seed);
         }
         let ops: Vec<Op> = (0..1 + self.generator.rng.below(16)).map(|_| self.generator.op()).collect();
         self.put(&ops);
@@ -187,12 +187,12 @@ impl<B: Backend> Case<B> {
             .map(|op| self.oracle.put(self.now, op.event().json(), matches!(op, Op::Vanish(_))))
             .collect();
         let outcomes: Vec<OracleOutcome> = outcomes.into_iter().map(in_words).collect();
-        assert_eq!(outcomes, expected, "world {}, at {}: {ops:#?}", self.seed, self.now);
+        assert_eq!(outcomes, expected, "seed {}, at {}: {ops:#?}", self.seed, self.now);
     }
 
     fn check_stored(&self) {
         let reader = self.backend.reader().expect("reader");
-        assert_eq!(reader.last_seq(), Ok(Seq(self.oracle.last())), "world {}", self.seed);
+        assert_eq!(reader.last_seq(), Ok(Seq(self.oracle.last())), "seed {}", self.seed);
         let mut seqs = Vec::new();
         reader.log(Seq(0), usize::MAX, &mut seqs).expect("log");
         seqs.retain(|seq| !reader.is_pending_removal(*seq).expect("is_pending_removal"));
@@ -203,16 +203,16 @@ impl<B: Backend> Case<B> {
                 (seq.0, String::from_utf8(json.into_owned()).expect("UTF-8"))
             })
             .collect();
-        assert_eq!(reader.stats().map(|stats| stats.events), Ok(stored.len() as u64), "world {}", self.seed);
+        assert_eq!(reader.stats().map(|stats| stats.events), Ok(stored.len() as u64), "seed {}", self.seed);
         let expected: Vec<(u64, String)> =
             self.oracle.stored().map(|(seq, json)| (seq, json.to_owned())).collect();
-        assert_eq!(stored, expected, "world {}", self.seed);
+        assert_eq!(stored, expected, "seed {}", self.seed);
     }
 
     fn ask(&mut self, filters: &[Filter], limits: ScanLimits) {
         let texts: Vec<Value> = filters.iter().map(filter_json).collect();
         let (seed, now) = (self.seed, self.now);
-        let context = || format!("world {seed}, at {now}: {}", Value::from(texts.clone()));
+        let context = || format!("seed {seed}, at {now}: {}", Value::from(texts.clone()));
         let own_key = EventGenerator::pubkey(self.generator.rng.below(6) as u8).to_string();
         let guarded = self.generator.rng.one_in(2);
         let viewer: &dyn Viewer = if guarded { &Guarded(own_key.clone()) } else { &Unrestricted };
@@ -311,7 +311,7 @@ impl<B: Backend> Case<B> {
             let replayed = replayed.expect("replay");
             covered = replayed.covered;
             if replayed.caught_up {
-                assert_eq!(covered.0, self.oracle.last().max(after), "world {}", self.seed);
+                assert_eq!(covered.0, self.oracle.last().max(after), "seed {}", self.seed);
                 return seqs;
             }
         }
@@ -340,7 +340,7 @@ impl<B: Backend> Case<B> {
                 };
                 let step = scan.step(&reader, self.now, &mut budget, &Unrestricted, &mut sink).expect("step");
                 if step != ScanStep::More {
-                    assert_eq!(step, ScanStep::Done(Completeness::Finish), "world {}", self.seed);
+                    assert_eq!(step, ScanStep::Done(Completeness::Finish), "seed {}", self.seed);
                     break;
                 }
             }
@@ -348,7 +348,7 @@ impl<B: Backend> Case<B> {
                 self.change();
             }
         }
-        let context = || format!("world {}: {} {hits:?}", self.seed, Value::from(texts.clone()));
+        let context = || format!("seed {}: {} {hits:?}", self.seed, Value::from(texts.clone()));
         let in_order = |a: &(Timestamp, EventId, u64), b: &(Timestamp, EventId, u64)| {
             a.0 > b.0 || (a.0 == b.0 && a.1 < b.1)
         };

@@ -1,4 +1,4 @@
-//! Small random worlds: few authors, kinds, timestamps and tags, so that events often replace, delete and tie with each other.
+//! Small random sets of events: few authors, kinds, timestamps and tags, so that events often replace, delete and tie with each other.
 //!
 //! Events have their correct ids, except where a chosen prefix is requested to make ties, and invalid signatures; they enter
 //! stores through [`Verified::assume_verified`]. Everything is derived from a seed.
@@ -57,7 +57,7 @@ impl Rng {
 /// An event without id and signature.
 #[derive(Clone, Debug, Default)]
 pub struct Draft {
-    /// Number of the author; see [`World::pubkey`].
+    /// Number of the author; see [`EventGenerator::pubkey`].
     pub author: u8,
     /// `created_at`.
     pub created_at: Timestamp,
@@ -198,7 +198,7 @@ const VALUES: [&str; 12] =
     ["", "a", "b", "A", "ab", "a\"b", "\\", "a\nb", "\u{1}\u{1f}\u{7f}", "é\u{1f600}", "a:b", "],["];
 
 impl EventGenerator {
-    /// The world of this seed.
+    /// The generator of this seed.
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let authors = 1 + rng.below(6) as u8;

@@ -28,25 +28,20 @@ pub struct Ran {
 /// released at the end.
 pub fn run(index: &mut Index, program: &[u8]) -> Ran {
     let mut source = ByteChoices { bytes: program };
-    let mut world = EventGenerator {
-        index,
-        live: HashMap::new(),
-        owned: Vec::new(),
-        ran: Ran::default(),
-        out: Vec::new(),
-    };
+    let mut checked =
+        CheckedIndex { index, live: HashMap::new(), owned: Vec::new(), ran: Ran::default(), out: Vec::new() };
     while !source.bytes.is_empty() {
         match source.below(16) {
-            0..=4 => world.subscribe(&mut source),
-            5..=7 => world.unsubscribe(&mut source),
+            0..=4 => checked.subscribe(&mut source),
+            5..=7 => checked.unsubscribe(&mut source),
             8 => {
-                world.index.sweep(usize::from(source.byte()));
+                checked.index.sweep(usize::from(source.byte()));
             }
-            _ => world.publish(&mut source),
+            _ => checked.publish(&mut source),
         }
-        assert_eq!(world.index.len(), world.live.len(), "living subscriptions");
+        assert_eq!(checked.index.len(), checked.live.len(), "living subscriptions");
     }
-    world.finish()
+    checked.finish()
 }
 
 /// A canonical event with these fields; id and signature are invalid.
@@ -195,7 +190,7 @@ fn value(at: u8) -> Box<[u8]> {
     }
 }
 
-struct EventGenerator<'a> {
+struct CheckedIndex<'a> {
     index: &'a mut Index,
     live: HashMap<SubSlot, Vec<Filter>>,
     /// Every slot that ever had an owner.
@@ -204,7 +199,7 @@ struct EventGenerator<'a> {
     out: Vec<SubSlot>,
 }
 
-impl EventGenerator<'_> {
+impl CheckedIndex<'_> {
     fn subscribe(&mut self, source: &mut ByteChoices<'_>) {
         let filters: Vec<Filter> = (0..source.below(4)).map(|_| source.filter()).collect();
         let slot = self.index.subscribe(&filters);

@@ -112,7 +112,8 @@ pub struct Limits {
     /// ahead of them. A query that may need more than 256 KiB (some 700 authors or tag values) waits until all such queries
     /// together fit into half of this, and all queries of its address into a quarter.
     pub query_bytes_max: usize,
-    /// Reconciliations (NIP-77) that a connection may have open; their ids are apart from those of subscriptions.
+    /// Reconciliations (NIP-77) that a connection may have open, here called sessions; their ids are apart from those of
+    /// subscriptions.
     pub neg_sessions_max: usize,
     /// Most events that a reconciliation may be about. A set takes 40 bytes of memory an event.
     pub neg_set_events_max: usize,

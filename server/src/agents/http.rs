@@ -107,13 +107,13 @@ impl Client {
                     shared.exchange(request, &sender).await
                 }
             });
-            let fault = match exchange.await {
+            let error = match exchange.await {
                 Ok(Ok(())) => return,
-                Ok(Err(fault)) => fault,
+                Ok(Err(error)) => error,
                 Err(_) => HttpError::Timeout,
             };
             // Nobody reads any more: then it does not matter.
-            let _ = sender.send(HttpEvent::Failed(fault)).await;
+            let _ = sender.send(HttpEvent::Failed(error)).await;
         });
         Call { events, task }
     }
@@ -158,7 +158,7 @@ impl Shared {
                 .body(request.body.clone())
                 .send()
                 .await
-                .map_err(fault)?;
+                .map_err(call_error)?;
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             match redirect(&request, response.status().as_u16(), location) {
                 Some(next) => request = next,
@@ -180,7 +180,7 @@ impl Shared {
         }
         loop {
             let chunk = tokio::time::timeout(self.idle, response.chunk()).await;
-            let Some(chunk) = chunk.map_err(|_| HttpError::Timeout)?.map_err(fault)? else { break };
+            let Some(chunk) = chunk.map_err(|_| HttpError::Timeout)?.map_err(call_error)? else { break };
             room = room.checked_sub(chunk.len()).ok_or(HttpError::TooLarge)?;
             events.send(HttpEvent::Chunk(chunk)).await.map_err(is_gone)?;
         }
@@ -213,7 +213,7 @@ fn connection(why: &str) -> HttpError {
 }
 
 /// The error of a call, without the URL, of which the query may be secret.
-fn fault(error: reqwest::Error) -> HttpError {
+fn call_error(error: reqwest::Error) -> HttpError {
     let error = error.without_url();
     let mut words = Vec::new();
     let mut next: Option<&(dyn Error + 'static)> = Some(&error);

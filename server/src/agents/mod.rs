@@ -6,8 +6,8 @@
 //! ```text
 //! runtime      what the tasks share
 //! supervisor   the router's task: stream, deliveries, heartbeats, reopening agents
-//! registry     which agents are open; agent_task: the task of one
-//! reopen_times when closed agents are opened again; sqlite: their files
+//! registry     which agents are loaded: their databases are open; agent_task: the task of one
+//! reopen_times when unloaded agents are loaded again; sqlite: their files
 //! http         calls of agents; remote_relays: other relays; tls: their certificates; signers: asking remote signers
 //! secrets      what manifests name; owner: the owner's key of a local relay
 //! ```

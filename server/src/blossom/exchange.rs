@@ -192,7 +192,7 @@ impl Blossom {
                     }
                     None => Ok(()),
                 },
-                Err(error) => Err(fault(&error)),
+                Err(error) => Err(body_error(&error)),
             };
             if let Err(failure) = failed {
                 writing.abort().await;
@@ -365,7 +365,7 @@ async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, StepError> {
     // What is in memory slowly keeps others from theirs.
     let mut pace = Pace::begin(Instant::now());
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| fault(&error))?;
+        let frame = frame.map_err(|error| body_error(&error))?;
         if let Some(piece) = frame.data_ref() {
             if pace.is_too_slow(Instant::now(), piece.len()) {
                 return Err(StepError::Stalled);
@@ -385,7 +385,7 @@ fn new_bytes(receive: &Receive, bytes: u64) -> u64 {
 }
 
 /// Why a body ended.
-fn fault(error: &response::Error) -> StepError {
+fn body_error(error: &response::Error) -> StepError {
     if error.is::<TimeoutError>() {
         StepError::Stalled
     } else if error.is::<LengthLimitError>() {

@@ -14,7 +14,7 @@ use super::exit::Failure;
 use crate::config::{Settings, StoreEngine};
 use crate::lmdb::{LmdbBackend, LmdbOptions};
 
-/// Rows of a step of an offline scan. A step is one read transaction, during which a serving relay cannot reuse free pages.
+/// Most cost of a step of an offline scan. A step is one read transaction, during which a serving relay cannot reuse free pages.
 const STEP_COST_MAX: usize = 100_000;
 
 /// Opens the configured database, creating it if it does not exist.

@@ -5,7 +5,7 @@
 //! event       seq:8                       canonical JSON
 //! key         posting | id | expiry       postings    keys: see relay_engine::store::kv; values: see `posting_blocks`
 //! tombstone   tombstone key               until:8
-//! hidden      number:8                    a row of bits, one for each event that is pending removal
+//! hidden      number:8                    a row of bits, one for each event that is pending removal (the name is an old one)
 //! meta        "schema"                    1:8, or 2:8 while any event is pending removal
 //!             "last_seq"                  seq:8       only if the event of the last seq was removed
 //!

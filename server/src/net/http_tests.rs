@@ -155,7 +155,8 @@ async fn a_body_that_stops_or_has_no_end_is_refused_in_words() {
     let (response, _) =
         talk(address, "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 8388609\r\n\r\n").await;
     assert!(
-        response.starts_with("HTTP/1.1 413") && response.contains("x-reason: is longer than 8388608 bytes"),
+        response.starts_with("HTTP/1.1 413")
+            && response.contains("x-reason: body: is longer than 8388608 bytes"),
         "{response}"
     );
 

@@ -20,7 +20,7 @@ use crate::cli::exit::Failure;
 use crate::config::Settings;
 
 /// What reading the log may cost at once: some thousand events.
-const LOG_ROWS: usize = 10_000;
+const LOG_COST_MAX: usize = 10_000;
 
 /// A part of the log.
 #[derive(Debug, Default)]
@@ -105,9 +105,9 @@ impl<B: Backend> Local<B> {
         max: usize,
     ) -> Result<Logged, Failure> {
         let reader = self.store.reader()?;
-        let (mut entries, mut withheld, mut rows) = (Vec::new(), 0, LOG_ROWS);
+        let (mut entries, mut withheld, mut budget) = (Vec::new(), 0, LOG_COST_MAX);
         let replayed =
-            store::replay(&reader, filters, after, &mut rows, unix_now(), &Unrestricted, &mut |hit| {
+            store::replay(&reader, filters, after, &mut budget, unix_now(), &Unrestricted, &mut |hit| {
                 if self.is_withheld(hit.event, filters, own) {
                     withheld += 1;
                 } else {

@@ -85,7 +85,7 @@ function looksWell(name) {
 describe('pages', { skip }, () => {
   describe('without agents', () => ['relay', 'empty'].forEach(looksWell))
 
-  test('the audit is not blind', async t => {
+  test('the audit finds planted faults', async t => {
     const page = await open(t, paths.relay)
     const cases = [
       ['no title', () => (document.title = '')],

@@ -202,7 +202,7 @@ fn a_header_of_somebody_else_is_malformed_http() {
 
 /// Requests behind a proxy were not counted.
 #[test]
-fn requests_through_a_proxy_have_the_places_of_their_client() {
+fn requests_through_a_proxy_have_the_connection_limit_of_their_client() {
     let relay = RelayProcess::start_with("[network]\nconnections_per_address_max = 2\n");
     let clients = [(); 2].map(|()| connect_for(&relay, Some("203.0.113.9")).unwrap());
     let ask = |client: &str| {

@@ -203,7 +203,7 @@ fn slow_requests_and_idle_connections_are_closed() {
     let long = "x".repeat(5_000);
     let (status, head, body) =
         request(&relay, "GET", "/health", &format!("Content-Length: {}\r\n\r\n{long}", long.len()));
-    assert!(status == 413 && head.contains("x-reason: is longer than 4096 bytes"), "{head}{body}");
+    assert!(status == 413 && head.contains("x-reason: body: is longer than 4096 bytes"), "{head}{body}");
 }
 
 #[test]
@@ -272,9 +272,9 @@ fn use_for(relay: &RelayProcess, client: &str, author: u64, events: u64) {
     }
 }
 
-/// An operator who saw a relay busy could not tell for whom.
+/// An administrator who saw a relay busy could not tell for whom.
 #[test]
-fn metrics_name_who_costs_the_most_for_operators() {
+fn metrics_name_who_costs_the_most_for_administrators() {
     let relay = RelayProcess::start_with("shards = 2\n[metrics]\ntoken = 's3cret'\n");
     let many: Vec<String> = (0..12).map(|n| format!("203.0.113.{}", 20 + n)).collect();
     many.iter().for_each(|client| use_for(&relay, client, 2, 1));

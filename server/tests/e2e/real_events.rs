@@ -127,11 +127,11 @@ fn every_real_event_is_imported_found_and_exported_unchanged() {
             ids.contains(&event["id"].to_string()) || is_ephemeral(event) || may_be_removed(event, &events);
         assert!(lawful, "{event} is missing");
     }
-    assert_found_by_every_shape(&data, &mut kept);
+    assert_found_by_every_query(&data, &mut kept);
 }
 
 /// A query of each kind, with values of the events; the oracle is a loop over JSON values.
-fn assert_found_by_every_shape(data: &str, kept: &mut [Value]) {
+fn assert_found_by_every_query(data: &str, kept: &mut [Value]) {
     kept.sort_by_key(|event| {
         (std::cmp::Reverse(event["created_at"].as_u64().unwrap()), event["id"].as_str().unwrap().to_owned())
     });

@@ -47,10 +47,11 @@ impl Running {
         self.lines.lock().unwrap().iter().filter(|line| line["what"] == what).count()
     }
 
-    fn words(&self, what: &str) -> String {
+    fn messages(&self, what: &str) -> String {
         let lines = self.lines.lock().unwrap();
-        let words = lines.iter().filter(|line| line["what"] == what).map(|line| line["words"].to_string());
-        words.collect::<Vec<_>>().join("\n")
+        let messages =
+            lines.iter().filter(|line| line["what"] == what).map(|line| line["message"].to_string());
+        messages.collect::<Vec<_>>().join("\n")
     }
 
     fn until(&self, what: &str, times: usize) {
@@ -234,7 +235,7 @@ fn a_cut_link_heals_without_a_gap() {
         let all = set(lists.iter().map(Vec::as_slice));
         until("both have all", || ids(&a) == all && ids(&b) == all);
     }
-    assert!(stream.count("disconnected") >= 2, "{}", stream.words("disconnected"));
+    assert!(stream.count("disconnected") >= 2, "{}", stream.messages("disconnected"));
     assert_eq!(stream.stop().0, Some(0));
 }
 
@@ -282,7 +283,7 @@ fn a_router_follows_its_file() {
     // A file with a mistake changes nothing and is named.
     write(&format!("{}urlz = []\n", of("first", &a)));
     router.until("configuration", 3);
-    let words = router.words("configuration");
+    let words = router.messages("configuration");
     assert!(
         words.contains("stream[0].urlz") && words.contains("what was configured before goes on"),
         "{words}"
@@ -382,7 +383,7 @@ fn a_relay_that_wants_authentication_is_followed_with_a_key() {
     std::fs::write(&secret, format!("{:064x}", 1)).unwrap();
     let without = Running::stream(&b.url, "both", &a.data(), &[]);
     without.until("cut_off", 1);
-    assert!(without.words("cut_off").contains("--key"), "{}", without.words("cut_off"));
+    assert!(without.messages("cut_off").contains("--key"), "{}", without.messages("cut_off"));
     assert_eq!(without.stop().0, Some(0));
     let before = notes("before", 5);
     let data = b.data().display().to_string();

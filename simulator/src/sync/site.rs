@@ -18,7 +18,7 @@ use crate::pool::FakeVerifier;
 /// Bytes of output that are read from a connection at once.
 const DRAINED_BYTES: usize = 4_096;
 
-pub(super) struct Site {
+pub(super) struct SimulatedRelay {
     pub(super) store: Rc<MemoryBackend>,
     pub(super) relay: Relay<Rc<MemoryBackend>>,
     config: Arc<Config>,
@@ -30,12 +30,12 @@ pub(super) struct Site {
     boots: u8,
 }
 
-impl Site {
+impl SimulatedRelay {
     pub(super) fn new(config: Config, verifier: FakeVerifier, now: Now) -> Self {
         let (store, config) = (Rc::new(MemoryBackend::default()), Arc::new(config));
         let mut relay = Relay::new(Arc::clone(&config), Rc::clone(&store), Arc::new(verifier), [0; 32]);
         let local = connect(&mut relay, now);
-        Site { store, relay, config, verifier, local, accepted: Vec::new(), boots: 0 }
+        SimulatedRelay { store, relay, config, verifier, local, accepted: Vec::new(), boots: 0 }
     }
 
     pub(super) fn config(&self) -> &Config {

@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 use relay_engine::policy::{Policy, VANISH_KIND};
 use relay_engine::relay::Config;
 use relay_engine::store::{remove, remove_pending, sweep_expired};
-use relay_engine::testing::{Draft, EventGenerator as Drafts, Rng};
+use relay_engine::testing::{Draft, EventGenerator, Rng};
 use relay_engine::types::{Event, EventId, Limits, Now};
 use relay_sync::information::Information;
 use relay_sync::session::Progress;
 
 use super::SyncReport;
-use super::site::Site;
+use super::site::SimulatedRelay;
 use crate::pool::{FakeVerifier, Pool, URL};
 
 /// The URL of relay 1; that of relay 0 is the pool's. A request to vanish may name one of them, or all.
@@ -22,7 +22,7 @@ const NOTES_MAX: u64 = 300;
 pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) now: Now,
-    pub(super) sites: [Site; 2],
+    pub(super) sites: [SimulatedRelay; 2],
     /// All events that are ever published.
     pub(super) events: HashMap<EventId, Event>,
     /// Those that come while sessions run.
@@ -44,7 +44,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let now = Now::from_seconds(Drafts::START);
+        let now = Now::from_seconds(EventGenerator::START);
         // Few seconds make ranges of one second with many events.
         let seconds = *rng.pick(&[1, 5, 60, 1_000]);
         let verifier = FakeVerifier { prefers_batch_hashing: rng.one_in(2) };
@@ -56,7 +56,7 @@ impl World {
                 url: Some(url.to_owned()),
                 ..Config::default()
             };
-            Site::new(config, verifier, now)
+            SimulatedRelay::new(config, verifier, now)
         });
         let information = std::array::from_fn(|site| information(&mut rng, sites[site].config()));
         let mut pool: Vec<Event> = Pool::new(rng.bits()).events;
@@ -71,7 +71,7 @@ impl World {
             pool.iter().map(|event| (event.id, event.clone())).collect();
         let mut published: [HashSet<EventId>; 2] = Default::default();
         for number in 0..rng.below(NOTES_MAX) {
-            let second = Drafts::START - 20 - rng.below(seconds);
+            let second = EventGenerator::START - 20 - rng.below(seconds);
             let note = Draft::new(rng.below(5) as u8, 1, second).content(&format!("note {number}")).event();
             let on = *rng.pick(&[0b11, 0b11, 0b11, 0b11, 0b11, 0b11, 0b11, 0b01, 0b10]);
             for (site, of) in sites.iter().enumerate() {
@@ -164,7 +164,7 @@ impl World {
 
 /// Limits so small that a run reaches all that matter to a session.
 ///
-/// A page has room for every event of a second: what is beyond cannot be asked for (`cut_seconds`).
+/// A page has room for every event of a second: what is beyond cannot be asked for (`incomplete_seconds`).
 fn limits(rng: &mut Rng, seconds: u64) -> Limits {
     let limit_max = if seconds < 60 || rng.one_in(2) { 500 } else { 40 };
     Limits {

@@ -16,8 +16,8 @@ const MESSAGE_BYTES: u64 = 60_000;
 const MESSAGE_BYTES_MIN: u64 = 4_096;
 /// Ids that wait to be asked for, above which no other ids are asked for.
 const QUEUED_IDS: usize = 20_000;
-/// NEG-OPENs in a row that match too much, after which the relay does not refuse them for that. Halving gets from all time to a
-/// second in fewer.
+/// "blocked" refusals of NEG-OPEN in a row after which the size of the range cannot be their cause, so pages are read. Halving
+/// gets from all time to a second in fewer.
 const BLOCKED_MAX: u32 = 100;
 /// How often reconciliations may be closed before their first answer, in a session.
 const REOPENED_MAX: u32 = 5;
@@ -192,8 +192,8 @@ impl Session<'_> {
                 self.reopened += 1;
             }
             "restricted" => self.fail(format!("it refuses NEG-OPEN: {}", quoted(reason))),
-            "rate-limited" | "error" => self.end(End::Retry(quoted(reason))),
-            _ if self.progress.negentropy == Support::Yes => self.end(End::Retry(quoted(reason))),
+            "rate-limited" | "error" => self.end(failed(reason)),
+            _ if self.progress.negentropy == Support::Yes => self.end(failed(reason)),
             _ => self.fall_back(&format!("it refuses NEG-OPEN: {}", quoted(reason))),
         }
     }
@@ -248,7 +248,7 @@ impl Session<'_> {
                 self.current = Current::Nothing;
                 self.want_auth(message);
             }
-            _ if self.progress.negentropy == Support::Yes => self.end(End::Retry(quoted(message))),
+            _ if self.progress.negentropy == Support::Yes => self.end(failed(message)),
             _ => self.fall_back(&format!("it closes NEG-OPEN: {}", quoted(message))),
         }
         true
@@ -269,4 +269,9 @@ impl Session<'_> {
             self.fall_back("it does not answer NEG-OPEN");
         }
     }
+}
+
+/// The connection is made again: the relay has refused a NEG-OPEN or ended a reconciliation, for `reason`.
+fn failed(reason: &str) -> End {
+    End::Retry(format!("the reconciliation failed: {}", quoted(reason)))
 }

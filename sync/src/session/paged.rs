@@ -116,7 +116,7 @@ impl Session<'_> {
         let (down, is_dry_run) = (self.plan.down, self.plan.dry_run);
         let Some(paging) = self.page(sub) else { return };
         match paging.pages.take(created_at, id) {
-            PageEvent::NotRequested => self.progress.counts.unasked += 1,
+            PageEvent::Unasked => self.progress.counts.unasked += 1,
             PageEvent::New if !is_known && down => {
                 paging.need += 1;
                 self.answered_at = now;

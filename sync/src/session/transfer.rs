@@ -34,7 +34,7 @@ impl Session<'_> {
             if is_too_long {
                 self.progress.counts.refused += 1;
                 self.progress.settled.insert(id);
-                self.report(format!("event {id} is longer than it takes"));
+                self.report(format!("event {id} is longer than a message to it may be"));
             }
             let message = message.filter(|_| !is_too_long);
             self.uploads.loaded(id, message.is_some());

@@ -22,7 +22,7 @@ pub(in crate::api) struct Figures {
     pub(in crate::api) failed: u64,
     /// Jobs that run or wait.
     pub(in crate::api) unfinished: u64,
-    /// At most so many milliseconds were from request to result, in half of the jobs.
+    /// Upper bound of the median time from request to result, in milliseconds.
     pub(in crate::api) median_ms: Option<u64>,
 }
 

@@ -122,7 +122,7 @@ impl Executor for Mcp {
             return;
         }
         let Some(reply) = client.response.handle(event) else { return };
-        let reply = reply.map_err(|fault| fault.failure(&client.config.url));
+        let reply = reply.map_err(|error| error.failure(&client.config.url));
         let (step, is_reachable) = match reply {
             Ok(reply) => (client.next(reply), true),
             Err(failure) => (Err(failure), false),

@@ -76,7 +76,7 @@ impl Response {
                 Some(reply @ Reply::Error(..)) => reply,
                 _ => Reply::Status(error),
             })),
-            Received::Fault(fault) => Some(Err(CallError::Call(fault))),
+            Received::Failed(error) => Some(Err(CallError::Call(error))),
             _ if self.id.is_none() => Some(Ok(Reply::Accepted)),
             Received::Nothing => Some(Err(CallError::Malformed("no response".to_owned()))),
             Received::Whole(body) => Some(self.reply(&body).ok_or_else(|| {
@@ -126,7 +126,7 @@ pub(super) enum CallError {
 impl CallError {
     pub(super) fn failure(self, url: &str) -> ExecutorError {
         match self {
-            CallError::Call(fault) => ExecutorError::of_http_error(fault, url),
+            CallError::Call(error) => ExecutorError::of_http_error(error, url),
             CallError::Malformed(detail) => ExecutorError::retryable(
                 cause::RESPONSE,
                 "the agent's backend gave no valid answer",

@@ -4,9 +4,9 @@ use super::*;
 use crate::machine::DeletedAgent;
 
 fn record(number: u64, version: u32) -> DeletedAgent {
-    let head = json!({"state": "deleted", "version": 0, "last_version": version, "pubkey": pubkey(number).to_string(),
+    let stored = json!({"state": "deleted", "version": 0, "last_version": version, "pubkey": pubkey(number).to_string(),
         "owner": pubkey(99).to_string(), "deployed_at": NOW, "announcement": null, "announced_at": NOW});
-    DeletedAgent::from_json(head.to_string().as_bytes()).unwrap()
+    DeletedAgent::from_json(stored.to_string().as_bytes()).unwrap()
 }
 
 fn with_version(number: u64, version: u32, state: AgentState) -> AgentEntry {

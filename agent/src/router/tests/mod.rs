@@ -335,7 +335,7 @@ fn entries_survive_a_restart() {
 }
 
 #[test]
-fn active_announced_agents_beat_every_four_minutes() {
+fn active_announced_agents_have_a_heartbeat_every_four_minutes() {
     let conn = Sqlite::new();
     let announced = json!({"announce": true});
     let mut router = router_with(
@@ -372,19 +372,19 @@ fn active_announced_agents_beat_every_four_minutes() {
 }
 
 #[test]
-fn a_thousand_beats_come_in_turns() {
+fn many_heartbeats_come_in_batches() {
     let conn = Sqlite::new();
     let agents = (1..=250).map(|number| entry(number, &[5_050], json!({"announce": true})));
     let mut router = router_with(&conn, agents);
-    let mut turns = Vec::new();
+    let mut batches = Vec::new();
     while router.poll_timeout().unwrap() <= at(0) {
-        turns.push(router.poll_heartbeats(at(0)).len());
+        batches.push(router.poll_heartbeats(at(0)).len());
     }
-    assert_eq!(turns, [100, 100, 50]);
+    assert_eq!(batches, [100, 100, 50]);
 }
 
 #[test]
-fn beats_go_on_when_a_clock_that_was_ahead_is_set_right() {
+fn heartbeats_go_on_when_a_clock_that_was_ahead_is_set_right() {
     let conn = Sqlite::new();
     let mut router = router_with(&conn, [entry(1, &[5_050], json!({"announce": true}))]);
     assert_eq!(router.poll_heartbeats(at(1_000_000)).len(), 1);

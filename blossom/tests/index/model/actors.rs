@@ -30,7 +30,7 @@ pub(super) struct Job {
     /// Its bytes take longer than its upload lasts.
     is_slow: bool,
     wanted: Wanted,
-    /// The smaller picture, if it is one with.
+    /// Its thumbnail, if it is a picture with one.
     thumbnail: Option<u32>,
 }
 
@@ -101,7 +101,7 @@ impl Actor {
             expires_at: [None, Some(now + 300), Some(now + 20_000)][rng.below(3) as usize],
             ..wanted(1 + rng.below(u64::from(OWNERS)) as u8, n, declared)
         };
-        // Smaller ones of smaller hashes, so that none is its own.
+        // Thumbnails have smaller numbers, so that none is its own.
         let thumbnail = (kind < 3 && n > 0).then(|| rng.below(u64::from(n)) as u32);
         let job = Job { n, is_slow, wanted, thumbnail };
         match kind {

@@ -39,7 +39,7 @@ pub(super) struct Live {
     pub(super) owners: BTreeMap<u8, u64>,
     pub(super) uploaded: u64,
     expires_at: Option<u64>,
-    /// Its smaller picture.
+    /// Its thumbnail.
     pub(super) thumbnail: Option<u32>,
 }
 

@@ -72,7 +72,7 @@ pub(in super::super) async fn read_own(
             vec![head, HttpEvent::Chunk(bytes), HttpEvent::End]
         }
         Ok(None) => vec![HttpEvent::Head(404, Vec::new()), HttpEvent::End],
-        Err(fault) => vec![HttpEvent::Failed(fault)],
+        Err(error) => vec![HttpEvent::Failed(error)],
     };
     events.into_iter().for_each(&mut tell);
 }

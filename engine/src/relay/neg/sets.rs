@@ -505,7 +505,7 @@ fn new_scan(filter: &Filter, limits: &Limits, classes: TermClasses, horizon: Seq
 }
 
 impl Failure {
-    /// Whose message it is, beside [`Failure::Withheld`], which depends on the client.
+    /// Its NEG-ERR message. That of [`Failure::Withheld`] depends on the client: `withheld_message` gives it.
     pub(super) fn message(&self, limits: &Limits) -> String {
         match self {
             Failure::TooMany => messages::too_many_to_reconcile(limits.neg_set_events_max),

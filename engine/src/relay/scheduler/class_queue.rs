@@ -112,14 +112,14 @@ impl<A: Ord + Copy, C: Ord + Copy, Q> ClassQueue<A, C, Q> {
         let query = queries.pop_front()?;
         queue.len -= 1;
         self.len -= 1;
-        Some((Turn { class, address, conn }, query))
+        Some((Turn { class, fairness_key: address, conn }, query))
     }
 
     pub(super) fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
-        if let Some(queue) = self.addresses.get_mut(&turn.address) {
+        if let Some(queue) = self.addresses.get_mut(&turn.fairness_key) {
             queue.conns.charge(turn.conn, cost, VecDeque::is_empty);
         }
-        self.addresses.charge(turn.address, cost, |queue| queue.conns.is_empty());
+        self.addresses.charge(turn.fairness_key, cost, |queue| queue.conns.is_empty());
     }
 
     /// The first address whose next query `may` start. Those that are full are blocked, so that they are not asked again

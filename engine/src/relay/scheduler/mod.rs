@@ -58,7 +58,8 @@ pub(super) enum QueryAdmission {
 #[must_use = "a turn is charged"]
 pub(super) struct Turn<A, C> {
     class: QueryClass,
-    pub(super) address: A,
+    /// What turns are shared by, called an address here; the relay has other keys where there is no address.
+    pub(super) fairness_key: A,
     conn: C,
 }
 
@@ -145,7 +146,7 @@ impl<A: Ord + Copy, C: Ord + Copy, Q> Scheduler<A, C, Q> {
     /// steps. Where none may and nothing else waits, the next one is taken all the same.
     pub(super) fn take(&mut self, may: impl Fn(A, &Q) -> QueryAdmission) -> Option<(Turn<A, C>, Q)> {
         let taken = self.take_next(may);
-        self.in_turn = taken.as_ref().map(|(turn, _)| turn.address);
+        self.in_turn = taken.as_ref().map(|(turn, _)| turn.fairness_key);
         taken
     }
 
@@ -193,7 +194,7 @@ impl<A: Ord + Copy, C: Ord + Copy, Q> Scheduler<A, C, Q> {
 
     /// Ends a turn, and charges its connection and its address for what it has cost.
     pub(super) fn charge(&mut self, turn: Turn<A, C>, cost: u64) {
-        let address = turn.address;
+        let address = turn.fairness_key;
         self.queue_of(turn.class).charge(turn, cost);
         self.in_turn = None;
         self.unblock(address);
@@ -201,7 +202,7 @@ impl<A: Ord + Copy, C: Ord + Copy, Q> Scheduler<A, C, Q> {
 
     /// Queues the query of a turn again, in another class, and ends the turn, which costs nothing.
     pub(super) fn defer(&mut self, turn: Turn<A, C>, class: QueryClass, query: Q) {
-        self.push(class, turn.address, turn.conn, query);
+        self.push(class, turn.fairness_key, turn.conn, query);
         self.charge(turn, 0);
     }
 
@@ -219,7 +220,8 @@ impl<A: Ord + Copy, C: Ord + Copy, Q> Scheduler<A, C, Q> {
         queues.into_iter().flat_map(move |queue| queue.of(address, conn))
     }
 
-    /// Whether no query waits. Parked ones are not checked: their addresses have others, which are not.
+    /// Whether no query waits. Blocked queries are not checked: an address is blocked only while it has other queries, which
+    /// wait in a queue.
     pub(super) fn is_empty(&self) -> bool {
         let queues = [&self.first, &self.first_large, &self.further_large, &self.further];
         queues.into_iter().all(ClassQueue::is_empty)

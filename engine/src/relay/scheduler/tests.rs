@@ -23,7 +23,7 @@ fn bounded_queue() -> Queue {
 /// Takes a turn of this cost; its address, connection and query.
 fn turn(queue: &mut Queue, cost: u64) -> Option<(char, u32, u32)> {
     let (turn, query) = queue.take(|_, _| QueryAdmission::Start)?;
-    let taken = (turn.address, turn.conn, query);
+    let taken = (turn.fairness_key, turn.conn, query);
     queue.charge(turn, cost);
     Some(taken)
 }
@@ -31,8 +31,8 @@ fn turn(queue: &mut Queue, cost: u64) -> Option<(char, u32, u32)> {
 /// Takes a turn of a query that has more to do.
 fn turn_again(queue: &mut Queue, cost: impl Fn(char) -> u64) -> (char, u32) {
     let (turn, query) = queue.take(|_, _| QueryAdmission::Start).expect("a query waits");
-    let taken = (turn.address, turn.conn);
-    queue.push(Further, turn.address, turn.conn, query);
+    let taken = (turn.fairness_key, turn.conn);
+    queue.push(Further, turn.fairness_key, turn.conn, query);
     queue.charge(turn, cost(taken.0));
     taken
 }
@@ -134,7 +134,7 @@ fn large_queries_wait_for_memory_and_for_those_before_them() {
     }
     let next = |queue: &mut Queue, of_a: QueryAdmission, of_b: QueryAdmission| {
         let (turn, _) = queue.take(|address, _| if address == 'a' { of_a } else { of_b })?;
-        let address = turn.address;
+        let address = turn.fairness_key;
         queue.charge(turn, 1);
         Some(address)
     };
@@ -149,7 +149,7 @@ fn large_queries_wait_for_memory_and_for_those_before_them() {
     assert!(is_cleared(&queue));
 }
 
-/// Queries that waited for memory after their first step were not counted, so an address could begin any number.
+/// Regression: queries that waited for memory after their first step were not counted, so an address could begin any number.
 #[test]
 fn queries_that_have_begun_and_wait_for_memory_are_unfinished() {
     let mut queue = bounded_queue();
@@ -161,7 +161,7 @@ fn queries_that_have_begun_and_wait_for_memory_are_unfinished() {
         has_memory |= step == 50;
         let may = |_, _: &u32| if has_memory { QueryAdmission::Start } else { QueryAdmission::ShardFull };
         let Some((turn, query)) = queue.take(may) else { break };
-        match (turn.address, turn.class) {
+        match (turn.fairness_key, turn.class) {
             // There is no memory for its second step.
             ('A', First | FirstLarge) => {
                 begun.push(query);
@@ -210,7 +210,7 @@ fn queries_beyond_the_limit_of_an_address_wait_until_others_finish() {
     let mut most = done.clone();
     // Each query takes a first step and three further ones.
     while let Some((turn, query)) = queue.take(|_, _| QueryAdmission::Start) {
-        let address = turn.address;
+        let address = turn.fairness_key;
         if query < 300 {
             queue.push(Further, address, turn.conn, query + 100);
         } else {
@@ -249,7 +249,8 @@ fn an_address_over_its_limit_on_another_connection_takes_no_first_steps() {
     assert!(is_cleared(&queue));
 }
 
-/// An address that was full was asked again in every turn, and up to sixty-four of them were moved behind the others.
+/// Regression: an address that was full was asked again in every turn, and up to sixty-four of them were moved behind the
+/// others.
 #[test]
 fn full_addresses_are_asked_once_for_each_of_their_turns() {
     const FULL: usize = 1_000;
@@ -273,7 +274,7 @@ fn full_addresses_are_asked_once_for_each_of_their_turns() {
         if query == FULL {
             begun_in = Some(round);
         } else {
-            queue.push(Further, turn.address, turn.conn, query);
+            queue.push(Further, turn.fairness_key, turn.conn, query);
         }
         queue.charge(turn, 1);
     }
@@ -285,7 +286,7 @@ fn full_addresses_are_asked_once_for_each_of_their_turns() {
 /// Queries of many addresses in little memory, with connections that leave: each has all its turns, no address has more
 /// unfinished queries than it may, and nothing is blocked for ever.
 #[test]
-fn every_job_ends_within_the_limits() {
+fn every_query_ends_within_the_limits() {
     /// A query: its number, the steps it has left, and whether it holds memory.
     type Steps = (u32, u32, bool);
     const MEMORY: usize = 6;
@@ -320,7 +321,7 @@ fn every_job_ends_within_the_limits() {
                 assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait and none is taken");
                 continue;
             };
-            let address = turn.address;
+            let address = turn.fairness_key;
             let of = query_memory.entry(address).or_default();
             assert_eq!(holds, turn.class == Further);
             *of += usize::from(!holds);

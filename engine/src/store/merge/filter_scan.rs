@@ -292,7 +292,7 @@ fn cheapest<R: Reader>(
     Ok(paths.swap_remove(best.1))
 }
 
-/// Postings of `source` a second, from the newest that `filter` allows back to where a few of them reach; next
+/// Postings of `path` per second, from the newest that `filter` allows back to where a few of them reach; next
 /// to nothing if that is all there are.
 fn density<R: Reader>(
     path: &AccessPath,

@@ -41,7 +41,7 @@ pub enum Outcome {
     Stored(Seq),
     /// The event was stored already.
     Duplicate,
-    /// It is not stored, and never was.
+    /// The event was not stored, and is not stored now.
     Refused(Refusal),
 }
 

@@ -1,4 +1,4 @@
-//! The table of events: reading and writing its rows, whose format is in `lines`, and the last sequence number.
+//! The table of events: reading and writing its rows, whose format is in `event_row`, and the last sequence number.
 
 use std::sync::Arc;
 

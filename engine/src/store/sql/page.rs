@@ -41,7 +41,7 @@ pub(super) struct RunId {
 /// A page to be written.
 pub(super) struct Page {
     pub(super) run: RunId,
-    pub(super) entry: PageRef,
+    pub(super) page_ref: PageRef,
     pub(super) keys: Vec<u8>,
 }
 
@@ -102,8 +102,8 @@ pub(super) fn paginate(
             last = key;
             hashes.extend(key.lookup_hash().copied());
         }
-        let entry = PageRef { id: ids.take(), first: *first, last: *last, bloom: bloom::build(&hashes) };
-        out.push(Page { run, entry, keys: builder.finish() });
+        let page_ref = PageRef { id: ids.take(), first: *first, last: *last, bloom: bloom::build(&hashes) };
+        out.push(Page { run, page_ref, keys: builder.finish() });
     }
 }
 

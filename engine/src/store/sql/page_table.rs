@@ -9,7 +9,7 @@ use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::StoreError;
 use crate::store::kv::Key;
 
-const READ_ENTRIES: &str =
+const READ_PAGE_REFS: &str =
     "SELECT page, level, run, first, last, filter FROM relay_page WHERE page > ? ORDER BY page LIMIT ?";
 const READ: &str = "SELECT keys FROM relay_page WHERE page = ?";
 const WRITE: Bulk = Bulk {
@@ -41,7 +41,7 @@ impl PageTable {
                 found = Some((*keys).into());
                 Ok(())
             }
-            _ => Err(StoreError::Corrupt("a column is not a BLOB".into())),
+            _ => Err(StoreError::Corrupt("table relay_page: unexpected column types".into())),
         })?;
         let page = found.ok_or_else(|| StoreError::Corrupt(format!("page {} is missing", id.0)))?;
         self.cache.put(id.0, Arc::clone(&page));
@@ -55,11 +55,11 @@ impl PageTable {
 }
 
 /// Reads all pages without their keys, and calls `each` with them.
-pub(super) fn each_entry<C: SqlConn>(
+pub(super) fn each_page_ref<C: SqlConn>(
     conn: &C,
     each: &mut dyn FnMut(RunId, PageRef),
 ) -> Result<(), StoreError> {
-    each_row(conn, READ_ENTRIES, 0, SMALL_ROWS, &mut |row| match *row {
+    each_row(conn, READ_PAGE_REFS, 0, SMALL_ROWS, &mut |row| match *row {
         [
             SqlValue::Int(id),
             SqlValue::Int(level),
@@ -83,14 +83,14 @@ pub(super) fn each_entry<C: SqlConn>(
 
 /// Writes pages over those of the same ids. Runs inside a transaction.
 pub(super) fn write<C: SqlConn>(conn: &C, pages: &[Page]) -> Result<(), StoreError> {
-    let rows = pages.iter().map(|Page { run, entry, keys }| {
+    let rows = pages.iter().map(|Page { run, page_ref, keys }| {
         [
-            SqlValue::Int(entry.id.0),
+            SqlValue::Int(page_ref.id.0),
             SqlValue::Int(run.level as i64),
             SqlValue::Int(run.run),
-            SqlValue::Blob(entry.first.as_bytes()),
-            SqlValue::Blob(entry.last.as_bytes()),
-            SqlValue::Blob(&entry.bloom),
+            SqlValue::Blob(page_ref.first.as_bytes()),
+            SqlValue::Blob(page_ref.last.as_bytes()),
+            SqlValue::Blob(&page_ref.bloom),
             SqlValue::Blob(keys),
         ]
     });

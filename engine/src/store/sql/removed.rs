@@ -44,7 +44,7 @@ impl RemovedSeqs {
                 removed.set(chunk as u64, Box::new(bits));
                 Ok(chunk)
             }
-            _ => Err(StoreError::Corrupt("the columns of removed events are of other types".into())),
+            _ => Err(StoreError::Corrupt("table relay_gone: unexpected column types".into())),
         })?;
         Ok(removed)
     }

@@ -33,7 +33,7 @@ pub(super) fn load<C: SqlConn>(conn: &C, flushes: i64, add: &mut dyn FnMut(Key))
                 rows += 1;
                 Ok(())
             }
-            _ => Err(StoreError::Corrupt("a row of tombstones is not a BLOB".into())),
+            _ => Err(StoreError::Corrupt("table relay_tombstone: unexpected column types".into())),
         })?;
     }
     Ok(rows)

@@ -24,7 +24,7 @@ impl Tree {
     /// Reads which pages there are, a row each, and the bitmap of removed events.
     pub(super) fn load<C: SqlConn>(conn: &C, cache_bytes: usize) -> Result<Self, StoreError> {
         let mut entries = Vec::new();
-        page_table::each_entry(conn, &mut |run, page| entries.push((run, page)))?;
+        page_table::each_page_ref(conn, &mut |run, page| entries.push((run, page)))?;
         let mut manifest = Manifest::default();
         manifest.insert_all(entries);
         Ok(Tree {
@@ -45,7 +45,7 @@ impl Tree {
 
     /// Records pages that have been written.
     pub(super) fn insert(&mut self, pages: Vec<Page>) {
-        self.manifest.insert_all(pages.into_iter().map(|page| (page.run, page.entry)));
+        self.manifest.insert_all(pages.into_iter().map(|page| (page.run, page.page_ref)));
     }
 
     /// Appends the keys of these pages, without those of removed events, which it counts.

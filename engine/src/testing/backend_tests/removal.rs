@@ -15,11 +15,11 @@ const LIMITS: ScanLimits = ScanLimits { limit_default: 1_000, limit_max: 1_000 }
 const LARGE: u64 = 8;
 
 pub(super) fn run<B: Backend + 'static>(make: &impl Fn() -> B) {
-    what_is_deleted_is_hidden_at_once(&make());
+    deleted_events_are_not_served(&make());
     steps_are_bounded_and_leave_nothing(&make());
     a_step_that_fails_keeps_everything(&FailingBackend::new(make()));
-    a_hidden_version_is_no_version(&make());
-    a_hidden_event_can_be_stored_again(&make());
+    a_version_pending_removal_is_no_version(&make());
+    an_event_pending_removal_can_be_stored_again(&make());
     who_has_vanished_may_come_back(&make());
     events_pending_removal_expire(&make());
     small_deletions_are_done_at_once(&make());
@@ -153,7 +153,7 @@ fn check_no_trace(backend: &impl Backend, gone: &[Event], left: usize) {
     }
 }
 
-fn what_is_deleted_is_hidden_at_once(backend: &impl Backend) {
+fn deleted_events_are_not_served(backend: &impl Backend) {
     let (large, other, request) = delete_large(backend);
     assert!(pending_removal(backend).len() >= 5, "no backend removes all that at once");
     check_found(backend, &large, &[&other, &request]);
@@ -220,7 +220,7 @@ fn a_step_that_fails_keeps_everything<B: Backend + 'static>(backend: &FailingBac
 }
 
 /// A large article is replaced by a small one: the one pending removal is not a version any more.
-fn a_hidden_version_is_no_version(backend: &impl Backend) {
+fn a_version_pending_removal_is_no_version(backend: &impl Backend) {
     let article =
         |n: u64, tags: usize| with_tags(Draft::new(1, 30_023, 100 + n).tag(&["d", "x"]), tags).put();
     let many = 4 * tags(backend);
@@ -244,7 +244,7 @@ fn a_hidden_version_is_no_version(backend: &impl Backend) {
 }
 
 /// A version was replaced and marked as removed, and what had replaced it is deleted: it may come again before it is removed.
-fn a_hidden_event_can_be_stored_again(backend: &impl Backend) {
+fn an_event_pending_removal_can_be_stored_again(backend: &impl Backend) {
     let old = with_tags(Draft::new(1, 0, 100), 4 * tags(backend)).tag(&["t", "x"]).put();
     let newer = Draft::new(1, 0, 200).put();
     let deletes = Draft::new(1, 5, 300).tag(&["e", &newer.event().id.to_string()]).put();

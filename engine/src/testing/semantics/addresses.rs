@@ -52,7 +52,7 @@ fn event_rate(stage: &mut Stage<'_>) {
     }
     stage.open_from("2001:db8::ffff").expect("another client").refuse(&note(40), "rate-limited");
     stage.open_from("2001:db8:0:1::1").expect("another client").accept(&note(41));
-    if stage.world.holds_its_clock() {
+    if stage.relay.holds_its_clock() {
         stage.advance(10);
         conns[1].accept(&note(50));
         conns[2].refuse(&note(51), "rate-limited");
@@ -89,7 +89,7 @@ fn fanout_rate(stage: &mut Stage<'_>) {
         again.count(json!({}));
         stage.open_from(other).expect("another client").accept(&note(kind, 1));
         watcher.next_event("sub 39");
-        if stage.world.holds_its_clock() {
+        if stage.relay.holds_its_clock() {
             // The deficit is made up first.
             stage.advance(61);
             publisher.refuse(&unasked(10), "rate-limited");
@@ -117,7 +117,7 @@ fn request_rate(stage: &mut Stage<'_>) {
     conn.count_closed("sub", json!({}), "rate-limited");
     let mut other = stage.open_from("192.0.2.2").expect("another client");
     assert_eq!(other.count(json!({})), 3);
-    if stage.world.holds_its_clock() {
+    if stage.relay.holds_its_clock() {
         stage.advance(10);
         conn.req("sub", json!({}));
         conn.send(&count_text("again", json!({})));

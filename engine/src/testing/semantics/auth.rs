@@ -99,7 +99,7 @@ fn challenge_on_connect(stage: &mut Stage<'_>) {
 
 fn unsent_challenge(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    let url = format!("ws://{}/", stage.world.host());
+    let url = format!("ws://{}/", stage.relay.host());
     let draft = || stage.auth_draft(&key(1)).tag(["relay", &url]);
     for event in [
         draft().sign(),
@@ -132,10 +132,10 @@ fn challenges(stage: &mut Stage<'_>) {
 fn every_part(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let me = key(1);
-    let url = format!("ws://{}/", stage.world.host());
+    let url = format!("ws://{}/", stage.relay.host());
     let challenge = stage.challenge(&mut conn);
     let good = || stage.auth_draft(&me).tag(["relay", &url]).tag(["challenge", &challenge]);
-    let now = stage.world.now();
+    let now = stage.relay.now();
     let longer = format!("{challenge}0");
     let bad: Vec<(&str, Signed)> = vec![
         ("another kind", good().kind(22241).sign()),
@@ -166,7 +166,7 @@ fn every_part(stage: &mut Stage<'_>) {
             "a relay that only mentions us",
             stage
                 .auth_draft(&me)
-                .tag(["relay", &format!("wss://evil.example.com/{}", stage.world.host())])
+                .tag(["relay", &format!("wss://evil.example.com/{}", stage.relay.host())])
                 .tag(["challenge", &challenge])
                 .sign(),
         ),
@@ -175,7 +175,7 @@ fn every_part(stage: &mut Stage<'_>) {
             "a host behind a backslash",
             stage
                 .auth_draft(&me)
-                .tag(["relay", &format!("ws://evil.example.com\\@{}/", stage.world.host())])
+                .tag(["relay", &format!("ws://evil.example.com\\@{}/", stage.relay.host())])
                 .tag(["challenge", &challenge])
                 .sign(),
         ),
@@ -208,7 +208,7 @@ fn every_part(stage: &mut Stage<'_>) {
 }
 
 fn spellings(stage: &mut Stage<'_>) {
-    let host = stage.world.host();
+    let host = stage.relay.host();
     for url in [
         format!("ws://{host}"),
         format!("ws://{host}/"),
@@ -232,7 +232,7 @@ fn configured_url(stage: &mut Stage<'_>) {
     let draft = |stage: &Stage<'_>, url: &str| {
         stage.auth_draft(&key(1)).tag(["relay", url]).tag(["challenge", &challenge]).sign()
     };
-    let by_host = draft(stage, &format!("ws://{}/", stage.world.host()));
+    let by_host = draft(stage, &format!("ws://{}/", stage.relay.host()));
     assert!(!conn.auth(&by_host).0, "the Host header counts only where no URL is configured");
     conn.refuse(&proof(stage, 1, "x"), "auth-required");
     for url in

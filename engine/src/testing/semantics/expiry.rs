@@ -30,7 +30,7 @@ fn on_arrival(stage: &mut Stage<'_>) {
         conn.refuse(&event, "invalid");
         assert_eq!(conn.count(json!({"ids": [event.id]})), 0);
     }
-    if stage.world.holds_its_clock() {
+    if stage.relay.holds_its_clock() {
         conn.refuse(&expiring(stage, 1, 0), "invalid");
         conn.accept(&expiring(stage, 1, 1));
     }
@@ -47,7 +47,7 @@ fn later(stage: &mut Stage<'_>) {
     let long = expiring(stage, 1, 100_000);
     let plain = event(&key(1)).at(stage.t - 1).sign();
     conn.accept_all(&[short.clone(), long.clone(), plain.clone()]);
-    if stage.world.holds_its_clock() {
+    if stage.relay.holds_its_clock() {
         check(&mut conn, json!({"kinds": [1]}), &[short.clone(), long.clone(), plain.clone()]);
     }
     if !stage.advance(5) {
@@ -74,7 +74,7 @@ fn later(stage: &mut Stage<'_>) {
 }
 
 fn to_the_second(stage: &mut Stage<'_>) {
-    if !stage.world.holds_its_clock() {
+    if !stage.relay.holds_its_clock() {
         return;
     }
     let mut conn = stage.open();

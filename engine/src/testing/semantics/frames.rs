@@ -251,7 +251,7 @@ fn sub_ids(stage: &mut Stage<'_>) {
     conn.expect_silence();
 }
 
-/// Clients waited for ever when a NOTICE was the answer to their ids.
+/// Regression: clients waited for ever when a NOTICE was the answer to their ids.
 fn bad_sub_ids(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let ids = ["".into(), "x".repeat(65), "é\"\n".repeat(22), "💜".repeat(65), "x".repeat(100_000)];

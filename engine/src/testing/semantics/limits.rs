@@ -141,7 +141,7 @@ fn assert_too_long(conn: &mut Conn, text: &str, id: Option<&str>) {
     }
 }
 
-/// Clients waited for ever if the only answer was a NOTICE. Most write the id of an event after its content.
+/// Regression: clients waited for ever if the only answer was a NOTICE. Most write the id of an event after its content.
 fn message_bytes(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let note = event(&key(1)).at(stage.t).content("é".repeat(300)).sign();
@@ -249,13 +249,13 @@ fn event_bytes(stage: &mut Stage<'_>) {
 
 fn ahead(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    let now = stage.world.now();
+    let now = stage.relay.now();
     for at in [now + 600, now + 1_000_000, u64::from(u32::MAX) * 2, i64::MAX as u64 - 1] {
         conn.refuse(&event(&key(1)).at(at).sign(), "invalid");
     }
     conn.accept(&event(&key(1)).at(now + 50).sign());
     conn.accept(&event(&key(1)).at(0).sign());
-    if stage.world.holds_its_clock() {
+    if stage.relay.holds_its_clock() {
         conn.refuse(&event(&key(1)).at(now + 61).sign(), "invalid");
         conn.accept(&event(&key(1)).at(now + 60).sign());
         stage.advance(1);
@@ -265,12 +265,12 @@ fn ahead(stage: &mut Stage<'_>) {
 
 fn behind(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
-    let now = stage.world.now();
+    let now = stage.relay.now();
     for at in [now - 2_000, 0] {
         conn.refuse(&event(&key(1)).at(at).sign(), "invalid");
     }
     conn.accept(&event(&key(1)).at(now - 900).sign());
-    if stage.world.holds_its_clock() {
+    if stage.relay.holds_its_clock() {
         conn.refuse(&event(&key(1)).at(now - 1_001).sign(), "invalid");
         conn.accept(&event(&key(1)).at(now - 1_000).sign());
     }
@@ -353,7 +353,7 @@ fn event_rate(stage: &mut Stage<'_>) {
     let mut other = stage.open();
     other.accept(&note(6));
     assert_eq!(conn.count(json!({})), 6);
-    if stage.world.holds_its_clock() {
+    if stage.relay.holds_its_clock() {
         stage.advance(12);
         conn.accept(&note(7));
         conn.refuse(&note(8), "rate-limited");
@@ -381,7 +381,7 @@ fn request_rate(stage: &mut Stage<'_>) {
     for n in 0..3 {
         assert_eq!(conn.next_event(&format!("sub {n}")), note.id);
     }
-    if stage.world.holds_its_clock() {
+    if stage.relay.holds_its_clock() {
         stage.advance(12);
         conn.req("sub", json!({}));
         conn.req_closed("sub", json!({}), "rate-limited");

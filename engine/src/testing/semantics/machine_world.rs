@@ -1,5 +1,5 @@
-//! The pure machine as a [`World`]: shards over one memory store, in process, with a clock that only
-//! [`World::advance`] moves.
+//! The pure machine as a [`RelayUnderTest`]: shards over one memory store, in process, with a clock that only
+//! [`RelayUnderTest::advance`] moves.
 //!
 //! The shards run only when a client receives. Messages sent before that, by all clients, share a verification batch and
 //! a commit. Output of a client that does not receive stays in its outbox. The host follows the machine's `poll_*`

@@ -1,6 +1,6 @@
 //! The semantics suite: the rules of the relay as cases that see only what a client sees.
 //!
-//! A case opens connections to a [`World`], sends NIP-01 messages and checks the answers. It does not know what the world
+//! A case opens connections to a [`RelayUnderTest`], sends NIP-01 messages and checks the answers. It does not know what the relay
 //! is, so the same cases test the pure machine ([`MachineWorld`]), the native server over WebSockets, and the Worker.
 //! Nothing here sleeps: that a frame is *not* sent is shown by a later frame that is.
 //!
@@ -55,7 +55,7 @@ pub trait RelayUnderTest {
     /// A new connection.
     fn connect(&mut self) -> Box<dyn Client>;
 
-    /// A new connection of a client at this IPv4 or IPv6 address. `None` if all clients of this world have one address.
+    /// A new connection of a client at this IPv4 or IPv6 address. `None` if all clients of this relay have one address.
     fn connect_from(&mut self, _address: IpAddr) -> Option<Box<dyn Client>> {
         None
     }
@@ -63,10 +63,10 @@ pub trait RelayUnderTest {
     /// The relay's time.
     fn now(&self) -> Timestamp;
 
-    /// Advances the time by at least `seconds`. False if this world cannot: the case skips what needs it.
+    /// Advances the time by at least `seconds`. False if this relay cannot: the case skips what needs it.
     fn advance(&mut self, seconds: u64) -> bool;
 
-    /// Whether only [`World::advance`] moves the clock, so that a boundary can be tested exactly.
+    /// Whether only [`RelayUnderTest::advance`] moves the clock, so that a boundary can be tested exactly.
     fn holds_its_clock(&self) -> bool {
         false
     }
@@ -74,12 +74,12 @@ pub trait RelayUnderTest {
     /// Host and port to which clients connect, as AUTH events must name them.
     fn host(&self) -> String;
 
-    /// Publishes an event as the host itself. `None` if this world cannot.
+    /// Publishes an event as the host itself. `None` if this relay cannot.
     fn publish(&mut self, _event: &Signed) -> Option<PublishOutcome> {
         None
     }
 
-    /// Makes the disk full, or frees it. False if this world cannot.
+    /// Makes the disk full, or frees it. False if this relay cannot.
     fn fill_disk(&mut self, _full: bool) -> bool {
         false
     }
@@ -106,7 +106,7 @@ pub trait Client {
     fn closed(&mut self) -> Option<u16>;
 }
 
-/// Makes an empty world that runs under a configuration.
+/// Makes an empty relay that runs under a configuration.
 pub type Factory<'a> = dyn FnMut(&Config) -> Box<dyn RelayUnderTest> + 'a;
 
 /// A rule and the exchange of messages that tests it.
@@ -119,7 +119,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// Runs the case in a world of its own.
+    /// Runs the case on a relay of its own.
     ///
     /// # Errors
     /// What was wrong, followed by the last messages.
@@ -129,8 +129,8 @@ impl Case {
         config.policy.eose_hints = true;
         (self.config)(&mut config);
         assert_eq!(config.limits.check(), Ok(()), "a configuration that hosts would refuse");
-        let mut world = make(&config);
-        let mut stage = Stage::new(&mut *world, config.policy.guarded_kinds);
+        let mut relay = make(&config);
+        let mut stage = Stage::new(&mut *relay, config.policy.guarded_kinds);
         let talk = stage.talk();
         catch_unwind(AssertUnwindSafe(|| (self.play)(&mut stage))).map_err(|panic| {
             let message = panic.downcast_ref::<String>().map(String::as_str);

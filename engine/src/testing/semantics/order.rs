@@ -223,7 +223,7 @@ fn full_disk(stage: &mut Stage<'_>) {
     let notes = notes(stage, 4);
     conn.accept(&notes[0]);
     stage.watch(&mut reader, "sub", json!({"kinds": [1], "limit": 0}));
-    if !stage.world.fill_disk(true) {
+    if !stage.relay.fill_disk(true) {
         return;
     }
     conn.refuse(&notes[1], "error");
@@ -240,9 +240,9 @@ fn full_disk(stage: &mut Stage<'_>) {
     assert!(conn.publish(&notes[0]).1.starts_with("duplicate: "));
     // The reserve has room for a deletion request, whatever else is in the batch.
     let gone = event(&key(1)).kind(1).at(stage.t).content("gone").sign();
-    assert!(stage.world.fill_disk(false), "what was filled can be emptied");
+    assert!(stage.relay.fill_disk(false), "what was filled can be emptied");
     conn.accept(&gone);
-    stage.world.fill_disk(true);
+    stage.relay.fill_disk(true);
     let deletion = event(&key(1)).kind(5).at(stage.t).tag(["e", &gone.id]).sign();
     conn.send_all(&[event_text(&notes[2]), event_text(&deletion), event_text(&notes[3])]);
     for (id, is_removal) in [(&notes[2].id, false), (&deletion.id, true), (&notes[3].id, false)] {
@@ -251,7 +251,7 @@ fn full_disk(stage: &mut Stage<'_>) {
         assert!(accepted || message.starts_with("error: "), "{message:?}");
     }
     assert_eq!(conn.ask(json!({"kinds": [1]})).ids(), [&*notes[0].id]);
-    assert!(stage.world.fill_disk(false), "what was filled can be emptied");
+    assert!(stage.relay.fill_disk(false), "what was filled can be emptied");
     conn.accept(&notes[1]);
     conn.accept(&notes[3]);
     let settled = stage.settle(&mut conn, &mut reader, "sub");

@@ -19,7 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The outcome; ends the case if the world cannot publish.
+/// The outcome; ends the case if the relay cannot publish.
 macro_rules! publish {
     ($stage:expr, $event:expr) => {
         match $stage.publish($event) {

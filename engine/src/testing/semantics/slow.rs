@@ -1,6 +1,6 @@
 //! Slow readers: their events wait, none is lost, duplicated or reordered, and no other client waits.
 //!
-//! 24 MB are published, more than the buffers of a socket hold. A world without sockets has no such buffers, so a tenth of that
+//! 24 MB are published, more than the buffers of a socket hold. A relay without sockets has no such buffers, so a tenth of that
 //! fills its outbox.
 
 use serde_json::json;
@@ -44,7 +44,7 @@ const BODY_BYTES_SMALL: usize = 6_000;
 const WINDOW: usize = 20;
 
 fn big(stage: &Stage<'_>, author: u64, kind: u16, n: u64) -> Signed {
-    let bytes = if stage.world.holds_its_clock() { BODY_BYTES_SMALL } else { BODY_BYTES };
+    let bytes = if stage.relay.holds_its_clock() { BODY_BYTES_SMALL } else { BODY_BYTES };
     let content = format!("{n} {}", "x".repeat(bytes));
     event(&key(author)).kind(kind).at(stage.t - n % 5).content(content).sign()
 }
@@ -180,7 +180,7 @@ fn expired(stage: &mut Stage<'_>) {
     let (mut writer, mut slow) = (stage.open(), stage.open());
     slow.req("sub", json!({"kinds": [1]}));
     let first = publish(stage, &mut writer, 1, 1, 400);
-    let at = (stage.world.now() + 3).to_string();
+    let at = (stage.relay.now() + 3).to_string();
     let short = event(&key(2)).at(stage.t).tag(["expiration", &at]).sign();
     let long = event(&key(2)).at(stage.t).tag(["expiration", &(stage.t + 10_000).to_string()]).sign();
     writer.accept_all(&[short, long.clone()]);

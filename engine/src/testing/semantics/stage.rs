@@ -1,4 +1,4 @@
-//! The environment of a case: a world, the messages so far (shown on failure), and the start time.
+//! The environment of a case: a relay, the messages so far (shown on failure), and the start time.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use crate::types::{Kind, Timestamp};
 
 /// The environment of a case.
 pub(super) struct Stage<'w> {
-    pub(super) world: &'w mut dyn RelayUnderTest,
+    pub(super) relay: &'w mut dyn RelayUnderTest,
     /// The start time, in Unix seconds.
     pub(super) t: Timestamp,
     guarded_kinds: Vec<Kind>,
@@ -51,9 +51,9 @@ const MARKER_KEY: u64 = 999_999;
 const MARKER_TAG: &str = "marks the end of a case's wait";
 
 impl<'w> Stage<'w> {
-    pub(super) fn new(world: &'w mut dyn RelayUnderTest, guarded_kinds: Vec<Kind>) -> Self {
-        let t = world.now();
-        Stage { world, t, guarded_kinds, talk: Talk::default(), opened: 0, markers: Vec::new() }
+    pub(super) fn new(relay: &'w mut dyn RelayUnderTest, guarded_kinds: Vec<Kind>) -> Self {
+        let t = relay.now();
+        Stage { relay, t, guarded_kinds, talk: Talk::default(), opened: 0, markers: Vec::new() }
     }
 
     pub(super) fn talk(&self) -> Talk {
@@ -62,13 +62,13 @@ impl<'w> Stage<'w> {
 
     /// Opens a connection.
     pub(super) fn open(&mut self) -> Conn {
-        let client = self.world.connect();
+        let client = self.relay.connect();
         self.conn(client)
     }
 
-    /// A connection of a client at this address, if the world has such.
+    /// A connection of a client at this address, if the relay has such.
     pub(super) fn open_from(&mut self, address: &str) -> Option<Conn> {
-        let client = self.world.connect_from(address.parse().expect("an address"))?;
+        let client = self.relay.connect_from(address.parse().expect("an address"))?;
         Some(self.conn(client))
     }
 
@@ -79,17 +79,17 @@ impl<'w> Stage<'w> {
         Conn::new(client, name, self.talk.clone(), guard)
     }
 
-    /// Publishes as the host, if the world supports it.
+    /// Publishes as the host, if the relay supports it.
     pub(super) fn publish(&mut self, event: &Signed) -> Option<PublishOutcome> {
-        let outcome = self.world.publish(event);
+        let outcome = self.relay.publish(event);
         self.talk.add(&format!("-- the host publishes {}: {outcome:?}", event.json()));
         outcome
     }
 
-    /// Advances the clock, if the world supports it.
+    /// Advances the clock, if the relay supports it.
     pub(super) fn advance(&mut self, seconds: u64) -> bool {
-        let moved = self.world.advance(seconds);
-        let outcome = if moved { "pass" } else { "cannot pass in this world" };
+        let moved = self.relay.advance(seconds);
+        let outcome = if moved { "pass" } else { "cannot be advanced here" };
         self.talk.add(&format!("-- {seconds} seconds {outcome}"));
         moved
     }
@@ -106,7 +106,7 @@ impl<'w> Stage<'w> {
     pub(super) fn settle(&mut self, publisher: &mut Conn, watcher: &mut Conn, sub: &str) -> Vec<String> {
         let mut seen = Vec::new();
         for kind in [20_001, 1] {
-            let marker = event(&key(MARKER_KEY)).kind(kind).at(self.world.now()).tag(["t", MARKER_TAG]);
+            let marker = event(&key(MARKER_KEY)).kind(kind).at(self.relay.now()).tag(["t", MARKER_TAG]);
             let marker = marker.content(format!("marker {}", self.markers.len())).sign();
             publisher.accept(&marker);
             self.markers.push(marker.id.clone());
@@ -126,7 +126,7 @@ impl<'w> Stage<'w> {
 
     /// A valid AUTH event for `conn`, without its tags; see [`Stage::auth_event`].
     pub(super) fn auth_draft(&self, key: &Key) -> Draft {
-        event(key).kind(22242).at(self.world.now())
+        event(key).kind(22242).at(self.relay.now())
     }
 
     /// The challenge of `conn`. If there is none yet, a request is sent that the relay refuses until AUTH, which makes it send
@@ -141,7 +141,7 @@ impl<'w> Stage<'w> {
 
     /// A valid AUTH event for `conn`.
     pub(super) fn auth_event(&self, conn: &mut Conn, key: &Key) -> Signed {
-        let (url, challenge) = (format!("ws://{}/", self.world.host()), self.challenge(conn));
+        let (url, challenge) = (format!("ws://{}/", self.relay.host()), self.challenge(conn));
         self.auth_draft(key).tag(["relay", &url]).tag(["challenge", &challenge]).sign()
     }
 

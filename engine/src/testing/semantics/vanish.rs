@@ -123,13 +123,13 @@ fn by_host(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let note = event(&key(1)).at(stage.t - 9).sign();
     conn.accept(&note);
-    let url = format!("ws://{}", stage.world.host());
+    let url = format!("ws://{}", stage.relay.host());
     conn.refuse(&request(&key(1), stage.t).tag(["relay", &url]).sign(), "invalid");
     assert_eq!(served(&mut conn, std::slice::from_ref(&note)), [&*note.id]);
 }
 
 fn from_everywhere(stage: &mut Stage<'_>) {
-    let url = format!("ws://{}", stage.world.host());
+    let url = format!("ws://{}", stage.relay.host());
     vanish(stage, &url, &["ALL_RELAYS"]);
 }
 
@@ -143,7 +143,7 @@ fn for_another(stage: &mut Stage<'_>) {
         request(&key(1), stage.t).tag(["relay", "all_relays"]),
         request(&key(1), stage.t).tag(["relay"]),
         request(&key(1), stage.t).tag(["r", "ALL_RELAYS"]),
-        request(&key(1), stage.t).tag(["relay", &format!("wss://other.example.com/{}", stage.world.host())]),
+        request(&key(1), stage.t).tag(["relay", &format!("wss://other.example.com/{}", stage.relay.host())]),
         request(&key(2), stage.t).tag(["relay", "ALL_RELAYS"]).tag(["p", key(1).hex()]).tag(["e", &note.id]),
     ] {
         // The relay may store it or refuse it.

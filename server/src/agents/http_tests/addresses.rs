@@ -23,7 +23,7 @@ fn names(addresses: &[&str]) -> Arc<Lookup> {
 async fn check_refused(client: &super::Client, request: HttpRequest) {
     let url = request.url.clone();
     let outcome = call(client, request).await;
-    assert!(matches!(outcome.fault, Some(HttpError::Forbidden(_))), "{url}: {outcome:?}");
+    assert!(matches!(outcome.error, Some(HttpError::Forbidden(_))), "{url}: {outcome:?}");
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_name_that_is_bound_again_leads_nowhere() {
     let client = client(&[], lookup);
     let url = format!("https://rebind.example:{}/", trap.port());
     let outcome = call(&client, get(&url)).await;
-    assert!(matches!(outcome.fault, Some(HttpError::Connection(_))), "{outcome:?}");
+    assert!(matches!(outcome.error, Some(HttpError::Connection(_))), "{outcome:?}");
     check_refused(&client, get(&url)).await;
     check_refused(&client, get(&url)).await;
     assert_eq!((asked.load(Ordering::SeqCst), trap.connections()), (3, 0));
@@ -122,11 +122,11 @@ async fn no_redirect_leads_to_a_private_address() {
             let client = client(&[server.host()], names(&["127.0.0.1"]));
             let outcome = call(&client, get(&server.url("/"))).await;
             if is_forbidden {
-                assert!(matches!(outcome.fault, Some(HttpError::Forbidden(_))), "{to}: {outcome:?}");
+                assert!(matches!(outcome.error, Some(HttpError::Forbidden(_))), "{to}: {outcome:?}");
                 assert_eq!(outcome.status, None);
             } else {
                 assert_eq!(
-                    (outcome.status.map(|status| status / 100), outcome.fault),
+                    (outcome.status.map(|status| status / 100), outcome.error),
                     (Some(3), None),
                     "{to}"
                 );
@@ -159,7 +159,7 @@ async fn redirects_are_counted() {
         Server::start(vec![vec![respond("302 Found", "location: /\r\nconnection: close\r\n", "")]]).await;
     let client = client(&[server.host()], Arc::new(no_names));
     let outcome = call(&client, get(&server.url("/"))).await;
-    assert_eq!((outcome.status, outcome.fault), (Some(302), None));
+    assert_eq!((outcome.status, outcome.error), (Some(302), None));
     assert_eq!(server.requests().len(), 4);
 }
 
@@ -172,7 +172,7 @@ async fn the_operator_may_allow_a_private_host_by_address_or_name() {
         [server.url("/"), format!("http://{name}/"), format!("http://MODELS.internal.:{}/", server.port())]
     {
         let outcome = call(&client, get(&url)).await;
-        assert_eq!((&outcome.body[..], outcome.fault), (&b"ok"[..], None), "{url}");
+        assert_eq!((&outcome.body[..], outcome.error), (&b"ok"[..], None), "{url}");
     }
     assert_eq!(server.connections(), 3);
     // Neither for other keys, nor under another name or port.

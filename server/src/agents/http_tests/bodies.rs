@@ -17,7 +17,7 @@ async fn served(script: Vec<Act>, change: impl FnOnce(&mut HttpRequest)) -> (sup
 }
 
 fn connection(words: &str) -> impl Fn(&HttpError) -> bool + '_ {
-    move |fault| matches!(fault, HttpError::Connection(why) if why.contains(words))
+    move |error| matches!(error, HttpError::Connection(why) if why.contains(words))
 }
 
 #[tokio::test]
@@ -82,18 +82,18 @@ async fn connections_are_kept_for_the_next_call() {
 async fn a_body_is_bounded_announced_or_not() {
     let limit = |request: &mut HttpRequest| request.limits.response_bytes_max = 10;
     let (fits, _) = served(vec![respond("200 OK", "", "0123456789")], limit).await;
-    assert_eq!((fits.body.len(), fits.fault), (10, None));
+    assert_eq!((fits.body.len(), fits.error), (10, None));
     let (announced, _) = served(vec![respond("200 OK", "", "0123456789a")], limit).await;
     assert_eq!(
-        (announced.status, announced.body.len(), announced.fault),
+        (announced.status, announced.body.len(), announced.error),
         (Some(200), 0, Some(HttpError::TooLarge))
     );
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nb\r\n0123456789a\r\n0\r\n\r\n";
     let (chunked, _) = served(vec![send(chunked)], limit).await;
-    assert_eq!((chunked.body.len(), chunked.fault), (0, Some(HttpError::TooLarge)));
+    assert_eq!((chunked.body.len(), chunked.error), (0, Some(HttpError::TooLarge)));
     let endless = vec![send("HTTP/1.1 200 OK\r\n\r\n"), Act::Flood(vec![b'x'; 1 << 16])];
     let (endless, server) = served(endless, |request| request.limits.response_bytes_max = 1 << 20).await;
-    assert_eq!(endless.fault, Some(HttpError::TooLarge));
+    assert_eq!(endless.error, Some(HttpError::TooLarge));
     assert!(endless.body.len() <= 1 << 20);
     server.left().await;
     // What the sockets of both sides hold is beyond the limit.
@@ -105,7 +105,7 @@ async fn a_head_is_bounded() {
     let endless = vec![send("HTTP/1.1 200 OK\r\n"), Act::Flood(b"x-more: of the same\r\n".repeat(1000))];
     let (outcome, server) = served(endless, |_| {}).await;
     assert!(
-        outcome.status.is_none() && matches!(outcome.fault, Some(HttpError::Connection(_))),
+        outcome.status.is_none() && matches!(outcome.error, Some(HttpError::Connection(_))),
         "{outcome:?}"
     );
     server.left().await;
@@ -124,7 +124,7 @@ async fn what_is_no_response_is_a_broken_connection() {
         let said = format!("{script:?}");
         let (outcome, _) = served(script, |_| {}).await;
         assert_eq!(outcome.status, None, "{said}");
-        assert!(connection(words)(outcome.fault.as_ref().unwrap()), "{said}: {outcome:?}");
+        assert!(connection(words)(outcome.error.as_ref().unwrap()), "{said}: {outcome:?}");
     }
     for script in [
         // Fewer bytes than announced, and chunks that break off.
@@ -135,26 +135,26 @@ async fn what_is_no_response_is_a_broken_connection() {
         let said = format!("{script:?}");
         let (outcome, _) = served(script, |_| {}).await;
         assert_eq!((outcome.status, &outcome.body[..]), (Some(200), &b"abc"[..]), "{said}");
-        assert!(matches!(outcome.fault, Some(HttpError::Connection(_))), "{said}: {outcome:?}");
+        assert!(matches!(outcome.error, Some(HttpError::Connection(_))), "{said}: {outcome:?}");
     }
     // More bytes than announced: they are not this response's.
     let (outcome, _) = served(vec![send("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabcdef")], |_| {}).await;
-    assert_eq!((outcome.body, outcome.fault), (b"abc".to_vec(), None));
+    assert_eq!((outcome.body, outcome.error), (b"abc".to_vec(), None));
 }
 
 #[tokio::test]
 async fn silence_ends_at_the_deadline_and_within_a_body_before() {
     let soon = |request: &mut HttpRequest| request.limits.deadline = now() + 1;
     let (before, server) = served(vec![Act::Hang], soon).await;
-    assert_eq!((before.status, before.fault), (None, Some(HttpError::Timeout)));
+    assert_eq!((before.status, before.error), (None, Some(HttpError::Timeout)));
     server.left().await;
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
     let (within, server) = served(vec![send(head), Act::Hang], |_| {}).await;
-    assert_eq!((&within.body[..], within.fault), (&b"abc"[..], Some(HttpError::Timeout)));
+    assert_eq!((&within.body[..], within.error), (&b"abc"[..], Some(HttpError::Timeout)));
     server.left().await;
     let (over, server) =
         served(vec![respond("200 OK", "", "")], |request| request.limits.deadline = now() - 1).await;
-    assert_eq!(over.fault, Some(HttpError::Timeout));
+    assert_eq!(over.error, Some(HttpError::Timeout));
     assert_eq!(server.requests().len(), 0);
 }
 
@@ -179,10 +179,10 @@ async fn nothing_listens_there() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = client(&[host, closed.to_string()], Arc::new(no_names));
     let outcome = call(&client, get(&format!("http://{closed}/?key=secret"))).await;
-    let Some(HttpError::Connection(why)) = outcome.fault else { panic!("{outcome:?}") };
+    let Some(HttpError::Connection(why)) = outcome.error else { panic!("{outcome:?}") };
     assert!(why.contains("refused") && !why.contains("secret"), "{why}");
     let wrong = HttpRequest { headers: vec![("x-key".to_owned(), "a\nsecret".to_owned())], ..get(&free) };
-    let Some(HttpError::Connection(why)) = call(&client, wrong).await.fault else { panic!() };
+    let Some(HttpError::Connection(why)) = call(&client, wrong).await.error else { panic!() };
     assert_eq!(why, "the header x-key is not valid");
 }
 

@@ -50,13 +50,13 @@ fn get(url: &str) -> HttpRequest {
 struct Outcome {
     status: Option<u16>,
     body: Vec<u8>,
-    fault: Option<HttpError>,
+    error: Option<HttpError>,
 }
 
 /// Makes a call and checks the order of its events.
 async fn call(client: &Client, request: HttpRequest) -> Outcome {
     let mut call = client.run(request);
-    let mut outcome = Outcome { status: None, body: Vec::new(), fault: None };
+    let mut outcome = Outcome { status: None, body: Vec::new(), error: None };
     let mut is_over = false;
     while let Some(event) = call.next().await {
         assert!(!is_over, "an event after the last: {event:?}");
@@ -72,8 +72,8 @@ async fn call(client: &Client, request: HttpRequest) -> Outcome {
                 assert!(outcome.status.is_some());
                 is_over = true;
             }
-            HttpEvent::Failed(fault) => {
-                outcome.fault = Some(fault);
+            HttpEvent::Failed(error) => {
+                outcome.error = Some(error);
                 is_over = true;
             }
         }

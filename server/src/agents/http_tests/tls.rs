@@ -67,10 +67,10 @@ async fn a_certificate_must_be_for_the_name_and_by_a_known_authority() {
         let client = Client::with(hosts, roots, Arc::new(lookup), IDLE, 8).unwrap();
         let outcome = call(&client, get(&format!("https://tls.example:{port}/"))).await;
         match want {
-            None => assert_eq!((&outcome.body[..], outcome.fault), (&b"ok"[..], None)),
-            Some(words) => match outcome.fault {
+            None => assert_eq!((&outcome.body[..], outcome.error), (&b"ok"[..], None)),
+            Some(words) => match outcome.error {
                 Some(HttpError::Connection(why)) => assert!(why.contains(words), "{why}"),
-                fault => panic!("{fault:?}"),
+                error => panic!("{error:?}"),
             },
         }
     }

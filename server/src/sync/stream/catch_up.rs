@@ -98,8 +98,8 @@ async fn compare<B: Backend + Send + Sync + 'static>(
             interrupt: shared.interrupt.clone(),
         };
         let mut tell = |notice: SyncProgress<'_>| {
-            if let SyncProgress::Message(words) = notice {
-                teller.tell(What::Said, words, None);
+            if let SyncProgress::Message(message) = notice {
+                teller.tell(What::Notice, message, None);
             }
         };
         let report = driver.run(&url, &mut tell).await?;

@@ -34,7 +34,7 @@ const LOG_EVENTS: usize = 100;
 /// Interval at which the position is written to the disk.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Longest wait for room for the last messages.
-const LAST_WORDS: Duration = Duration::from_millis(50);
+const LAST_WAIT: Duration = Duration::from_millis(50);
 
 type CatchingUp = Pin<Box<dyn Future<Output = (Counts, Result<CaughtUp, CatchUpFailure>)> + Send>>;
 
@@ -219,7 +219,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
     /// The last messages are sent if they can be.
     async fn send_last(&mut self, connection: &mut Connection) {
         while let Some(message) = self.outgoing.pop_front() {
-            let Ok(Some(room)) = tokio::time::timeout(LAST_WORDS, connection.outgoing.room()).await else {
+            let Ok(Some(room)) = tokio::time::timeout(LAST_WAIT, connection.outgoing.room()).await else {
                 return;
             };
             if let Outgoing::Text(text) = message {
@@ -262,7 +262,7 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
                         self.live.authenticate(&event);
                     }
                 }
-                Action::Print(words) => self.follower.tell(What::Said, &words),
+                Action::Print(message) => self.follower.tell(What::Notice, &message),
                 Action::End(end) => return Ok(Some(end)),
             }
         }
@@ -294,8 +294,8 @@ impl<B: Backend + Send + Sync + 'static> Running<'_, B> {
                     self.live.caught_up(now, compared);
                 }
                 self.note_position();
-                let words = format!("in step since second {at}: {}", counts.words(false));
-                self.follower.tell(What::Synced, &words);
+                let message = format!("caught up as of Unix time {at}: {}", counts.words(false));
+                self.follower.tell(What::Synced, &message);
             }
             Err(CatchUpFailure { why, is_final: true }) => self.live.cut_off(why),
             Err(CatchUpFailure { why, is_final: false }) => self.live.closed(&why),

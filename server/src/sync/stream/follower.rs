@@ -193,8 +193,8 @@ impl<B: Backend + Send + Sync + 'static> Follower<B> {
         }
     }
 
-    pub(super) fn tell(&self, what: What, words: &str) {
-        self.teller.tell(what, words, None);
+    pub(super) fn tell(&self, what: What, message: &str) {
+        self.teller.tell(what, message, None);
     }
 
     pub(super) fn shared_status(&self, is_connected: bool) {
@@ -206,7 +206,7 @@ impl<B: Backend + Send + Sync + 'static> Follower<B> {
         let (position, data) = (self.position.clone(), self.shared.data.clone());
         let written = tokio::task::spawn_blocking(move || position.write(&data)).await;
         if let Ok(Err(error)) = written {
-            self.tell(What::Said, &format!("cannot write how far it was followed: {error}"));
+            self.tell(What::Notice, &format!("cannot write how far it was followed: {error}"));
         }
     }
 }

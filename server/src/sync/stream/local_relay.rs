@@ -41,7 +41,7 @@ pub(super) async fn run<B: Backend>(
             Err(_) => "it does not answer".to_owned(),
         };
         if !std::mem::replace(&mut was_told, true) {
-            teller.tell(What::Said, &format!("the relay here: {why}; ephemeral events wait for it"), None);
+            teller.tell(What::Notice, &format!("the relay here: {why}; ephemeral events wait for it"), None);
         }
         let mut random = [0; 8];
         let _ = getrandom::fill(&mut random);

@@ -3,7 +3,7 @@
 //! | module | role |
 //! |---|---|
 //! | `config` | the configuration of `relay router` |
-//! | `live` | a live connection without the connection: messages in, messages and work for the store out |
+//! | `live` | a state machine for one live connection, without the socket: messages in, messages and work for the store out |
 //! | `memory` | which events another relay has, so that they are not sent back to it |
 //! | `position`, `catch_up` | how far a relay was followed; comparing what was missed |
 //! | `connection`, `follower`, `router` | one connection; one relay; all of them, by a configuration that may change |

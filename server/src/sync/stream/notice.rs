@@ -15,8 +15,8 @@ pub(crate) enum What {
     Connected,
     /// What was missed has been copied.
     Synced,
-    /// Something else, in words.
-    Said,
+    /// Something else; the message tells what.
+    Notice,
     /// A connection has ended, or could not be opened.
     Disconnected,
     /// The relay is left alone for longer, because of what it does.
@@ -32,7 +32,7 @@ impl What {
         match self {
             What::Connected => "connected",
             What::Synced => "synced",
-            What::Said => "said",
+            What::Notice => "notice",
             What::Disconnected => "disconnected",
             What::CutOff => "cut_off",
             What::Ended => "ended",
@@ -47,7 +47,7 @@ struct Line<'a> {
     stream: &'a str,
     url: &'a str,
     what: What,
-    words: &'a str,
+    message: &'a str,
     counts: Option<&'a StreamCounts>,
 }
 
@@ -69,7 +69,7 @@ impl Output {
             if line.what == What::Ended {
                 text += "ended: ";
             }
-            text += line.words;
+            text += line.message;
             if let Some(counts) = line.counts {
                 text += &counts.words();
             }
@@ -81,7 +81,7 @@ impl Output {
     pub(crate) fn json() -> Self {
         Output(Arc::new(|line| {
             let mut document = json!({ "at": unix_now(), "what": line.what.name() });
-            for (name, value) in [("stream", line.stream), ("url", line.url), ("words", line.words)] {
+            for (name, value) in [("stream", line.stream), ("url", line.url), ("message", line.message)] {
                 if !value.is_empty() {
                     document[name] = value.into();
                 }
@@ -93,10 +93,10 @@ impl Output {
         }))
     }
 
-    /// A function is called with: what, and the words.
+    /// A function is called with: what, and the message.
     #[cfg(test)]
     pub(super) fn of_test(tell: impl Fn(What, &str) + Send + Sync + 'static) -> Self {
-        Output(Arc::new(move |line| tell(line.what, line.words)))
+        Output(Arc::new(move |line| tell(line.what, line.message)))
     }
 
     /// About one relay of a stream.
@@ -105,8 +105,8 @@ impl Output {
     }
 
     /// About everything.
-    pub(crate) fn tell(&self, what: What, words: &str) {
-        (self.0)(&Line { stream: "", url: "", what, words, counts: None });
+    pub(crate) fn tell(&self, what: What, message: &str) {
+        (self.0)(&Line { stream: "", url: "", what, message, counts: None });
     }
 }
 
@@ -119,7 +119,7 @@ pub(super) struct Teller {
 }
 
 impl Teller {
-    pub(super) fn tell(&self, what: What, words: &str, counts: Option<&StreamCounts>) {
-        (self.output.0)(&Line { stream: &self.stream, url: &self.url, what, words, counts });
+    pub(super) fn tell(&self, what: What, message: &str, counts: Option<&StreamCounts>) {
+        (self.output.0)(&Line { stream: &self.stream, url: &self.url, what, message, counts });
     }
 }

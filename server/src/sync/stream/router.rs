@@ -195,7 +195,7 @@ impl<B: Backend + Send + Sync + 'static> Router<B> {
         }
         if let Some((address, listener)) = listener {
             if let Ok(bound) = listener.local_addr() {
-                self.output.tell(What::Said, &format!("metrics on http://{bound}/metrics"));
+                self.output.tell(What::Notice, &format!("metrics on http://{bound}/metrics"));
             }
             let statuses = Arc::clone(&self.statuses);
             let newest = self.shared.newest.clone();

@@ -1,4 +1,5 @@
-//! A live connection to another relay, without the connection: messages and times in, messages and work for the store out.
+//! A state machine for one live connection to another relay, without the socket: messages and times in, messages and work for
+//! the store out.
 //!
 //! First a subscription without stored events is opened ([`down`]); once it is, what was missed is compared on a connection of
 //! its own ([`Action::CatchUp`]), so nothing comes between. Then what is newly stored here is sent ([`up`]).

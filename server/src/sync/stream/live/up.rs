@@ -125,7 +125,7 @@ impl Live<'_> {
             }
             if is_too_long {
                 self.counts.rejected += 1;
-                self.report(format!("event {id} is longer than it takes"));
+                self.report(format!("event {id} is longer than a message to it may be"));
             }
         }
         self.send_more(now);
