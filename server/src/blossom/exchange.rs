@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, LengthLimitError};
-use hyper::body::{Body as _, Bytes};
+use hyper::body::Bytes;
 use relay_blossom::exchange::{
     Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Retries, Step, StepError,
     listed_servers, server_lists,
@@ -20,12 +20,9 @@ use super::permits::{Holder, Permit};
 use super::store::{BlobStore, Reading};
 use super::{Blossom, RequestOrigin, background, fetch};
 use crate::host::now;
-use crate::net::api::Upload;
+use crate::net::api::{self, Upload};
 use crate::net::response;
 
-/// Bytes of a body that nobody wants, which are read all the same so that its client reads the response.
-const DRAIN_BYTES: usize = 16 << 20;
-const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// What a body brings at least in this time.
 const PACE_BYTES: usize = 64 << 10;
 const PACE_TIME: Duration = Duration::from_secs(60);
@@ -62,8 +59,8 @@ impl Blossom {
         let (route, method) = (head.route, head.method.clone());
         let mut body = Some(body);
         let response = self.exchange(head, &seen, &mut body).await;
-        if let Some(unread) = body.filter(|body| !expects && !body.is_end_stream()) {
-            tokio::spawn(drain(unread));
+        if let Some(unread) = body.filter(|_| !expects) {
+            api::discard_body(unread);
         }
         let answered = self.open_blob(response, method == "HEAD").await;
         self.counters.answered(route, &method, answered.response.status);
@@ -396,19 +393,6 @@ fn body_error(error: &response::Error) -> StepError {
 }
 
 /// Reads what a client goes on sending: closing its socket now would discard the response.
-async fn drain(mut body: Upload) {
-    let mut left = DRAIN_BYTES;
-    let reading = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

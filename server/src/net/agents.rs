@@ -52,7 +52,11 @@ pub(super) async fn respond(
     };
     let handler = {
         let (host, agents) = (Arc::clone(host), Arc::clone(agents));
-        move |request| async move { answer(&host, &agents, route, params, bounds, request).await }
+        move |mut request| async move {
+            let answer = answer(&host, &agents, route, params, bounds, &mut request).await;
+            api::discard(request);
+            answer
+        }
     };
     api::run(&host.api, bounds, request, handler).await
 }
@@ -63,7 +67,7 @@ async fn answer(
     route: AgentRoute,
     params: Params,
     bounds: Bounds,
-    mut request: Request<Upload>,
+    request: &mut Request<Upload>,
 ) -> Response<Body> {
     let agent = params.agent.as_deref().map(parse_pubkey);
     if let Some(None) = agent {
@@ -71,7 +75,7 @@ async fn answer(
     }
     let agent = agent.flatten();
     let may = |caller| agents.check(route, agent.as_ref(), params.id.as_deref(), caller);
-    let (caller, body) = match authorize(host, agents, route, bounds, &mut request, may).await {
+    let (caller, body) = match authorize(host, agents, route, bounds, request, may).await {
         Ok(authorized) => authorized,
         Err(answer) => return response(answer),
     };

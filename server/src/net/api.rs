@@ -32,6 +32,10 @@ const WHOLE_BYTES_MAX: u64 = 64 << 10;
 /// Pieces of an answer that wait for its client.
 const PIECES_WAITING: usize = 2;
 
+/// Bytes of a body that is not wanted, which are read all the same, and for how long.
+const DISCARD_BYTES: usize = 16 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(5);
+
 /// The body of a request, within its endpoint's bounds.
 pub(crate) type Upload = Pin<Box<TimeoutBody<Limited<Incoming>>>>;
 
@@ -68,6 +72,8 @@ where
 {
     let bytes_max = bounds.body_bytes_max;
     if request.body().size_hint().lower() > bytes_max as u64 {
+        let _runtime = api.enter();
+        discard(request);
         return response(too_long(bytes_max));
     }
     let idle = Duration::from_secs(bounds.idle_seconds.into());
@@ -102,6 +108,43 @@ fn fault_of_body(error: &Error, bounds: Bounds) -> HttpResponse {
 
 fn too_long(bytes_max: usize) -> HttpResponse {
     HttpResponse::error_in(413, "body", &format!("is longer than {bytes_max} bytes"))
+}
+
+/// Reads what is left of the body of a request that is answered without it, beside the answer: a socket that closes with unread
+/// input is reset, and the answer may be lost. A client that has asked whether to send its body (`Expect`) is not told to.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
+pub(crate) fn discard<B>(request: Request<B>)
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    if !request.headers().contains_key(header::EXPECT) {
+        discard_body(request.into_body());
+    }
+}
+
+/// [`discard`] for a body whose client has not asked whether to send it.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
+pub(crate) fn discard_body<B>(mut body: B)
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    if body.is_end_stream() {
+        return;
+    }
+    let reading = async move {
+        let mut left = DISCARD_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    tokio::spawn(tokio::time::timeout(DISCARD_TIME, reading));
 }
 
 /// Takes a body as it comes.

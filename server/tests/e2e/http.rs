@@ -304,3 +304,26 @@ fn metrics_name_who_costs_the_most_for_administrators() {
     assert!(status == 200 && text.contains("relay_connections"));
     assert!(!text.contains("203.0.113.9") && !text.contains(&expected[0]), "{text}");
 }
+
+/// A request that is refused before its body has come: the client can send all of it and then reads why. When the body was left
+/// unread, closing the socket reset it, and now and then the answer was lost.
+#[test]
+fn a_client_whose_body_is_not_wanted_reads_the_answer() {
+    let relay = RelayProcess::start();
+    let import = format!("/agents/{}/import", key(1).hex());
+    for (path, bytes, status) in [(&*import, 1_000_000, 401), ("/agents", 12_000_000, 413)] {
+        for _ in 0..10 {
+            let mut stream = TcpStream::connect(relay.host()).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n",
+                relay.host()
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&vec![b' '; bytes]).unwrap();
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).unwrap();
+            assert_eq!(line.split(' ').nth(1), Some(&*status.to_string()), "{bytes} bytes: {line}");
+        }
+    }
+}
