@@ -11,7 +11,7 @@ use super::access::{Caller, needs_signature};
 /// Checks the signature of a request: if its endpoint needs one, or if it has one. Other schemes of `Authorization` are a
 /// proxy's business. `None`: anybody may send it.
 ///
-/// The caller must check that the event is not used a second time, and pass the body to [`Signed::payload`].
+/// The caller must check that the event is not used a second time, and pass the body to [`VerifiedRequest::payload`].
 ///
 /// # Errors
 /// The response. A request that changes something must name the hash of its body, and one whose relay has no configured URL

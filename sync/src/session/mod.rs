@@ -1,8 +1,8 @@
 //! A state machine for one connection to another relay, without the socket: messages and times in, messages and work for the
 //! store out.
 //!
-//! Ranges of time are compared one after another, newest first, by NIP-77 ([`compare`]) or in pages of REQs ([`paged`]). What
-//! differs is fetched and sent ([`transfer`]) before the next range begins. So when a connection is cut, what is left is the list of
+//! Ranges of time are compared one after another, newest first, by NIP-77 (`compare`) or in pages of REQs (`paged`). What
+//! differs is fetched and sent (`transfer`) before the next range begins. So when a connection is cut, what is left is the list of
 //! ranges ([`Progress`]), and the next connection begins there.
 
 mod compare;
