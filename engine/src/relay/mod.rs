@@ -288,7 +288,7 @@ impl<B: Backend> Relay<B> {
 
     /// Events have been removed from the store without a commit, as by a sweep by age: sets that are kept for reconciliations
     /// (NIP-77) are dropped. A host need not say so of events that have expired, or of those that the store counts
-    /// ([`Reader::unlogged_removals`](crate::store::Reader::unlogged_removals)).
+    /// ([`Reader::unlogged_removals`]).
     pub fn handle_removed(&mut self) {
         self.neg_sets.forget_all();
         self.update_gauges();
