@@ -40,11 +40,19 @@ pub enum Case {
     /// 10,000 subscriptions of 100 connections, which read what they are sent, and ten times a second an event that all of
     /// them want.
     Fanout,
+    /// 4 connections that publish events of 2,500 tags, deletions of 2,500 unknown events and gift wraps for 2,500 recipients,
+    /// each as soon as the one before is answered.
+    Writes,
+    /// 8 connections, each with a REQ of 19,000 hashtags (some 380 KB) that waits behind 31 scans, repeated as soon as all are
+    /// answered.
+    Waiting,
+    /// 8 connections, each with 20 reconciliations (NIP-77) of all events, opened again as soon as they are answered.
+    Reconcile,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Case; 12] = [
+    pub const ALL: [Case; 15] = [
         Case::Baseline,
         Case::Tags,
         Case::Scans,
@@ -57,6 +65,9 @@ impl Case {
         Case::Idle,
         Case::Deletion,
         Case::Fanout,
+        Case::Writes,
+        Case::Waiting,
+        Case::Reconcile,
     ];
 
     /// Its name.
@@ -74,6 +85,9 @@ impl Case {
             Case::Idle => "idle",
             Case::Deletion => "deletion",
             Case::Fanout => "fanout",
+            Case::Writes => "writes",
+            Case::Waiting => "waiting",
+            Case::Reconcile => "reconcile",
         }
     }
 
@@ -88,7 +102,7 @@ impl Case {
     /// Prepares the attack; returns the connections that it uses.
     pub(super) fn prepare(self, attacker: &Attacker<'_>) -> Result<Vec<Connection>> {
         match self {
-            Case::Baseline | Case::Cursors => Ok(Vec::new()),
+            Case::Baseline | Case::Cursors | Case::Writes => Ok(Vec::new()),
             Case::Tags => {
                 let mut connection = attacker.connect()?;
                 for number in 0..5 {
@@ -97,7 +111,7 @@ impl Case {
                 }
                 Ok(vec![connection])
             }
-            Case::Scans | Case::Counts => {
+            Case::Scans | Case::Counts | Case::Waiting | Case::Reconcile => {
                 publish_small(attacker, 20_000, 1)?;
                 Ok(Vec::new())
             }
@@ -167,11 +181,23 @@ impl Case {
                     scope,
                 );
             }
-            Case::Scans => (0..40).for_each(|_| {
+            Case::Scans => {
+                (0..40).for_each(|_| repeat_requests(attacker, None, &scans().collect::<Vec<_>>(), scope));
+            }
+            Case::Waiting => (0..8).for_each(|conn| {
+                let values =
+                    (0..19_000).map(|n| format!("\"waiting-{conn}-{n}\"")).collect::<Vec<_>>().join(",");
                 let requests: Vec<_> =
-                    (0..31).map(|sub| format!(r##"["REQ","{sub}",{{"kinds":[1],"#d":[""]}}]"##)).collect();
+                    scans().chain([format!(r##"["REQ","long",{{"#t":[{values}]}}]"##)]).collect();
                 repeat_requests(attacker, None, &requests, scope);
             }),
+            Case::Reconcile => (0..8).for_each(|_| {
+                // Asks for the ids of all events.
+                let requests: Vec<_> =
+                    (0..20).map(|sub| format!(r#"["NEG-OPEN","{sub}",{{}},"6100000200"]"#)).collect();
+                repeat_requests(attacker, None, &requests, scope);
+            }),
+            Case::Writes => (0..4).for_each(|author| publish_large(attacker, author, scope)),
             Case::Counts => (0..40).for_each(|_| {
                 let requests: Vec<_> = (0..16).map(|query| format!(r#"["COUNT","{query}",{{}}]"#)).collect();
                 repeat_requests(attacker, None, &requests, scope);
@@ -271,7 +297,7 @@ fn repeat_requests<'scope, 'env>(
             }
             attacker.await_answers(
                 &mut connection,
-                &["[\"EOSE\"", "[\"CLOSED\"", "[\"COUNT\""],
+                &["[\"EOSE\"", "[\"CLOSED\"", "[\"COUNT\"", "[\"NEG-MSG\"", "[\"NEG-ERR\""],
                 requests.len(),
             )?;
         }
@@ -297,6 +323,39 @@ fn publish_every<'scope, 'env>(
             attacker.send(&mut connection, event)?;
             attacker.await_answers(&mut connection, &["[\"OK\""], 1)?;
             std::thread::sleep(pause);
+        }
+        Ok(())
+    });
+}
+
+/// As many REQs as a connection may have, less one, that match nothing.
+fn scans() -> impl Iterator<Item = String> {
+    (0..31).map(|sub| format!(r##"["REQ","{sub}",{{"kinds":[1],"#d":[""]}}]"##))
+}
+
+/// Publishes events of as many tags as are accepted by default, of three kinds in turn, each after the OK of the one before.
+fn publish_large<'scope, 'env>(
+    attacker: &'env Attacker<'env>,
+    author: usize,
+    scope: &'scope Scope<'scope, 'env>,
+) {
+    const TAGS: usize = 2_500;
+    scope.spawn(move || -> Result<()> {
+        let mut connection = attacker.connect()?;
+        let hex = |number: usize| format!("{:064x}", (author << 32) + number);
+        for number in 0.. {
+            if attacker.is_over() {
+                break;
+            }
+            let names = number * TAGS..(number + 1) * TAGS;
+            let (kind, tags) = match number % 3 {
+                0 => (1, names.map(|n| vec!["t".to_owned(), format!("{author}-{n}")]).collect()),
+                1 => (5, names.map(|n| vec!["e".to_owned(), hex(n)]).collect()),
+                _ => (1_059, names.map(|n| vec!["p".to_owned(), hex(n)]).collect()),
+            };
+            let (event, _) = attacker.event(author, kind, tags, String::new());
+            attacker.send(&mut connection, event)?;
+            attacker.await_answers(&mut connection, &["[\"OK\""], 1)?;
         }
         Ok(())
     });
