@@ -330,6 +330,10 @@ fn memory_is_bounded_and_idle_reconciliations_make_room() {
     let (first, second) = (connect(&mut relay, 1), connect(&mut relay, 2));
     open(&mut relay, first, r#"{"kinds":[1]}"#, "61");
     assert_eq!(answered(&mut relay, first).0, r#"["NEG-MSG","n","61"]"#);
+    // An address that has all of it may reconcile the same set again.
+    relay.handle_text(NOW, first, br#"["NEG-OPEN","again",{"kinds":[1]},"61"]"#);
+    assert_eq!(answered(&mut relay, first).0, r#"["NEG-MSG","again","61"]"#);
+    relay.handle_text(NOW, first, br#"["NEG-CLOSE","again"]"#);
     // What it shares costs nothing; another set does not fit, while the first is in use.
     open(&mut relay, second, r#"{"kinds":[1]}"#, "61");
     assert_eq!(answered(&mut relay, second).0, r#"["NEG-MSG","n","61"]"#);
