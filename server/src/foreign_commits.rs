@@ -26,7 +26,7 @@ impl ForeignCommits {
     /// the last number if there is nothing.
     ///
     /// # Errors
-    /// The backend's; `live` is then as it was.
+    /// The backend's; `live` is then as it was, and live subscriptions may miss what others have stored.
     pub(crate) fn add_to<B: Backend>(
         &mut self,
         store: &B,

@@ -118,39 +118,40 @@ impl Counts {
         self.invalid += outcomes.invalid;
     }
 
+    /// What became of events in the store.
+    pub fn outcomes(&self) -> OutcomeCounts {
+        let Counts { stored, duplicate, superseded, deleted, expired, ephemeral, .. } = *self;
+        OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral }
+    }
+
     /// In words, without what did not happen.
     pub fn words(&self, is_dry_run: bool) -> String {
-        let Counts { need, have, stored, duplicate, superseded, deleted, expired, ephemeral, .. } = *self;
-        let Counts {
-            invalid, unasked, mismatched, missing, sent, refused, withheld, incomplete_seconds, ..
-        } = *self;
-        let mut words = match is_dry_run {
-            true => vec![format!("{need} to fetch"), format!("{have} to send")],
-            false => vec![format!("{stored} stored"), format!("{sent} sent")],
+        let first = match is_dry_run {
+            true => format!("{} to fetch, {} to send", self.need, self.have),
+            false => format!("{} stored, {} sent", self.stored, self.sent),
         };
-        for (count, what) in [
-            (duplicate, "already here"),
-            (superseded, "superseded by newer versions"),
-            (deleted, "deleted by their authors"),
-            (expired, "expired"),
-            (ephemeral, "ephemeral"),
-            (invalid, "invalid"),
-            (unasked, "not asked for"),
-            (mismatched, "not of the filter"),
-            (missing, "announced and not sent by it"),
-            (refused, "refused by it"),
-            (withheld, "guarded or protected and therefore not sent"),
+        let others = [
+            (self.invalid, "invalid"),
+            (self.unasked, "not asked for"),
+            (self.mismatched, "not of the filter"),
+            (self.missing, "announced and not sent by it"),
+            (self.refused, "refused by it"),
+            (self.withheld, "guarded or protected and therefore not sent"),
             (
-                incomplete_seconds,
+                self.incomplete_seconds,
                 "seconds with more events than a page of that relay: some of them may be missing",
             ),
-        ] {
-            if count > 0 {
-                words.push(format!("{count} {what}"));
-            }
-        }
-        words.join(", ")
+        ];
+        with_counts(first, self.outcomes().not_stored().into_iter().chain(others))
     }
+}
+
+/// `first`, and each count that is not zero with what it counts.
+pub fn with_counts<'a>(first: String, counts: impl IntoIterator<Item = (u64, &'a str)>) -> String {
+    counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .fold(first, |words, (count, what)| format!("{words}, {count} {what}"))
 }
 
 #[cfg(test)]

@@ -21,6 +21,19 @@ pub struct OutcomeCounts {
     pub ephemeral: u64,
 }
 
+impl OutcomeCounts {
+    /// Events that are not newly stored: how many, and why.
+    pub fn not_stored(&self) -> [(u64, &'static str); 5] {
+        [
+            (self.duplicate, "already here"),
+            (self.superseded, "superseded by newer versions"),
+            (self.deleted, "deleted by their authors"),
+            (self.expired, "expired"),
+            (self.ephemeral, "ephemeral"),
+        ]
+    }
+}
+
 impl AddAssign for OutcomeCounts {
     fn add_assign(&mut self, more: OutcomeCounts) {
         let OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral } = more;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::super::counts::Counts;
+use super::super::counts::{Counts, with_counts};
 use super::super::session::Outcomes;
 use relay_sync::outcome_counts::OutcomeCounts;
 
@@ -58,8 +58,7 @@ impl StreamCounts {
 
     /// Adds what a comparison has brought.
     pub(super) fn add_compared(&mut self, counts: &Counts) {
-        let Counts { stored, duplicate, superseded, deleted, expired, ephemeral, .. } = *counts;
-        self.outcomes += OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral };
+        self.outcomes += counts.outcomes();
         self.invalid += counts.invalid;
         self.unasked += counts.unasked;
         self.mismatched += counts.mismatched;
@@ -69,7 +68,7 @@ impl StreamCounts {
         self.withheld += counts.withheld;
     }
 
-    /// What has been counted since `before`.
+    /// Why the relay is to be cut off, by what was counted since `before`; `None` if it is not.
     pub(super) fn offence(&self, before: &StreamCounts) -> Option<&'static str> {
         let since = |of: fn(&StreamCounts) -> u64| of(self) - of(before);
         let wrong = since(|counts| counts.invalid + counts.unasked + counts.mismatched);
@@ -89,29 +88,18 @@ impl StreamCounts {
 
     /// In words, without what did not happen.
     pub(crate) fn words(&self) -> String {
-        let StreamCounts { outcomes, invalid, unasked, mismatched, accepted, rejected, withheld, .. } = *self;
-        let OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral } = outcomes;
-        let mut words = vec![format!("{stored} stored"), format!("{accepted} sent")];
-        for (count, what) in [
-            (duplicate, "already here"),
-            (superseded, "superseded by newer versions"),
-            (deleted, "deleted by their authors"),
-            (expired, "expired"),
-            (ephemeral, "ephemeral"),
-            (invalid, "invalid"),
-            (unasked, "not asked for"),
-            (mismatched, "not of the filter"),
-            (rejected, "refused by it"),
-            (withheld, "guarded or protected and therefore not sent"),
+        let first = format!("{} stored, {} sent", self.outcomes.stored, self.accepted);
+        let others = [
+            (self.invalid, "invalid"),
+            (self.unasked, "not asked for"),
+            (self.mismatched, "not of the filter"),
+            (self.rejected, "refused by it"),
+            (self.withheld, "guarded or protected and therefore not sent"),
             (self.ephemeral_missed, "ephemeral events missed"),
             (self.connections.saturating_sub(1), "reconnects"),
             (self.cut_offs, "times cut off"),
-        ] {
-            if count > 0 {
-                words.push(format!("{count} {what}"));
-            }
-        }
-        words.join(", ")
+        ];
+        with_counts(first, self.outcomes.not_stored().into_iter().chain(others))
     }
 }
 

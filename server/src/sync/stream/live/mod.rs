@@ -265,7 +265,7 @@ impl<'a> Live<'a> {
         self.actions.push_back(Action::Send(message));
     }
 
-    /// Tells the operator, if he has not been told much.
+    /// Reports to the operator, up to [`MESSAGES_SHOWN_MAX`] times on a connection.
     fn report(&mut self, message: String) {
         self.messages_shown += 1;
         if self.messages_shown <= MESSAGES_SHOWN_MAX {
