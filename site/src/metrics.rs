@@ -178,7 +178,7 @@ pub const FOR_ADMINS: [Metric; 3] = [ADDRESS_COST, AUTHOR_BYTES, AGENT_JOBS_OF_B
 pub type ReadValue = fn(&Metrics) -> u64;
 
 /// The counters and gauges of a machine.
-pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 26] = [
+pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 27] = [
     (CONNECTIONS, |m| m.connections),
     (Metric::gauge("relay_subscriptions", "Live subscriptions"), |m| m.subscriptions),
     (
@@ -258,6 +258,7 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 26] = [
     (Metric::counter("relay_stream_errors", "Failed reads of the store for streams; each is retried"), |m| {
         m.stream_errors
     }),
+    (Metric::counter("relay_store_read_errors", "Failed reads of the store"), |m| m.store_read_errors),
 ];
 
 /// Reads a histogram of a machine.

@@ -50,7 +50,10 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                 self.counters.rows.events.add(self.rows().since(before));
                 self.counters.commits += 1;
                 self.counters.commit_events.record(events);
-                self.counters.commit_errors += u64::from(done.error.is_some());
+                if let Some(error) = done.error {
+                    self.counters.commit_errors += 1;
+                    self.host.log(&format!("a commit failed: {error}"));
+                }
                 let before = self.rows();
                 for reply in done.replies {
                     self.relay.handle_committed(now, reply);
@@ -73,6 +76,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.save_changed();
         self.save_undelivered();
         self.deliver_batches(now);
+        if let Some(error) = self.relay.poll_store_error() {
+            self.host.log(&format!("a read of the store failed: {error}"));
+        }
         #[cfg(feature = "libsecp256k1")]
         self.run_agents(now);
         if self.relay.has_unverified() || self.relay.has_work() {

@@ -230,7 +230,7 @@ impl<B: Backend> Relay<B> {
             }
             let outcome = match outcome {
                 Ok(outcome) => publish_outcome(&outcome),
-                Err(error) => PublishOutcome::Failed(messages::store(&error)),
+                Err(error) => PublishOutcome::Failed(messages::store(&error).into()),
             };
             self.finish(now, id, outcome);
         }

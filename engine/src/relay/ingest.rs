@@ -231,7 +231,10 @@ impl<B: Backend> Relay<B> {
             // It may have been stored when it had no effect here: an import knows another URL, or none.
             Ok(Some(_)) if raw.kind == VANISH_KIND => {}
             Ok(Some(_)) => return Decision::Answer(PublishOutcome::Duplicate),
-            Err(error) => return Decision::Answer(PublishOutcome::Failed(messages::store(&error))),
+            Err(error) => {
+                let message = self.record_store_error(&error);
+                return Decision::Answer(PublishOutcome::Failed(message.into()));
+            }
         }
         let event = raw.to_event();
         let candidate = Candidate {

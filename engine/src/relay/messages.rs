@@ -3,7 +3,7 @@
 //! found, in [`crate::wire::WireErrorKind`].
 //!
 //! Clients show them to their users as they are. So they are about the event, the request or the relay, never about
-//! byte offsets of a message or parts of this program. The exception is [`store`], which passes on the text of the store's error.
+//! byte offsets of a message or parts of this program.
 //!
 //! | prefix | for |
 //! |---|---|
@@ -56,8 +56,12 @@ pub(super) fn malformed(error: &WireError) -> String {
     format!("{}: {}", error.prefix(), error.kind)
 }
 
-pub(super) fn store(error: &StoreError) -> String {
-    format!("error: {error}")
+/// Of a store that failed. Its details are the operator's ([`Output::StoreFailed`](super::Output)), not the client's.
+pub(super) fn store(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Full(_) => "error: no space left",
+        StoreError::Failed(_) | StoreError::Corrupt(_) => "error: storage failed",
+    }
 }
 
 /// Whether an event is accepted, and the message of its OK.

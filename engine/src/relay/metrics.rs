@@ -125,6 +125,8 @@ pub struct Metrics {
     pub streams_lagged: u64,
     /// Failed reads of the store for streams; each is retried.
     pub stream_errors: u64,
+    /// Failed reads of the store, those for streams included.
+    pub store_read_errors: u64,
     /// Events that were known already.
     pub events_duplicate: u64,
     /// Events refused, for whatever reason.
@@ -192,6 +194,7 @@ impl Default for Metrics {
             events_ephemeral: 0,
             streams_lagged: 0,
             stream_errors: 0,
+            store_read_errors: 0,
             events_duplicate: 0,
             events_refused: 0,
             events_invalid_signature: 0,

@@ -123,6 +123,7 @@ pub struct Relay<B> {
     forwarded: VecDeque<LiveEvent>,
     /// Connections whose snapshots are not what they were.
     changed: VecDeque<ConnId>,
+    store_error: Option<StoreError>,
     metrics: Metrics,
 }
 
@@ -157,6 +158,7 @@ impl<B: Backend> Relay<B> {
             waiting_for_ingest: Vec::new(),
             forwarded: VecDeque::new(),
             changed: VecDeque::new(),
+            store_error: None,
             metrics: Metrics::default(),
         }
     }
@@ -346,6 +348,18 @@ impl<B: Backend> Relay<B> {
             self.subscriptions.sweep();
             self.metrics.index_bytes = self.subscriptions.index_bytes() as u64;
         }
+    }
+
+    /// A read of the store failed. Returns what its client is told; the host is told everything by [`Output::StoreFailed`].
+    fn record_store_error(&mut self, error: &StoreError) -> &'static str {
+        self.metrics.store_read_errors += 1;
+        self.store_error.get_or_insert_with(|| error.clone());
+        messages::store(error)
+    }
+
+    /// A failed read of the store, for the operator's log: of those since the last call the first.
+    pub fn poll_store_error(&mut self) -> Option<StoreError> {
+        self.store_error.take()
     }
 
     fn last_seq(&self) -> Result<Seq, StoreError> {

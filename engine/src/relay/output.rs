@@ -25,7 +25,8 @@ pub enum Output {
     Resume(ConnId),
     /// The outcome of an event that the host published.
     Published(Ticket, PublishOutcome),
-    /// The store has failed, and the publishers have been answered; only [`Relay::run`] returns this.
+    /// The store has failed, and the clients have been answered. Of failed reads only the first since the last call, and the
+    /// metrics have their number; of failed commits only [`Relay::run`] returns this.
     StoreFailed(StoreError),
 }
 
@@ -56,7 +57,10 @@ impl<B: Backend> Relay<B> {
         if let Some(conn) = self.poll_input_resumed() {
             return Some(Output::Resume(conn));
         }
-        self.poll_published().map(|(ticket, outcome)| Output::Published(ticket, outcome))
+        if let Some((ticket, outcome)) = self.poll_published() {
+            return Some(Output::Published(ticket, outcome));
+        }
+        self.poll_store_error().map(Output::StoreFailed)
     }
 
     /// The loop of a host with one shard and one thread: verifies, commits and answers until nothing is left or

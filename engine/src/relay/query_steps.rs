@@ -190,7 +190,8 @@ impl<B: Backend> Relay<B> {
             }
             Err(error) => {
                 self.end_count(&query);
-                self.send_closed(query.conn, &query.id, &messages::store(&error));
+                let message = self.record_store_error(&error);
+                self.send_closed(query.conn, &query.id, message);
             }
         }
         StepResult::Done
@@ -222,9 +223,10 @@ impl<B: Backend> Relay<B> {
         match replayed {
             Ok(replayed) if subscription.record_progress(replayed) => StepResult::Done,
             Ok(_) => StepResult::Again(Query::StreamReplay(key)),
-            Err(_) => {
+            Err(error) => {
                 // A stream has no client to answer, and nothing may be left out: it is tried again later.
                 subscription.covered = last;
+                self.record_store_error(&error);
                 self.metrics.stream_errors += 1;
                 self.streams.retry(now, Query::StreamReplay(key));
                 StepResult::Done
@@ -258,7 +260,8 @@ impl<B: Backend> Relay<B> {
         };
         let (conn, sub) = (*conn, sub.clone());
         self.end_subscription(conn, &sub);
-        self.send_closed(conn, &sub, &messages::store(error));
+        let message = self.record_store_error(error);
+        self.send_closed(conn, &sub, message);
     }
 }
 

@@ -34,7 +34,10 @@ impl<B: Backend> Relay<B> {
         let filters: Arc<[Filter]> = filters.into();
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &sub, &messages::store(&error)),
+            Err(error) => {
+                let message = self.record_store_error(&error);
+                return self.send_closed(conn, &sub, message);
+            }
         };
         let Some(key) = self.subscribe(conn, sub, &filters, State::scanning(), horizon) else { return };
         let reservation = self.reservation_for(&filters);
@@ -80,7 +83,10 @@ impl<B: Backend> Relay<B> {
     pub(super) fn count(&mut self, conn: ConnId, id: SubId, filters: Arc<[Filter]>) {
         let horizon = match self.last_seq() {
             Ok(horizon) => horizon,
-            Err(error) => return self.send_closed(conn, &id, &messages::store(&error)),
+            Err(error) => {
+                let message = self.record_store_error(&error);
+                return self.send_closed(conn, &id, message);
+            }
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         session.counts += 1;

@@ -158,7 +158,11 @@ impl<B: Backend> Shard<B> {
                 Output::Close(id, close) => self.close(id, close),
                 Output::Resume(id) => self.resume_input(id),
                 Output::Published(ticket, outcome) => self.notify_publisher(ticket, outcome),
-                Output::StoreFailed(_) => {}
+                Output::StoreFailed(error) => {
+                    if let Some(times) = self.store_errors.record(Instant::now()) {
+                        tracing::error!(%error, times, "a read of the store failed");
+                    }
+                }
             }
         }
         self.forward_ephemeral(ephemeral);

@@ -40,6 +40,7 @@ pub(crate) struct Shard<B> {
     metrics: RefCell<HostMetrics>,
     /// Says now and then that readers stall.
     stalled: LogThrottle,
+    store_errors: LogThrottle,
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     /// Where the frames of an iteration for one connection are rendered.
     scratch: RefCell<Vec<u8>>,
@@ -73,6 +74,7 @@ pub(crate) fn run<B: Backend + 'static>(
         conns: RefCell::default(),
         metrics: RefCell::default(),
         stalled: LogThrottle::default(),
+        store_errors: LogThrottle::default(),
         read_buffer: RefCell::new(vec![0; READ_BYTES_MAX].into()),
         scratch: RefCell::default(),
         to_flush: RefCell::default(),

@@ -129,7 +129,12 @@ impl<B: Backend> Relay<B> {
         let message = match answered {
             Ok(message) => message,
             Err(error) => {
-                self.fail_reconciliation(query.conn, &query.id, &answer_error(&error), None);
+                let message = match &error {
+                    AnswerError::Malformed => messages::MALFORMED_NEGENTROPY,
+                    AnswerError::TooMuch => messages::TOO_MANY_RANGES,
+                    AnswerError::Store(error) => self.record_store_error(error),
+                };
+                self.fail_reconciliation(query.conn, &query.id, message, None);
                 return StepResult::Done;
             }
         };
@@ -164,7 +169,8 @@ impl<B: Backend> Relay<B> {
             match self.neg_sets.get_or_start(&self.store, key, *after, *timed_out, now, limits) {
                 Ok(opened) => *set = Some(opened),
                 Err(error) => {
-                    self.fail_reconciliation(query.conn, &query.id, &messages::store(&error), None);
+                    let message = self.record_store_error(&error);
+                    self.fail_reconciliation(query.conn, &query.id, message, None);
                     return None;
                 }
             }
@@ -214,6 +220,9 @@ impl<B: Backend> Relay<B> {
             }
             Some(Collected::Failed(failure)) => {
                 let events_max = matches!(failure, Failure::TooMany).then_some(limits.neg_set_events_max);
+                if let Failure::Store(error) = &failure {
+                    self.record_store_error(error);
+                }
                 self.fail_reconciliation(query.conn, &query.id, &failure.message(limits), events_max);
             }
         }
@@ -226,13 +235,5 @@ impl<B: Backend> Relay<B> {
             self.neg_sets.release_cursors(set);
         }
         query.cursor_bytes = 0;
-    }
-}
-
-fn answer_error(error: &AnswerError) -> String {
-    match error {
-        AnswerError::Malformed => messages::MALFORMED_NEGENTROPY.into(),
-        AnswerError::TooMuch => messages::TOO_MANY_RANGES.into(),
-        AnswerError::Store(error) => messages::store(error),
     }
 }

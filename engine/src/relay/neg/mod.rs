@@ -71,7 +71,10 @@ impl<B: Backend> Relay<B> {
         }
         let after = match self.last_seq() {
             Ok(last) => last,
-            Err(error) => return self.send_neg_err(conn, id.as_str(), &messages::store(&error)),
+            Err(error) => {
+                let message = self.record_store_error(&error);
+                return self.send_neg_err(conn, id.as_str(), message);
+            }
         };
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let keys = session.auth.keys();

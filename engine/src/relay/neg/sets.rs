@@ -510,7 +510,7 @@ impl Failure {
         match self {
             Failure::TooMany => messages::too_many_to_reconcile(limits.neg_set_events_max),
             Failure::Withheld => messages::NOT_A_PARTY.into(),
-            Failure::Store(error) => messages::store(error),
+            Failure::Store(error) => messages::store(error).into(),
         }
     }
 }
