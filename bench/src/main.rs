@@ -265,10 +265,10 @@ struct ReconcileArgs {
     /// Reconciliations of each case after the first.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     repeat: u32,
-    /// Of a thousand events, how many are missing on either side in the case that differs.
+    /// Of a thousand events, how many are missing on either side in the case `missing`.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     missing: u32,
-    /// Authors of the case that has some.
+    /// Authors in the filter of the case `authors`.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     authors: u32,
     /// Largest message of the client, in bytes.

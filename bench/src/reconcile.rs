@@ -53,7 +53,7 @@ pub struct CaseReport {
     pub only_here: usize,
     /// Ids that only the relay has.
     pub only_there: usize,
-    /// Reconciliations whose differences are not those.
+    /// Reconciliations that found other ids than `only_here` and `only_there`.
     pub wrong: usize,
     /// Messages of the client.
     pub rounds: usize,

@@ -58,9 +58,9 @@ fn the_machine_accepts_an_event_with_few_allocations() {
 }
 
 /// Hashes ids in batches, as machines without SHA-256 instructions do.
-struct Late;
+struct BatchHashing;
 
-impl Verifier for Late {
+impl Verifier for BatchHashing {
     fn verify(&self, claims: &[Claim], valid: &mut [bool]) {
         Libsecp256k1.verify(claims, valid);
     }
@@ -72,7 +72,7 @@ impl Verifier for Late {
 
 #[test]
 fn few_allocations_if_ids_are_hashed_in_batches() {
-    count_steps(Arc::new(Late), 0.1);
+    count_steps(Arc::new(BatchHashing), 0.1);
 }
 
 #[test]

@@ -35,14 +35,14 @@ enum Flaw {
 }
 
 /// An agent that echoes.
-struct Machine {
+struct FakeAgent {
     key: Author,
     flaw: Flaw,
     relay: Connection,
     requests: usize,
 }
 
-impl Machine {
+impl FakeAgent {
     /// Starts one on the relay at `url`; it ends with the test. Gives its public key.
     fn start(url: &str, flaw: Flaw, number: u64) -> [u8; 32] {
         let key = Author::derive(99, number);
@@ -50,7 +50,7 @@ impl Machine {
         let mut relay = Endpoint::new(url, false).unwrap().connect(4096).unwrap();
         relay.send(json!(["REQ", "m", { "kinds": [5050], "#p": [key.pubkey] }]).to_string()).unwrap();
         relay.read(|text| Ok(!text.starts_with(r#"["EOSE""#))).unwrap();
-        let mut agent = Machine { key, flaw, relay, requests: 0 };
+        let mut agent = FakeAgent { key, flaw, relay, requests: 0 };
         std::thread::spawn(move || {
             loop {
                 let mut request = Value::Null;
@@ -140,12 +140,12 @@ fn options(agents: Vec<[u8; 32]>) -> Options {
 
 fn ordered(flaw: Flaw) -> Report {
     let url = common::start(common::Fault::None);
-    let options = options(vec![Machine::start(&url, flaw, 0)]);
+    let options = options(vec![FakeAgent::start(&url, flaw, 0)]);
     jobs::run(&Endpoint::new(&url, false).unwrap(), None, &options).unwrap()
 }
 
 #[test]
-fn a_right_machine_passes() {
+fn a_right_agent_passes() {
     let report = ordered(Flaw::None);
     assert!(report.is_correct(), "{report:?}");
     assert_eq!((report.jobs, report.results, report.customers, report.verified), (60, 60, 3, 120));
@@ -156,9 +156,9 @@ fn a_right_machine_passes() {
 }
 
 #[test]
-fn many_machines_share_the_requests() {
+fn many_agents_share_the_requests() {
     let url = common::start(common::Fault::None);
-    let agents = (0..7).map(|number| Machine::start(&url, Flaw::None, number)).collect();
+    let agents = (0..7).map(|number| FakeAgent::start(&url, Flaw::None, number)).collect();
     let report = jobs::run(&Endpoint::new(&url, false).unwrap(), None, &options(agents)).unwrap();
     assert!(report.is_correct(), "{report:?}");
     assert_eq!((report.agents, report.results), (7, 60));
@@ -209,7 +209,7 @@ fn results_as_old_as_their_feedback_are_counted_and_no_fault() {
 #[test]
 fn a_request_that_the_relay_refuses_is_no_lost_job() {
     let url = common::start(common::Fault::Refuses);
-    let options = options(vec![Machine::start(&url, Flaw::None, 0)]);
+    let options = options(vec![FakeAgent::start(&url, Flaw::None, 0)]);
     let report = jobs::run(&Endpoint::new(&url, false).unwrap(), None, &options).unwrap();
     assert!(!report.is_correct());
     // Of fifty events that are published, one is refused, requests and answers alike.

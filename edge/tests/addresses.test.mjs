@@ -49,7 +49,7 @@ async function openSoon(address) {
   }
 }
 
-test('an address has so many connections, also after hibernation, and a closed socket frees its place', async () => {
+test('connections of an address are limited, also after hibernation, and a closed socket frees its place', async () => {
   const all = []
   for (const addresses of [['203.0.113.1'], ['2001:db8::1', '2001:db8::2', '2001:db8::ffff']]) {
     const at = n => addresses[n % addresses.length]

@@ -56,13 +56,13 @@ test('hello, agent', async () => {
 
 test('a job takes two requests to its agent, one if others follow, and an idle agent none', async () => {
   const agent = await deploy(edge, ECHO)
-  // An alarm half a minute after a deployment sees to it that the agent is announced, and sets the one that renews that
-  // days later, which is a row. It comes once.
+  // Half a minute after a deployment one alarm checks that the agent is announced, and sets the alarm that renews the
+  // announcement days later; setting it is billed as a row. It is waited for, so that it is not counted below.
   while (!(await counts())['agent alarm']) await sleep(500)
   // The relay's heartbeats begin with multiples of four minutes, and are not what is counted here.
   const left = 240_000 - (Date.now() % 240_000)
   if (left < 40_000) await sleep(left + 2_000)
-  // The first job of an object also makes what is there for all.
+  // The first job of an object also writes what all later ones share.
   assert.deepEqual(await ask(client, request(agent, 'first')), ['processing', 'result: first'])
   const begun = await countsAtRest()
   assert.deepEqual(await ask(client, request(agent, 'one')), ['processing', 'result: one'])
@@ -150,7 +150,7 @@ test('the API: who may do what, and what is found where', async () => {
 })
 
 /** The status of the response to a request of whose body one byte is sent, and no more. */
-const begun = (method, path, by) =>
+const statusAfterFirstByte = (method, path, by) =>
   new Promise((done, fail) => {
     const headers = { ...authorization(method, edge.http + path, by, 'x'), 'content-length': '60000' }
     const sent = httpRequest(edge.http + path, { method, headers, agent: false }, response => {
@@ -165,11 +165,11 @@ const begun = (method, path, by) =>
 test('strangers are refused before their bodies are taken', async () => {
   const agent = await deploy(edge, { ...ECHO, name: 'guarded' })
   const stranger = generateSecretKey()
-  assert.equal(await begun('POST', '/agents', stranger), 403)
-  assert.equal(await begun('PUT', `/agents/${agent.npub}`, stranger), 403)
-  assert.equal(await begun('POST', `/agents/${agent.npub}/import`, stranger), 403)
-  assert.equal(await begun('POST', `/agents/${getPublicKey(stranger)}/import`, stranger), 404)
-  await assert.rejects(begun('PUT', `/agents/${agent.npub}`), /waits for the body/)
+  assert.equal(await statusAfterFirstByte('POST', '/agents', stranger), 403)
+  assert.equal(await statusAfterFirstByte('PUT', `/agents/${agent.npub}`, stranger), 403)
+  assert.equal(await statusAfterFirstByte('POST', `/agents/${agent.npub}/import`, stranger), 403)
+  assert.equal(await statusAfterFirstByte('POST', `/agents/${getPublicKey(stranger)}/import`, stranger), 404)
+  await assert.rejects(statusAfterFirstByte('PUT', `/agents/${agent.npub}`), /waits for the body/)
 })
 
 test('a signed command is carried out once, whichever isolate brings it again', async () => {

@@ -86,7 +86,7 @@ test('a deleted agent leaves an empty object, answers its owner, and goes on whe
   assert.ok([400, 404].includes((await api(edge, 'DELETE', `/agents/${nobody}`, { by: admin })).status))
 })
 
-/** An object was emptied with its memory of the requests that it had carried out. */
+/** Regression: when an object was emptied, the requests that it had carried out were forgotten. */
 test('a signed request is not carried out again when its agent has been deleted', async () => {
   const number = async () => (await fetch(`${edge.http}/sent`)).json()
   const again = async (npub, number) => {

@@ -338,7 +338,7 @@ test('a slower upload of the same bytes changes nothing of a live blob', async (
     assert.equal((await upload(edge, bytes, { headers: { 'content-type': 'video/mp4' } })).status, 201)
     const { version } = await bucket.head(hash)
     await tell(edge, { release: true })
-    // R2 may not have looked at the bytes of one that it has refused. Those that are staged it has.
+    // R2 may refuse an upload before it has checked its hash. A staged one has been checked.
     let { status, json, headers, body } = await uploading
     if (!several) {
       assert.deepEqual([status, headers['retry-after']], [503, '5'], `${body}`)
@@ -445,7 +445,7 @@ test('bytes that the index does not know go when an administrator asks, and noth
   await until('it is taken', async () => (await upload(edge, slow)).status === 201)
   for (const bytes of [live, slow]) assertBytes((await get(sha256(bytes))).body, bytes)
 
-  // Without a row too.
+  // Bans and deletions also remove bytes of which the index has no row.
   for (const bytes of [banned, deleted]) await bucket.put(sha256(bytes), bytes)
   await bucket.put(sha256(late), late)
   assert.equal((await operate('DELETE', `/blossom/blobs/${sha256(deleted)}`)).status, 404)
@@ -521,7 +521,7 @@ test('what requests cost', async () => {
   const costs = {
     upload: await counted(() => upload(edge, bytes)),
     again: await counted(() => upload(edge, bytes)),
-    // Of which the token names several hashes.
+    // An upload whose token names several hashes.
     staged: await counted(async () => {
       const staged = blob()
       const headers = token('upload', [sha256(bytes), sha256(staged)])

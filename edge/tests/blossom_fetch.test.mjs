@@ -132,7 +132,7 @@ test('where downloads are not public a token is needed', async () => {
   await secret.stop()
 })
 
-/** They were told after five seconds that it was being removed. */
+/** Regression: who asked was told after five seconds that the blob was being removed. */
 test('who asks for a blob that is being fetched gets it when it is here', async () => {
   const bytes = blob(50_000)
   let [go, asked] = []

@@ -1,5 +1,5 @@
 //! The object without workerd: over SQLite in memory, with queues as sockets. It runs the same semantics suite as every
-//! host, also while it hibernates between any two messages.
+//! host, also while it hibernates before every third tick.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

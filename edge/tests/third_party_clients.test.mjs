@@ -1,4 +1,4 @@
-// The server's own tests of foreign clients, against the Worker.
+// The server's own tests of third-party clients, against the Worker.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { test } from 'node:test'
@@ -15,10 +15,10 @@ function clients(host, ...files) {
   return new Promise(done => run.on('exit', done))
 }
 
-test('foreign clients find the same relay here', async () => {
+test('third-party clients find the same relay here', async () => {
   assert.equal(await clients(''), 0)
 })
 
-test('and those of files, where there is a bucket', async () => {
+test('third-party clients of Blossom find the same server, where there is a bucket', async () => {
   assert.equal(await clients(' --r2', 'blossom.test.mjs', 'blossom-page.test.mjs'), 0)
 })

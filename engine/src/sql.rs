@@ -1,4 +1,5 @@
-//! The connection to an SQLite database, which a host implements. The SQL store uses it, and so may other pure crates.
+//! The error of all stores, and the connection to an SQLite database, which a host implements. The SQL store uses it, and so may
+//! other pure crates.
 
 use std::fmt;
 

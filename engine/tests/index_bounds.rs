@@ -123,8 +123,8 @@ fn memory_stays_bounded_under_a_million_random_filters() {
     assert!(index.bytes() <= EMPTY_BYTES_MAX, "{} bytes at the end", index.bytes());
 }
 
-/// A subscription of a hundred filters with fifty conditions each, replaced again and again, filled the memory: sweeps were
-/// triggered by the number of its postings, a hundred, and not by the number of keys in its conditions.
+/// Regression: a subscription of a hundred filters with fifty conditions each, replaced again and again, filled the memory:
+/// sweeps were triggered by the number of its postings, a hundred, and not by the number of keys in its conditions.
 #[test]
 fn memory_stays_bounded_under_conditions_that_come_and_go() {
     let letters = || (b'a'..=b'z').chain(b'A'..=b'Z').filter(|letter| !b"ep".contains(letter));
@@ -179,7 +179,8 @@ fn memory_after_a_peak_is_given_back() {
     assert_eq!(matched(&mut index, &note(70_000, &[])), []);
 }
 
-/// The tables of keys were lists that are cut from the end: the last one held the memory of all that had been there before.
+/// Regression: the tables of keys were lists that are cut from the end: the last one held the memory of all that had been there
+/// before.
 #[test]
 fn a_late_subscription_does_not_hold_the_memory_of_those_before_it() {
     let mut index = Index::new();

@@ -28,7 +28,7 @@ fn sent_until_full(relay: &mut Relay<MemoryBackend>, conn: ConnId, text: &str) -
         .expect("it has had enough")
 }
 
-/// Copies of an event in flight were not counted, so reading never stopped.
+/// Regression: copies of an event in flight were not counted, so reading never stopped.
 #[test]
 fn copies_of_an_event_in_flight_count() {
     // One connection may fill half.
@@ -61,7 +61,7 @@ fn bytes_in_flight_count() {
     assert_eq!(sent, Some(3), "three are more than 9,000 bytes of content");
 }
 
-/// Each REQ took its first step when it was read, so that many REQs in one read blocked a shard for seconds.
+/// Regression: each REQ took its first step when it was read, so that many REQs in one read blocked a shard for seconds.
 #[test]
 fn a_connection_may_have_few_requests_that_wait_for_their_turn() {
     let limits = Limits { deferred_messages_max: 10, ..Limits::default() };
@@ -74,7 +74,7 @@ fn a_connection_may_have_few_requests_that_wait_for_their_turn() {
     assert_eq!(answers, vec![r#"["EOSE","same"]"#; 11]);
 }
 
-/// A REQ of 380 KB that waited was parsed again after each step of the one before it.
+/// Regression: a REQ of 380 KB that waited was parsed again after each step of the one before it.
 #[test]
 fn a_message_that_waits_is_parsed_once() {
     let (mut relay, conn) = relay(Limits::default());
@@ -95,7 +95,7 @@ fn a_message_that_waits_is_parsed_once() {
     assert_eq!(drained(&mut relay, conn).len(), 5);
 }
 
-/// Each connection could have megabytes waiting, and ten thousand of them had no bound together.
+/// Regression: each connection could have megabytes waiting, and ten thousand of them had no bound together.
 #[test]
 fn messages_that_wait_have_a_bound_together() {
     const BYTES_MAX: usize = 1_000_000;
@@ -230,7 +230,8 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
     assert_eq!(ask(&mut relay, last, "REQ", "a", 2_000), None);
 }
 
-/// Scans of ended subscriptions, with their filters, stayed in memory until the reader caught up, and were not counted.
+/// Regression: scans of ended subscriptions, with their filters, stayed in memory until the reader caught up, and were not
+/// counted.
 #[test]
 fn replaced_scans_of_a_slow_reader_are_let_go() {
     let (mut relay, conn) = relay(Limits { outbox_pause_bytes: 4_000, ..Limits::default() });
@@ -253,8 +254,8 @@ fn replaced_scans_of_a_slow_reader_are_let_go() {
     assert_eq!(steps(&mut relay), 1, "nothing is left of a hundred scans");
 }
 
-/// Sixty events with ten thousand tags each were written in one transaction, which needs more memory than a Durable Object
-/// has.
+/// Regression: sixty events with ten thousand tags each were written in one transaction, which needs more memory than a Durable
+/// Object has.
 #[test]
 fn a_commit_ends_at_a_mebibyte() {
     let limits = Limits {
@@ -283,7 +284,8 @@ fn a_commit_ends_at_a_mebibyte() {
     assert_eq!(oks.iter().filter(|frame| frame.ends_with(r#",true,""]"#)).count(), 10, "{oks:?}");
 }
 
-/// What a closed connection had waiting was never taken off the total, and at last no connection was read that had to wait.
+/// Regression: what a closed connection had waiting was never taken off the total, and at last no connection was read that had to
+/// wait.
 #[test]
 fn a_closed_connection_gives_back_what_it_had_waiting() {
     let (mut relay, conn) = relay(Limits { malformed_messages_max: 3, ..Limits::default() });

@@ -67,7 +67,8 @@ fn a_commit_ends_by_its_keys() {
     assert!(lens.iter().all(|len| *len <= 8), "{lens:?}");
 }
 
-/// Everything verified went to the writer at once, so that an honest event was written after all that others had sent.
+/// Regression: everything verified went to the writer at once, so that an honest event was written after all that others had
+/// sent.
 #[test]
 fn a_shard_has_two_commits_under_way() {
     let mut relay = new_relay(Limits::default());
@@ -103,7 +104,7 @@ fn the_next_commit_has_something_of_everybody() {
     }
 }
 
-/// Ten connections had all of what may be in flight, and others waited for one of their events to be written.
+/// Regression: ten connections had all of what may be in flight, and others waited for one of their events to be written.
 #[test]
 fn who_has_few_events_in_flight_is_read() {
     let limits = Limits { in_flight_events_max: 1_024, ..Limits::default() };
@@ -128,7 +129,7 @@ fn who_has_few_events_in_flight_is_read() {
     assert_eq!(accepted(&mut relay, flooding), 512);
 }
 
-/// An event of many tags came after all that cost less, and waited as long as enough addresses sent such.
+/// Regression: an event of many tags came after all that cost less, and waited as long as enough addresses sent such.
 #[test]
 fn the_oldest_event_is_in_the_next_commit() {
     let mut relay = new_relay(Limits::default());

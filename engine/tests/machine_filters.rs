@@ -46,7 +46,7 @@ fn ephemeral(created_at: u64) -> Signed {
     event(&key(1)).kind(20_000).at(created_at).sign()
 }
 
-/// 4.2 million filters with only a `since` in the future were candidates of every event.
+/// Regression: 4.2 million filters with only a `since` in the future were candidates of every event.
 #[test]
 fn filters_that_cannot_match_yet_are_no_candidates() {
     // As many values as ten thousand of them have, and more.
@@ -92,7 +92,7 @@ fn an_event_dated_later_than_it_could_be_here_misses_nobody() {
     assert_eq!(drained(&mut relay, conn).len(), 1);
 }
 
-/// One event dated years ahead made every filter that came after it a candidate until then.
+/// Regression: one event dated years ahead made every filter that came after it a candidate until then.
 #[test]
 fn an_event_dated_years_ahead_opens_the_index_to_nobody_else() {
     let mut relay = relay(Limits::default());

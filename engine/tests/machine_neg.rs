@@ -135,7 +135,7 @@ fn a_set_that_is_kept_is_brought_up_to_date_without_a_scan() {
     assert!(turns >= Some(15), "{turns:?}");
 }
 
-/// All events of a set that is kept expired in one second, and were taken out of it in one step.
+/// Regression: all events of a set that is kept expired in one second, and were taken out of it in one step.
 #[test]
 fn what_has_expired_is_taken_out_in_steps() {
     let store = Store::default();
@@ -417,7 +417,7 @@ fn messages_take_turns_with_answers_and_slow_readers_wait() {
     assert!(!relay.has_unanswered(conn));
 }
 
-/// Every second a session, never closed: as many as a connection may have, and then a refusal.
+/// A thousand reconciliations, none of them closed: as many as a connection may have are answered, the others refused.
 #[test]
 fn reconciliations_per_connection_are_limited() {
     let store = Store::default();

@@ -11,7 +11,7 @@ use relay_engine::verify::Libsecp256k1;
 
 const NOW: Now = Now::from_seconds(1_700_000_000);
 const NOTES: u64 = 300;
-/// Rows of a turn.
+/// `step_cost_max`: what a turn may cost.
 const TURN: usize = 100;
 
 type Machine = Relay<Arc<MemoryBackend>>;
@@ -66,7 +66,7 @@ fn a_session_per_millisecond_leaves_nothing_behind() {
         }
     }
     assert_eq!(bytes_max, early_bytes_max, "memory does not grow with the number of sessions");
-    assert!(turns >= 2 * (SESSIONS / 3) as usize, "{turns} turns: each of two thirds is a scan of 200 rows");
+    assert!(turns >= 2 * (SESSIONS / 3) as usize, "{turns} turns: two of three are scans of 200 events each");
     relay.disconnect(conn);
     relay.handle_removed();
     assert_eq!((relay.metrics().reconciliations, relay.metrics().reconciliation_bytes), (0, 0));

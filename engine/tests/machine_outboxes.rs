@@ -149,8 +149,8 @@ impl World {
         let events: Vec<_> = read.iter().filter(|frame| frame.contains(r#""kind":1,"#)).collect();
         let once: BTreeSet<_> = events.iter().collect();
         assert_eq!(events.len(), once.len(), "reader {reader} was sent something twice");
-        let stored = read.iter().filter(|frame| frame.contains(r#""kind":20001,"#)).count();
-        assert!(once.len() + stored <= self.published as usize);
+        let ephemeral = read.iter().filter(|frame| frame.contains(r#""kind":20001,"#)).count();
+        assert!(once.len() + ephemeral <= self.published as usize);
     }
 
     fn stored(&self) -> usize {

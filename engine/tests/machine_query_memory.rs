@@ -49,7 +49,7 @@ fn steps_until_answered(relay: &mut Machine, conn: ConnId) -> usize {
     panic!("no answer");
 }
 
-/// 8 connections with 16 requests of thousands of cursors each held all of them at once.
+/// Regression: 8 connections with 16 requests of thousands of cursors each held all of them at once.
 #[test]
 fn wide_requests_wait_for_room_and_keep_nobody_from_it() {
     let mut relay = new_relay(Limits { step_cost_max: 100, query_bytes_max: BYTES_MAX, ..Limits::default() });
@@ -101,7 +101,7 @@ fn one_request_always_fits() {
     assert_eq!(running(&relay), 0);
 }
 
-/// A client that did not read kept its cursors for as long.
+/// Regression: a client that did not read kept its cursors for as long.
 #[test]
 fn a_scan_whose_reader_is_slow_holds_nothing() {
     let mut relay = new_relay(Limits { outbox_pause_bytes: 2_000, ..Limits::default() });
@@ -129,7 +129,8 @@ fn a_scan_whose_reader_is_slow_holds_nothing() {
     }
 }
 
-/// When running requests had all the memory, no client's first step was taken until they were done, which took minutes.
+/// Regression: when running requests had all the memory, no client's first step was taken until they were done, which took
+/// minutes.
 #[test]
 fn small_requests_are_answered_while_all_memory_is_taken() {
     let bytes_max = 1 << 20;

@@ -63,7 +63,7 @@ fn subscribe(relay: &mut Machine, conn: ConnId) {
     drained(relay, conn);
 }
 
-/// Each of 290 subscriptions read the whole log for itself.
+/// Regression: each of 290 subscriptions read the whole log for itself.
 #[test]
 fn subscriptions_that_fell_behind_share_a_replay() {
     let mut relay = new_relay(Limits { step_cost_max: 10, outbox_pause_bytes: 20_000, ..Limits::default() });
@@ -157,8 +157,8 @@ fn a_replay_is_charged_for_what_matching_takes() {
     assert_eq!(drained(&mut relay, reader).len(), 20);
 }
 
-/// On a host whose sockets take a call for each frame, 290 subscriptions that had missed every event were sent a thousand
-/// frames in a step.
+/// Regression: on a host whose sockets take a call for each frame, 290 subscriptions that had missed every event were sent a
+/// thousand frames in a step.
 #[test]
 fn a_replay_is_charged_for_what_sending_takes() {
     const FRAME_COST: usize = 5;
@@ -211,7 +211,8 @@ fn a_scan_is_charged_for_what_sending_takes() {
     assert_eq!(with - without, 100 * 5 / 60, "{without} and {with} steps");
 }
 
-/// Of a thousand connections that were behind and read again at once, each began its replay, whatever they held together.
+/// Regression: of a thousand connections that were behind and read again at once, each began its replay, whatever they held
+/// together.
 #[test]
 fn replays_that_begin_at_once_wait_for_room() {
     let bytes_max = 1 << 20;

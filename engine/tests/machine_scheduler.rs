@@ -78,7 +78,7 @@ fn attack(relay: &mut Machine, conns: &[ConnId], verb: &str, each: usize, filter
     }
 }
 
-/// Each step of an honest client's request waited for a step of each of 1,240 scans.
+/// Regression: each step of an honest client's request waited for a step of each of 1,240 scans.
 #[test]
 fn scans_on_forty_connections_delay_no_other_client() {
     let mut relay = filled_relay(10);
@@ -156,7 +156,7 @@ fn an_address_gets_the_same_from_one_connection_as_from_thirty() {
     assert!(least > 1_000 && most * 2 < least * 3, "{served:?}");
 }
 
-/// Each query of a closed connection took another turn before it was dropped.
+/// Regression: each query of a closed connection took another turn before it was dropped.
 #[test]
 fn queries_of_closed_connections_take_no_turns() {
     let mut relay = filled_relay(10);
@@ -175,9 +175,9 @@ fn under_way(relay: &mut Machine, frames: &mut BTreeMap<ConnId, Vec<String>>) ->
     frames.values().filter(|frames| !frames.is_empty() && !ended(frames)).count()
 }
 
-/// Scans hold cursors from their first step on; an address had as many as its connections could ask for.
+/// Regression: scans hold cursors from their first step on; an address had as many as its connections could ask for.
 #[test]
-fn an_address_has_so_many_scans_under_way_and_the_others_wait() {
+fn scans_of_an_address_are_limited_and_the_others_wait() {
     let mut relay = new_relay(Limits { step_cost_max: 10, address_queries_max: 5, ..Limits::default() });
     fill(&mut relay);
     let mut attackers: BTreeMap<ConnId, Vec<String>> =

@@ -70,7 +70,7 @@ fn the_engine_has_no_clock_socket_file_thread_or_unsafe() {
 }
 
 /// Other pure crates that may exist.
-const MACHINES: &[&str] = &["agent", "blossom", "sync"];
+const PURE_CRATES: &[&str] = &["agent", "blossom", "sync"];
 /// The modules of the engine that they may import.
 const SHARED_MODULES: &[&str] = &["types", "wire", "verify", "sql"];
 
@@ -102,8 +102,8 @@ fn other_pure_crates_import_only_shared_modules() {
         ["relay", "store"]
     );
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    for machine in MACHINES.iter().map(|name| root.join(name).join("src")).filter(|src| src.is_dir()) {
-        let sources = sources(&machine);
+    for folder in PURE_CRATES.iter().map(|name| root.join(name).join("src")).filter(|src| src.is_dir()) {
+        let sources = sources(&folder);
         assert_eq!(impurities(&sources), [""; 0]);
         for path in sources.iter().filter(|path| !is_testing(path)) {
             assert_eq!(foreign_modules(&code(path)), [""; 0], "{}", path.display());

@@ -151,8 +151,8 @@ proptest! {
     }
 }
 
-/// Found by fuzzing: a chunk that a version shares is copied without room, and one that is full but for one to three events could
-/// not be given any more, so that an event published then ended the shard.
+/// Regression: the copy of a shared chunk has no spare capacity, and adding an event to one that lacked one to three events of
+/// being full panicked, which ended the shard. Found by fuzzing.
 #[test]
 fn a_chunk_that_a_version_shares_takes_events_until_it_is_full() {
     for len in 500..=520 {
@@ -210,7 +210,7 @@ fn a_message_of_very_many_ranges_is_refused_before_any_is_looked_up() {
     }
 }
 
-/// Each range after those that are answered is of one that reaches to infinity.
+/// The ranges beyond those that are answered are answered as one that reaches to infinity.
 #[test]
 fn of_very_many_ranges_the_first_are_answered_and_the_rest_as_one() {
     let items: Vec<Item> = (0..1_000).map(|n| item(n, n)).collect();

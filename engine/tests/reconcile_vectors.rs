@@ -50,7 +50,7 @@ fn fingerprint(items: &[Item]) -> Vec<u8> {
 /// Ranges of a message, as they follow each other.
 struct Message {
     bytes: Vec<u8>,
-    /// Seconds are written as what they are beyond that of the bound before.
+    /// Timestamps are written as the difference from the bound before, plus one.
     second: u64,
 }
 

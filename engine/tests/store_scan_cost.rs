@@ -116,7 +116,7 @@ fn queries_cost_little() {
     }
 }
 
-/// Every candidate has all filters of its request looked at, which was charged nowhere.
+/// Regression: every candidate has all filters of its request looked at, which was charged nowhere.
 #[test]
 fn many_filters_cost_more_a_candidate() {
     let classes = TermClasses { all: true, author_kind: true };
@@ -138,7 +138,7 @@ fn many_filters_cost_more_a_candidate() {
     assert!((1_099 + 500..1_800).contains(&many), "{many}");
 }
 
-/// Every term had a cursor, whether or not anything is stored under it, and 10 KB of a request had 20,000.
+/// Regression: every term had a cursor, whether or not anything is stored under it, and 10 KB of a request had 20,000.
 #[test]
 fn cursors_take_memory_for_what_is_stored() {
     let classes = TermClasses { all: true, author_kind: true };
@@ -218,8 +218,8 @@ fn a_scan_with_an_old_horizon_reads_additionally_only_newer_events() {
     assert_eq!(backend.reader().unwrap().last_seq(), Ok(Seq(EVENTS + 100)));
 }
 
-/// A client may store events with 10,000 tags, and query them with 100 filters of 52 conditions each, all of which have to be
-/// checked. Parsing the tags again for each condition took a second per event, and was charged as one unit.
+/// Regression: parsing the tags again for each condition took a second per event, and was charged as one unit. A client may store
+/// events with 10,000 tags, and query them with 100 filters of 52 conditions each, all of which have to be checked.
 #[test]
 fn matching_large_events_with_many_conditions_is_charged() {
     const LARGE: u64 = 5;

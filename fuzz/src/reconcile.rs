@@ -12,8 +12,9 @@ use relay_engine::types::EventId;
 /// Bytes of an operation on the set: what, a second, an id.
 const OP_BYTES: usize = 3;
 
-/// The first byte says how many operations on the set follow; the rest is a message of a client, which is answered in frames of
-/// two sizes. Where the message's last byte is 0xff, what is before it is repeated, so that short inputs have very many ranges.
+/// The first byte is a quarter of the number of operations on the set that follow; the rest is a message of a client, which is
+/// answered in frames of two sizes. Where the message's last byte is 0xff, what is before it is repeated, so that short inputs
+/// have very many ranges.
 ///
 /// # Panics
 /// If the set is not what a sorted set is, or an answer not what the crate's own storage gives.

@@ -135,7 +135,7 @@ fn sub(a: &Half, b: &Half) -> Half {
 mod tests {
     use super::*;
 
-    /// The half modulo n, and whether its magnitude is below 2^bits.
+    /// Whether the half is negative, and its absolute value.
     fn magnitude(half: &Half) -> (bool, Words) {
         let is_negative = half[2] >> 63 != 0;
         let half = if is_negative { sub(&[0; 3], half) } else { *half };

@@ -60,7 +60,7 @@ impl ForeignCommits {
             let missed = last.0 - replayed.covered.0;
             tracing::warn!(
                 missed,
-                "another process stores too much at once: live subscriptions do not receive it"
+                "another process stores too much at once: live subscriptions do not receive the newest `missed` of its events"
             );
         }
         if !found.is_empty() {

@@ -47,16 +47,16 @@ pub(crate) struct Embedded {
 }
 
 /// What asks a serving process to stop.
-enum Ends {
+enum StopSource {
     Signals(Signals),
     Asked(Arc<Notify>),
 }
 
-impl Ends {
+impl StopSource {
     async fn next(&mut self) {
         match self {
-            Ends::Signals(signals) => signals.stop().await,
-            Ends::Asked(stop) => stop.notified().await,
+            StopSource::Signals(signals) => signals.stop().await,
+            StopSource::Asked(stop) => stop.notified().await,
         }
     }
 }
@@ -75,12 +75,12 @@ where
     B: Backend + Clone + Send + 'static,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut ends = match &embedded {
-        Some(embedded) => Ends::Asked(Arc::clone(&embedded.stop)),
+    let mut stop_source = match &embedded {
+        Some(embedded) => StopSource::Asked(Arc::clone(&embedded.stop)),
         None => {
             // From now on a signal means an orderly stop.
             let _guard = runtime.enter();
-            Ends::Signals(Signals::new()?)
+            StopSource::Signals(Signals::new()?)
         }
     };
     let listener = runtime.block_on(bind(&settings.listen))?;
@@ -143,11 +143,11 @@ where
         let _ = embedded.started.send((address, handle.clone()));
     }
     tracing::info!(shards = shards.len(), "press Ctrl-C or send SIGTERM to stop");
-    let ended = runtime.block_on(until_end(&host, listener, &mut ends));
+    let ended = runtime.block_on(until_end(&host, listener, &mut stop_source));
 
     // From here on a second signal, a second or more later, ends the process at once.
     let bound = Duration::from_secs(host.settings.network.shutdown_seconds);
-    if let Ends::Signals(signals) = ends {
+    if let StopSource::Signals(signals) = stop_source {
         watch_for_second_signal(&runtime, signals);
     }
     host.is_stopping.store(true, Ordering::Relaxed);
@@ -262,10 +262,10 @@ fn socket_limits(settings: &mut Settings, shards: usize) -> SocketLimits {
 }
 
 /// Accepts connections until a signal comes or something fails.
-async fn until_end(host: &ServerState, listener: TcpListener, ends: &mut Ends) -> Ended {
+async fn until_end(host: &ServerState, listener: TcpListener, stop_source: &mut StopSource) -> Ended {
     tokio::select! {
         () = accept::run(host, listener) => {}
-        () = ends.next() => {}
+        () = stop_source.next() => {}
         () = host.failed.notified() => {}
     }
     host.failure().map_or(Ended::Stopped, Ended::Failed)

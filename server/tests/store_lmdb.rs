@@ -198,7 +198,7 @@ fn a_full_map_refuses_the_batch_and_works_again() {
     }
 }
 
-/// Removing is a write too: in a map without a free page it failed, so nothing could be deleted.
+/// Regression: removing is a write too: in a map without a free page it failed, so nothing could be deleted.
 #[test]
 fn a_full_map_has_room_in_reserve_for_removals() {
     let folder = tempfile::tempdir().expect("folder");
@@ -464,8 +464,8 @@ fn no_acknowledged_event_is_lost_when_the_process_is_killed() {
     }
 }
 
-/// Deletion requests that remove nothing used the reserve up for good, and one that removed much failed and took the reserve
-/// with it: the first way now is no use of the reserve, and the second marks what it can't remove at once.
+/// Regression: deletion requests that remove nothing used the reserve up for good, and one that removed much failed and took the
+/// reserve with it. Now the former make no use of the reserve, and the latter marks as removed what it cannot remove at once.
 #[test]
 fn the_reserve_is_for_what_makes_room() {
     let folder = tempfile::tempdir().expect("folder");

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_as_the_relay_has_them() {
+    fn batches_keep_the_limits_of_the_relay() {
         for (limit, bytes, want) in
             [(None, None, 250), (Some(40), None, 40), (None, Some(1_000), 13), (Some(0), Some(0), 1)]
         {

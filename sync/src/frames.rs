@@ -102,7 +102,7 @@ pub enum Refusal {
     /// It wants the client to authenticate (NIP-42).
     Auth,
     /// Later it may be different.
-    Passing,
+    Temporary,
     /// It will not be different.
     Final,
 }
@@ -112,7 +112,7 @@ impl Refusal {
     pub fn of(message: &str) -> Self {
         match message.split(':').next().unwrap_or_default() {
             "auth-required" => Refusal::Auth,
-            "rate-limited" | "error" | "closed" | "" => Refusal::Passing,
+            "rate-limited" | "error" | "closed" | "" => Refusal::Temporary,
             _ => Refusal::Final,
         }
     }

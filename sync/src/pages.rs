@@ -22,7 +22,7 @@ pub(crate) struct Pages {
     until: Timestamp,
     /// Ids of second `until` that are known.
     border: HashSet<EventId>,
-    /// The second before `until`, all of whose events seemed to be known: if there are older ones, its page was cut.
+    /// The second after `until`, read just before it: no new event came of it. If older events follow, its page was cut.
     stepped_over: Option<Timestamp>,
     /// Events of the largest page, and of the one that `stepped_over` is of.
     largest: usize,

@@ -9,8 +9,8 @@ use relay_engine::types::EventId;
 use super::frames::event_id;
 use super::ranges::Slice;
 
-/// Messages after which a relay that has named no other id is not asked any further. An honest one names some after as many
-/// as its range is halved.
+/// Messages after which a relay that has named no other id is not asked any further. An honest relay names an id after at most as
+/// many messages as its range can be halved.
 const IDLE_ROUNDS_MAX: u32 = 1_000;
 
 /// What is known of a range.

@@ -366,8 +366,8 @@ fn letters() -> impl Iterator<Item = char> + Clone {
     ('a'..='z').chain('A'..='Z').filter(|letter| !"ep".contains(*letter))
 }
 
-/// An own event of as many tags as the options say, and its id: a set (NIP-51), since lists may have the most. Each has a
-/// `d` of its own.
+/// An own event of as many tags as the options say, and its id: a set (NIP-51), because a relay allows lists the most tags
+/// (`limits.list_tags_max`). Each has a `d` of its own.
 fn large_event(attacker: &Attacker<'_>, number: usize) -> (String, [u8; 32]) {
     let tags = letters().cycle().take(attacker.options.tags).enumerate();
     let tags = tags.map(|(n, letter)| vec![letter.to_string(), format!("{number}-{n}")]).collect();

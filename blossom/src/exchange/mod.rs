@@ -60,7 +60,7 @@ pub struct Context<'a> {
     pub is_local: bool,
     /// Whether the host can carry out [`Step::Process`]. Where it cannot, `/media` is refused before anything is read.
     pub processes_media: bool,
-    /// Seconds after which an upload without an end counts as abandoned: longer than the host lets a request last.
+    /// Seconds after which an upload that has not ended counts as abandoned, and is given up even if its bytes still come.
     pub upload_seconds_max: u64,
     /// Unix seconds.
     pub now: Timestamp,

@@ -76,7 +76,8 @@ pub const RESPONSE_MEMORY_MAX: u64 = 60 << 20;
 /// While an agent is busy, or waits for the relay, an alarm comes this often: without requests, the platform evicts an object after 70 seconds or more,
 /// and then the alarm resumes its work.
 const AWAKE_SECONDS: u64 = 30;
-/// A wait that is longer than any that an instance begins.
+/// Work that is at least this far away was known to an earlier instance, which has set the alarm for it: nothing that an instance
+/// begins waits so long.
 const LONG_MILLIS: u64 = 2 * 3_600_000;
 /// Steps of work that is due in one call; the rest is left to an alarm, so that other objects of the isolate have their turn.
 const TIMEOUTS_MAX: usize = 16;
@@ -145,8 +146,8 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     ) -> Result<Self, StoreError> {
         let agent = Agent::open(now, conn, context)?;
         let (publications, calls) = Default::default();
-        // Every call ends with an alarm that is set early enough, and the object's alarm survives its memory. What was not to be
-        // done for long then is not due to what the instance has begun.
+        // The platform keeps the alarm when the object loses its memory. If the next work is more than LONG_MILLIS away, an
+        // earlier instance has set the alarm for it, so it is not set again, which would cost a row; for nearer work it is.
         let alarm = agent.poll_timeout().filter(|at| at.millis_since(now) >= LONG_MILLIS);
         Ok(AgentObject { agent, host, instance, publications, calls, alarm, is_removal_requested: false })
     }

@@ -86,7 +86,7 @@ struct Call {
     agent: PubKey,
     /// The router's delivery; `None` if it only confirms.
     delivery: Option<u64>,
-    /// Whether the agent's entry is the one that the call told of.
+    /// Whether the router's entry of the agent is still the one that was sent with the call.
     is_current: bool,
     /// Publications of its answer that have no outcome yet.
     open: usize,

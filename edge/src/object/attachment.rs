@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn many_long_ids_become_a_part() {
+    fn many_long_ids_become_an_overflow() {
         let empty: Arc<[Filter]> = Arc::new([Filter::default()]);
         let mut session = SessionSnapshot {
             challenge: Some("c".into()),

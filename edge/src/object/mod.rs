@@ -158,7 +158,7 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
     alarm_is_known: bool,
     /// Bytes of unanswered messages since the last tick.
     unanswered_bytes: usize,
-    /// What the row says from where on events are still being delivered.
+    /// The sequence number in the row of `edge_undelivered`, if there is one: events above it are still being delivered.
     undelivered: Option<Seq>,
     /// Most bytes of output that may wait for all readers.
     output_bytes_max: usize,

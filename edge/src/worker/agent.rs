@@ -97,32 +97,32 @@ struct Runtime {
 }
 
 impl Runtime {
-    fn pending_effect(&self, pending_effect: PendingEffect) {
+    fn push_effect(&self, effect: PendingEffect) {
         if let Ok(mut pending_effects) = self.pending_effects.try_borrow_mut() {
-            pending_effects.push_back(pending_effect);
+            pending_effects.push_back(effect);
         }
     }
 }
 
 impl AgentHost for Runtime {
     fn publish(&self, id: EffectId, events: &[Event]) {
-        self.pending_effect(PendingEffect::Publish(id, events.to_vec()));
+        self.push_effect(PendingEffect::Publish(id, events.to_vec()));
     }
 
     fn publish_to_remote_relays(&self, events: &[Event], relays: &[String]) {
-        self.pending_effect(PendingEffect::PublishToRemoteRelays(events.to_vec(), relays.to_vec()));
+        self.push_effect(PendingEffect::PublishToRemoteRelays(events.to_vec(), relays.to_vec()));
     }
 
     fn call(&self, id: EffectId, request: HttpRequest) {
-        self.pending_effect(PendingEffect::Call(id, request));
+        self.push_effect(PendingEffect::Call(id, request));
     }
 
     fn call_model(&self, id: EffectId, model: &str, input: Bytes) {
-        self.pending_effect(PendingEffect::CallModel(id, model.to_owned(), input));
+        self.push_effect(PendingEffect::CallModel(id, model.to_owned(), input));
     }
 
     fn ask_signer(&self, id: EffectId, relays: &[String], answers: SignerResponses, requests: &[Event]) {
-        self.pending_effect(PendingEffect::AskSigner(id, relays.to_vec(), answers, requests.to_vec()));
+        self.push_effect(PendingEffect::AskSigner(id, relays.to_vec(), answers, requests.to_vec()));
     }
 
     fn cancel(&self, id: EffectId) {
@@ -146,19 +146,19 @@ impl AgentHost for Runtime {
     }
 
     fn query(&self, id: EffectId, filter: &Filter) {
-        self.pending_effect(PendingEffect::Query(id, filter.clone()));
+        self.push_effect(PendingEffect::Query(id, filter.clone()));
     }
 
     fn store_blob(&self, id: EffectId, owner: PubKey, bytes: Bytes, mime: &'static str) {
-        self.pending_effect(PendingEffect::StoreBlob(id, owner, bytes, mime));
+        self.push_effect(PendingEffect::StoreBlob(id, owner, bytes, mime));
     }
 
     fn read_blob(&self, id: EffectId, sha256: &str, bytes_max: usize) {
-        self.pending_effect(PendingEffect::ReadBlob(id, sha256.to_owned(), bytes_max));
+        self.push_effect(PendingEffect::ReadBlob(id, sha256.to_owned(), bytes_max));
     }
 
     fn remove(&self, deleted: &DeletedAgent) {
-        self.pending_effect(PendingEffect::Remove(deleted.clone()));
+        self.push_effect(PendingEffect::Remove(deleted.clone()));
     }
 
     fn set_alarm(&self, at: Now) {
@@ -488,7 +488,7 @@ impl Shared {
             None => Ok(Ok(())),
         };
         match is_new
-            .and_then(|is_new| is_new.map_or_else(|rejection| Ok(Err(rejection)), |()| self.is_repeated(ask)))
+            .and_then(|is_new| is_new.map_or_else(|rejection| Ok(Err(rejection)), |()| self.mark_used(ask)))
         {
             Ok(Ok(())) => {}
             Ok(Err(rejection)) => return rejection.into(),
@@ -536,12 +536,13 @@ impl Shared {
     }
 
     /// Marks the event that has signed a request as used, if its author is permitted what it asks for.
-    fn is_repeated(
+    fn mark_used(
         self: &Rc<Self>,
         ask: &ApiRequest,
     ) -> std::result::Result<std::result::Result<(), Nip98Error>, String> {
         let Some(signed) = &ask.signed else { return Ok(Ok(())) };
-        // Others are refused below, and those who may do this with what is their own may do it again.
+        // Others are refused below, or do this with what is their own (a customer with its history), where a repetition does no
+        // harm.
         let is_permitted = ask.route == AgentRoute::Deploy || {
             let entry = self.with(|agent| api::entry(agent.agent()))?;
             let admitted = api::admit(ask.route, ask.id.as_deref(), ask.caller, false, entry.as_ref());

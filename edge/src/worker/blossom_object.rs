@@ -20,7 +20,7 @@ use crate::used_auth_events::{SignedBy, encode_taken};
 
 /// The bucket of blobs.
 pub(super) const BLOBS: &str = "BLOBS";
-/// Bytes that one alarm removes, in one operation of the bucket; the next alarm fires at once.
+/// Keys that one alarm removes from the bucket, in one operation; the next alarm fires at once.
 const REMOVALS_MAX: u32 = 1_000;
 /// Seconds until what failed is tried again.
 const RETRY_SECONDS: u64 = 5;
@@ -60,8 +60,8 @@ impl BlossomDurableObject {
         index.insert(open).run(now(), command)
     }
 
-    /// Carries out a command; again while the answer is about to change. Who sends it waits for the removal of its own
-    /// bytes only; others are left to the alarm.
+    /// Carries out a command, and again while the index answers that the blob is being removed or fetched. Who sends it waits for
+    /// the removal of its own bytes only; others are left to the alarm.
     async fn run(&self, command: Command) -> std::result::Result<Outcome, StoreError> {
         let own = command.removes();
         let mut outcome = self.run_once(command.clone());
@@ -94,7 +94,7 @@ impl BlossomDurableObject {
             Err(error) => Err(error),
         };
         if let Err(error) = &removed {
-            self.failed(&format!("{} of blobs: {error}", keys.len()));
+            self.failed(&format!("{} keys cannot be removed from the bucket: {error}", keys.len()));
         }
         for key in keys {
             let done = match removed {
@@ -108,7 +108,7 @@ impl BlossomDurableObject {
     }
 
     fn failed(&self, what: &str) {
-        worker::console_error!("removing bytes: {what}");
+        worker::console_error!("the index of blobs: {what}");
         self.retry_at.set(now() + RETRY_SECONDS);
     }
 
@@ -190,8 +190,8 @@ impl BlossomDurableObject {
         match self.run_once(Command::RemoveUnknown { keys, is_asked: bucket_scan.is_asked }) {
             Ok(Outcome::Unknown { left, .. }) if left > 0 => {
                 worker::console_error!(
-                    "the bucket has {left} blobs of {PAGE_KEYS} keys that the index does not know; it may be new or restored, \
-                     so they stay until an administrator removes them (POST /blossom/gc)"
+                    "the index does not know {left} keys of the bucket, in a page of at most {PAGE_KEYS}; the index may be new or \
+                     restored, so they stay until an administrator removes them (POST /blossom/gc)"
                 );
             }
             Ok(Outcome::Unknown { removed, .. }) if removed > 0 => {

@@ -47,7 +47,7 @@ fn metric(runtime: &mut Runtime, name: &str) -> u64 {
 }
 
 #[test]
-fn an_address_has_so_many_connections_also_after_hibernation() {
+fn connections_of_an_address_are_limited_also_after_hibernation() {
     for hibernates in [Hibernates::Never, Hibernates::Always] {
         let mut runtime = runtime(hibernates, Limits::default());
         // An IPv4 address in either notation, and the /64 of an IPv6 address.
@@ -87,7 +87,8 @@ fn sockets_that_close_during_hibernation_free_their_places() {
     assert!(connect(&mut runtime, "192.0.2.1").is_err());
 }
 
-/// A client that has itself closed with unread output, again and again, would have any number of sockets.
+/// If it freed its place at once, a client that lets itself be closed with unread output, again and again, could hold any number
+/// of sockets.
 #[test]
 fn a_closing_socket_keeps_its_place_until_it_has_closed() {
     let mut runtime = runtime(Hibernates::Never, Limits::default());

@@ -103,7 +103,7 @@ fn an_announcement_is_renewed_by_one_alarm_and_waking_up_sets_none() {
     );
 }
 
-/// A stranger knows the id of what is for others only.
+/// A customer who knows the id of an event for others only must not get it through an agent.
 #[test]
 fn an_agent_reads_what_everybody_may_read() {
     let (mut world, agent) = world();
@@ -544,9 +544,9 @@ fn has_metrics(world: &mut World, lines: &[&str]) {
     }
 }
 
-/// They are the relay's counters, without a request or a row of their own: the tests above count those.
+/// The relay counts for its agents; this costs no request and no row, as the tests above show.
 #[test]
-fn what_agents_count_comes_with_what_they_say() {
+fn metrics_of_agents_come_with_their_responses() {
     let (mut world, echo) = world();
     let hook = world.deploy(WEBHOOK);
     has_metrics(

@@ -101,9 +101,9 @@ impl AgentHost for FakeAgentHost {
 
 pub(super) type TestAgent = AgentObject<Sqlite, FakeAgentHost>;
 
-/// The object of an agent.
+/// Where the object of an agent runs: its storage and host, which outlive its memory.
 #[derive(Default)]
-pub(super) struct Place {
+pub(super) struct AgentPlace {
     pub(super) store: Option<Sqlite>,
     pub(super) host: FakeAgentHost,
     object: Option<TestAgent>,
@@ -115,7 +115,7 @@ pub(super) struct Place {
 
 pub(super) struct World {
     pub(super) relay: Runtime,
-    pub(super) agents: BTreeMap<PubKey, Place>,
+    pub(super) agents: BTreeMap<PubKey, AgentPlace>,
     /// Requests to agents that nobody waits for any more.
     orphans: VecDeque<(PubKey, Vec<u8>)>,
     /// Answers on their way to the relay.

@@ -31,7 +31,7 @@ fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
     for sub in ["a", "b", "a"] {
         ask(&mut runtime, &socket, &large(sub, 0));
     }
-    assert_eq!(runtime.store.count("edge_part"), 1, "the same filters are the same part");
+    assert_eq!(runtime.store.count("edge_part"), 1, "the same filters are the same overflow");
     ask(&mut runtime, &socket, &large("b", 9_000));
     assert_eq!(runtime.store.count("edge_part"), 2);
     ask(&mut runtime, &socket, r#"["CLOSE","a"]"#);
@@ -42,7 +42,7 @@ fn large_filters_go_to_the_store_and_are_deleted_with_their_subscription() {
     let now = runtime.now;
     runtime.object().disconnect(now, other.key);
     assert_eq!(runtime.store.count("edge_part"), 1);
-    // The parts of a socket that closes during hibernation are deleted when the object wakes up.
+    // The overflows of a socket that closes during hibernation are deleted when the object wakes up.
     runtime.hibernate();
     runtime.sockets.clear();
     runtime.object();

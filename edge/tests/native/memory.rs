@@ -142,7 +142,7 @@ fn values_of_live_filters_are_bounded_and_the_excess_is_refused() {
     for hibernates in [Hibernates::Never, Hibernates::Always] {
         let mut runtime = Runtime::new(Settings::load(&|_| None).unwrap(), hibernates);
         let (taken, refused) = subscribe_until_refused(&mut runtime, 12, 10_000);
-        assert_eq!(taken, 30_000, "a third of what is left of half");
+        assert_eq!(taken, 30_000, "a request gets at most a third of what is left of the first half");
         let message = r#"["CLOSED","all","blocked: this relay is busy; for now, a request may name 9999 ids, authors, kinds and tags"]"#;
         assert_eq!(refused.as_deref(), Some(message));
         let (taken, _) = subscribe_until_refused(&mut runtime, 40, 1_000);

@@ -8,7 +8,7 @@ use super::world::{Hibernates, Runtime};
 /// Four steps of a cost of 250; a frame that is sent costs five, and reading its event one.
 const FRAMES_MAX: usize = 4 * 250 / 6 + 4;
 
-/// A tick sent a thousand frames, and workerd wrote them before it received another message.
+/// Regression: a tick sent a thousand frames, and workerd wrote them before it received another message.
 #[test]
 fn a_tick_sends_a_bounded_number_of_frames() {
     let settings = Settings::load(&|_| None).expect("the defaults are valid");

@@ -28,7 +28,7 @@ fn an_event_signs_one_request_as_long_as_it_is_accepted() {
 }
 
 #[test]
-fn no_more_than_so_many_are_remembered_and_none_is_forgotten_for_another() {
+fn at_most_used_max_are_remembered_and_none_is_forgotten_for_another() {
     let conn = Sqlite::new();
     for number in 0..USED_MAX as u64 {
         assert_eq!(signed(number, NOW).take(&conn, NOW), Ok(Ok(())));
@@ -39,7 +39,7 @@ fn no_more_than_so_many_are_remembered_and_none_is_forgotten_for_another() {
 }
 
 #[test]
-fn what_became_of_it_travels() {
+fn an_outcome_is_the_same_when_encoded_and_decoded() {
     for taken in [Ok(()), Err(Nip98Error::Replayed), Err(Nip98Error::Busy)] {
         assert_eq!(decode_taken(encode_taken(&taken)), Some(taken));
     }

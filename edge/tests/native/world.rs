@@ -1,4 +1,5 @@
-//! A world for the semantics suite: one object, which can hibernate and be evicted at any time.
+//! The runtime of one object, which can hibernate and be evicted at any time, for all native tests; and the world of the
+//! semantics suite over it.
 //!
 //! As in workerd, a socket keeps its attachment and the frames that its client has not read. Nothing else of the object's
 //! memory survives.
@@ -130,7 +131,7 @@ pub(super) type TestObject = Object<Sqlite, FakeHost>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hibernates {
     Never,
-    /// Before and after every tick.
+    /// Before every third tick.
     Always,
 }
 

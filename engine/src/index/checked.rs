@@ -32,7 +32,8 @@ impl CheckedFilter {
 /// What [`super::postings::Check::Full`] checks besides the time.
 #[derive(Debug)]
 pub(super) struct Conditions {
-    /// «Any», unless the term has no free group.
+    /// [`KindsCode::ANY`], unless a key of the filter has all its groups ([`super::postings::GROUPS_MAX`]): then the filter
+    /// checks its kinds itself.
     pub(super) kinds: KindsCode,
     lists: Box<[Condition]>,
 }

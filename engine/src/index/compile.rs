@@ -9,7 +9,7 @@
 //! | ids | always first | at most one event ever |
 //! | `e E a A q d i x` and other letters that name one thing | 1 | few events name one value |
 //! | authors, `p P` | 4 | one person's events, one person's mentions |
-//! | `t g r k K l L` | 64 | topics, hosts, kinds and labels are shared by many |
+//! | `t g r k K l L` | 64 | topics, geohashes, URLs, kinds and labels are shared by many |
 //! | an empty `d` | 1,024 | all replaceable events have it |
 //! | kinds, or no list at all | when there is nothing else | |
 //!

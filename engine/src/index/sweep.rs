@@ -1,8 +1,8 @@
 //! Removing the postings of dead subscriptions, a little at a time.
 //!
-//! A pass visits all keys once. A subscription that was dead when it began has no posting left when it ends; then its
-//! checked filters and its slot are freed, and tables that end in free entries are cut. None is freed
-//! earlier, so a posting never outlives the subscription it names into the next owner of the slot.
+//! A pass visits all keys once. A subscription that was dead when it began has no posting left when it ends; then its checked
+//! filters and its slot are freed, and tables that end in free entries are cut. None is freed earlier, so no posting of an ended
+//! subscription can report the next owner of its slot.
 
 use super::Index;
 use super::checked::NO_FILTER;

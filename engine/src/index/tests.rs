@@ -110,7 +110,7 @@ fn conditions_hold_keys_and_let_them_go() {
     check_empty(&index);
 }
 
-/// Found by the fuzzer: no posting of theirs was ever swept, so the table of slots kept its largest size.
+/// Regression: no posting of theirs was ever swept, so the table of slots kept its largest size. Found by the fuzzer.
 #[test]
 fn subscriptions_without_postings_give_their_memory_back() {
     let mut index = Index::new();

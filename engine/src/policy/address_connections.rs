@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_so_many_connections_and_leaves_nothing_behind() {
+    fn connections_of_an_address_are_limited_and_leave_nothing_behind() {
         let address = |n| ClientAddress::V4([192, 0, 2, n]);
         let mut connections = AddressConnections::default();
         assert!((0..2).all(|_| connections.open(address(1), 2)));

@@ -21,7 +21,7 @@ const SKEW_MICROS_MAX: u64 = 1_000_000;
 pub struct AddressRates {
     /// Those that have sent something since `began`.
     active: BTreeMap<ClientAddress, Buckets>,
-    /// Those that have not, and did in the time before.
+    /// Those that sent something in the generation before, and nothing since `began`.
     before: BTreeMap<ClientAddress, Buckets>,
     began: Now,
     latest: Now,
@@ -178,7 +178,7 @@ mod tests {
         assert!(rates.has_fanout_budget(one, &limits, at(10)), "no bound");
     }
 
-    /// Neither by turns of the memory nor by shards whose clocks were read apart.
+    /// Neither the turnover of generations nor shards whose clocks differ slightly give an address more than its average.
     #[test]
     fn an_address_gets_its_average_however_it_asks() {
         let (limits, mut rates) = (LIMITS(), AddressRates::default());

@@ -9,7 +9,7 @@ pub enum Access {
     Open,
     /// They ask for guarded kinds by name, and the client has not authenticated.
     NeedsAuth,
-    /// They ask for guarded kinds by name, of others alone.
+    /// They name guarded kinds, and only events from and to other keys.
     Restricted,
 }
 

@@ -47,10 +47,10 @@ pub enum AnswerError {
     Store(StoreError),
 }
 
-/// Answers a client's `message` about `set`, in up to `bytes_max` bytes (4,096 at least): what does not fit, the client asks
-/// again. Of more ranges than [`LOOKUPS_MAX`] has look-ups for, the rest is answered as one. A message of another version of the
-/// protocol is answered with the version that is understood. Takes some milliseconds at most, whatever the message and however
-/// large the set.
+/// Answers a client's `message` about `set`, in up to `bytes_max` bytes (4,096 at least): what does not fit, the client asks for
+/// again. If the ranges take more than [`LOOKUPS_MAX`] look-ups, those beyond are answered as one range. A message of another
+/// version of the protocol is answered with the version that is understood. Takes some milliseconds at most, whatever the message
+/// and however large the set.
 pub fn answer(set: &dyn EventSet, message: &[u8], bytes_max: usize) -> Answer {
     let bytes_max = bytes_max.max(4_096);
     let read_cost = message.len() / BYTES_PER_COST;

@@ -19,7 +19,7 @@ pub use item::{Item, Sum};
 pub use ranges::{LOOKUPS_MAX, RANGES_MAX};
 pub use sorted_set::{MutableSet, SortedSet};
 
-/// A set of events, each by its second and id, in ascending order: by second, then by id.
+/// A set of events, each by its `created_at` and id, in ascending order of `created_at`, then id.
 ///
 /// Positions are from 0 to [`EventSet::len`]; ranges lie within.
 pub trait EventSet {

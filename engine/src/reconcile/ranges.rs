@@ -21,7 +21,7 @@ pub const RANGES_MAX: usize = 8_192;
 /// fingerprints are the relay's too; where they are not, the answer is full long before.
 pub const LOOKUPS_MAX: usize = 4_096;
 
-/// A range to infinity, without an id, with a fingerprint of nothing.
+/// A range to infinity, without an id, with a fingerprint of zeros, which no set of events has.
 const REST: [u8; 3 + FINGERPRINT_BYTES] = {
     let mut range = [0; 3 + FINGERPRINT_BYTES];
     range[2] = 1;
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_ranges_and_no_more() {
+    fn ranges_of_a_message_are_limited() {
         let of_modes: [(Mode, usize, &[u8]); 3] = [
             (Skip, LOOKUPS_MAX, &[1, 0, 0]),
             (Fingerprint, LOOKUPS_MAX / 2, &[&[1, 0, 1][..], &[7; FINGERPRINT_BYTES]].concat()),

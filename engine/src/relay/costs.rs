@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(heavy.at_least(at(1)), [('a', 500)], "looking changes nothing");
         heavy.add(at(2), 'c', 400);
         assert_eq!(heavy.at_least(at(2)), [('c', 400), ('a', 250)]);
-        assert_eq!(heavy.counts.len(), 2, "what is nothing has no place");
+        assert_eq!(heavy.counts.len(), 2, "counts that have fallen to zero are dropped");
         heavy.add(at(500), 'd', 1);
         assert_eq!(heavy.at_least(at(500)), [('d', 1)]);
         // A clock that steps back halves nothing.

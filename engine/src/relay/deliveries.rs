@@ -5,8 +5,8 @@
 //! the order of their commits. An event is matched when it is first in line. A subscription that is created after that has
 //! found it in the store already, so it is skipped.
 //!
-//! At most [`EVENTS_MAX`] events and [`BYTES_MAX`] bytes wait. Beyond that the events in front are delivered to the last
-//! subscription at once, in the call that brought the new one: the shard is held for longer, and nothing is lost.
+//! At most [`EVENTS_MAX`] events and [`BYTES_MAX`] bytes wait. Beyond that the events in front are delivered to all their
+//! remaining subscriptions at once, in the call that brought the new one: the shard is held for longer, and nothing is lost.
 
 use std::collections::VecDeque;
 
@@ -84,9 +84,9 @@ impl Deliveries {
 }
 
 impl<B: Backend> Relay<B> {
-    /// Events committed by any shard, this one's own included, in commit order; ephemeral events of other
-    /// shards in any. What takes more than a step is delivered by [`Relay::work`], unless more than 1,024 events or 4 MiB wait
-    /// for that: then the first of them are delivered to the last subscription in this call.
+    /// Events committed by any shard, this one's own included, in commit order; ephemeral events of other shards in any. What
+    /// takes more than a step is delivered by [`Relay::work`], unless more than 1,024 events or 4 MiB wait for that: then the
+    /// first of them are delivered to all their remaining subscriptions in this call.
     pub fn handle_live(&mut self, now: Now, live: &[LiveEvent]) {
         let mut budget = self.delivery_budget();
         live.iter().for_each(|live| self.neg_sets.record_live(live, &mut budget));

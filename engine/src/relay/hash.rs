@@ -65,9 +65,9 @@ mod tests {
             assert_eq!(hashes(&seeded).len(), 1, "one hash, whatever the seed");
             let keyed = hashes(&KeyedState::new(seed));
             assert_eq!(keyed.len(), 5_000);
-            // Tables tell places by the lowest bits: of 4,096 some 2,888 are met by as many random numbers.
-            let slots: HashSet<u64> = keyed.iter().map(|hash| hash % 4_096).collect();
-            assert!(slots.len() > 2_700, "{} places", slots.len());
+            // Tables choose a bucket by the lowest bits: 5,000 random hashes fall into some 2,888 of 4,096 buckets.
+            let buckets: HashSet<u64> = keyed.iter().map(|hash| hash % 4_096).collect();
+            assert!(buckets.len() > 2_700, "{} buckets", buckets.len());
         }
     }
 }

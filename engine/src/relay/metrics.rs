@@ -137,13 +137,14 @@ pub struct Metrics {
     pub events_by_kind: BTreeMap<Kind, u64>,
     /// Accepted events of all other kinds.
     pub events_of_other_kinds: u64,
-    /// Ephemeral events that were not sent to slow readers; a NOTICE said so.
+    /// Ephemeral events that were not sent to slow clients, which a NOTICE told, or not handed to slow streams.
     pub ephemeral_missed: u64,
     /// Times a subscription fell back to reading from the store because its reader was slow.
     pub subscriptions_lagged: u64,
     /// Events a verification batch.
     pub verify_batch_events: Histogram,
-    /// Microseconds from REQ to the EOSE that the host was handed.
+    /// Microseconds from a REQ until the host reported that its EOSE was flushed
+    /// ([`handle_flushed`](super::Relay::handle_flushed)).
     pub req_to_eose_us: Histogram,
     /// Subscriptions looked at for an event.
     pub fanout_candidates: Histogram,

@@ -72,7 +72,7 @@ pub enum Progress {
     Scanning {
         /// The last sequence number that belongs to the answer.
         horizon: Seq,
-        /// Second and id of the last event that was sent.
+        /// `created_at` and id of the last event that was sent.
         last: Option<(Timestamp, EventId)>,
     },
 }

@@ -26,18 +26,18 @@ pub(crate) fn in_comparisons(cost: usize) -> usize {
     cost.saturating_mul(COMPARISONS)
 }
 
-/// The cost of a candidate of a request of `filters` filters beyond the first: each is looked at for how far it
-/// has come.
+/// What a candidate of a request of `filters` filters costs beyond its first unit: each filter is looked at for how far it has
+/// come.
 pub(super) fn of_filters(filters: usize) -> usize {
     filters / COMPARISONS
 }
 
-/// The cost of an event of `bytes` beyond the first, once `matcher` has been asked all there is to ask.
+/// What an event of `bytes` bytes costs beyond its first unit, once `matcher` has been asked all there is to ask.
 pub(super) fn of_event(bytes: usize, matcher: &EventMatcher<'_>) -> usize {
     of_match(bytes, matcher.cost())
 }
 
-/// The cost of an event of `bytes` beyond the first, if matching it took this.
+/// What an event of `bytes` bytes costs beyond its first unit, if matching it took this.
 pub(super) fn of_match(bytes: usize, MatchCost { bytes: tag_bytes, comparisons }: MatchCost) -> usize {
     bytes / READ_BYTES + tag_bytes / TAG_BYTES + comparisons / COMPARISONS
 }

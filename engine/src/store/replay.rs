@@ -40,9 +40,9 @@ pub fn replay<R: Reader>(
     })
 }
 
-/// Shows `examine` all stored events with sequence numbers above `after`, in the order they were committed, expired ones
-/// too, until it pauses or `budget` is used up, from which the cost of reading is subtracted, and what `examine` says that
-/// matching took.
+/// Shows `examine` all stored events with sequence numbers above `after`, in the order they were committed, expired ones too,
+/// until it pauses or `budget` is used up. The cost of reading, and what `examine` says that matching cost, are subtracted from
+/// `budget`.
 ///
 /// # Errors
 /// The backend's. What was shown before it is not shown again if reading goes on from the last [`Hit::seq`].

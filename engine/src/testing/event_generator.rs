@@ -68,7 +68,7 @@ pub struct Draft {
     /// `content`.
     pub content: String,
     /// If set, replaces the first eight bytes of the id.
-    pub forged_prefix: Option<u64>,
+    pub id_prefix: Option<u64>,
 }
 
 impl Draft {
@@ -90,8 +90,8 @@ impl Draft {
     }
 
     /// Sets the first eight bytes of the id.
-    pub fn forged(mut self, prefix: u64) -> Self {
-        self.forged_prefix = Some(prefix);
+    pub fn with_id_prefix(mut self, prefix: u64) -> Self {
+        self.id_prefix = Some(prefix);
         self
     }
 
@@ -103,7 +103,7 @@ impl Draft {
         let (created_at, kind) = (self.created_at, self.kind);
         let hashed = format!("[0,\"{pubkey}\",{created_at},{kind},{tags},{content}]");
         let mut id: [u8; 32] = Sha256::digest(hashed.as_bytes()).into();
-        if let Some(prefix) = self.forged_prefix {
+        if let Some(prefix) = self.id_prefix {
             id[..8].copy_from_slice(&prefix.to_be_bytes());
         }
         let id = EventId(id);
@@ -253,7 +253,7 @@ impl EventGenerator {
         let mut draft = Draft::new(self.author(), kind, self.second());
         draft.content = (*self.rng.pick(&VALUES)).to_owned();
         if self.ties {
-            draft.forged_prefix = Some(self.rng.below(2));
+            draft.id_prefix = Some(self.rng.below(2));
         }
         for _ in 0..self.rng.below(4) {
             let tag = self.tag(draft.author, kind);

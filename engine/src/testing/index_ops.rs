@@ -252,5 +252,5 @@ impl CheckedIndex<'_> {
     }
 }
 
-/// Memory that an index without subscriptions may keep: its shards, counters and some small tables.
+/// Memory that an index without subscriptions may keep: its partitions, counters and some small tables.
 pub const EMPTY_BYTES_MAX: usize = 16 << 10;

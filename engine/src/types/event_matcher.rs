@@ -40,7 +40,7 @@ impl<'a> EventMatcher<'a> {
     /// Whether the event matches `filter`, which is normalised: [`Filter::matches_stored`].
     pub fn matches(&mut self, filter: &Filter) -> bool {
         self.cost.comparisons += 1;
-        filter.matches_stored_but_tags(self.event) && filter.tags.iter().all(|wanted| self.meets(wanted))
+        filter.matches_stored_except_tags(self.event) && filter.tags.iter().all(|wanted| self.meets(wanted))
     }
 
     /// What all calls have taken together.

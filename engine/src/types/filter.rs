@@ -85,11 +85,11 @@ impl Filter {
     ///
     /// Reads the tags once for each tag condition; [`super::EventMatcher`] is for asking many.
     pub fn matches_stored(&self, event: CanonicalEvent<'_>) -> bool {
-        self.matches_stored_but_tags(event) && (self.tags.is_empty() || self.matches_tags(event))
+        self.matches_stored_except_tags(event) && (self.tags.is_empty() || self.matches_tags(event))
     }
 
     /// [`Filter::matches_stored`] without the conditions on tags.
-    pub(super) fn matches_stored_but_tags(&self, event: CanonicalEvent<'_>) -> bool {
+    pub(super) fn matches_stored_except_tags(&self, event: CanonicalEvent<'_>) -> bool {
         self.matches_time(event.created_at())
             && self.matches_kind(event.kind())
             && (self.authors.is_none() || self.matches_author(&event.pubkey()))

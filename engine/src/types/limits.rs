@@ -136,7 +136,7 @@ impl Limits {
     /// `event_tags_max`. More tags, up to `list_tags_max`, are taken as far as they fit.
     ///
     /// # Errors
-    /// The limit that is too large for `message_bytes_max`, and the largest that is not.
+    /// The name of the limit that is too large for `message_bytes_max`, and a message that names the largest value that fits.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let max = self.message_bytes_max.saturating_sub(EVENT_MESSAGE_BYTES);
         for (name, limit, bytes, what) in [
@@ -227,7 +227,7 @@ mod tests {
     fn what_nip_11_promises_fits_the_message_and_the_event() {
         let limits = Limits::default();
         assert_eq!(limits.check(), Ok(()));
-        // Canonical, a control character takes six bytes and no other more.
+        // In canonical JSON a control character takes six bytes, and no other character takes more.
         assert!(6 * limits.content_chars_max + EVENT_MESSAGE_BYTES <= limits.event_bytes_max);
         assert!(TAG_BYTES * limits.list_tags_max + EVENT_MESSAGE_BYTES <= limits.event_bytes_max);
         assert!(limits.event_bytes_max + EVENT_MESSAGE_BYTES <= limits.message_bytes_max);

@@ -14,7 +14,7 @@
 //! | escapes | any legal one, surrogate pairs too; a lone surrogate is refused |
 //! | raw characters below 0x20, invalid UTF-8 | refused everywhere, in fields that are dropped too |
 //! | NUL as `\u0000`, noncharacters | taken |
-//! | unknown fields of an event | must be JSON nested at most 64 deep, at most 64 fields; dropped, their insides unread |
+//! | unknown fields of an event | must be JSON nested at most 64 deep, at most 64 fields; dropped; names repeated inside them are not noticed |
 //! | a field named twice, in an event or a filter | refused, also when one name is written with escapes |
 //! | `created_at`, `kind`, `kinds`, `since`, `until`, `limit` | digits only: `-1`, `-0`, `1.0`, `1e3`, `01` and `"1"` are refused |
 //! | `created_at` | 0 to [`CREATED_AT_MAX`] |

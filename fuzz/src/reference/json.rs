@@ -13,7 +13,7 @@ pub enum ReferenceResult<T> {
     Valid(T),
     /// Invalid.
     Invalid,
-    /// Unknown: the reference cannot parse it, but it may be valid.
+    /// The reference cannot tell whether an ignored value is valid; all else has this content.
     Unknown(T),
 }
 
@@ -105,8 +105,8 @@ pub(super) fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 
 /// Whether the relay accepts an ignored value; `None` if the reference cannot tell.
 ///
-/// The relay checks the insides of strings, which `serde_json` does only for values that it keeps, and keeps
-/// no number past the range of `f64`, which is legal.
+/// The relay checks the insides of strings, which `serde_json` does only for values that it keeps; and `serde_json` refuses
+/// numbers past the range of `f64`, which are legal JSON.
 pub(crate) fn dropped_value(text: &str) -> Option<bool> {
     // The number of open brackets is the depth; brackets inside of strings do not count.
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0u32, 0u32, false, false);

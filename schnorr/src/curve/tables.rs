@@ -2,13 +2,13 @@
 //!
 //! # Windows of G
 //! Signs of [`G_BITS`] bits in windows of [`G_WINDOW`] bits; window i holds the odd multiples
-//! 1, 3, 5, ... of 2^(i G_WINDOW) G. No doublings are left to do.
+//! 1, 3, 5, ... of 2^(i * G_WINDOW) G. No doublings are left to do.
 //!
 //! # Combs
-//! Signs of [`COMB_BITS`] bits, read as [`COMB_TEETH`] teeth of [`COMB_COLUMNS`] bits. Column c takes bit c of
-//! every tooth. Column c = b [`COMB_ROWS`] + r is looked up in block b and belongs to row r, which weighs 2^r:
-//! block b holds 2^(b ROWS) times the sums of +-2^(j COLUMNS) P, the highest tooth always +. So a key costs
-//! 38 points and two doublings for both halves, and 28 KiB.
+//! Signs of [`COMB_BITS`] bits, read as [`COMB_TEETH`] teeth of [`COMB_COLUMNS`] bits. Column c takes bit c of every tooth.
+//! Column c = b * COMB_ROWS + r is looked up in block b and belongs to row r, which weighs 2^r: block b holds 2^(b * COMB_ROWS)
+//! times the sums of +-2^(j * COMB_COLUMNS) P, the highest tooth always +. So a key costs 38 points and two doublings for both
+//! halves, and 28 KiB.
 //!
 //! | teeth | rows | points | doublings | KiB |
 //! |---|---|---|---|---|
@@ -64,8 +64,8 @@ pub(crate) struct TableIndex(u32);
 impl TableIndex {
     pub(crate) const ZERO: TableIndex = TableIndex(0);
 
-    /// The index for some sign bits in a part of a table that begins at `first`: the highest bit set means the
-    /// point of the others as they are, clear means minus that of their complement.
+    /// The point that `bits` select in the part of a table that begins at `first`: if the highest bit is set, that of the other
+    /// bits; if not, the negative of that of their complement.
     #[inline(always)]
     pub(crate) fn new(first: usize, bits: u32, width: u32) -> Self {
         let is_negative = bits >> (width - 1) ^ 1;

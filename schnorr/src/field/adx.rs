@@ -192,7 +192,7 @@ fn square(a: &Words) -> Words {
     [w0, w1, w2, w3]
 }
 
-/// `a + b + carry in`, word by word.
+/// `a + b`, and the carry out.
 #[inline(always)]
 fn sum(a: &Words, b: &Words) -> (Words, bool) {
     let (w0, c) = a[0].carrying_add(b[0], false);

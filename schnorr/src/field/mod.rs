@@ -63,7 +63,7 @@ impl AffinePoint {
 
 /// `WIDTH` numbers modulo p.
 pub(crate) trait Field: Copy {
-    /// Numbers in a value, 1 or 8.
+    /// Numbers in a value: 1, 4 or 8.
     const WIDTH: usize;
     /// The mask of all lanes.
     const ALL: Mask = ((1u16 << Self::WIDTH) - 1) as Mask;

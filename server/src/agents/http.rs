@@ -248,7 +248,7 @@ impl Resolve for Resolver {
         let may_be_private = self.may_be_private;
         Box::pin(async move {
             let addresses = addresses.await?;
-            // One private address among public ones is not a mistake but an attempt.
+            // One private address among public ones is not a mistake but an attack (DNS rebinding).
             if let Some(private) =
                 addresses.iter().find(|address| !may_be_private && !is_public(address.ip()))
             {

@@ -311,7 +311,7 @@ impl Agents {
             (route, entry, &runtime, agent, &router)
             && (runtime.file_of(agent).exists() || !matches!(router.removal_record(agent), Ok(None)))
         {
-            // It has been deleted, and answers for itself, or what is left of it does.
+            // A deleted agent: its own database answers, or, if that is removed, its removal record.
             return Ok(if caller.is_admin() { SignerTrust::Permitted } else { SignerTrust::Unknown });
         }
         api::admit(route, command, caller, may_deploy, entry)

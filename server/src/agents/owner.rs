@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_owner_is_whose_key_is_in_the_folder() {
+    fn the_owner_is_the_key_in_the_file_of_the_folder() {
         let data = tempfile::tempdir().unwrap();
         let owner = Owner::new(data.path());
         assert!(!owner.is(&PubKey([1; 32])));

@@ -52,10 +52,10 @@ impl RemoteRelays {
         Ok(RemoteRelays(Arc::new(Shared { tls, connections, private_hosts })))
     }
 
-    /// Asks a remote signer on a relay, and tells each event that comes. Returns when the relay does not go on.
+    /// Asks a remote signer on a relay, and tells each event that comes. Goes on until the connection ends.
     ///
     /// # Errors
-    /// Why.
+    /// Always: why there is no connection, or why it has ended.
     pub(super) async fn ask(
         &self,
         relay: &str,

@@ -81,7 +81,7 @@ impl AgentRuntime {
         }
         self.tally().deleted(&agent);
         let file = self.file_of(&agent);
-        // The log without its database is nothing, but the database without its log may be an earlier state.
+        // The database first: a WAL without its database is ignored, but a database without its WAL may be an earlier state.
         for suffix in ["", "-wal", "-shm"] {
             let mut name = file.clone().into_os_string();
             name.push(suffix);

@@ -60,7 +60,7 @@ impl Secrets for HostSecrets {
     }
 }
 
-/// Names of other variables, and paths, are none.
+/// Whether this names a secret of agents: names of other environment variables, and paths, do not.
 fn is_secret_name(name: &str) -> bool {
     let is_own = name.starts_with("AGENT_") || name == "NOSTR_PRIVATE_KEY";
     is_own && name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))

@@ -1,4 +1,4 @@
-//! SQLite files: one for each agent, and those of the router.
+//! SQLite files of the server: one for each agent, the router's, and Blossom's index.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How agents, and the command line, check the certificates of others.
+//! TLS of all outgoing connections: of agents, of sync, and of the command line.
 
 use std::io;
 use std::sync::Arc;

@@ -24,7 +24,7 @@ const DOWNLOADS_AT_ONCE: usize = 1_000;
 pub(super) async fn run(blossom: Arc<Blossom>) {
     let mut sweep_at = 0;
     loop {
-        // Before the sweep, which goes by it.
+        // Before the sweep, whose rules of `unused_seconds` go by the times of downloads.
         let done = match report_downloads(&blossom).await {
             Ok(()) => remove_all(&blossom).await,
             Err(error) => Err(error),

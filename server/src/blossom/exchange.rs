@@ -135,7 +135,7 @@ impl Blossom {
         })
     }
 
-    /// Asks the index, again while the answer is about to change.
+    /// Asks the index, and asks again while it answers that the blob is being removed or fetched.
     async fn ask(&self, command: Command) -> Result<Input, StepError> {
         if command == Command::Sweep {
             background::report_downloads(self).await.map_err(StepError::Store)?;
@@ -359,7 +359,7 @@ async fn copy(from: &BlobStore, part: &Part, to: &mut super::store::Writing) -> 
 
 async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, StepError> {
     let mut bytes = Vec::new();
-    // What is in memory slowly keeps others from theirs.
+    // A body that comes slowly holds memory for which others wait.
     let mut pace = Pace::begin(Instant::now());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| body_error(&error))?;
@@ -376,7 +376,7 @@ async fn read(mut body: Upload, bytes_max: u64) -> Result<Bytes, StepError> {
     Ok(bytes.into())
 }
 
-/// Bytes that the store will have more.
+/// By how many bytes the store grows.
 fn new_bytes(receive: &Receive, bytes: u64) -> u64 {
     if receive.only_hash { 0 } else { bytes }
 }
@@ -392,7 +392,6 @@ fn body_error(error: &response::Error) -> StepError {
     }
 }
 
-/// Reads what a client goes on sending: closing its socket now would discard the response.
 #[cfg(test)]
 mod tests {
     use super::*;

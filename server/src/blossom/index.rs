@@ -80,8 +80,8 @@ impl Writer {
             self.waits = waits;
         }
         if command == Command::Sweep {
-            // What it has lost it takes again, now that there may be room.
-            self.reserve.missing();
+            // The reserve takes back what it gave up: there may be room now.
+            self.reserve.refill();
         }
         if !frees(&command) {
             return self.index.run(now, command);

@@ -59,6 +59,9 @@ const FETCHES_MAX: usize = 16;
 const FETCHES_WAITING_MAX: usize = 16;
 /// Downloaded blobs that wait until the index is told; at so many it is told at once.
 const DOWNLOADS_MAX: usize = 10_000;
+/// After this an upload that has not ended counts as abandoned, and is given up even if its bytes still come: 4 GiB, the default of
+/// `blob_bytes_max`, come in time at 92 kB/s.
+const UPLOAD_SECONDS_MAX: u64 = 13 * 3_600;
 /// How long the owner's key of a local relay is remembered.
 const OWNER_AGE: Duration = Duration::from_secs(1);
 
@@ -212,7 +215,7 @@ impl Blossom {
             name: &self.settings.info.name,
             is_local: seen.is_local,
             processes_media: true,
-            upload_seconds_max: 13 * 3_600,
+            upload_seconds_max: UPLOAD_SECONDS_MAX,
             now: now().seconds(),
             verifier: &*self.verifier,
             payments: None,

@@ -1,4 +1,4 @@
-//! Who may move bytes now: so many at a time, of whom each may be a share, and the others wait.
+//! Limits transfers: a number of them at a time, of which a holder has at most a share; the others wait in turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use relay_blossom::exchange::Uploader;
 use relay_engine::types::ClientAddress;
 use tokio::sync::oneshot;
 
-/// One of so many parts is the most that a holder has.
+/// A holder has at most one part in this many of all permits.
 const SHARE: usize = 8;
 
 /// Whose share a permit is of.
@@ -59,8 +59,8 @@ impl Permits {
         Permits { max, waiting_max, state: Mutex::default() }
     }
 
-    /// Waits for a permit. Holders who wait have their turns one after the other, however many requests each has waiting; none for one
-    /// who has as many waiting as may be.
+    /// Waits for a permit. Holders who wait have their turns one after the other, however many requests each has waiting; `None`
+    /// if the holder already has `waiting_max` requests that wait.
     pub(super) async fn acquire(&self, holder: Holder) -> Option<Permit<'_>> {
         let granted = {
             let mut state = self.lock();
@@ -199,7 +199,7 @@ mod tests {
         (poll(&mut waiting), waiting)
     }
 
-    /// 128 bodies that came a byte at a time, all of one key, stopped the uploads of everybody.
+    /// Regression: 128 bodies that came a byte at a time, all of one key, stopped the uploads of everybody.
     #[test]
     fn one_holder_has_a_share_and_others_go_on() {
         let permits = Permits::new(128, 1_000);

@@ -62,14 +62,14 @@ mod tests {
         let hash = "ab".repeat(32);
         let keep =
             [format!("ab/{hash}"), "staged/5".to_owned(), format!("parts/{hash}/7"), "notes#".to_owned()];
-        let leave = [format!("ab/{hash}#1"), "staged/5#12".to_owned(), format!("parts/{hash}/7#2")];
-        for name in keep.iter().chain(&leave) {
+        let removed = [format!("ab/{hash}#1"), "staged/5#12".to_owned(), format!("parts/{hash}/7#2")];
+        for name in keep.iter().chain(&removed) {
             let path = folder.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "bytes").unwrap();
         }
         remove_unfinished_files(folder.path()).unwrap();
         assert!(keep.iter().all(|name| folder.path().join(name).exists()));
-        assert!(leave.iter().all(|name| !folder.path().join(name).exists()));
+        assert!(removed.iter().all(|name| !folder.path().join(name).exists()));
     }
 }

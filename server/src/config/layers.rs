@@ -27,7 +27,7 @@ pub enum ConfigSource {
     Memory {
         /// What there is.
         memory: Memory,
-        /// The whole divided by the part.
+        /// The divisor: the value is `memory` divided by this.
         part: u64,
     },
 }

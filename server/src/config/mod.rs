@@ -313,7 +313,7 @@ mod tests {
         }
     }
 
-    /// A Service named `relay` kept every relay in its namespace from starting.
+    /// Regression: a Service named `relay` kept every relay in its namespace from starting.
     #[test]
     fn what_kubernetes_injects_is_passed_over_and_a_typo_is_not() {
         let injected = [

@@ -41,7 +41,7 @@ pub struct Settings {
     pub verify: Verify,
     /// Log lines on stderr.
     pub log: Log,
-    /// The path of `/metrics`, and who may read it.
+    /// Where `/metrics` is served, and who may read it.
     pub metrics: MetricsAccess,
     /// Agents on this relay: programs that answer job requests (NIP-90).
     pub agents: AgentSettings,
@@ -94,7 +94,7 @@ pub struct Network {
     /// Bytes taken from one connection's output in an iteration of the event loop; also the most the host buffers for a slow reader,
     /// give or take one message.
     pub iteration_bytes_max: usize,
-    /// Live events another shard may have waiting before sockets pause.
+    /// Live events that may wait in the inbox of any shard; beyond that no shard reads from its sockets.
     pub inbox_events_max: usize,
     /// Addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed: a client is then the rightmost entry
     /// that is not itself one of these.

@@ -8,6 +8,7 @@
 //! hidden      number:8                    a row of bits, one for each event that is pending removal (the name is an old one)
 //! meta        "schema"                    1:8, or 2:8 while any event is pending removal
 //!             "last_seq"                  seq:8       only if the event of the last seq was removed
+//!             "unlogged_removals"         count:8     removals that are not in the log; missing counts as 0
 //!
 //! All integers are big-endian.
 //! ```
@@ -288,7 +289,7 @@ impl LmdbBackend {
     /// Refuses a write if fewer than `reserved` bytes of the map are free, counting both what is beyond the last page
     /// and the pages that were freed; or if the file's free pages are all that is left of the reserve.
     fn check_reserve(&self, txn: &RwTxn<'_>, reserved: usize) -> Result<(), StoreError> {
-        let missing = self.reserve.missing();
+        let missing = self.reserve.refill();
         let info = self.env.info();
         let page_bytes = self.env.unnamed_database_stat().page_size as usize;
         if missing == 0 && (info.last_page_number + 1) * page_bytes + reserved <= info.map_size {

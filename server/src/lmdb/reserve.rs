@@ -54,8 +54,8 @@ impl Reserve {
         usize::try_from(self.bytes).unwrap_or(usize::MAX).min(map_bytes / 8)
     }
 
-    /// Bytes that the file had and has lost to the database, after an attempt to take them from the disk again.
-    pub(crate) fn missing(&self) -> usize {
+    /// Tries to take back from the disk what the file has lost to the database; how many bytes are still missing.
+    pub(crate) fn refill(&self) -> usize {
         if self.held.load(Ordering::Relaxed) < self.bytes {
             self.fill();
         }
@@ -91,7 +91,7 @@ impl Reserve {
         self.held.store(held, Ordering::Relaxed);
     }
 
-    /// Gives back what an earlier configuration wanted more.
+    /// Truncates a file that an earlier configuration made larger.
     fn shrink(&self) {
         if let Ok(file) = OpenOptions::new().write(true).open(&self.file)
             && file.metadata().is_ok_and(|found| found.len() > self.bytes)

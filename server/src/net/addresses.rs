@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_connections_and_leaves_nothing_behind() {
+    fn connections_of_an_address_are_limited_and_leave_nothing_behind() {
         let addresses = addresses();
         let first = addresses.admit_socket(ip("2001:db8::1")).unwrap().unwrap();
         // One subscriber's /64 is one address, and so is an address written as IPv6.

@@ -25,10 +25,10 @@ const CLOSE_WAIT: Duration = Duration::from_secs(3);
 /// A backlog larger than this is given back when it is empty.
 const BACKLOG_KEPT_BYTES: usize = 4096;
 
-/// How far the end of a connection has come.
+/// How far closing a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It has not begun.
+    /// Closing has not begun.
     Open,
     /// A close frame will follow what is queued.
     Closing,
@@ -363,7 +363,7 @@ pub(crate) async fn run<B: Backend>(shard: &Rc<Shard<B>>, id: ConnId, stream: Tc
 mod tests {
     use super::*;
 
-    /// Pings keep coming while their pongs are never quite read: the written part was kept for ever.
+    /// Regression: while pings kept coming and their pongs were never quite read, the written part was kept for ever.
     #[test]
     fn a_backlog_that_is_never_empty_does_not_grow() {
         let mut backlog = Backlog::default();

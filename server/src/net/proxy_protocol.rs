@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_header_is_none() {
+    async fn what_is_no_header_is_an_error() {
         let endless = format!("PROXY TCP4 {}", "1".repeat(1_000));
         let cases: [Vec<u8>; 9] = [
             b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),

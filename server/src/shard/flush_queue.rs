@@ -10,8 +10,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
 
-/// Bytes that are rendered and copied to the kernel in the time that a write takes beside them, which is about 10 µs: what each
-/// connection of a round is charged besides the bytes of its write.
+/// The fixed cost of a write, about 10 µs, in bytes that are rendered and copied in that time. Each connection of a round is
+/// charged this and the bytes of its write.
 pub(super) const WRITE_COST: usize = 64 << 10;
 /// Cost of a round, in bytes: about 4 ms. 256 connections with a short message each, or 51 that take 256 KiB each. The last
 /// write of a round may exceed it.

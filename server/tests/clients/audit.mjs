@@ -1,4 +1,4 @@
-// What a page may be blamed for; runs in the browser.
+// Checks of a page's accessibility and layout; runs in the browser.
 
 /** Faults of the document as it is laid out now, in words. It may use nothing from outside itself. */
 export function audit({ isDark }) {

@@ -207,7 +207,7 @@ function cli(key, at, ...args) {
   })
 }
 
-/** What blossom-cli keeps to itself: requests with their tokens, and what they were answered. */
+/** A recording proxy: blossom-cli prints neither its requests, with their tokens, nor the responses. */
 async function overheard() {
   const heard = []
   const proxy = createServer(async (request, response) => {

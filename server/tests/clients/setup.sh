@@ -11,7 +11,7 @@ fi
 
 venv=../../../target/clients
 if ! cmp -s requirements.txt "$venv/.clients-stamp"; then
-  python3 -m venv --clear "$venv" || { echo "no virtual environment: Python 3.10 with venv is needed" >&2; exit 1; }
+  python3 -m venv --clear "$venv" || { echo "no virtual environment: Python 3.11.5 or newer with venv is needed" >&2; exit 1; }
   "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt
   cp requirements.txt "$venv/.clients-stamp"
 fi

@@ -74,7 +74,7 @@ fn forwarded_for_of_an_untrusted_peer_is_ignored() {
     until("free places", || connect_for(&relay, None).is_ok());
 }
 
-/// Connections that never sent anything were not counted.
+/// Regression: connections that never sent anything were not counted.
 #[test]
 fn silent_sockets_count_too() {
     let relay = RelayProcess::start_with(
@@ -147,8 +147,8 @@ fn a_proxy_that_passes_bytes_on_names_its_client_first() {
     let _exempt = [(); 9].map(|()| connect(itself).unwrap());
 }
 
-/// Each client over its limit kept its socket slot for a second if it sent nothing: with three hundred of them there was no
-/// slot for others.
+/// Regression: each client over its limit kept its socket slot for a second if it sent nothing: with three hundred of them there
+/// was no slot for others.
 #[test]
 fn clients_over_their_limit_keep_no_slot() {
     let relay = RelayProcess::start_with(
@@ -200,7 +200,7 @@ fn a_header_of_somebody_else_is_malformed_http() {
     }
 }
 
-/// Requests behind a proxy were not counted.
+/// Regression: requests behind a proxy were not counted.
 #[test]
 fn requests_through_a_proxy_have_the_connection_limit_of_their_client() {
     let relay = RelayProcess::start_with("[network]\nconnections_per_address_max = 2\n");

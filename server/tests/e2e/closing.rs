@@ -91,9 +91,9 @@ fn a_client_is_disconnected_when_it_answers_the_close_frame() {
     });
 }
 
-/// Reading was paused when the close frame was sent, and nothing resumed it.
+/// Regression: reading was paused when the close frame was sent, and nothing resumed it.
 #[test]
-fn so_is_one_whose_reading_was_paused() {
+fn a_client_whose_reading_was_paused_is_disconnected_when_it_answers_the_close_frame() {
     in_some_attempt(|| {
         let relay = RelayProcess::start_with(
             "shards = 1\n[limits]\nmalformed_messages_max = 3\nstep_cost_max = 1\ndeferred_messages_max = 2\n",
@@ -115,9 +115,9 @@ fn so_is_one_whose_reading_was_paused() {
     });
 }
 
-/// The close frame was in the buffer after unread messages, and the buffer was not read again.
+/// Regression: the close frame was in the buffer after unread messages, and the buffer was not read again.
 #[test]
-fn so_is_one_that_has_already_sent_its_close_frame() {
+fn a_client_that_has_already_sent_its_close_frame_is_disconnected() {
     in_some_attempt(|| {
         let relay = RelayProcess::start_with(TOO_MANY);
         let _other = silent(&relay);

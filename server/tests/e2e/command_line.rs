@@ -41,7 +41,7 @@ fn import_names_refused_lines_and_imports_the_rest() {
     assert!(stderr.contains("2 stored") && stderr.contains("2 refused"), "{stderr}");
 }
 
-/// The first line of a file that an editor had saved was refused.
+/// Regression: the first line of a file that an editor had saved with a byte order mark was refused.
 #[test]
 fn a_byte_order_mark_is_skipped() {
     let folder = folder();
@@ -56,7 +56,7 @@ fn a_byte_order_mark_is_skipped() {
     );
 }
 
-/// Kubernetes sets these for a Service named `relay`, and the relay refused to start.
+/// Regression: Kubernetes sets these for a Service named `relay`, and the relay refused to start.
 #[test]
 fn variables_of_kubernetes_are_ignored_and_a_typo_is_refused() {
     let run = |name: &str, value: &str| {
@@ -122,7 +122,7 @@ fn import(folder: &Folder, lines: &[u8], more: &[&str]) -> (Value, String) {
     (serde_json::from_slice(&output.stdout).unwrap(), text(&output.stderr).to_owned())
 }
 
-/// What a large deletion left was in the file until the relay next served, which could be long after the import.
+/// Regression: what a large deletion left was in the file until the relay next served, which could be long after the import.
 #[test]
 fn an_import_removes_all_that_it_deletes() {
     let folder = folder();

@@ -1,4 +1,4 @@
-//! Exhausted file descriptors: idle connections used them all, and new connections hung without an answer.
+//! When file descriptors run out, new connections are answered 503, and open ones are served.
 
 use std::io::Read;
 use std::net::TcpStream;

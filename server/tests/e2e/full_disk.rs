@@ -80,7 +80,7 @@ fn a_full_map_refuses_events() {
     assert!(!client.query(r#"{"kinds":[1],"limit":10}"#).is_empty());
 }
 
-/// A deletion needs pages before it frees any, so on a full disk nothing could be deleted to make room.
+/// Regression: a deletion needs pages before it frees any, so on a full disk nothing could be deleted to make room.
 #[test]
 fn a_full_disk_still_accepts_deletions() {
     let options = "--set store.reserve_bytes=2097152";

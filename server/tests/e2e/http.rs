@@ -103,7 +103,7 @@ fn a_relay_with_a_url_advertises_its_icon() {
     assert!(request(&relay, "GET", "/icon.svg", "").2.starts_with("<svg "));
 }
 
-/// Behind a proxy that replaces the Host header no client could authenticate, and the log did not say why.
+/// Regression: behind a proxy that replaces the Host header no client could authenticate, and the log did not say why.
 #[test]
 fn a_relay_without_url_warns_at_the_start_and_at_the_first_proxy() {
     let folder = tempfile::TempDir::new().unwrap();
@@ -272,7 +272,7 @@ fn use_for(relay: &RelayProcess, client: &str, author: u64, events: u64) {
     }
 }
 
-/// An administrator who saw a relay busy could not tell for whom.
+/// Regression: an administrator who saw a relay busy could not tell for whom.
 #[test]
 fn metrics_name_who_costs_the_most_for_administrators() {
     let relay = RelayProcess::start_with("shards = 2\n[metrics]\ntoken = 's3cret'\n");
@@ -305,8 +305,8 @@ fn metrics_name_who_costs_the_most_for_administrators() {
     assert!(!text.contains("203.0.113.9") && !text.contains(&expected[0]), "{text}");
 }
 
-/// A request that is refused before its body has come: the client can send all of it and then reads why. When the body was left
-/// unread, closing the socket reset it, and now and then the answer was lost.
+/// Regression: when the body of a refused request was left unread, closing the socket reset it, and now and then the answer was
+/// lost. The client can send all of the body and then reads why.
 #[test]
 fn a_client_whose_body_is_not_wanted_reads_the_answer() {
     let relay = RelayProcess::start();

@@ -12,7 +12,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Two relays served the same folder, and neither sent its subscriptions the events that the other had stored.
+/// Regression: of two relays that served the same folder, neither sent its subscriptions the events that the other had stored.
 #[test]
 fn a_second_relay_on_a_folder_is_refused_and_the_first_is_named() {
     let mut first = RelayProcess::start();
@@ -36,7 +36,7 @@ fn a_second_relay_on_a_folder_is_refused_and_the_first_is_named() {
     first.restart();
 }
 
-/// Live subscriptions received nothing of what was imported beside the relay that serves the folder.
+/// Regression: live subscriptions received nothing of what was imported beside the relay that serves the folder.
 #[test]
 fn live_subscriptions_receive_what_other_commands_store() {
     let relay_process = RelayProcess::start();
@@ -84,7 +84,7 @@ impl Drop for Killed {
     }
 }
 
-/// The only message of a command in another container was «Resource temporarily unavailable (os error 11)».
+/// Regression: the only message of a command in another container was «Resource temporarily unavailable (os error 11)».
 #[test]
 fn a_command_in_another_pid_namespace_is_refused_with_advice() {
     let folder = TempDir::new().unwrap();

@@ -1,5 +1,5 @@
-//! A disk that is full when a database is opened: LMDB writes `lock.mdb` through a map, and a page for which the disk has no room
-//! raised SIGBUS, which killed the process without a message.
+//! A disk that is full when a database is opened: an error with a message, not the SIGBUS that LMDB's map of `lock.mdb` would
+//! raise.
 
 use std::process::Command;
 
@@ -73,7 +73,7 @@ fn a_full_disk_is_an_error_and_no_sigbus() {
     }
 }
 
-/// A truncated copy raised SIGBUS too, as soon as the missing part was read.
+/// Regression: a truncated copy raised SIGBUS as soon as the missing part was read.
 #[test]
 fn a_truncated_database_is_reported_as_corrupt() {
     let folder = tempfile::tempdir().unwrap();

@@ -123,7 +123,7 @@ fn clients_that_answer_no_pings_are_disconnected() {
     assert_eq!(metric(&relay, "relay_connections_closed_unresponsive_total"), 1.0);
 }
 
-/// A shard that always had work never checked its timers.
+/// Regression: a shard that always had work never checked its timers.
 #[test]
 fn a_busy_shard_disconnects_dead_clients() {
     let relay =
@@ -156,7 +156,7 @@ fn a_busy_shard_disconnects_dead_clients() {
     assert_eq!(metric(&relay, "relay_connections_closed_unresponsive_total"), 1.0);
 }
 
-/// Endless pipelined requests whose answers were not read kept a socket open for ever.
+/// Regression: endless pipelined requests whose answers were not read kept a socket open for ever.
 #[test]
 fn plain_http_does_not_keep_a_socket() {
     let relay =
@@ -169,7 +169,7 @@ fn plain_http_does_not_keep_a_socket() {
     until("a free connection", || metric(&relay, "relay_sockets{") <= 1.0);
 }
 
-/// Each shard accepted connections_max, so two shards accepted twice as many.
+/// Regression: each shard accepted connections_max, so two shards accepted twice as many.
 #[test]
 fn connections_beyond_connections_max_get_503() {
     for shards in 1..=3 {

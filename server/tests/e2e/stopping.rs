@@ -43,7 +43,7 @@ fn in_some_attempt(mut attempt: impl FnMut() -> bool) {
     assert!((0..4).any(|_| attempt()), "not in any attempt");
 }
 
-/// `timeout` sends its signal to the process and then to its process group; the second one ended the relay at once.
+/// Regression: `timeout` sends its signal to the process and then to its process group; the second one ended the relay at once.
 #[test]
 fn two_signals_at_the_same_time_count_as_one() {
     in_some_attempt(|| {
@@ -72,7 +72,7 @@ fn a_second_signal_after_a_moment_ends_it_at_once() {
     });
 }
 
-/// Log rotation and reloads send SIGHUP, and it ended the relay.
+/// Regression: log rotation and reloads send SIGHUP, and it ended the relay.
 #[test]
 fn sighup_is_ignored() {
     let mut relay = RelayProcess::start();
@@ -84,7 +84,7 @@ fn sighup_is_ignored() {
     assert!(relay.stop().success());
 }
 
-/// Logging to a closed pipe was a panic.
+/// Regression: logging to a closed pipe was a panic.
 #[test]
 fn the_pipe_of_the_log_may_be_closed() {
     let folder = tempfile::TempDir::new().unwrap();
@@ -111,7 +111,7 @@ fn a_port_in_use_is_an_error() {
     assert!(relay.connect().query(r#"{"limit":1}"#).is_empty());
 }
 
-/// Ctrl-C ended an import without a report of what it had stored.
+/// Regression: Ctrl-C ended an import without a report of what it had stored.
 #[test]
 fn an_interrupted_import_reports_its_progress() {
     for signal in ["INT", "TERM", "HUP"] {

@@ -272,7 +272,8 @@ fn invalid_sizes_are_corrected() {
     }
 }
 
-/// A reader that is far behind reads some sequence numbers at a time, and each time the whole rest of the table was read.
+/// Regression: a reader that is far behind reads some sequence numbers at a time, and each time the whole rest of the table was
+/// read.
 #[test]
 fn reading_a_part_of_the_log_reads_only_that_part() {
     let backend = in_memory(SqlSizes::default());
@@ -285,7 +286,7 @@ fn reading_a_part_of_the_log_reads_only_that_part() {
     assert!(rows <= 40, "{rows} rows for ten numbers");
 }
 
-/// Each tag of an event has a key. The compaction debt was counted in events instead of keys, so with many tags level 0
+/// Regression: the compaction debt was counted in events instead of keys, of which each tag has one, so with many tags level 0
 /// grew without bound, and every look-up had to search all of it.
 #[test]
 fn many_tags_do_not_accumulate_in_level_0() {

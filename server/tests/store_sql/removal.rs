@@ -49,8 +49,8 @@ fn removal_goes_on_after_a_crash_and_leaves_nothing() {
     }
 }
 
-/// A database of an earlier version, at its limit when it is opened: the table of events pending removal could not be created, and
-/// nothing was served.
+/// Regression: a database of an earlier version, at its limit when it is opened: the table of events pending removal could not be
+/// created, and nothing was served.
 #[test]
 fn a_full_database_of_an_earlier_version_opens_and_makes_room() {
     let folder = tempfile::tempdir().expect("folder");

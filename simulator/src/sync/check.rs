@@ -9,17 +9,17 @@ use super::world::World;
 
 impl World {
     fn ids(&self) -> [HashSet<EventId>; 2] {
-        [0, 1].map(|site: usize| self.sites[site].ids(self.now, &self.events))
+        [0, 1].map(|at: usize| self.relays[at].ids(self.now, &self.events))
     }
 
     /// Events that only the other side has and that sessions of relay 0 copy. Guarded ones they do not see; protected ones they
     /// fetch, and do not send.
-    fn missing(&self, site: usize) -> Vec<Event> {
+    fn missing(&self, at: usize) -> Vec<Event> {
         let sides = self.ids();
-        let missing = sides[1 - site].difference(&sides[site]).map(|id| &self.events[id]);
+        let missing = sides[1 - at].difference(&sides[at]).map(|id| &self.events[id]);
         let is_copied = |event: &&Event| {
-            let is_withheld = site == 1 && is_protected(event.tags());
-            !self.sites[site].is_guarded(event) && !is_withheld
+            let is_withheld = at == 1 && is_protected(event.tags());
+            !self.relays[at].is_guarded(event) && !is_withheld
         };
         missing.filter(is_copied).cloned().collect()
     }
@@ -34,20 +34,19 @@ impl World {
         let guarded: Vec<EventId> = self
             .events
             .values()
-            .filter(|event| self.sites[0].is_guarded(event))
+            .filter(|event| self.relays[0].is_guarded(event))
             .map(|event| event.id)
             .collect();
-        for (site, ids) in self.ids().iter().enumerate() {
+        for (at, ids) in self.ids().iter().enumerate() {
             let is_foreign = |id: &&EventId| {
-                ids.contains(*id)
-                    && !self.published[site].union(&self.offered[site]).any(|known| known == *id)
+                ids.contains(*id) && !self.published[at].union(&self.offered[at]).any(|known| known == *id)
             };
             assert_eq!(guarded.iter().find(is_foreign), None, "a guarded event has crossed the link");
         }
-        for site in 0..2 {
-            for event in self.missing(site) {
+        for at in 0..2 {
+            for event in self.missing(at) {
                 self.report.refused_in_one += 1;
-                assert!(self.refuses(site, &event), "relay {site} lacks {}", text(&event));
+                assert!(self.refuses(at, &event), "relay {at} lacks {}", text(&event));
             }
         }
         let sides = self.ids();
@@ -57,23 +56,23 @@ impl World {
             .iter()
             .filter(|id| !is_there(id) && !self.removed.contains(*id))
             .map(|id| self.events[id].clone())
-            // One of a kind may have been replaced by one that was deleted then.
+            // A replaceable event may have been replaced by one that was deleted later.
             .filter(|event| event.class() == Class::Regular && event.expires_at > now)
             .collect();
         self.report.gone = gone.len();
         for event in gone {
-            let is_refused = [0, 1].map(|site| self.refuses(site, &event));
+            let is_refused = [0, 1].map(|at| self.refuses(at, &event));
             assert!(is_refused.contains(&true), "lost: {}", text(&event));
         }
     }
 
     /// Whether a relay does not store an event that it is offered.
-    fn refuses(&self, site: usize, event: &Event) -> bool {
-        let config = self.sites[site].config();
+    fn refuses(&self, at: usize, event: &Event) -> bool {
+        let config = self.relays[at].config();
         if event.kind == VANISH_KIND && !names_relay(event, config.url.as_deref()) {
             return true;
         }
-        self.sites[site].store(self.now, [event.clone()]).counts.stored == 0
+        self.relays[at].store(self.now, [event.clone()]).counts.stored == 0
     }
 }
 

@@ -32,14 +32,14 @@ pub(super) fn run(world: &mut World, client: &mut Client) -> Option<End> {
     world.report.connections += 1;
     let (home, peer) = (client.home, 1 - client.home);
     let begun = world.now;
-    let here = world.sites[home].here(begun, &world.events, &client.plan);
+    let here = world.relays[home].here(begun, &world.events, &client.plan);
     world.asked = 0;
     // Between the scan and the first message, things may change.
     if world.has_faults && world.rng.one_in(2) {
         world.change();
     }
     let mut link = Link {
-        conn: Some(world.sites[peer].connect(begun)),
+        conn: Some(world.relays[peer].connect(begun)),
         there: VecDeque::new(),
         back: VecDeque::new(),
         is_stalled: false,
@@ -66,7 +66,7 @@ pub(super) fn run(world: &mut World, client: &mut Client) -> Option<End> {
                 1 => {
                     world.report.restarts += 1;
                     let restarted = world.rng.below(2) as usize;
-                    world.sites[restarted].restart(world.now);
+                    world.relays[restarted].restart(world.now);
                     if restarted == peer {
                         link.conn = None;
                         cut(world, peer, &mut link, &mut session, now);
@@ -101,10 +101,10 @@ fn step(
     let is_quiet = link.there.is_empty() && link.back.is_empty() && waiting.is_empty();
     let now = world.now;
     match world.rng.below(if world.has_faults { 20 } else { 17 }) {
-        0..=4 if !link.is_stalled && world.sites[peer].relay.wants_input(conn) => {
+        0..=4 if !link.is_stalled && world.relays[peer].machine.wants_input(conn) => {
             if let Some(message) = link.there.pop_front() {
                 world.report.messages += 1;
-                world.sites[peer].relay.handle_text(now, conn, message.as_bytes());
+                world.relays[peer].machine.handle_text(now, conn, message.as_bytes());
             }
         }
         5..=9 if !link.is_stalled => {
@@ -115,22 +115,22 @@ fn step(
         }
         10..=14 => {
             world.now = now.plus_millis(world.rng.below(2));
-            world.sites[peer].step(now, world.rng.below(6));
+            world.relays[peer].step(now, world.rng.below(6));
         }
         15 => store(world, home, session, waiting),
-        16 => world.sites[home].step(now, world.rng.below(6)),
+        16 => world.relays[home].step(now, world.rng.below(6)),
         17..=19 if world.rng.one_in(4) => world.change(),
         _ => {}
     }
-    let site = &mut world.sites[peer];
+    let relay = &mut world.relays[peer];
     if link.is_stalled || is_quiet {
-        (0..3).for_each(|choice| site.step(now, choice));
+        (0..3).for_each(|choice| relay.step(now, choice));
     }
-    site.drain(conn, &mut |frame| link.back.push_back(frame));
-    while let Some((closed, _)) = site.relay.poll_close() {
+    relay.drain(conn, &mut |frame| link.back.push_back(frame));
+    while let Some((closed, _)) = relay.machine.poll_close() {
         assert!(closed != conn, "a session does nothing that a relay closes a connection for");
     }
-    let is_idle = !site.relay.has_work() && !site.relay.has_unverified();
+    let is_idle = !relay.machine.has_work() && !relay.machine.has_unverified();
     if link.is_stalled || is_quiet && link.back.is_empty() && is_idle {
         // Nothing else happens before the session has waited for long enough.
         let wait = session.deadline().saturating_sub(elapsed(begun, world.now));
@@ -164,8 +164,8 @@ fn act(
                 }
             }
             Action::Load(ids) => {
-                let site = &world.sites[home];
-                session.loaded(now, ids.iter().map(|id| (*id, site.load(id))).collect());
+                let relay = &world.relays[home];
+                session.loaded(now, ids.iter().map(|id| (*id, relay.load(id))).collect());
             }
             Action::Authenticate(_) => panic!("there is no key"),
             Action::Print(_) => {}
@@ -178,7 +178,7 @@ fn act(
 /// Stores what has come.
 fn store(world: &mut World, home: usize, session: &mut Session<'_>, waiting: &mut Vec<Event>) {
     if !waiting.is_empty() {
-        let outcomes = world.sites[home].store(world.now, waiting.drain(..));
+        let outcomes = world.relays[home].store(world.now, waiting.drain(..));
         session.stored(outcomes);
     }
 }
@@ -192,9 +192,9 @@ fn cut(world: &mut World, peer: usize, link: &mut Link, session: &mut Session<'_
     };
     let (there, back) = (arriving(world, link.there.len()), arriving(world, link.back.len()));
     for message in link.there.drain(..there) {
-        let relay = &mut world.sites[peer].relay;
-        if let Some(conn) = link.conn.filter(|conn| relay.wants_input(*conn)) {
-            relay.handle_text(world.now, conn, message.as_bytes());
+        let machine = &mut world.relays[peer].machine;
+        if let Some(conn) = link.conn.filter(|conn| machine.wants_input(*conn)) {
+            machine.handle_text(world.now, conn, message.as_bytes());
         }
     }
     for message in link.back.drain(..back) {
@@ -206,7 +206,7 @@ fn cut(world: &mut World, peer: usize, link: &mut Link, session: &mut Session<'_
 
 fn close(world: &mut World, peer: usize, link: &mut Link) {
     if let Some(conn) = link.conn.take() {
-        world.sites[peer].relay.disconnect(conn);
+        world.relays[peer].machine.disconnect(conn);
     }
     link.there.clear();
     link.back.clear();

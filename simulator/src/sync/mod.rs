@@ -12,7 +12,7 @@
 
 mod check;
 mod connection;
-mod site;
+mod relay;
 mod world;
 
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub struct SyncReport {
 
 /// Connections of the first phase.
 const CONNECTIONS: u64 = 8;
-/// Sessions of the last phase: a deletion that arrives makes room for what it was that had replaced it, and so on.
+/// Sessions of the last phase: a deletion that arrives makes room for the version that the deleted event had replaced, and so on.
 const SESSIONS_MAX: usize = 7;
 /// Connections of one session of the last phase, in which a relay may still refuse for the moment.
 const CONNECTIONS_MAX: usize = 20;

@@ -11,7 +11,7 @@ use relay_sync::information::Information;
 use relay_sync::session::Progress;
 
 use super::SyncReport;
-use super::site::SimulatedRelay;
+use super::relay::SimulatedRelay;
 use crate::pool::{FakeVerifier, Pool, URL};
 
 /// The URL of relay 1; that of relay 0 is the pool's. A request to vanish may name one of them, or all.
@@ -22,7 +22,7 @@ const NOTES_MAX: u64 = 300;
 pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) now: Now,
-    pub(super) sites: [SimulatedRelay; 2],
+    pub(super) relays: [SimulatedRelay; 2],
     /// All events that are ever published.
     pub(super) events: HashMap<EventId, Event>,
     /// Those that come while sessions run.
@@ -48,7 +48,7 @@ impl World {
         // Few seconds make ranges of one second with many events.
         let seconds = *rng.pick(&[1, 5, 60, 1_000]);
         let verifier = FakeVerifier { prefers_batch_hashing: rng.one_in(2) };
-        let sites = [URL, OTHER_URL].map(|url| {
+        let relays = [URL, OTHER_URL].map(|url| {
             let policy = Policy { challenge_on_connect: rng.one_in(2), ..Policy::default() };
             let config = Config {
                 limits: limits(&mut rng, seconds),
@@ -58,7 +58,7 @@ impl World {
             };
             SimulatedRelay::new(config, verifier, now)
         });
-        let information = std::array::from_fn(|site| information(&mut rng, sites[site].config()));
+        let information = std::array::from_fn(|at| information(&mut rng, relays[at].config()));
         let mut pool: Vec<Event> = Pool::new(rng.bits()).events;
         // Of an author who vanishes little is left to compare, so few do.
         let mut vanishing = rng.below(3);
@@ -74,10 +74,10 @@ impl World {
             let second = EventGenerator::START - 20 - rng.below(seconds);
             let note = Draft::new(rng.below(5) as u8, 1, second).content(&format!("note {number}")).event();
             let on = *rng.pick(&[0b11, 0b11, 0b11, 0b11, 0b11, 0b11, 0b11, 0b01, 0b10]);
-            for (site, of) in sites.iter().enumerate() {
-                if on >> site & 1 == 1 {
+            for (at, of) in relays.iter().enumerate() {
+                if on >> at & 1 == 1 {
                     of.store(now, [note.clone()]);
-                    published[site].insert(note.id);
+                    published[at].insert(note.id);
                 }
             }
             events.insert(note.id, note);
@@ -85,7 +85,7 @@ impl World {
         World {
             rng,
             now,
-            sites,
+            relays,
             events,
             pool,
             published,
@@ -103,22 +103,22 @@ impl World {
         self.report.changes += 1;
         let at = self.rng.below(2) as usize;
         let (now, rng) = (self.now, &mut self.rng);
-        let site = &mut self.sites[at];
+        let relay = &mut self.relays[at];
         match rng.below(16) {
-            0 => drop(sweep_expired(&site.store, now.seconds(), 1 + rng.below(5) as usize)),
-            1 => drop(remove_pending(&site.store)),
+            0 => drop(sweep_expired(&relay.store, now.seconds(), 1 + rng.below(5) as usize)),
+            1 => drop(remove_pending(&relay.store)),
             2 => {
                 let gone = rng.pick(&self.pool).id;
                 self.removed.insert(gone);
-                drop(remove(&site.store, &[gone]));
+                drop(remove(&relay.store, &[gone]));
             }
             3 => self.now = now.plus_millis(rng.below(3_000)),
             4 | 5 => self.import(at),
             _ => {
                 let event = rng.pick(&self.pool);
                 self.offered[at].insert(event.id);
-                site.publish(now, event);
-                self.published[at].extend(site.accepted());
+                relay.publish(now, event);
+                self.published[at].extend(relay.accepted());
             }
         }
     }
@@ -127,26 +127,26 @@ impl World {
     fn import(&mut self, at: usize) {
         let event = self.rng.pick(&self.pool).clone();
         let id = event.id;
-        if self.sites[at].store(self.now, [event]).counts.stored > 0 {
+        if self.relays[at].store(self.now, [event]).counts.stored > 0 {
             self.published[at].insert(id);
         }
     }
 
     /// An operator removes some events from one side, beside the relay that serves them.
-    pub(super) fn remove_some(&mut self, site: usize) {
-        let mut ids: Vec<EventId> = self.sites[site].ids(self.now, &self.events).into_iter().collect();
+    pub(super) fn remove_some(&mut self, at: usize) {
+        let mut ids: Vec<EventId> = self.relays[at].ids(self.now, &self.events).into_iter().collect();
         ids.sort_unstable();
         ids.retain(|_| self.rng.one_in(20));
         self.removed.extend(&ids);
-        drop(remove(&self.sites[site].store, &ids));
+        drop(remove(&self.relays[at].store, &ids));
     }
 
     /// Faults and changes end; what was under way arrives.
     pub(super) fn heal(&mut self) {
         self.has_faults = false;
-        self.sites.iter_mut().for_each(|site| site.settle(self.now));
+        self.relays.iter_mut().for_each(|relay| relay.settle(self.now));
         for at in 0..2 {
-            self.published[at].extend(self.sites[at].accepted());
+            self.published[at].extend(self.relays[at].accepted());
             // What nobody has told the relay of.
             (0..self.rng.below(20)).for_each(|_| self.import(at));
         }

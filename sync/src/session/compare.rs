@@ -14,7 +14,7 @@ use crate::reconcile::{Problem, Reconciliation};
 const MESSAGE_BYTES: u64 = 60_000;
 /// The least that the protocol works with.
 const MESSAGE_BYTES_MIN: u64 = 4_096;
-/// Ids that wait to be asked for, above which no other ids are asked for.
+/// Ids that wait to be fetched; while there are more, the reconciliation pauses.
 const QUEUED_IDS: usize = 20_000;
 /// "blocked" refusals of NEG-OPEN in a row after which the size of the range cannot be their cause, so pages are read. Halving
 /// gets from all time to a second in fewer.

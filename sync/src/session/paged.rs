@@ -170,7 +170,7 @@ impl Session<'_> {
                 self.current = Current::Nothing;
                 self.want_auth(message);
             }
-            Refusal::Passing => self.end(End::Retry(format!("it closes REQ: {}", quoted(message)))),
+            Refusal::Temporary => self.end(End::Retry(format!("it closes REQ: {}", quoted(message)))),
             Refusal::Final => self.fail(format!("it refuses REQ: {}", quoted(message))),
         }
         true

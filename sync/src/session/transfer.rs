@@ -109,7 +109,7 @@ impl Session<'_> {
         self.answered_at = now;
         match refusal {
             Refusal::Auth => self.want_auth(message),
-            Refusal::Passing => self.end(End::Retry(format!("it closes REQ: {}", quoted(message)))),
+            Refusal::Temporary => self.end(End::Retry(format!("it closes REQ: {}", quoted(message)))),
             Refusal::Final if can_go_on => {}
             Refusal::Final => self.fail(format!("it refuses REQ: {}", quoted(message))),
         }

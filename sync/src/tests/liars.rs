@@ -15,7 +15,7 @@ fn lied_to(lie: Lie, has_nip: bool) -> (Result<(), String>, World) {
 }
 
 #[test]
-fn a_liar_is_left_in_words_and_nothing_wrong_is_stored() {
+fn a_liar_ends_the_session_with_a_reason_and_nothing_wrong_is_stored() {
     let wrong = "too many events that are invalid, not asked for";
     for (lie, has_nip, why) in [
         (Lie::OtherEvents, true, wrong),
@@ -53,7 +53,7 @@ fn events_that_nobody_asked_for_are_not_stored() {
     assert!(world.progress.counts.unasked > 0 && world.progress.counts.has_refused());
     let (_, other) = lied_to(Lie::None, false);
     assert_eq!(world.here, other.here);
-    // One of each answer is one too many.
+    // Each answer has one event too many: with small pages there are enough of them to end the session.
     let mut relay = FakeRelay::with(&events("there", (0..500).map(|n| 1_000 + n)));
     (relay.lie, relay.limit_max) = (Lie::Flood, Some(10));
     let mut world = World::new(&Events::new(), relay);

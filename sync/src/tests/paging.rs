@@ -70,7 +70,7 @@ fn seconds_at_the_borders_of_pages_are_read_whole() {
     }
 }
 
-/// What a relay never gives cannot be had; it is not passed over in silence.
+/// Events beyond a page's limit within one second cannot be fetched: the user is told so.
 #[test]
 fn a_second_with_more_events_than_a_page_is_told() {
     for older in [true, false] {

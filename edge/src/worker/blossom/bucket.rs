@@ -438,10 +438,11 @@ pub(super) fn is_lost(failure: &StepError) -> bool {
     matches!(failure, StepError::Store(words) if words.contains(LOST))
 }
 
-/// Why a put failed. The bucket names another hash than was announced, or the body ended early; a connection that is lost may be
-/// the client's or the bucket's, and only the latter is told.
+/// Why a put failed: the bucket has computed another hash than was announced, or the body ended early; a connection that is lost
+/// may be the client's or the bucket's, and only the latter is told.
 fn put_failure(error: Error) -> StepError {
     let words = error.to_string();
+    // 10037 is R2's code of a wrong checksum (BadDigest).
     if words.contains("10037") || words.contains("does not match") {
         return StepError::WrongHash;
     }

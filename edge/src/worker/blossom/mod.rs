@@ -49,6 +49,9 @@ use crate::used_auth_events::{SignedBy, decode_taken};
 /// Longest body that nobody wants and that is read all the same, and how long.
 const DRAIN_BYTES_MAX: u64 = 16 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// After this an upload that has not ended counts as abandoned, and is given up even if its bytes still come: 4 GiB, the default of
+/// `blob_bytes_max`, come in time at 3.6 MB/s.
+const UPLOAD_SECONDS_MAX: u64 = 20 * 60;
 /// Downloads that this isolate has reported to the index.
 static REPORTED: LazyLock<Mutex<ReportedDownloads>> = LazyLock::new(Mutex::default);
 
@@ -88,7 +91,7 @@ fn context<'a>(
         verifier,
         payments: None,
         processes_media: true,
-        upload_seconds_max: 20 * 60,
+        upload_seconds_max: UPLOAD_SECONDS_MAX,
     }
 }
 

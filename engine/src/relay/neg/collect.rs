@@ -181,7 +181,7 @@ impl<B: Backend> Relay<B> {
         query.cursor_bytes = self.neg_sets.cursor_bytes(held);
         let id = held.id();
         if !self.free_set_memory(now, 0, Some(id)) {
-            // Others that want it get what there is room for.
+            // Other queries that wait for this set start it again, if there is room then.
             self.neg_sets.forget(held);
             self.fail_reconciliation(query.conn, &query.id, &messages::too_busy(0), None);
             return None;

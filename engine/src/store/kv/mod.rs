@@ -155,7 +155,7 @@ impl<S: KeySource, O: WriteState> KvTransaction<S, O> {
         Ok(found)
     }
 
-    /// The same, decoding each key and appending it to `out`.
+    /// As [`Self::keys`], decoding each key and appending the result to `out`.
     fn read_keys<T>(
         &self,
         range: RangeInclusive<Key>,

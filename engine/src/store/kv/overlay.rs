@@ -119,12 +119,12 @@ impl Overlay {
         self.pending_removal.insert(seq, true);
     }
 
-    /// Whether an event becomes pending removal (`true`), or one that was is removed (`false`).
+    /// `true` if this write marks the event as removed, `false` if it removes an event that was pending removal.
     pub(super) fn marks_removed(&self, seq: Seq) -> Option<bool> {
         self.pending_removal.get(&seq).copied()
     }
 
-    /// How many events become pending removal or are ones pending removal that are removed.
+    /// How many events this write marks as removed, or removes after they were pending removal.
     pub(super) fn pending_removal_changes(&self) -> usize {
         self.pending_removal.len()
     }
@@ -137,9 +137,9 @@ impl Overlay {
             .map(|(seq, _)| *seq)
     }
 
-    /// An event stops being pending removal. `is_stored`: whether it was pending removal before this write.
-    pub(super) fn forget_pending_removal(&mut self, seq: Seq, is_stored: bool) {
-        match is_stored {
+    /// An event stops being pending removal. `was_pending`: whether it was pending removal before this write.
+    pub(super) fn forget_pending_removal(&mut self, seq: Seq, was_pending: bool) {
+        match was_pending {
             true => self.pending_removal.insert(seq, false),
             false => self.pending_removal.remove(&seq),
         };

@@ -40,7 +40,7 @@ impl State {
     pub(super) fn insert(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<Undo, StoreError> {
         if seq <= self.last_seq || self.ids.contains_key(&event.id) {
             return Err(StoreError::Failed(format!(
-                "event {} cannot be stored as {seq:?}: it is stored already, or {:?} was given out",
+                "event {} cannot be stored as {seq:?}: the event is stored already, or the last sequence number given is {:?}",
                 event.id, self.last_seq
             )));
         }
@@ -53,7 +53,9 @@ impl State {
     /// Nothing to undo if it was pending removal already.
     pub(super) fn mark_removed(&mut self, seq: Seq) -> Result<Option<Undo>, StoreError> {
         let Some(json) = self.events.get(&seq) else {
-            return Err(StoreError::Failed(format!("event {seq:?} is pending removal but is not stored")));
+            return Err(StoreError::Failed(format!(
+                "event {seq:?} cannot be marked as removed: it is not stored"
+            )));
         };
         let id = CanonicalEvent::trusted(json).id();
         Ok(self.pending_removal.insert(seq).then(|| {

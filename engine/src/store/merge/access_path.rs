@@ -30,7 +30,7 @@ pub(super) enum AccessPath {
 }
 
 impl AccessPath {
-    /// The access paths of `filter`, one of `filters`, by something better than its kinds alone.
+    /// The access paths of `filter`, in a request of `filters` filters, by something better than its kinds alone.
     pub(super) fn narrow(filter: &Filter, filters: usize, classes: TermClasses) -> Vec<AccessPath> {
         let mut paths = Vec::new();
         if let Some(authors) = &filter.authors {
@@ -51,8 +51,8 @@ impl AccessPath {
         paths
     }
 
-    /// Cursors that `filter`, one of `filters`, has at most, if it is one of `few` where it may choose or make a broad
-    /// scan. The kinds of a store that has no term over all events are not known here.
+    /// Most cursors that `filter` may have in a request of `filters` filters. Where the planner may still choose an access path
+    /// or an ordered scan, at least `few` are assumed. The kinds of a store that has no term over all events are not known here.
     pub(super) fn cursors_max(filter: &Filter, filters: usize, classes: TermClasses, few: usize) -> usize {
         if filter.ids.is_some() || filter.matches_nothing() {
             return 1;

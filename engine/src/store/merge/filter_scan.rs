@@ -11,7 +11,7 @@ const CURSORS_WIDE: usize = 64;
 const ORDERED_SCAN_KINDS_MAX: usize = 16;
 /// Candidates that an ordered scan reads before it is judged.
 const ORDERED_SCAN_TRIAL: u64 = 64;
-/// An ordered scan merges at most one cursor for as many that it may save.
+/// An ordered scan must replace at least this many cursors for each that it merges.
 const ORDERED_SCAN_SAVING: usize = 4;
 /// Most terms of an access path that is probed before the choice.
 pub(super) const PROBE_TERMS_MAX: usize = 16;
@@ -160,8 +160,8 @@ impl FilterScan {
         Ok(Progress::Done(found))
     }
 
-    /// Chooses which terms of its filter, one of `filters`, are read. Reads the first postings of each access path where the
-    /// number of terms does not decide.
+    /// Chooses which terms of its filter, in a request of `filters` filters, are read. Reads the first postings of each access
+    /// path where the number of terms does not decide.
     pub(super) fn choose<R: Reader>(
         &mut self,
         (filter, filters): (&Filter, usize),
@@ -264,7 +264,7 @@ fn in_order<R: Reader>(
     })
 }
 
-/// The access path of `filter`, one of `filters`, that reads least, judged by the density of its first postings.
+/// The access path of `filter`, in a request of `filters` filters, that reads least, judged by the density of its first postings.
 fn cheapest<R: Reader>(
     (filter, filters): (&Filter, usize),
     classes: TermClasses,

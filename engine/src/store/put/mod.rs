@@ -143,8 +143,8 @@ pub fn commit_removals<B: Backend>(
         .collect()
 }
 
-/// Carries out `ops` in the space reserved for that. What is too much for it is pending removal instead of removed, and then
-/// tried by halves.
+/// Carries out `ops` in the space reserved for that. If that takes too much space, events are marked as pending removal instead
+/// of being removed; if even that does, each half of `ops` is tried alone.
 fn remove_from_reserve<B: Backend>(
     backend: &B,
     now: Timestamp,

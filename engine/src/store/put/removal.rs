@@ -8,11 +8,11 @@ use crate::store::{
 };
 use crate::types::{Event, EventId, Kind, Timestamp, is_removal_request};
 
-/// Bytes of canonical JSON for each key of an event, at least: a tag is found by one and is no shorter than `["t",""],`, and
-/// what every event has is longer for each of its own keys.
+/// Least bytes of canonical JSON for each key of an event: a tag has one key and is no shorter than `["t",""],`; the fields that
+/// every event has are longer than this for each of their keys.
 const KEY_BYTES_MIN: usize = 9;
-/// On a full disk: the factor by which a commit removes more keys at once, and a step fewer, because it has to
-/// fit what is in reserve.
+/// On a full disk a commit may remove this many times as many keys at once, which frees space; a later step removes this many
+/// times fewer, because it must fit into the reserve.
 const FULL_DISK_FACTOR: usize = 16;
 /// Postings that a retention sweep reads at once.
 const SWEEP_PAGE: usize = 256;

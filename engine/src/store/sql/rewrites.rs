@@ -9,7 +9,7 @@ use super::manifest::Manifest;
 use super::page::PageId;
 
 /// Removed events for which one page is checked. A page has a thousand keys and an event about ten, so all pages have been
-/// checked by the time that half of the events they stand for are removed.
+/// checked by the time that two thirds of the events they stand for are removed.
 const REMOVED_PER_CHECK: u64 = 64;
 
 #[derive(Debug, Default)]

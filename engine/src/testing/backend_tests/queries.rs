@@ -136,9 +136,9 @@ fn order_and_limits<B: Backend>(make: &impl Fn() -> B) {
     let mut drafts: Vec<Draft> = (0..8)
         .map(|n| Draft::new(n % 2, Kind::from(n % 3) + 1, 100 + u64::from(n / 4)).content(&n.to_string()))
         .collect();
-    drafts[0] = drafts[0].clone().forged(5);
-    drafts[1] = drafts[1].clone().forged(5);
-    drafts[2] = drafts[2].clone().forged(5);
+    drafts[0] = drafts[0].clone().with_id_prefix(5);
+    drafts[1] = drafts[1].clone().with_id_prefix(5);
+    drafts[2] = drafts[2].clone().with_id_prefix(5);
     let backend = filled(make, &drafts);
     let mut order: Vec<(std::cmp::Reverse<u64>, EventId)> =
         drafts.iter().map(|draft| (std::cmp::Reverse(draft.created_at), draft.event().id)).collect();
@@ -208,7 +208,7 @@ fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
         assert_eq!((events.len(), completeness), (expected, complete), "limit {limit} at {now}");
     };
     check(3, &Unrestricted, NOW, 3, Completeness::More);
-    // Events pending removal do not count as `more`, and the answer does not reveal whether any is pending removal.
+    // Withheld events do not count as `more`, and the answer does not reveal whether any was withheld.
     check(3, &NoWraps, NOW, 3, Completeness::Unknown);
     check(4, &NoWraps, NOW, 3, Completeness::Unknown);
     check(3, &NoWraps, 499, 3, Completeness::More);
@@ -254,11 +254,7 @@ fn what_completeness_means<B: Backend>(make: &impl Fn() -> B) {
     assert_eq!((events.len() as u32, completeness), matching(1), "the look-ahead is bounded");
     filter.limit = Some(2);
     let (events, completeness) = ask(&backend, &[filter], LIMITS, NOW, 100, &Unrestricted);
-    assert_eq!(
-        (events.len(), completeness),
-        (1, Completeness::Finish),
-        "who asks for more has it looked for"
-    );
+    assert_eq!((events.len(), completeness), (1, Completeness::Finish), "a larger limit reads to the end");
 }
 
 fn count<B: Backend>(

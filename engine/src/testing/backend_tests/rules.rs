@@ -104,7 +104,7 @@ fn versions<B: Backend>(make: &impl Fn() -> B) {
             // Ids may also be equal in the bytes that postings keep of them.
             let op = |op: &Op, last: u8| match forged {
                 false => op.clone(),
-                true => Draft::new(1, kind, 10).content(&last.to_string()).forged(9).put(),
+                true => Draft::new(1, kind, 10).content(&last.to_string()).with_id_prefix(9).put(),
             };
             let mut ops = [op(low, 1), op(mid, 2), op(high, 3)];
             ops.sort_by_key(|op| op.event().id);

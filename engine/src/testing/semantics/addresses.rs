@@ -43,7 +43,7 @@ fn event_rate(stage: &mut Stage<'_>) {
             (false, "rate-limited: too many events per minute from your address")
         );
     }
-    // Reading is none of it.
+    // Requests do not count as events.
     assert_eq!(conns[0].count(json!({})), 6);
     stage.open_from("192.0.2.2").expect("another client").accept(&note(20));
     // A subscriber has a /64 of IPv6.
@@ -85,7 +85,7 @@ fn fanout_rate(stage: &mut Stage<'_>) {
             !accepted && message.starts_with("rate-limited: the events from your address reach"),
             "{message}"
         );
-        // Reading is none of it, and others publish as they like.
+        // Requests do not count as events, and others publish as they like.
         again.count(json!({}));
         stage.open_from(other).expect("another client").accept(&note(kind, 1));
         watcher.next_event("sub 39");
@@ -109,7 +109,7 @@ fn request_rate(stage: &mut Stage<'_>) {
         let Some(mut conn) = stage.open_from("192.0.2.1") else { return };
         conn.req("sub", json!({}));
         assert_eq!(conn.count(json!({})), n);
-        // Publishing is none of it.
+        // Events do not count as requests.
         conn.accept(&note(n));
     }
     let mut conn = stage.open_from("192.0.2.1").expect("another client");

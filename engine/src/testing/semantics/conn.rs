@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 use serde_json::{Value, json};
 
 use super::oracle::Guard;
-use super::stage::Talk;
+use super::stage::Transcript;
 use super::{Client, Frame};
 use crate::testing::signing::Signed;
 
 pub(super) struct Conn {
     client: Box<dyn Client>,
     name: char,
-    talk: Talk,
+    transcript: Transcript,
     /// The latest challenge; empty if none was received.
     pub(super) challenge: String,
     /// Number of challenges received.
@@ -73,26 +73,26 @@ pub(super) fn event_text(event: &Signed) -> String {
 }
 
 impl Conn {
-    pub(super) fn new(client: Box<dyn Client>, name: char, talk: Talk, guard: Guard) -> Self {
+    pub(super) fn new(client: Box<dyn Client>, name: char, transcript: Transcript, guard: Guard) -> Self {
         let (challenge, kept) = (String::new(), VecDeque::new());
-        Conn { client, name, talk, challenge, challenges: 0, guard, kept, fences: 0, asked: 0 }
+        Conn { client, name, transcript, challenge, challenges: 0, guard, kept, fences: 0, asked: 0 }
     }
 
     pub(super) fn send(&mut self, text: &str) {
-        self.talk.add(&format!("{} > {text}", self.name));
+        self.transcript.add(&format!("{} > {text}", self.name));
         self.client.send(text);
     }
 
     /// Sends all messages without waiting for answers.
     pub(super) fn send_all(&mut self, texts: &[String]) {
         for text in texts {
-            self.talk.add(&format!("{} » {text}", self.name));
+            self.transcript.add(&format!("{} » {text}", self.name));
         }
         self.client.send_all(texts);
     }
 
     pub(super) fn send_binary(&mut self, bytes: &[u8]) {
-        self.talk.add(&format!("{} > {} binary bytes", self.name, bytes.len()));
+        self.transcript.add(&format!("{} > {} binary bytes", self.name, bytes.len()));
         self.client.send_binary(bytes);
     }
 
@@ -119,7 +119,7 @@ impl Conn {
     fn read(&mut self) -> Option<Frame> {
         loop {
             let text = self.client.recv()?;
-            self.talk.add(&format!("{} < {text}", self.name));
+            self.transcript.add(&format!("{} < {text}", self.name));
             match Frame::read(&text) {
                 Frame::Auth(challenge) => {
                     assert!(challenge.len() >= 8, "a challenge that cannot be guessed");

@@ -13,7 +13,7 @@ use crate::testing::signing::{Signed, event, key, lower_hex};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("counts: one that can't be read leaves the subscription of its name", beside_a_req),
+        case("counts: a malformed COUNT does not end the subscription of the same id", beside_a_req),
         case("counts: many shapes agree with plain loops", shapes),
         case("counts: a refusal is CLOSED with the query's id", refusals),
         case("counts: what is gone is not counted", what_is_gone),

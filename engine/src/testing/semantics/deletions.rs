@@ -51,11 +51,13 @@ fn own_events(stage: &mut Stage<'_>) {
     let mut conn = stage.open();
     let note = event(&key(1)).at(stage.t - 5).tag(["t", "x"]).sign();
     let other = event(&key(1)).at(stage.t - 5).content("other").sign();
-    let wrap = event(&key(1)).kind(30_023).at(stage.t - 5).tag(["d", "x"]).sign();
-    conn.accept_all(&[note.clone(), other.clone(), wrap.clone()]);
-    conn.accept(&request(&key(1), stage.t).tag(["e", &note.id]).tag(["e", &wrap.id]).tag(["k", "1"]).sign());
+    let article = event(&key(1)).kind(30_023).at(stage.t - 5).tag(["d", "x"]).sign();
+    conn.accept_all(&[note.clone(), other.clone(), article.clone()]);
+    conn.accept(
+        &request(&key(1), stage.t).tag(["e", &note.id]).tag(["e", &article.id]).tag(["k", "1"]).sign(),
+    );
     assert_gone(&mut conn, &note);
-    assert_gone(&mut conn, &wrap);
+    assert_gone(&mut conn, &article);
     assert_stays(&mut conn, &other);
     assert_eq!(conn.ask(json!({"#t": ["x"]})).ids().len(), 0);
     // Of the same second.

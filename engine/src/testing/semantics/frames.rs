@@ -20,7 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("frames: event ids that are none come back as they were sent", bad_event_ids),
         case("frames: a message of an unknown type is answered by its id", unknown_types),
         case_with(
-            "frames: nothing but bad ones closes the connection",
+            "frames: too many malformed messages in a row close the connection",
             |config| config.limits.malformed_messages_max = 5,
             abuse,
         ),

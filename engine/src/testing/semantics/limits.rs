@@ -72,7 +72,7 @@ pub(super) fn cases() -> Vec<Case> {
             denied_authors,
         ),
         case_with(
-            "limits: administrators are past lists and work",
+            "limits: lists of authors and kinds and proof of work do not apply to administrators",
             |config| {
                 config.policy.admin_pubkeys = vec![PubKey(key(3).bytes())];
                 config.policy.allow_pubkeys = Some(vec![PubKey(key(1).bytes())]);

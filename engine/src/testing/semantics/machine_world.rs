@@ -63,11 +63,11 @@ impl Default for Tuning {
 
 /// libsecp256k1, with ids hashed early or late.
 #[derive(Clone, Copy)]
-struct Checks {
+struct TestVerifier {
     prefers_batch_hashing: bool,
 }
 
-impl Verifier for Checks {
+impl Verifier for TestVerifier {
     fn verify(&self, claims: &[Claim], valid: &mut [bool]) {
         Libsecp256k1.verify(claims, valid);
     }
@@ -96,12 +96,12 @@ impl MachineWorld {
         let config = Arc::new(config);
         let memory = MemoryBackend::new(tuning.classes).with_removed_keys_max(tuning.removed_keys_max);
         let store = Rc::new(Store { memory, is_full: Cell::default() });
-        let checks = Checks { prefers_batch_hashing: tuning.prefers_batch_hashing };
+        let verifier = TestVerifier { prefers_batch_hashing: tuning.prefers_batch_hashing };
         let rates = SharedRates::default();
         let shards = (0..tuning.shards)
             .map(|n| {
                 let mut relay =
-                    Relay::new(Arc::clone(&config), store.clone(), Arc::new(checks), [n as u8; 32]);
+                    Relay::new(Arc::clone(&config), store.clone(), Arc::new(verifier), [n as u8; 32]);
                 relay.share_address_rates(Arc::clone(&rates));
                 Shard { relay, hosted: HashMap::new() }
             })
@@ -112,7 +112,7 @@ impl MachineWorld {
             now: Now::from_seconds(BEGINS_AT),
             connected: 0,
             rebuilt: 0,
-            checks,
+            verifier,
             rates,
             tuning,
         };
@@ -255,7 +255,7 @@ struct Hosted {
     reading_paused: bool,
     is_ready: bool,
     closing: Option<Close>,
-    /// Set when the connection has been closed, with the reason.
+    /// The close code, once the connection has been closed.
     closed: Option<u16>,
 }
 
@@ -329,10 +329,10 @@ impl Shard {
     }
 
     /// A new machine, restored from the snapshots of its sessions.
-    fn rebuild(&mut self, now: Now, store: &Rc<Store>, checks: Checks, seed: [u8; 32]) {
+    fn rebuild(&mut self, now: Now, store: &Rc<Store>, verifier: TestVerifier, seed: [u8; 32]) {
         while self.relay.poll_changed().is_some() {}
         let config = Arc::clone(self.relay.config());
-        let mut relay = Relay::new(config, store.clone(), Arc::new(checks), seed);
+        let mut relay = Relay::new(config, store.clone(), Arc::new(verifier), seed);
         let mut all: Vec<_> = self.hosted.drain().collect();
         all.sort_unstable_by_key(|(conn, _)| *conn);
         for (old, mut hosted) in all {
@@ -367,7 +367,7 @@ struct Machine {
     now: Now,
     connected: usize,
     rebuilt: u64,
-    checks: Checks,
+    verifier: TestVerifier,
     /// Of all shards, whatever these forget.
     rates: SharedRates,
     tuning: Tuning,
@@ -393,7 +393,7 @@ impl Machine {
             for (number, shard) in self.shards.iter_mut().enumerate() {
                 if let Some(batch) = shard.relay.poll_verify(now, true) {
                     busy = true;
-                    shard.relay.handle_verified(now, batch.verify(&self.checks));
+                    shard.relay.handle_verified(now, batch.verify(&self.verifier));
                 }
                 if let Some(commit) = shard.relay.poll_commit() {
                     assert!(!commit.is_empty(), "a commit changes something");
@@ -454,7 +454,7 @@ impl Machine {
             self.rebuilt += 1;
             let mut seed = [number as u8; 32];
             seed[..8].copy_from_slice(&self.rebuilt.to_le_bytes());
-            shard.rebuild(self.now, &self.store, self.checks, seed);
+            shard.rebuild(self.now, &self.store, self.verifier, seed);
             shard.relay.share_address_rates(Arc::clone(&self.rates));
         }
         self.drive();

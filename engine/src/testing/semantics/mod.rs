@@ -131,12 +131,12 @@ impl Case {
         assert_eq!(config.limits.check(), Ok(()), "a configuration that hosts would refuse");
         let mut relay = make(&config);
         let mut stage = Stage::new(&mut *relay, config.policy.guarded_kinds);
-        let talk = stage.talk();
+        let transcript = stage.transcript();
         catch_unwind(AssertUnwindSafe(|| (self.play)(&mut stage))).map_err(|panic| {
             let message = panic.downcast_ref::<String>().map(String::as_str);
             let message =
                 message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
-            format!("«{}»: {message}\n{}", self.name, talk.last_lines())
+            format!("«{}»: {message}\n{}", self.name, transcript.last_lines())
         })
     }
 }
@@ -156,7 +156,7 @@ pub fn run_all(make: &mut Factory<'_>, only: &str) -> Result<usize, String> {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
-    let rooms = [
+    let areas = [
         queries::cases(),
         paging::cases(),
         refusals::cases(),
@@ -179,7 +179,7 @@ pub fn cases() -> Vec<Case> {
         addresses::cases(),
         slow::cases(),
     ];
-    rooms.into_iter().flatten().collect()
+    areas.into_iter().flatten().collect()
 }
 
 /// A case with the default configuration, and hints on.

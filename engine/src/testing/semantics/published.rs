@@ -1,4 +1,4 @@
-//! Events that the host publishes itself, as clients see them. Skipped in worlds that cannot publish.
+//! Events that the host publishes itself, as clients see them. Skipped for relays under test whose host cannot publish.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("published: replaces and deletes by the same rules", replaces_and_deletes),
         case_with("published: what is wrong is refused with a reason", few_tags, what_is_wrong),
         case("published: what is too new may be published again when its time has come", from_the_future),
-        case_with("published: what is for clients does not hold it up", strict, not_held_up),
+        case_with("published: rules for clients do not apply to the host's own events", strict, not_held_up),
         case("published: ephemeral events are delivered", ephemeral),
     ]
 }

@@ -19,7 +19,10 @@ pub(super) fn cases() -> Vec<Case> {
         case("queries: since and until are inclusive", times),
         case("queries: only the first value of a single-letter tag is indexed", first_value),
         case("queries: tag values are any strings", any_values),
-        case("queries: an empty d finds what has an address without one", implicit_d),
+        case(
+            "queries: an empty #d finds replaceable events, and addressable ones without a d tag",
+            implicit_d,
+        ),
         case("queries: 10,000 authors", many_authors),
         case("queries: thousands of ids and tag values", many_values),
         case("queries: the same id on two connections", two_connections),

@@ -18,21 +18,21 @@ pub(super) struct Stage<'w> {
     /// The start time, in Unix seconds.
     pub(super) t: Timestamp,
     guarded_kinds: Vec<Kind>,
-    talk: Talk,
+    transcript: Transcript,
     opened: usize,
     markers: Vec<String>,
 }
 
 /// All messages in order, with sender and connection.
 #[derive(Clone, Default)]
-pub(super) struct Talk(Rc<RefCell<Vec<String>>>);
+pub(super) struct Transcript(Rc<RefCell<Vec<String>>>);
 
 /// Number of messages that a failure shows.
 const LINES_SHOWN: usize = 40;
 /// Characters of a frame that a failure shows.
 const CHARS_SHOWN: usize = 240;
 
-impl Talk {
+impl Transcript {
     pub(super) fn add(&self, line: &str) {
         let cut = line.char_indices().nth(CHARS_SHOWN).map(|(at, _)| at);
         let shown = cut.map_or(line.to_owned(), |at| format!("{}… ({} bytes)", &line[..at], line.len()));
@@ -42,7 +42,7 @@ impl Talk {
     pub(super) fn last_lines(&self) -> String {
         let lines = self.0.borrow();
         let from = lines.len().saturating_sub(LINES_SHOWN);
-        format!("    the talk, last {} lines:\n    {}", lines.len() - from, lines[from..].join("\n    "))
+        format!("    messages, last {} lines:\n    {}", lines.len() - from, lines[from..].join("\n    "))
     }
 }
 
@@ -53,11 +53,11 @@ const MARKER_TAG: &str = "marks the end of a case's wait";
 impl<'w> Stage<'w> {
     pub(super) fn new(relay: &'w mut dyn RelayUnderTest, guarded_kinds: Vec<Kind>) -> Self {
         let t = relay.now();
-        Stage { relay, t, guarded_kinds, talk: Talk::default(), opened: 0, markers: Vec::new() }
+        Stage { relay, t, guarded_kinds, transcript: Transcript::default(), opened: 0, markers: Vec::new() }
     }
 
-    pub(super) fn talk(&self) -> Talk {
-        self.talk.clone()
+    pub(super) fn transcript(&self) -> Transcript {
+        self.transcript.clone()
     }
 
     /// Opens a connection.
@@ -76,13 +76,13 @@ impl<'w> Stage<'w> {
         let name = (b'A' + (self.opened % 26) as u8) as char;
         self.opened += 1;
         let guard = Guard { kinds: self.guarded_kinds.clone(), keys: Vec::new() };
-        Conn::new(client, name, self.talk.clone(), guard)
+        Conn::new(client, name, self.transcript.clone(), guard)
     }
 
     /// Publishes as the host, if the relay supports it.
     pub(super) fn publish(&mut self, event: &Signed) -> Option<PublishOutcome> {
         let outcome = self.relay.publish(event);
-        self.talk.add(&format!("-- the host publishes {}: {outcome:?}", event.json()));
+        self.transcript.add(&format!("-- the host publishes {}: {outcome:?}", event.json()));
         outcome
     }
 
@@ -90,7 +90,7 @@ impl<'w> Stage<'w> {
     pub(super) fn advance(&mut self, seconds: u64) -> bool {
         let moved = self.relay.advance(seconds);
         let outcome = if moved { "pass" } else { "cannot be advanced here" };
-        self.talk.add(&format!("-- {seconds} seconds {outcome}"));
+        self.transcript.add(&format!("-- {seconds} seconds {outcome}"));
         moved
     }
 

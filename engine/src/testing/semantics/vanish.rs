@@ -11,7 +11,7 @@ use crate::types::PubKey;
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case_with("vanish: from this relay", with_url, from_here),
-        case("vanish: what a connection calls this relay proves nothing", by_host),
+        case("vanish: the Host header does not say which relay a request names", by_host),
         case("vanish: from all relays", from_everywhere),
         case("vanish: a request for another relay does nothing here", for_another),
         case("vanish: deletions against it have no effect", against),

@@ -83,7 +83,7 @@ async fn no_name_leads_to_a_private_address() {
 /// The name is asked for once for each connection, and that answer is checked and used: an answer that changes later
 /// cannot be used.
 #[tokio::test]
-async fn a_name_that_is_bound_again_leads_nowhere() {
+async fn dns_rebinding_reaches_no_private_address() {
     let trap = Server::trap().await;
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);

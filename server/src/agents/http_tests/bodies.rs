@@ -95,7 +95,7 @@ async fn a_body_is_bounded_announced_or_not() {
     let (endless, server) = served(endless, |request| request.limits.response_bytes_max = 1 << 20).await;
     assert_eq!(endless.error, Some(HttpError::TooLarge));
     assert!(endless.body.len() <= 1 << 20);
-    server.left().await;
+    server.client_closed().await;
     // What the sockets of both sides hold is beyond the limit.
     assert!(server.sent() < 32 << 20, "{}", server.sent());
 }
@@ -108,7 +108,7 @@ async fn a_head_is_bounded() {
         outcome.status.is_none() && matches!(outcome.error, Some(HttpError::Connection(_))),
         "{outcome:?}"
     );
-    server.left().await;
+    server.client_closed().await;
     assert!(server.sent() < 32 << 20, "{}", server.sent());
 }
 
@@ -147,11 +147,11 @@ async fn silence_ends_at_the_deadline_and_within_a_body_before() {
     let soon = |request: &mut HttpRequest| request.limits.deadline = now() + 1;
     let (before, server) = served(vec![Act::Hang], soon).await;
     assert_eq!((before.status, before.error), (None, Some(HttpError::Timeout)));
-    server.left().await;
+    server.client_closed().await;
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
     let (within, server) = served(vec![send(head), Act::Hang], |_| {}).await;
     assert_eq!((&within.body[..], within.error), (&b"abc"[..], Some(HttpError::Timeout)));
-    server.left().await;
+    server.client_closed().await;
     let (over, server) =
         served(vec![respond("200 OK", "", "")], |request| request.limits.deadline = now() - 1).await;
     assert_eq!(over.error, Some(HttpError::Timeout));
@@ -167,7 +167,7 @@ async fn a_call_that_is_dropped_ends() {
         let mut call = client.run(get(&server.url("/")));
         assert!(matches!(call.next().await, Some(HttpEvent::Head(200, _))));
         drop(call);
-        server.left().await;
+        server.client_closed().await;
     }
 }
 
@@ -221,7 +221,7 @@ async fn calls_that_are_too_many_wait() {
     settle().await;
     assert_eq!(server.requests().len(), 8);
     calls.truncate(6);
-    server.left().await;
+    server.client_closed().await;
     calls.push(client.run(get(&server.url("/"))));
     settle().await;
     assert_eq!(server.requests().len(), 9);

@@ -111,23 +111,23 @@ async fn it_hangs_before_it_answers() {
     let server = Server::start(vec![vec![Act::Hang]]).await;
     let failure = attempt(&server, 1).await.unwrap_err();
     assert_eq!((failure.cause, failure.is_retryable), ("timeout", true));
-    server.left().await;
+    server.client_closed().await;
 }
 
 #[tokio::test]
 async fn it_hangs_in_the_middle() {
-    check_failed(vec![stream(), Act::Hang], "timeout", true).await.left().await;
+    check_failed(vec![stream(), Act::Hang], "timeout", true).await.client_closed().await;
 }
 
 #[tokio::test]
 async fn it_floods() {
     let pieces =
         vec![send(format!("HTTP/1.1 200 OK\r\n{SSE}\r\n")), Act::Flood(PIECE.as_bytes().repeat(1000))];
-    check_failed(pieces, "output_size", false).await.left().await;
+    check_failed(pieces, "output_size", false).await.client_closed().await;
     let comments = vec![stream(), Act::Flood(b": wait\n\n".repeat(1000))];
-    check_failed(comments, "response_size", false).await.left().await;
+    check_failed(comments, "response_size", false).await.client_closed().await;
     let one_line = vec![send(format!("HTTP/1.1 200 OK\r\n{SSE}\r\ndata: ")), Act::Flood(vec![b'x'; 1 << 16])];
-    check_failed(one_line, "response_size", false).await.left().await;
+    check_failed(one_line, "response_size", false).await.client_closed().await;
 }
 
 #[tokio::test]

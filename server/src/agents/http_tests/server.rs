@@ -43,7 +43,7 @@ struct Seen {
     /// Bytes that could be sent.
     sent: AtomicUsize,
     /// Connections that the client has closed while they hung or were flooded.
-    left: Notify,
+    client_closed: Notify,
     go_on: Notify,
 }
 
@@ -66,7 +66,7 @@ impl Server {
                 let seen = Arc::clone(&seen);
                 tokio::spawn(async move {
                     if follow(socket, script, &seen).await.is_none() {
-                        seen.left.notify_one();
+                        seen.client_closed.notify_one();
                     }
                 });
             }
@@ -105,8 +105,8 @@ impl Server {
     }
 
     /// Until a client has closed a connection that the script was not through with.
-    pub(super) async fn left(&self) {
-        self.seen.left.notified().await;
+    pub(super) async fn client_closed(&self) {
+        self.seen.client_closed.notified().await;
     }
 
     pub(super) fn go_on(&self) {

@@ -87,7 +87,7 @@ impl<B: Backend + Send + Sync + 'static> Follower<B> {
         let has_caught_up = running.has_caught_up;
         drop(running);
         self.counts = counts;
-        self.shared_status(false);
+        self.publish_status(false);
         if matches!(ended, Ok(Ended::Stopped)) {
             connection.close().await;
         }

@@ -165,7 +165,7 @@ impl<B: Backend + Send + Sync + 'static> Follower<B> {
                     (What::Disconnected, format!("the store here: {failure}"), wait)
                 }
             };
-            self.shared_status(false);
+            self.publish_status(false);
             let cut_off = if what == What::CutOff { "cut off: " } else { "" };
             self.tell(what, &format!("{cut_off}{why}; again in {:.1} s", wait.as_secs_f32()));
             tokio::select! {
@@ -173,7 +173,7 @@ impl<B: Backend + Send + Sync + 'static> Follower<B> {
                 () = stopped(&mut self.stop) => break,
             }
         }
-        self.shared_status(false);
+        self.publish_status(false);
         self.teller.tell(What::Ended, "", Some(&self.counts));
     }
 
@@ -197,7 +197,7 @@ impl<B: Backend + Send + Sync + 'static> Follower<B> {
         self.teller.tell(what, message, None);
     }
 
-    pub(super) fn shared_status(&self, is_connected: bool) {
+    pub(super) fn publish_status(&self, is_connected: bool) {
         self.status.update(|status| (status.is_connected, status.counts) = (is_connected, self.counts));
     }
 

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_coming_until_all_of_it_has_come() {
+    fn an_event_is_coming_until_each_of_its_copies_has_come() {
         let (mut memory, id) = (Memory::default(), EventId([1; 32]));
         memory.coming(id);
         memory.coming(id);

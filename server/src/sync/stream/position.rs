@@ -56,7 +56,7 @@ impl Position {
         Seq(self.sent)
     }
 
-    /// So have all up to this number.
+    /// All events up to this number have been sent, or need not be.
     pub(super) fn set_sent(&mut self, seq: Seq) {
         self.sent = self.sent.max(seq.0);
     }

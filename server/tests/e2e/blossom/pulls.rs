@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 
-/// Whoever asked for a blob that was being fetched was told after five seconds that it was being removed.
+/// Regression: whoever asked for a blob that was being fetched was told after five seconds that it was being removed.
 #[test]
 fn who_asks_for_a_blob_that_is_being_fetched_gets_it_when_it_is_here() {
     let relay = RelayProcess::start_with("[blossom]\npull_through = true\nallow_private_addresses = true\n");

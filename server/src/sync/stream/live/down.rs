@@ -116,7 +116,7 @@ impl Live<'_> {
                 self.subscription.asks_one = true;
                 self.subscribe(now);
             }
-            Refusal::Passing => self.end(End::Retry(format!("it closes REQ: {}", quoted(message)))),
+            Refusal::Temporary => self.end(End::Retry(format!("it closes REQ: {}", quoted(message)))),
             Refusal::Final => self.end(End::CutOff(format!("it refuses REQ: {}", quoted(message)))),
         }
         true

@@ -238,7 +238,7 @@ impl<'a> Live<'a> {
         self.send_more(now);
     }
 
-    /// It did not come to an end of what was compared, because the relay lies.
+    /// Comparing cannot end, because the relay lies.
     pub(super) fn cut_off(&mut self, why: String) {
         self.end(End::CutOff(why));
     }

@@ -96,7 +96,8 @@ async fn talk(
     sender: broadcast::Sender<String>,
     script: Arc<Mutex<VecDeque<Live>>>,
 ) {
-    // What the next live connection will do with a handshake can be known before it is one, since comparing needs a live one.
+    // Refused and Deaf act before the first message, which is what tells a live connection from a comparison. A comparison begins
+    // only beside a live connection, so this one is live if none is.
     let is_early = |live: &Live| matches!(live, Live::Refused | Live::Deaf);
     let early = {
         let mut script = script.lock().unwrap();

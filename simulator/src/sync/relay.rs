@@ -20,7 +20,7 @@ const DRAINED_BYTES: usize = 4_096;
 
 pub(super) struct SimulatedRelay {
     pub(super) store: Rc<MemoryBackend>,
-    pub(super) relay: Relay<Rc<MemoryBackend>>,
+    pub(super) machine: Relay<Rc<MemoryBackend>>,
     config: Arc<Config>,
     verifier: FakeVerifier,
     /// The connection of a client that publishes.
@@ -33,9 +33,9 @@ pub(super) struct SimulatedRelay {
 impl SimulatedRelay {
     pub(super) fn new(config: Config, verifier: FakeVerifier, now: Now) -> Self {
         let (store, config) = (Rc::new(MemoryBackend::default()), Arc::new(config));
-        let mut relay = Relay::new(Arc::clone(&config), Rc::clone(&store), Arc::new(verifier), [0; 32]);
-        let local = connect(&mut relay, now);
-        SimulatedRelay { store, relay, config, verifier, local, accepted: Vec::new(), boots: 0 }
+        let mut machine = Relay::new(Arc::clone(&config), Rc::clone(&store), Arc::new(verifier), [0; 32]);
+        let local = connect(&mut machine, now);
+        SimulatedRelay { store, machine, config, verifier, local, accepted: Vec::new(), boots: 0 }
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -46,33 +46,33 @@ impl SimulatedRelay {
     pub(super) fn restart(&mut self, now: Now) {
         self.boots += 1;
         let (config, store) = (Arc::clone(&self.config), Rc::clone(&self.store));
-        self.relay = Relay::new(config, store, Arc::new(self.verifier), [self.boots; 32]);
-        self.local = connect(&mut self.relay, now);
+        self.machine = Relay::new(config, store, Arc::new(self.verifier), [self.boots; 32]);
+        self.local = connect(&mut self.machine, now);
     }
 
     pub(super) fn connect(&mut self, now: Now) -> ConnId {
-        connect(&mut self.relay, now)
+        connect(&mut self.machine, now)
     }
 
     /// One step of the host: a batch is verified, a commit made, or a turn worked.
     pub(super) fn step(&mut self, now: Now, choice: u64) {
         match choice {
             0 => {
-                if let Some(batch) = self.relay.poll_verify(now, true) {
-                    self.relay.handle_verified(now, batch.verify(&self.verifier));
+                if let Some(batch) = self.machine.poll_verify(now, true) {
+                    self.machine.handle_verified(now, batch.verify(&self.verifier));
                 }
             }
             1 => {
-                if let Some(changes) = self.relay.poll_commit() {
-                    let committed = commit(self.relay.store(), now, vec![changes]);
-                    committed.replies.into_iter().for_each(|reply| self.relay.handle_committed(now, reply));
-                    self.relay.handle_live(now, &committed.live);
+                if let Some(changes) = self.machine.poll_commit() {
+                    let committed = commit(self.machine.store(), now, vec![changes]);
+                    committed.replies.into_iter().for_each(|reply| self.machine.handle_committed(now, reply));
+                    self.machine.handle_live(now, &committed.live);
                 }
             }
-            _ => _ = self.relay.work(now),
+            _ => _ = self.machine.work(now),
         }
-        while self.relay.poll_ready().is_some() || self.relay.poll_input_resumed().is_some() {}
-        while self.relay.poll_forwarded().is_some() {}
+        while self.machine.poll_ready().is_some() || self.machine.poll_input_resumed().is_some() {}
+        while self.machine.poll_forwarded().is_some() {}
     }
 
     /// Everything that can be done now is done.
@@ -80,7 +80,7 @@ impl SimulatedRelay {
         for turn in 0.. {
             (0..3).for_each(|choice| self.step(now, choice));
             self.take_answers();
-            if !self.relay.has_work() && !self.relay.has_unverified() {
+            if !self.machine.has_work() && !self.machine.has_unverified() {
                 self.step(now, 1);
                 return;
             }
@@ -90,7 +90,7 @@ impl SimulatedRelay {
 
     /// Frames for a connection.
     pub(super) fn drain(&mut self, conn: ConnId, take: &mut dyn FnMut(String)) {
-        self.relay.drain(conn, DRAINED_BYTES, &mut |frame| {
+        self.machine.drain(conn, DRAINED_BYTES, &mut |frame| {
             let mut bytes = Vec::with_capacity(frame.len());
             frame.write_to(&mut bytes);
             take(String::from_utf8(bytes).expect("frames are UTF-8"));
@@ -99,9 +99,9 @@ impl SimulatedRelay {
 
     /// A client publishes; its answer is not waited for.
     pub(super) fn publish(&mut self, now: Now, event: &Event) {
-        if self.relay.wants_input(self.local) {
+        if self.machine.wants_input(self.local) {
             let message = format!(r#"["EVENT",{}]"#, String::from_utf8_lossy(event.json()));
-            self.relay.handle_text(now, self.local, message.as_bytes());
+            self.machine.handle_text(now, self.local, message.as_bytes());
         }
         self.take_answers();
     }
