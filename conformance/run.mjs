@@ -5,8 +5,8 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 /**
- * Fails unless the server at `url` keeps all rules but those in `broken` (ids, each with the reason), and breaks these: a reason that
- * holds no more is to go. `binary` is one of the project's binaries, beside which the suite is; `args` are options of the suite.
+ * Fails if the server at `url` breaks a rule that is not in `broken` (ids, each with the reason), or keeps one that is: then its entry has
+ * to be removed. `binary` is one of the project's binaries, beside which the suite is; `args` are options of the suite.
  * At least `least` rules must have been kept, so that skipping them all is no success.
  */
 export async function breaksOnly(broken, { binary, url, args = [], least }) {

@@ -1,6 +1,7 @@
 //! Secrets that manifests refer to by name; hosts keep them.
 
-/// The names and values of secrets: environment variables on the server, secrets of the Worker on the edge.
+/// Secrets by name: on the server environment variables, or files in `agents/secrets/` of the data folder; on the edge secrets of the
+/// Worker.
 pub trait Secrets {
     /// The value of a secret, if there is one of that name.
     fn get(&self, name: &str) -> Option<String>;

@@ -18,7 +18,7 @@ use crate::router::AgentEntry;
 
 /// How many of the busiest agents are reported.
 pub const BUSIEST_MAX: usize = 10;
-/// Stands for causes that are in neither list, which an agent's object of another version may report.
+/// The label of unknown causes: a Durable Object that still runs another version of the code may report them.
 const OTHER: &str = "other";
 
 /// The numbers.
@@ -63,7 +63,8 @@ impl Default for Totals {
     }
 }
 
-/// Adds up what the agents of a host report. Takes memory for agents that have ended a job and are not deleted.
+/// Adds up what the agents of a host report. Needs memory only for agents that have ended a job, until they are deleted, and for
+/// those that have unfinished ones.
 #[derive(Debug, Default)]
 pub struct Tally {
     totals: Totals,
@@ -76,7 +77,7 @@ pub struct Tally {
 impl Tally {
     /// An agent reports.
     pub fn add(&mut self, agent: &PubKey, counted: &MetricsDelta) {
-        self.closed(agent);
+        self.forget_unfinished(agent);
         let totals = &mut self.totals;
         let mut ended = 0;
         for (state, count) in &counted.jobs {
@@ -101,8 +102,8 @@ impl Tally {
         }
     }
 
-    /// An agent has been closed: its jobs are not known any more.
-    pub fn closed(&mut self, agent: &PubKey) {
+    /// Takes back the numbers of unfinished jobs that an agent reported last: it has been closed, or reports anew.
+    pub fn forget_unfinished(&mut self, agent: &PubKey) {
         if let Some((queued, running)) = self.unfinished.remove(agent) {
             self.totals.queued -= queued;
             self.totals.running -= running;
@@ -111,7 +112,7 @@ impl Tally {
 
     /// An agent has been deleted: it is no longer named.
     pub fn deleted(&mut self, agent: &PubKey) {
-        self.closed(agent);
+        self.forget_unfinished(agent);
         self.ended.remove(agent);
     }
 
@@ -192,8 +193,8 @@ mod tests {
         // An agent's jobs of now replace those of before.
         tally.add(&key(1), &MetricsDelta { queued: 1, ..MetricsDelta::default() });
         assert_eq!((tally.totals().queued, tally.totals().running), (8, 1));
-        tally.closed(&key(2));
-        tally.closed(&key(2));
+        tally.forget_unfinished(&key(2));
+        tally.forget_unfinished(&key(2));
         assert_eq!((tally.totals().queued, tally.totals().running), (1, 0));
         assert_eq!(tally.totals().attempts, 6, "counters stay");
     }

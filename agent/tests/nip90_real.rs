@@ -18,7 +18,8 @@ use relay_engine::types::{Event, EventId};
 use relay_engine::wire::parse_event;
 use serde_json::Value;
 
-/// The collection of real events: in the folder of `RELAY_SHARED`, else in `shared` beside the checkout, if that is there.
+/// Real events of the public network, one JSON a line: `data/real-events.jsonl` in the folder of `RELAY_SHARED`, else in `shared` beside the
+/// checkout. They are not in the repository; without them the test that needs them is skipped.
 fn real_events() -> Option<Vec<Event>> {
     let named = std::env::var_os("RELAY_SHARED").map(PathBuf::from);
     let is_named = named.is_some();

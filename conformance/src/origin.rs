@@ -15,7 +15,7 @@ pub(crate) enum Reply {
     /// 200 with these headers and this body, framed by its length.
     Blob(Vec<(String, String)>, Vec<u8>),
     /// 200 without a length: the body ends with the connection.
-    Endless(Vec<u8>),
+    CloseDelimited(Vec<u8>),
     /// 200 with a length that is longer than the body.
     Cut(Vec<u8>),
     /// 200 with a length and nothing after it.
@@ -120,7 +120,7 @@ fn write_reply(mut socket: &TcpStream, is_head: bool, reply: &Reply) -> io::Resu
             let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
             (format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\n{END}", body.len()), body)
         }
-        Reply::Endless(body) => (format!("HTTP/1.1 200 OK\r\n{END}"), body),
+        Reply::CloseDelimited(body) => (format!("HTTP/1.1 200 OK\r\n{END}"), body),
         Reply::Cut(body) => {
             (format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{END}", body.len() + 100), body)
         }

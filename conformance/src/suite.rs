@@ -19,7 +19,7 @@ pub enum Strength {
     Safety,
     /// A SHOULD of a BUD: its status codes, among others.
     Should,
-    /// A rule of HTTP: RFC 9110, 9111 or 9112.
+    /// A rule of HTTP: RFC 9110 or 9112.
     Http,
     /// What users and their clients need.
     Practice,
@@ -81,7 +81,8 @@ pub(crate) fn ensure(holds: bool, text: impl FnOnce() -> String) -> Check {
 pub struct Rule {
     /// Unique, for `--only` and for reports.
     pub id: &'static str,
-    /// Where it is written: `BUD-11 Validation 3`, `RFC 9110 14.2`.
+    /// Where it is written (`BUD-11 Validation 3`, `RFC 9110 14.2`); of rules that are in no document, the BUD of the endpoint and a
+    /// topic of ours (`BUD-02 integrity`).
     pub section: &'static str,
     /// How strong it is.
     pub strength: Strength,

@@ -75,7 +75,7 @@ pub enum AgentRoute {
     Session,
     /// Its jobs, newest first (NIP-98; customers see only their own).
     History,
-    /// A job with its trace (NIP-98).
+    /// A job with its request and all that was sent about it (NIP-98).
     Job,
     /// What it keeps of its customers (NIP-98; customers see only their own).
     Memory,

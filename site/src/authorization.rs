@@ -62,8 +62,8 @@ const fn engine(alphabet: &Alphabet) -> GeneralPurpose {
     GeneralPurpose::new(alphabet, config)
 }
 
-/// Whether a Host header names this machine. Whoever has no configured URL does not know by which name it is reached; by any
-/// other name than this machine's own a request may have been signed for another server, which sends it on.
+/// Whether a Host header names this machine. A server without a configured URL does not know its own name: by any other name than
+/// loopback a request may have been signed for another server, which forwards it.
 pub fn is_loopback(host: &str) -> bool {
     use url::Host;
     let Ok(url) = url::Url::parse(&format!("http://{host}")) else { return false };

@@ -1,4 +1,4 @@
-//! The web page and the relay's icon.
+//! The web page and the relay's icon; style sheet and helpers of the pages of agents and of Blossom.
 
 use crate::feature::FEATURES;
 use crate::nip11::RelayDescription;

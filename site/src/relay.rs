@@ -56,12 +56,12 @@ fn section(relay: &RelayDescription<'_>) -> String {
         ("Largest message", bytes(limits.message_bytes_max)),
         ("Largest event", bytes(limits.event_bytes_max)),
         ("Tags in an event", grouped(limits.event_tags_max as u64)),
-        ("Tags in a list", grouped(limits.tags_max_of_any() as u64)),
+        ("Tags in a list event (follows, NIP-51)", grouped(limits.tags_max_of_any() as u64)),
         ("Characters of content", grouped(limits.content_chars_max as u64)),
-        ("Subscriptions a connection", grouped(limits.subscriptions_max as u64)),
-        ("Filters a request", grouped(limits.filters_max as u64)),
-        ("Values in the filters of a request", grouped(limits.filter_values_max as u64)),
-        ("Stored events a filter", {
+        ("Subscriptions per connection", grouped(limits.subscriptions_max as u64)),
+        ("Filters per request", grouped(limits.filters_max as u64)),
+        ("Values in the filters of one request", grouped(limits.filter_values_max as u64)),
+        ("Stored events per filter", {
             let (max, default) = (u64::from(limits.limit_max), u64::from(limits.limit_default));
             format!("up to {}, {} if no limit is given", grouped(max), grouped(default))
         }),

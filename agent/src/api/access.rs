@@ -41,7 +41,7 @@ pub enum Permission {
     OfCustomer(PubKey),
 }
 
-/// Whether `caller` may more than any key that signs requests to this agent: its owner, administrators, operators.
+/// Whether `caller` has permissions that not every key has: owner, operators, administrators.
 fn is_permitted(caller: Caller, agent: &AgentEntry) -> bool {
     caller.is_admin()
         || caller.signer().is_some_and(|signer| agent.owner == signer || is_operator(&signer, agent))
@@ -79,10 +79,10 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
     }
 }
 
-/// Whether a request may come to anything: a host asks before it takes the body, or has an agent opened. `may_deploy`: whether the
-/// caller may deploy agents here ([`may_deploy`](super::may_deploy)); `agent`: the one that the path names, as the router has it.
+/// Checks permission before a host reads the body or opens an agent. `may_deploy`: whether the caller may deploy agents here
+/// ([`may_deploy`](super::may_deploy)); `agent`: the one that the path names, as the router has it.
 ///
-/// Returns whether the caller is permitted more here than any key that signs a request.
+/// Returns [`SignerTrust::Permitted`] if the caller has permissions here that not every key has.
 ///
 /// # Errors
 /// 401, 403, and 404 if no such agent is deployed.

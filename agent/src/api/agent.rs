@@ -51,11 +51,11 @@ pub fn deploy<C: SqlConn>(
 ) -> Reply {
     let is_new = agent.manifest().is_none();
     if is_new && request.route == AgentRoute::Update {
-        // Whoever may deploy agents has been asked for POST only.
+        // Only POST has been checked for the permission to deploy: a PUT must not create an agent.
         return Reply { answer: no_agent(), changed: None };
     }
     if !is_new {
-        // Whoever may deploy agents may not replace somebody's.
+        // The permission to deploy is no permission to replace another owner's agent.
         let allowed =
             entry(agent).map(|entry| access::check(AgentRoute::Update, None, request.caller, &entry));
         if let Some(Err(answer)) = allowed {
@@ -345,7 +345,7 @@ fn history<C: SqlConn>(
         .map_err(store_error)?;
         is_complete = found.len() < at_once;
         before = found.last().map_or(before, |job| job.number);
-        jobs.extend(found.iter().map(without_trace));
+        jobs.extend(found.iter().map(list_item));
     }
     let mut document = json!({ "jobs": jobs });
     if !is_complete {
@@ -354,8 +354,8 @@ fn history<C: SqlConn>(
     Ok(document)
 }
 
-/// A job in a list.
-fn without_trace(job: &JobRecord) -> Value {
+/// A job as lists show it: without `request` and `sent`, which may be large.
+fn list_item(job: &JobRecord) -> Value {
     let mut document = json!(job);
     if let Some(fields) = document.as_object_mut() {
         fields.remove("request");

@@ -47,7 +47,7 @@ fn list<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<HttpRes
     Ok(super::json(&document))
 }
 
-/// The list for a person; `?offset=` is of the links in it.
+/// The list as a web page. Its own links set `?offset=`.
 fn list_page<C: SqlConn>(router: &Router<C>, request: &Request<'_>) -> Result<HttpResponse, HttpResponse> {
     let wanted = request.query_number("offset")?.unwrap_or(0).try_into().unwrap_or(usize::MAX);
     let shown = || router.agents().filter(|entry| is_shown(entry));

@@ -1,4 +1,4 @@
-//! Logs that are followed: what a response that goes on is sent, and when it ends. Hosts only carry it.
+//! Following a log (`?follow=1`): what the streamed response contains next, and when it ends. Hosts only transmit it.
 
 use relay_engine::sql::SqlConn;
 use relay_engine::types::Now;

@@ -1,5 +1,5 @@
-//! The HTTP API, without HTTP: a host routes a request, checks its signature (NIP-98) and calls [`directory`] for what
-//! concerns all agents, [`deployment`] and [`agent`] for one of them.
+//! The HTTP API of agents as functions. For a request a host calls in this order: [`signature()`] (NIP-98), [`admit`], then
+//! [`directory`] for all agents, [`deployment`] and [`deploy`] for a manifest, or [`agent`] for one agent.
 //!
 //! Documents are JSON, errors as [`HttpResponse::error`] makes them. Lists have `?limit=`, up to 500, and a cursor in `next`.
 //! `tests/api_requests.json` has requests with their answers; both hosts are tested with it.

@@ -44,7 +44,7 @@ pub struct Task {
     pub history: Vec<PromptMessage>,
     /// The largest result, in bytes.
     pub output_bytes_max: usize,
-    /// When its calls must be over, at most a second after the attempt.
+    /// When its calls time out: the next full second after the deadline of the attempt, so that the attempt ends first.
     pub deadline: Timestamp,
     /// 1 for the first attempt.
     pub attempt: u32,

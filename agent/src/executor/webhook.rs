@@ -93,7 +93,7 @@ impl Webhook {
         }
         let failed = |error| Some(Err(ExecutorError::of_http_error(error, &self.url)));
         match reader.handle(event)? {
-            // It reads none.
+            // `ResponseReader::whole` gives no stream events.
             Received::Events(_) | Received::StreamEnd(_) => None,
             Received::Whole(body) => Some(content(*status, media_type, &body).map_err(|failure| {
                 ExecutorError { detail: format!("{}: {}", self.url, failure.detail), ..failure }

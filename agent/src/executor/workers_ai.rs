@@ -36,7 +36,7 @@ impl WorkersAi {
     fn progress(&mut self, event: HttpEvent) -> Option<Result<Step, ExecutorError>> {
         let model = &self.config.model;
         match self.response.as_mut()?.handle(event)? {
-            // It reads none.
+            // `ResponseReader::whole` gives no stream events.
             Received::Events(_) | Received::StreamEnd(_) => None,
             Received::Whole(body) => {
                 let mut answer = CompletionText::default();

@@ -41,8 +41,8 @@ pub trait Sign {
     /// The event of a draft.
     fn sign(&self, draft: &Draft) -> Event;
 
-    /// The event of a draft whose content is encrypted first. An author who is asked later encrypts for the first `p` of the
-    /// draft, which must be `encryption.peer`.
+    /// The event of a draft whose content is encrypted first. A remote signer encrypts later, for the first `p` of the draft, which
+    /// must be `encryption.peer`.
     ///
     /// # Errors
     /// [`CipherError::Length`], [`CipherError::Key`].

@@ -30,8 +30,8 @@ impl Command {
 }
 
 impl AgentState {
-    /// The state after `command`; `None` if it cannot be carried out in this one. A command for what already is changes
-    /// nothing. A new manifest leaves a paused agent paused; what was deleted begins anew.
+    /// The state after `command`; `None` if it cannot be carried out in this one. A command that leads to the
+    /// present state changes nothing. A new manifest leaves a paused agent paused; what was deleted begins anew.
     pub fn after(self, command: Command) -> Option<AgentState> {
         use AgentState as S;
         use Command as C;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cipher::Cipher;
 
-/// A request to do work, as an adapter has read it.
+/// A request to do work, as the module of its protocol (`nip90`) has read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRequest {
     /// Its id: for NIP-90 the id of the request's event.

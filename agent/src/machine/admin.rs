@@ -160,7 +160,7 @@ impl<C: SqlConn> Agent<C> {
     /// Changes its state: pause, resume ([`AgentState::Active`]), drain, delete.
     ///
     /// Deleting answers all unfinished jobs with an error, retracts the announcement, and forgets everything but what is still to be
-    /// published. Other writes that the store does not take keep nobody from that, and are dropped with a deleted agent.
+    /// published. Earlier writes that the store still refuses do not prevent a change of state; when the agent is deleted they are dropped.
     ///
     /// # Errors
     /// [`CommandError::State`] if it cannot be done from the present state; [`CommandError::Store`], then nothing has changed.

@@ -35,9 +35,9 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// A request to vanish: nothing more is done for its author, and nothing kept, of what is not newer than it. Anybody may
-    /// publish an old one again. The history is gone through six times a minute at most: who asks more often has nothing in it
-    /// but what came in between.
+    /// A request to vanish: cancels the jobs of its author that are not newer than it, and forgets what is kept of them. Anybody may
+    /// publish an old request again. The history is searched at most six times a minute for an author: between two such requests
+    /// little can be added.
     pub(super) fn handle_vanish(&mut self, now: Now, event: &Event) -> Result<(), StoreError> {
         let until = event.created_at;
         for id in self.unfinished_jobs_of(&event.pubkey) {

@@ -58,8 +58,8 @@ impl DeletedAgent {
         self.record.deployed_at
     }
 
-    /// The same with the events that have signed requests to the agent, their times first: a host that remembers them in the database
-    /// that it removes keeps them here, for such a request must not be carried out again.
+    /// The same with the NIP-98 events already used for requests to this agent, as (`created_at`, id). A host that remembers them in the
+    /// database that it removes keeps them here, so that no request can be replayed.
     #[must_use]
     pub fn with_used(self, used: impl IntoIterator<Item = (Timestamp, EventId)>) -> Self {
         let used = used.into_iter().map(|(created_at, id)| (created_at, id.to_string())).collect();

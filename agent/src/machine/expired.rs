@@ -43,7 +43,7 @@ impl<C: SqlConn> Agent<C> {
                 }
                 None => self.log(now, job_of(&event), "feedback has expired before it was published"),
             }
-            // In its place, so that it is not younger than it was to those who count how long it has waited.
+            // In the same row: its number is a time, by which the signer counts for how long an event has waited.
             self.outbox.replace_waiting(&mut self.batch, &event.id, again);
         }
         true

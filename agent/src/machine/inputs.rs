@@ -1,5 +1,6 @@
-//! Inputs that are not the text itself: events and results of other jobs are read from the relay, URLs from the web. One thing at
-//! a time for each job. A remote signer decrypts the request itself first; what it waits for longest, the results of other jobs, comes first.
+//! Inputs that are not the text itself: events and results of other jobs are read from the relay, URLs from the web. Of each
+//! job one at a time: the request itself if a remote signer has to decrypt it, then results of other jobs, which take longest, then events,
+//! then URLs.
 
 use std::collections::VecDeque;
 

@@ -22,7 +22,7 @@ const FETCHED_INPUTS_MAX: usize = 16;
 
 /// Jobs of one customer that wait for their inputs.
 const WAITING_INPUT_MAX: usize = 8;
-/// The part of the queue that jobs may take which wait for their inputs: one of so many.
+/// Jobs that wait for their inputs may take one part in this many of the queue: a quarter.
 const WAITING_INPUT_PART: usize = 4;
 
 /// Why a request is not accepted.
@@ -256,7 +256,7 @@ impl<C: SqlConn> Agent<C> {
             return;
         }
         let mut row = self.new_row(now, event, JobState::Received);
-        // Whoever wants to fill the database has to be served.
+        // The request of a refused job is not stored: only accepted jobs may take space.
         row.source = Vec::new();
         let created_at = first_created_at(now, event.created_at);
         let nonce = self.nonce();

@@ -1,5 +1,5 @@
-//! How often: jobs of a customer, errors to a customer, pongs, early cancellations. Counted by the minute. An agent that is closed
-//! and opened again within it counts again what the database has: jobs and errors of each customer, pongs and cancellations of all.
+//! Rate limits, counted by the minute: jobs of a customer, and what [`RateLimitKind`] lists. An agent that is loaded again within
+//! the minute goes on from what is in the database: jobs and errors of each customer, pongs and cancellations of all together.
 
 use std::collections::HashMap;
 
@@ -29,7 +29,7 @@ pub(super) enum RateLimitKind {
     ApiRead,
 }
 
-/// For one customer, and for all together, so that many keys are no way around it; a minute.
+/// Most in a minute for one customer, and for all together (many keys are no way around it), in the order of [`RateLimitKind`].
 const MAX: [(u32, u32); 5] = [(10, 300), (6, 60), (16, 160), (6, 60), (60, 600)];
 
 #[derive(Clone, Copy, Debug, Default)]

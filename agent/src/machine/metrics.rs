@@ -59,9 +59,10 @@ pub struct Metrics {
     pub attempts: u64,
     /// Attempts that were interrupted, because the process ended.
     pub interrupted: u64,
-    /// Events that were delivered again.
+    /// Job requests that were delivered again.
     pub duplicates: u64,
-    /// Requests that were refused without an answer: those that name no agent, and those over the limit of errors.
+    /// Requests that were not answered: too old, ahead of the clock or expired ones, refused ones that name no agent, and those over
+    /// the limit of errors.
     pub silent: u64,
     /// Pings that were answered.
     pub pongs: u64,

@@ -81,8 +81,8 @@ pub use crate::store::{SentEvent, SessionMessage};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EffectId(pub u64);
 
-/// What an agent wants from its host. Effects are polled, and forgotten with the memory: what has to survive is in the
-/// database, and wanted again after a restart.
+/// What an agent wants from its host. Effects are polled and are not stored: what has to survive a restart is in the database, and
+/// becomes an effect again.
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Publish events on the host's relay, and then on `relays`. Answered by `handle_published` once the host's relay has
@@ -96,7 +96,7 @@ pub enum Effect {
         /// URLs of other relays.
         relays: Vec<String>,
     },
-    /// Send events that the host's relay has to other relays, in the background. It is not answered.
+    /// Send events, which are already on the host's relay, to other relays in the background. It is not answered.
     Send {
         /// Of the effect.
         id: EffectId,
@@ -506,8 +506,8 @@ impl<C: SqlConn> Agent<C> {
 
     /// Time has passed: retries, deadlines, schedules.
     pub fn handle_timeout(&mut self, now: Now) {
-        // Without its key nobody could be told that a job has expired.
         self.signer_timeout(now);
+        // Without a signer nothing can be answered, so jobs do not expire either.
         if self.event_signer().is_some() {
             self.handle_due_jobs(now);
             self.run_schedules(now);

@@ -22,8 +22,8 @@ const ENTRIES_MAX: usize = 128;
 const RETRY_MILLIS: u64 = 1_000;
 const RETRY_MILLIS_MAX: u64 = 30_000;
 
-/// Seconds that an event may be ahead of the clock. What is further ahead was signed while the clock was wrong, and would be tried again
-/// for as long, while the others wait.
+/// Seconds that an event may be ahead of the clock. What is further ahead was signed while the clock was wrong; the relay would refuse it
+/// until then, and it would block the others.
 const AHEAD_SECONDS_MAX: u64 = 3_600;
 
 /// Events that go to the same relays.

@@ -1,5 +1,5 @@
 //! Results of requests that name no relays are also sent to those where their customers read (NIP-65), once the host's relay
-//! has them. As far as it goes: it is not repeated after a crash.
+//! has them. Best effort: it is not repeated after a crash.
 
 use std::collections::HashMap;
 

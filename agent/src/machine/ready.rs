@@ -1,5 +1,5 @@
-//! Whose turn it is. Customers take turns, a job each, whatever the number of jobs that they have; those of one customer are done in
-//! the order in which they came.
+//! Which job is next: round robin over customers, whatever the number of their jobs; the jobs of one customer in the order in which
+//! they came.
 
 use std::collections::{BTreeSet, HashMap};
 

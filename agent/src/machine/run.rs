@@ -1,4 +1,4 @@
-//! Attempts: an executor is started, its calls are made, and it has until a deadline. What fails in passing is tried again.
+//! Attempts: an executor is started, its calls are made, and it has until a deadline. Transient failures are tried again.
 
 use std::sync::Arc;
 

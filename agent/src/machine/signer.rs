@@ -161,7 +161,7 @@ impl RemoteSigner {
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// Another signer, or none, or the same one whose secret may be another. It is asked at once.
+    /// Replaces the signer: by another one, by none, or by the same one with a secret that may have changed. Its backoff is reset.
     pub(super) fn replace_signer(&mut self, now: Now, mut signer: Option<RemoteSigner>) {
         let before = self.signer.as_mut().and_then(|signer| signer.exchange.take());
         if let Some(Exchange { id, asks, .. }) = before {
@@ -228,7 +228,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// Whether a request can be decrypted soon. Then the job's time is that of its inputs.
+    /// Queues the request of a job for decryption. `None` while the signer fails: the job asks again later.
     pub(super) fn ask_to_decrypt(&mut self, now: Now, job: EventId) -> Option<EffectId> {
         let is_failing = self.signer.as_ref().is_none_or(|signer| now.millis() < signer.memory.retry_at);
         if is_failing {

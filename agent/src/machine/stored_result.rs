@@ -30,7 +30,8 @@ fn mime(wanted: Option<&str>) -> &'static str {
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// The work has a result, which is the answer; or it is stored first, and the job goes on until it is.
+    /// Completes a job with its result. One that is too large for an event is stored as a blob first; `Some`: the job goes on until it
+    /// is stored.
     pub(super) fn handle_output(&mut self, now: Now, active: Active, output: Output) -> Option<Active> {
         let large = match active.source {
             Source::Event(_) => self.fits(&active, &output.content).err(),

@@ -47,7 +47,7 @@ pub(super) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Manifes
     })
 }
 
-/// Refuses lists where what has been read is written as an object: serde takes the fields of a struct in their order too.
+/// Refuses a list where an object is expected: serde also reads a struct from a list of its fields.
 pub(super) fn refuse_lists_for_objects(
     read: &Value,
     written: &Value,

@@ -68,7 +68,7 @@ pub struct Manifest {
     /// digits of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// Keys that may pause, resume and drain it.
+    /// Keys that may pause, resume and drain it, and read its log and metrics.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operators: Vec<String>,
     /// SPDX expression.
@@ -106,7 +106,7 @@ pub struct Manifest {
     /// Further relays on which it is announced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<String>,
-    /// Whether it is announced (kinds 0, 10002, 31990 and heartbeats).
+    /// Whether it is announced (kinds 0, 10002, 10050, 31990 and heartbeats).
     #[serde(default = "yes")]
     pub announce: bool,
     /// Whether encrypted requests are taken.

@@ -95,7 +95,7 @@ impl Client {
         self.keys.pubkey()
     }
 
-    /// Names the signer, the client and the secret of the URL, without telling them: it is another one with another URL.
+    /// Identifies the signer, the client and the secret of the URL without revealing them. Other relays in the URL do not change it.
     pub fn digest(&self) -> String {
         use sha2::{Digest, Sha256};
         let secret = self.bunker.secret.as_deref().unwrap_or_default();

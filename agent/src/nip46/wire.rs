@@ -55,16 +55,16 @@ pub fn is_same_relay(a: &str, b: &str) -> bool {
 pub struct Frames {
     requests: usize,
     refused: usize,
-    told: usize,
+    received: usize,
 }
 
 impl Frames {
     /// Those after so many requests.
     pub fn new(requests: usize) -> Self {
-        Frames { requests, refused: 0, told: 0 }
+        Frames { requests, refused: 0, received: 0 }
     }
 
-    /// The most events that are taken: each answer may come again, after one that tells a URL.
+    /// The most events that are taken of one relay: for each request an `auth_url` and the answer, each up to twice, and some of others.
     fn events_max(&self) -> usize {
         16 + 4 * self.requests
     }
@@ -93,8 +93,8 @@ impl Frames {
     /// # Errors
     /// As [`Frames::handle`].
     pub fn take(&mut self, event: Event) -> Result<Event, String> {
-        self.told += 1;
-        match self.told > self.events_max() {
+        self.received += 1;
+        match self.received > self.events_max() {
             true => Err("it sends too many events".to_owned()),
             false => Ok(event),
         }

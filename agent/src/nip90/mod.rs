@@ -59,13 +59,13 @@ pub const KIND_DELETION: Kind = 5;
 pub const KIND_VANISH: Kind = 62;
 /// Job feedback.
 pub const KIND_FEEDBACK: Kind = 7000;
-/// «Are you there?», answered by feedback with status `pong`.
+/// «Are you there?», answered by feedback with status `pong`. In no NIP.
 pub const KIND_PING: Kind = 7007;
 /// Relay list (NIP-65).
 pub const KIND_RELAYS: Kind = 10_002;
 /// Relays for direct messages (NIP-17).
 pub const KIND_DM_RELAYS: Kind = 10_050;
-/// Heartbeat of an agent; replaceable, so there is one for each key.
+/// Heartbeat of an agent (proposed in nostr-protocol/nips#2465); replaceable, so there is one for each key.
 pub const KIND_HEARTBEAT: Kind = 11_998;
 /// Announcement of an agent (NIP-89).
 pub const KIND_ANNOUNCEMENT: Kind = 31_990;

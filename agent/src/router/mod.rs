@@ -252,8 +252,8 @@ impl<C: SqlConn> Router<C> {
         self.advance(now);
     }
 
-    /// The next delivery to make; at most one is in flight for each agent, and 4 MiB in all, by the event that passes it. Each has
-    /// to be answered by [`Router::handle_delivered`], after which there may be another.
+    /// The next delivery to make: at most one is in flight for each agent, and none begins while 4 MiB or more are in flight in all.
+    /// Each has to be answered by [`Router::handle_delivered`], after which there may be another.
     pub fn poll_delivery(&mut self) -> Option<Delivery> {
         if self.in_flight.is_full() {
             return None;

@@ -28,7 +28,8 @@ const UNWRITTEN_MAX: u64 = 1_000;
 /// Requests that are remembered in memory.
 const KNOWN_MAX: usize = 16_384;
 
-/// The first bytes of an id or a key. Who makes two that begin alike cancels only what is theirs.
+/// The first bytes of an id or a key. A collision does no harm: the prefixes of the authors must match too, and the agent compares
+/// whole ids and authors.
 type Prefix = [u8; 8];
 
 fn prefix(bytes: &[u8; 32]) -> Prefix {

@@ -1,4 +1,4 @@
-//! What is forgotten at once: all of a deleted agent, all of a customer.
+//! What is forgotten at once: all of a deleted agent, all of a customer. And how much is stored.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::PubKey;

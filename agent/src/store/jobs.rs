@@ -17,6 +17,7 @@ pub(crate) const ROW_BYTES_MAX: usize = 1_900_000;
 pub(crate) const SOURCE_BYTES_MAX: usize = 1_500_000;
 
 const COLUMNS: usize = 16;
+/// Column `answer` is [`JobRow::result_outbox_row`], and `opened` in `trace` is [`Trace::decrypted`]: old names, kept in databases.
 const PUT: &str = "INSERT OR REPLACE INTO agent_job (seq, id, customer, kind, state, received_at, finished_at, \
     wake_at, version, attempts, created_at_max, answer, cause, source, inputs, trace) \
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";

@@ -16,7 +16,7 @@ const GET: &str = "SELECT customer, updated_at, messages FROM agent_session WHER
 const ALL: &str = "SELECT customer, updated_at, messages FROM agent_session ORDER BY customer LIMIT ?";
 const PUT: &str = "INSERT OR REPLACE INTO agent_session (customer, updated_at, messages) VALUES (?, ?, ?)";
 const DELETE: &str = "DELETE FROM agent_session WHERE customer = ?";
-/// All but the latest sessions that are so many and so large.
+/// Deletes sessions beyond the number of newest ones that the first parameter is, or the bytes of newest ones that the second is.
 const EVICT: &str = "DELETE FROM agent_session WHERE customer IN (SELECT customer FROM (SELECT customer, \
     row_number() OVER latest AS place, sum(length(messages)) OVER latest AS bytes FROM agent_session \
     WINDOW latest AS (ORDER BY updated_at DESC, customer ROWS UNBOUNDED PRECEDING)) WHERE place > ? OR bytes > ?)";

@@ -70,7 +70,7 @@ fn a_job_that_kills_its_process_is_given_up() {
 }
 
 #[test]
-fn what_fails_in_passing_is_tried_again_with_longer_and_longer_waits() {
+fn a_transient_failure_is_tried_again_with_longer_and_longer_waits() {
     let mut world = World::calling(&manifest(|_| ()));
     let request = asked(&mut world, "hello");
     world.answer(503, "busy");
@@ -140,8 +140,8 @@ fn work_that_takes_too_long_is_ended() {
     assert_eq!(world.statuses(&request.id), ["processing", "error"]);
 }
 
-// A model that was slow was asked again or not, by the fraction of a second in which its job began: the call's own limit was cut to whole
-// seconds, so it ended first, and passed for a failure in passing. The customer got the first partial results twice.
+/// Regression: the limit of the call was cut to whole seconds, so it ended before the attempt and counted as a transient failure: the
+/// customer got the first partial results twice.
 #[test]
 fn a_call_that_takes_too_long_is_not_made_again() {
     for millis in [0, 1, 500, 999] {

@@ -196,7 +196,7 @@ fn parameters() {
     check("handlers[0].params.top-k.default", "1", "is never used: the parameter is required");
 }
 
-/// Serde refuses unknown fields not where a struct is flattened into another, so these have been taken once.
+/// Regression: these were accepted, since serde does not refuse unknown fields where a struct is flattened into another.
 #[test]
 fn configurations() {
     for (at, field) in (0..6).map(|at| (at, format!("handlers[{at}].config.surprise"))) {
@@ -292,7 +292,7 @@ fn rules() {
     check("memory.kind", "vector", UNKNOWN);
 }
 
-/// Serde takes the fields of a struct as a list in their order too.
+/// Serde also reads a struct from a list of its fields.
 #[test]
 fn lists_are_no_objects() {
     for path in ["limits", "memory", "payment", "access", "network"] {

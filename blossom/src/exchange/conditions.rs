@@ -20,8 +20,8 @@ pub(super) enum ConditionResult {
     Unsatisfiable,
 }
 
-/// What a request reads of a blob, as far as its head and the hash tell: a store that finds a blob and reads it by one operation can
-/// do so. What is sent of it in the end is [`Body::Blob`](super::Body).
+/// What a request will read of a blob, as far as its head and the hash tell before the blob is looked up: for stores that look up and
+/// read in one operation (R2). What is sent of it in the end is [`Body::Blob`](super::Body).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlannedRead {
     /// Nothing, or what only the blob itself tells.

@@ -27,7 +27,7 @@ enum Stage {
     /// Whether it would be accepted; nothing of the body is read before.
     Check,
     Read,
-    /// The same for the hash that the bytes have, if only they have told it.
+    /// [`Stage::Check`] again with the hash of the bytes, if neither the request nor the token named one hash.
     CheckHash {
         bytes: Bytes,
         original: Sha256,
@@ -124,7 +124,7 @@ impl MediaUpload {
             Stage::Thumbnail { storing, mut picture } => match storing.resume(context, input) {
                 Progress::Step(storing, step) => self.at(Stage::Thumbnail { storing, picture }, step),
                 Progress::End(end) => {
-                    // Without room for it the picture goes without.
+                    // If the thumbnail cannot be stored, the picture is stored without one.
                     let (named, new) = match end {
                         Ok(StoredBlob::Created(blob)) => (Some(blob.sha256), Some(blob.sha256)),
                         Ok(StoredBlob::Existing(blob)) => (Some(blob.sha256), None),

@@ -71,7 +71,7 @@ impl Read {
         match self {
             Read::Look(sha256) => match input {
                 Input::Answered(Outcome::Blob(blob)) => Err(serve(context, head, blob)),
-                // What it is like only its bytes tell, and HEAD does not fetch them.
+                // HEAD does not pull: type and length would be known only from the fetched bytes.
                 Input::Answered(Outcome::Missing) if head.is_head() => Err(missing()),
                 Input::Answered(Outcome::Missing) => match Hints::read(context, head, sha256) {
                     Some(hints) if !hints.authors.is_empty() => {
@@ -157,6 +157,7 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
                 response = response.with("content-security-policy", SANDBOX);
             }
             if let Some(thumbnail) = blob.media.as_ref().and_then(|media| media.thumbnail) {
+                // Draft "blob previews", hzrd149/blossom#101.
                 response = response.with("link", format!("</{thumbnail}>; rel=\"preview\""));
             }
             // An empty blob has no bytes to look up.
@@ -168,7 +169,7 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
     }
 }
 
-/// With what caches go by, which must not compress: lengths and ranges are those of the blob.
+/// Adds validators and rules for caches. `no-transform`: a cache must not compress, since lengths and ranges are those of the blob.
 fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Response {
     let left = blob.expires_at.map_or(CACHE_SECONDS, |at| at.saturating_sub(context.now).min(CACHE_SECONDS));
     let shared = left.min(SHARED_CACHE_SECONDS);

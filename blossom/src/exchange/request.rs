@@ -110,7 +110,7 @@ pub(super) fn token(context: &Context<'_>, head: &Head, verb: Verb) -> Result<To
 /// The URL that `server` tags of tokens name, if this server knows its own.
 pub(crate) fn server_url<'a>(context: &Context<'a>) -> Option<&'a str> {
     match context.origin {
-        // Nobody else's server is there, and it is nobody else's name.
+        // A loopback host can be believed: no other server can be meant by it.
         ServerUrl::Host(host) if !authorization::is_loopback(host) => None,
         ServerUrl::Host(_) | ServerUrl::Url(_) => Some(context.base_url),
     }

@@ -93,7 +93,7 @@ impl From<HttpResponse> for Response {
 }
 
 impl From<TokenError> for Response {
-    /// 401 for every defect of a token: at that clients sign again.
+    /// 401 for every defect of a token, because clients sign a new token only then.
     fn from(defect: TokenError) -> Self {
         Self::error(401, defect.message()).with("www-authenticate", "Nostr")
     }

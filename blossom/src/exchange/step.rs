@@ -140,9 +140,9 @@ pub struct Receive {
     pub media: Option<Media>,
 }
 
-/// What room the index has reserved for bytes that are fetched: as many as their origin announces, before any of them is stored; if it
-/// does not, those that have come, at every 64 MiB. A host asks the index each command, and goes on if it is [`Outcome::Accepted`]; a
-/// refusal is [`StepError::Refused`].
+/// The room that the index has reserved for bytes that are fetched. If the origin announces a length, it is reserved before any byte is
+/// stored; otherwise what has come is reserved again at every 64 MiB. A host sends each command to the index and goes on at
+/// [`Outcome::Accepted`]; a refusal is [`StepError::Refused`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
     upload: u64,
@@ -173,8 +173,8 @@ impl Reservation {
     }
 }
 
-/// Who brings bytes. Where many do at once, hosts give each key that the operator has listed a share of their means, and all others
-/// one by their address, for keys are free.
+/// Who brings bytes. Hosts divide their capacity fairly: a share for each listed key, and for everybody else one for each client
+/// address, because new keys cost nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uploader {
     /// The public key in hexadecimal.

@@ -81,7 +81,7 @@ impl Plan {
         self.mime.clone().or_else(|| self.mime_of_extension()).unwrap_or_else(|| mime::UNKNOWN.to_owned())
     }
 
-    /// The same as far as it is taken: a type by the extension has not been looked at yet.
+    /// [`Plan::first_mime`], or unknown if the settings refuse that type: one guessed from the extension has not been checked before.
     fn taken_mime(&self, context: &Context<'_>) -> String {
         let mime = Some(self.first_mime()).filter(|mime| mime::is_taken(context.settings, mime));
         mime.unwrap_or_else(|| mime::UNKNOWN.to_owned())
@@ -234,7 +234,7 @@ enum Stage {
         mime: String,
     },
     SetMime(Blob),
-    /// Bytes of others came first, and the upload is ended. Who owns the blob need not show it once more.
+    /// Bytes of another upload came first, and this one is ended. If the uploader owns that blob already it is a success.
     Raced,
     Own,
     /// The upload is ended; staged bytes are still to be discarded.
@@ -255,7 +255,8 @@ pub(super) enum StoredBlob {
 }
 
 impl StoredBlob {
-    /// As the picture that this upload is of: another original may have been stripped to the same bytes before.
+    /// For the response of `/media`: with this upload's original, since another original may have been stripped to the same bytes
+    /// before.
     pub(super) fn of_original(self, media: &Media) -> Self {
         let StoredBlob::Existing(blob) = self else { return self };
         let thumbnail = blob.media.as_ref().and_then(|media| media.thumbnail);
@@ -403,7 +404,7 @@ impl Storing {
         let plan = &mut self.plan;
         let (upload, key, only_hash) = match (input, plan.expected.known()) {
             (Input::Answered(Outcome::Begun { upload, key }), _) => (upload, key, false),
-            // Nobody owns what they do not have.
+            // Others own it: the uploader has to prove possession, so the bytes are hashed and not stored.
             (Input::Answered(Outcome::OwnedByOthers { upload }), Some(sha256)) => {
                 (upload, sha256.to_string(), true)
             }

@@ -15,10 +15,10 @@ const UNBAN: &str = "DELETE FROM blossom_bans WHERE sha256 = ?";
 const BANS: &str = "SELECT sha256, reason, at FROM blossom_bans ORDER BY at DESC, sha256 DESC LIMIT ?";
 const REPORT: &str = "INSERT INTO blossom_reports (row, sha256, reporter, event, category, content, at) \
                       VALUES (?, ?, ?, ?, ?, ?, ?)";
-const REPORTED: &str = "DELETE FROM blossom_reports WHERE sha256 = ? AND reporter = ?";
-const REPORTS_FURTHER: &str = "DELETE FROM blossom_reports WHERE row IN \
+const DELETE_EARLIER_REPORT: &str = "DELETE FROM blossom_reports WHERE sha256 = ? AND reporter = ?";
+const TRIM_REPORTS_OF_REPORTER: &str = "DELETE FROM blossom_reports WHERE row IN \
                                (SELECT row FROM blossom_reports WHERE reporter = ? ORDER BY row DESC LIMIT -1 OFFSET ?)";
-const REPORTS_FURTHER_OF: &str = "DELETE FROM blossom_reports WHERE row IN \
+const TRIM_REPORTS_OF_BLOB: &str = "DELETE FROM blossom_reports WHERE row IN \
                                   (SELECT row FROM blossom_reports WHERE sha256 = ? ORDER BY row DESC LIMIT -1 OFFSET ?)";
 const COUNT_REPORTS: &str = "SELECT count(*) FROM blossom_reports";
 const BUSIEST: &str = "SELECT reporter, count(*) AS reports FROM blossom_reports GROUP BY reporter \
@@ -116,7 +116,7 @@ impl<C: SqlConn> Run<'_, C> {
                 continue;
             }
             last += 1;
-            exec(self.conn, REPORTED, &[sha256.into(), reporter.into()])?;
+            exec(self.conn, DELETE_EARLIER_REPORT, &[sha256.into(), reporter.into()])?;
             let params = [
                 last.into(),
                 sha256.into(),
@@ -127,12 +127,12 @@ impl<C: SqlConn> Run<'_, C> {
                 self.now.into(),
             ];
             exec(self.conn, REPORT, &params)?;
-            exec(self.conn, REPORTS_FURTHER_OF, &[sha256.into(), REPORTS_KEPT_OF.into()])?;
+            exec(self.conn, TRIM_REPORTS_OF_BLOB, &[sha256.into(), REPORTS_KEPT_OF.into()])?;
             outcome = Outcome::Done;
             self.state.reports_room = self.state.reports_room.saturating_sub(1);
         }
         if outcome == Outcome::Done {
-            exec(self.conn, REPORTS_FURTHER, &[reporter.into(), REPORTS_KEPT_OF.into()])?;
+            exec(self.conn, TRIM_REPORTS_OF_REPORTER, &[reporter.into(), REPORTS_KEPT_OF.into()])?;
             self.make_room_for_reports()?;
         }
         Ok(outcome)

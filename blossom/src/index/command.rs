@@ -1,4 +1,4 @@
-//! The commands of the index, and their outcomes. Both travel as JSON between the Worker and the Blossom object.
+//! The commands of the index, and their outcomes. On the edge both travel as JSON between the Worker and the Durable Object of Blossom.
 
 use relay_site::blossom::RetentionRule;
 use serde::{Deserialize, Serialize};
@@ -259,14 +259,15 @@ pub struct Wanted {
     pub total_bytes_max: Option<u64>,
     /// When the upload counts as abandoned, in Unix seconds.
     pub abandoned_at: u64,
-    /// When retention removes the blob, in Unix seconds. A blob that is here already is kept until the later of both times, unless
-    /// there are rules.
+    /// When retention removes the blob, in Unix seconds. A blob that is here already is kept until the later of both times; if
+    /// [`Wanted::retention`] has rules, these decide instead.
     #[serde(default)]
     pub expires_at: Option<u64>,
     /// Retention removes it after as many seconds without a download; likewise.
     #[serde(default)]
     pub unused_seconds: Option<u64>,
-    /// Rules by whose first one that fits a blob that is here already is kept: by its type and size, whatever is declared of it.
+    /// The retention rules. For a blob that is here already the first rule that fits its own type and size applies, whatever this
+    /// upload declares.
     #[serde(default)]
     pub retention: Vec<RetentionRule>,
 }

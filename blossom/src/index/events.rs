@@ -64,7 +64,8 @@ fn event_id(text: &str) -> Result<EventId, StoreError> {
 
 impl<C: SqlConn> Run<'_, C> {
     /// An event of the relay. One row for the position. A description writes two for each blob; a deletion or a request to
-    /// vanish what [`Run::remove_owner`] does, for at most some blobs of a request.
+    /// vanish what [`Run::remove_owner`] does, for at most [`VANISHED_BLOBS_MAX`] blobs of a request to vanish;
+    /// [`super::Command::Sweep`] does the rest.
     pub(super) fn apply(&mut self, event: &RelayEvent, seq: u64) -> Result<Outcome, StoreError> {
         let author = parse_key(&event.pubkey)?;
         match event.kind {

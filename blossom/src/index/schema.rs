@@ -22,6 +22,9 @@
 //!                                                           keeps its old name): events.rs
 //! ```
 //!
+//! `since` of blobs and of owners is when that owner became one, or has uploaded the blob again after a request to vanish, in Unix
+//! seconds: a request to vanish removes only owners from before it.
+//!
 //! Durable Objects bill rows written, entries of indexes too. An upload writes six: itself and out again, its blob and the
 //! indexes of its owner and its time, and the totals; with retention seven.
 

@@ -70,7 +70,8 @@ impl Wanted {
         })
     }
 
-    /// The same where its type is known only when the bytes have come: with rules it is not kept any longer.
+    /// The same for an upload whose blob, and so its type, is not known yet: with rules it does not extend how long the blob is
+    /// kept.
     fn keep_later(&self) -> Retention {
         match self.retention.is_empty() {
             true => Retention::new(self.expires_at, self.unused_seconds),
@@ -231,6 +232,7 @@ impl<C: SqlConn> Run<'_, C> {
             is_paid: false,
             parts: (kind == Kind::InParts).then(Parts::default),
         };
+        // Stored as limit + 1: 0 stands for no limit, and is also a possible limit.
         let plus_one = |max: Option<u64>| max.map_or(0, |max| max.saturating_add(1));
         let params = [
             id.into(),

@@ -7,7 +7,7 @@ use img_parts::jpeg::{Jpeg, JpegSegment, markers};
 use super::orientation;
 use super::{MediaError, Stripped};
 
-/// The marker TEM, which no picture has, and the highest one without a meaning.
+/// TEM (T.81, B.1.1.3), a marker without a length like RSTn: it does not end coded data.
 const TEM: u8 = 0x01;
 /// Bytes of a JFIF segment without thumbnail. The last two say how large that is.
 const JFIF_BYTES: usize = 14;

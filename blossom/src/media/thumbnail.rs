@@ -40,7 +40,8 @@ pub(super) fn thumbnail(stripped: &Stripped) -> Result<Thumbnail, MediaError> {
 /// The pixels, no more than fit the thumbnail, and the colour profile.
 fn decode(stripped: &Stripped) -> ImageResult<Option<(DynamicImage, Option<Vec<u8>>)>> {
     let bytes = &stripped.bytes;
-    // Frames beside the canvas; coefficients beside the pixels.
+    // `times`: how often the decoded size is in memory at once. WebP and GIF have a frame beside the canvas, progressive JPEG its
+    // coefficients beside the pixels.
     let (format, times) = match stripped.mime {
         "image/jpeg" if is_progressive(bytes) => (ImageFormat::Jpeg, 3),
         "image/jpeg" => (ImageFormat::Jpeg, 1),

@@ -18,7 +18,7 @@ use crate::exchange::{Context, is_open, server_url};
 const TEMPLATE: &str = include_str!("page.html");
 const FILES_STYLE: &str = include_str!("style.css");
 
-/// A module: what extensions have in common with its names does not matter.
+/// Runs as a module, so that its names do not clash with globals of browser extensions.
 const SCRIPT: &str = concat!(
     include_str!("script/signer.js"),
     include_str!("script/list.js"),

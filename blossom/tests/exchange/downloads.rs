@@ -174,8 +174,8 @@ fn everything_but_pdf_is_put_in_a_sandbox() {
     }
 }
 
-/// A browser splits a `Content-Type` at commas and takes the last type: `image/png; x=1, text/html` is a page, whose script ran with
-/// the relay's origin.
+/// Regression: a browser splits a `Content-Type` at commas and takes the last type. `image/png; x=1, text/html` is a page, whose
+/// script ran with the relay's origin.
 #[test]
 fn no_second_type_hides_in_the_parameters_of_the_first() {
     let types = [

@@ -216,7 +216,7 @@ fn what_is_refused_and_before_what() {
     assert_eq!(reply.steps, ["Ask(Check)"], "nothing is read");
 }
 
-/// It read 32 MiB into memory to answer that.
+/// Regression: 32 MiB were read into memory before the answer 422.
 #[test]
 fn a_host_that_cannot_process_says_so_before_it_reads() {
     let mut host = host();

@@ -142,7 +142,7 @@ fn what_cannot_be_mirrored() {
     assert!(host.objects.is_empty());
 }
 
-/// 128 mirrors of 4 GiB put 512 GB above the quota on the disk before the index was asked.
+/// Regression: 128 mirrors of 4 GiB put 512 GB above the quota on the disk before the index was asked.
 #[test]
 fn quotas_stop_a_mirror_before_its_bytes_are_stored() {
     let own = [hash(BODY)];

@@ -129,7 +129,7 @@ fn a_store_that_fails_to_join_keeps_the_parts() {
     assert_eq!(reply.steps, ["Ask(BeginPart)", "Join", "Ask(Finish)"]);
 }
 
-/// `octet-stream` was declared of an executable, and nobody looked at it.
+/// Regression: an executable that was declared as `octet-stream` was taken without a look at its bytes.
 #[test]
 fn joined_parts_are_looked_at() {
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and more";

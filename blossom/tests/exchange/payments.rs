@@ -67,7 +67,7 @@ fn unpaid_requests_are_402_and_bad_proofs_400() {
     check("a small part is free", &host.send(&download.with("range", "bytes=0-4")), 206);
 }
 
-/// Who had paid was told afterwards that the blob is banned, or beyond the quota, or here already.
+/// Regression: who had paid was told afterwards that the blob is banned, or beyond the quota, or here already.
 #[test]
 fn nobody_pays_for_what_is_refused_or_here() {
     let wallet = Wallet::default();

@@ -88,7 +88,7 @@ fn what_is_not_pulled() {
     check("too long", &get(&mut host, &format!("{path}?xs=away.example")), 404);
 }
 
-/// A request of a few bytes made the relay fetch a blob of gigabytes from whomever it named, as often as it came.
+/// Regression: a request of a few bytes made the relay fetch a blob of gigabytes from whomever it named, as often as it came.
 #[test]
 fn one_request_fetches_and_misses_are_remembered() {
     let path = format!("/{}", hash(PNG));

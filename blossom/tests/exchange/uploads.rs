@@ -1,4 +1,4 @@
-//! PUT /upload (BUD-02), PUT /<sha256> (BUD-13), HEAD /upload (BUD-06).
+//! PUT /upload (BUD-02), PUT /<sha256> (BUD-13), HEAD /upload (BUD-06), preflights (OPTIONS, BUD-01); quotas and races of uploads.
 
 use relay_blossom::exchange::StepError;
 use relay_blossom::index::Refusal;
@@ -48,8 +48,8 @@ fn a_new_blob_is_201_with_a_descriptor_and_an_old_one_200() {
     assert_eq!(get(&mut host, path).body, BODY, "the descriptor's URL is the blob's");
 }
 
-/// Hashes are in lists that anybody may read. Whoever announced an upload of one owned the blob without a byte, and its owner could
-/// not delete it.
+/// Regression: hashes are in lists that anybody may read. Whoever announced an upload of one owned the blob without a byte, and its
+/// owner could not delete it.
 #[test]
 fn nobody_owns_what_they_do_not_have() {
     let mut host = host();
@@ -115,7 +115,7 @@ fn the_type_is_what_is_declared_or_told_by_the_bytes() {
     assert_eq!(host.send(&request).json()["type"], json!("video/mp4"));
 }
 
-/// Whoever uploaded a blob first without saying what it is had all others see bytes.
+/// Regression: if the first upload of a blob declared no type, it was served as octet-stream for ever, whatever later owners declared.
 #[test]
 fn an_owner_who_uploads_again_tells_an_unknown_type() {
     let mut host = host();
@@ -159,7 +159,7 @@ fn a_type_that_the_store_does_not_take_the_index_does_not_either() {
     assert_eq!(blob.mime, "text/plain", "what is known stays");
 }
 
-/// Who lost a race was an owner of a blob whose bytes nobody had looked at.
+/// Regression: who lost a race owned a blob without proof of having its bytes.
 #[test]
 fn who_loses_a_race_owns_nothing_that_was_not_looked_at() {
     let mut host = host();
@@ -199,7 +199,7 @@ fn expires_at(host: &mut Host<'_>) -> Option<u64> {
     }
 }
 
-/// Videos end after a day: whoever uploaded one again as something else, or as shorter, kept it for ever.
+/// Regression: where videos end after a day, whoever uploaded one again as something else, or as shorter, kept it for ever.
 #[test]
 fn a_blob_that_is_here_is_kept_by_its_own_type_and_size() {
     let mut host = host();

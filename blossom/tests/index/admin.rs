@@ -117,7 +117,7 @@ fn reports_of_a_reporter_and_of_a_blob_are_bounded() {
     assert_eq!((info.reports.len(), &info.reports[99].reporter), (100, &key(50)));
 }
 
-/// A hundred requests removed every report of others.
+/// Regression: a hundred requests removed every report of others.
 #[test]
 fn whoever_reports_most_makes_room_for_others() {
     let mut world = World::new();

@@ -213,7 +213,7 @@ fn each_statement_of_each_command_may_fail() {
     }
 }
 
-/// As they do between the Worker and the Blossom object.
+/// As they do between the Worker and the Durable Object of Blossom.
 #[test]
 fn commands_and_answers_travel_as_json() {
     let (shapes, _) = run(|world, now, command| {

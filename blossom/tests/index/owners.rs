@@ -133,7 +133,7 @@ fn a_client_may_delete_each_page_before_it_asks_for_the_next() {
     }
 }
 
-/// The administrators' list of all blobs sorted all of them for each page.
+/// Regression: the administrators' list of all blobs sorted all of them for each page.
 #[test]
 fn a_list_of_all_reads_a_page_also_in_databases_of_the_first_days() {
     use relay_engine::sql::SqlConn as _;

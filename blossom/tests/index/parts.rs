@@ -146,7 +146,7 @@ fn a_restart_keeps_what_is_stored() {
     assert_eq!(world.remove_all().len(), 2);
 }
 
-/// Parts filled the disk beyond every quota: each could be as long as the blob, and ten thousand of them came.
+/// Regression: parts filled the disk beyond every quota: each could be as long as the blob, and ten thousand of them came.
 #[test]
 fn parts_have_at_most_twice_the_bytes_of_the_blob_and_no_byte_comes_in_vain() {
     let mut world = World::new();
@@ -178,7 +178,7 @@ fn uploads_in_parts_of_an_owner_are_bounded() {
     assert!(matches!(world.run(part(2, 17)), Outcome::Begun { .. }));
 }
 
-/// One byte an hour kept an upload for ever.
+/// Regression: one byte an hour kept an upload for ever.
 #[test]
 fn parts_extend_their_upload_for_a_day() {
     let mut world = World::new();
@@ -219,7 +219,7 @@ fn a_blob_that_is_ones_own_or_banned_meanwhile_ends_the_parts() {
     assert_eq!(world.remove_all().len(), 2);
 }
 
-/// Whoever announced a long blob and sent a byte of it reserved all of it.
+/// Regression: whoever announced a long blob and sent a byte of it reserved all of it.
 #[test]
 fn an_upload_in_parts_reserves_what_has_come_and_at_most_the_whole() {
     let quota = |n, size| Wanted { key_bytes_max: Some(100), ..wanted(1, n, size) };

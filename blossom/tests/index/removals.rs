@@ -97,7 +97,8 @@ fn a_removal_that_nobody_reports_is_handed_out_again() {
     world.check(Command::Sweep, &Outcome::Swept(None));
 }
 
-/// On the edge GET asks only the bucket: what somebody had begun to upload stayed public however often it was deleted or banned.
+/// Regression: on the edge, where GET asks only the bucket, what somebody had begun to upload stayed public however often it was deleted
+/// or banned.
 #[test]
 fn a_deletion_gives_up_uploads_of_the_blob_and_removes_it_twice() {
     let ban = Command::Ban { sha256: sha(1), reason: String::new() };
@@ -162,7 +163,7 @@ fn what_administrators_remove_goes_from_the_store_though_the_index_does_not_know
     assert_eq!(world.remove_all(), [sha(1).to_string()]);
 }
 
-/// One error of the store kept uploads of a blob waiting for 15 minutes.
+/// Regression: one error of the store kept uploads of a blob waiting for 15 minutes.
 #[test]
 fn a_removal_that_failed_waits_again() {
     let mut world = World::new();

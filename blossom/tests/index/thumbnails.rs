@@ -97,8 +97,8 @@ fn databases_without_the_table_are_opened() {
     assert!(!world.is_live(THUMBNAIL));
 }
 
-/// A picture and its thumbnail ran out in the same sweep: the thumbnail went with the picture, and was then removed once more, so that
-/// the totals lost a blob of somebody else's.
+/// Regression: when a picture and its thumbnail ran out in the same sweep, the thumbnail went with the picture and was then removed once
+/// more, so that the totals lost a blob of somebody else's.
 #[test]
 fn a_thumbnail_that_runs_out_with_its_picture_is_counted_once() {
     for (n, thumbnail) in [(1, 2), (2, 1)] {

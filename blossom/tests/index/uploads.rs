@@ -23,8 +23,8 @@ fn an_upload_makes_a_blob_live_when_its_bytes_are_there() {
     assert_eq!((totals.blobs, totals.bytes, totals.owners, totals.uploads), (1, 10, 1, 0));
 }
 
-/// Who knew a hash, from a list that anybody may read, announced an upload of it, sent nothing and owned the blob: its owner could
-/// not delete it any more.
+/// Regression: who knew a hash, from a list that anybody may read, announced an upload of it, sent nothing and owned the blob: its owner
+/// could not delete it any more.
 #[test]
 fn who_knows_a_hash_owns_the_blob_only_when_its_bytes_have_come() {
     let mut world = World::new();

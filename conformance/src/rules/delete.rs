@@ -26,7 +26,7 @@ pub(super) const RULES: &[Rule] = &[
         deletable(ctx)?;
         ctx.delete_as(&ctx.blob(10).sha256, &ctx.key)?.expect(&[404]).map(|_| ())
     }),
-    rule("delete-twice", STATUS, Should, "the second time it is 404", |ctx| {
+    rule("delete-twice", STATUS, Should, "a second DELETE of a blob is 404", |ctx| {
         let blob = deletable(ctx)?;
         ctx.delete_as(&blob.sha256, &ctx.key)?.expect(&[200, 204])?;
         ctx.delete_as(&blob.sha256, &ctx.key)?.expect(&[404]).map(|_| ())
@@ -50,7 +50,7 @@ pub(super) const RULES: &[Rule] = &[
         ctx.delete_as(&blob.sha256, &ctx.key)?.expect(&[200, 204])?;
         ctx.expect_served(&blob)
     }),
-    rule("delete-last-owner", DELETE, Must, "it is deleted with its last owner", |ctx| {
+    rule("delete-last-owner", DELETE, Must, "a blob is deleted with its last owner", |ctx| {
         let blob = deletable(ctx)?;
         ctx.store_second(&blob)?;
         ctx.delete_as(&blob.sha256, &ctx.key)?.expect(&[200, 204])?;

@@ -26,7 +26,7 @@ pub(super) const RULES: &[Rule] = &[
         let count = all(ctx, &ctx.key)?.iter().filter(|sha256| **sha256 == blob.sha256).count();
         ensure(count == 1, || format!("{} is in the list {count} times", blob.sha256))
     }),
-    rule("list-others", LIST, Must, "what others have uploaded is not", |ctx| {
+    rule("list-others", LIST, Must, "a blob of another key is not in the list", |ctx| {
         offered(ctx)?;
         let blob = ctx.blob(40);
         ctx.store_second(&blob)?;

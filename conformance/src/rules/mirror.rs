@@ -16,6 +16,7 @@ use super::integrity::ABSURD;
 
 const MIRROR: &str = "BUD-04 PUT /mirror";
 const STATUS: &str = "BUD-04 status codes";
+const SAFE: &str = "BUD-04 integrity";
 const SSRF: &str = "BUD-04 SSRF";
 
 /// Most requests that a server may send for one mirror request: the first, three redirects, and as many HEADs.
@@ -65,7 +66,7 @@ pub(super) const RULES: &[Rule] = &[
     }),
     rule("mirror-no-length", MIRROR, Practice, "an origin may send no length", |ctx| {
         let blob = ctx.blob(300);
-        let url = local(ctx, &blob.path(), Reply::Endless(blob.bytes.clone()))?;
+        let url = local(ctx, &blob.path(), Reply::CloseDelimited(blob.bytes.clone()))?;
         mirror(ctx, &blob, &url)?.expect(&[201])?;
         ctx.expect_served(&blob)
     }),
@@ -74,7 +75,7 @@ pub(super) const RULES: &[Rule] = &[
         let url = local(ctx, &wanted.path(), Reply::Blob(Vec::new(), sent.bytes.clone()))?;
         mirror(ctx, &wanted, &url)?.expect(&[409]).map(|_| ())
     }),
-    rule("mirror-mismatch-stores", SSRF, Safety, "a blob that is not the x is not stored", |ctx| {
+    rule("mirror-mismatch-stores", SAFE, Safety, "a blob that is not the x is not stored", |ctx| {
         let (wanted, sent) = (ctx.blob(300), ctx.blob(300));
         let url = local(ctx, &wanted.path(), Reply::Blob(Vec::new(), sent.bytes.clone()))?;
         mirror(ctx, &wanted, &url)?.expect(&[400, 401, 403, 409, 502])?;
@@ -99,14 +100,14 @@ pub(super) const RULES: &[Rule] = &[
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         mirror(ctx, &blob, &format!("http://127.0.0.1:{port}{}", blob.path()))?.expect(&[502]).map(|_| ())
     }),
-    rule("mirror-cut", SSRF, Safety, "what an origin breaks off is not stored", |ctx| {
+    rule("mirror-cut", SAFE, Safety, "what an origin breaks off is not stored", |ctx| {
         let blob = ctx.blob(300);
         let url = local(ctx, &blob.path(), Reply::Cut(blob.bytes.clone()))?;
         let response = mirror(ctx, &blob, &url)?;
         response.ensure(response.status >= 400, "the origin announced 100 bytes more")?;
         ctx.expect_absent(&blob.sha256)
     }),
-    rule("mirror-huge", SSRF, Safety, "an origin that announces 2^50 bytes is refused", |ctx| {
+    rule("mirror-huge", SAFE, Safety, "an origin that announces 2^50 bytes is refused", |ctx| {
         let blob = ctx.blob(300);
         let url = local(ctx, &blob.path(), Reply::Announce(ABSURD))?;
         mirror(ctx, &blob, &url)?.expect(&[402, 403, 413, 502, 507]).map(|_| ())
@@ -118,7 +119,7 @@ pub(super) const RULES: &[Rule] = &[
         mirror(ctx, &blob, &url)?.expect(&[201])?;
         ctx.expect_served(&blob)
     }),
-    rule("mirror-redirect-loop", SSRF, Safety, "redirects without end are given up soon", |ctx| {
+    rule("mirror-redirect-loop", SAFE, Safety, "redirects without end are given up soon", |ctx| {
         let blob = ctx.blob(300);
         let url = local(ctx, &blob.path(), Reply::Status(404))?;
         local(ctx, &blob.path(), Reply::To(url.clone()))?;
@@ -183,7 +184,7 @@ pub(super) const RULES: &[Rule] = &[
             Ok(())
         })
     }),
-    rule("mirror-huge-body", SSRF, Safety, "a body of 2 MB is refused", |ctx| {
+    rule("mirror-huge-body", SAFE, Safety, "a body of 2 MB is refused", |ctx| {
         offered(ctx)?;
         let url = format!("https://blossom.invalid/{}", "x".repeat(2 << 20));
         mirror(ctx, &ctx.blob(1), &url)?.expect_refusal()?;

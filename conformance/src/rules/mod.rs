@@ -10,7 +10,6 @@ mod mirror;
 mod parts;
 mod paths;
 mod payment;
-mod preflight;
 mod put_path;
 mod races;
 mod ranges;
@@ -20,6 +19,7 @@ mod scope;
 mod stored_scripts;
 mod tokens;
 mod upload;
+mod upload_requirements;
 mod wire;
 
 use crate::suite::Rule;
@@ -35,7 +35,7 @@ pub(crate) fn all() -> Vec<Rule> {
         upload::RULES,
         integrity::RULES,
         stored_scripts::RULES,
-        preflight::RULES,
+        upload_requirements::RULES,
         mirror::RULES,
         media::RULES,
         payment::RULES,

@@ -203,7 +203,7 @@ pub(super) const RULES: &[Rule] = &[
         "token-open-upload",
         SIGNED,
         Safety,
-        "an open server gives no blob to the key of a bad token",
+        "on an open server a forged token does not make its key an owner",
         |ctx| {
             if !ctx.uploads_are_open()? {
                 return skip("uploads need a token here");

@@ -27,7 +27,7 @@ pub(super) const RULES: &[Rule] = &[
         let response = ctx.upload(&blob)?;
         descriptor(response.expect(&[200])?, &blob).map(|_| ())
     }),
-    rule("upload-again-unannounced", PUT, Must, "it is 200 without X-SHA-256 too", |ctx| {
+    rule("upload-again-unannounced", PUT, Must, "a second upload without X-SHA-256 is 200", |ctx| {
         let blob = ctx.blob_of_1000_bytes()?;
         let token = Token::new("upload").x(&blob.sha256);
         let request = ctx.put("/upload").token(&token, &ctx.key).blob(&blob).without("X-SHA-256");
@@ -142,15 +142,21 @@ pub(super) const RULES: &[Rule] = &[
         }
         Ok(())
     }),
-    rule("descriptor-extension-fits", DESCRIPTOR, Practice, "it is .png for a PNG, .bin if unknown", |ctx| {
-        for (blob, end) in [(ctx.picture()?, ".png"), (ctx.blob_of_1000_bytes()?, ".bin")] {
-            let response = ctx.upload(&blob)?;
-            let found = descriptor(response.expect(&[200])?, &blob)?;
-            let url = found["url"].as_str().unwrap_or_default();
-            response.ensure(url.ends_with(end), &format!("url: {url}, expected {end}"))?;
-        }
-        Ok(())
-    }),
+    rule(
+        "descriptor-extension-fits",
+        DESCRIPTOR,
+        Practice,
+        "the url ends in .png for a PNG, .bin if the type is unknown",
+        |ctx| {
+            for (blob, end) in [(ctx.picture()?, ".png"), (ctx.blob_of_1000_bytes()?, ".bin")] {
+                let response = ctx.upload(&blob)?;
+                let found = descriptor(response.expect(&[200])?, &blob)?;
+                let url = found["url"].as_str().unwrap_or_default();
+                response.ensure(url.ends_with(end), &format!("url: {url}, expected {end}"))?;
+            }
+            Ok(())
+        },
+    ),
     rule("descriptor-url", DESCRIPTOR, Must, "the url serves the blob", |ctx| {
         let blob = ctx.picture()?;
         let response = ctx.upload(&blob)?;

@@ -107,7 +107,7 @@ pub(super) const RULES: &[Rule] = &[
         "close-exists",
         "RFC 9112 9.6",
         Practice,
-        "an upload of 8 MB that are there is answered, not reset",
+        "an upload of 8 MB that the server already has is answered, not reset",
         |ctx| {
             ctx.blob_of_1000_bytes()?;
             let blob = ctx.blob(LARGE);

@@ -124,7 +124,7 @@ pub(super) fn all() -> Vec<Case> {
                     become_status(response, 409);
                 }
             },
-            &["media-preflight-agrees", "media-again", "media-accepts", "media-png"],
+            &["head-media-agrees", "media-again", "media-accepts", "media-png"],
         ),
         sent(
             "media takes all",

@@ -96,7 +96,7 @@ fn cors() -> Vec<Case> {
             &[
                 "token-defects-401",
                 "token-missing-401",
-                "preflight-token-missing",
+                "head-upload-token-missing",
                 "mirror-token-missing",
                 "parts-token-missing",
             ],

@@ -1,4 +1,4 @@
-//! Faults in the messages of uploads: statuses, descriptors, scripts, preflights.
+//! Faults in the messages of uploads: statuses, descriptors, scripts, upload requirements (HEAD).
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::model::Response;
 pub(super) fn all() -> Vec<Case> {
     let mut all = uploads();
     all.extend(scripts());
-    all.extend(preflights());
+    all.extend(upload_requirements());
     all
 }
 
@@ -253,7 +253,7 @@ fn scripts() -> Vec<Case> {
     ]
 }
 
-fn preflights() -> Vec<Case> {
+fn upload_requirements() -> Vec<Case> {
     vec![
         sent(
             "204 for 200",
@@ -262,7 +262,7 @@ fn preflights() -> Vec<Case> {
                     response.status = 204;
                 }
             },
-            &["preflight-accepts", "preflight-exists", "media-preflight-accepts"],
+            &["head-upload-accepts", "head-upload-exists", "head-media-accepts"],
         ),
         sent(
             "uploads are refused",
@@ -271,7 +271,7 @@ fn preflights() -> Vec<Case> {
                     become_status(response, 403);
                 }
             },
-            &["preflight-agrees"],
+            &["head-upload-agrees"],
         ),
         sent(
             "everything is accepted",
@@ -281,18 +281,18 @@ fn preflights() -> Vec<Case> {
                 }
             },
             &[
-                "preflight-length-missing",
-                "preflight-length-malformed",
-                "preflight-length-absurd",
-                "preflight-hash-malformed",
-                "preflight-token-missing",
-                "preflight-token-x",
-                "preflight-token-t",
-                "media-preflight-length-missing",
-                "media-preflight-hash-malformed",
-                "media-preflight-absurd",
-                "media-preflight-token-x",
-                "media-preflight-token-t",
+                "head-upload-length-missing",
+                "head-upload-length-malformed",
+                "head-upload-length-absurd",
+                "head-upload-hash-malformed",
+                "head-upload-token-missing",
+                "head-upload-token-x",
+                "head-upload-token-t",
+                "head-media-length-missing",
+                "head-media-hash-malformed",
+                "head-media-absurd",
+                "head-media-token-x",
+                "head-media-token-t",
             ],
         ),
         sent(
@@ -303,7 +303,7 @@ fn preflights() -> Vec<Case> {
                     response.force_body = true;
                 }
             },
-            &["preflight-body"],
+            &["head-upload-body"],
         ),
     ]
 }

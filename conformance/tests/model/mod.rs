@@ -59,7 +59,7 @@ pub(crate) enum Bug {
     LengthUnlimited, LengthUnchecked, LaxHeads, OneAtATime,
     // Uploads.
     StoresMismatches, LosesExtraBytes, StripsExif, StaleRefusal, HashNeeded, UploadedChanges, NotAtomic, CutBreaksOther,
-    LimitedConcurrency, OwnersNotAdded, BadTokenOwns, StoresOnPreflight, DeletedStaysBlocked,
+    LimitedConcurrency, OwnersNotAdded, BadTokenOwns, StoresOnHeadUpload, DeletedStaysBlocked,
     // Parts.
     PartsInOrder, PartsSummed, PartsShared, PartsVisible, PartsNotSerialised, PartsKeptAfterMismatch, PartsOnce,
     PartsUnverified, PartsUnbounded, PartsLengthChanges, PartsByAnybody, PartsTypeIgnored,
@@ -128,7 +128,7 @@ impl Model {
             ("PUT", "/upload" | "/media" | "/mirror" | "/report") => self.refuse_body(request),
             ("PUT", path) | ("PATCH", path) if blobs::hash_of(path).is_some() => self.refuse_body(request),
             ("PUT" | "PATCH", _) => return Some(Response::error(400, "no hash")),
-            ("HEAD", "/upload" | "/media") => self.preflight(request).map(Some),
+            ("HEAD", "/upload" | "/media") => self.head_upload(request).map(Some),
             ("GET" | "HEAD", "/") => return Some(Response::new(200)),
             ("GET" | "HEAD", path) if path.starts_with("/list/") => self.list(request).map(Some),
             ("GET" | "HEAD", _) => self.blob(request).map(Some),

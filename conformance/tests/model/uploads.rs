@@ -170,13 +170,13 @@ impl Model {
     }
 
     /// `HEAD /upload` and `HEAD /media`.
-    pub(crate) fn preflight(&self, request: &Request) -> Result<Response, Box<Response>> {
-        let result = self.judge_preflight(request);
+    pub(crate) fn head_upload(&self, request: &Request) -> Result<Response, Box<Response>> {
+        let result = self.judge_head_upload(request);
         self.store().refused_once |= result.is_err();
         result
     }
 
-    fn judge_preflight(&self, request: &Request) -> Result<Response, Box<Response>> {
+    fn judge_head_upload(&self, request: &Request) -> Result<Response, Box<Response>> {
         let announced = self.announced(request)?;
         match number(request.header("x-content-length")) {
             Ok(None) => return refuse(411, "X-Content-Length is needed"),
@@ -186,7 +186,7 @@ impl Model {
         }
         let Some(announced) = announced else { return refuse(400, "X-SHA-256 is needed") };
         let owner = self.authorize(request, Some(&announced))?;
-        if self.has(Bug::StoresOnPreflight) {
+        if self.has(Bug::StoresOnHeadUpload) {
             self.store().add(&announced, b"", "application/octet-stream", owner.as_deref());
         }
         Ok(Response::new(200))

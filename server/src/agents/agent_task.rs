@@ -43,7 +43,7 @@ pub(super) async fn run(runtime: Arc<AgentRuntime>, pubkey: PubKey, inbox: Arc<I
                 let mut reopen_at = task.reopen_at();
                 let deleted = if task.agent.is_removable() { task.agent.removal_record() } else { None };
                 drop(task);
-                runtime.tally().closed(&pubkey);
+                runtime.tally().forget_unfinished(&pubkey);
                 if let Some(deleted) = deleted
                     && let Err(error) = runtime.remove(&deleted)
                 {

@@ -134,7 +134,7 @@ fn how_to(body: &mut String, entry: &AgentEntry, relay: &Relay<'_>) {
         }
         AgentState::Deleted => body.push_str("<p><b>It has been deleted.</b></p>\n"),
     }
-    // The relay's own page knows from the browser where it is.
+    // Without a configured URL the relay's page is linked instead: its script shows the address.
     let place =
         if relay.url.is_empty() { "<a href=\"/\">this relay</a>".to_owned() } else { escape(relay.url) };
     let _ = writeln!(body, "<p>Publish this on {place}, signed by your key:</p>");
@@ -194,11 +194,8 @@ fn conditions(body: &mut String, manifest: &Manifest) {
     row(body, "Requests that name no agent", open_jobs);
     row(body, "Inputs of a job", &format!("up to {}", bytes(limits.input_bytes)));
     row(body, "Result", &format!("up to {}", bytes(limits.output_bytes)));
-    let attempts = match limits.attempts {
-        1 => "one attempt".to_owned(),
-        attempts => format!("{attempts} attempts"),
-    };
-    row(body, "Time for a job", &format!("{} seconds, {attempts}", grouped(limits.timeout_s)));
+    row(body, "Time of an attempt", &format!("up to {} seconds", grouped(limits.timeout_s)));
+    row(body, "Attempts", &format!("up to {}", limits.attempts));
     row(body, "Jobs of a customer", &format!("{} a minute", grouped(u64::from(limits.per_customer_per_min))));
     if manifest.memory.sessions {
         row(body, "Memory", &format!("remembers its customers for {} days", manifest.memory.ttl_days));
@@ -210,7 +207,7 @@ fn about_it(body: &mut String, entry: &AgentEntry) {
     let AgentEntry { pubkey, owner, manifest, version, .. } = entry;
     let npub = identity::npub(pubkey);
     body.push_str("<h2>About it</h2>\n<table class=\"wide\">\n");
-    row(body, "Address", &format!("<span class=\"key\">{npub}</span>"));
+    row(body, "Public key", &format!("<span class=\"key\">{npub}</span>"));
     row(body, "Owner", &format!("<span class=\"key\">{}</span>", identity::npub(owner)));
     for (name, link) in [("Homepage", &manifest.homepage), ("Source", &manifest.repository)] {
         if let Some(link) = link {

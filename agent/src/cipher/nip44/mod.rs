@@ -20,7 +20,7 @@ const OVERHEAD: usize = 1 + 32 + 32;
 const PAYLOAD_MIN: usize = OVERHEAD + 2 + 32;
 /// Of [`TEXT_MAX`] bytes, whose length takes six.
 const PAYLOAD_MAX: usize = OVERHEAD + 6 + TEXT_MAX;
-/// Texts as long have the long form of the length.
+/// From this many bytes on a text has the long form of the length (six bytes).
 const LONG: usize = 1 << 16;
 
 /// What all messages between two keys are encrypted under.

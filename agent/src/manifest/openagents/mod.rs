@@ -265,7 +265,7 @@ fn refuse_other(
     }
 }
 
-/// Refuses what is not nothing: null, false, zero, empty, or of such parts only.
+/// Refuses a value unless it is empty: null, false, 0, an empty text or list, or an object of such values.
 fn refuse(path: &str, value: &Value, message: &str) -> Result<(), ManifestError> {
     let is_nothing = match value {
         Value::Null => true,

@@ -476,7 +476,7 @@ fn what_waits_is_bounded_in_bytes_and_what_is_dropped_is_counted() {
         fail(&mut router);
         assert!(router.is_ready());
     }
-    // By the event that passes 16 MiB.
+    // The first event that reaches 16 MiB is still kept.
     assert_eq!(conn.count("agent_router_outbox"), 19);
     let dropped = router.take_dropped();
     assert_eq!(dropped.into_iter().collect::<Vec<_>>(), [(pubkey(1), 21)]);

@@ -1,4 +1,4 @@
-// The visitor's key, in a NIP-07 extension, and what the page has in common. All text of others becomes text nodes.
+// The visitor's key in a NIP-07 extension, and helpers of the other scripts of this page. Text of others is inserted as text nodes only.
 
 const find = id => document.getElementById(id);
 const words = fault => fault?.message || (typeof fault === "string" && fault) || "the extension has not said why";

@@ -160,7 +160,7 @@ impl Simulation {
         self.store.remove(key);
     }
 
-    /// The object of the index is gone, its hosts are not.
+    /// The Durable Object of the index is gone, its hosts are not.
     fn reopen(&mut self) {
         self.trace.1.push("reopen".to_owned());
         self.index = Index::open(self.sqlite.clone()).unwrap();

@@ -1,4 +1,4 @@
-//! BUD-06 and BUD-05: `HEAD /upload` and `HEAD /media`.
+//! BUD-06 and BUD-05: `HEAD /upload` and `HEAD /media`, asked before an upload. CORS preflights (OPTIONS) are in `cors.rs`.
 
 use crate::blob::{Blob, png};
 use crate::context::Context;
@@ -14,14 +14,14 @@ const STATUS: &str = "BUD-06 status codes";
 const MEDIA: &str = "BUD-05 HEAD /media";
 
 pub(super) const RULES: &[Rule] = &[
-    rule("preflight-accepts", UPLOAD, Should, "200 if the upload would be taken", |ctx| {
+    rule("head-upload-accepts", UPLOAD, Should, "200 if the upload would be taken", |ctx| {
         offered(ctx, "/upload")?;
         // Skips if the key may not upload at all.
         ctx.blob_of_1000_bytes()?;
         let blob = ctx.blob(100);
         ask(ctx, "/upload", &blob).send()?.expect(&[200]).map(|_| ())
     }),
-    rule("preflight-agrees", UPLOAD, Practice, "what it accepts is then taken", |ctx| {
+    rule("head-upload-agrees", UPLOAD, Practice, "what HEAD /upload accepts is then taken", |ctx| {
         offered(ctx, "/upload")?;
         let blob = ctx.blob(100);
         let response = ask(ctx, "/upload", &blob).send()?;
@@ -30,7 +30,7 @@ pub(super) const RULES: &[Rule] = &[
         }
         ctx.upload(&blob)?.expect(&[201]).map(|_| ())
     }),
-    rule("preflight-stores", UPLOAD, Safety, "it stores nothing", |ctx| {
+    rule("head-upload-stores", UPLOAD, Safety, "HEAD /upload stores nothing", |ctx| {
         offered(ctx, "/upload")?;
         let blob = ctx.blob(100);
         ask(ctx, "/upload", &blob).send()?;
@@ -40,16 +40,16 @@ pub(super) const RULES: &[Rule] = &[
         ask(ctx, "/upload", &empty).send()?;
         if was_there { Ok(()) } else { ctx.expect_absent(&empty.sha256) }
     }),
-    rule("preflight-exists", UPLOAD, Should, "200 if the blob exists", |ctx| {
+    rule("head-upload-exists", UPLOAD, Should, "200 if the blob exists", |ctx| {
         offered(ctx, "/upload")?;
         ask(ctx, "/upload", &ctx.blob_of_1000_bytes()?).send()?.expect(&[200]).map(|_| ())
     }),
-    rule("preflight-length-missing", STATUS, Should, "411 without X-Content-Length", |ctx| {
+    rule("head-upload-length-missing", STATUS, Should, "411 without X-Content-Length", |ctx| {
         offered(ctx, "/upload")?;
         let request = ask(ctx, "/upload", &ctx.blob(100)).without("X-Content-Length");
         request.send()?.expect(&[411]).map(|_| ())
     }),
-    rule("preflight-length-malformed", STATUS, Should, "400 if X-Content-Length is no number", |ctx| {
+    rule("head-upload-length-malformed", STATUS, Should, "400 if X-Content-Length is no number", |ctx| {
         offered(ctx, "/upload")?;
         for value in ["abc", "-1", "1.5"] {
             let request = ask(ctx, "/upload", &ctx.blob(100)).without("X-Content-Length");
@@ -58,7 +58,7 @@ pub(super) const RULES: &[Rule] = &[
         Ok(())
     }),
     rule(
-        "preflight-length-absurd",
+        "head-upload-length-absurd",
         STATUS,
         Should,
         "2^50 bytes are refused, with 413 if for their size",
@@ -69,7 +69,7 @@ pub(super) const RULES: &[Rule] = &[
             response.expect(&[402, 403, 413, 507]).map(|_| ())
         },
     ),
-    rule("preflight-hash-malformed", STATUS, Should, "400 if X-SHA-256 is not 64 hex digits", |ctx| {
+    rule("head-upload-hash-malformed", STATUS, Should, "400 if X-SHA-256 is not 64 hex digits", |ctx| {
         offered(ctx, "/upload")?;
         for value in ["abc", &"g".repeat(64), &"a".repeat(63)] {
             let request = ask(ctx, "/upload", &ctx.blob(100)).without("X-SHA-256");
@@ -77,7 +77,7 @@ pub(super) const RULES: &[Rule] = &[
         }
         Ok(())
     }),
-    rule("preflight-token-missing", STATUS, Should, "401 without a token, if uploads need one", |ctx| {
+    rule("head-upload-token-missing", STATUS, Should, "401 without a token, if uploads need one", |ctx| {
         offered(ctx, "/upload")?;
         if ctx.uploads_are_open()? {
             return skip("uploads need no token here");
@@ -85,7 +85,7 @@ pub(super) const RULES: &[Rule] = &[
         ask(ctx, "/upload", &ctx.blob(100)).without("Authorization").send()?.expect(&[401]).map(|_| ())
     }),
     rule(
-        "preflight-token-x",
+        "head-upload-token-x",
         "BUD-11 Endpoint requirements",
         Must,
         "HEAD /upload needs a matching x",
@@ -94,25 +94,25 @@ pub(super) const RULES: &[Rule] = &[
             needs_x(ctx, "/upload", "upload")
         },
     ),
-    rule("preflight-token-t", "BUD-11 Validation 4", Must, "HEAD /upload needs t=upload", |ctx| {
+    rule("head-upload-token-t", "BUD-11 Validation 4", Must, "HEAD /upload needs t=upload", |ctx| {
         offered(ctx, "/upload")?;
         needs_verb(ctx, "/upload", "media")
     }),
-    rule("preflight-body", UPLOAD, Must, "its errors have no body: the status says it", |ctx| {
+    rule("head-upload-body", UPLOAD, Must, "errors of HEAD /upload have no body", |ctx| {
         offered(ctx, "/upload")?;
         let request = ask(ctx, "/upload", &ctx.blob(100)).without("X-Content-Length");
         let mut connection = ctx.connect()?;
         let response = request.send_on(&mut connection, &ctx.server)?;
         response.ensure(connection.is_closed(), "bytes after the head")
     }),
-    rule("media-preflight-accepts", MEDIA, Should, "200 if the media would be taken", |ctx| {
+    rule("head-media-accepts", MEDIA, Should, "200 if the media would be taken", |ctx| {
         offered(ctx, "/media")?;
         // Skips if the key may not upload at all.
         ctx.blob_of_1000_bytes()?;
         let picture = png(&ctx.blob(30).bytes);
         ask(ctx, "/media", &picture).send()?.expect(&[200]).map(|_| ())
     }),
-    rule("media-preflight-agrees", MEDIA, Practice, "what it accepts is then processed", |ctx| {
+    rule("head-media-agrees", MEDIA, Practice, "what HEAD /media accepts is then processed", |ctx| {
         offered(ctx, "/media")?;
         ctx.blob_of_1000_bytes()?;
         for picture in [png(&ctx.blob(30).bytes), super::media::jpeg(&ctx.blob(16))] {
@@ -123,24 +123,24 @@ pub(super) const RULES: &[Rule] = &[
         }
         Ok(())
     }),
-    rule("media-preflight-length-missing", MEDIA, Should, "411 without X-Content-Length", |ctx| {
+    rule("head-media-length-missing", MEDIA, Should, "411 without X-Content-Length", |ctx| {
         offered(ctx, "/media")?;
         let request = ask(ctx, "/media", &png(&ctx.blob(30).bytes)).without("X-Content-Length");
         request.send()?.expect(&[411]).map(|_| ())
     }),
-    rule("media-preflight-hash-malformed", MEDIA, Should, "400 if X-SHA-256 is malformed", |ctx| {
+    rule("head-media-hash-malformed", MEDIA, Should, "400 if X-SHA-256 is malformed", |ctx| {
         offered(ctx, "/media")?;
         let request = ask(ctx, "/media", &png(&ctx.blob(30).bytes)).without("X-SHA-256");
         request.header("X-SHA-256", "abc").send()?.expect(&[400]).map(|_| ())
     }),
-    rule("media-preflight-absurd", MEDIA, Should, "2^50 bytes are refused", |ctx| {
+    rule("head-media-absurd", MEDIA, Should, "2^50 bytes are refused", |ctx| {
         offered(ctx, "/media")?;
         let request = ask(ctx, "/media", &png(&ctx.blob(30).bytes)).without("X-Content-Length");
         let response = request.header("X-Content-Length", &ABSURD.to_string()).send()?;
         response.expect(&[402, 403, 413, 507]).map(|_| ())
     }),
     rule(
-        "media-preflight-token-x",
+        "head-media-token-x",
         "BUD-11 Endpoint requirements",
         Must,
         "HEAD /media needs a matching x",
@@ -149,7 +149,7 @@ pub(super) const RULES: &[Rule] = &[
             needs_x(ctx, "/media", "media")
         },
     ),
-    rule("media-preflight-token-t", "BUD-11 Validation 4", Must, "HEAD /media needs t=media", |ctx| {
+    rule("head-media-token-t", "BUD-11 Validation 4", Must, "HEAD /media needs t=media", |ctx| {
         offered(ctx, "/media")?;
         needs_verb(ctx, "/media", "upload")
     }),
