@@ -78,7 +78,7 @@ fn postings_are_in_order_between_their_bounds(backend: &impl Backend) {
     let mut rng = Rng::new(7);
     let events: Vec<(u64, Event)> = (1..=90)
         .map(|seq| {
-            let mut draft = Draft::new(1, 1, *rng.pick(&seconds)).forged(*rng.pick(&prefixes));
+            let mut draft = Draft::new(1, 1, *rng.pick(&seconds)).with_id_prefix(*rng.pick(&prefixes));
             if rng.one_in(3) {
                 draft = draft.tag(&["expiration", "99"]);
             }

@@ -66,7 +66,10 @@ fn everything<B: Backend>(backend: &B, events: &[Event]) -> (Vec<Seq>, Vec<Event
 fn scans<B: Backend + 'static>(backend: &FailingBackend<B>) {
     let ops: Vec<_> = (0..40)
         .map(|n| {
-            Draft::new((n % 5) as u8, 1 + (n % 2) as u16, n / 6).forged(n % 2).content(&n.to_string()).put()
+            Draft::new((n % 5) as u8, 1 + (n % 2) as u16, n / 6)
+                .with_id_prefix(n % 2)
+                .content(&n.to_string())
+                .put()
         })
         .collect();
     commit(backend, 0, &ops).expect("commit");
