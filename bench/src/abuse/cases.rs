@@ -48,11 +48,14 @@ pub enum Case {
     Waiting,
     /// 8 connections, each with 20 reconciliations (NIP-77) of all events, opened again as soon as they are answered.
     Reconcile,
+    /// 120 connections, each with 32 copies of an event under signatures that are invalid and share one hash of `rustc-hash`,
+    /// whatever its seed, again as soon as they are refused.
+    Signatures,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Case; 15] = [
+    pub const ALL: [Case; 16] = [
         Case::Baseline,
         Case::Tags,
         Case::Scans,
@@ -68,6 +71,7 @@ impl Case {
         Case::Writes,
         Case::Waiting,
         Case::Reconcile,
+        Case::Signatures,
     ];
 
     /// Its name.
@@ -88,6 +92,7 @@ impl Case {
             Case::Writes => "writes",
             Case::Waiting => "waiting",
             Case::Reconcile => "reconcile",
+            Case::Signatures => "signatures",
         }
     }
 
@@ -102,7 +107,7 @@ impl Case {
     /// Prepares the attack; returns the connections that it uses.
     pub(super) fn prepare(self, attacker: &Attacker<'_>) -> Result<Vec<Connection>> {
         match self {
-            Case::Baseline | Case::Cursors | Case::Writes => Ok(Vec::new()),
+            Case::Baseline | Case::Cursors | Case::Writes | Case::Signatures => Ok(Vec::new()),
             Case::Tags => {
                 let mut connection = attacker.connect()?;
                 for number in 0..5 {
@@ -197,6 +202,7 @@ impl Case {
                     (0..20).map(|sub| format!(r#"["NEG-OPEN","{sub}",{{}},"6100000200"]"#)).collect();
                 repeat_requests(attacker, None, &requests, scope);
             }),
+            Case::Signatures => (0..120).for_each(|number| publish_colliding(attacker, number, scope)),
             Case::Writes => (0..4).for_each(|author| publish_large(attacker, author, scope)),
             Case::Counts => (0..40).for_each(|_| {
                 let requests: Vec<_> = (0..16).map(|query| format!(r#"["COUNT","{query}",{{}}]"#)).collect();
@@ -356,6 +362,42 @@ fn publish_large<'scope, 'env>(
             let (event, _) = attacker.event(author, kind, tags, String::new());
             attacker.send(&mut connection, event)?;
             attacker.await_answers(&mut connection, &["[\"OK\""], 1)?;
+        }
+        Ok(())
+    });
+}
+
+/// Publishes one event under many signatures whose hashes by `rustc-hash` are equal: it multiplies every other word of a byte
+/// string, xored with a constant, by the word before it, which says nothing if the product is zero.
+fn publish_colliding<'scope, 'env>(
+    attacker: &'env Attacker<'env>,
+    connection: u64,
+    scope: &'scope Scope<'scope, 'env>,
+) {
+    const COPIES: u64 = 32;
+    const ZEROING: u64 = 0xa409_3822_299f_31d0;
+    scope.spawn(move || -> Result<()> {
+        let (event, _) = attacker.event(0, 1, Vec::new(), "colliding".to_owned());
+        let body = event.split_once("\"sig\":").map_or(event.as_str(), |(body, _)| body);
+        for round in 0.. {
+            if attacker.is_over() {
+                break;
+            }
+            let attack = || -> Result<()> {
+                let mut relay = attacker.connect()?;
+                for copy in 0..COPIES {
+                    let first = (((round * COPIES + copy) << 8) | connection).to_le_bytes();
+                    let mut sig = [0; 64];
+                    sig[..8].copy_from_slice(&first);
+                    sig[8..16].copy_from_slice(&ZEROING.to_le_bytes());
+                    attacker.send(&mut relay, format!("{body}\"sig\":\"{}\"}}]", hex::encode(&sig)))?;
+                }
+                attacker.await_answers(&mut relay, &["[\"OK\""], COPIES as usize)
+            };
+            // A relay may close the connection of who sends invalid signatures.
+            if attack().is_err() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
         Ok(())
     });
