@@ -52,6 +52,17 @@ impl AddressRates {
             || self.with(address, limits, now, |buckets, now| buckets.events.take(per_minute, now))
     }
 
+    /// An event of this address had a wrong signature, which costs it `count` further events. That is known only once it has been
+    /// verified, so it is the events that follow which are refused.
+    ///
+    /// Cost: the logarithm of how many addresses are remembered.
+    pub fn spend_events(&mut self, address: ClientAddress, count: u64, limits: &Limits, now: Now) {
+        let per_minute = limits.address_events_per_minute_max;
+        if per_minute > 0 {
+            self.with(address, limits, now, |buckets, now| buckets.events.spend(count, per_minute, now));
+        }
+    }
+
     /// Whether another EVENT may be delivered. False if those before it have used up `address_fanout_cost_per_minute_max`.
     ///
     /// Cost: the logarithm of how many addresses are remembered.

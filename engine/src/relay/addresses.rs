@@ -7,6 +7,10 @@ use crate::policy::AddressRates;
 use crate::store::Backend;
 use crate::types::{ClientAddress, Limits, Now};
 
+/// What an event with a wrong signature counts against `address_events_per_minute_max`. Honest programs send none, and whoever
+/// makes one up pays nothing for what costs the relay a verification.
+const INVALID_EVENT_COST: u64 = 20;
+
 /// Rates that shards can share: an address has connections to several of them.
 #[derive(Clone, Default)]
 pub(super) struct SharedRates(Arc<Mutex<AddressRates>>);
@@ -16,6 +20,15 @@ impl SharedRates {
     pub(super) fn take_event(&self, address: Option<ClientAddress>, limits: &Limits, now: Now) -> bool {
         limits.address_events_per_minute_max == 0
             || address.is_none_or(|address| self.with(|rates| rates.take_event(address, limits, now)))
+    }
+
+    /// An event of this address had a wrong signature.
+    pub(super) fn spend_invalid_event(&self, address: Option<ClientAddress>, limits: &Limits, now: Now) {
+        if let Some(address) = address
+            && limits.address_events_per_minute_max > 0
+        {
+            self.with(|rates| rates.spend_events(address, INVALID_EVENT_COST - 1, limits, now));
+        }
     }
 
     /// Whether another event of this address may be delivered.

@@ -335,6 +335,8 @@ impl<B: Backend> Relay<B> {
             match verdict {
                 Verdict::Invalid(_) => {
                     self.metrics.events_invalid_signature += 1;
+                    let publisher = self.ingest.in_flight(id).fairness_key.address();
+                    self.address_rates.spend_invalid_event(publisher, &self.config.limits, now);
                     self.finish(now, id, PublishOutcome::Refused(messages::WRONG_SIGNATURE.into()));
                 }
                 Verdict::WrongId(_) => {

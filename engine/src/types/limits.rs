@@ -95,7 +95,8 @@ pub struct Limits {
     /// what a connection has of the other half is 128 KB.
     pub shard_filter_bytes_max: usize,
     /// EVENT and AUTH messages that all connections of a client address may send per minute on average; 0 is unlimited. Carriers
-    /// put many people behind one address, and a relay that sends others' events has one.
+    /// put many people behind one address, and a relay that sends others' events has one. An event with a wrong signature
+    /// counts as twenty.
     pub address_events_per_minute_max: u32,
     /// What the live delivery of the events of a client address may cost per minute on average, over all shards: one
     /// for each subscription that an event is compared with, and one more (six more on the edge) for each that it is sent to.

@@ -15,6 +15,11 @@ pub(super) fn cases() -> Vec<Case> {
             event_rate,
         ),
         case_with(
+            "addresses: wrong signatures",
+            |config| config.limits.address_events_per_minute_max = 41,
+            wrong_signatures,
+        ),
+        case_with(
             "addresses: requests per minute",
             |config| config.limits.address_requests_per_minute_max = 6,
             request_rate,
@@ -63,6 +68,22 @@ fn event_rate(stage: &mut Stage<'_>) {
     // A client without an address, or an exempt one, has no such limit.
     let mut exempt = stage.open();
     (100..120).for_each(|n| exempt.accept(&note(n)));
+}
+
+/// An event with a wrong signature counts as twenty.
+fn wrong_signatures(stage: &mut Stage<'_>) {
+    let t = stage.t;
+    let note = |n: u64| event(&key(1)).at(t).content(n.to_string()).sign();
+    let Some(mut conn) = stage.open_from("192.0.2.1") else { return };
+    conn.refuse(&note(1).forged(), "invalid");
+    stage.open_from("192.0.2.1").expect("another client").refuse(&note(2).forged(), "invalid");
+    conn.accept(&note(3));
+    conn.refuse(&note(4), "rate-limited");
+    stage.open_from("192.0.2.2").expect("another client").accept(&note(4));
+    // A client without an address, or an exempt one, has no such limit.
+    let mut exempt = stage.open();
+    (0..5).for_each(|n| exempt.refuse(&note(10 + n).forged(), "invalid"));
+    exempt.accept(&note(20));
 }
 
 /// An event costs its publisher what its delivery costs the relay.
