@@ -280,6 +280,73 @@ fn customers_see_their_own_jobs_and_nobody_elses() {
 }
 
 #[test]
+fn a_customers_metrics_are_those_of_his_own_jobs() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.deploy(&manifest(), owner, true);
+    let (alice, bob) = (Customer::new(11), Customer::new(12));
+    for n in 0..3 {
+        world.job(&alice, &format!("a{n}"));
+    }
+    world.job(&bob, "b");
+    let agent = world.agent.pubkey().unwrap();
+    let refused = alice.sign(&Job::new(5051, world.now.seconds()).to(&agent).text("another kind"));
+    world.agent.deliver(world.now, std::slice::from_ref(&refused)).unwrap();
+    world.host.run(world.now, &mut world.agent);
+
+    let of = |world: &mut World, customer: &Customer| {
+        world.read(R::Metrics, None, "", Caller::Key(customer.pubkey()))
+    };
+    let own = of(&mut world, &alice);
+    assert_eq!(own["jobs"], json!({"done": 3, "rejected": 1}));
+    assert_eq!(own["failures"], json!({"kind": 1}));
+    assert_eq!((&own["attempts"], &own["queued"], &own["running"]), (&json!(3), &json!(0), &json!(0)));
+    let latency: Vec<u64> = serde_json::from_value(own["latency"].clone()).unwrap();
+    let bounds = own["latency_bounds_millis"].as_array().unwrap().len();
+    assert_eq!((latency.len(), latency.iter().sum::<u64>()), (bounds + 1, 3));
+    assert_eq!(of(&mut world, &bob)["jobs"], json!({"done": 1}));
+    let stranger = of(&mut world, &Customer::new(13));
+    assert_eq!((&stranger["jobs"], &stranger["failures"]), (&json!({}), &json!({})));
+    // Nothing that is counted of all customers together.
+    for field in ["duplicates", "silent", "pongs", "interrupted", "tokens", "versions"] {
+        assert_eq!(own[field], Value::Null, "{field}");
+    }
+    let all = world.read(R::Metrics, None, "", owner);
+    assert_eq!((&all["jobs"], &all["versions"]), (&json!({"done": 4, "rejected": 1}), &json!(1)));
+    assert_eq!(world.ask(R::Metrics, None, "", Caller::Anyone).status, 401);
+    // Also once nothing is kept of what they said.
+    let key = alice.pubkey().to_string();
+    assert_eq!(world.ask(R::DeleteCustomer, Some(&key), "", Caller::Key(alice.pubkey())).status, 204);
+    assert_eq!(of(&mut world, &alice)["jobs"], json!({"done": 3, "rejected": 1}));
+}
+
+/// Jobs that an executor works on, and that wait behind it.
+#[test]
+fn a_customers_metrics_show_what_waits_and_runs() {
+    let mut world = World::new();
+    let mut manifest = manifest();
+    manifest["handlers"] = json!([
+        {"kind": 5050, "executor": "webhook", "config": {"url": "https://hook.example/"}}
+    ]);
+    manifest["limits"] = json!({"concurrency": 1});
+    let owner = world.owner();
+    world.deploy(&manifest, owner, true);
+    let (alice, bob) = (Customer::new(11), Customer::new(12));
+    world.job(&alice, "runs");
+    world.job(&alice, "waits");
+    world.job(&bob, "waits too");
+    let of = |world: &mut World, customer: &Customer| {
+        let metrics = world.read(R::Metrics, None, "", Caller::Key(customer.pubkey()));
+        (metrics["running"].as_u64().unwrap(), metrics["queued"].as_u64().unwrap(), metrics["jobs"].clone())
+    };
+    assert_eq!(of(&mut world, &alice), (1, 1, json!({})));
+    assert_eq!(of(&mut world, &bob), (0, 1, json!({})));
+    world.host.answer(world.now, &mut world.agent, 400, "no");
+    let (running, queued, jobs) = of(&mut world, &alice);
+    assert_eq!((running + queued, jobs), (1, json!({"failed": 1})));
+}
+
+#[test]
 fn pages_escape_what_the_owner_wrote() {
     let mut world = World::new();
     let owner = world.owner();

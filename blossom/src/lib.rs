@@ -26,6 +26,10 @@ pub mod payment;
 pub mod testing;
 pub mod token;
 
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use blob::{Blob, Sha256};
 pub use exchange::{Context, Exchange, Head, Input, Step};
 pub use index::{Command, Index, Outcome};

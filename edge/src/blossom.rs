@@ -1,6 +1,7 @@
 //! What the Worker and the Blossom object say to each other: commands of the index, its answers, and events of the relay.
 
 mod bucket_scan;
+mod object;
 
 use std::collections::HashMap;
 
@@ -12,6 +13,7 @@ use relay_engine::wire;
 use serde::{Deserialize, Serialize};
 
 pub use self::bucket_scan::{BucketScan, PAGE_KEYS};
+pub use self::object::{BlobIndex, BlossomHost, BlossomObject, KeyPage};
 use crate::settings::ConsumerSettings;
 
 /// The binding of `BlossomDurableObject`.

@@ -35,7 +35,10 @@ let edge, guarded, at
 before(async () => {
   await new Promise(done => origin.listen(0, '127.0.0.1', done))
   at = `http://127.0.0.1:${origin.address().port}`
-  const retention = [{ types: ['text/plain'], unused_seconds: 86_400 }]
+  const retention = [
+    { types: ['text/plain'], unused_seconds: 86_400 },
+    { types: ['text/html'], age_seconds: 20 },
+  ]
   const blossom = { allow_private_addresses: true, pull_through: true, parts_seconds: 1, retention }
   edge = await startEdge({ main: controlled, config: { blossom } })
   guarded = await startEdge()
@@ -177,6 +180,39 @@ test('downloads are told to the index where a rule asks for it, once an hour', a
   const other = blob()
   await upload(edge, other)
   assert.equal(await requests(`/${sha256(other)}`), 0, 'no rule is for its type')
+})
+
+/** It stayed at the time of the first upload. */
+test('Sunset follows an upload that keeps a blob longer', async () => {
+  const html = Buffer.from(`<p>${Math.random()}</p>`)
+  const [hash, headers] = [sha256(html), { 'content-type': 'text/html' }]
+  const sunset = async () => Date.parse((await send(edge, 'HEAD', `/${hash}`)).headers.sunset)
+  /** What the bucket is asked for by an upload. */
+  const uploading = async (by, status) => {
+    const before = await tell(edge)
+    assert.equal((await upload(edge, html, { by, headers })).status, status)
+    const after = await tell(edge)
+    return ['put', 'get', 'head'].map(name => (after[name] ?? 0) - (before[name] ?? 0))
+  }
+  const [first, second] = [generateSecretKey(), generateSecretKey()]
+  assert.deepEqual(await uploading(first, 201), [1, 0, 1])
+  const before = await send(edge, 'GET', `/${hash}`)
+  const start = await sunset()
+  assert.ok(Math.abs(start - Date.now() - 20_000) < 5_000, `${start}`)
+  assert.deepEqual(await uploading(first, 200), [0, 0, 1])
+  assert.equal(await sunset(), start, 'a little is not counted')
+  await sleep(3_100)
+  assert.deepEqual(await uploading(first, 200), [1, 1, 1])
+  const later = await sunset()
+  assert.ok(later >= start + 2_000, `${later - start}`)
+  await sleep(3_100)
+  assert.deepEqual(await uploading(second, 200), [1, 1, 1], 'another owner, whose bytes are only hashed')
+  assert.ok((await sunset()) >= later + 2_000)
+  const after = await send(edge, 'GET', `/${hash}`)
+  assertBytes(after.body, html)
+  for (const name of ['content-type', 'last-modified', 'etag', 'content-length', 'content-security-policy']) {
+    assert.equal(after.headers[name], before.headers[name], name)
+  }
 })
 
 test('an alarm removes the parts of an upload that did not go on', async () => {

@@ -11,6 +11,10 @@ mod native {
     mod agents_world;
     mod attachments;
     mod blossom;
+    mod blossom_bucket;
+    mod blossom_model;
+    mod blossom_worker;
+    mod blossom_world;
     mod consumers;
     mod memory;
     mod semantics;

@@ -159,3 +159,50 @@ fn every_file_begins_with_a_module_comment() {
         .collect();
     assert!(silent.is_empty(), "{silent:#?}");
 }
+
+/// Jobs, executors and what agents store are the same whatever asks for them: NIP-90 is an adapter of the machine.
+#[test]
+fn jobs_and_executors_know_nothing_of_nip90() {
+    let agent = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("agent/src");
+    let mut found = Vec::new();
+    for folder in ["job", "executor", "fetch", "store", "identity", "cipher"] {
+        let sources = sources(&agent.join(folder));
+        assert!(!sources.is_empty(), "{folder}");
+        found.extend(sources.into_iter().filter(|path| code(path).contains("nip90::")));
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// The crates of the workspace that a crate depends on, without those of its tests.
+fn dependencies(name: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let manifest = fs::read_to_string(root.join(name).join("Cargo.toml")).unwrap();
+    let section = manifest.split("\n[dependencies]\n").nth(1).unwrap_or_default();
+    let lines = section.lines().take_while(|line| !line.starts_with('['));
+    let mut found: Vec<String> = lines
+        .filter_map(|line| line.strip_prefix("relay-"))
+        .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '-').collect())
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn crates_depend_in_one_direction() {
+    let crates: [(&str, &[&str]); 9] = [
+        ("schnorr", &[]),
+        ("engine", &["schnorr"]),
+        ("site", &["engine"]),
+        ("agent", &["engine", "site"]),
+        ("blossom", &["engine", "site"]),
+        ("sync", &["engine"]),
+        ("simulator", &["agent", "engine", "sync"]),
+        ("server", &["agent", "blossom", "engine", "site", "sync"]),
+        ("edge", &["agent", "blossom", "engine", "site"]),
+    ];
+    for (name, allowed) in crates {
+        assert_eq!(dependencies(name), allowed, "{name}");
+    }
+    // Black boxes.
+    assert_eq!(dependencies("conformance"), [""; 0]);
+}

@@ -16,11 +16,13 @@
 //! The simulated host keeps the contract of a host: it reads messages only while [`Relay::wants_input`] is true, drains
 //! connections only after [`Relay::poll_ready`] named them, and keeps the order of inboxes and of verification.
 //!
-//! [`simulate_sync`] is another one: two relays whose events are copied over a lossy link.
+//! [`simulate_sync`] is another one: two relays whose events are copied over a lossy link. [`simulate_agents`] is a third: agents and their
+//! customers beside the shards.
 //!
 //! [`Relay::wants_input`]: relay_engine::relay::Relay::wants_input
 //! [`Relay::poll_ready`]: relay_engine::relay::Relay::poll_ready
 
+mod agents;
 mod choices;
 mod client;
 mod consumer;
@@ -31,6 +33,7 @@ mod messages;
 mod pool;
 mod sync;
 
+pub use agents::{AgentsReport, Victim, simulate_agents, simulate_agents_crash};
 pub use choices::Choices;
 pub use sync::{SyncReport, simulate_sync};
 

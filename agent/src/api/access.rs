@@ -61,6 +61,8 @@ enum Needs {
     Owner,
     /// Owner and administrators see all, any other key its own.
     Customer,
+    /// Owner, administrators and operators see all, any other key its own.
+    OperatorOrCustomer,
 }
 
 /// Whether requests to this endpoint have to be signed.
@@ -73,7 +75,8 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
     match route {
         R::List | R::ListPage | R::Show | R::Page | R::Manifest | R::Names => Needs::Nothing,
         R::Command if command == Some("rollback") => Needs::Owner,
-        R::Command | R::Logs | R::Metrics => Needs::Operator,
+        R::Command | R::Logs => Needs::Operator,
+        R::Metrics => Needs::OperatorOrCustomer,
         R::Deploy | R::Update | R::Delete | R::Versions | R::Export | R::Import => Needs::Owner,
         R::Sessions | R::Session | R::History | R::Job | R::Memory | R::DeleteCustomer => Needs::Customer,
     }
@@ -129,8 +132,10 @@ pub(super) fn check(
     };
     match needs {
         _ if caller.is_admin() || agent.owner == signer => Ok(Permission::Everything),
-        Needs::Operator if is_operator(&signer, agent) => Ok(Permission::Everything),
-        Needs::Customer => Ok(Permission::OfCustomer(signer)),
+        Needs::Operator | Needs::OperatorOrCustomer if is_operator(&signer, agent) => {
+            Ok(Permission::Everything)
+        }
+        Needs::Customer | Needs::OperatorOrCustomer => Ok(Permission::OfCustomer(signer)),
         _ => Err(HttpResponse::error(403, "this key is not the agent's owner")),
     }
 }
@@ -176,6 +181,10 @@ mod tests {
             (R::History, None, customer, own),
             (R::History, None, operator, Ok(Permission::OfCustomer(key(2)))),
             (R::History, None, owner, all),
+            (R::Metrics, None, Caller::Anyone, Err(401)),
+            (R::Metrics, None, customer, own),
+            (R::Metrics, None, operator, all),
+            (R::Metrics, None, owner, all),
             (R::DeleteCustomer, None, customer, own),
             (R::DeleteCustomer, None, Caller::Anyone, Err(401)),
         ];

@@ -129,7 +129,7 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
             agent.import(now, &document).map_err(command_error)?;
             json(&show(agent, &entry_before))
         }
-        AgentRoute::Metrics => json(&metrics(agent)?),
+        AgentRoute::Metrics => json(&metrics(agent, permission)?),
         AgentRoute::Memory => json(&memory(agent, permission)?),
         AgentRoute::Sessions => json(&sessions(agent, request, permission)?),
         AgentRoute::Session => json(&session(agent, request, permission)?),
@@ -260,11 +260,18 @@ pub(super) fn logs_after<C: SqlConn>(
     Ok((text, last))
 }
 
-fn metrics<C: SqlConn>(agent: &Agent<C>) -> Result<Value, HttpResponse> {
-    let mut document = serde_json::to_value(agent.metrics())
-        .map_err(|error| HttpResponse::error(500, &error.to_string()))?;
+/// A customer's are those of the jobs in the history that he has ordered.
+fn metrics<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value, HttpResponse> {
+    let mut document = match permission {
+        Permission::Everything => {
+            let mut document = serde_json::to_value(agent.metrics())
+                .map_err(|error| HttpResponse::error(500, &error.to_string()))?;
+            document["versions"] = json!(agent.version());
+            document
+        }
+        Permission::OfCustomer(customer) => json!(agent.metrics_of(&customer).map_err(store_error)?),
+    };
     document["latency_bounds_millis"] = json!(LATENCY_BOUNDS_MILLIS);
-    document["versions"] = json!(agent.version());
     Ok(document)
 }
 

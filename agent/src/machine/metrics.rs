@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::executor::failure;
 use crate::job::JobState;
+use crate::store::JobFigures;
 
 /// Upper bounds of the histogram's buckets, in milliseconds; a last one has no bound.
 pub const LATENCY_BOUNDS_MILLIS: [u64; 12] =
@@ -123,7 +124,7 @@ impl Metrics {
     pub(super) fn answered(&mut self, millis: u64) {
         self.count(|metrics| {
             metrics.latency.resize(LATENCY_BOUNDS_MILLIS.len() + 1, 0);
-            let bucket = LATENCY_BOUNDS_MILLIS.partition_point(|bound| *bound < millis);
+            let bucket = latency_bucket(millis);
             metrics.latency[bucket] += 1;
             metrics.latency_millis += millis;
             let unreported = &mut metrics.unreported;
@@ -140,6 +141,58 @@ impl Metrics {
             metrics.unreported.attempts += 1;
         });
     }
+}
+
+/// What an agent has done for one customer, as far as its history goes back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CustomerMetrics {
+    /// Jobs that have ended, as in [`Metrics::jobs`].
+    pub jobs: BTreeMap<String, u64>,
+    /// Refusals and failures by their cause.
+    pub failures: BTreeMap<String, u64>,
+    /// Attempts that have begun.
+    pub attempts: u64,
+    /// Results by their time, as in [`Metrics::latency`].
+    pub latency: Vec<u64>,
+    /// The sum of these times.
+    pub latency_millis: u64,
+    /// Jobs that wait.
+    pub queued: u64,
+    /// Jobs that executors work on.
+    pub running: u64,
+}
+
+impl CustomerMetrics {
+    /// Adds a job.
+    pub(super) fn add(&mut self, job: &JobFigures) {
+        self.attempts += u64::from(job.attempts);
+        match job.state {
+            JobState::Running => self.running += 1,
+            state if state.is_unfinished() => self.queued += 1,
+            // Its result is stored, as it is where all jobs are counted.
+            JobState::Responding | JobState::Done => {
+                let counts = &mut self.latency;
+                counts.resize(LATENCY_BOUNDS_MILLIS.len() + 1, 0);
+                let millis = job.finished_at.saturating_sub(job.received_at);
+                counts[latency_bucket(millis)] += 1;
+                self.latency_millis = self.latency_millis.saturating_add(millis);
+                self.ended(JobState::Done, "");
+            }
+            state => self.ended(state, &job.cause),
+        }
+    }
+
+    fn ended(&mut self, state: JobState, cause: &str) {
+        *self.jobs.entry(state.name().to_owned()).or_default() += 1;
+        if !cause.is_empty() {
+            *self.failures.entry(cause.to_owned()).or_default() += 1;
+        }
+    }
+}
+
+/// The place of a time in a histogram.
+fn latency_bucket(millis: u64) -> usize {
+    LATENCY_BOUNDS_MILLIS.partition_point(|bound| *bound < millis)
 }
 
 /// What an agent has counted since its host asked before, and the jobs that it has now. What is zero is left out of its JSON.

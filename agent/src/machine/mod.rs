@@ -73,7 +73,7 @@ use crate::store::{self, Batch};
 
 pub use self::deleted_agent::DeletedAgent;
 pub(crate) use self::metrics::known_cause;
-pub use self::metrics::{CAUSES, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta};
+pub use self::metrics::{CAUSES, CustomerMetrics, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
 pub use crate::store::{SentEvent, SessionMessage};
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::limits::RateLimitKind;
-use super::{Agent, AgentState, CommandError, LogLine, Metrics, MetricsDelta};
+use super::{Agent, AgentState, CommandError, CustomerMetrics, LogLine, Metrics, MetricsDelta};
 use crate::job::{JobEvent, JobState};
 use crate::manifest::Manifest;
 use crate::store::{self, JobRow, SentEvent, SessionMessage, Trace, VersionRow};
@@ -269,6 +269,16 @@ impl<C: SqlConn> Agent<C> {
         let mut metrics = self.metrics.clone();
         (metrics.queued, metrics.running, metrics.unreported) = (queued, running, MetricsDelta::default());
         metrics
+    }
+
+    /// What it has done for one customer: of the newest 10,000 of his jobs in the history. Reads no other customer's.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn metrics_of(&self, customer: &PubKey) -> Result<CustomerMetrics, StoreError> {
+        let mut metrics = CustomerMetrics::default();
+        store::figures_of(&self.conn, customer, &mut |job| metrics.add(job))?;
+        Ok(metrics)
     }
 
     /// How many jobs wait, and how many executors work on.

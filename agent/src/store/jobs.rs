@@ -33,6 +33,9 @@ const HISTORY: &str = "SELECT seq, id, customer, kind, state, received_at, finis
 pub(super) const HISTORY_OF: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
     created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq < ? AND customer = ? \
     ORDER BY seq DESC LIMIT ?";
+/// Columns before the texts of a row, which may be on pages of their own.
+pub(super) const FIGURES_OF: &str = "SELECT state, received_at, finished_at, attempts, cause FROM agent_job \
+    WHERE customer = ? ORDER BY seq DESC LIMIT 10000";
 const OPEN: &str =
     "SELECT seq, id, customer, state, received_at, wake_at FROM agent_job WHERE state < 4 ORDER BY seq";
 const NEWEST: &str =
@@ -143,6 +146,16 @@ pub(crate) struct UnfinishedRow {
     pub(crate) state: JobState,
     pub(crate) received_at: u64,
     pub(crate) wake_at: u64,
+}
+
+/// What is counted of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JobFigures {
+    pub(crate) state: JobState,
+    pub(crate) received_at: u64,
+    pub(crate) finished_at: u64,
+    pub(crate) attempts: u32,
+    pub(crate) cause: String,
 }
 
 impl JobRow {
@@ -308,6 +321,24 @@ pub(crate) fn history_of(
     let before = i64::try_from(before).unwrap_or(i64::MAX).min(1 << 53);
     let params = [SqlValue::Int(before), SqlValue::Blob(&customer.0), SqlValue::Int(limit as i64)];
     rows(conn, HISTORY_OF, &params)
+}
+
+/// What is counted of a customer's newest jobs.
+pub(crate) fn figures_of(
+    conn: &impl SqlConn,
+    customer: &PubKey,
+    found: &mut dyn FnMut(&JobFigures),
+) -> Result<(), StoreError> {
+    conn.query(FIGURES_OF, &[SqlValue::Blob(&customer.0)], &mut |row| {
+        found(&JobFigures {
+            state: state(row, 0)?,
+            received_at: unsigned(row, 1)?,
+            finished_at: unsigned(row, 2)?,
+            attempts: unsigned(row, 3)? as u32,
+            cause: text(row, 4)?,
+        });
+        Ok(())
+    })
 }
 
 /// The jobs that are open, oldest first.

@@ -32,8 +32,8 @@ pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_jobs, sizes};
 pub use jobs::SentEvent;
 pub(crate) use jobs::{
-    Decrypted, JobRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, UnfinishedRow, has_job, history, history_of,
-    job, job_by_id, last_seq, received_since, unfinished_jobs,
+    Decrypted, JobFigures, JobRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, UnfinishedRow, figures_of,
+    has_job, history, history_of, job, job_by_id, last_seq, received_since, unfinished_jobs,
 };
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
@@ -164,7 +164,7 @@ mod tests {
         // A database of an earlier version.
         conn.exec("DROP INDEX agent_job_customer", &[]).unwrap();
         open(&conn).unwrap();
-        for sql in [forget::FORGET_JOBS, jobs::HISTORY_OF] {
+        for sql in [forget::FORGET_JOBS, jobs::HISTORY_OF, jobs::FIGURES_OF] {
             let plan = conn.plan(sql);
             assert!(plan.contains("USING INDEX agent_job_customer"), "{sql}: {plan}");
             assert!(!plan.contains("SCAN"), "{sql}: {plan}");

@@ -176,7 +176,8 @@ pub(super) fn commit(
 ) -> Commit {
     let Received { sha256, size, uploaded, .. } = *received;
     let Lifetime { expires_at, unused_seconds } = lifetime(context, &mime, size);
-    Commit { upload, sha256, size, mime, uploaded, expires_at, unused_seconds, media }
+    let retention = context.settings.retention.clone();
+    Commit { upload, sha256, size, mime, uploaded, expires_at, unused_seconds, retention, media }
 }
 
 /// The type that an owner of a blob declares, if nobody knew it.

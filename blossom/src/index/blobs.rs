@@ -36,6 +36,9 @@ const ALL_OWNERS: u64 = u32::MAX as u64;
 
 /// Accesses of a blob within an hour are one.
 const ACCESS_SECONDS: u64 = 3_600;
+/// A blob is not kept longer by less than an hour, or than a tenth of the time that is left then: a store that answers downloads is
+/// told of each change, and may have to copy the bytes for it.
+const PROLONGATION_SECONDS: u64 = 3_600;
 
 /// A live blob.
 #[derive(Clone, Debug)]
@@ -70,13 +73,13 @@ impl Retention {
         }
     }
 
-    /// As long as either wants.
-    fn or(self, other: Retention) -> Retention {
-        let later = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a.max(b));
-        Retention {
-            expires_at: later(self.expires_at, other.expires_at),
-            unused: later(self.unused, other.unused),
-        }
+    /// As long as either wants, unless `other` wants only a little more than `self`.
+    fn or(self, other: Retention, now: u64) -> Retention {
+        let expires_at = self.expires_at.zip(other.expires_at).map(|(own, other)| {
+            let little = (other.saturating_sub(now) / 10).min(PROLONGATION_SECONDS);
+            if other >= own.saturating_add(little) { other.max(own) } else { own }
+        });
+        Retention { expires_at, unused: self.unused.zip(other.unused).map(|(own, other)| own.max(other)) }
     }
 
     /// When retention removes a blob; 0 is never. Accesses are written only after a while, so they count as that much later.
@@ -192,7 +195,7 @@ impl<C: SqlConn> Run<'_, C> {
 
     /// Somebody uploads a live blob again: it is kept as long as either upload wants. Nothing if that changes nothing.
     pub(super) fn keep(&mut self, row: &mut BlobRow, keep: Retention) -> Result<(), StoreError> {
-        let (old, new) = (row.kept(), row.kept().or(keep));
+        let (old, new) = (row.kept(), row.kept().or(keep, self.now));
         let accessed = if is_stale(row, self.now) { self.now } else { row.accessed };
         if new != old || accessed != row.accessed {
             row.blob.expires_at = new.expires_at;

@@ -291,6 +291,9 @@ pub struct Commit {
     /// Retention removes it after as many seconds without a download.
     #[serde(default)]
     pub unused_seconds: Option<u64>,
+    /// As in [`Wanted::retention`].
+    #[serde(default)]
+    pub retention: Vec<RetentionRule>,
     /// What `/media` has found out.
     pub media: Option<Media>,
 }

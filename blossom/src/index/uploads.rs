@@ -2,6 +2,7 @@
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::PubKey;
+use relay_site::blossom::RetentionRule;
 
 use super::Run;
 use super::blobs::{BlobRow, Retention};
@@ -62,12 +63,7 @@ impl Wanted {
 
     /// How long a blob that is here already is kept from now on.
     pub(super) fn keep(&self, row: &BlobRow, now: u64) -> Retention {
-        if self.retention.is_empty() {
-            return Retention::new(self.expires_at, self.unused_seconds);
-        }
-        retention(&self.retention, &row.blob.mime, row.blob.size).map_or_else(Retention::default, |rule| {
-            Retention::new(rule.age_seconds.map(|age| now.saturating_add(age)), rule.unused_seconds)
-        })
+        keep(&self.retention, Retention::new(self.expires_at, self.unused_seconds), row, now)
     }
 
     /// The same for an upload whose blob, and so its type, is not known yet: with rules it does not extend how long the blob is
@@ -78,6 +74,16 @@ impl Wanted {
             false => Retention::NONE,
         }
     }
+}
+
+/// How long a blob that is here already is kept from now on: by its own type and size if there are rules, else as its uploader says.
+fn keep(rules: &[RetentionRule], own: Retention, row: &BlobRow, now: u64) -> Retention {
+    if rules.is_empty() {
+        return own;
+    }
+    retention(rules, &row.blob.mime, row.blob.size).map_or_else(Retention::default, |rule| {
+        Retention::new(rule.age_seconds.map(|age| now.saturating_add(age)), rule.unused_seconds)
+    })
 }
 
 /// Where the bytes of an upload of unknown hash are.
@@ -339,7 +345,8 @@ impl<C: SqlConn> Run<'_, C> {
             return Ok(Outcome::Refused(refusal));
         }
         if let Some(mut row) = live {
-            let keep = Retention::new(commit.expires_at, commit.unused_seconds);
+            let own = Retention::new(commit.expires_at, commit.unused_seconds);
+            let keep = keep(&commit.retention, own, &row, self.now);
             self.add_owner(&mut row, upload.owner, keep)?;
             return Ok(Outcome::Exists(row.blob));
         }

@@ -1,6 +1,7 @@
-//! For tests of this crate and of others: an SQLite database and a host in memory.
+//! For tests of this crate and of others: an SQLite database, a host in memory, and a model of the index.
 
 mod host;
+pub mod model;
 
 pub use host::{Host, Object, Origins, Processor, Reply, Request};
 pub use relay_engine::testing::Sqlite;

@@ -239,6 +239,12 @@ fn a_blob_that_is_here_is_kept_by_its_own_type_and_size() {
     }
     check("again", &host.send(&put("video/mp4")), 200);
     assert_eq!(expires_at(&mut host), Some(NOW + 110), "it is kept as if it came now");
+    // By another key, whose bytes are only hashed: they kept it by the type that they declared.
+    host.now += 20;
+    let other = upload(2, BODY).with("content-type", "x/y");
+    check("by another", &host.send(&other), 200);
+    assert_eq!(owners(&mut host).len(), 2);
+    assert_eq!(expires_at(&mut host), Some(NOW + 130), "a type without a rule keeps no video for ever");
 }
 
 #[test]

@@ -93,6 +93,7 @@ fn script() -> Vec<Step> {
         with(8, |upload, _| {
             Command::Finish(relay_blossom::index::Commit {
                 unused_seconds: Some(100),
+                retention: Vec::new(),
                 ..commit(upload, 5, 10)
             })
         }),

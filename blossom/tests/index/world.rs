@@ -53,6 +53,7 @@ pub(crate) fn commit(upload: u64, n: u32, size: u64) -> Commit {
         uploaded: None,
         expires_at: None,
         unused_seconds: None,
+        retention: Vec::new(),
         media: None,
     }
 }
@@ -129,6 +130,7 @@ impl World {
             uploaded: None,
             expires_at: wanted.expires_at,
             unused_seconds: wanted.unused_seconds,
+            retention: Vec::new(),
             media: None,
         };
         match self.run(Command::Finish(commit)) {

@@ -13,12 +13,14 @@ pub(super) struct Sqlite {
     conn: Rc<rusqlite::Connection>,
     /// Everything fails while this is set.
     pub(super) is_broken: Rc<Cell<bool>>,
+    /// After as many further statements everything fails, until it is set again.
+    pub(super) fails_in: Rc<Cell<Option<u64>>>,
 }
 
 impl Sqlite {
     pub(super) fn new() -> Self {
         let conn = Rc::new(rusqlite::Connection::open_in_memory().unwrap());
-        Sqlite { conn, is_broken: Rc::default() }
+        Sqlite { conn, is_broken: Rc::default(), fails_in: Rc::default() }
     }
 
     pub(super) fn count(&self, table: &str) -> u64 {
@@ -42,7 +44,11 @@ impl Sqlite {
     }
 
     fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>, StoreError> {
-        if self.is_broken.get() {
+        let fails = self.fails_in.get().is_some_and(|left| {
+            self.fails_in.set(Some(left.saturating_sub(1)));
+            left == 0
+        });
+        if fails || self.is_broken.get() {
             return Err(StoreError::Failed("broken on purpose".into()));
         }
         self.conn.prepare_cached(sql).map_err(failed)
@@ -100,7 +106,8 @@ impl SqlConn for Sqlite {
 
     fn transaction(&self, work: &mut dyn FnMut() -> Result<(), StoreError>) -> Result<(), StoreError> {
         self.prepare("BEGIN IMMEDIATE")?.execute([]).map_err(failed)?;
-        let outcome = work();
+        // A failure of the commit itself.
+        let outcome = work().and_then(|()| self.prepare("SELECT 1").map(drop));
         let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
         self.conn.execute_batch(end).map_err(failed)?;
         outcome

@@ -57,13 +57,24 @@ impl Client {
     /// # Errors
     /// If TLS cannot be set up.
     pub fn new(private_hosts: PrivateHosts) -> io::Result<Self> {
-        Client::with(private_hosts, tls::roots(), Arc::new(lookup), IDLE, CALLS_MAX)
+        Client::with(private_hosts, tls::roots(), Arc::new(lookup), is_public, IDLE, CALLS_MAX)
+    }
+
+    /// A client that knows these names, and for which other addresses are public.
+    #[cfg(test)]
+    pub(crate) fn for_names(
+        roots: RootCertStore,
+        lookup: Arc<Lookup>,
+        is_public: fn(IpAddr) -> bool,
+    ) -> io::Result<Self> {
+        Client::with(PrivateHosts::default(), roots, lookup, is_public, IDLE, CALLS_MAX)
     }
 
     fn with(
         private_hosts: PrivateHosts,
         roots: RootCertStore,
         lookup: Arc<Lookup>,
+        is_public: fn(IpAddr) -> bool,
         idle: Duration,
         calls_max: usize,
     ) -> io::Result<Self> {
@@ -71,7 +82,7 @@ impl Client {
         let client = |may_be_private| {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())
-                .dns_resolver(Resolver { lookup: Arc::clone(&lookup), may_be_private })
+                .dns_resolver(Resolver { lookup: Arc::clone(&lookup), is_public, may_be_private })
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never())
                 .no_proxy()
@@ -228,8 +239,8 @@ fn call_error(error: reqwest::Error) -> HttpError {
 }
 
 /// Finds the addresses of a name.
-type Lookup = dyn Fn(String) -> Addresses + Send + Sync;
-type Addresses = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+pub(crate) type Lookup = dyn Fn(String) -> Addresses + Send + Sync;
+pub(crate) type Addresses = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
 /// By the system's resolver.
 fn lookup(name: String) -> Addresses {
@@ -239,13 +250,15 @@ fn lookup(name: String) -> Addresses {
 /// Resolves names to addresses that may be connected to.
 struct Resolver {
     lookup: Arc<Lookup>,
+    /// Which addresses are public.
+    is_public: fn(IpAddr) -> bool,
     may_be_private: bool,
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let addresses = (self.lookup)(name.as_str().to_owned());
-        let may_be_private = self.may_be_private;
+        let (is_public, may_be_private) = (self.is_public, self.may_be_private);
         Box::pin(async move {
             let addresses = addresses.await?;
             // One private address among public ones is not a mistake but an attack (DNS rebinding).

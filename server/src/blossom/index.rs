@@ -55,7 +55,8 @@ fn start(
     started.map(|_| sender).map_err(|error| StoreError::Failed(error.to_string()))
 }
 
-struct Writer {
+/// The index that writes, on its thread.
+pub(super) struct Writer {
     index: Index<Sqlite>,
     /// Whether commits wait for the disk now.
     waits: bool,
@@ -66,14 +67,15 @@ struct Writer {
 }
 
 impl Writer {
-    fn open(path: &Path, is_swept: bool) -> Result<Self, StoreError> {
+    /// Opens a file, or makes it, as [`IndexHandle::open`].
+    pub(super) fn open(path: &Path, is_swept: bool) -> Result<Self, StoreError> {
         let index = Index::open(Sqlite::open_shared(path)?)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let reserve = Reserve::at(folder, "blossom.reserve", RESERVE_BYTES);
         Ok(Writer { index, waits: true, is_lazy: is_swept, reserve })
     }
 
-    fn run(&mut self, now: u64, command: Command) -> Result<Outcome, StoreError> {
+    pub(super) fn run(&mut self, now: u64, command: Command) -> Result<Outcome, StoreError> {
         let waits = !self.is_lazy || self.must_wait(now, &command)?;
         if waits != self.waits {
             self.index.conn().wait_for_disk(waits)?;
@@ -140,9 +142,17 @@ impl IndexHandle {
     pub(super) fn open(path: &Path, is_swept: bool) -> Result<Self, StoreError> {
         // Makes the tables, so it is the first.
         let mut writer = Writer::open(path, is_swept)?;
+        Self::over(path, move |now, command| writer.run(now, command))
+    }
+
+    /// Over a file whose tables are made: `write` carries out the commands that write.
+    pub(super) fn over(
+        path: &Path,
+        write: impl FnMut(u64, Command) -> Result<Outcome, StoreError> + Send + 'static,
+    ) -> Result<Self, StoreError> {
         let mut lists = Index::open(Sqlite::open_shared(path)?)?;
         let reader = Mutex::new(Index::open(Sqlite::open_shared(path)?)?);
-        let writer = start("relay-blobs", move |now, command| writer.run(now, command))?;
+        let writer = start("relay-blobs", write)?;
         let lists = start("relay-blob-lists", move |now, command| lists.run(now, command))?;
         Ok(IndexHandle(Arc::new(Connections { writer, lists, reader })))
     }
@@ -212,6 +222,7 @@ mod tests {
             uploaded: None,
             expires_at: None,
             unused_seconds: None,
+            retention: Vec::new(),
             media: None,
         };
         assert!(matches!(waited(&mut writer, Command::Finish(commit)), (true, Outcome::Stored(_))));

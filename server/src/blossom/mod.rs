@@ -23,6 +23,8 @@ mod permits;
 mod startup_cleanup;
 mod startup_log;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -135,22 +137,34 @@ impl Blossom {
         }
         let index =
             IndexHandle::open(&file, bodies.own_folder().is_some()).map_err(|error| error.to_string())?;
-        Ok(Blossom {
-            settings: settings.clone(),
+        let client = Client::new(PrivateHosts::default()).map_err(words)?;
+        Ok(Blossom::with(settings.clone(), verifier, relay, bodies, index, client))
+    }
+
+    fn with(
+        settings: Settings,
+        verifier: Arc<dyn Verifier>,
+        relay: RelayHandle,
+        bodies: BlobStore,
+        index: IndexHandle,
+        client: Client,
+    ) -> Self {
+        Blossom {
+            settings,
             verifier,
             relay,
             uploads: Permits::new(bodies.uploads_max(), usize::MAX),
             fetches: Permits::new(FETCHES_MAX, FETCHES_WAITING_MAX),
             bodies,
             index,
-            client: Client::new(PrivateHosts::default()).map_err(words)?,
+            client,
             media: Media::new(),
             counters: Counters::default(),
             downloads: Mutex::default(),
             wake: Notify::new(),
             owner: Mutex::default(),
             used: Mutex::default(),
-        })
+        }
     }
 
     /// Tidies up after an earlier process, and starts what goes on beside requests.

@@ -2,12 +2,12 @@
 
 use relay_blossom::blob::Media;
 use relay_blossom::index::{Commit, Key, Part, PartHead, Wanted};
+use relay_blossom::testing::model::{HASHES, KEY_MAX, OWNERS, TOTAL_MAX, key, sha, size};
 use relay_blossom::{Command, Outcome};
 use relay_engine::testing::Rng;
 
-use super::oracle::{HASHES, KEY_MAX, OWNERS, TOTAL_MAX, size};
 use super::{Bytes, Simulation};
-use crate::world::{sha, wanted};
+use crate::world::wanted;
 
 /// A host at work, and how far it is.
 pub(super) enum Actor {
@@ -75,6 +75,7 @@ impl Job {
             uploaded: self.wanted.expires_at.map(|at| at - 300),
             expires_at: self.wanted.expires_at,
             unused_seconds: None,
+            retention: Vec::new(),
             media: self.thumbnail.map(|n| Media {
                 original: sha(0),
                 dim: None,
@@ -99,7 +100,9 @@ impl Actor {
             total_bytes_max: Some(TOTAL_MAX),
             abandoned_at: now + seconds,
             expires_at: [None, Some(now + 300), Some(now + 20_000)][rng.below(3) as usize],
-            ..wanted(1 + rng.below(u64::from(OWNERS)) as u8, n, declared)
+            owner: key(1 + rng.below(u64::from(OWNERS)) as u8).to_owned(),
+            sha256: Some(sha(n)),
+            ..wanted(0, n, declared)
         };
         // Thumbnails have smaller numbers, so that none is its own.
         let thumbnail = (kind < 3 && n > 0).then(|| rng.below(u64::from(n)) as u32);

@@ -201,15 +201,46 @@ impl BlobStore {
     pub(super) async fn set_type(&self, sha256: &Sha256, mime: &str) -> Result<(), StepError> {
         let key = sha256.to_string();
         let Some(object) = self.0.get(&key).execute().await.map_err(failed)? else { return Ok(()) };
+        let further = object.custom_metadata().map_err(failed)?;
+        self.copy_with(sha256, &object, mime, further).await
+    }
+
+    /// Keeps with a stored blob when retention removes it, if it is there. One operation; two more if that changes anything.
+    pub(super) async fn keep_expiry(
+        &self,
+        sha256: &Sha256,
+        expires_at: Option<u64>,
+    ) -> Result<(), StepError> {
+        let key = sha256.to_string();
+        let Some(there) = self.0.head(&key).await.map_err(failed)? else { return Ok(()) };
+        if expiry(&there) == expires_at {
+            return Ok(());
+        }
+        let Some(object) = self.0.get(&key).execute().await.map_err(failed)? else { return Ok(()) };
+        let mut further = object.custom_metadata().map_err(failed)?;
+        match expires_at {
+            Some(at) => further.insert(EXPIRES.to_owned(), at.to_string()),
+            None => further.remove(EXPIRES),
+        };
+        self.copy_with(sha256, &object, &mime_of(&object), further).await
+    }
+
+    /// Copies an object onto itself with other metadata, unless it has been removed meanwhile.
+    async fn copy_with(
+        &self,
+        sha256: &Sha256,
+        object: &Object,
+        mime: &str,
+        mut further: HashMap<String, String>,
+    ) -> Result<(), StepError> {
         let data = match object.size() {
             0 => Data::Empty,
-            _ => Data::ReadableStream(stream_of(&object)?),
+            _ => Data::ReadableStream(stream_of(object)?),
         };
-        let mut further = object.custom_metadata().map_err(failed)?;
-        further.insert(UPLOADED.to_owned(), uploaded(&object).to_string());
+        further.insert(UPLOADED.to_owned(), uploaded(object).to_string());
         let is_same = Conditional { etag_matches: Some(object.etag()), ..Conditional::default() };
-        let put = self.0.put(&key, data).http_metadata(http_metadata(mime)).custom_metadata(further);
-        let put = put.sha256(sha256.0.to_vec()).only_if(is_same);
+        let put = self.0.put(sha256.to_string(), data).http_metadata(http_metadata(mime));
+        let put = put.custom_metadata(further).sha256(sha256.0.to_vec()).only_if(is_same);
         put.execute().await.map(drop).map_err(put_failure)
     }
 
@@ -410,6 +441,11 @@ fn uploaded(object: &Object) -> u64 {
     further.get(UPLOADED).and_then(|at| at.parse().ok()).unwrap_or_else(own)
 }
 
+/// When retention removes a blob, in Unix seconds.
+fn expiry(object: &Object) -> Option<u64> {
+    object.custom_metadata().ok()?.get(EXPIRES)?.parse().ok()
+}
+
 /// What the bucket knows of a blob: the same as the index.
 pub(super) fn blob_of(object: &Object, sha256: Sha256) -> Blob {
     let further = object.custom_metadata().unwrap_or_default();
@@ -418,7 +454,7 @@ pub(super) fn blob_of(object: &Object, sha256: Sha256) -> Blob {
         size: object.size(),
         mime: mime_of(object),
         uploaded: uploaded(object),
-        expires_at: further.get(EXPIRES).and_then(|at| at.parse().ok()),
+        expires_at: expiry(object),
         media: further.get(MEDIA).and_then(|media| serde_json::from_str(media).ok()),
     }
 }

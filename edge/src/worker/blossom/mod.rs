@@ -143,6 +143,19 @@ pub(super) async fn respond(
     }
 }
 
+/// Keeps with the bytes of a blob when retention removes it.
+///
+/// # Errors
+/// Why, if the bucket fails.
+pub(super) async fn keep_expiry(
+    env: &Env,
+    sha256: &Sha256,
+    expires_at: Option<u64>,
+) -> std::result::Result<(), String> {
+    let bodies = BlobStore::new(env).map_err(|error| error.to_string())?;
+    bodies.keep_expiry(sha256, expires_at).await.map_err(|failure| format!("{failure:?}"))
+}
+
 /// Unix seconds.
 fn now() -> u64 {
     Date::now().as_millis() / 1_000

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 use relay_agent::executor::{Access, HttpError, HttpEvent, HttpLimits, HttpRequest};
-use relay_agent::fetch::PrivateHosts;
+use relay_agent::fetch::{PrivateHosts, is_public};
 use rustls::RootCertStore;
 
 use super::{Addresses, Client, Lookup};
@@ -21,7 +21,7 @@ const IDLE: Duration = Duration::from_millis(300);
 /// A client that may call these hosts, and knows these names.
 fn client(allowed: &[String], lookup: std::sync::Arc<Lookup>) -> Client {
     let roots = RootCertStore::empty();
-    Client::with(PrivateHosts::parse(allowed).unwrap(), roots, lookup, IDLE, 8).unwrap()
+    Client::with(PrivateHosts::parse(allowed).unwrap(), roots, lookup, is_public, IDLE, 8).unwrap()
 }
 
 /// Knows no name.

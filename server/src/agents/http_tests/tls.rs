@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use relay_agent::executor::HttpError;
-use relay_agent::fetch::PrivateHosts;
+use relay_agent::fetch::{PrivateHosts, is_public};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,7 +64,7 @@ async fn a_certificate_must_be_for_the_name_and_by_a_known_authority() {
         roots.add(known.der().clone()).unwrap();
         let hosts = PrivateHosts::parse(&[format!("tls.example:{port}")]).unwrap();
         let lookup = |_| -> Addresses { Box::pin(async { Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))]) }) };
-        let client = Client::with(hosts, roots, Arc::new(lookup), IDLE, 8).unwrap();
+        let client = Client::with(hosts, roots, Arc::new(lookup), is_public, IDLE, 8).unwrap();
         let outcome = call(&client, get(&format!("https://tls.example:{port}/"))).await;
         match want {
             None => assert_eq!((&outcome.body[..], outcome.error), (&b"ok"[..], None)),

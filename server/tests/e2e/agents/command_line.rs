@@ -92,3 +92,46 @@ fn versions_are_kept_and_come_back() {
     assert_eq!(versions["versions"].as_array().unwrap().len(), 3);
     assert_eq!(outcome(&agent(&relay, &["rollback", "echo", "9"])).0, 1);
 }
+
+#[test]
+fn the_owners_key_is_made_once_which_is_said_and_it_is_never_shown() {
+    let relay = RelayProcess::start();
+    let manifest = written(&relay, "echo.toml", ECHO);
+    let deploy = |key: &[&str], secret: Option<&str>| {
+        let mut command = Command::new(RELAY);
+        without_relay_variables(&mut command);
+        command.env_remove("NOSTR_PRIVATE_KEY").envs(secret.map(|secret| ("NOSTR_PRIVATE_KEY", secret)));
+        command.args(["agent", "deploy", &manifest, "--json"]).args(key).arg("--data").arg(relay.data());
+        command.args(["--url", &format!("http://{}", relay.host())]).current_dir(std::env::temp_dir());
+        command.output().unwrap()
+    };
+    let first = deploy(&[], None);
+    let file = relay.data().join("owner.key");
+    let secret = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+    assert!(secret.starts_with("nsec1"));
+    let made = format!("made {}", file.display());
+    assert!(outcome(&first).1.contains(&made), "{first:?}");
+    let again = deploy(&[], None);
+    assert!(!outcome(&again).1.contains(&made), "{again:?}");
+    // The same key is taken from a file, and from the environment.
+    let by_file = deploy(&["--key", file.to_str().unwrap()], None);
+    let by_env = deploy(&["--key", "env"], Some(&secret));
+    for output in [&first, &again, &by_file, &by_env] {
+        assert_eq!(outcome(output).0, 0, "{output:?}");
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let npub = document["npub"].as_str().unwrap();
+        let pubkey = relay_agent::identity::parse_pubkey(npub).unwrap();
+        assert_eq!(document["pubkey"], pubkey.to_string());
+        let shown = [&*output.stdout, &*output.stderr].concat();
+        assert!(!String::from_utf8_lossy(&shown).contains(&secret), "a key is shown");
+    }
+    assert_eq!(outcome(&deploy(&["--key", "env"], None)).0, 2);
+    let (code, words) = outcome(&deploy(&["--key", "env"], Some("nsec1nonsense")));
+    assert_eq!(code, 2);
+    assert!(words.contains("NOSTR_PRIVATE_KEY") && !words.contains("nonsense"), "{words}");
+    // Another relay's owner has another key.
+    let other = RelayProcess::start();
+    agent_json(&other, &["list"]);
+    let secret_of_other = std::fs::read_to_string(other.data().join("owner.key")).unwrap();
+    assert_ne!(secret_of_other.trim(), secret);
+}

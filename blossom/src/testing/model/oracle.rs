@@ -2,51 +2,54 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use relay_blossom::index::{Commit, Key, Part, PartHead, Refusal, RelayEvent, Wanted};
-use relay_blossom::{Command, Outcome, Sha256};
+use relay_site::blossom::RetentionRule;
 
-use crate::world::{key, sha};
+use super::{HASHES, KEY_MAX, OWNERS, TOTAL_MAX, key, sha, size};
+use crate::blob::Sha256;
+use crate::index::{Command, Commit, Key, Outcome, Part, PartHead, Refusal, RelayEvent, Wanted};
 
-/// Quotas of every upload.
-pub(super) const KEY_MAX: u64 = 130;
-pub(super) const TOTAL_MAX: u64 = 230;
-pub(super) const HASHES: u32 = 7;
-pub(super) const OWNERS: u8 = 4;
 const TAKEN_SECONDS: u64 = 900;
 const JOIN_SECONDS: u64 = 900;
 
-/// Bytes of the `n`th blob.
-pub(super) fn size(n: u32) -> u64 {
-    10 * (u64::from(n) + 1)
-}
-
+/// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Oracle {
-    pub(super) live: BTreeMap<u32, Live>,
-    pub(super) pending: BTreeMap<u64, Pending>,
-    pub(super) banned: BTreeSet<u32>,
-    pub(super) taken: BTreeMap<Key, u64>,
+pub struct Oracle {
+    /// Live blobs by their number.
+    pub live: BTreeMap<u32, Live>,
+    /// Uploads that have not ended, as the index has numbered them.
+    pub pending: BTreeMap<u64, Pending>,
+    /// Banned blobs.
+    pub banned: BTreeSet<u32>,
+    /// Removals that a host has taken, and when.
+    pub taken: BTreeMap<Key, u64>,
     links: BTreeSet<(String, u32, u8)>,
     numbers: BTreeSet<u64>,
-    pub(super) stored: u64,
+    /// Blobs that have become live.
+    pub stored: u64,
     /// Pictures with a thumbnail that were stored.
-    pub(super) pictures: u64,
+    pub pictures: u64,
 }
 
+/// A live blob.
 #[derive(Debug)]
-pub(super) struct Live {
+pub struct Live {
     /// And since when.
-    pub(super) owners: BTreeMap<u8, u64>,
-    pub(super) uploaded: u64,
-    expires_at: Option<u64>,
+    pub owners: BTreeMap<u8, u64>,
+    /// When it was uploaded first, in Unix seconds.
+    pub uploaded: u64,
+    /// When retention removes it.
+    pub expires_at: Option<u64>,
+    mime: String,
     /// Its thumbnail.
-    pub(super) thumbnail: Option<u32>,
+    pub thumbnail: Option<u32>,
 }
 
+/// An upload under way.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub struct Pending {
     owner: u8,
-    pub(super) n: Option<u32>,
+    /// Of which blob, if that is known.
+    pub n: Option<u32>,
     size: u64,
     expires_at: Option<u64>,
     /// Its blob was banned or deleted, and its host has not said yet that it has ended.
@@ -56,7 +59,8 @@ pub(super) struct Pending {
     abandoned_at: u64,
     /// As a crash finds it.
     abandoned_at_stored: u64,
-    pub(super) parts: Option<Parts>,
+    /// The parts in which it comes.
+    pub parts: Option<Parts>,
 }
 
 impl Pending {
@@ -65,7 +69,8 @@ impl Pending {
             owner,
             n: wanted.sha256.as_ref().map(number),
             size,
-            expires_at: wanted.expires_at,
+            // With rules its type must be known.
+            expires_at: if wanted.retention.is_empty() { wanted.expires_at } else { Some(1) },
             is_given_up: false,
             blob_exists: false,
             abandoned_at: wanted.abandoned_at,
@@ -83,10 +88,11 @@ impl Pending {
     }
 }
 
+/// Parts of an upload.
 #[derive(Debug, Default)]
-pub(super) struct Parts {
+pub struct Parts {
     /// Offset, length, and whether it is stored.
-    pub(super) rows: BTreeMap<Key, (u64, u64, bool)>,
+    pub rows: BTreeMap<Key, (u64, u64, bool)>,
     joining: Option<u64>,
     failed: u32,
 }
@@ -100,7 +106,8 @@ enum UploadDecision {
     Free,
 }
 
-pub(super) fn number(sha256: &Sha256) -> u32 {
+/// The number of a blob.
+fn number(sha256: &Sha256) -> u32 {
     (0..HASHES).find(|n| sha(*n) == *sha256).expect("a hash of ours")
 }
 
@@ -108,13 +115,27 @@ fn owner(text: &str) -> u8 {
     (0..=OWNERS).find(|n| key(*n) == text).expect("a key of ours")
 }
 
-fn later(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    Some(a?.max(b?))
+/// Until when a blob is kept that is to be kept until `own` and until `other`.
+fn later(now: u64, own: Option<u64>, other: Option<u64>) -> Option<u64> {
+    let (own, other) = (own?, other?);
+    let hour_or_tenth = (other.saturating_sub(now) / 10).min(3_600);
+    Some(if other >= own + hour_or_tenth { other.max(own) } else { own })
+}
+
+/// When a rule removes a blob of this type and size.
+fn by_rule(now: u64, rules: &[RetentionRule], mime: &str, size: u64) -> Option<u64> {
+    let fits = |rule: &&RetentionRule| {
+        size >= rule.bytes_min && (rule.types.is_empty() || rule.types.iter().any(|own| own == mime))
+    };
+    Some(now + rules.iter().find(fits)?.age_seconds?)
 }
 
 impl Oracle {
     /// Checks an answer, and does what the command has done.
-    pub(super) fn check(&mut self, now: u64, command: &Command, outcome: &Outcome) {
+    ///
+    /// # Panics
+    /// If it is the wrong answer.
+    pub fn check(&mut self, now: u64, command: &Command, outcome: &Outcome) {
         match command {
             Command::Begin(wanted) => self.begin(now, wanted, None, outcome),
             Command::BeginPart(wanted, part) => self.begin(now, wanted, Some(part), outcome),
@@ -123,6 +144,7 @@ impl Oracle {
             }
             Command::Finish(commit) => self.finish(now, commit, outcome),
             Command::Abort { upload } => self.abort(*upload),
+            Command::AbortParts { upload } => drop(self.pending.remove(upload)),
             Command::FinishPart { upload, key } => self.finish_part(now, *upload, key, outcome),
             Command::AbortPart { upload, key } => self.abort_part(*upload, key),
             Command::Delete { sha256, owner: text } => {
@@ -175,7 +197,7 @@ impl Oracle {
     }
 
     /// What is in memory only is gone.
-    pub(super) fn reload(&mut self) {
+    pub fn reload(&mut self) {
         for pending in self.pending.values_mut() {
             pending.abandoned_at = pending.abandoned_at_stored;
             if let Some(parts) = &mut pending.parts {
@@ -183,6 +205,50 @@ impl Oracle {
             }
         }
         self.taken.retain(|key, _| !key.contains('/'));
+    }
+
+    /// Compares the index with the bytes that there are; `is_there` tells whether those of a blob are, whole.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub fn check_bytes(&self, is_there: impl Fn(u32) -> bool) {
+        for (n, live) in &self.live {
+            assert!(is_there(*n), "bytes of {n}");
+            assert!(!self.banned.contains(n), "{n} is banned");
+            assert!(!live.owners.is_empty(), "{n} is nobody's");
+        }
+        for n in 0..HASHES {
+            let is_wanted = self.live.contains_key(&n) || self.is_pending(n);
+            assert!(!is_wanted || !self.taken.contains_key(&sha(n).to_string()), "{n} is being removed");
+        }
+        for owner in 1..=OWNERS {
+            // Thumbnails come with pictures, beyond the quota.
+            let owned = self
+                .live
+                .iter()
+                .filter(|(n, live)| live.owners.contains_key(&owner) && !self.has_picture(owner, **n));
+            assert!(owned.map(|(n, _)| size(*n)).sum::<u64>() <= KEY_MAX, "{owner}");
+        }
+        assert!(self.total() <= TOTAL_MAX);
+    }
+
+    /// Compares a list, newest first, of one owner's blobs or of all.
+    ///
+    /// # Panics
+    /// If it is another.
+    pub fn check_list(&self, owner: Option<u8>, list: &[Sha256]) {
+        let has = |owners: &BTreeMap<u8, u64>| owner.is_none_or(|owner| owners.contains_key(&owner));
+        let live = self.live.iter().filter(|(_, live)| has(&live.owners));
+        let mut expected: Vec<_> = live.map(|(n, live)| (live.uploaded, sha(*n))).collect();
+        expected.sort_unstable_by(|a, b| b.cmp(a));
+        assert_eq!(list, expected.iter().map(|(_, sha256)| *sha256).collect::<Vec<_>>(), "{owner:?}");
+    }
+
+    /// The hashes of all live blobs, as the keys of their bytes.
+    pub fn keys(&self) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.live.keys().map(|n| sha(*n).to_string()).collect();
+        keys.sort();
+        keys
     }
 
     fn restart(&mut self) {
@@ -200,11 +266,13 @@ impl Oracle {
         self.live.iter().filter(|(_, live)| live.owners.contains_key(&owner)).map(|(n, _)| size(*n)).sum()
     }
 
-    pub(super) fn total(&self) -> u64 {
+    /// Bytes of all live blobs.
+    pub fn total(&self) -> u64 {
         self.live.keys().map(|n| size(*n)).sum()
     }
 
-    pub(super) fn is_pending(&self, n: u32) -> bool {
+    /// Whether an upload of it is under way.
+    pub fn is_pending(&self, n: u32) -> bool {
         self.pending.values().any(|pending| !pending.is_given_up && pending.n == Some(n))
     }
 
@@ -217,12 +285,12 @@ impl Oracle {
     }
 
     /// Whether an upload has neither ended nor been given up.
-    pub(super) fn is_under_way(&self, upload: u64) -> bool {
+    pub fn is_under_way(&self, upload: u64) -> bool {
         self.pending.get(&upload).is_some_and(|pending| !pending.is_given_up)
     }
 
     /// Uploads that have not been given up.
-    pub(super) fn under_way(&self) -> usize {
+    pub fn under_way(&self) -> usize {
         self.pending.values().filter(|pending| !pending.is_given_up).count()
     }
 
@@ -276,14 +344,14 @@ impl Oracle {
             live.owners.insert(owner, since);
             false
         });
-        live.expires_at = later(live.expires_at, expires_at);
+        live.expires_at = later(now, live.expires_at, expires_at);
         if let (Some(thumbnail), true) = (live.thumbnail, is_new) {
             self.add_owner(now, thumbnail, owner, expires_at);
         }
     }
 
     /// Whether an owner has a picture with this thumbnail.
-    pub(super) fn has_picture(&self, owner: u8, thumbnail: u32) -> bool {
+    pub fn has_picture(&self, owner: u8, thumbnail: u32) -> bool {
         let mut live = self.live.values();
         live.any(|live| live.thumbnail == Some(thumbnail) && live.owners.contains_key(&owner))
     }
@@ -324,7 +392,12 @@ impl Oracle {
         match self.decide_upload(owner, n, bytes, found) {
             UploadDecision::Exists => {
                 found.map(|id| self.pending.remove(&id));
-                return self.own(now, n.expect("it exists"), owner, wanted.expires_at, outcome);
+                let n = n.expect("it exists");
+                let expires_at = match wanted.retention.is_empty() {
+                    true => wanted.expires_at,
+                    false => by_rule(now, &wanted.retention, &self.live[&n].mime, size(n)),
+                };
+                return self.own(now, n, owner, expires_at, outcome);
             }
             UploadDecision::Here if part.is_some() => {
                 let refusal = self.room(owner, n, bytes, true, found);
@@ -441,8 +514,12 @@ impl Oracle {
         if let Some(refusal) = refusal {
             return assert_eq!(*outcome, Outcome::Refused(refusal));
         }
-        if self.live.contains_key(&n) {
-            return self.own(now, n, pending.owner, commit.expires_at, outcome);
+        if let Some(live) = self.live.get(&n) {
+            let expires_at = match commit.retention.is_empty() {
+                true => commit.expires_at,
+                false => by_rule(now, &commit.retention, &live.mime, size(n)),
+            };
+            return self.own(now, n, pending.owner, expires_at, outcome);
         }
         let thumbnail = commit.media.as_ref().and_then(|media| media.thumbnail).map(|sha256| number(&sha256));
         let thumbnail = thumbnail.filter(|thumbnail| self.live.contains_key(thumbnail));
@@ -452,7 +529,8 @@ impl Oracle {
         }
         let owners = [(pending.owner, now)].into();
         let uploaded = commit.uploaded.map_or(now, |at| at.min(now));
-        self.live.insert(n, Live { owners, uploaded, expires_at: commit.expires_at, thumbnail });
+        let (expires_at, mime) = (commit.expires_at, commit.mime.clone());
+        self.live.insert(n, Live { owners, uploaded, expires_at, mime, thumbnail });
         self.stored += 1;
         let Outcome::Stored(blob) = outcome else { panic!("it is new") };
         self.is_blob(n, &Outcome::Blob(blob.clone()));
