@@ -74,6 +74,11 @@ impl Pages {
         }
     }
 
+    /// The newest second of which not all is known.
+    pub(crate) fn until(&self) -> Timestamp {
+        self.until
+    }
+
     /// The range of the next page, and how many events it has at most. Discards what has come of it.
     pub(crate) fn ask(&mut self) -> (Range, u32) {
         self.page.clear();

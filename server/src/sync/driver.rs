@@ -77,7 +77,7 @@ pub(crate) enum SyncProgress<'a> {
 pub(super) struct Driver<B> {
     pub(super) connector: Arc<Connector>,
     pub(super) local: Arc<Local<B>>,
-    pub(super) plan: Plan,
+    pub(super) plan: Arc<Plan>,
     pub(super) keys: Option<Keys>,
     /// Told which events the other relay has sent.
     pub(super) peer_has: Option<PeerMemory>,
@@ -104,7 +104,7 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
         let mut progress = Progress::new(self.plan.scope.range());
         let mut backoff = self.backoff.clone();
         let mut connections = 0;
-        let mut local_events = None;
+        let mut local_events: Option<Arc<LocalEvents>> = None;
         let result = loop {
             connections += 1;
             let steps = progress.steps;
@@ -151,7 +151,7 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
         &self,
         url: &RelayUrl,
         progress: &mut Progress,
-        local_events: &mut Option<LocalEvents>,
+        local_events: &mut Option<Arc<LocalEvents>>,
         tell: &mut (dyn FnMut(SyncProgress<'_>) + Send),
     ) -> Result<Ended, Failure> {
         let items = match local_events.take() {
@@ -159,7 +159,7 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
             None => {
                 let (local, filter) = (Arc::clone(&self.local), self.plan.scope.filter().clone());
                 let own = self.keys.as_ref().map(Keys::pubkey);
-                blocking(move || local.scan(&filter, own)).await?
+                Arc::new(blocking(move || local.scan(&filter, own)).await?)
             }
         };
         let opened = tokio::select! {
@@ -174,7 +174,14 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
             }
         };
         let begun = Instant::now();
-        let session = Session::new(&self.plan, information, &items, progress, Duration::ZERO, unix_now());
+        let session = Session::new(
+            Arc::clone(&self.plan),
+            information,
+            items,
+            std::mem::take(progress),
+            Duration::ZERO,
+            unix_now(),
+        );
         let mut running = Running {
             driver: self,
             url,
@@ -190,10 +197,11 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
         // What has come is stored, however the connection ended.
         running.flush().await?;
         running.finish_storing().await?;
+        *progress = running.session.into_progress();
         if let Ok(Ended::Session(End::Done)) = &ended {
             connection.close().await;
             // The last events were checked only now.
-            if let Some(why) = running.session.counts().lie() {
+            if let Some(why) = progress.counts.lie() {
                 return Ok(Ended::Session(End::Failed(why.to_owned())));
             }
         }
@@ -239,7 +247,7 @@ pub(super) fn auth_event(keys: &Keys, url: &RelayUrl, challenge: String) -> Even
 struct Running<'a, B> {
     driver: &'a Driver<B>,
     url: &'a RelayUrl,
-    session: Session<'a>,
+    session: Session,
     begun: Instant,
     outgoing: VecDeque<String>,
     /// Events that will be stored together, and since when the first one waits.

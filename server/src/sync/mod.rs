@@ -94,7 +94,15 @@ impl<B: Backend + Send + Sync + 'static> SyncClient<B> {
     ) -> Result<Self, Failure> {
         let Task { plan, keys, backoff } = task;
         let (connector, local) = (Arc::new(Connector::new()?), Arc::new(Local::new(store, settings)));
-        Ok(SyncClient(Driver { connector, local, plan, keys, peer_has: None, backoff, interrupt }))
+        Ok(SyncClient(Driver {
+            connector,
+            local,
+            plan: Arc::new(plan),
+            keys,
+            peer_has: None,
+            backoff,
+            interrupt,
+        }))
     }
 
     /// Deals with one relay, and tells what happens.

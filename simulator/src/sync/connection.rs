@@ -1,6 +1,7 @@
 //! One connection of a session: the link, and what happens on it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use relay_engine::relay::ConnId;
@@ -32,7 +33,7 @@ pub(super) fn run(world: &mut World, client: &mut Client) -> Option<End> {
     world.report.connections += 1;
     let (home, peer) = (client.home, 1 - client.home);
     let begun = world.now;
-    let here = world.relays[home].here(begun, &world.events, &client.plan);
+    let here = Arc::new(world.relays[home].here(begun, &world.events, &client.plan));
     world.asked = 0;
     // Between the scan and the first message, things may change.
     if world.has_faults && world.rng.one_in(2) {
@@ -45,22 +46,35 @@ pub(super) fn run(world: &mut World, client: &mut Client) -> Option<End> {
         is_stalled: false,
         fault_one_in: if world.has_faults { *world.rng.pick(&[0, 60, 400, 2_000]) } else { 0 },
     };
-    let (plan, information) = (&client.plan, world.information[peer]);
-    let mut session =
-        Session::new(plan, information, &here, &mut client.progress, Duration::ZERO, begun.seconds());
+    let (plan, information) = (Arc::clone(&client.plan), world.information[peer]);
+    let progress = std::mem::take(&mut client.progress);
+    let mut session = Session::new(plan, information, here, progress, Duration::ZERO, begun.seconds());
+    let end = drive(world, [home, peer], &mut link, &mut session, begun);
+    client.progress = session.into_progress();
+    end
+}
+
+/// Until the session ends, or is killed.
+fn drive(
+    world: &mut World,
+    [home, peer]: [usize; 2],
+    link: &mut Link,
+    session: &mut Session,
+    begun: Now,
+) -> Option<End> {
     let mut waiting: Vec<Event> = Vec::new();
     for _ in 0..STEPS_MAX {
         let now = elapsed(begun, world.now);
-        if let Some(end) = act(world, home, &mut session, now, &mut link, &mut waiting) {
-            store(world, home, &mut session, &mut waiting);
-            close(world, peer, &mut link);
+        if let Some(end) = act(world, home, session, now, link, &mut waiting) {
+            store(world, home, session, &mut waiting);
+            close(world, peer, link);
             return Some(end);
         }
         if link.fault_one_in > 0 && world.rng.one_in(link.fault_one_in) {
             match world.rng.below(8) {
                 0 => {
                     world.report.killed += 1;
-                    close(world, peer, &mut link);
+                    close(world, peer, link);
                     return None;
                 }
                 1 => {
@@ -69,17 +83,17 @@ pub(super) fn run(world: &mut World, client: &mut Client) -> Option<End> {
                     world.relays[restarted].restart(world.now);
                     if restarted == peer {
                         link.conn = None;
-                        cut(world, peer, &mut link, &mut session, now);
+                        cut(world, peer, link, session, now);
                     }
                 }
                 2 => link.is_stalled = true,
                 _ => {
-                    cut(world, peer, &mut link, &mut session, now);
+                    cut(world, peer, link, session, now);
                     continue;
                 }
             }
         }
-        step(&mut *world, [home, peer], &mut link, &mut session, &mut waiting, begun);
+        step(world, [home, peer], link, session, &mut waiting, begun);
     }
     panic!("a connection comes to no end");
 }
@@ -93,7 +107,7 @@ fn step(
     world: &mut World,
     [home, peer]: [usize; 2],
     link: &mut Link,
-    session: &mut Session<'_>,
+    session: &mut Session,
     waiting: &mut Vec<Event>,
     begun: Now,
 ) {
@@ -143,7 +157,7 @@ fn step(
 fn act(
     world: &mut World,
     home: usize,
-    session: &mut Session<'_>,
+    session: &mut Session,
     now: Duration,
     link: &mut Link,
     waiting: &mut Vec<Event>,
@@ -176,7 +190,7 @@ fn act(
 }
 
 /// Stores what has come.
-fn store(world: &mut World, home: usize, session: &mut Session<'_>, waiting: &mut Vec<Event>) {
+fn store(world: &mut World, home: usize, session: &mut Session, waiting: &mut Vec<Event>) {
     if !waiting.is_empty() {
         let outcomes = world.relays[home].store(world.now, waiting.drain(..));
         session.stored(outcomes);
@@ -184,7 +198,7 @@ fn store(world: &mut World, home: usize, session: &mut Session<'_>, waiting: &mu
 }
 
 /// The connection is cut: of what is under way, the first messages may arrive.
-fn cut(world: &mut World, peer: usize, link: &mut Link, session: &mut Session<'_>, now: Duration) {
+fn cut(world: &mut World, peer: usize, link: &mut Link, session: &mut Session, now: Duration) {
     world.report.cut += 1;
     let arriving = |world: &mut World, messages: usize| match link.is_stalled {
         true => 0,

@@ -15,6 +15,7 @@ mod connection;
 mod relay;
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use relay_sync::ranges::Scope;
@@ -64,7 +65,7 @@ const CONNECTIONS_MAX: usize = 20;
 struct Client {
     /// The relay whose store it works for.
     home: usize,
-    plan: Plan,
+    plan: Arc<Plan>,
     progress: Progress,
 }
 
@@ -73,7 +74,8 @@ impl Client {
         let scope = Scope::new(filter, None, None).expect("a filter");
         let progress = Progress::new(scope.range());
         let timeout = Duration::from_secs(30);
-        Client { home, plan: Plan { scope, down, up, dry_run: false, timeout, has_key: false }, progress }
+        let plan = Plan { scope, down, up, dry_run: false, timeout, has_key: false };
+        Client { home, plan: Arc::new(plan), progress }
     }
 
     /// Begins anew.

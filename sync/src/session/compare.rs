@@ -58,7 +58,7 @@ impl Comparison {
     }
 }
 
-impl Session<'_> {
+impl Session {
     pub(super) fn begin_comparing(&mut self, range: Range) {
         let by_peer = self
             .information
@@ -151,7 +151,7 @@ impl Session<'_> {
         if !self.plan.up {
             return;
         }
-        let progress = &mut *self.progress;
+        let progress = &mut self.progress;
         ids.retain(|id| {
             if !self.local_events.withheld.contains(id) {
                 return !progress.settled.contains(id);

@@ -10,6 +10,7 @@ mod paged;
 mod transfer;
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use relay_engine::types::{Event, EventId, Timestamp};
@@ -70,8 +71,8 @@ struct Work {
     pages: Option<Pages>,
 }
 
-/// What is left to do with a relay, and what has been done; survives its connections.
-#[derive(Debug)]
+/// What is left to do with a relay, and what has been done; survives its connections. Nothing is, by default.
+#[derive(Debug, Default)]
 pub struct Progress {
     /// The last one is next.
     work: Vec<Work>,
@@ -83,6 +84,8 @@ pub struct Progress {
     pub negentropy: Support,
     /// Connections that ended without an answer to their first NEG-OPEN.
     unanswered: u32,
+    /// Subscriptions that have had a name.
+    names: u64,
     /// Grows with everything that need not be done again.
     pub steps: u64,
 }
@@ -90,14 +93,24 @@ pub struct Progress {
 impl Progress {
     /// Everything is to be done.
     pub fn new(range: Range) -> Self {
-        Progress {
-            work: vec![Work { range, pages: None }],
-            settled: HashSet::new(),
-            counts: Counts::default(),
-            negentropy: Support::Unknown,
-            unanswered: 0,
-            steps: 0,
-        }
+        Progress { work: vec![Work { range, pages: None }], ..Progress::default() }
+    }
+
+    /// This range is to be done, and nothing else of what is left. What is known of the relay stays.
+    pub fn begin(&mut self, range: Range) {
+        self.work = vec![Work { range, pages: None }];
+    }
+
+    /// What is left: from the oldest second of it to the newest one. `None` if nothing is.
+    pub fn left(&self) -> Option<Range> {
+        let (oldest, newest) = (self.work.first()?, self.work.last()?);
+        let until = newest.pages.as_ref().map_or(newest.range.until, Pages::until);
+        Some(Range { since: oldest.range.since, until })
+    }
+
+    /// Ids that are not asked for another time.
+    pub fn settled(&self) -> usize {
+        self.settled.len()
     }
 }
 
@@ -153,11 +166,11 @@ enum Current {
 
 /// A session. Times are those since some moment before it began.
 #[derive(Debug)]
-pub struct Session<'a> {
-    plan: &'a Plan,
+pub struct Session {
+    plan: Arc<Plan>,
     information: Information,
-    local_events: &'a LocalEvents,
-    progress: &'a mut Progress,
+    local_events: Arc<LocalEvents>,
+    progress: Progress,
     /// Unix seconds at the beginning.
     unix_now: Timestamp,
     current: Current,
@@ -169,24 +182,23 @@ pub struct Session<'a> {
     auth: Authentication,
     messages_shown: u32,
     malformed: u32,
-    /// Subscriptions that have had a name.
-    names: u64,
     /// NEG-OPENs refused because they match too much, since one was answered.
     blocked: u32,
     reopened: u32,
     has_ended: bool,
 }
 
-impl<'a> Session<'a> {
-    /// Begins. `local_events` are those stored now.
+impl Session {
+    /// Begins. `local_events` are those stored now, of what is left to do.
     pub fn new(
-        plan: &'a Plan,
+        plan: Arc<Plan>,
         information: Information,
-        local_events: &'a LocalEvents,
-        progress: &'a mut Progress,
+        local_events: Arc<LocalEvents>,
+        progress: Progress,
         now: Duration,
         unix_now: Timestamp,
     ) -> Self {
+        let auth = Authentication::new(plan.has_key);
         let mut session = Session {
             plan,
             information,
@@ -198,10 +210,9 @@ impl<'a> Session<'a> {
             uploads: Uploads::default(),
             actions: VecDeque::new(),
             answered_at: now,
-            auth: Authentication::new(plan.has_key),
+            auth,
             messages_shown: 0,
             malformed: 0,
-            names: 0,
             blocked: 0,
             reopened: 0,
             has_ended: false,
@@ -221,6 +232,16 @@ impl<'a> Session<'a> {
     /// What has been counted.
     pub fn counts(&self) -> &Counts {
         &self.progress.counts
+    }
+
+    /// What is left to do, and what has been done.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The same for the next session.
+    pub fn into_progress(self) -> Progress {
+        self.progress
     }
 
     /// Handles a message of the relay.
@@ -347,8 +368,8 @@ impl<'a> Session<'a> {
 
     /// A new name of a subscription.
     fn name(&mut self, letter: char) -> String {
-        self.names += 1;
-        format!("{letter}{}", self.names)
+        self.progress.names += 1;
+        format!("{letter}{}", self.progress.names)
     }
 
     fn send(&mut self, message: String) {

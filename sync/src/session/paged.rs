@@ -34,7 +34,7 @@ impl Paging {
     }
 }
 
-impl Session<'_> {
+impl Session {
     pub(super) fn begin_paging(&mut self, pages: Pages) {
         self.current = Current::Paging(Paging {
             pages,

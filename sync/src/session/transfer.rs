@@ -9,7 +9,7 @@ use super::{Action, End, Session, quoted};
 use crate::frames::{self, Refusal, neg_id};
 use crate::upload::Answer;
 
-impl Session<'_> {
+impl Session {
     /// Asks for and sends what there is room for. True if nothing is left.
     pub(super) fn transfer(&mut self, now: Duration) -> bool {
         while let Some(request) = self.downloads.next() {

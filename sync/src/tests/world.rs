@@ -1,6 +1,7 @@
 //! A relay here and another one, with messages that travel when a seed says so, and connections that it cuts.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use negentropy::Item;
@@ -78,14 +79,25 @@ impl World {
 
     /// One connection.
     pub(super) fn connection(&mut self) -> End {
+        let mut session = self.session();
+        let end = self.drive(&mut session);
+        self.progress = session.into_progress();
+        end
+    }
+
+    fn session(&mut self) -> Session {
         let filter = self.plan.scope.filter().clone();
         let items = self.here.values().filter(|event| filter.matches(event));
         let mut items: Vec<Item> =
             items.map(|event| Item::with_timestamp_and_id(event.created_at, neg_id(&event.id))).collect();
         items.sort_unstable();
-        let here = LocalEvents { items, withheld: HashSet::new() };
+        let here = Arc::new(LocalEvents { items, withheld: HashSet::new() });
+        let (plan, progress) = (Arc::new(self.plan.clone()), std::mem::take(&mut self.progress));
+        Session::new(plan, self.information, here, progress, Duration::ZERO, NOW)
+    }
+
+    fn drive(&mut self, session: &mut Session) -> End {
         let mut now = Duration::ZERO;
-        let mut session = Session::new(&self.plan, self.information, &here, &mut self.progress, now, NOW);
         let mut there: VecDeque<String> = VecDeque::new();
         let mut back: VecDeque<String> = self.relay.connect().into();
         loop {

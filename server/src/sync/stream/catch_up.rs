@@ -91,7 +91,7 @@ async fn compare<B: Backend + Send + Sync + 'static>(
         let driver = Driver {
             connector: Arc::clone(&shared.connector),
             local: Arc::clone(&shared.local),
-            plan,
+            plan: Arc::new(plan),
             keys: keys.clone(),
             peer_has: Some(memory.clone()),
             backoff: Backoff::new(TRIES),
