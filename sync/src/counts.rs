@@ -12,18 +12,9 @@ pub struct Counts {
     pub need: u64,
     /// Events here that the other relay does not have, when only counting.
     pub have: u64,
-    /// Stored here.
-    pub stored: u64,
-    /// Received, and already stored here.
-    pub duplicate: u64,
-    /// Not stored: a newer version is here.
-    pub superseded: u64,
-    /// Not stored: deleted here by their authors.
-    pub deleted: u64,
-    /// Not stored: expired.
-    pub expired: u64,
-    /// Not stored: of a kind that is only delivered live.
-    pub ephemeral: u64,
+    /// Received, by what the store made of them.
+    #[serde(flatten)]
+    pub outcomes: OutcomeCounts,
     /// Not stored: the id or the signature is wrong, or it is not an event.
     pub invalid: u64,
     /// Not stored: came without being asked for.
@@ -64,13 +55,15 @@ impl Counts {
 
     /// Whether a relay sends too much that is wrong.
     fn is_wrong_too_often(&self) -> bool {
-        let came = self.stored + self.duplicate + self.superseded;
+        let OutcomeCounts { stored, duplicate, superseded, .. } = self.outcomes;
+        let came = stored + duplicate + superseded;
         self.invalid + self.unasked + self.mismatched > WRONG_FREE + came / WRONG_SHARE
     }
 
     /// Whether a relay promises too many events that it does not send.
     fn is_missing_too_many(&self) -> bool {
-        let came = self.stored + self.duplicate + self.superseded + self.deleted;
+        let OutcomeCounts { stored, duplicate, superseded, deleted, .. } = self.outcomes;
+        let came = stored + duplicate + superseded + deleted;
         self.missing > 1_000 + came
     }
 
@@ -82,15 +75,10 @@ impl Counts {
 
     /// Adds all counts of another comparison.
     pub fn add(&mut self, more: &Counts) {
+        self.outcomes += more.outcomes;
         for (count, more) in [
             (&mut self.need, more.need),
             (&mut self.have, more.have),
-            (&mut self.stored, more.stored),
-            (&mut self.duplicate, more.duplicate),
-            (&mut self.superseded, more.superseded),
-            (&mut self.deleted, more.deleted),
-            (&mut self.expired, more.expired),
-            (&mut self.ephemeral, more.ephemeral),
             (&mut self.invalid, more.invalid),
             (&mut self.unasked, more.unasked),
             (&mut self.mismatched, more.mismatched),
@@ -108,27 +96,15 @@ impl Counts {
 
     /// Adds what became of events in the store.
     pub fn add_outcomes(&mut self, outcomes: &Outcomes) {
-        let OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral } = outcomes.counts;
-        self.stored += stored;
-        self.duplicate += duplicate;
-        self.superseded += superseded;
-        self.deleted += deleted;
-        self.expired += expired;
-        self.ephemeral += ephemeral;
+        self.outcomes += outcomes.counts;
         self.invalid += outcomes.invalid;
-    }
-
-    /// What became of events in the store.
-    pub fn outcomes(&self) -> OutcomeCounts {
-        let Counts { stored, duplicate, superseded, deleted, expired, ephemeral, .. } = *self;
-        OutcomeCounts { stored, duplicate, superseded, deleted, expired, ephemeral }
     }
 
     /// In words, without what did not happen.
     pub fn words(&self, is_dry_run: bool) -> String {
         let first = match is_dry_run {
             true => format!("{} to fetch, {} to send", self.need, self.have),
-            false => format!("{} stored, {} sent", self.stored, self.sent),
+            false => format!("{} stored, {} sent", self.outcomes.stored, self.sent),
         };
         let others = [
             (self.invalid, "invalid"),
@@ -142,7 +118,7 @@ impl Counts {
                 "seconds with more events than a page of that relay: some of them may be missing",
             ),
         ];
-        with_counts(first, self.outcomes().not_stored().into_iter().chain(others))
+        with_counts(first, self.outcomes.not_stored().into_iter().chain(others))
     }
 }
 
@@ -160,9 +136,10 @@ mod tests {
 
     #[test]
     fn words_leave_out_what_did_not_happen() {
-        let counts = Counts { stored: 3, sent: 2, refused: 1, need: 9, ..Counts::default() };
+        let outcomes = OutcomeCounts { stored: 3, ..OutcomeCounts::default() };
+        let counts = Counts { outcomes, sent: 2, refused: 1, need: 9, ..Counts::default() };
         assert_eq!(counts.words(false), "3 stored, 2 sent, 1 refused by it");
         assert_eq!(counts.words(true), "9 to fetch, 0 to send, 1 refused by it");
-        assert!(counts.has_refused() && !Counts { stored: 3, ..Counts::default() }.has_refused());
+        assert!(counts.has_refused() && !Counts { outcomes, ..Counts::default() }.has_refused());
     }
 }

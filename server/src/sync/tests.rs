@@ -14,11 +14,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Counts, Method, Options, Outcome, RelayUrl, Report, SyncClient};
+use super::{Method, Options, Outcome, RelayUrl, Report, SyncClient};
 use crate::cli::database;
 use crate::config::Settings;
 use crate::lmdb::LmdbBackend;
 use crate::signals::Interrupt;
+use relay_sync::outcome_counts::OutcomeCounts;
 use relay_sync::testing::{Events, FakeRelay, Lie, both, events};
 
 /// What happens to a connection.
@@ -223,11 +224,11 @@ fn whatever_happens_to_connections_both_sides_have_all_in_the_end() {
             assert_eq!(report.result, Outcome::Done, "{case}");
             assert!(home.events() == all && peer.events() == all, "{case}");
             assert_eq!(report.method, if has_nip { Method::Negentropy } else { Method::Pages }, "{case}");
-            let Counts { stored, .. } = report.counts;
+            let stored = report.counts.outcomes.stored;
             assert_eq!(stored, 400, "{case}");
             // Another time there is nothing to do.
             let Report { counts, .. } = home.sync(&peer, |_| {}).await;
-            assert_eq!((counts.stored, counts.sent, counts.duplicate), (0, 0, 0), "{case}");
+            assert_eq!((counts.outcomes.stored, counts.sent, counts.outcomes.duplicate), (0, 0, 0), "{case}");
         });
     }
 }
@@ -283,7 +284,7 @@ fn forged_events_are_not_stored() {
             let peer = Peer::start(relay, &[], Some(has_nip)).await;
             let home = Home::with(&Events::new());
             let report = home.sync(&peer, |_| {}).await;
-            assert_eq!((report.counts.invalid, report.counts.stored), (60, 0), "{report:?}");
+            assert_eq!((report.counts.invalid, report.counts.outcomes.stored), (60, 0), "{report:?}");
             assert!(home.events().is_empty() && report.counts.has_refused());
             // More of them end the session, also if they are checked only when all have come.
             for newest in [1_150, 3_500] {
@@ -319,7 +320,8 @@ fn what_was_deleted_or_replaced_here_does_not_come_back() {
         let home = Home::with(&both(&deletion, &new));
         let peer = Peer::start(FakeRelay::with(&both(&gone, &old)), &[], Some(r#"{"negentropy":1}"#)).await;
         let report = home.sync(&peer, |_| {}).await;
-        let Counts { stored, deleted, superseded, sent, .. } = report.counts;
+        let (OutcomeCounts { stored, deleted, superseded, .. }, sent) =
+            (report.counts.outcomes, report.counts.sent);
         assert_eq!((report.result, stored, deleted, superseded, sent), (Outcome::Done, 0, 1, 1, 2));
         assert_eq!(home.events(), both(&deletion, &new));
         assert!(!report.counts.has_refused(), "nobody is at fault");
@@ -327,7 +329,7 @@ fn what_was_deleted_or_replaced_here_does_not_come_back() {
         let peer = Peer::start(FakeRelay::with(&home.events()), &[], None).await;
         let home = Home::with(&both(&gone, &old));
         let report = home.sync(&peer, |options| options.up = false).await;
-        assert_eq!((report.result, report.counts.stored), (Outcome::Done, 2));
+        assert_eq!((report.result, report.counts.outcomes.stored), (Outcome::Done, 2));
         assert_eq!(home.events(), both(&deletion, &new));
     });
 }
@@ -388,6 +390,6 @@ fn a_signal_ends_it_and_what_has_come_is_kept() {
         let (report, ()) = tokio::join!(syncing, waiting);
         assert_eq!(report.result, Outcome::Interrupted);
         let stored = home.events().len();
-        assert!(stored > 0 && stored < 300 && report.counts.stored as usize == stored, "{stored}");
+        assert!(stored > 0 && stored < 300 && report.counts.outcomes.stored as usize == stored, "{stored}");
     });
 }

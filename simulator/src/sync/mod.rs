@@ -138,7 +138,8 @@ fn finish(world: &mut World, client: &mut Client) -> u64 {
         match connection::run(world, client) {
             Some(End::Done) => {
                 world.count(&client.progress);
-                return client.progress.counts.stored + client.progress.counts.sent;
+                let counts = client.progress.counts;
+                return counts.outcomes.stored + counts.sent;
             }
             Some(End::Retry(reason)) => why = Some(reason),
             end => panic!("{end:?}"),

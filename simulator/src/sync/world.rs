@@ -157,8 +157,8 @@ impl World {
         let counts = &progress.counts;
         self.report.rounds += counts.rounds as usize;
         self.report.pages += counts.pages as usize;
-        self.report.copied += (counts.stored + counts.sent) as usize;
-        self.report.refused += (counts.superseded + counts.refused) as usize;
+        self.report.copied += (counts.outcomes.stored + counts.sent) as usize;
+        self.report.refused += (counts.outcomes.superseded + counts.refused) as usize;
     }
 }
 

@@ -40,14 +40,14 @@ fn what_one_side_lacks_is_copied_and_nothing_else() {
                     let union = both(&here, &there);
                     if dry_run {
                         assert_eq!((counts.need, counts.have), (need, have), "{case}");
-                        assert_eq!((counts.stored, counts.sent), (0, 0), "{case}");
+                        assert_eq!((counts.outcomes.stored, counts.sent), (0, 0), "{case}");
                         assert_eq!((&world.here, &world.relay.events), (&here, &there), "{case}");
                     } else {
-                        assert_eq!((counts.stored, counts.sent), (need, have), "{case}");
+                        assert_eq!((counts.outcomes.stored, counts.sent), (need, have), "{case}");
                         assert_eq!(&world.here, if down { &union } else { &here }, "{case}");
                         assert_eq!(&world.relay.events, if up { &union } else { &there }, "{case}");
                     }
-                    assert!(!counts.has_refused() && counts.duplicate == 0, "{case}: {counts:?}");
+                    assert!(!counts.has_refused() && counts.outcomes.duplicate == 0, "{case}: {counts:?}");
                     assert_eq!(world.relay.count("NEG-OPEN"), usize::from(has_nip), "{case}");
                     if has_nip {
                         let fetched = if dry_run { 0 } else { need };
@@ -94,7 +94,11 @@ fn a_connection_may_be_cut_anywhere() {
             }
             assert!(world.here == union && world.relay.events == union, "{case}");
             let counts = world.progress.counts;
-            assert_eq!(counts.stored as usize, union.len() - here.len(), "{case}: each is stored once");
+            assert_eq!(
+                counts.outcomes.stored as usize,
+                union.len() - here.len(),
+                "{case}: each is stored once"
+            );
             assert!(!counts.has_refused(), "{case}: {counts:?}");
         }
     }
@@ -172,7 +176,7 @@ fn only_events_of_the_filter_are_compared() {
             World::with_filter(&old, FakeRelay::with(&all), r#"{"kinds":[1],"since":2020,"until":2029}"#);
         world.information.negentropy = Some(has_nip);
         world.run().unwrap();
-        assert_eq!((world.progress.counts.stored, world.progress.counts.sent), (10, 0));
+        assert_eq!((world.progress.counts.outcomes.stored, world.progress.counts.sent), (10, 0));
         let mut world = World::with_filter(&all, FakeRelay::default(), r#"{"until":1009}"#);
         world.information.negentropy = Some(has_nip);
         world.run().unwrap();

@@ -41,7 +41,7 @@ fn forged_events_are_counted_and_the_others_stored() {
     // Less than what ends a session.
     world.run().unwrap();
     let counts = world.progress.counts;
-    assert_eq!((counts.invalid, counts.stored, world.here.len()), (50, 0, 0));
+    assert_eq!((counts.invalid, counts.outcomes.stored, world.here.len()), (50, 0, 0));
     assert!(counts.has_refused());
 }
 
@@ -150,6 +150,6 @@ fn a_reconciliation_that_is_closed_is_begun_again_and_nothing_is_fetched_twice()
     relay.forgets_one_in = 3;
     let mut world = World::new(&Events::new(), relay);
     world.run().unwrap();
-    assert_eq!((&world.here, world.progress.counts.duplicate), (&there, 0));
+    assert_eq!((&world.here, world.progress.counts.outcomes.duplicate), (&there, 0));
     assert!(world.connections > 1 && world.relay.count("NEG-OPEN") > 1);
 }

@@ -64,7 +64,7 @@ fn seconds_at_the_borders_of_pages_are_read_whole() {
             let all = both(&mine, &others);
             assert!(world.here == all && world.relay.events == all, "{case}");
             let counts = world.progress.counts;
-            assert_eq!((counts.stored, counts.sent), (200, 60), "{case}");
+            assert_eq!((counts.outcomes.stored, counts.sent), (200, 60), "{case}");
             assert!(!counts.has_refused(), "{case}: {counts:?}");
         }
     }

@@ -58,7 +58,7 @@ impl StreamCounts {
 
     /// Adds what a comparison has brought.
     pub(super) fn add_compared(&mut self, counts: &Counts) {
-        self.outcomes += counts.outcomes();
+        self.outcomes += counts.outcomes;
         self.invalid += counts.invalid;
         self.unasked += counts.unasked;
         self.mismatched += counts.mismatched;
