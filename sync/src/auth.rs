@@ -69,7 +69,10 @@ impl Authentication {
     /// It makes no sense to try it again.
     pub fn wanted(&mut self, message: &str) -> Result<(), String> {
         if !self.has_key {
-            return Err(format!("it asks for authentication, which --key gives: {}", quoted(message)));
+            return Err(format!(
+                "it asks for authentication, and there is no key (--key) to sign with: {}",
+                quoted(message)
+            ));
         }
         if self.answer != Answer::Accepted {
             // Its challenge has come, or will.

@@ -64,7 +64,7 @@ impl Scope {
     /// # Errors
     /// What is wrong with it.
     pub fn new(json: &str, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<Self, String> {
-        let wrong = |why: String| format!("--filter {json}: {why}");
+        let wrong = |why: String| format!("{json}: {why}");
         let mut filter = wire::parse_filter(json.as_bytes())
             .map_err(|error| wrong(format!("{}: {error}", error.prefix())))?;
         let fields = serde_json::from_str(json).map_err(|error| wrong(error.to_string()))?;

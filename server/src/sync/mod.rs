@@ -67,7 +67,8 @@ impl Options<'_> {
     /// If the filter is wrong.
     pub(crate) fn task(self) -> Result<Task, Failure> {
         let Options { filter, since, until, down, up, dry_run, timeout, tries, keys } = self;
-        let scope = Scope::new(filter, since, until).map_err(Failure::Usage)?;
+        let scope =
+            Scope::new(filter, since, until).map_err(|why| Failure::Usage(format!("--filter {why}")))?;
         let plan = Plan { scope, down, up, dry_run, timeout, has_key: keys.is_some() };
         Ok(Task { plan, keys, backoff: Backoff::new(tries) })
     }
