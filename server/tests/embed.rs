@@ -77,7 +77,7 @@ fn clients_and_the_process_see_each_others_events() {
         assert_eq!(publish().await, Ok(PublishOutcome::Duplicate));
         let forged = server.handle().publish(engine_event(&signed(1, "x").forged())).await;
         assert!(
-            matches!(&forged, Ok(PublishOutcome::Refused(message)) if message.starts_with("invalid: ")),
+            matches!(&forged, Ok(PublishOutcome::Forged(message)) if message.starts_with("invalid: ")),
             "{forged:?}"
         );
     });

@@ -252,7 +252,7 @@ impl<C: RowCountingConn> Agents<C> {
 
 fn published(outcome: PublishOutcome) -> Published {
     match outcome {
-        PublishOutcome::Refused(words) => Published::Refused(words),
+        PublishOutcome::Forged(words) | PublishOutcome::Refused(words) => Published::Refused(words),
         PublishOutcome::Failed(words) => Published::Failed(words),
         PublishOutcome::Stored(_)
         | PublishOutcome::Delivered

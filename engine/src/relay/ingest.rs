@@ -44,6 +44,8 @@ pub(super) enum Sender {
     Client(ConnId),
     /// The host itself, under this ticket.
     Host(Ticket),
+    /// Another relay, from which the host copies events, under this ticket.
+    Peer(Ticket),
 }
 
 /// Two events claim the same id and signature and differ otherwise: one of the ids is wrong.
@@ -192,7 +194,7 @@ impl<B: Backend> Relay<B> {
                 Some(session) => Some(session),
                 None => return Decision::Joined,
             },
-            Sender::Host(_) => None,
+            Sender::Host(_) | Sender::Peer(_) => None,
         };
         if let Some(session) = &mut session {
             if !session.event_rate.take(config.limits.events_per_minute_max, now) {
@@ -248,9 +250,10 @@ impl<B: Backend> Relay<B> {
             content_chars: raw.content_chars(),
             json_bytes: event.json().len(),
         };
-        let publisher = match &session {
-            Some(session) => Publisher::Client { keys: session.auth.keys() },
-            None => Publisher::Host,
+        let publisher = match (&session, sender) {
+            (Some(session), _) => Publisher::Client { keys: session.auth.keys() },
+            (None, Sender::Peer(_)) => Publisher::Client { keys: &[] },
+            (None, _) => Publisher::Host,
         };
         let admitted = policy::admit(&candidate, &config.policy, &config.limits, publisher, now.seconds());
         if let Err(refused) = admitted {
@@ -272,7 +275,7 @@ impl<B: Backend> Relay<B> {
             return Decision::refuse(messages::VANISH_ELSEWHERE);
         }
         if is_hashed && raw.compute_id() != raw.id {
-            return Decision::refuse(messages::WRONG_ID);
+            return Decision::Answer(PublishOutcome::Forged(messages::WRONG_ID.into()));
         }
         Decision::Verify(Admitted { event, tags: raw.tag_count(), is_hashed })
     }
@@ -285,7 +288,8 @@ impl<B: Backend> Relay<B> {
 
     fn queue_to_verify(&mut self, now: Now, sender: Sender, admitted: Admitted) {
         let Admitted { event, tags, is_hashed } = admitted;
-        let mut fairness_key = FairnessKey::Host;
+        let mut fairness_key =
+            if let Sender::Peer(_) = sender { FairnessKey::Peer } else { FairnessKey::Host };
         if let Sender::Client(conn) = sender {
             let Some(session) = self.sessions.get_mut(conn) else { return };
             fairness_key = FairnessKey::of(conn, session.address);
@@ -337,10 +341,10 @@ impl<B: Backend> Relay<B> {
                     self.metrics.events_invalid_signature += 1;
                     let publisher = self.ingest.in_flight(id).fairness_key.address();
                     self.address_rates.spend_invalid_event(publisher, &self.config.limits, now);
-                    self.finish(now, id, PublishOutcome::Refused(messages::WRONG_SIGNATURE.into()));
+                    self.finish(now, id, PublishOutcome::Forged(messages::WRONG_SIGNATURE.into()));
                 }
                 Verdict::WrongId(_) => {
-                    self.finish(now, id, PublishOutcome::Refused(messages::WRONG_ID.into()))
+                    self.finish(now, id, PublishOutcome::Forged(messages::WRONG_ID.into()))
                 }
                 Verdict::Valid(verified) => self.accept(now, verified, id, &mut delivery_budget),
             }
@@ -374,9 +378,10 @@ impl<B: Backend> Relay<B> {
                 self.metrics.count_accepted(in_flight.kind)
             }
             PublishOutcome::Duplicate => {}
-            PublishOutcome::Superseded | PublishOutcome::Refused(_) | PublishOutcome::Failed(_) => {
-                self.metrics.events_refused += 1
-            }
+            PublishOutcome::Superseded
+            | PublishOutcome::Forged(_)
+            | PublishOutcome::Refused(_)
+            | PublishOutcome::Failed(_) => self.metrics.events_refused += 1,
         }
         let of_copies = if outcome.is_accepted() { PublishOutcome::Duplicate } else { outcome.clone() };
         self.answer(now, in_flight.first, &in_flight.id, in_flight.bytes, outcome);
@@ -396,13 +401,14 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    fn send_outcome(&mut self, sender: Sender, id: &EventId, outcome: PublishOutcome) {
+    pub(super) fn send_outcome(&mut self, sender: Sender, id: &EventId, outcome: PublishOutcome) {
         match sender {
             Sender::Client(conn) => {
                 let (accepted, message) = messages::ok_message(&outcome);
                 self.send_ok(conn, id, accepted, message);
             }
             Sender::Host(ticket) => self.published.push(ticket, outcome),
+            Sender::Peer(ticket) => self.published.push_of_peer(ticket, outcome),
         }
     }
 

@@ -70,7 +70,9 @@ pub(super) fn ok_message(outcome: &PublishOutcome) -> (bool, &str) {
         PublishOutcome::Stored(_) | PublishOutcome::Delivered => (true, ""),
         PublishOutcome::Duplicate => (true, DUPLICATE),
         PublishOutcome::Superseded => (false, refusal(Refusal::Superseded)),
-        PublishOutcome::Refused(message) | PublishOutcome::Failed(message) => (false, message),
+        PublishOutcome::Forged(message)
+        | PublishOutcome::Refused(message)
+        | PublishOutcome::Failed(message) => (false, message),
     }
 }
 

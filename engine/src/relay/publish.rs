@@ -1,4 +1,4 @@
-//! Events that the host itself publishes: signed by the relay's own key or by an agent's.
+//! Events that the host itself publishes: signed by the relay's own key or by an agent's, or copied from another relay.
 //!
 //! They are processed like a client's EVENT, from admission to fan-out, and answered by ticket instead of by a frame.
 
@@ -22,6 +22,8 @@ pub enum PublishOutcome {
     Duplicate,
     /// A newer version is stored, or one of the same `created_at` with a lower id. Publishing it again is of no use.
     Superseded,
+    /// Its id or its signature is wrong; the message is that of NIP-01's OK.
+    Forged(String),
     /// It breaks a rule; the message is that of NIP-01's OK. Publishing it again is of no use.
     Refused(String),
     /// Not now, with a message: the store failed, or the event is further ahead of the clock than the relay takes. It can be
@@ -41,11 +43,17 @@ impl PublishOutcome {
 pub(super) struct Published {
     tickets: u64,
     outcomes: VecDeque<(Ticket, PublishOutcome)>,
+    /// Those of events of other relays.
+    of_peers: VecDeque<(Ticket, PublishOutcome)>,
 }
 
 impl Published {
     pub(super) fn push(&mut self, ticket: Ticket, outcome: PublishOutcome) {
         self.outcomes.push_back((ticket, outcome));
+    }
+
+    pub(super) fn push_of_peer(&mut self, ticket: Ticket, outcome: PublishOutcome) {
+        self.of_peers.push_back((ticket, outcome));
     }
 }
 
@@ -57,16 +65,33 @@ impl<B: Backend> Relay<B> {
     /// Its outcome is returned by [`Relay::poll_published`]. A host that crashed before the outcome came must publish the
     /// event again: what is stored already is a duplicate. The queue is bounded only by what the host publishes.
     pub fn publish(&mut self, now: Now, event: &Event) -> Ticket {
+        self.receive_own(now, event, Sender::Host)
+    }
+
+    /// Takes an event that the host has copied from another relay. It is admitted, verified, stored and delivered like one of a
+    /// client that has not authenticated; only rate limits and `auth_required` do not apply.
+    ///
+    /// Its outcome is returned by [`Relay::poll_copied`].
+    pub fn publish_copy(&mut self, now: Now, event: &Event) -> Ticket {
+        self.receive_own(now, event, Sender::Peer)
+    }
+
+    fn receive_own(&mut self, now: Now, event: &Event, sender: fn(Ticket) -> Sender) -> Ticket {
         self.published.tickets += 1;
         let ticket = Ticket(self.published.tickets);
         match wire::parse_event(event.json()) {
-            Ok(raw) => self.receive_event(now, Sender::Host(ticket), &raw),
+            Ok(raw) => self.receive_event(now, sender(ticket), &raw),
             Err(error) => {
                 let message = format!("{}: {error}", error.prefix());
-                self.published.push(ticket, PublishOutcome::Refused(message));
+                self.send_outcome(sender(ticket), &event.id, PublishOutcome::Refused(message));
             }
         }
         ticket
+    }
+
+    /// The outcome of an event that was copied, as [`Relay::poll_published`] has those of others.
+    pub fn poll_copied(&mut self) -> Option<(Ticket, PublishOutcome)> {
+        self.published.of_peers.pop_front()
     }
 
     /// The outcome of a published event. Each is handed out once, in the order in which they were decided.

@@ -179,6 +179,8 @@ pub(super) enum FairnessKey {
     Unknown(ConnId),
     /// The host: its streams, and what it publishes.
     Host,
+    /// Events that the host copies from other relays.
+    Peer,
 }
 
 /// The second key: the connection.
@@ -205,7 +207,7 @@ impl FairnessKey {
     pub(super) fn address(self) -> Option<ClientAddress> {
         match self {
             FairnessKey::Address(address) => Some(address),
-            FairnessKey::Unknown(_) | FairnessKey::Host => None,
+            FairnessKey::Unknown(_) | FairnessKey::Host | FairnessKey::Peer => None,
         }
     }
 }

@@ -338,7 +338,7 @@ fn published(outcome: PublishOutcome) -> Published {
         | PublishOutcome::Delivered
         | PublishOutcome::Duplicate
         | PublishOutcome::Superseded => Published::Accepted,
-        PublishOutcome::Refused(why) => Published::Refused(why),
+        PublishOutcome::Forged(why) | PublishOutcome::Refused(why) => Published::Refused(why),
         PublishOutcome::Failed(why) => Published::Failed(why),
     }
 }

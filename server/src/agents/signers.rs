@@ -45,7 +45,9 @@ async fn ask_here(
     let mut refused = Vec::new();
     for outcome in send_all(handle, requests.to_vec()) {
         match outcome.await {
-            Ok(PublishOutcome::Refused(why) | PublishOutcome::Failed(why)) => refused.push(why),
+            Ok(PublishOutcome::Forged(why) | PublishOutcome::Refused(why) | PublishOutcome::Failed(why)) => {
+                refused.push(why)
+            }
             Ok(_) => {}
             Err(_) => return "the relay is stopping".to_owned(),
         }

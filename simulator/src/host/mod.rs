@@ -269,7 +269,9 @@ impl<'a> Host<'a> {
                     assert!(ephemeral || self.history.entries_of(id).next().is_some(), "{id} is nowhere");
                 }
                 PublishOutcome::Superseded => assert!(!ephemeral, "ephemeral events are never superseded"),
-                PublishOutcome::Refused(message) | PublishOutcome::Failed(message) => {
+                PublishOutcome::Forged(message)
+                | PublishOutcome::Refused(message)
+                | PublishOutcome::Failed(message) => {
                     assert!(message.contains(": "), "{message}")
                 }
             }

@@ -84,10 +84,11 @@ fn what_is_wrong(stage: &mut Stage<'_>) {
     let mut client = stage.open();
     for (what, wrong) in cases {
         let outcome = publish!(stage, &wrong);
-        assert!(
-            matches!(&outcome, PublishOutcome::Refused(message) if message.contains(": ")),
-            "{what}: {outcome:?}"
-        );
+        let (PublishOutcome::Forged(message) | PublishOutcome::Refused(message)) = &outcome else {
+            panic!("{what}: {outcome:?}");
+        };
+        assert!(message.contains(": "), "{what}: {message}");
+        assert_eq!(matches!(outcome, PublishOutcome::Forged(_)), what == "forged", "{what}");
         assert!(client.ask(json!({"ids": [wrong.id]})).ids().is_empty(), "{what}");
     }
 }
