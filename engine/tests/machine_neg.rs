@@ -35,6 +35,15 @@ fn connect(relay: &mut Machine, host: u8) -> ConnId {
         .expect("a connection is free")
 }
 
+/// Nothing that was scanned before is kept: a reconciliation of nothing, much later.
+fn forget_sets(relay: &mut Machine) {
+    let later = NOW.plus_millis(11 * 60_000);
+    let conn = connect(relay, 99);
+    relay.handle_text(later, conn, br#"["NEG-OPEN","n",{"kinds":[9999]},"61"]"#);
+    while relay.work(later) {}
+    relay.disconnect(conn);
+}
+
 fn note(n: u64) -> Signed {
     event(&key(1 + n % 3)).at(NOW.seconds() - 1_000 - n % 100).content(n.to_string()).sign()
 }
@@ -198,7 +207,7 @@ fn those_who_open_at_once_collect_one_set_together() {
     let (_, alone_turns) = answered(&mut relay, alone);
     let bytes = relay.metrics().reconciliation_bytes;
     relay.disconnect(alone);
-    relay.handle_removed();
+    forget_sets(&mut relay);
 
     let together: Vec<ConnId> = (1..=8).map(|host| connect(&mut relay, host)).collect();
     for conn in &together {
@@ -214,7 +223,7 @@ fn those_who_open_at_once_collect_one_set_together() {
     assert!(relay.metrics().reconciliation_bytes <= bytes + (8 << 10), "one set in memory");
     assert_eq!(relay.metrics().reconciliations, 8);
     // One who leaves in the middle leaves its share to the others.
-    relay.handle_removed();
+    forget_sets(&mut relay);
     open(&mut relay, together[0], "{}", LIST);
     open(&mut relay, together[1], "{}", LIST);
     (0..5).for_each(|_| _ = relay.work(NOW));
@@ -355,7 +364,7 @@ fn memory_is_bounded_and_idle_reconciliations_make_room() {
     relay.disconnect(first);
     relay.disconnect(second);
     assert!(relay.metrics().reconciliation_bytes > 40 * 2_000, "one is kept");
-    relay.handle_removed();
+    forget_sets(&mut relay);
     assert_eq!(relay.metrics().reconciliation_bytes, 0);
     assert_eq!(relay.metrics().filter_values, 0, "filters are kept only while sets are collected");
 }

@@ -68,7 +68,12 @@ fn a_session_per_millisecond_leaves_nothing_behind() {
     assert_eq!(bytes_max, early_bytes_max, "memory does not grow with the number of sessions");
     assert!(turns >= 2 * (SESSIONS / 3) as usize, "{turns} turns: two of three are scans of 200 events each");
     relay.disconnect(conn);
-    relay.handle_removed();
+    // What is kept is dropped when it is too old.
+    let late = now.plus_millis(11 * 60_000);
+    let conn = relay.connect(late, ClientInfo::default()).expect("a connection is free");
+    relay.handle_text(late, conn, br#"["NEG-OPEN","n",{"kinds":[9999]},"61"]"#);
+    worked(&mut relay, late);
+    relay.disconnect(conn);
     assert_eq!((relay.metrics().reconciliations, relay.metrics().reconciliation_bytes), (0, 0));
 }
 

@@ -124,9 +124,6 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             }
         };
         self.counters.events_removed_by_retention += old.events as u64;
-        if old.events > 0 {
-            self.relay.handle_removed();
-        }
         Ok(pending_removal.more || expired.more || old.more)
     }
 

@@ -172,3 +172,34 @@ fn the_rest_of_a_large_deletion_is_removed_by_alarms() {
         assert_eq!(runtime.store.events(), 1, "nothing is left, and nothing to wait for");
     }
 }
+
+#[test]
+fn what_is_removed_by_age_is_in_no_reconciliation_that_is_opened_afterwards() {
+    let store = StoreSettings {
+        retention_seconds: 1_000,
+        retention_kinds_spared: vec![7],
+        ..StoreSettings::default()
+    };
+    let mut runtime = Runtime::new(settings(store), Hibernates::Never);
+    let socket = runtime.connect().unwrap();
+    let t = runtime.now.seconds();
+    let [old, spared] = [1, 7].map(|kind| event(&key(1)).kind(kind).at(t - 900).sign());
+    for event in [&old, &spared] {
+        runtime.text(socket.key, &format!(r#"["EVENT",{}]"#, event.json()));
+    }
+    // Sweeps are hourly.
+    runtime.advance(3_300);
+    // The ids of all events, to a client that has none; the set is kept.
+    let mut listed = || {
+        socket.output.borrow_mut().clear();
+        runtime.text(socket.key, r#"["NEG-OPEN","n",{},"6100000200"]"#);
+        runtime.drive();
+        let answer: String = socket.output.borrow().iter().map(String::as_str).collect();
+        let found = [answer.contains(&old.id), answer.contains(&spared.id)];
+        // The sweep comes before the set is too old.
+        runtime.advance(400);
+        found
+    };
+    assert_eq!(listed(), [true, true]);
+    assert_eq!(listed(), [false, true]);
+}

@@ -288,14 +288,6 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Events have been removed from the store without a commit, as by a sweep by age: sets that are kept for reconciliations
-    /// (NIP-77) are dropped. A host need not say so of events that have expired, or of those that the store counts
-    /// ([`Reader::unlogged_removals`]).
-    pub fn handle_removed(&mut self) {
-        self.neg_sets.forget_all();
-        self.update_gauges();
-    }
-
     /// Counters and histograms.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics

@@ -151,10 +151,8 @@ pub trait Reader {
 
     /// How many changes have removed events by [`super::remove`] or [`super::sweep_older_than`], which no commit names and the log
     /// does not show: whoever keeps what he has read has to read again after such a change. A backend that one process has alone
-    /// may always answer 0; then its host calls [`crate::relay::Relay::handle_removed`].
-    fn unlogged_removals(&self) -> Result<u64, StoreError> {
-        Ok(0)
-    }
+    /// may count from when it was opened.
+    fn unlogged_removals(&self) -> Result<u64, StoreError>;
 
     /// Sizes.
     fn stats(&self) -> Result<Stats, StoreError>;
@@ -175,9 +173,7 @@ pub trait Writer: Reader {
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 
     /// This change counts as one of [`Reader::unlogged_removals`], once.
-    fn record_unlogged_removal(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
+    fn record_unlogged_removal(&mut self) -> Result<(), StoreError>;
 }
 
 /// [`Backend::removed_keys_max`] of the backends here, unless they are configured otherwise: some 16 ms of LMDB's work.

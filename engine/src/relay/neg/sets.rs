@@ -356,11 +356,6 @@ impl SetCache {
         self.reported = Some(reported.max(seq));
     }
 
-    /// Drops all sets that are kept: events have been removed without a commit.
-    pub(in crate::relay) fn forget_all(&mut self) {
-        self.entries.clear();
-    }
-
     /// Makes room for `more` bytes, of `max` in all, by dropping what is kept and not in use, the least recently used first.
     /// Whether there is room.
     pub(super) fn free(&mut self, more: usize, max: usize, except: Option<u64>) -> bool {

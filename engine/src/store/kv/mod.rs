@@ -51,9 +51,7 @@ pub trait KeySource {
     fn last_seq(&self) -> Result<Seq, StoreError>;
 
     /// [`Reader::unlogged_removals`].
-    fn unlogged_removals(&self) -> Result<u64, StoreError> {
-        Ok(0)
-    }
+    fn unlogged_removals(&self) -> Result<u64, StoreError>;
 
     /// Statistics; events pending removal are not counted.
     fn stats(&self) -> Result<Stats, StoreError>;

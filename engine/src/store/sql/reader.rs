@@ -73,6 +73,10 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
         Ok(self.tables.borrow().events.last_seq())
     }
 
+    fn unlogged_removals(&self) -> Result<u64, StoreError> {
+        Ok(self.tables.borrow().unlogged_removals)
+    }
+
     fn stats(&self) -> Result<Stats, StoreError> {
         let (events, pending_removal) = {
             let tables = self.tables.borrow();

@@ -17,6 +17,8 @@ pub(super) struct Tables {
     pub(super) memtable: Memtable,
     pub(super) tree: Tree,
     pub(super) pending_removal: PendingRemovalTable,
+    /// Changes that no commit names, since it was opened: nobody else writes to the database.
+    pub(super) unlogged_removals: u64,
 }
 
 /// What a write changes, until it is durable.
@@ -44,7 +46,7 @@ impl Tables {
         } else {
             PendingRemovalTable::default()
         };
-        Ok(Tables { events, memtable, tree, pending_removal })
+        Ok(Tables { events, memtable, tree, pending_removal, unlogged_removals: 0 })
     }
 
     /// How many events are stored, without ones pending removal.
@@ -69,6 +71,7 @@ impl Tables {
     /// Takes over a write that is durable.
     pub(super) fn commit(&mut self, overlay: &Overlay, changes: Changes) {
         let Changes { events, tombstones, removed, pending_removal } = changes;
+        self.unlogged_removals += u64::from(overlay.has_unlogged_removal());
         self.pending_removal.commit(pending_removal);
         let (flushed, recent) = self.split_removed(&events);
         self.tree.removed.commit(removed);
