@@ -76,9 +76,9 @@ use commit::CommitQueue;
 use costs::Costs;
 use deliveries::Deliveries;
 use ingest::Ingest;
-use neg::SetCache;
+use neg::{Holdings, SetCache};
 use publish::Published;
-use queries::Queries;
+use queries::{FairnessKey, Queries};
 use queued_output::QueuedOutput;
 use session::{Session, Sessions};
 use streams::Streams;
@@ -110,6 +110,8 @@ pub struct Relay<B> {
     queries: Queries,
     /// Sets of events for NIP-77.
     neg_sets: SetCache,
+    /// Which addresses hold them.
+    neg_holdings: Holdings,
     /// Of the last NEG-OPEN.
     neg_serial: u64,
     streams: Streams,
@@ -149,6 +151,7 @@ impl<B: Backend> Relay<B> {
             values: FilterValues::default(),
             queries,
             neg_sets: SetCache::default(),
+            neg_holdings: Holdings::default(),
             neg_serial: 0,
             streams: Streams::default(),
             published: Published::default(),
@@ -203,8 +206,10 @@ impl<B: Backend> Relay<B> {
         self.queries.remove_connection(conn, session.address);
         self.metrics.query_bytes = self.queries.query_bytes();
         self.values.remove_connection(conn);
-        self.metrics.reconciliations -= session.reconciliations.len() as u64;
-        session.reconciliations.clear();
+        let key = FairnessKey::of(conn, session.address);
+        for ended in std::mem::take(&mut session.reconciliations).into_values() {
+            self.release_reconciliation(key, &ended);
+        }
         self.metrics.deferred_bytes -= session.deferred_bytes as u64;
         self.update_gauges();
     }

@@ -225,12 +225,6 @@ impl Sessions {
         session.as_deref_mut()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnId, &Session)> {
-        self.slots.iter().enumerate().filter_map(|(slot, (generation, session))| {
-            Some((ConnId(u64::from(*generation) << 32 | slot as u64), session.as_deref()?))
-        })
-    }
-
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -7,7 +7,7 @@ use super::sets::{Collected, Failure, KeptMessage, SetKey, SetRequest, SetUse};
 use super::{ANSWER_BYTES_MAX, Reconciliation};
 use crate::reconcile::{AnswerError, EventSet, answer};
 use crate::relay::ids::ConnId;
-use crate::relay::queries::{Query, StepResult};
+use crate::relay::queries::{FairnessKey, Query, StepResult};
 use crate::relay::query_memory::Reservation;
 use crate::relay::{Relay, messages};
 use crate::store::{Backend, Seq};
@@ -141,6 +141,7 @@ impl<B: Backend> Relay<B> {
         if let Some(reconciliation) = self.reconciliation_mut(query.conn, &query.id) {
             reconciliation.waits = false;
             reconciliation.last_used = now;
+            self.neg_holdings.begin_idle(now, query.serial, query.conn, &query.id);
         }
         self.send_neg_msg(query.conn, &query.id, &message);
         StepResult::Done
@@ -205,11 +206,13 @@ impl<B: Backend> Relay<B> {
                     self.fail_reconciliation(query.conn, &query.id, &messages::too_busy(0), None);
                     return None;
                 }
-                let (bytes, set): (_, Arc<dyn EventSet + Send + Sync>) = (set.bytes(), set);
                 let session = self.sessions.get_mut(query.conn)?;
+                let key = FairnessKey::of(query.conn, session.address);
                 let mut reconciliation = session.reconciliations.remove(&query.id)?;
                 self.release_filters(query.conn, &mut reconciliation);
-                (reconciliation.set, reconciliation.bytes) = (Some(Arc::clone(&set)), bytes);
+                self.neg_holdings.add(key, super::address_of(&set), set.bytes());
+                let set: Arc<dyn EventSet + Send + Sync> = set;
+                reconciliation.set = Some(Arc::clone(&set));
                 let session = self.sessions.get_mut(query.conn)?;
                 session.reconciliations.insert(query.id.clone(), reconciliation);
                 return Some(set);

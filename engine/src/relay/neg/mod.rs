@@ -9,6 +9,7 @@
 //! client opens the reconciliation again: with its next message, if it likes, because the relay keeps nothing of earlier ones.
 
 mod collect;
+mod holdings;
 mod sets;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::store::{Backend, cursor_bytes_max};
 use crate::types::{Filter, Now, SubId};
 
 pub(super) use collect::NegQuery;
+pub(super) use holdings::Holdings;
 pub(super) use sets::SetCache;
 
 /// Largest answer of the Negentropy protocol, in bytes before it is written in hex: what clients of NIP-77 send, so that a
@@ -39,8 +41,6 @@ pub(super) struct Reconciliation {
     filters: Option<Arc<[Filter]>>,
     /// The relay's events, once they have been collected.
     set: Option<Arc<dyn EventSet + Send + Sync>>,
-    /// Bytes of the set.
-    bytes: usize,
     /// A message of the client has not been answered.
     waits: bool,
     last_used: Now,
@@ -85,7 +85,6 @@ impl<B: Backend> Relay<B> {
             serial,
             filters: Some(Arc::clone(&filters)),
             set: None,
-            bytes: 0,
             waits: true,
             last_used: now,
         };
@@ -115,7 +114,7 @@ impl<B: Backend> Relay<B> {
         self.free_set_memory(now, message_bytes, None).then_some(()).ok_or_else(|| messages::too_busy(0))
     }
 
-    pub(super) fn handle_neg_msg(&mut self, now: Now, conn: ConnId, id: SubId, message: Box<[u8]>) {
+    pub(super) fn handle_neg_msg(&mut self, conn: ConnId, id: SubId, message: Box<[u8]>) {
         self.metrics.messages_neg_msg += 1;
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let Some(reconciliation) = session.reconciliations.get_mut(&id) else {
@@ -125,8 +124,8 @@ impl<B: Backend> Relay<B> {
             return self.fail_reconciliation(conn, &id, messages::NOT_ANSWERED_YET, None);
         }
         reconciliation.waits = true;
-        reconciliation.last_used = now;
         let serial = reconciliation.serial;
+        self.neg_holdings.end_idle(reconciliation.last_used, serial);
         let message = self.neg_sets.keep_message(message);
         self.start(Query::Neg(Box::new(NegQuery::answering(conn, id, serial, message))));
     }
@@ -139,11 +138,23 @@ impl<B: Backend> Relay<B> {
     /// Ends a reconciliation if there is one of this id; its queries find it gone.
     pub(super) fn end_reconciliation(&mut self, conn: ConnId, id: &SubId) {
         let Some(session) = self.sessions.get_mut(conn) else { return };
+        let key = FairnessKey::of(conn, session.address);
         let Some(mut ended) = session.reconciliations.remove(id) else { return };
-        self.metrics.reconciliations -= 1;
+        self.release_reconciliation(key, &ended);
         // Its set is freed before the gauges are updated.
         ended.set = None;
         self.release_filters(conn, &mut ended);
+    }
+
+    /// A reconciliation of an address is gone.
+    pub(super) fn release_reconciliation(&mut self, key: FairnessKey, ended: &Reconciliation) {
+        self.metrics.reconciliations -= 1;
+        if !ended.waits {
+            self.neg_holdings.end_idle(ended.last_used, ended.serial);
+        }
+        if let Some(set) = &ended.set {
+            self.neg_holdings.remove(key, address_of(set));
+        }
     }
 
     /// Releases the filters of a reconciliation, which are needed no longer.
@@ -160,52 +171,35 @@ impl<B: Backend> Relay<B> {
         self.send_neg_err_with(conn, id.as_str(), reason, events_max);
     }
 
-    /// Whether `more` bytes fit into the memory of sets. What is kept and not in use goes first, then reconciliations
-    /// that have been idle for a while.
+    /// Whether `more` bytes fit into the memory of sets. What is kept and not in use goes first, then the reconciliations
+    /// that have been idle the longest, if that is a while.
     fn free_set_memory(&mut self, now: Now, more: usize, except: Option<u64>) -> bool {
         let max = self.config.limits.neg_sets_bytes_max;
-        if !self.neg_sets.free(more, max, except) {
-            self.close_idle_reconciliations(now);
-        }
-        self.metrics.reconciliation_bytes = self.neg_sets.bytes() as u64;
-        self.neg_sets.free(more, max, except)
-    }
-
-    fn close_idle_reconciliations(&mut self, now: Now) {
-        let mut idle = Vec::new();
-        for (conn, session) in self.sessions.iter() {
-            let all = session.reconciliations.iter();
-            let is_idle = |one: &Reconciliation| !one.waits && now.millis_since(one.last_used) >= IDLE_MS;
-            idle.extend(all.filter(|(_, one)| is_idle(one)).map(|(id, _)| (conn, id.clone())));
-        }
-        for (conn, id) in idle {
+        let fits = loop {
+            if self.neg_sets.free(more, max, except) {
+                break true;
+            }
+            let Some((conn, id)) = self.neg_holdings.longest_idle(now, IDLE_MS) else { break false };
             self.fail_reconciliation(conn, &id, messages::RECONCILIATION_IDLE, None);
-        }
+        };
+        self.metrics.reconciliation_bytes = self.neg_sets.bytes() as u64;
+        fits
     }
 
     /// Whether an address may hold this set too. Where sets take more than half of their memory, one address has half of that, or
     /// one set.
-    fn may_hold_set(&self, conn: ConnId, set: &SortedSet) -> bool {
+    fn may_hold_set(&mut self, conn: ConnId, set: &Arc<SortedSet>) -> bool {
         let max = self.config.limits.neg_sets_bytes_max;
         if self.neg_sets.bytes() <= max / 2 {
             return true;
         }
-        let fairness_key_of =
-            |conn| self.sessions.get(conn).map(|session| FairnessKey::of(conn, session.address));
-        let fairness_key = fairness_key_of(conn);
-        let sessions = self
-            .sessions
-            .iter()
-            .filter(|(other, session)| Some(FairnessKey::of(*other, session.address)) == fairness_key);
-        // What several of them share is held once.
-        let mut held: Vec<(*const (), usize)> = sessions
-            .flat_map(|(_, session)| session.reconciliations.values())
-            .filter_map(|one| one.set.as_ref().map(|set| (Arc::as_ptr(set).cast(), one.bytes)))
-            .collect();
-        held.sort_unstable();
-        held.dedup();
-        let wanted = std::ptr::from_ref(set).cast();
-        let bytes: usize = held.iter().map(|(_, bytes)| bytes).sum();
-        held.is_empty() || held.iter().any(|(set, _)| *set == wanted) || bytes + set.bytes() <= max / 4
+        let Some(session) = self.sessions.get(conn) else { return false };
+        let key = FairnessKey::of(conn, session.address);
+        self.neg_holdings.may_add(key, address_of(set), set.bytes(), max / 4)
     }
+}
+
+/// Tells a set from others for as long as it is held.
+fn address_of<T: ?Sized>(set: &Arc<T>) -> usize {
+    Arc::as_ptr(set).cast::<()>().addr()
 }
