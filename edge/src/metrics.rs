@@ -9,9 +9,10 @@ use relay_engine::relay::Histogram;
 use relay_site::metrics::{EVENTS_STORED, FOR_ADMINS, Metric, MetricKind, RELAY_MESSAGES, buckets};
 use serde::{Deserialize, Serialize};
 
+use crate::object::names_peers;
 use crate::shard::Shard;
 
-/// By the label `purpose`: [`FOR_EVENTS`], [`FOR_REQUESTS`], [`FOR_MAINTENANCE`] or [`FOR_AGENTS`].
+/// By the label `purpose`: [`FOR_EVENTS`], [`FOR_REQUESTS`], [`FOR_MAINTENANCE`], [`FOR_SYNC`] or [`FOR_AGENTS`].
 pub const ROWS_READ: Metric =
     Metric::counter("relay_rows_read", "Rows read from storage, as billed, by purpose");
 /// By the label `purpose`, as rows read.
@@ -48,6 +49,8 @@ pub const FOR_EVENTS: &str = "events";
 pub const FOR_REQUESTS: &str = "requests";
 /// Sessions, sweeps, waking up.
 pub const FOR_MAINTENANCE: &str = "maintenance";
+/// Copying from other relays, without storing what comes.
+pub const FOR_SYNC: &str = "sync";
 /// Routing events to agents, and their queries.
 pub const FOR_AGENTS: &str = "agents";
 
@@ -145,10 +148,12 @@ impl Family {
 /// The metrics of one shard, or the error message if it did not answer.
 pub type ShardFamilies = Result<Vec<Family>, String>;
 
-/// The metrics of a shard without the names of clients, authors and agents: for readers who are not known to be administrators.
+/// The metrics of a shard without the names of clients, authors, agents and other relays: for readers who are not known to be administrators.
 pub fn without_names(answer: ShardFamilies) -> ShardFamilies {
     answer.map(|mut families| {
-        families.retain(|family| FOR_ADMINS.iter().all(|metric| metric.name != family.name));
+        families.retain(|family| {
+            FOR_ADMINS.iter().all(|metric| metric.name != family.name) && !names_peers(&family.name)
+        });
         families
     })
 }

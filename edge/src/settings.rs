@@ -10,18 +10,19 @@
 //! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
 //! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `us`, `fedramp` |
-//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `network`, `store`, `agents`, `blossom`, the keys of the native server's file, `object` and `consumers` |
+//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `network`, `store`, `agents`, `blossom`, the keys of the native server's file, `object`, `consumers` and `sync` |
 //!
 //! A variable of its own overrides the same setting in `RELAY_CONFIG`. `blossom` needs the bindings `BLOBS` (an R2
 //! bucket) and `BLOSSOM` (`BlossomDurableObject`): without them there are no blobs.
 
-use relay_engine::policy::{Policy, is_relay_url};
+use relay_engine::policy::{Policy, is_relay_url, same_relay};
 use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Filter, Kind, Limits, PubKey};
 use relay_engine::wire::parse_filter;
 use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
 use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, Networks, PolicyDef, RelayDescription};
+use relay_sync::ranges::Scope;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -55,6 +56,11 @@ const DEFERRED_BYTES_MAX: usize = 8 << 20;
 const QUERY_BYTES_MAX: usize = 16 << 20;
 /// Bytes of sets of events of reconciliations (NIP-77): some 200,000 events.
 const NEG_SETS_BYTES_MAX: usize = 8 << 20;
+/// Relays that may be copied from: each has metrics of its own.
+const PEERS_MAX: usize = 16;
+/// Seconds between comparisons: of a million events one takes some minutes.
+const EVERY_S_MIN: u64 = 60;
+const EVERY_S_MAX: u64 = 366 * 86_400;
 /// Bytes of a picture for `/media`: it is in memory several times while its metadata is removed, and an isolate has 128 MB.
 const MEDIA_BYTES_MAX: u64 = 8 << 20;
 
@@ -83,6 +89,8 @@ pub struct Settings {
     pub object: ObjectSettings,
     /// Durable Objects that receive the events that match their filters; see [`ConsumerSettings`].
     pub consumers: Vec<ConsumerSettings>,
+    /// Other relays that events are copied from.
+    pub sync: SyncSettings,
     /// Agents beside the relay.
     pub agents: AgentSettings,
     /// Blossom beside the relay. `media_bytes_max` is 8 MiB at most.
@@ -213,6 +221,70 @@ impl ConsumerSettings {
     }
 }
 
+/// Other relays that events are copied from.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncSettings {
+    /// At most 16.
+    pub peers: Vec<PeerSettings>,
+}
+
+/// Another relay, of which all events that match a filter are to be here too.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerSettings {
+    /// `wss://...`; `ws://` is taken too, since the operator names it.
+    pub url: String,
+    /// NIP-01 filter, without `limit`; all events if there is none.
+    #[serde(default = "everything")]
+    pub filter: serde_json::Value,
+    /// Seconds from the end of a comparison to the next one.
+    #[serde(default = "hourly")]
+    pub every_s: u64,
+}
+
+fn everything() -> serde_json::Value {
+    json!({})
+}
+
+fn hourly() -> u64 {
+    3_600
+}
+
+impl PeerSettings {
+    /// Its name in the store.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.url, self.filter)
+    }
+
+    /// Its filter, parsed.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn scope(&self) -> Result<Scope, String> {
+        Scope::new(&self.filter.to_string(), None, None)
+    }
+
+    /// # Errors
+    /// The field that is wrong, and what is.
+    fn check(&self, own_url: Option<&str>) -> Result<(), (&'static str, String)> {
+        let url = &self.url;
+        let is_plain = |url: &str| url.trim() == url && !url.contains(['@', '#']);
+        if !is_relay_url(url) || !is_plain(url) {
+            let why = "is not a ws:// or wss:// URL with a host and without a user and a fragment";
+            return Err(("url", format!("`{url}` {why}")));
+        }
+        if own_url.is_some_and(|own| same_relay(own, url)) {
+            return Err(("url", format!("`{url}` is this relay")));
+        }
+        self.scope().map_err(|why| ("filter", why))?;
+        match self.every_s {
+            EVERY_S_MIN..=EVERY_S_MAX => Ok(()),
+            other => Err(("every_s", format!("{other} is not from {EVERY_S_MIN} to {EVERY_S_MAX}"))),
+        }
+    }
+}
+
 /// The number of shards and the location of their objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
@@ -230,6 +302,20 @@ impl Default for Placement {
     }
 }
 
+/// Reads the JSON of `RELAY_CONFIG`. Errors name the field.
+fn read_config(text: &str) -> Result<Settings, String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let settings = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        match path.contains(['.', '[']) {
+            true => format!("{path}: {}", error.into_inner()),
+            false => error.into_inner().to_string(),
+        }
+    })?;
+    json.end().map_err(|error| error.to_string())?;
+    Ok(settings)
+}
+
 impl Settings {
     /// Loads settings from variables; `variable` returns `None` for those that are not set.
     ///
@@ -238,7 +324,7 @@ impl Settings {
     pub fn load(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
         let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let mut settings: Settings = match variable("RELAY_CONFIG") {
-            Some(text) => serde_json::from_str(&text).map_err(|error| format!("RELAY_CONFIG: {error}"))?,
+            Some(text) => read_config(&text).map_err(|error| format!("RELAY_CONFIG: {error}"))?,
             None => Settings::default(),
         };
         let info = &mut settings.info;
@@ -318,6 +404,16 @@ impl Settings {
                 return Err(format!(
                     "consumers: {name}: is configured twice; a consumer may have several filters"
                 ));
+            }
+        }
+        if self.sync.peers.len() > PEERS_MAX {
+            return Err(format!("sync.peers: {} relays; {PEERS_MAX} are allowed", self.sync.peers.len()));
+        }
+        for (at, peer) in self.sync.peers.iter().enumerate() {
+            peer.check(self.url.as_deref())
+                .map_err(|(field, why)| format!("sync.peers[{at}].{field}: {why}"))?;
+            if self.sync.peers.iter().take(at).any(|earlier| earlier.name() == peer.name()) {
+                return Err(format!("sync.peers[{at}]: is configured twice, with the same filter"));
             }
         }
         #[cfg(feature = "libsecp256k1")]
@@ -461,6 +557,21 @@ mod tests {
     }
 
     #[test]
+    fn other_relays_are_copied_from() {
+        let config = r#"{"sync":{"peers":[{"url":"wss://a.example"},
+            {"url":"ws://b.example/x","filter":{"kinds":[1]},"every_s":60}]}}"#;
+        let peers = load(&[("RELAY_CONFIG", config)]).unwrap().sync.peers;
+        let read: Vec<_> = peers.iter().map(|peer| (peer.name(), peer.every_s)).collect();
+        let names = ["wss://a.example {}", r#"ws://b.example/x {"kinds":[1]}"#];
+        assert_eq!(read, [(names[0].to_owned(), 3_600), (names[1].to_owned(), 60)]);
+        let own = load(&[("RELAY_CONFIG", config), ("RELAY_URL", "wss://A.example")]).unwrap_err();
+        assert_eq!(own, "sync.peers[0].url: `wss://a.example` is this relay");
+        let many: Vec<_> = (0..17).map(|n| json!({"url": format!("wss://{n}.example")})).collect();
+        let many = load(&[("RELAY_CONFIG", &json!({"sync": {"peers": many}}).to_string())]).unwrap_err();
+        assert_eq!(many, "sync.peers: 17 relays; 16 are allowed");
+    }
+
+    #[test]
     #[cfg(feature = "libsecp256k1")]
     fn secrets_are_never_shown() {
         // The first test vector of BIP340.
@@ -517,6 +628,41 @@ mod tests {
                 "RELAY_CONFIG",
                 r#"{"limits":{"message_bytes_max":65536}}"#,
                 "limits.content_chars_max: is too large: a character may take 12 bytes, so that no more than 5418 fit",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"sync":{"peers":[{"url":"wss://a.example"},{"url":"https://b.example"}]}}"#,
+                "sync.peers[1].url: `https://b.example` is not a ws:// or wss:// URL",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"sync":{"peers":[{"url":"wss://x:y@b.example"}]}}"#,
+                "sync.peers[0].url: `wss://x:y@b",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"sync":{"peers":[{}]}}"#,
+                "RELAY_CONFIG: sync.peers[0]: missing field `url`",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"sync":{"peers":[{"url":"wss://a.example","every_s":"1h"}]}}"#,
+                "RELAY_CONFIG: sync.peers[0].every_s: invalid type: string \"1h\"",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"sync":{"peers":[{"url":"wss://a.example","every_s":59}]}}"#,
+                "sync.peers[0].every_s: 59 is not from 60 to ",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"sync":{"peers":[{"url":"wss://a.example","filter":{"limit":1}}]}}"#,
+                "sync.peers[0].filter: {\"limit\":1}: `limit` has no meaning",
+            ),
+            (
+                "RELAY_CONFIG",
+                r#"{"sync":{"peers":[{"url":"wss://a.example"},{"url":"wss://a.example"}]}}"#,
+                "sync.peers[1]: is configured twice",
             ),
             ("RELAY_PUBKEY", "npub1", "RELAY_PUBKEY: "),
             ("RELAY_URL", "https://relay.example", "RELAY_URL: "),

@@ -17,6 +17,7 @@ mod native {
     mod blossom_world;
     mod consumers;
     mod memory;
+    mod pull;
     mod semantics;
     mod shards;
     mod sqlite;

@@ -10,7 +10,7 @@ use relay_agent::secrets::Secrets;
 use relay_agent::testing::Sqlite;
 use relay_edge::agent::EnvSecrets;
 use relay_edge::agent::message::Delivery;
-use relay_edge::object::{CallId, Host, Key, NextTick, Object, RowCount, RowCountingConn};
+use relay_edge::object::{CallId, Host, Key, NextTick, Object, PeerConn, RowCount, RowCountingConn};
 use relay_edge::settings::{NetworkSettings, ObjectSettings, Settings, StoreSettings};
 use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{Seq, StoreError};
@@ -123,6 +123,12 @@ impl Host for Runtime {
     }
 
     fn set_alarm(&self, _: Now) {}
+
+    fn connect_peer(&self, _: PeerConn, _: &str) {}
+
+    fn send_to_peer(&self, _: PeerConn, _: &str) {}
+
+    fn close_peer(&self, _: PeerConn) {}
 
     fn call_agent(&self, _: CallId, _: &PubKey, _: Delivery) {}
 

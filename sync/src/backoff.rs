@@ -33,6 +33,16 @@ impl Backoff {
         Backoff { first, ..self }
     }
 
+    /// After so many tries that have failed, of an earlier one.
+    pub fn after(self, failed: u32) -> Self {
+        Backoff { failed, ..self }
+    }
+
+    /// Tries that have failed since the last one with progress.
+    pub fn failures(&self) -> u32 {
+        self.failed
+    }
+
     /// A try has failed: how long to wait before the next one, by a random number. `None`: it was the last one.
     pub fn failed(&mut self, had_progress: bool, random: u64) -> Option<Duration> {
         self.failed = if had_progress { 0 } else { self.failed.saturating_add(1) };

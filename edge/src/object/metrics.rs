@@ -8,7 +8,7 @@ use relay_site::metrics::{
 
 #[cfg(feature = "libsecp256k1")]
 use crate::metrics::FOR_AGENTS;
-use crate::metrics::{FOR_EVENTS, FOR_MAINTENANCE, FOR_REQUESTS, Family, ROWS_READ, ROWS_WRITTEN};
+use crate::metrics::{FOR_EVENTS, FOR_MAINTENANCE, FOR_REQUESTS, FOR_SYNC, Family, ROWS_READ, ROWS_WRITTEN};
 
 /// Rows as the SQL cursor counts them, which is how storage is billed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub(super) struct RowsByPurpose {
     pub(super) requests: RowCount,
     /// Session overflows, waking up, sweeps, confirmations of consumers.
     pub(super) maintenance: RowCount,
+    /// Copying from other relays: scans of what is here, and positions. Storing what comes is not among it.
+    pub(super) sync: RowCount,
     /// Routing events to agents, and their queries.
     #[cfg(feature = "libsecp256k1")]
     pub(super) agents: RowCount,
@@ -102,6 +104,7 @@ impl Counters {
             (FOR_EVENTS, self.rows.events),
             (FOR_REQUESTS, self.rows.requests),
             (FOR_MAINTENANCE, self.rows.maintenance),
+            (FOR_SYNC, self.rows.sync),
             #[cfg(feature = "libsecp256k1")]
             (FOR_AGENTS, self.rows.agents),
         ];

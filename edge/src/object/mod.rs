@@ -20,6 +20,7 @@ mod closing;
 mod consumers;
 mod metrics;
 mod output;
+mod pull;
 mod session_overflow;
 mod sweep;
 mod tick;
@@ -47,6 +48,8 @@ pub use addresses::ConnectError;
 pub use agents::{CallId, PublicationId};
 pub use attachment::{Key, OverflowName};
 pub use metrics::RowCount;
+pub(crate) use pull::metrics::names_peers;
+pub use pull::{PEER_MESSAGE_BYTES_MAX, PeerConn, PeerEvent};
 
 use crate::metrics::{
     Family, MEMORY_BYTES, MEMORY_USED_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES,
@@ -59,6 +62,7 @@ use closing::ClosingSockets;
 use consumers::Consumers;
 use metrics::Counters;
 use output::Backlog;
+use pull::Pulls;
 use unanswered::Unanswered;
 
 /// The runtime, as an object uses it.
@@ -96,6 +100,15 @@ pub trait Host {
     /// Forwards ephemeral events to the objects of the other shards, for their [`Object::live`]. Called at most once a
     /// tick, with all events of that tick.
     fn forward(&self, events: &[Event]);
+
+    /// Opens a connection to another relay, in place of the one before. What happens on it comes later, by [`Object::peer`].
+    fn connect_peer(&self, conn: PeerConn, url: &str);
+
+    /// Sends a text message to it, if it is still open.
+    fn send_to_peer(&self, conn: PeerConn, text: &str);
+
+    /// Closes it; nothing that happens on it is reported any more.
+    fn close_peer(&self, conn: PeerConn);
 
     /// Sends a delivery to the object of an agent. The answer comes later, by [`Object::agent_answered`].
     #[cfg(feature = "libsecp256k1")]
@@ -147,6 +160,7 @@ pub struct Object<C: RowCountingConn + 'static, H: Host> {
     closing: ClosingSockets,
     addresses: Addresses,
     consumers: Consumers,
+    pulls: Pulls,
     /// `None` if they are disabled.
     #[cfg(feature = "libsecp256k1")]
     agents: Option<agents::Agents<C>>,
@@ -216,6 +230,11 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             None | Some(Err(StoreError::Full(_))) => None,
             Some(opened) => Some(opened?),
         };
+        let pulls = match Pulls::open(&conn, &settings.sync, &seed) {
+            // The table is new and the storage is full: nothing is copied.
+            Err(StoreError::Full(_)) => Pulls::default(),
+            opened => opened?,
+        };
         let store = SqlBackend::open(conn)?;
         let mut counters = Counters::default();
         counters.rows.maintenance.add(store.conn().rows());
@@ -235,6 +254,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             closing: ClosingSockets::default(),
             addresses: Addresses::new(&settings.network),
             consumers: Consumers::new(&settings.consumers),
+            pulls,
             #[cfg(feature = "libsecp256k1")]
             agents,
             #[cfg(feature = "libsecp256k1")]
@@ -256,6 +276,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ) -> NextTick {
         let before = self.rows();
         self.undelivered = undelivered::read(self.relay.store().conn());
+        self.pulls.woken(now);
         for (socket_key, socket, attached) in sockets {
             if attachment::has_ended(&attached) {
                 let bytes = self.host.buffered_bytes(&socket);
@@ -440,6 +461,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         families.push(Family::by(ADDRESS_COST, "address", addresses));
         let authors = authors.into_iter().map(|(author, bytes)| (author.to_string(), bytes));
         families.push(Family::by(AUTHOR_BYTES, "author", authors));
+        families.extend(pull::metrics::families(&self.pulls));
         #[cfg(feature = "libsecp256k1")]
         families.extend(self.agents.iter().flat_map(agents::Agents::families));
         families

@@ -68,14 +68,19 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         if let Some(soonest) = self.soonest_sweep(now) {
             self.schedule_alarm(now, soonest);
         }
+        if let Some(at) = self.pulls.alarm_at(now) {
+            self.set_alarm_by(at);
+        }
         #[cfg(feature = "libsecp256k1")]
         self.schedule_agents(now);
     }
 
     /// Whether there is something to remove for which no future commit sets an alarm: events past their retention, and
-    /// events pending removal.
+    /// events pending removal. Or something to copy from another relay.
     pub fn needs_alarms(&self) -> bool {
-        self.store_settings.retention_seconds > 0 || self.has_pending_removals()
+        self.store_settings.retention_seconds > 0
+            || self.pulls.is_unscheduled()
+            || self.has_pending_removals()
     }
 
     /// Makes sure that an alarm is set for what agents wait for.
@@ -164,7 +169,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     fn record_retention_sweep(&self, now: Now) -> Result<(), StoreError> {
         let hour = now.seconds() - now.seconds() % RETENTION_SWEEP_SECONDS;
-        if !self.needs_alarms() || self.last_retention_sweep() == Some(hour) {
+        let needs = self.store_settings.retention_seconds > 0 || self.has_pending_removals();
+        if !needs || self.last_retention_sweep() == Some(hour) {
             return Ok(());
         }
         self.relay.store().conn().exec(WRITE_SWEEP, &[SqlValue::Int(hour.cast_signed())])
@@ -184,6 +190,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         // found in the store and by the agents; this reads a row or two and writes none.
         let soonest = self.soonest_sweep(now).map_or(at, |soonest| at.min(soonest));
         let at = self.alarm_at(now, soonest);
+        let at = self.pulls.alarm_at(now).map_or(at, |own| own.min(at));
         #[cfg(feature = "libsecp256k1")]
         let at = self.agents.as_ref().and_then(|agents| agents.alarm_at(now)).map_or(at, |own| own.min(at));
         self.set_alarm_by(at);
@@ -191,6 +198,14 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
 
     fn alarm_at(&self, now: Now, at: Timestamp) -> Now {
         Now::from_millis(self.alarm_for(at.max(now.seconds())).saturating_mul(1000))
+    }
+
+    /// Makes sure that an alarm is set for `at` or sooner.
+    pub(super) fn set_alarm_for(&mut self, now: Now, at: Now) {
+        if !self.alarm_is_known {
+            self.schedule_alarms(now);
+        }
+        self.set_alarm_by(at);
     }
 
     /// Sets an alarm unless one is set for `at` or sooner.

@@ -17,6 +17,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.relay.handle_timeout(now);
         self.check_slow_readers(now);
         self.ingest(now);
+        self.step_pulls(now);
         let before = self.rows();
         for _ in 0..self.settings.tick_steps_max {
             if !self.relay.work(now) {
@@ -81,12 +82,13 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         }
         #[cfg(feature = "libsecp256k1")]
         self.run_agents(now);
-        if self.relay.has_unverified() || self.relay.has_work() {
+        if self.relay.has_unverified() || self.relay.has_work() || self.pulls.wants_tick(now) {
             return NextTick::Soon;
         }
         let slow = (!self.slow.is_empty()).then_some(SLOW_CHECK_MS);
         let due = self.relay.poll_timeout().map(|at| at.millis_since(now));
-        let soonest = slow.into_iter().chain(due).chain(self.consumer_retry_ms(now));
+        let soonest =
+            slow.into_iter().chain(due).chain(self.consumer_retry_ms(now)).chain(self.pulls.timer_ms(now));
         #[cfg(feature = "libsecp256k1")]
         let soonest = soonest.chain(self.agents.as_ref().and_then(|agents| agents.timer_ms(now)));
         soonest.min().map_or(NextTick::None, NextTick::After)

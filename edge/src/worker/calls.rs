@@ -21,6 +21,7 @@ use worker::{
 };
 
 use super::js;
+use super::sockets::connect;
 use crate::agent::remote_relays::{FRAME_BYTES_MAX, PendingOks, SIGNER_FRAME_BYTES_MAX};
 
 /// Another relay that has not taken all events by then is left.
@@ -229,20 +230,6 @@ async fn ask_frames(
 
 fn too_late() -> String {
     format!("no answer in {} seconds", RELAY_TIMEOUT.as_secs())
-}
-
-/// A request for a WebSocket.
-pub(super) fn upgrade(url: &str) -> Result<Request> {
-    let headers = Headers::new();
-    headers.set("upgrade", "websocket")?;
-    let mut init = RequestInit::new();
-    init.with_headers(headers).with_redirect(RequestRedirect::Manual);
-    Request::new_with_init(url, &init)
-}
-
-async fn connect(url: &str, signal: &AbortSignal) -> Result<WebSocket> {
-    let response = Fetch::Request(upgrade(url)?).send_with_signal(signal).await?;
-    response.websocket().ok_or_else(|| Error::RustError("no WebSocket".into()))
 }
 
 async fn exchange_events(socket: &WebSocket, events: &[Event]) -> Result<()> {

@@ -13,6 +13,7 @@ mod js;
 mod memory;
 mod object;
 mod shards;
+mod sockets;
 mod sql;
 mod variables;
 

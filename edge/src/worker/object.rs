@@ -6,6 +6,7 @@
 
 #[cfg(feature = "libsecp256k1")]
 mod agents;
+mod peers;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -31,7 +32,8 @@ use super::js::{self, Socket, Storage};
 use super::shards::{LIVE_PATH, OtherShards, stub_of};
 use super::sql::DurableSql;
 use super::{memory, variables, verifier};
-use crate::object::{Host, Key, NextTick, Object};
+use crate::object::{Host, Key, NextTick, Object, PeerConn};
+use peers::Peers;
 
 /// One shard of the relay.
 #[durable_object]
@@ -53,6 +55,8 @@ struct Shared {
     on_timer: RefCell<Option<Closure<dyn FnMut()>>>,
     /// Batches for consumers that have not been sent yet.
     deliveries: Deliveries,
+    /// The connection to another relay.
+    peers: Peers,
     #[cfg(feature = "libsecp256k1")]
     agents: agents::AgentCalls,
     /// Message handlers that wait until their socket may be read again.
@@ -72,6 +76,7 @@ type Deliveries = Rc<RefCell<Vec<Delivery>>>;
 struct Runtime {
     storage: Storage,
     deliveries: Deliveries,
+    peers: Peers,
     others: OtherShards,
     #[cfg(feature = "libsecp256k1")]
     agents: agents::AgentCalls,
@@ -134,6 +139,18 @@ impl Host for Runtime {
 
     fn forward(&self, events: &[Event]) {
         self.others.forward(events);
+    }
+
+    fn connect_peer(&self, conn: PeerConn, url: &str) {
+        self.peers.want(conn, url);
+    }
+
+    fn send_to_peer(&self, conn: PeerConn, text: &str) {
+        self.peers.send(conn, text);
+    }
+
+    fn close_peer(&self, conn: PeerConn) {
+        self.peers.close(conn);
     }
 
     #[cfg(feature = "libsecp256k1")]
@@ -230,6 +247,7 @@ impl Shared {
         }
         self.schedule(next);
         self.send_deliveries();
+        self.open_peer();
         #[cfg(feature = "libsecp256k1")]
         self.call_agents();
         Ok(done)
@@ -269,6 +287,7 @@ impl Shared {
         let runtime = Runtime {
             storage: storage.clone(),
             deliveries: Rc::clone(&self.deliveries),
+            peers: self.peers.clone(),
             others,
             #[cfg(feature = "libsecp256k1")]
             agents: self.agents.clone(),
@@ -445,6 +464,7 @@ impl DurableObject for RelayDurableObject {
                 on_tick: RefCell::default(),
                 on_timer: RefCell::default(),
                 deliveries: Deliveries::default(),
+                peers: Peers::default(),
                 #[cfg(feature = "libsecp256k1")]
                 agents: agents::AgentCalls::default(),
                 waiting: RefCell::default(),

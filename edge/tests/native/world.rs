@@ -13,7 +13,7 @@ use std::sync::Arc;
 use relay_agent::secrets::Secrets;
 use relay_edge::agent::EnvSecrets;
 use relay_edge::agent::message::Delivery;
-use relay_edge::object::{CallId, ConnectError, Host, Key, NextTick, Object};
+use relay_edge::object::{CallId, ConnectError, Host, Key, NextTick, Object, PeerConn};
 use relay_edge::settings::{ObjectSettings, Settings};
 use relay_engine::relay::{Config, PublishOutcome};
 use relay_engine::store::Seq;
@@ -61,8 +61,20 @@ pub(super) struct FakeHost {
     pub(super) deliveries: Rc<RefCell<VecDeque<Batch>>>,
     /// Ephemeral events for the other shards, a batch for each call.
     pub(super) forwarded: Rc<RefCell<Vec<Vec<Event>>>>,
+    /// What was asked for on connections to other relays, and not carried out yet.
+    pub(super) to_peers: Rc<RefCell<VecDeque<(PeerConn, ToPeer)>>>,
+    /// Lines of the log.
+    pub(super) log: Rc<RefCell<Vec<String>>>,
     /// Requests to agents that have not been answered, encoded.
     pub(super) agent_calls: Rc<RefCell<VecDeque<AgentCall>>>,
+}
+
+/// What an object wants of a connection to another relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ToPeer {
+    Connect(String),
+    Send(String),
+    Close,
 }
 
 /// The secrets of agents, on every host of a test.
@@ -110,7 +122,21 @@ impl Host for FakeHost {
         self.alarms_set.set(self.alarms_set.get() + 1);
     }
 
-    fn log(&self, _: &str) {}
+    fn log(&self, line: &str) {
+        self.log.borrow_mut().push(line.to_owned());
+    }
+
+    fn connect_peer(&self, conn: PeerConn, url: &str) {
+        self.to_peers.borrow_mut().push_back((conn, ToPeer::Connect(url.to_owned())));
+    }
+
+    fn send_to_peer(&self, conn: PeerConn, text: &str) {
+        self.to_peers.borrow_mut().push_back((conn, ToPeer::Send(text.to_owned())));
+    }
+
+    fn close_peer(&self, conn: PeerConn) {
+        self.to_peers.borrow_mut().push_back((conn, ToPeer::Close));
+    }
 
     fn forward(&self, events: &[Event]) {
         self.forwarded.borrow_mut().push(events.to_vec());

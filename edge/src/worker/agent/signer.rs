@@ -8,7 +8,7 @@ use relay_agent::nip46::{SignerResponses, is_same_relay};
 use relay_engine::types::Event;
 use worker::{Error, WebSocket};
 
-use super::super::{calls, shards};
+use super::super::{calls, shards, sockets};
 use super::{Shared, now};
 
 impl Shared {
@@ -48,7 +48,7 @@ impl Shared {
         let message = |error: Error| error.to_string();
         let placement = &self.settings()?.placement;
         let stub = shards::stub(&self.env, placement, placement.shards.for_connection()).map_err(message)?;
-        let request = calls::upgrade("https://relay/").map_err(message)?;
+        let request = sockets::upgrade("https://relay/").map_err(message)?;
         let response = stub.fetch_with_request(request).await.map_err(message)?;
         let status = response.status_code();
         response.websocket().ok_or_else(|| format!("the relay's object responded with status {status}"))
