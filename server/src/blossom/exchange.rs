@@ -206,7 +206,7 @@ impl Blossom {
         Err(failure)
     }
 
-    async fn put(&self, bytes: &[u8], receive: &Receive) -> Result<Received, StepError> {
+    pub(super) async fn put(&self, bytes: &[u8], receive: &Receive) -> Result<Received, StepError> {
         let mut writing = self.bodies.begin(receive);
         if let Err(failure) = writing.write(bytes).await {
             writing.abort().await;

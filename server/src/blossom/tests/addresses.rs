@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use relay_agent::fetch::{PrivateHosts, is_public};
+use relay_agent::fetch::is_public;
 use relay_blossom::testing::Request;
 use relay_blossom::testing::model::{body, sha};
 use relay_site::blossom::BlossomSettings;
@@ -199,7 +199,8 @@ async fn no_mirror_and_no_pull_through_reaches_a_private_address() {
         settings: crate::config::Settings { blossom: open, ..blossom.settings.clone() },
         ..blossom
     };
-    let reached = mirror(&blossom, &format!("{}/blob", at("evil.example")));
+    let url = format!("{}/blob", at("evil.example"));
+    let reached = mirror(&blossom, &url);
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), reached).await;
     assert_eq!(seen.load(Ordering::SeqCst), 1);
     tokio::task::block_in_place(|| relay.stop()).unwrap();
