@@ -196,18 +196,20 @@ fn run(relay: &Server, seed: u64) -> (u64, u64) {
     for _ in 0..PROCESSES {
         let process = Process::start(relay, folder.path(), &kept);
         let blossom = process.blossom.clone().unwrap();
-        process.runtime.as_ref().unwrap().block_on(async {
+        let clients = tokio::task::LocalSet::new();
+        process.runtime.as_ref().unwrap().block_on(clients.run_until(async {
             let mut tasks = JoinSet::new();
             for _ in 0..ACTIONS {
                 if tasks.len() == AT_ONCE {
                     tasks.join_next().await.unwrap().unwrap();
                 }
-                tasks.spawn(act(Arc::clone(&blossom), Arc::clone(&kept)));
+                tasks.spawn_local(act(Arc::clone(&blossom), Arc::clone(&kept)));
                 tokio::task::yield_now().await;
             }
             // Killed while some are at work.
             tasks.detach_all();
-        });
+        }));
+        drop(clients);
         drop(blossom);
         process.kill();
         assert_eq!(*lock(&kept.failure), None, "seed {seed}");
