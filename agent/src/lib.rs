@@ -10,6 +10,7 @@
 //! identity   keys (NIP-06, NIP-19), signing; cipher: NIP-44 and NIP-04
 //! job        what a job is and the states it passes through; knows nothing of NIP-90
 //! nip90      job requests, feedback, results and announcements as Nostr events
+//! exchange   asking somebody over a relay
 //! nip46      asking a remote signer
 //! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
 //! fetch      where calls may go: URLs, addresses, redirects
@@ -23,6 +24,7 @@
 
 pub mod api;
 pub mod cipher;
+pub mod exchange;
 pub mod executor;
 pub mod fetch;
 pub mod identity;

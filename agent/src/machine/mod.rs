@@ -67,7 +67,7 @@ use self::sweep::Sweep;
 use crate::executor::{Executor, HttpEvent, HttpRequest};
 use crate::identity::{EventSigner, Keys};
 use crate::manifest::{Handler, Manifest, ManifestError};
-use crate::nip46::SignerResponses;
+use crate::exchange::Answers;
 use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
@@ -126,16 +126,16 @@ pub enum Effect {
         /// The call.
         id: EffectId,
     },
-    /// Ask a remote signer (NIP-46): subscribe on each of `relays` to its `answers`, then publish `requests` there. Of what comes
-    /// each event goes to `handle_signer`, until [`Effect::Cancel`].
-    AskSigner {
+    /// Ask a remote signer (NIP-46) or a wallet (NIP-47): subscribe on each of `relays` to its `answers`, then publish `requests` there. Of
+    /// what comes each event goes to `handle_exchange`, until [`Effect::Cancel`].
+    Exchange {
         /// For the answers.
         id: EffectId,
         /// URLs of relays.
         relays: Vec<String>,
-        /// The signer's answers.
-        answers: SignerResponses,
-        /// Kind 24133, in this order.
+        /// Which events are answers.
+        answers: Answers,
+        /// In this order; there may be none.
         requests: Vec<Event>,
     },
     /// Read stored events of the host's relay; answered by `handle_events`.
@@ -178,7 +178,7 @@ impl Effect {
             | Effect::Http { id, .. }
             | Effect::Ai { id, .. }
             | Effect::Cancel { id }
-            | Effect::AskSigner { id, .. }
+            | Effect::Exchange { id, .. }
             | Effect::Query { id, .. }
             | Effect::StoreBlob { id, .. }
             | Effect::ReadBlob { id, .. } => *id,
@@ -197,9 +197,9 @@ pub enum Published {
     Failed(String),
 }
 
-/// What comes of an [`Effect::AskSigner`].
+/// What comes of an [`Effect::Exchange`].
 #[derive(Clone, Debug)]
-pub enum SignerEvent {
+pub enum ExchangeEvent {
     /// An answer, or what passes for one.
     Event(Event),
     /// None of the relays can be reached, or all have closed. It is the last one.
@@ -482,8 +482,8 @@ impl<C: SqlConn> Agent<C> {
         let _ = self.settle(now);
     }
 
-    /// Something has come of an [`Effect::AskSigner`].
-    pub fn handle_signer(&mut self, now: Now, id: EffectId, event: SignerEvent) {
+    /// Something has come of an [`Effect::Exchange`].
+    pub fn handle_exchange(&mut self, now: Now, id: EffectId, event: ExchangeEvent) {
         if self.awaited.get(&id) == Some(&Awaited::Signer) {
             self.signer_event(now, id, event);
         }
