@@ -11,6 +11,7 @@
 //! job        what a job is and the states it passes through; knows nothing of NIP-90
 //! nip90      job requests, feedback, results and announcements as Nostr events
 //! exchange   asking somebody over a relay
+//! bolt11     invoices
 //! nip46      asking a remote signer
 //! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
 //! fetch      where calls may go: URLs, addresses, redirects
@@ -23,6 +24,7 @@
 //! ```
 
 pub mod api;
+pub mod bolt11;
 pub mod cipher;
 pub mod exchange;
 pub mod executor;
