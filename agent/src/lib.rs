@@ -12,7 +12,7 @@
 //! nip90      job requests, feedback, results and announcements as Nostr events
 //! exchange   asking somebody over a relay
 //! bolt11     invoices
-//! nip46      asking a remote signer
+//! nip46      asking a remote signer; nip47: asking a wallet
 //! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
 //! fetch      where calls may go: URLs, addresses, redirects
 //! store      the tables of one agent
@@ -34,6 +34,7 @@ pub mod job;
 pub mod machine;
 pub mod manifest;
 pub mod nip46;
+pub mod nip47;
 pub mod nip90;
 pub mod router;
 pub mod secrets;
