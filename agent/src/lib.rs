@@ -13,6 +13,7 @@
 //! exchange   asking somebody over a relay
 //! bolt11     invoices
 //! nip46      asking a remote signer; nip47: asking a wallet
+//! payment    what is asked for a job, and when the wallet is asked
 //! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
 //! fetch      where calls may go: URLs, addresses, redirects
 //! store      the tables of one agent
@@ -36,6 +37,7 @@ pub mod manifest;
 pub mod nip46;
 pub mod nip47;
 pub mod nip90;
+pub mod payment;
 pub mod router;
 pub mod secrets;
 mod store;
