@@ -10,7 +10,10 @@
 //! identity   keys (NIP-06, NIP-19), signing; cipher: NIP-44 and NIP-04
 //! job        what a job is and the states it passes through; knows nothing of NIP-90
 //! nip90      job requests, feedback, results and announcements as Nostr events
-//! nip46      asking a remote signer
+//! exchange   asking somebody over a relay
+//! bolt11     invoices
+//! nip46      asking a remote signer; nip47: asking a wallet
+//! payment    what is asked for a job, and when the wallet is asked
 //! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
 //! fetch      where calls may go: URLs, addresses, redirects
 //! store      the tables of one agent
@@ -22,7 +25,9 @@
 //! ```
 
 pub mod api;
+pub mod bolt11;
 pub mod cipher;
+pub mod exchange;
 pub mod executor;
 pub mod fetch;
 pub mod identity;
@@ -30,7 +35,9 @@ pub mod job;
 pub mod machine;
 pub mod manifest;
 pub mod nip46;
+pub mod nip47;
 pub mod nip90;
+pub mod payment;
 pub mod router;
 pub mod secrets;
 mod store;

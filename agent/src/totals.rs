@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use relay_engine::types::PubKey;
 
 use crate::job::JobState;
-use crate::machine::{AgentState, LATENCY_BOUNDS_MILLIS, MetricsDelta, known_cause};
+use crate::machine::{AgentState, LATENCY_BOUNDS_MILLIS, MetricsDelta, PAYMENTS, known_cause};
 use crate::router::AgentEntry;
 
 /// How many of the busiest agents are reported.
@@ -29,6 +29,10 @@ pub struct Totals {
     /// Refusals and failures by cause: those of [`machine::CAUSES`](crate::machine::CAUSES) and
     /// [`failure::CAUSES`](crate::executor::failure::CAUSES) that have occurred, and `other`.
     pub failures: BTreeMap<&'static str, u64>,
+    /// Invoices by what has become of them: all of [`machine::PAYMENTS`](crate::machine::PAYMENTS).
+    pub payments: BTreeMap<&'static str, u64>,
+    /// What customers have paid, in millisatoshis.
+    pub received_msat: u64,
     /// Attempts that have begun.
     pub attempts: u64,
     /// Results by the time from request to result: a number for each of [`LATENCY_BOUNDS_MILLIS`], not accumulated, and
@@ -52,6 +56,8 @@ impl Default for Totals {
         Totals {
             jobs: ends.map(|state| (state.name(), 0)).collect(),
             failures: BTreeMap::new(),
+            payments: PAYMENTS.into_iter().map(|name| (name, 0)).collect(),
+            received_msat: 0,
             attempts: 0,
             latency: vec![0; LATENCY_BOUNDS_MILLIS.len() + 1],
             latency_millis: 0,
@@ -89,6 +95,10 @@ impl Tally {
         for (cause, count) in &counted.failures {
             *totals.failures.entry(known_cause(cause).unwrap_or(OTHER)).or_default() += count;
         }
+        for (name, count) in &counted.payments {
+            totals.payments.get_mut(&**name).into_iter().for_each(|total| *total += count);
+        }
+        totals.received_msat = totals.received_msat.saturating_add(counted.received_msat);
         totals.attempts += counted.attempts;
         totals.latency.iter_mut().zip(&counted.latency).for_each(|(total, count)| *total += count);
         totals.latency_millis += counted.latency_millis;
@@ -173,6 +183,8 @@ mod tests {
         let first = MetricsDelta {
             jobs: counts(&[("done", 2), ("failed", 1)]),
             failures: counts(&[("timeout", 1), ("state", 4)]),
+            payments: counts(&[("settled", 2), ("word", 9)]),
+            received_msat: 500,
             attempts: 3,
             latency: vec![0, 2],
             latency_millis: 70,
@@ -187,6 +199,7 @@ mod tests {
             [("cancelled", 0), ("done", 4), ("expired", 0), ("failed", 2), ("rejected", 0)].into()
         );
         assert_eq!(totals.failures, [("timeout", 2), ("state", 8)].into());
+        assert_eq!((totals.payments["settled"], totals.payments.len(), totals.received_msat), (4, 5, 1_000));
         assert_eq!(totals.latency, [1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
         assert_eq!((totals.attempts, totals.latency_millis), (6, 140));
         assert_eq!((totals.queued, totals.running), (12, 2));

@@ -95,6 +95,32 @@ fn no_announcement_has_fields_that_clients_misread() {
     assert!(tags_of(announcement).iter().all(|tag| tag[0] != "web"));
 }
 
+/// Satoshis here, as a string.
+#[test]
+fn prices_are_announced() {
+    for (prices, want) in [
+        (&[0, 0][..], "free"),
+        (&[21_000], "21"),
+        (&[21_000, 20_500], "21"),
+        (&[500], "1"),
+        (&[0, 21_000], "flexible"),
+        (&[21_000, 22_000], "flexible"),
+    ] {
+        let handler = |(at, msat): (usize, &u64)| {
+            let price = match msat {
+                0 => json!({ "model": "free" }),
+                msat => json!({ "model": "per_job", "msat": msat }),
+            };
+            json!({ "kind": 5_000 + at, "executor": "echo", "config": {}, "price": price })
+        };
+        let handlers: Vec<Value> = prices.iter().enumerate().map(handler).collect();
+        let events =
+            announcements(&agent(), &manifest(json!({ "name": "x", "handlers": handlers })), None, AT);
+        let content: Value = serde_json::from_str(&content_of(of_kind(&events, 31_990))).unwrap();
+        assert_eq!(content["amount"], want, "{prices:?}");
+    }
+}
+
 #[test]
 fn a_name_at_the_hosts_domain_needs_a_public_host() {
     let nip05 = |relay: Option<&str>| {

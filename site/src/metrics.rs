@@ -111,6 +111,16 @@ pub const AGENT_FAILURES: Metric = Metric::counter(
     "relay_agent_failures",
     "Refusals and failures of jobs of all agents since the start, by cause",
 );
+/// By the label `state`.
+pub const AGENT_PAYMENTS: Metric = Metric::counter(
+    "relay_agent_payments",
+    "Invoices of all agents since the start, by what has become of them",
+);
+/// In millisatoshis; counted by agents.
+pub const AGENT_RECEIVED_MSAT: Metric = Metric::counter(
+    "relay_agent_received_msat",
+    "Millisatoshis that customers have paid to all agents since the start",
+);
 /// Counted by agents.
 pub const AGENT_ATTEMPTS: Metric =
     Metric::counter("relay_agent_attempts", "Attempts at jobs of all agents that have begun since the start");
@@ -332,7 +342,15 @@ mod tests {
         all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_PENDING_REMOVAL, STORE_BYTES]);
         all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS]);
         all.extend(FOR_ADMINS);
-        all.extend([AGENT_JOBS, AGENT_FAILURES, AGENT_ATTEMPTS, AGENT_ANSWER_SECONDS, AGENT_JOBS_QUEUED]);
+        all.extend([
+            AGENT_JOBS,
+            AGENT_FAILURES,
+            AGENT_PAYMENTS,
+            AGENT_RECEIVED_MSAT,
+            AGENT_ATTEMPTS,
+            AGENT_ANSWER_SECONDS,
+            AGENT_JOBS_QUEUED,
+        ]);
         all.extend([AGENT_JOBS_RUNNING, AGENTS, AGENT_DELIVERIES_FAILED]);
         all.extend([BLOSSOM_REQUESTS, BLOSSOM_BYTES_RECEIVED, BLOSSOM_BYTES_SENT, BLOSSOM_UPLOADS]);
         all.extend([BLOSSOM_UPLOADS_WAITING, BLOSSOM_BLOBS, BLOSSOM_STORED_BYTES, BLOSSOM_REMOVALS]);

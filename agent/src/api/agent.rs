@@ -280,7 +280,8 @@ fn memory<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value,
         Permission::Everything => Ok(json!(agent.memory().map_err(store_error)?)),
         Permission::OfCustomer(customer) => {
             let session = agent.session(&customer).map_err(store_error)?;
-            Ok(json!({ "sessions": u32::from(session.is_some()), "session": session }))
+            let credit = agent.credit_of(&customer).map_err(store_error)?;
+            Ok(json!({ "sessions": u32::from(session.is_some()), "session": session, "credit_msat": credit }))
         }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! received -> rejected
+//!          -> awaiting_payment -> as below, when it is paid
 //!          -> waiting_input -> queued -> running -> responding -> done
 //!          -> queued                     |    ^           |
 //!                                        v    | retry     v
 //!                                      failed queued    failed    (the relay refuses the result)
 //! ```
 //!
+//! An encrypted request that a remote signer has to decrypt is `waiting_input` before it is known what it costs.
 //! Whatever is not finished and has no result yet can be cancelled or expire. A job whose process died while it ran is queued
 //! again. From `responding` on nothing starts work: its result is signed and stored, and only has to be published.
 
@@ -19,6 +21,8 @@ use serde::{Deserialize, Serialize};
 pub enum JobState {
     /// It has been read, and nothing is decided.
     Received,
+    /// It begins when it is paid.
+    AwaitingPayment,
     /// An input has to be fetched or is awaited.
     WaitingInput,
     /// It waits for its turn, or for its next attempt.
@@ -44,6 +48,8 @@ pub enum JobState {
 pub enum JobEvent {
     /// A rule refuses it.
     Reject,
+    /// It is accepted, and has to be paid first.
+    AwaitPayment,
     /// It is accepted, and inputs have to be fetched first.
     AwaitInputs,
     /// It is accepted, or its inputs are complete.
@@ -67,10 +73,10 @@ pub enum JobEvent {
 }
 
 impl JobState {
-    /// All states. Their places are their numbers in databases; unfinished ones come first, because the index of
-    /// unfinished jobs ends with them.
-    pub const ALL: [JobState; 10] = [
+    /// All states.
+    pub const ALL: [JobState; 11] = [
         JobState::Received,
+        JobState::AwaitingPayment,
         JobState::WaitingInput,
         JobState::Queued,
         JobState::Running,
@@ -84,7 +90,32 @@ impl JobState {
 
     /// Whether it still needs work: it has no result and no final answer.
     pub fn is_unfinished(self) -> bool {
-        matches!(self, JobState::Received | JobState::WaitingInput | JobState::Queued | JobState::Running)
+        matches!(
+            self,
+            JobState::Received
+                | JobState::AwaitingPayment
+                | JobState::WaitingInput
+                | JobState::Queued
+                | JobState::Running
+        )
+    }
+
+    /// Its number in databases. Those of unfinished states are below 4, because the index of unfinished jobs ends there.
+    pub fn number(self) -> i64 {
+        match self {
+            // It came later than the others.
+            JobState::AwaitingPayment => -1,
+            JobState::Received => 0,
+            JobState::WaitingInput => 1,
+            JobState::Queued => 2,
+            JobState::Running => 3,
+            JobState::Responding => 4,
+            JobState::Done => 5,
+            JobState::Rejected => 6,
+            JobState::Failed => 7,
+            JobState::Cancelled => 8,
+            JobState::Expired => 9,
+        }
     }
 
     /// Whether nothing more can happen to it.
@@ -96,6 +127,7 @@ impl JobState {
     pub fn name(self) -> &'static str {
         match self {
             JobState::Received => "received",
+            JobState::AwaitingPayment => "awaiting_payment",
             JobState::WaitingInput => "waiting_input",
             JobState::Queued => "queued",
             JobState::Running => "running",
@@ -114,15 +146,18 @@ impl JobState {
         use JobState as S;
         match (self, event) {
             (S::Received, E::Reject) => Some(S::Rejected),
-            (S::Received, E::AwaitInputs) => Some(S::WaitingInput),
-            (S::Received | S::WaitingInput, E::Enqueue) => Some(S::Queued),
+            (S::Received | S::WaitingInput, E::AwaitPayment) => Some(S::AwaitingPayment),
+            (S::Received | S::AwaitingPayment, E::AwaitInputs) => Some(S::WaitingInput),
+            (S::Received | S::AwaitingPayment | S::WaitingInput, E::Enqueue) => Some(S::Queued),
             (S::Queued, E::Start) => Some(S::Running),
             (S::Running, E::Retry | E::Interrupt) => Some(S::Queued),
             (S::Running, E::Complete) => Some(S::Responding),
             (S::Responding, E::Publish) => Some(S::Done),
-            (S::WaitingInput | S::Queued | S::Running | S::Responding, E::Fail) => Some(S::Failed),
-            (S::Received | S::WaitingInput | S::Queued | S::Running, E::Cancel) => Some(S::Cancelled),
-            (S::WaitingInput | S::Queued | S::Running, E::Expire) => Some(S::Expired),
+            (S::AwaitingPayment | S::WaitingInput | S::Queued | S::Running | S::Responding, E::Fail) => {
+                Some(S::Failed)
+            }
+            (state, E::Cancel) if state.is_unfinished() => Some(S::Cancelled),
+            (S::AwaitingPayment | S::WaitingInput | S::Queued | S::Running, E::Expire) => Some(S::Expired),
             _ => None,
         }
     }
@@ -134,8 +169,9 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [JobEvent; 11] = [
+    const EVENTS: [JobEvent; 12] = [
         JobEvent::Reject,
+        JobEvent::AwaitPayment,
         JobEvent::AwaitInputs,
         JobEvent::Enqueue,
         JobEvent::Start,
@@ -155,9 +191,16 @@ mod tests {
         use JobState as S;
         let expected: HashMap<(S, E), S> = HashMap::from([
             ((S::Received, E::Reject), S::Rejected),
+            ((S::Received, E::AwaitPayment), S::AwaitingPayment),
             ((S::Received, E::AwaitInputs), S::WaitingInput),
             ((S::Received, E::Enqueue), S::Queued),
             ((S::Received, E::Cancel), S::Cancelled),
+            ((S::AwaitingPayment, E::AwaitInputs), S::WaitingInput),
+            ((S::AwaitingPayment, E::Enqueue), S::Queued),
+            ((S::AwaitingPayment, E::Fail), S::Failed),
+            ((S::AwaitingPayment, E::Cancel), S::Cancelled),
+            ((S::AwaitingPayment, E::Expire), S::Expired),
+            ((S::WaitingInput, E::AwaitPayment), S::AwaitingPayment),
             ((S::WaitingInput, E::Enqueue), S::Queued),
             ((S::WaitingInput, E::Fail), S::Failed),
             ((S::WaitingInput, E::Cancel), S::Cancelled),

@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::jobs::Jobs;
 use super::schedules::{self, Schedules};
 use super::signer::RemoteSigner;
+use super::wallet::Wallet;
 use super::{Agent, AgentState, Awaited, CommandError, Deployed};
 use crate::identity::{self, EventSigner, Sign};
-use crate::job::Command;
+use crate::job::{Command, JobState};
 use crate::manifest::{Identity, Manifest, ManifestError};
+use crate::nip47;
 use crate::nip90::Feedback;
 use crate::store::{self, Batch, JobRow, VersionRow};
 
@@ -36,6 +38,9 @@ pub(super) struct AgentRecord {
     /// The secret of the remote signer that has its key. It is asked also for what a deleted agent has still to publish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) bunker: Option<String>,
+    /// The secret of the last wallet. It is asked also for invoices of a deleted agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) wallet: Option<String>,
 }
 
 impl AgentRecord {
@@ -48,6 +53,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn load_deployed(&mut self, _now: Now) -> Result<(), StoreError> {
         let Some(record) = &self.record else { return Ok(()) };
         self.signer = RemoteSigner::open(&self.conn, record, &*self.context.secrets)?;
+        self.payments.wallet = Wallet::open(&self.conn, record, &*self.context.secrets)?;
         if record.state == AgentState::Deleted {
             return Ok(());
         }
@@ -73,6 +79,11 @@ impl<C: SqlConn> Agent<C> {
         let author =
             identity::event_signer(manifest, &*self.context.secrets).map_err(CommandError::Identity)?;
         manifest.check_pubkey(&author.pubkey()).map_err(CommandError::Manifest)?;
+        if let Some(secret) = &manifest.payment.wallet_ref {
+            nip47::Client::of(secret, &*self.context.secrets).map_err(|message| {
+                CommandError::Manifest(ManifestError { path: "payment.wallet_ref".to_owned(), message })
+            })?;
+        }
         let pubkey = author.pubkey().to_string();
         if self.record.as_ref().is_some_and(|record| record.pubkey != pubkey) {
             return Err(CommandError::OtherKey);
@@ -84,7 +95,10 @@ impl<C: SqlConn> Agent<C> {
             deployed.event_signer = Ok(author);
             let signer = RemoteSigner::open(&self.conn, record, &*self.context.secrets);
             let version = record.version;
+            let wallet = Wallet::open(&self.conn, record, &*self.context.secrets);
+            let wallet = wallet.map_err(CommandError::Store)?;
             self.replace_signer(now, signer.map_err(CommandError::Store)?);
+            self.replace_wallet(wallet);
             let _ = self.settle(now);
             return Ok(version);
         }
@@ -101,6 +115,7 @@ impl<C: SqlConn> Agent<C> {
                 announcement: None,
                 announced_at: 0,
                 bunker: None,
+                wallet: None,
             },
         };
         if record.state == AgentState::Deleted {
@@ -114,8 +129,13 @@ impl<C: SqlConn> Agent<C> {
             Identity::Bunker { secret } => Some(secret.clone()),
             Identity::Derived { .. } | Identity::Imported { .. } => None,
         };
+        if manifest.payment.wallet_ref.is_some() {
+            record.wallet.clone_from(&manifest.payment.wallet_ref);
+        }
         let signer =
             RemoteSigner::open(&self.conn, &record, &*self.context.secrets).map_err(CommandError::Store)?;
+        let wallet =
+            Wallet::open(&self.conn, &record, &*self.context.secrets).map_err(CommandError::Store)?;
         let row = VersionRow { version: record.version, deployed_at: now.seconds(), deployed_by: *by };
         store::put_version(&mut self.batch, &row, manifest);
         let message = format!("version {} deployed by {by}", record.version);
@@ -131,6 +151,7 @@ impl<C: SqlConn> Agent<C> {
         }
         self.deployed = Some(deployed);
         self.replace_signer(now, signer);
+        self.replace_wallet(wallet);
         let _ = self.settle(now);
         Ok(version)
     }
@@ -206,8 +227,9 @@ impl<C: SqlConn> Agent<C> {
         let open: Vec<JobRow> = open.into_iter().filter_map(|seq| self.read_row(seq).ok()).collect();
         // The writes that the store does not accept are dropped.
         let (batch, unsent) = (std::mem::take(&mut self.batch), self.outbox.set_aside());
-        let deleted =
-            self.try_delete(now, record.clone(), open).or_else(|_| self.try_delete(now, record, Vec::new()));
+        let deleted = self
+            .try_delete(now, record.clone(), open.clone(), true)
+            .or_else(|_| self.try_delete(now, record, open, false));
         if deleted.is_err() {
             self.batch = batch;
             self.outbox.put_back(unsent);
@@ -218,17 +240,21 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// Deletes everything, with an error for each of these jobs, and the retraction; or changes nothing.
+    /// Deletes everything, with the retraction and, if they are answered, an error for each of these jobs; or changes nothing.
     fn try_delete(
         &mut self,
         now: Now,
         mut record: AgentRecord,
         open: Vec<JobRow>,
+        are_answered: bool,
     ) -> Result<(), CommandError> {
         // First, so that there is room for what has to be published.
         store::delete_all(&mut self.batch);
-        for row in open {
-            if let Ok(mut active) = self.load(row) {
+        for mut row in open {
+            // It has no result.
+            row.state = JobState::Failed;
+            self.close_account(now, &mut row);
+            if are_answered && let Ok(mut active) = self.load(row) {
                 // What is in memory may be later than what is stored.
                 let last = self.active.get(&active.id()).map_or(0, |active| active.last_created_at);
                 active.last_created_at = active.last_created_at.max(last);
@@ -254,6 +280,7 @@ impl<C: SqlConn> Agent<C> {
         self.active.clear();
         self.jobs = Jobs::open(0);
         self.schedules = Schedules::default();
+        self.payments.wanted.clear();
         (self.metrics, self.reported) = Default::default();
         self.deployed = None;
     }

@@ -32,6 +32,7 @@ impl<C: SqlConn> Agent<C> {
         self.store()?;
         self.publish(now)?;
         self.ask_signer(now);
+        self.ask_wallet(now);
         Ok(())
     }
 
@@ -45,6 +46,7 @@ impl<C: SqlConn> Agent<C> {
         for active in self.active.values_mut() {
             active.row.is_stored = true;
         }
+        self.payments.stored();
         self.outbox.release();
         self.effects.extend(self.held.drain(..));
         Ok(())

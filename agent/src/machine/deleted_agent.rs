@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::AgentRecord;
 use super::{Agent, AgentState, CommandError};
+use crate::store;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,10 +99,14 @@ impl<C: SqlConn> Agent<C> {
         self.record.as_ref().and_then(DeletedAgent::of)
     }
 
-    /// Whether it is deleted and all its events are published. A host that keeps [`Agent::removal_record`] may then
-    /// remove its database.
+    /// Whether it is deleted, all its events are published, no invoice is open and no customer has credit. A host that keeps
+    /// [`Agent::removal_record`] may then remove its database.
     pub fn is_removable(&self) -> bool {
-        self.state() == Some(AgentState::Deleted) && self.is_idle() && self.outbox.is_empty()
+        self.state() == Some(AgentState::Deleted)
+            && self.is_idle()
+            && self.outbox.is_empty()
+            && self.payments.invoices.is_empty()
+            && store::has_credits(&self.conn).is_ok_and(|has_credits| !has_credits)
     }
 
     /// Restores a deleted agent in an empty database, so that a deployment goes on from its last version. Changes

@@ -2,19 +2,21 @@
 //! is in it, and no secret.
 
 use relay_engine::sql::{SqlConn, StoreError};
-use relay_engine::types::Now;
+use relay_engine::types::{Now, PubKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Agent, CommandError, JobRecord, Metrics, SessionRecord};
 use crate::manifest::ManifestError;
-use crate::store::{self, Batch, Session, VersionRow};
+use crate::store::{self, Account, Batch, Reason, Session, VersionRow};
 
 /// The format.
 const FORMAT: u32 = 1;
 /// Jobs and sessions that are exported, newest jobs first.
 const JOBS_MAX: usize = 10_000;
 const SESSIONS_MAX: usize = 10_000;
+/// Largest credit of a customer: all the bitcoin that a Durable Object's integers can count. Millisatoshis.
+const CREDIT_MSAT_MAX: u64 = 1 << 52;
 /// Jobs read at a time.
 const PAGE: usize = 500;
 
@@ -35,10 +37,21 @@ struct Export {
     sessions: Vec<SessionRecord>,
     jobs: Vec<JobRecord>,
     metrics: Metrics,
+    /// Exports of earlier versions have none.
+    #[serde(default)]
+    credits: Vec<CreditRecord>,
+}
+
+/// What a customer has paid and not spent.
+#[derive(Serialize, Deserialize)]
+struct CreditRecord {
+    /// In hexadecimal.
+    customer: String,
+    msat: u64,
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// Everything but keys: versions of the manifest, sessions, the history, counters. Of the history the newest 10,000 jobs, and
+    /// Everything but keys: versions of the manifest, sessions, the history, counters, customers' credit. Of the history the newest 10,000 jobs, and
     /// 10,000 sessions. Drain the agent first: unfinished jobs are not exported.
     ///
     /// # Errors
@@ -72,11 +85,17 @@ impl<C: SqlConn> Agent<C> {
             "sessions": self.sessions(SESSIONS_MAX)?,
             "jobs": jobs,
             "metrics": self.metrics(),
+            "credits": self.credit_records()?,
             "log": self.logs(0, 1_000)?,
         }))
     }
 
-    /// Takes over what another host has exported: sessions, history, counters. The agent must have been deployed here, have the
+    fn credit_records(&self) -> Result<Vec<CreditRecord>, StoreError> {
+        let credits = self.credits()?.into_iter();
+        Ok(credits.map(|(customer, msat)| CreditRecord { customer: customer.to_string(), msat }).collect())
+    }
+
+    /// Takes over what another host has exported: sessions, history, counters, credit. The agent must have been deployed here, have the
     /// same key, and have done nothing yet. Its manifest stays as it is: versions are listed in the export, and deployed
     /// like any other.
     ///
@@ -106,6 +125,16 @@ impl<C: SqlConn> Agent<C> {
                 );
             }
         }
+        let mut credits = Vec::new();
+        for (at, CreditRecord { customer, msat }) in export.credits.into_iter().enumerate() {
+            let customer: PubKey = customer
+                .parse()
+                .map_err(|_| invalid(&format!("credits[{at}].customer"), "is not hexadecimal"))?;
+            if msat > CREDIT_MSAT_MAX {
+                return Err(invalid(&format!("credits[{at}].msat"), "is more than there is"));
+            }
+            credits.push((customer, msat));
+        }
         for (at, session) in export.sessions.into_iter().enumerate() {
             let Ok(customer) = session.customer.parse() else {
                 self.batch = Batch::default();
@@ -118,6 +147,9 @@ impl<C: SqlConn> Agent<C> {
         for mut row in jobs.into_iter().rev() {
             row.seq = self.jobs.next_seq();
             self.batch.put_job(row);
+        }
+        for (customer, msat) in credits {
+            self.transfer(now, (Account::Wallet, Account::Customer(customer)), msat, Reason::Import, None);
         }
         let before = std::mem::replace(&mut self.metrics, export.metrics);
         self.metrics.count(|_| ());

@@ -10,6 +10,7 @@ use relay_engine::wire::parse_event;
 
 use super::intake::too_large;
 use super::jobs::{Active, Stage};
+use super::payments::Billed;
 use super::{Agent, Awaited, Effect, EffectId};
 use crate::cipher;
 use crate::executor::HttpEvent;
@@ -108,6 +109,11 @@ impl<C: SqlConn> Agent<C> {
         self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.limits.timeout_s * 1000)
     }
 
+    /// Until when a job that was received, or paid, at these times waits for its inputs; 0: it has not been paid.
+    pub(super) fn input_deadline(&self, received_at: u64, paid_at: u64) -> u64 {
+        received_at.max(paid_at) + self.input_millis_max()
+    }
+
     /// Whether the inputs of another job of this customer may be fetched now.
     pub(super) fn has_room_to_fetch(&self, customer: &PubKey) -> bool {
         let resolving = self.active.values().filter(|active| !active.is_running());
@@ -128,7 +134,7 @@ impl<C: SqlConn> Agent<C> {
         if !self.has_room_to_fetch(&active.request.customer) {
             return self.fetch_later(now, active.id());
         }
-        let deadline = active.row.received_at + self.input_millis_max();
+        let deadline = self.input_deadline(active.row.received_at, active.row.wake_at);
         active.stage = Stage::Resolving(match self.needs_decryption(&active) {
             true => Resolver::decryption(deadline),
             false => Resolver::new(&active.request, deadline),
@@ -254,7 +260,12 @@ impl<C: SqlConn> Agent<C> {
                     let is_large = active.row.bytes() + ROW_ROOM > ROW_BYTES_MAX;
                     active.request = request;
                     if !is_large {
-                        return self.continue_job(now, active);
+                        return match self.bill(now, active) {
+                            Ok(Billed::Begins(active)) => self.continue_job(now, *active),
+                            Ok(Billed::Waits) => {}
+                            // It is decrypted again.
+                            Err(_) => self.fetch_later(now, job),
+                        };
                     }
                     ("request_bytes", "the request is too large to be stored".to_owned())
                 }

@@ -5,6 +5,7 @@ use relay_engine::types::{Event, EventId, Now, PubKey, unescape};
 
 use super::jobs::{Active, Source, Stage};
 use super::limits::RateLimitKind;
+use super::payments::Billed;
 use super::{Agent, Deployed};
 use crate::cipher::Cipher;
 use crate::identity::{EventSigner, Sign};
@@ -114,6 +115,10 @@ impl<C: SqlConn> Agent<C> {
             self.end_row(now, row, JobEvent::Cancel, None);
             return Ok(());
         }
+        if let Some(message) = self.admit_quota(now, &request.customer)? {
+            self.refuse(now, event, request.cipher, is_addressed, &Refusal { cause: "quota", message });
+            return Ok(());
+        }
         match self.admit(&request) {
             Ok(needs_fetching) => self.accept(now, event, request, needs_fetching),
             Err(refusal) => {
@@ -158,7 +163,8 @@ impl<C: SqlConn> Agent<C> {
     /// Whether a request that has been decrypted by a remote signer is accepted; the cause and a message if not.
     pub(super) fn admit_decrypted(&self, request: &JobRequest) -> Result<(), (&'static str, String)> {
         let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(()) };
-        admit_content(manifest, request).map(drop).map_err(|Refusal { cause, message }| (cause, message))
+        admit_content(manifest, request).map_err(|Refusal { cause, message }| (cause, message))?;
+        self.admit_price(request)
     }
 
     /// Whether a request has been delivered before.
@@ -197,6 +203,7 @@ impl<C: SqlConn> Agent<C> {
             return refusal("state", "this agent takes no jobs");
         };
         let needs_fetching = admit_content(manifest, request)?;
+        self.admit_price(request).map_err(|(cause, message)| Refusal { cause, message })?;
         self.admit_queued(&request.customer, needs_fetching)?;
         Ok(needs_fetching)
     }
@@ -280,9 +287,10 @@ impl<C: SqlConn> Agent<C> {
     ) -> Result<(), StoreError> {
         let row = self.new_row(now, event, JobState::Received);
         let source = Source::Event(event.clone());
-        let mut active = Active { row, request, source, last_created_at: 0, stage: Stage::Waiting };
+        let active = Active { row, request, source, last_created_at: 0, stage: Stage::Waiting };
+        let Billed::Begins(mut active) = self.bill(now, active)? else { return Ok(()) };
         self.send_feedback(now, &mut active, Feedback::Processing(""));
-        self.begin(now, active, needs_fetching)
+        self.begin(now, *active, needs_fetching)
     }
 
     /// The first step of an accepted job.

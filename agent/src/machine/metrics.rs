@@ -13,8 +13,9 @@ pub const LATENCY_BOUNDS_MILLIS: [u64; 12] =
     [10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000];
 
 /// Why jobs are refused or end without a result, beside the causes of executors ([`failure::CAUSES`]): labels of a metric.
-pub const CAUSES: [&str; 27] = [
+pub const CAUSES: [&str; 31] = [
     "access",
+    "bid",
     "chain",
     "encryption",
     "input_event",
@@ -32,8 +33,10 @@ pub const CAUSES: [&str; 27] = [
     "output",
     "output_store",
     "params",
+    "payment_timeout",
     "per_customer",
     "queue_full",
+    "quota",
     "queue_timeout",
     "rate",
     "request_bytes",
@@ -41,7 +44,11 @@ pub const CAUSES: [&str; 27] = [
     "signer",
     "state",
     "pow",
+    "wallet",
 ];
+
+/// What becomes of invoices: labels of a metric. `late` came when the job was over, of `partial` more is asked for.
+pub const PAYMENTS: [&str; 5] = ["invoiced", "late", "partial", "settled", "unpaid"];
 
 /// The cause as it is in [`CAUSES`] or [`failure::CAUSES`]; `None` if it is in neither.
 pub(crate) fn known_cause(cause: &str) -> Option<&'static str> {
@@ -69,6 +76,10 @@ pub struct Metrics {
     pub pongs: u64,
     /// Tokens read and written, as far as executors know.
     pub tokens: (u64, u64),
+    /// Invoices by what has become of them, as in [`PAYMENTS`].
+    pub payments: BTreeMap<String, u64>,
+    /// What has come, in millisatoshis.
+    pub received_msat: u64,
     /// Results by the time from request to result: as many as took at most as long as each of
     /// [`LATENCY_BOUNDS_MILLIS`] and longer than the one before, and a last number for those that took longer.
     pub latency: Vec<u64>,
@@ -131,6 +142,25 @@ impl Metrics {
             unreported.latency.resize(unreported.latency.len().max(bucket + 1), 0);
             unreported.latency[bucket] += 1;
             unreported.latency_millis += millis;
+        });
+    }
+
+    /// Something has become of an invoice; one of [`PAYMENTS`].
+    pub(super) fn payment(&mut self, what: &'static str) {
+        debug_assert!(PAYMENTS.contains(&what), "{what}");
+        self.count(|metrics| {
+            for payments in [&mut metrics.payments, &mut metrics.unreported.payments] {
+                *payments.entry(what.to_owned()).or_default() += 1;
+            }
+        });
+    }
+
+    /// So much has come.
+    pub(super) fn received(&mut self, msat: u64) {
+        self.count(|metrics| {
+            for received in [&mut metrics.received_msat, &mut metrics.unreported.received_msat] {
+                *received = received.saturating_add(msat);
+            }
         });
     }
 
@@ -205,6 +235,12 @@ pub struct MetricsDelta {
     /// As in [`Metrics::failures`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<String, u64>,
+    /// As in [`Metrics::payments`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub payments: BTreeMap<String, u64>,
+    /// As in [`Metrics::received_msat`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub received_msat: u64,
     /// Attempts that have begun.
     #[serde(skip_serializing_if = "is_zero")]
     pub attempts: u64,

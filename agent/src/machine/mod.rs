@@ -4,6 +4,7 @@
 //! intake     events become jobs, or are refused (limits); cancel: cancellations, requests to vanish
 //! inputs     the texts of events, other jobs and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries
+//! payments   what a job costs, when it is paid, what becomes of the money; wallet: the wallet is asked
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
@@ -37,6 +38,7 @@ mod limits;
 mod log;
 mod metrics;
 mod outbox;
+mod payments;
 mod read_relays;
 mod reads;
 mod ready;
@@ -48,6 +50,7 @@ mod sessions;
 mod signer;
 mod stored_result;
 mod sweep;
+mod wallet;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -60,22 +63,23 @@ use self::admin::AgentRecord;
 use self::jobs::{Active, Jobs};
 use self::limits::Rates;
 use self::outbox::Outbox;
+use self::payments::Payments;
 use self::read_relays::ReadRelays;
 use self::schedules::Schedules;
 use self::signer::RemoteSigner;
 use self::sweep::Sweep;
+use crate::exchange::Answers;
 use crate::executor::{Executor, HttpEvent, HttpRequest};
 use crate::identity::{EventSigner, Keys};
 use crate::manifest::{Handler, Manifest, ManifestError};
-use crate::nip46::SignerResponses;
 use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
 pub use self::deleted_agent::DeletedAgent;
 pub(crate) use self::metrics::known_cause;
-pub use self::metrics::{CAUSES, CustomerMetrics, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta};
+pub use self::metrics::{CAUSES, CustomerMetrics, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta, PAYMENTS};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
-pub use crate::store::{SentEvent, SessionMessage};
+pub use crate::store::{Account, Reason, SentEvent, SessionMessage, Transfer};
 
 /// Identifies an effect whose outcome is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,16 +130,16 @@ pub enum Effect {
         /// The call.
         id: EffectId,
     },
-    /// Ask a remote signer (NIP-46): subscribe on each of `relays` to its `answers`, then publish `requests` there. Of what comes
-    /// each event goes to `handle_signer`, until [`Effect::Cancel`].
-    AskSigner {
+    /// Ask a remote signer (NIP-46) or a wallet (NIP-47): subscribe on each of `relays` to its `answers`, then publish `requests` there. Of
+    /// what comes each event goes to `handle_exchange`, until [`Effect::Cancel`].
+    Exchange {
         /// For the answers.
         id: EffectId,
         /// URLs of relays.
         relays: Vec<String>,
-        /// The signer's answers.
-        answers: SignerResponses,
-        /// Kind 24133, in this order.
+        /// Which events are answers.
+        answers: Answers,
+        /// In this order; there may be none.
         requests: Vec<Event>,
     },
     /// Read stored events of the host's relay; answered by `handle_events`.
@@ -178,7 +182,7 @@ impl Effect {
             | Effect::Http { id, .. }
             | Effect::Ai { id, .. }
             | Effect::Cancel { id }
-            | Effect::AskSigner { id, .. }
+            | Effect::Exchange { id, .. }
             | Effect::Query { id, .. }
             | Effect::StoreBlob { id, .. }
             | Effect::ReadBlob { id, .. } => *id,
@@ -197,9 +201,9 @@ pub enum Published {
     Failed(String),
 }
 
-/// What comes of an [`Effect::AskSigner`].
+/// What comes of an [`Effect::Exchange`].
 #[derive(Clone, Debug)]
-pub enum SignerEvent {
+pub enum ExchangeEvent {
     /// An answer, or what passes for one.
     Event(Event),
     /// None of the relays can be reached, or all have closed. It is the last one.
@@ -292,6 +296,7 @@ pub struct Agent<C> {
     awaited: HashMap<EffectId, Awaited>,
     /// If a remote signer has its key.
     signer: Option<RemoteSigner>,
+    payments: Payments,
     outbox: Outbox,
     /// The last round of heartbeats, if a remote signer has its key.
     heartbeat_round: u64,
@@ -344,6 +349,8 @@ enum Awaited {
     RelayList(PubKey),
     /// A remote signer.
     Signer,
+    /// The wallet.
+    Wallet,
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -385,6 +392,7 @@ impl<C: SqlConn> Agent<C> {
             active: HashMap::new(),
             awaited: HashMap::new(),
             signer: None,
+            payments: Payments::open(now, &conn)?,
             outbox: Outbox::open(&conn)?,
             heartbeat_round: store::get_meta(&conn, Self::HEARTBEAT_KEY)?.unwrap_or_default(),
             read_relays: ReadRelays::default(),
@@ -456,7 +464,13 @@ impl<C: SqlConn> Agent<C> {
         match awaited {
             Some(Awaited::Call(job)) => self.call_event(now, job, id, event),
             Some(Awaited::Input(job)) => self.fetch_event(now, job, id, event),
-            Some(Awaited::Publish | Awaited::RelayList(_) | Awaited::Signer | Awaited::StoreBlob(_))
+            Some(
+                Awaited::Publish
+                | Awaited::RelayList(_)
+                | Awaited::Signer
+                | Awaited::Wallet
+                | Awaited::StoreBlob(_),
+            )
             | None => {}
         }
         let _ = self.settle(now);
@@ -482,10 +496,12 @@ impl<C: SqlConn> Agent<C> {
         let _ = self.settle(now);
     }
 
-    /// Something has come of an [`Effect::AskSigner`].
-    pub fn handle_signer(&mut self, now: Now, id: EffectId, event: SignerEvent) {
-        if self.awaited.get(&id) == Some(&Awaited::Signer) {
-            self.signer_event(now, id, event);
+    /// Something has come of an [`Effect::Exchange`].
+    pub fn handle_exchange(&mut self, now: Now, id: EffectId, event: ExchangeEvent) {
+        match self.awaited.get(&id) {
+            Some(Awaited::Signer) => self.signer_event(now, id, event),
+            Some(Awaited::Wallet) => self.wallet_event(now, id, event),
+            _ => {}
         }
         let _ = self.settle(now);
     }
@@ -499,7 +515,7 @@ impl<C: SqlConn> Agent<C> {
         if self.store_retry.is_none() {
             let wake = self.jobs.next_timer().filter(|_| self.event_signer().is_some());
             times.extend([wake, self.outbox.retry_at(), self.signer_retry_at(), self.next_schedule()]);
-            times.extend([self.renewal_at(), self.heartbeat_due_at()]);
+            times.extend([self.renewal_at(), self.heartbeat_due_at(), self.wallet_due_at()]);
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -507,6 +523,7 @@ impl<C: SqlConn> Agent<C> {
     /// Time has passed: retries, deadlines, schedules.
     pub fn handle_timeout(&mut self, now: Now) {
         self.signer_timeout(now);
+        self.wallet_timeout(now);
         // Without a signer nothing can be answered, so jobs do not expire either.
         if self.event_signer().is_some() {
             self.handle_due_jobs(now);

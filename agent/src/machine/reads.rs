@@ -9,7 +9,7 @@ use super::limits::RateLimitKind;
 use super::{Agent, AgentState, CommandError, CustomerMetrics, LogLine, Metrics, MetricsDelta};
 use crate::job::{JobEvent, JobState};
 use crate::manifest::Manifest;
-use crate::store::{self, JobRow, SentEvent, SessionMessage, Trace, VersionRow};
+use crate::store::{self, Account, JobPayment, JobRow, SentEvent, SessionMessage, Trace, VersionRow};
 
 /// A version of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -87,6 +87,10 @@ pub struct MemoryRecord {
     pub jobs: u64,
     /// Bytes of the agent's database.
     pub database_bytes: u64,
+    /// What customers have paid and not spent, of all of them, in millisatoshis.
+    pub credit_msat: u64,
+    /// What is the agent's, in millisatoshis.
+    pub income_msat: u64,
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -121,10 +125,11 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Why it cannot work: the secret of its key is missing or wrong, until it is opened with the secret; or what is wrong with its
-    /// remote signer, perhaps a URL where it is to be allowed.
+    /// remote signer, perhaps a URL where it is to be allowed; or with its wallet.
     pub fn error(&self) -> Option<&str> {
         let secret = self.deployed.as_ref().and_then(|deployed| deployed.event_signer.as_ref().err());
-        secret.map(String::as_str).or_else(|| self.signer.as_ref()?.error())
+        let signer = secret.map(String::as_str).or_else(|| self.signer.as_ref()?.error());
+        signer.or_else(|| self.payments.wallet.as_ref()?.error())
     }
 
     /// All versions, oldest first.
@@ -198,7 +203,7 @@ impl<C: SqlConn> Agent<C> {
             attempts: row.attempts,
             cause: row.cause,
             tokens: row.trace.tokens,
-            cost_msat: 0,
+            cost_msat: row.trace.payment.map_or(0, |payment| payment.paid),
             partials: row.trace.partials,
             request: serde_json::from_slice(&row.source).unwrap_or(Value::Null),
             sent: row.trace.sent,
@@ -228,7 +233,10 @@ impl<C: SqlConn> Agent<C> {
     /// If the store fails.
     pub fn memory(&self) -> Result<MemoryRecord, StoreError> {
         let (sessions, bytes, jobs) = store::sizes(&self.conn)?;
-        Ok(MemoryRecord { sessions, bytes, jobs, database_bytes: self.conn.bytes()? })
+        let credit_msat = self.credits()?.iter().map(|(_, msat)| msat).sum();
+        let income_msat = self.balance(&Account::Income)?.min(0).unsigned_abs();
+        let database_bytes = self.conn.bytes()?;
+        Ok(MemoryRecord { sessions, bytes, jobs, database_bytes, credit_msat, income_msat })
     }
 
     /// Counts a request of a customer to the API; whether it may be answered.
@@ -326,6 +334,11 @@ impl JobRecord {
             inputs: None,
             trace: Trace {
                 decrypted: None,
+                payment: (self.cost_msat > 0).then_some(JobPayment {
+                    price: self.cost_msat,
+                    paid: self.cost_msat,
+                    invoiced: 0,
+                }),
                 started_at: self.started_at,
                 tokens: self.tokens,
                 partials: self.partials,

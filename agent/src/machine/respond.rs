@@ -84,10 +84,7 @@ impl<C: SqlConn> Agent<C> {
         let created_at = active.next_created_at(now);
         let Some(event) = self.sign_feedback(active, feedback, created_at) else { return };
         active.row.created_at_max = active.row.created_at_max.max(created_at);
-        let text = match feedback {
-            Feedback::Processing(text) | Feedback::Partial(text) | Feedback::Error(text) => text,
-        };
-        active.row.trace.sent.push(SentEvent::of(&event, feedback.status(), text));
+        active.row.trace.sent.push(SentEvent::of(&event, feedback.status(), feedback.text()));
         self.outbox.stage(now, &active.request.relays, event);
     }
 
@@ -214,7 +211,12 @@ impl<C: SqlConn> Agent<C> {
         message: &str,
     ) {
         self.outbox.drop_partials(&active.id());
-        self.send_feedback(now, &mut active, Feedback::Error(message));
+        let credit = active.row.trace.payment.map_or(0, |payment| payment.paid);
+        let text = match credit {
+            0 => message.to_owned(),
+            credit => format!("{message}; {credit} msat are credit for your next job"),
+        };
+        self.send_feedback(now, &mut active, Feedback::Error(&text));
         self.log(now, Some(active.id()), format!("{cause}: {message}"));
         self.end(now, active, event, Some(cause));
     }
@@ -232,6 +234,7 @@ impl<C: SqlConn> Agent<C> {
     /// Stores the end of a job.
     pub(super) fn end_row(&mut self, now: Now, mut row: JobRow, event: JobEvent, cause: Option<&str>) {
         row.advance(event);
+        self.close_account(now, &mut row);
         row.finished_at = now.millis();
         row.inputs = None;
         row.trace.decrypted.iter_mut().for_each(Decrypted::forget);
@@ -256,6 +259,7 @@ impl<C: SqlConn> Agent<C> {
         }
         let Ok(mut active) = self.load(row) else { return };
         active.row.result_outbox_row = 0;
+        self.give_back(now, &mut active.row);
         self.send_feedback(now, &mut active, Feedback::Error(message));
         active.advance(JobEvent::Fail);
         active.row.cause = cause.to_owned();

@@ -56,6 +56,7 @@ impl<C: SqlConn> Agent<C> {
                     open.state = state;
                     self.wait_for_turn(now, open);
                 }
+                None if open.state == JobState::AwaitingPayment => self.resume_awaiting(open),
                 None if open.state == JobState::WaitingInput => {
                     self.jobs.put(open);
                     self.jobs.set_timer(open.id, Some(now.millis()));
@@ -424,11 +425,12 @@ impl<C: SqlConn> Agent<C> {
     }
 
     fn wake_waiting(&mut self, now: Now, open: UnfinishedRow) -> Result<(), StoreError> {
-        let timeout = match open.state {
-            JobState::WaitingInput => self.input_millis_max(),
-            _ => QUEUED_MILLIS_MAX,
+        let deadline = match open.state {
+            JobState::AwaitingPayment => return self.payment_timeout(now, open),
+            JobState::WaitingInput => self.input_deadline(open.received_at, open.wake_at),
+            _ => open.received_at + QUEUED_MILLIS_MAX,
         };
-        if now.millis() >= open.received_at + timeout {
+        if now.millis() >= deadline {
             return self.expire(now, open);
         }
         if open.state == JobState::WaitingInput {

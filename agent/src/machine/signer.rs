@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::admin::AgentRecord;
 use super::outbox::job_of;
 use super::remote_signing::{complete_signature, cut, sign_locally, signing_method};
-use super::{Agent, Awaited, Effect, EffectId, SignerEvent};
+use super::{Agent, Awaited, Effect, EffectId, ExchangeEvent};
 use crate::nip46::{Client, Method, Outcome};
 use crate::nip90;
 use crate::secrets::Secrets;
@@ -311,17 +311,17 @@ impl<C: SqlConn> Agent<C> {
             signer.exchange = Some(Exchange { id, deadline, asks: sent, failure: None });
         }
         let (relays, answers) = (client.relays().to_vec(), client.answers());
-        self.effects.push_back(Effect::AskSigner { id, relays, answers, requests });
+        self.effects.push_back(Effect::Exchange { id, relays, answers, requests });
         true
     }
 
     /// Something has come of the exchange.
-    pub(super) fn signer_event(&mut self, now: Now, id: EffectId, event: SignerEvent) {
+    pub(super) fn signer_event(&mut self, now: Now, id: EffectId, event: ExchangeEvent) {
         let Some(signer) = &mut self.signer else { return };
         let Some(exchange) = signer.exchange.as_mut().filter(|exchange| exchange.id == id) else { return };
         let event = match event {
-            SignerEvent::Event(event) => event,
-            SignerEvent::Failed(why) => {
+            ExchangeEvent::Event(event) => event,
+            ExchangeEvent::Failed(why) => {
                 exchange.failure = Some(format!("the remote signer cannot be asked: {}", cut(&why)));
                 self.awaited.remove(&id);
                 return self.end_exchange(now);

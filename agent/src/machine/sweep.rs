@@ -55,6 +55,7 @@ impl<C: SqlConn> Agent<C> {
                 let since = now.seconds().saturating_sub(u64::from(memory.ttl_days) * 86_400);
                 store::sweep_sessions(&mut self.batch, since);
             }
+            self.prune_payments(now);
             self.sweep.at = now.seconds();
             store::put_meta(&mut self.batch, Sweep::NAME, &self.sweep);
         }

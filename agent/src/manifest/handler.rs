@@ -265,6 +265,16 @@ pub enum Price {
     },
 }
 
+impl Price {
+    /// Millisatoshis.
+    pub fn msat(self) -> u64 {
+        match self {
+            Price::Free => 0,
+            Price::PerJob { msat } => msat,
+        }
+    }
+}
+
 /// A price as it is written. (Serde takes any field beside the tag of an internally tagged enum's unit.)
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -34,6 +34,9 @@ pub use handler::{
 pub use public::PublicParam;
 pub use rules::{AccessRules, Identity, JobLimits, Memory, Network, Payment, PaymentPolicy, Schedule};
 
+/// What is charged for a job, at most: a bitcoin, in millisatoshis.
+pub const PRICE_MSAT_MAX: u64 = 100_000_000_000;
+
 /// The format that this version writes.
 pub const SCHEMA: u32 = 1;
 

@@ -32,14 +32,24 @@ impl Default for Identity {
 }
 
 /// How an agent is paid.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Payment {
     /// When.
     pub policy: PaymentPolicy,
+    /// The name of the secret with the connection string of the agent's wallet (NIP-47).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wallet_ref: Option<String>,
+    /// Jobs of a customer in a day (UTC) that cost nothing; with [`PaymentPolicy::Free`] the most that are done, if it is not 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub free_quota: u32,
 }
 
-/// When an agent is paid. Only `free` works yet: validation refuses the others.
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// When an agent is paid. `free` and `prepay` work: validation refuses the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentPolicy {

@@ -25,7 +25,8 @@ impl Manifest {
             Identity::Imported { secret } | Identity::Bunker { secret } => Some(secret.as_str()),
             Identity::Derived { .. } => None,
         };
-        key.into_iter().chain(self.handlers.iter().filter_map(handler_secret))
+        let wallet = self.payment.wallet_ref.as_deref();
+        key.into_iter().chain(wallet).chain(self.handlers.iter().filter_map(handler_secret))
     }
 }
 

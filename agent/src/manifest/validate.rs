@@ -8,7 +8,7 @@ use url::Url;
 use super::secret::{check_key_name, check_token_name};
 use super::{
     AccessRules, ExecutorConfig, Handler, Identity, JobLimits, Manifest, ManifestError, Memory, Network,
-    Param, PaymentPolicy, Price, SCHEMA, Schedule,
+    PRICE_MSAT_MAX, Param, Payment, PaymentPolicy, Price, SCHEMA, Schedule,
 };
 use crate::identity::parse_pubkey;
 
@@ -30,7 +30,7 @@ const OWN_KINDS: [u16; 8] = [0, 5, 62, 7_007, 10_002, 10_050, 11_998, 31_990];
 /// Job requests, results and feedback.
 const NIP90_KINDS: RangeInclusive<u16> = 5_000..=7_000;
 
-const NOT_YET: &str = "is not supported yet: jobs are free";
+const NOT_YET: &str = "is not supported yet: jobs are free, or paid before they begin (prepay)";
 
 impl Manifest {
     /// Checks every field, and writes public keys as lowercase hexadecimal digits.
@@ -49,9 +49,7 @@ impl Manifest {
             Identity::Bunker { secret } => self.check_bunker(secret)?,
         }
         self.check_handlers()?;
-        if self.payment.policy != PaymentPolicy::Free {
-            return Err(ManifestError::new("payment.policy", NOT_YET));
-        }
+        self.check_payment()?;
         check_limits(&self.limits)?;
         check_access(&self.access)?;
         check_network(&self.network)?;
@@ -82,6 +80,39 @@ impl Manifest {
                 "cannot be webhook with identity.bunker: the relay must have the key that signs webhook calls (NIP-98)",
             )),
             None => Ok(()),
+        }
+    }
+
+    /// Prices need a policy, and a policy needs prices and a wallet.
+    fn check_payment(&self) -> Checked {
+        let Payment { policy, wallet_ref, free_quota } = &self.payment;
+        let priced = self.handlers.iter().position(|handler| handler.price != Price::Free);
+        in_range("payment.free_quota", u64::from(*free_quota), 0..=1_000_000)?;
+        match policy {
+            PaymentPolicy::Free => match (priced, wallet_ref) {
+                (Some(at), _) => Err(ManifestError::new(
+                    format!("handlers[{at}].price"),
+                    "needs payment.policy prepay and a wallet (payment.wallet_ref)",
+                )),
+                (None, Some(_)) => {
+                    Err(ManifestError::new("payment.wallet_ref", "is of no use with policy free"))
+                }
+                (None, None) => Ok(()),
+            },
+            PaymentPolicy::Prepay => {
+                let Some(secret) = wallet_ref else {
+                    let words = "is required with policy prepay: the name of the secret with the wallet's connection string";
+                    return Err(ManifestError::new("payment.wallet_ref", words));
+                };
+                check_token_name("payment.wallet_ref", secret)?;
+                match priced {
+                    Some(_) => Ok(()),
+                    None => Err(ManifestError::new("payment.policy", "needs a handler with a price")),
+                }
+            }
+            PaymentPolicy::Postpay | PaymentPolicy::Sample | PaymentPolicy::Hold => {
+                Err(ManifestError::new("payment.policy", NOT_YET))
+            }
         }
     }
 
@@ -167,7 +198,7 @@ fn check_handler(path: &str, handler: &Handler) -> Checked {
     }
     match handler.price {
         Price::Free => Ok(()),
-        Price::PerJob { .. } => Err(ManifestError::new(field("price"), NOT_YET)),
+        Price::PerJob { msat } => in_range(&field("price.msat"), msat, 1..=PRICE_MSAT_MAX),
     }
 }
 

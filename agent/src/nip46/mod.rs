@@ -2,10 +2,8 @@
 //! encrypted. What is asked when is the machine's; how it travels is the host's.
 
 mod bunker;
-mod wire;
 
 pub use bunker::Bunker;
-pub use wire::{Frames, SignerResponses, is_same_relay};
 
 use std::fmt;
 
@@ -14,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cipher::{self, Cipher, CipherError};
+use crate::exchange::{Answers, Wanted};
 use crate::identity::{self, Draft, Keys, is_authentic};
 use crate::secrets::Secrets;
 
@@ -108,8 +107,10 @@ impl Client {
     }
 
     /// Which events are the signer's answers.
-    pub fn answers(&self) -> SignerResponses {
-        SignerResponses { signer: self.bunker.signer, client: self.keys.pubkey() }
+    pub fn answers(&self) -> Answers {
+        let client = self.keys.pubkey().to_string();
+        let responses = Wanted { kinds: vec![KIND_REMOTE_SIGNING], tag: Some(('p', vec![client])) };
+        Answers { author: self.bunker.signer, wanted: vec![responses], unasked_max: 0 }
     }
 
     /// A request, signed. `nonce` must be random and used once.

@@ -126,7 +126,7 @@ struct Content<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<&'a str>,
     /// Satoshis as a string, `free` or `flexible`; elsewhere in NIP-90 amounts are millisatoshis.
-    amount: &'static str,
+    amount: String,
     supports_encryption: bool,
     encryption_supported: bool,
     accepts_nut_zaps: bool,
@@ -142,12 +142,23 @@ impl<'a> Content<'a> {
             about: &manifest.about,
             picture,
             image: picture,
-            amount: "free",
+            amount: amount(manifest),
             supports_encryption: manifest.encryption,
             encryption_supported: manifest.encryption,
             accepts_nut_zaps: false,
             params: manifest.nip90_params(),
         }
+    }
+}
+
+/// What a job costs.
+fn amount(manifest: &Manifest) -> String {
+    let mut prices = manifest.handlers.iter().map(|handler| handler.price.msat().div_ceil(1_000));
+    let first = prices.next().unwrap_or_default();
+    match prices.all(|price| price == first) {
+        true if first == 0 => "free".to_owned(),
+        true => first.to_string(),
+        false => "flexible".to_owned(),
     }
 }
 

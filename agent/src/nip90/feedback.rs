@@ -15,6 +15,15 @@ pub(super) const EXPIRES_SECONDS: Timestamp = 600;
 /// What feedback says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feedback<'a> {
+    /// The job begins when this is paid: millisatoshis, and an invoice for them (BOLT 11). A message.
+    PaymentRequired {
+        /// The amount.
+        msat: u64,
+        /// The invoice.
+        bolt11: &'a str,
+        /// For the customer.
+        message: &'a str,
+    },
     /// The job is accepted. A message, or empty.
     Processing(&'a str),
     /// A partial result. It is the content, and as long as the caller makes it.
@@ -27,6 +36,7 @@ impl<'a> Feedback<'a> {
     /// The value of the `status` tag.
     pub fn status(self) -> &'static str {
         match self {
+            Feedback::PaymentRequired { .. } => "payment-required",
             Feedback::Processing(_) => "processing",
             Feedback::Partial(_) => "partial",
             Feedback::Error(_) => "error",
@@ -36,15 +46,38 @@ impl<'a> Feedback<'a> {
     /// `["status", status, message]`.
     fn status_tag(self) -> Vec<String> {
         match self {
-            Feedback::Processing(message) | Feedback::Error(message) if !message.is_empty() => {
+            Feedback::Processing(message)
+            | Feedback::Error(message)
+            | Feedback::PaymentRequired { message, .. }
+                if !message.is_empty() =>
+            {
                 tag(["status", self.status(), &cut(message)])
             }
             _ => tag(["status", self.status()]),
         }
     }
 
+    /// `["amount", msat, bolt11]`, if something is to be paid.
+    fn amount_tag(self) -> Option<Vec<String>> {
+        match self {
+            Feedback::PaymentRequired { msat, bolt11, .. } => {
+                Some(tag(["amount", &msat.to_string(), bolt11]))
+            }
+            Feedback::Processing(_) | Feedback::Partial(_) | Feedback::Error(_) => None,
+        }
+    }
+
+    /// Its text.
+    pub fn text(self) -> &'a str {
+        match self {
+            Feedback::Processing(text) | Feedback::Partial(text) | Feedback::Error(text) => text,
+            Feedback::PaymentRequired { message, .. } => message,
+        }
+    }
+
     fn content(self) -> String {
         match self {
+            Feedback::PaymentRequired { message, .. } => cut(message),
             Feedback::Processing(_) => String::new(),
             Feedback::Partial(partial) => partial.to_owned(),
             Feedback::Error(message) => cut(message),
@@ -68,16 +101,22 @@ pub fn feedback(
     created_at: Timestamp,
     nonce: [u8; 32],
 ) -> Result<Event, CipherError> {
-    let (status, content) = (feedback.status_tag(), feedback.content());
+    let (status, amount, content) = (feedback.status_tag(), feedback.amount_tag(), feedback.content());
     let expiration = expiration(created_at);
     let draft = |tags, content| Draft { created_at, kind: KIND_FEEDBACK, tags, content };
     match to.cipher {
         None => {
             let alt = format!("Feedback on a job request of kind {}: {}", to.kind, feedback.status());
-            Ok(author.sign(&draft(vec![status, to.e(), to.p(), tag(["alt", &alt]), expiration], content)))
+            let mut tags = vec![status];
+            tags.extend(amount);
+            tags.extend([to.e(), to.p(), tag(["alt", &alt]), expiration]);
+            Ok(author.sign(&draft(tags, content)))
         }
         Some(cipher) => {
-            let hidden = serde_json::json!([status, ["content", content]]).to_string();
+            let mut hidden = vec![status];
+            hidden.extend(amount);
+            hidden.push(tag(["content", &content]));
+            let hidden = serde_json::json!(hidden).to_string();
             let tags = vec![to.e(), to.p(), tag(["encrypted"]), expiration];
             author.sign_encrypted(draft(tags, hidden), &Encryption { cipher, peer: to.customer, nonce })
         }

@@ -7,6 +7,7 @@ use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{EventId, PubKey};
 
 use super::jobs::{JobRow, write_job};
+use super::ledger::{Transfer, write_transfer};
 use super::sessions::{Session, write_session};
 
 /// Largest integer. In Durable Objects they are numbers of JavaScript.
@@ -49,12 +50,20 @@ pub(crate) struct Batch {
     /// `None`: it is forgotten.
     sessions: BTreeMap<PubKey, Option<Session>>,
     cancelled: HashSet<(EventId, PubKey)>,
+    /// In their order.
+    transfers: Vec<Transfer>,
+    /// Free jobs that customers have had on a day.
+    free_jobs: HashMap<(PubKey, u64), u32>,
 }
 
 impl Batch {
     /// Whether there is nothing to write.
     pub(crate) fn is_empty(&self) -> bool {
-        self.statements.is_empty() && self.last.is_empty() && self.jobs.is_empty() && self.sessions.is_empty()
+        self.statements.is_empty()
+            && self.last.is_empty()
+            && self.jobs.is_empty()
+            && self.sessions.is_empty()
+            && self.transfers.is_empty()
     }
 
     /// Adds a statement.
@@ -81,6 +90,26 @@ impl Batch {
     /// A job that is not written yet, by its id.
     pub(crate) fn job_by_id(&self, id: &EventId) -> Option<&JobRow> {
         self.ids.get(id).and_then(|seq| self.job(*seq))
+    }
+
+    /// Adds an entry to the books.
+    pub(crate) fn put_transfer(&mut self, transfer: Transfer) {
+        self.transfers.push(transfer);
+    }
+
+    /// The entries that are not written yet.
+    pub(crate) fn transfers(&self) -> &[Transfer] {
+        &self.transfers
+    }
+
+    /// Notes how many free jobs a customer has had, which is written by its statement.
+    pub(super) fn note_free_jobs(&mut self, customer: PubKey, day: u64, used: u32) {
+        self.free_jobs.insert((customer, day), used);
+    }
+
+    /// Free jobs that a customer has had on a day, if that waits to be written.
+    pub(super) fn free_jobs(&self, customer: &PubKey, day: u64) -> Option<u32> {
+        self.free_jobs.get(&(*customer, day)).copied()
     }
 
     /// Notes a cancellation, which is written by its statements.
@@ -113,12 +142,13 @@ impl Batch {
         self.sessions.clear();
     }
 
-    /// Writes everything. It may be repeated.
+    /// Writes everything, in a transaction. It may be repeated if that is rolled back.
     pub(crate) fn run(&self, conn: &impl SqlConn) -> Result<(), StoreError> {
         for (sql, params) in &self.statements {
             exec(conn, sql, params)?;
         }
         self.jobs.values().try_for_each(|row| write_job(conn, row))?;
+        self.transfers.iter().try_for_each(|transfer| write_transfer(conn, transfer))?;
         for (customer, session) in &self.sessions {
             write_session(conn, customer, session.as_ref())?;
         }

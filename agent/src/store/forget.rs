@@ -5,8 +5,9 @@ use relay_engine::types::PubKey;
 
 use super::{Batch, unsigned};
 
-/// What a deleted agent forgets: everything but `agent_meta` and what is to be published.
-const DELETE_ALL: [&str; 5] = [
+/// What a deleted agent forgets: everything but `agent_meta`, what is to be published, and what it owes and is owed.
+const DELETE_ALL: [&str; 6] = [
+    "DELETE FROM agent_quota",
     "DELETE FROM agent_version",
     "DELETE FROM agent_job",
     "DELETE FROM agent_session",

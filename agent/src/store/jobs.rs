@@ -89,12 +89,27 @@ pub(crate) struct Trace {
     pub(crate) tokens: Option<(u64, u64)>,
     /// Partial results that were sent before it.
     pub(crate) partials: u32,
+    /// What it costs, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) payment: Option<JobPayment>,
     /// What was sent, in order, without the partial results.
     pub(crate) sent: Vec<SentEvent>,
     /// Of an encrypted request to an agent whose key a remote signer has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[serde(rename = "opened")]
     pub(crate) decrypted: Option<Decrypted>,
+}
+
+/// What a job costs and what has been paid of it, in millisatoshis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct JobPayment {
+    /// The price, settled when the request came.
+    pub(crate) price: u64,
+    /// What has been taken of the customer's credit for it, and not been given back. It is the agent's when there is a result.
+    pub(crate) paid: u64,
+    /// What the customer is asked for; 0 without an invoice.
+    pub(crate) invoiced: u64,
 }
 
 /// What a remote signer has decrypted of a request.
@@ -204,10 +219,9 @@ pub(super) fn write_job(conn: &impl SqlConn, row: &JobRow) -> Result<(), StoreEr
         let bare = JobRow { source: Vec::new(), inputs: None, trace, is_stored: false, ..row.clone() };
         return write_job(conn, &bare);
     }
-    let state = JobState::ALL.iter().position(|state| *state == row.state).unwrap_or_default() as u64;
     let inputs = row.inputs.as_ref().map_or_else(Vec::new, to_json);
     let changing: [Param; 10] = [
-        state.into(),
+        Param::Int(row.state.number()),
         row.finished_at.into(),
         row.wake_at.into(),
         u64::from(row.version).into(),
@@ -247,10 +261,9 @@ pub(super) fn write_job(conn: &impl SqlConn, row: &JobRow) -> Result<(), StoreEr
 }
 
 fn state(row: &[SqlValue<'_>], column: usize) -> Result<JobState, StoreError> {
-    usize::try_from(int(row, column)?)
-        .ok()
-        .and_then(|at| JobState::ALL.get(at).copied())
-        .ok_or_else(|| corrupt("a state"))
+    let number = int(row, column)?;
+    let found = JobState::ALL.into_iter().find(|state| state.number() == number);
+    found.ok_or_else(|| corrupt("a state"))
 }
 
 fn read(row: &[SqlValue<'_>]) -> Result<JobRow, StoreError> {
@@ -389,12 +402,16 @@ pub(crate) fn last_seq(conn: &impl SqlConn) -> Result<u64, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn open_states_are_those_of_the_index() {
-        for (number, state) in JobState::ALL.iter().enumerate() {
-            assert_eq!(state.is_unfinished(), number < 4, "{state:?}");
+        let mut numbers = HashSet::new();
+        for state in JobState::ALL {
+            assert_eq!(state.is_unfinished(), state.number() < 4, "{state:?}");
+            assert!(numbers.insert(state.number()), "{state:?}");
         }
     }
 }

@@ -8,6 +8,10 @@
 //! agent_session    customer BLOB PRIMARY KEY, ...                 what was said with a customer: sessions.rs
 //! agent_cancelled  PRIMARY KEY (id, author), ...                  cancellations that came before their requests: cancelled.rs
 //! agent_log        slot INTEGER PRIMARY KEY, ...                  the last lines of the log: log.rs
+//! agent_account    account BLOB PRIMARY KEY, msat INTEGER         balances: ledger.rs
+//! agent_ledger     seq INTEGER PRIMARY KEY, ...                   what has made them: ledger.rs
+//! agent_invoice    hash BLOB PRIMARY KEY, ...                     invoices: invoices.rs
+//! agent_quota      customer BLOB PRIMARY KEY, ...                 free jobs of today: invoices.rs
 //! ```
 //!
 //! Durable Objects bill rows written, index entries too: a job that is answered at once writes six (three for itself and the
@@ -19,7 +23,9 @@
 mod batch;
 mod cancelled;
 mod forget;
+mod invoices;
 mod jobs;
+mod ledger;
 mod log;
 mod meta;
 mod outbox;
@@ -30,11 +36,17 @@ mod versions;
 pub(crate) use batch::Batch;
 pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_jobs, sizes};
+pub(crate) use invoices::{
+    InvoiceRow, InvoiceState, free_jobs, has_invoice, open_invoices, prune_invoices, put_free_jobs,
+    put_invoice,
+};
 pub use jobs::SentEvent;
 pub(crate) use jobs::{
-    Decrypted, JobFigures, JobRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, UnfinishedRow, figures_of,
-    has_job, history, history_of, job, job_by_id, last_seq, received_since, unfinished_jobs,
+    Decrypted, JobFigures, JobPayment, JobRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, UnfinishedRow,
+    figures_of, has_job, history, history_of, job, job_by_id, last_seq, received_since, unfinished_jobs,
 };
+pub use ledger::{Account, Reason, Transfer};
+pub(crate) use ledger::{balance, credits, has_credits, last_transfer, prune_transfers, transfers};
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
@@ -72,27 +84,40 @@ const CREATE: [&str; 9] = [
      at INTEGER NOT NULL, job BLOB NOT NULL, message BLOB NOT NULL)",
 ];
 
+/// What paid jobs need. Databases of earlier versions have none of it.
+const CREATE_PAYMENTS: [&str; 5] = [
+    "CREATE TABLE IF NOT EXISTS agent_account (account BLOB PRIMARY KEY, msat INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_ledger (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, debit BLOB NOT NULL, \
+     credit BLOB NOT NULL, msat INTEGER NOT NULL, reason BLOB NOT NULL, job BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS agent_invoice (hash BLOB PRIMARY KEY, job BLOB NOT NULL, customer BLOB NOT NULL, \
+     state INTEGER NOT NULL, msat INTEGER NOT NULL, made_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, \
+     received INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS agent_invoice_open ON agent_invoice (made_at) WHERE state = 0",
+    "CREATE TABLE IF NOT EXISTS agent_quota (customer BLOB PRIMARY KEY, day INTEGER NOT NULL, used INTEGER NOT NULL) \
+     WITHOUT ROWID",
+];
+
 /// A customer's history is read, and forgotten, without that of others. Databases of earlier versions have no such index.
 const INDEX_OF_CUSTOMERS: &str = "CREATE INDEX IF NOT EXISTS agent_job_customer ON agent_job (customer, seq)";
 
 /// Makes the tables of an empty database, or checks those that there are.
 pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
     let names = "SELECT count(*), coalesce(sum(name = 'agent_meta'), 0) FROM sqlite_master \
-                 WHERE name IN ('agent_meta', 'agent_job_customer')";
-    let (mut found, mut has_index) = (false, false);
+                 WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota')";
+    let (mut found, mut has_all) = (false, false);
     conn.query(names, &[], &mut |row| {
         found = matches!(row.get(1), Some(SqlValue::Int(1..)));
-        has_index = int(row, 0)? > 1;
+        has_all = int(row, 0)? > 2;
         Ok(())
     })?;
     if found {
         let schema: Option<u64> = get_meta(conn, "schema")?;
         return match schema {
-            Some(SCHEMA) if has_index => Ok(()),
+            Some(SCHEMA) if has_all => Ok(()),
             Some(SCHEMA) => {
                 // On a full disk it works without.
                 let _ = conn.exec(INDEX_OF_CUSTOMERS, &[]);
-                Ok(())
+                conn.transaction(&mut || CREATE_PAYMENTS.iter().try_for_each(|sql| conn.exec(sql, &[])))
             }
             other => Err(StoreError::Corrupt(format!(
                 "the database has schema version {}; this version of the relay reads {SCHEMA}",
@@ -103,7 +128,7 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
     let mut batch = Batch::default();
     put_meta(&mut batch, "schema", &SCHEMA);
     conn.transaction(&mut || {
-        CREATE.iter().try_for_each(|sql| conn.exec(sql, &[]))?;
+        CREATE.iter().chain(&CREATE_PAYMENTS).try_for_each(|sql| conn.exec(sql, &[]))?;
         batch.run(conn)
     })
 }
@@ -163,6 +188,7 @@ mod tests {
         open(&conn).unwrap();
         // A database of an earlier version.
         conn.exec("DROP INDEX agent_job_customer", &[]).unwrap();
+        conn.exec("DROP TABLE agent_quota", &[]).unwrap();
         open(&conn).unwrap();
         for sql in [forget::FORGET_JOBS, jobs::HISTORY_OF, jobs::FIGURES_OF] {
             let plan = conn.plan(sql);

@@ -39,8 +39,8 @@ pub struct FakeHost {
     pub outcomes: VecDeque<Published>,
     /// Calls that are open.
     pub calls: Vec<(EffectId, HttpRequest)>,
-    /// Requests to a remote signer that are open.
-    pub signing: Vec<(EffectId, Vec<Event>)>,
+    /// Exchanges that are open, with their requests: with a remote signer or a wallet.
+    pub exchanges: Vec<(EffectId, Vec<Event>)>,
     /// Calls that were ended by the agent.
     pub cancelled: Vec<EffectId>,
     /// Blobs by their SHA-256 in hexadecimal.
@@ -95,13 +95,13 @@ impl FakeHost {
                 };
                 events.into_iter().for_each(|event| agent.handle_http(now, id, event));
             }
-            Effect::AskSigner { id, requests, .. } => self.signing.push((id, requests)),
+            Effect::Exchange { id, requests, .. } => self.exchanges.push((id, requests)),
             Effect::Ai { id, .. } => {
                 agent.handle_http(now, id, HttpEvent::Failed(HttpError::Unsupported));
             }
             Effect::Cancel { id } => {
                 self.calls.retain(|(open, _)| *open != id);
-                self.signing.retain(|(open, _)| *open != id);
+                self.exchanges.retain(|(open, _)| *open != id);
                 self.cancelled.push(id);
             }
         }

@@ -8,11 +8,16 @@ mod echo;
 mod expired;
 mod faults;
 mod inputs;
+#[path = "../invoices/mod.rs"]
+mod invoices;
 mod memory;
 mod owner;
+mod payment_simulation;
+mod payments;
 mod signer;
 mod signer_idle;
 mod simulation;
 mod sizes;
 mod stored_result;
+mod wallet;
 mod world;

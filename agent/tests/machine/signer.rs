@@ -6,7 +6,7 @@ use std::sync::Arc;
 use relay_agent::cipher::Cipher;
 use relay_agent::identity::{Draft, missing};
 use relay_agent::job::JobState;
-use relay_agent::machine::{Agent, Context, SignerEvent};
+use relay_agent::machine::{Agent, Context, ExchangeEvent};
 use relay_agent::manifest::Manifest;
 use relay_agent::secrets::Secrets;
 use relay_agent::testing::{Customer, FakeHost, Request, Sqlite};
@@ -63,11 +63,11 @@ impl Signed {
     /// The signer answers what it was asked, until it is asked nothing more.
     pub(crate) fn run(&mut self) {
         self.host.run(self.now, &mut self.agent);
-        while !self.host.signing.is_empty() {
-            let (id, requests) = self.host.signing.remove(0);
+        while !self.host.exchanges.is_empty() {
+            let (id, requests) = self.host.exchanges.remove(0);
             for request in requests {
                 for answer in self.bunker.answer(&request) {
-                    self.agent.handle_signer(self.now, id, SignerEvent::Event(answer));
+                    self.agent.handle_exchange(self.now, id, ExchangeEvent::Event(answer));
                 }
             }
             self.host.run(self.now, &mut self.agent);
@@ -87,7 +87,7 @@ impl Signed {
 
     pub(crate) fn crash(&mut self) {
         self.openings += 1;
-        self.host.signing.clear();
+        self.host.exchanges.clear();
         self.agent =
             Agent::open(self.now, self.sqlite.clone(), context(&self.bunker, self.openings)).unwrap();
         self.run();
@@ -318,12 +318,12 @@ fn a_second_answer_changes_nothing() {
     let next = Customer::new(2).sign(&world.request());
     world.agent.deliver(world.now, &[next]).unwrap();
     world.host.run(world.now, &mut world.agent);
-    let (open, _) = world.host.signing[0].clone();
+    let (open, _) = world.host.exchanges[0].clone();
     for answer in world.bunker.given.clone() {
-        world.agent.handle_signer(world.now, open, SignerEvent::Event(answer));
+        world.agent.handle_exchange(world.now, open, ExchangeEvent::Event(answer));
     }
     world.host.run(world.now, &mut world.agent);
-    assert_eq!(world.host.signing.len(), 1, "its own answers are still awaited");
+    assert_eq!(world.host.exchanges.len(), 1, "its own answers are still awaited");
     world.check();
 }
 
@@ -333,24 +333,24 @@ fn answers_of_others_are_not_read() {
     let event = Customer::new(1).sign(&world.request());
     world.agent.deliver(world.now, std::slice::from_ref(&event)).unwrap();
     world.host.run(world.now, &mut world.agent);
-    let (open, requests) = world.host.signing[0].clone();
+    let (open, requests) = world.host.exchanges[0].clone();
     let mut other = Bunker::new();
     other.manner = Manner::Willing;
     let genuine = other.answer(&requests[0]).remove(0);
     let forged = Draft::of(&genuine);
     for keys in [Customer::new(1).keys, Customer::new(50).keys] {
-        world.agent.handle_signer(world.now, open, SignerEvent::Event(keys.sign(&forged)));
+        world.agent.handle_exchange(world.now, open, ExchangeEvent::Event(keys.sign(&forged)));
     }
     // The signer's event with another signature.
     let mut json = genuine.json().to_vec();
     let at = json.len() - 10;
     json[at] = if json[at] == b'0' { b'1' } else { b'0' };
-    world.agent.handle_signer(world.now, open, SignerEvent::Event(Event::from_canonical(json.into())));
+    world.agent.handle_exchange(world.now, open, ExchangeEvent::Event(Event::from_canonical(json.into())));
     world.host.run(world.now, &mut world.agent);
-    assert_eq!(world.host.signing.len(), 1);
-    world.agent.handle_signer(world.now, open, SignerEvent::Event(genuine));
+    assert_eq!(world.host.exchanges.len(), 1);
+    world.agent.handle_exchange(world.now, open, ExchangeEvent::Event(genuine));
     world.host.run(world.now, &mut world.agent);
-    assert_ne!(world.host.signing[0].0, open, "it goes on with the next step");
+    assert_ne!(world.host.exchanges[0].0, open, "it goes on with the next step");
 }
 
 #[test]
@@ -385,11 +385,11 @@ fn a_host_that_reaches_no_relay_says_so_and_tries_again() {
     let event = Customer::new(1).sign(&world.request());
     world.agent.deliver(world.now, std::slice::from_ref(&event)).unwrap();
     world.host.run(world.now, &mut world.agent);
-    let (open, _) = world.host.signing.remove(0);
-    world.agent.handle_signer(world.now, open, SignerEvent::Failed("no route".to_owned()));
+    let (open, _) = world.host.exchanges.remove(0);
+    world.agent.handle_exchange(world.now, open, ExchangeEvent::Failed("no route".to_owned()));
     assert_eq!(world.agent.error(), Some("the remote signer cannot be asked: no route"));
     world.run();
-    assert!(world.host.signing.is_empty() && world.agent.is_idle(), "it can be closed until then");
+    assert!(world.host.exchanges.is_empty() && world.agent.is_idle(), "it can be closed until then");
     world.pass(10);
     assert_eq!(world.statuses(&event.id), ["processing", "result"]);
     world.check();

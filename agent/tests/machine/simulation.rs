@@ -188,7 +188,7 @@ impl Simulation {
             effect @ (Effect::Send { .. }
             | Effect::Query { .. }
             | Effect::Ai { .. }
-            | Effect::AskSigner { .. }
+            | Effect::Exchange { .. }
             | Effect::ReadBlob { .. }) => {
                 self.world.host.is_blind = self.rng.one_in(6);
                 self.world.host.carry_out(self.world.now, &mut self.world.agent, effect);

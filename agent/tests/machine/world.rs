@@ -1,13 +1,16 @@
 //! An agent with a host and a clock.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use relay_agent::machine::{Agent, BlobServer, Context};
+use relay_agent::machine::{Account, Agent, BlobServer, Context, ExchangeEvent};
 use relay_agent::manifest::Manifest;
 use relay_agent::secrets::Secrets;
 use relay_agent::testing::{BLOSSOM_URL, Customer, FakeHost, Request, Sqlite, calling_executor};
 use relay_engine::types::{Event, EventId, Now, PubKey};
 use serde_json::{Value, json};
+
+use crate::wallet::{self, Wallet};
 
 pub(crate) const START: u64 = 1_800_000_000;
 pub(crate) const RELAY_URL: &str = "wss://relay.example";
@@ -19,6 +22,15 @@ pub(crate) struct World {
     pub(crate) now: Now,
     is_calling: bool,
     openings: u8,
+}
+
+/// Sums of the books, in millisatoshis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Books {
+    pub(crate) received: i64,
+    pub(crate) held: i64,
+    pub(crate) income: i64,
+    pub(crate) credit: i64,
 }
 
 /// A manifest with a handler of kind 5050, changed by `change`.
@@ -33,7 +45,11 @@ pub(crate) fn manifest(change: impl FnOnce(&mut Value)) -> Manifest {
 }
 
 pub(crate) fn context(seed: u8) -> Context {
-    let secrets = |name: &str| (name == "AGENT_MASTER_SECRET").then(|| "5a".repeat(32));
+    let secrets = |name: &str| match name {
+        "AGENT_MASTER_SECRET" => Some("5a".repeat(32)),
+        "AGENT_WALLET" => Some(wallet::uri()),
+        _ => None,
+    };
     let secrets: Arc<dyn Secrets + Send + Sync> = Arc::new(secrets);
     Context { secrets, relay_url: Some(RELAY_URL.to_owned()), blossom: Some(blossom()), seed: [seed; 32] }
 }
@@ -103,7 +119,65 @@ impl World {
     pub(crate) fn crash(&mut self) {
         self.openings += 1;
         self.host.calls.clear();
+        self.host.exchanges.clear();
         self.agent = open(self.now, self.sqlite.clone(), self.is_calling, self.openings);
+    }
+
+    /// The wallet answers all that it is asked, until it is asked nothing more.
+    pub(crate) fn ask_wallet(&mut self, wallet: &mut Wallet) {
+        let mut answered = HashSet::new();
+        while let Some((id, requests)) =
+            self.host.exchanges.iter().find(|(id, _)| !answered.contains(id)).cloned()
+        {
+            answered.insert(id);
+            let info = wallet.info();
+            self.agent.handle_exchange(self.now, id, ExchangeEvent::Event(info));
+            for request in &requests {
+                let answer = wallet.answer(self.now.seconds(), request);
+                self.agent.handle_exchange(self.now, id, ExchangeEvent::Event(answer));
+            }
+            self.run();
+        }
+    }
+
+    /// Time passes, while the wallet answers.
+    pub(crate) fn pass_with(&mut self, wallet: &mut Wallet, seconds: u64) {
+        let end = self.now.plus_millis(seconds * 1000);
+        self.ask_wallet(wallet);
+        while let Some(at) = self.agent.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.agent.handle_timeout(self.now);
+            self.run();
+            self.ask_wallet(wallet);
+        }
+        self.now = end;
+        self.run();
+        self.ask_wallet(wallet);
+    }
+
+    /// The books sum to zero, entry by entry and account by account; what customers own, what is held and what is earned is what came.
+    pub(crate) fn check_books(&self) -> Books {
+        let all = self.agent.transfers(0, 1_000_000).unwrap();
+        let mut balances: HashMap<Account, i64> = HashMap::new();
+        for transfer in &all {
+            *balances.entry(transfer.debit).or_default() += transfer.msat as i64;
+            *balances.entry(transfer.credit).or_default() -= transfer.msat as i64;
+        }
+        assert_eq!(balances.values().sum::<i64>(), 0);
+        for (account, balance) in &balances {
+            assert_eq!(self.agent.balance(account).unwrap(), *balance, "{account:?}");
+        }
+        let of = |account: &Account| balances.get(account).copied().unwrap_or_default();
+        let credits = self.agent.credits().unwrap();
+        let books = Books {
+            received: of(&Account::Wallet),
+            held: -of(&Account::Held),
+            income: -of(&Account::Income),
+            credit: credits.iter().map(|(_, msat)| *msat as i64).sum(),
+        };
+        assert!(books.held >= 0 && books.income >= 0, "{books:?}");
+        assert_eq!(books.received, books.held + books.income + books.credit, "{books:?}");
+        books
     }
 
     pub(crate) fn answer(&mut self, status: u16, body: &str) {

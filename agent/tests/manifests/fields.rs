@@ -173,8 +173,12 @@ fn handlers() {
     check(
         "handlers[0].price",
         json!({"model": "per_job", "msat": 1_000}),
-        "is not supported yet: jobs are free",
+        "needs payment.policy prepay and a wallet (payment.wallet_ref)",
     );
+    for msat in [0, 100_000_000_001u64] {
+        let price = json!({"model": "per_job", "msat": msat});
+        check_at("handlers[0].price", price, "handlers[0].price.msat", "must be from 1 to 100000000000");
+    }
     check("handlers[0].price", json!({"model": "free", "msat": 1_000}), "a free job has no msat");
     check("handlers[0].price", json!({"model": "per_job"}), "per_job needs msat");
     check("handlers[0].price.sats", 1, UNKNOWN);
@@ -239,11 +243,12 @@ fn configurations() {
 
 #[test]
 fn rules() {
-    for policy in ["prepay", "postpay", "sample", "hold"] {
-        check("payment.policy", policy, "is not supported yet: jobs are free");
+    for policy in ["postpay", "sample", "hold"] {
+        let message = "is not supported yet: jobs are free, or paid before they begin (prepay)";
+        check("payment.policy", policy, message);
     }
+    payment();
     check("payment.policy", "later", "must be one of: free, prepay, postpay, sample, hold");
-    check("payment.wallet_ref", "AGENT_WALLET", UNKNOWN);
     for (field, max) in [
         ("concurrency", 1_000),
         ("queue", 100_000),
@@ -290,6 +295,32 @@ fn rules() {
     check("memory.bytes", (4 << 20) + 1, "must be from 1 to 4194304");
     check("memory.sessions", "on", BOOL);
     check("memory.kind", "vector", UNKNOWN);
+}
+
+/// A price, a policy and a wallet belong together.
+fn payment() {
+    let check_payment =
+        |payment: Value, path: &str, message: &str| check_at("payment", payment, path, message);
+    let wallet = "is required with policy prepay: the name of the secret with the wallet's connection string";
+    check_payment(json!({"policy": "prepay"}), "payment.wallet_ref", wallet);
+    for name in ["WALLET", "AGENT_MASTER_SECRET", "AGENT_wallet"] {
+        let message = "must be the name of a secret, AGENT_ and upper case letters, digits or _, and not the master secret";
+        check_payment(json!({"policy": "prepay", "wallet_ref": name}), "payment.wallet_ref", message);
+    }
+    let prepay = json!({"policy": "prepay", "wallet_ref": "AGENT_WALLET"});
+    check_payment(prepay.clone(), "payment.policy", "needs a handler with a price");
+    check("payment.wallet_ref", "AGENT_WALLET", "is of no use with policy free");
+    check("payment.free_quota", 1_000_001, "must be from 0 to 1000000");
+    check("payment.rails", json!(["lightning"]), UNKNOWN);
+    let mut manifest = whole();
+    set(&mut manifest, "payment", prepay);
+    set(&mut manifest, "handlers[0].price", json!({"model": "per_job", "msat": 21_000}));
+    let read = parse(&manifest).expect("a manifest");
+    assert_eq!(read.handlers[0].price.msat(), 21_000);
+    assert!(read.secret_names().any(|name| name == "AGENT_WALLET"));
+    let public = read.public_json(&relay_engine::types::PubKey([1; 32]));
+    assert_eq!(public["payment"], json!({"policy": "prepay", "free_quota": 0}));
+    assert_eq!(public["handlers"][0]["price"], json!({"model": "per_job", "msat": 21_000}));
 }
 
 /// Serde also reads a struct from a list of its fields.

@@ -72,7 +72,7 @@ fn whole() -> Value {
                 },
             },
         ],
-        "payment": {"policy": "free"},
+        "payment": {"policy": "free", "free_quota": 7},
         "limits": {
             "concurrency": 1,
             "queue": 2,

@@ -167,7 +167,7 @@ fn check_at(changed: &str, value: impl Into<Value>, path: &str, message: &str) {
 }
 
 const NOT_CONVERTED: &str = "cannot be converted: nothing here does this";
-const NOT_YET: &str = "is not supported yet: jobs are free";
+const NOT_YET: &str = "is not converted yet: jobs are free";
 const UNKNOWN: &str = "is not a known field";
 
 #[test]

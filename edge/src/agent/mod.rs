@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use relay_agent::api;
+use relay_agent::exchange::Answers;
 use relay_agent::executor::{HttpError, HttpEvent, HttpRequest};
 use relay_agent::machine::{
-    Agent, AgentState, Context, DeletedAgent, Effect, EffectId, MetricsDelta, Published, SignerEvent,
+    Agent, AgentState, Context, DeletedAgent, Effect, EffectId, ExchangeEvent, MetricsDelta, Published,
 };
-use relay_agent::nip46::SignerResponses;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now, PubKey};
 
@@ -42,10 +42,10 @@ pub trait AgentHost {
     /// Calls a model of Workers AI; answered like a call.
     fn call_model(&self, id: EffectId, model: &str, input: Bytes);
 
-    /// Asks a remote signer on its relays; answered by [`AgentObject::signer`].
-    fn ask_signer(&self, id: EffectId, relays: &[String], answers: SignerResponses, requests: &[Event]);
+    /// Asks a remote signer or a wallet on its relays; answered by [`AgentObject::exchange_event`].
+    fn exchange(&self, id: EffectId, relays: &[String], answers: Answers, requests: &[Event]);
 
-    /// Ends a call of either kind, or a question to a signer.
+    /// Ends a call of either kind, or an exchange.
     fn cancel(&self, id: EffectId);
 
     /// Reads events of the relay; answered by [`AgentObject::found`].
@@ -92,7 +92,7 @@ pub struct AgentObject<C: SqlConn, H> {
     instance: InstanceId,
     /// Publications that have not been confirmed.
     publications: BTreeMap<EffectId, Unconfirmed>,
-    /// Calls, questions to a signer, and blobs on their way, that have not been answered.
+    /// Calls, exchanges, and blobs on their way, that have not been answered.
     calls: BTreeSet<EffectId>,
     /// The alarm, as far as it is known to be set.
     alarm: Option<Now>,
@@ -228,12 +228,12 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
         self.work(now, Via::Request);
     }
 
-    /// Something has come of [`AgentHost::ask_signer`].
-    pub fn signer(&mut self, now: Now, id: EffectId, event: SignerEvent) {
-        if matches!(event, SignerEvent::Failed(_)) {
+    /// Something has come of [`AgentHost::exchange`].
+    pub fn exchange_event(&mut self, now: Now, id: EffectId, event: ExchangeEvent) {
+        if matches!(event, ExchangeEvent::Failed(_)) {
             self.calls.remove(&id);
         }
-        self.agent.handle_signer(now, id, event);
+        self.agent.handle_exchange(now, id, event);
         self.work(now, Via::Request);
     }
 
@@ -332,9 +332,9 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
                     self.calls.insert(id);
                     self.host.call_model(id, &model, input);
                 }
-                Effect::AskSigner { id, relays, answers, requests } => {
+                Effect::Exchange { id, relays, answers, requests } => {
                     self.calls.insert(id);
-                    self.host.ask_signer(id, &relays, answers, &requests);
+                    self.host.exchange(id, &relays, answers, &requests);
                 }
                 Effect::Cancel { id } => {
                     self.calls.remove(&id);

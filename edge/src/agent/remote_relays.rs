@@ -10,8 +10,8 @@ const WAITING_MAX: usize = 64;
 const OPEN_MAX: usize = 6;
 /// Bytes of a frame that is read; an `OK` has some hundred.
 pub const FRAME_BYTES_MAX: usize = 4 << 10;
-/// Bytes of a frame of a remote signer's relay.
-pub const SIGNER_FRAME_BYTES_MAX: usize = 256 << 10;
+/// Bytes of a frame of a relay in an exchange.
+pub const EXCHANGE_FRAME_BYTES_MAX: usize = 256 << 10;
 /// Frames that are read, beside one for each event.
 const OTHER_FRAMES_MAX: usize = 64;
 

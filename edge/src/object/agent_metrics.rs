@@ -7,7 +7,8 @@ use relay_engine::relay::Histogram;
 use relay_engine::types::PubKey;
 use relay_site::metrics::{
     AGENT_ANSWER_SECONDS, AGENT_ATTEMPTS, AGENT_DELIVERIES_FAILED, AGENT_EVENTS_DROPPED, AGENT_FAILURES,
-    AGENT_JOBS, AGENT_JOBS_OF_BUSIEST, AGENT_JOBS_QUEUED, AGENT_JOBS_RUNNING, AGENTS,
+    AGENT_JOBS, AGENT_JOBS_OF_BUSIEST, AGENT_JOBS_QUEUED, AGENT_JOBS_RUNNING, AGENT_PAYMENTS,
+    AGENT_RECEIVED_MSAT, AGENTS,
 };
 
 use super::RowCountingConn;
@@ -27,7 +28,7 @@ impl<C: RowCountingConn> Agents<C> {
     }
 
     /// All metric families of agents. They name the busiest, see [`crate::metrics::without_names`]. Reads no row.
-    pub(super) fn families(&self) -> [Family; 10] {
+    pub(super) fn families(&self) -> [Family; 12] {
         let totals = self.tally.totals();
         let seconds = Histogram {
             bounds: &LATENCY_BOUNDS_MILLIS,
@@ -38,6 +39,8 @@ impl<C: RowCountingConn> Agents<C> {
         [
             Family::by(AGENT_JOBS, "state", totals.jobs.clone()),
             Family::by(AGENT_FAILURES, "cause", totals.failures.clone()),
+            Family::by(AGENT_PAYMENTS, "state", totals.payments.clone()),
+            Family::single(AGENT_RECEIVED_MSAT, totals.received_msat),
             Family::single(AGENT_ATTEMPTS, totals.attempts),
             Family::histogram(AGENT_ANSWER_SECONDS, MILLIS, &seconds),
             Family::single(AGENT_JOBS_QUEUED, totals.queued),

@@ -4,9 +4,9 @@
 //! soon as what it brought is durable; calls go on after it. The platform keeps the object while a call is open and for a while
 //! after the last request, and the agent's alarm wakes it again if that was not enough.
 
+mod exchange;
 mod follow;
 mod removal;
-mod signer;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -16,9 +16,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use js_sys::Uint8Array;
 use relay_agent::api::{self, Follower, Reply, no_agent};
+use relay_agent::exchange::Answers;
 use relay_agent::executor::{HttpEvent, HttpRequest};
 use relay_agent::machine::{Context, DeletedAgent, EffectId, Published};
-use relay_agent::nip46::SignerResponses;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
 use relay_site::nip98::{Nip98Error, SignerTrust};
@@ -82,7 +82,7 @@ enum PendingEffect {
     PublishToRemoteRelays(Vec<Event>, Vec<String>),
     Call(EffectId, HttpRequest),
     CallModel(EffectId, String, Bytes),
-    AskSigner(EffectId, Vec<String>, SignerResponses, Vec<Event>),
+    Exchange(EffectId, Vec<String>, Answers, Vec<Event>),
     Query(EffectId, Filter),
     StoreBlob(EffectId, PubKey, Bytes, &'static str),
     ReadBlob(EffectId, String, usize),
@@ -121,8 +121,8 @@ impl AgentHost for Runtime {
         self.push_effect(PendingEffect::CallModel(id, model.to_owned(), input));
     }
 
-    fn ask_signer(&self, id: EffectId, relays: &[String], answers: SignerResponses, requests: &[Event]) {
-        self.push_effect(PendingEffect::AskSigner(id, relays.to_vec(), answers, requests.to_vec()));
+    fn exchange(&self, id: EffectId, relays: &[String], answers: Answers, requests: &[Event]) {
+        self.push_effect(PendingEffect::Exchange(id, relays.to_vec(), answers, requests.to_vec()));
     }
 
     fn cancel(&self, id: EffectId) {
@@ -130,7 +130,7 @@ impl AgentHost for Runtime {
             pending_effects.retain(|pending_effect| match pending_effect {
                 PendingEffect::Call(own, _)
                 | PendingEffect::CallModel(own, ..)
-                | PendingEffect::AskSigner(own, ..)
+                | PendingEffect::Exchange(own, ..)
                 | PendingEffect::ReadBlob(own, ..) => *own != id,
                 PendingEffect::Publish(..)
                 | PendingEffect::PublishToRemoteRelays(..)
@@ -319,8 +319,8 @@ impl Shared {
                 self.end_call(id);
             }
             PendingEffect::Remove(deleted) => self.remove(&deleted).await,
-            PendingEffect::AskSigner(id, relays, answers, requests) => {
-                self.ask_signer(id, &relays, &answers, &requests).await;
+            PendingEffect::Exchange(id, relays, answers, requests) => {
+                self.exchange(id, &relays, &answers, &requests).await;
             }
             PendingEffect::CallModel(id, model, input) => {
                 let Some(signal) = self.begin_call(id) else { return };

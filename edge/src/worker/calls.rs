@@ -10,9 +10,9 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use js_sys::futures::JsFuture;
 use js_sys::{ArrayBuffer, JSON, Reflect, Uint8Array};
+use relay_agent::exchange::{Answers, Frames};
 use relay_agent::executor::{Access, HttpError, HttpEvent, HttpRequest};
 use relay_agent::fetch::{PrivateHosts, check_url, redirect};
-use relay_agent::nip46::{Frames as SignerFrames, SignerResponses};
 use relay_engine::types::Event;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::{
@@ -22,12 +22,12 @@ use worker::{
 
 use super::js;
 use super::sockets::connect;
-use crate::agent::remote_relays::{FRAME_BYTES_MAX, PendingOks, SIGNER_FRAME_BYTES_MAX};
+use crate::agent::remote_relays::{EXCHANGE_FRAME_BYTES_MAX, FRAME_BYTES_MAX, PendingOks};
 
 /// Another relay that has not taken all events by then is left.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How soon it is seen that an agent wants nothing more from its signer.
-const SIGNER_CHECK: Duration = Duration::from_millis(250);
+/// How soon it is seen that an agent wants nothing more of an exchange.
+const EXCHANGE_CHECK: Duration = Duration::from_millis(250);
 
 /// Makes a call over HTTP and tells what comes of it. `private` are the hosts that the operator allows although they are
 /// private.
@@ -153,11 +153,11 @@ pub(super) async fn publish(relay: &str, events: &[Event]) -> std::result::Resul
     outcome
 }
 
-/// A socket to a relay of a remote signer. `private` are the hosts that the operator allows although they are private.
+/// A socket to a relay of a remote signer or a wallet. `private` are the hosts that the operator allows although they are private.
 ///
 /// # Errors
 /// A message.
-pub(super) async fn signer_socket(
+pub(super) async fn exchange_socket(
     private: &[String],
     relay: &str,
     signal: &AbortSignal,
@@ -172,13 +172,13 @@ pub(super) async fn signer_socket(
     connect(&url, signal).await.map_err(|error| error.to_string())
 }
 
-/// Asks a remote signer by a socket to its relay, and tells each event that comes, until the signal is aborted. Closes the socket.
+/// Asks somebody by a socket to a relay, and tells each event that comes, until the signal is aborted. Closes the socket.
 ///
 /// # Errors
 /// Why it does not go on.
 pub(super) async fn ask(
     socket: &WebSocket,
-    answers: &SignerResponses,
+    answers: &Answers,
     requests: &[Event],
     signal: &AbortSignal,
     tell: impl FnMut(Event),
@@ -191,7 +191,7 @@ pub(super) async fn ask(
 
 async fn ask_frames(
     socket: &WebSocket,
-    answers: &SignerResponses,
+    answers: &Answers,
     requests: &[Event],
     signal: &AbortSignal,
     mut tell: impl FnMut(Event),
@@ -202,10 +202,10 @@ async fn ask_frames(
     for text in answers.messages(requests) {
         socket.send_with_str(text).map_err(message)?;
     }
-    let mut exchange = SignerFrames::new(requests.len());
+    let mut exchange = Frames::new(answers, requests.len());
     while !signal.aborted() {
         // The agent's end of it has no event here: it is looked for now and then.
-        let frame = match select(frames.next(), Delay::from(SIGNER_CHECK)).await {
+        let frame = match select(frames.next(), Delay::from(EXCHANGE_CHECK)).await {
             Either::Left((frame, _)) => frame,
             Either::Right(_) => continue,
         };
@@ -214,7 +214,7 @@ async fn ask_frames(
                 let data = message.as_ref().data();
                 // Its length is known without a copy of it.
                 let bytes = data.dyn_ref::<js_sys::JsString>().map_or(0, js_sys::JsString::length);
-                if bytes as usize > SIGNER_FRAME_BYTES_MAX {
+                if bytes as usize > EXCHANGE_FRAME_BYTES_MAX {
                     return Err("it sends a large frame".into());
                 }
                 if let Some(event) = exchange.handle(&data.as_string().unwrap_or_default())? {

@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use relay_agent::exchange::Answers;
 use relay_agent::executor::HttpRequest;
 use relay_agent::identity;
 use relay_agent::machine::{BlobServer, Context, DeletedAgent, EffectId};
 use relay_agent::manifest::Manifest;
-use relay_agent::nip46::SignerResponses;
 use relay_agent::nip90;
 use relay_agent::router::AgentEntry;
 use relay_edge::agent::message::{Delivery, InstanceId, Reply, decode_publish, encode_publish};
@@ -65,7 +65,7 @@ impl AgentHost for FakeAgentHost {
         panic!("no agent here calls a model");
     }
 
-    fn ask_signer(&self, _: EffectId, _: &[String], _: SignerResponses, _: &[Event]) {
+    fn exchange(&self, _: EffectId, _: &[String], _: Answers, _: &[Event]) {
         panic!("no agent here has a remote signer");
     }
 

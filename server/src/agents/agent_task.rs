@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
 use relay_agent::executor::{HttpError, HttpEvent, HttpRequest};
-use relay_agent::machine::{Agent, Context, Effect, EffectId, Published, SignerEvent};
+use relay_agent::machine::{Agent, Context, Effect, EffectId, ExchangeEvent, Published};
 use relay_engine::relay::PublishOutcome;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, Now, PubKey};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+use super::exchanges;
 use super::registry::{Inbox, Message};
 use super::runtime::AgentRuntime;
-use super::signers;
 use super::sqlite::Sqlite;
 use crate::handle::RelayHandle;
 use crate::host::now;
@@ -106,7 +106,7 @@ struct AgentTask<'a> {
     inbox: &'a Arc<Inbox>,
     pubkey: PubKey,
     agent: Agent<Sqlite>,
-    /// Calls over HTTP, and questions to remote signers, that are under way.
+    /// Calls over HTTP, and exchanges, that are under way.
     calls: HashMap<EffectId, AbortHandle>,
 }
 
@@ -183,11 +183,11 @@ impl AgentTask<'_> {
                 }
                 self.agent.handle_http(now, id, event);
             }
-            Message::Signer(id, event) => {
-                if matches!(event, SignerEvent::Failed(_)) {
+            Message::Exchange(id, event) => {
+                if matches!(event, ExchangeEvent::Failed(_)) {
                     self.calls.remove(&id);
                 }
-                self.agent.handle_signer(now, id, event);
+                self.agent.handle_exchange(now, id, event);
             }
             Message::Stored(id, outcome) => self.agent.handle_stored(now, id, outcome),
             Message::Events(id, events) => self.agent.handle_events(now, id, events),
@@ -211,12 +211,12 @@ impl AgentTask<'_> {
                 Effect::Ai { id, .. } => {
                     self.agent.handle_http(now(), id, HttpEvent::Failed(HttpError::Unsupported));
                 }
-                Effect::AskSigner { id, relays, answers, requests } => {
+                Effect::Exchange { id, relays, answers, requests } => {
                     let (runtime, inbox) = (Arc::clone(self.runtime), Arc::clone(self.inbox));
                     let task = tokio::spawn(async move {
-                        let tell = |event| inbox.push(Message::Signer(id, SignerEvent::Event(event)));
-                        let why = signers::ask(&runtime, &relays, &answers, &requests, tell).await;
-                        inbox.push(Message::Signer(id, SignerEvent::Failed(why)));
+                        let tell = |event| inbox.push(Message::Exchange(id, ExchangeEvent::Event(event)));
+                        let why = exchanges::ask(&runtime, &relays, &answers, &requests, tell).await;
+                        inbox.push(Message::Exchange(id, ExchangeEvent::Failed(why)));
                     });
                     self.calls.insert(id, task.abort_handle());
                 }

@@ -8,11 +8,12 @@
 //! supervisor   the router's task: stream, deliveries, heartbeats, reopening agents
 //! registry     which agents are loaded: their databases are open; agent_task: the task of one
 //! reopen_times when unloaded agents are loaded again; sqlite: their files
-//! http         calls of agents; remote_relays: other relays; tls: their certificates; signers: asking remote signers
+//! http         calls of agents; remote_relays: other relays; tls: their certificates; exchanges: asking remote signers and wallets
 //! secrets      what manifests name; owner: the owner's key of a local relay
 //! ```
 
 mod agent_task;
+mod exchanges;
 pub mod http;
 pub(crate) mod owner;
 mod registry;
@@ -20,7 +21,6 @@ mod remote_relays;
 mod reopen_times;
 mod runtime;
 mod secrets;
-mod signers;
 pub(crate) mod sqlite;
 mod supervisor;
 pub(crate) mod tls;

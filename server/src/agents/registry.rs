@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relay_agent::executor::HttpEvent;
-use relay_agent::machine::{Agent, EffectId, Published, SignerEvent};
+use relay_agent::machine::{Agent, EffectId, ExchangeEvent, Published};
 use relay_engine::types::{Event, Now, PubKey};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -30,8 +30,8 @@ pub(super) enum Message {
     Stored(EffectId, Result<String, String>),
     /// The answer to a query.
     Events(EffectId, Result<Vec<Event>, String>),
-    /// Something has come of a question to a remote signer.
-    Signer(EffectId, SignerEvent),
+    /// Something has come of an exchange.
+    Exchange(EffectId, ExchangeEvent),
     /// A command or a question. Dropped without being called if the agent cannot be opened.
     Call(Call),
     /// Opens the agent: its time has come.

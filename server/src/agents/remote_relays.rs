@@ -1,7 +1,7 @@
-//! Other relays: publishing on those that a customer names, and those of a manifest; asking remote signers on theirs.
+//! Other relays: publishing on those that a customer names, and those of a manifest; asking remote signers and wallets on theirs.
 //!
 //! Publishing is done once and in the background: this relay has the events, and is what is relied on. The rules for addresses are
-//! those of a stranger's URL: public addresses only, on the ports of `relay_agent::fetch`. The relays of a signer are the
+//! those of a stranger's URL: public addresses only, on the ports of `relay_agent::fetch`. The relays of a signer or wallet are the
 //! operator's choice: any port, and the private addresses that the settings allow, those also without TLS. A relay that asks
 //! for authentication is not answered.
 
@@ -10,9 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay_agent::exchange::{Answers, Frames};
 use relay_agent::executor::Access;
 use relay_agent::fetch::{Forbidden, PrivateHosts, check_url, is_public};
-use relay_agent::nip46::{Frames, SignerResponses};
 use relay_agent::nip90::RELAYS_MAX;
 use relay_engine::types::Event;
 use rustls::pki_types::ServerName;
@@ -29,9 +29,9 @@ use super::tls;
 const CONNECTIONS_MAX: usize = 64;
 /// Longest time for one relay.
 const TIME: Duration = Duration::from_secs(20);
-/// Longest message of another relay, in bytes; and of a signer's.
+/// Longest message of another relay, in bytes; and in an exchange.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-const SIGNER_MESSAGE_BYTES_MAX: usize = 256 << 10;
+const EXCHANGE_MESSAGE_BYTES_MAX: usize = 256 << 10;
 
 /// Publishes on other relays.
 #[derive(Clone)]
@@ -52,14 +52,14 @@ impl RemoteRelays {
         Ok(RemoteRelays(Arc::new(Shared { tls, connections, private_hosts })))
     }
 
-    /// Asks a remote signer on a relay, and tells each event that comes. Goes on until the connection ends.
+    /// Asks somebody on a relay, and tells each event that comes. Goes on until the connection ends.
     ///
     /// # Errors
     /// Always: why there is no connection, or why it has ended.
     pub(super) async fn ask(
         &self,
         relay: &str,
-        answers: &SignerResponses,
+        answers: &Answers,
         requests: &[Event],
         tell: impl FnMut(Event),
     ) -> io::Result<()> {
@@ -71,9 +71,9 @@ impl RemoteRelays {
         let asked = if found.is_tls {
             let name = ServerName::try_from(found.host).map_err(io::Error::other)?;
             let stream = self.0.tls.connect(name, stream).await?;
-            ask(relay, stream, &messages, tell).await
+            ask(relay, stream, answers, &messages, tell).await
         } else {
-            ask(relay, stream, &messages, tell).await
+            ask(relay, stream, answers, &messages, tell).await
         };
         asked.map_err(io::Error::other)
     }
@@ -140,21 +140,27 @@ async fn resolve(relay: &str, access: Access, private: &PrivateHosts) -> io::Res
 }
 
 /// Sends messages, and tells each event that comes.
-async fn ask<S>(relay: &str, stream: S, messages: &[String], mut tell: impl FnMut(Event)) -> Result<(), Error>
+async fn ask<S>(
+    relay: &str,
+    stream: S,
+    answers: &Answers,
+    messages: &[String],
+    mut tell: impl FnMut(Event),
+) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     use futures_util::{SinkExt as _, StreamExt as _};
     let config = WebSocketConfig::default()
-        .max_message_size(Some(SIGNER_MESSAGE_BYTES_MAX))
-        .max_frame_size(Some(SIGNER_MESSAGE_BYTES_MAX));
+        .max_message_size(Some(EXCHANGE_MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(EXCHANGE_MESSAGE_BYTES_MAX));
     let (mut socket, _) = tokio_tungstenite::client_async_with_config(relay, stream, Some(config)).await?;
     for message in messages {
         socket.send(Message::text(message.as_str())).await?;
     }
     let failed = |why: String| Error::Io(io::Error::other(why));
     // The first message is the subscription.
-    let mut frames = Frames::new(messages.len() - 1);
+    let mut frames = Frames::new(answers, messages.len() - 1);
     while let Some(message) = socket.next().await {
         if let Message::Text(text) = message?
             && let Some(event) = frames.handle(&text).map_err(failed)?
@@ -199,6 +205,7 @@ where
 #[cfg(test)]
 mod tests {
     use futures_util::{SinkExt as _, StreamExt as _};
+    use relay_agent::exchange::Wanted;
     use relay_engine::testing::event_of_json;
     use relay_engine::testing::signing::{event, key};
 
@@ -247,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_signers_relay_is_public_or_one_that_the_operator_allows() {
+    async fn the_relay_of_an_exchange_is_public_or_one_that_the_operator_allows() {
         let private = PrivateHosts::parse(&["127.0.0.1:7777"]).unwrap();
         for relay in ["ws://127.0.0.1:7778", "wss://[::1]:7777", "ws://8.8.8.8:7777", "ws://localhost:7777"] {
             let found = resolve(relay, Access::Configured, &private).await;
@@ -266,7 +273,9 @@ mod tests {
     async fn a_signer_is_asked_until_the_relay_does_not_go_on() {
         let answer = event_of_json(&event(&key(1)).kind(24_133).sign().json()).unwrap();
         let request = event_of_json(&event(&key(2)).kind(24_133).sign().json()).unwrap();
-        let answers = SignerResponses { signer: answer.pubkey, client: request.pubkey };
+        let client = request.pubkey.to_string();
+        let wanted = vec![Wanted { kinds: vec![24_133], tag: Some(('p', vec![client])) }];
+        let answers = Answers { author: answer.pubkey, wanted, unasked_max: 0 };
         let sends = |frames: Vec<String>| {
             let (client, server) = tokio::io::duplex(4_096);
             let relay = tokio::spawn(async move {
@@ -287,18 +296,19 @@ mod tests {
             });
             (client, relay)
         };
-        let event = format!(r#"["EVENT","signer",{}]"#, String::from_utf8_lossy(answer.json()));
+        let event = format!(r#"["EVENT","answers",{}]"#, String::from_utf8_lossy(answer.json()));
         let refused = format!(r#"["OK","{}",false,"blocked: no"]"#, request.id);
         for (frames, told, why) in [
-            (vec![r#"["EOSE","signer"]"#.to_owned(), event.clone(), event.clone()], 2, "it has closed"),
+            (vec![r#"["EOSE","answers"]"#.to_owned(), event.clone(), event.clone()], 2, "it has closed"),
             (vec![event.clone(); 30], 20, "too many events"),
             (vec![refused], 0, "it refuses the requests: blocked: no"),
-            (vec![event, r#"["CLOSED","signer","auth-required: x"]"#.to_owned()], 1, "auth-required: x"),
+            (vec![event, r#"["CLOSED","answers","auth-required: x"]"#.to_owned()], 1, "auth-required: x"),
         ] {
             let (client, relay) = sends(frames);
             let mut got = Vec::new();
             let messages = answers.messages(std::slice::from_ref(&request));
-            let asked = ask("wss://relay.example", client, &messages, |event| got.push(event)).await;
+            let asked =
+                ask("wss://relay.example", client, &answers, &messages, |event| got.push(event)).await;
             let error = asked.unwrap_err().to_string();
             assert!(error.contains(why), "{error}, {why}");
             assert_eq!(got, vec![answer.clone(); told], "{why}");

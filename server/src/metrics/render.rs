@@ -188,10 +188,12 @@ impl Snapshot {
 
     fn agents(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {
         let Some(AgentsSnapshot { totals, busiest, by_state, open }) = &self.agents else { return Ok(()) };
-        let Totals { jobs, failures, latency, .. } = totals;
+        let Totals { jobs, failures, payments, latency, .. } = totals;
         let by = |label, name: &str, count: &u64| (vec![(label, name.to_owned())], *count);
         out.metric(names::AGENT_JOBS, jobs.iter().map(|(state, n)| by("state", state, n)).collect())?;
         out.metric(names::AGENT_FAILURES, failures.iter().map(|(cause, n)| by("cause", cause, n)).collect())?;
+        out.metric(names::AGENT_PAYMENTS, payments.iter().map(|(state, n)| by("state", state, n)).collect())?;
+        out.number(names::AGENT_RECEIVED_MSAT, totals.received_msat)?;
         out.number(names::AGENT_ATTEMPTS, totals.attempts)?;
         let seconds =
             Histogram { bounds: &LATENCY_BOUNDS_MILLIS, counts: latency.clone(), sum: totals.latency_millis };
@@ -399,6 +401,9 @@ mod tests {
             r#"relay_agent_jobs_total{state="done"} 2"#,
             r#"relay_agent_jobs_total{state="expired"} 0"#,
             r#"relay_agent_failures_total{cause="timeout"} 1"#,
+            r#"relay_agent_payments_total{state="settled"} 2"#,
+            r#"relay_agent_payments_total{state="unpaid"} 0"#,
+            "relay_agent_received_msat_total 42000",
             "relay_agent_attempts_total 3",
             r#"relay_agent_answer_seconds_bucket{le="0.25"} 1"#,
             r#"relay_agent_answer_seconds_bucket{le="0.5"} 2"#,
@@ -440,6 +445,8 @@ mod tests {
         let counted = MetricsDelta {
             jobs: [("done".to_owned(), 2), ("failed".to_owned(), 1)].into(),
             failures: [("timeout".to_owned(), 1)].into(),
+            payments: [("settled".to_owned(), 2)].into(),
+            received_msat: 42_000,
             attempts: 3,
             latency: vec![0, 0, 0, 1, 1],
             latency_millis: 700,

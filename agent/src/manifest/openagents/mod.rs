@@ -34,7 +34,7 @@ use format::{AgentManifest, Author, Capabilities, Economics, EnvVar, Model, Requ
 const OPENAI: &str = "https://api.openai.com/v1";
 const PRIVATE_KEY: &str = "NOSTR_PRIVATE_KEY";
 const NOT_CONVERTED: &str = "cannot be converted: nothing here does this";
-const NOT_YET: &str = "is not supported yet: jobs are free";
+const NOT_YET: &str = "is not converted yet: jobs are free";
 
 /// Objects that serde would take as lists too, of their fields in order.
 const OBJECTS: [&str; 8] = [

@@ -1,10 +1,10 @@
-//! Asking remote signers (NIP-46): by a socket to the relay's object if this relay is where they listen, else to other relays. It is
+//! Asking remote signers (NIP-46) and wallets (NIP-47): by a socket to the relay's object if this relay is where they listen, else to other relays. It is
 //! closed when the agent has what it wants.
 
 use std::rc::Rc;
 
-use relay_agent::machine::{EffectId, SignerEvent};
-use relay_agent::nip46::{SignerResponses, is_same_relay};
+use relay_agent::exchange::{Answers, is_same_relay};
+use relay_agent::machine::{EffectId, ExchangeEvent};
 use relay_engine::types::Event;
 use worker::{Error, WebSocket};
 
@@ -12,12 +12,12 @@ use super::super::{calls, shards, sockets};
 use super::{Shared, now};
 
 impl Shared {
-    /// Asks a remote signer on all its relays at once, until the agent has what it wants.
-    pub(super) async fn ask_signer(
+    /// Asks on all of these relays at once, until the agent has what it wants.
+    pub(super) async fn exchange(
         self: &Rc<Self>,
         id: EffectId,
         relays: &[String],
-        answers: &SignerResponses,
+        answers: &Answers,
         requests: &[Event],
     ) {
         let Some(signal) = self.begin_call(id) else { return };
@@ -25,11 +25,13 @@ impl Shared {
         let asked = relays.iter().map(|relay| {
             let signal = &signal;
             async move {
-                let tell = |event| self.tell_signer(id, SignerEvent::Event(event));
+                let tell = |event| self.tell_exchange(id, ExchangeEvent::Event(event));
                 let is_own = settings.url.as_ref().is_some_and(|own| is_same_relay(own, relay));
                 let socket = match is_own {
                     true => self.own_socket().await,
-                    false => calls::signer_socket(&settings.agents.allow_private_hosts, relay, signal).await,
+                    false => {
+                        calls::exchange_socket(&settings.agents.allow_private_hosts, relay, signal).await
+                    }
                 };
                 let asked = match socket {
                     Ok(socket) => calls::ask(&socket, answers, requests, signal, tell).await,
@@ -39,7 +41,7 @@ impl Shared {
             }
         });
         let why = futures_util::future::join_all(asked).await.pop().unwrap_or_default();
-        self.tell_signer(id, SignerEvent::Failed(why));
+        self.tell_exchange(id, ExchangeEvent::Failed(why));
         self.end_call(id);
     }
 
@@ -54,10 +56,10 @@ impl Shared {
         response.websocket().ok_or_else(|| format!("the relay's object responded with status {status}"))
     }
 
-    /// Tells the agent what has come from its signer, unless it wants nothing more.
-    fn tell_signer(self: &Rc<Self>, id: EffectId, event: SignerEvent) {
+    /// Tells the agent what has come, unless it wants nothing more.
+    fn tell_exchange(self: &Rc<Self>, id: EffectId, event: ExchangeEvent) {
         if self.calls.try_borrow().is_ok_and(|calls| calls.contains_key(&id)) {
-            self.report(|agent| agent.signer(now(), id, event));
+            self.report(|agent| agent.exchange_event(now(), id, event));
         }
     }
 }

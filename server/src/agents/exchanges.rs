@@ -1,6 +1,6 @@
-//! Asking remote signers (NIP-46) on their relays. If one of them is this relay, no socket is opened.
+//! Asking remote signers (NIP-46) and wallets (NIP-47) on their relays. If one of them is this relay, no socket is opened.
 
-use relay_agent::nip46::{Frames, SignerResponses, is_same_relay};
+use relay_agent::exchange::{Answers, Frames, is_same_relay};
 use relay_engine::relay::PublishOutcome;
 use relay_engine::types::Event;
 
@@ -8,12 +8,12 @@ use super::agent_task::send_all;
 use super::runtime::AgentRuntime;
 use crate::handle::{Item, RelayHandle};
 
-/// Asks on all relays at once, and calls `tell` for each event of the signer. Returns when no relay is left, with the
+/// Asks on all relays at once, and calls `tell` for each event that comes. Returns when no relay is left, with the
 /// error of the last one; the caller aborts it when it has its answer.
 pub(super) async fn ask(
     runtime: &AgentRuntime,
     relays: &[String],
-    answers: &SignerResponses,
+    answers: &Answers,
     requests: &[Event],
     tell: impl Fn(Event),
 ) -> String {
@@ -34,14 +34,28 @@ pub(super) async fn ask(
 
 async fn ask_here(
     handle: &RelayHandle,
-    answers: &SignerResponses,
+    answers: &Answers,
     requests: &[Event],
     tell: impl Fn(Event),
 ) -> String {
-    let mut stream = match handle.open_stream(vec![answers.filter()], None).await {
+    let mut stream = match handle.open_stream(answers.filters(), None).await {
         Ok(stream) => stream,
         Err(error) => return error.to_string(),
     };
+    let mut frames = Frames::new(answers, requests.len());
+    // What is stored, as other relays send it before what is live.
+    for filter in answers.filters() {
+        let stored = match handle.query_public(filter) {
+            Ok(stored) => stored,
+            Err(error) => return error.to_string(),
+        };
+        for event in stored {
+            match frames.take(event) {
+                Ok(event) => tell(event),
+                Err(why) => return why,
+            }
+        }
+    }
     let mut refused = Vec::new();
     for outcome in send_all(handle, requests.to_vec()) {
         match outcome.await {
@@ -55,7 +69,6 @@ async fn ask_here(
     if let Some(why) = refused.pop().filter(|_| refused.len() + 1 == requests.len()) {
         return why;
     }
-    let mut frames = Frames::new(requests.len());
     while let Some(item) = stream.next().await {
         let Item::Event(_, event) = item else { continue };
         match frames.take(event) {

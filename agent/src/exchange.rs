@@ -1,43 +1,64 @@
-//! Asking a signer over a relay: the subscription for its answers, and what the relay sends.
+//! Asking somebody over a relay, a remote signer (NIP-46) or a wallet (NIP-47): the subscription for the answers, and what the relay sends.
 
-use relay_engine::types::{Event, Filter, PubKey, TagFilter};
+use relay_engine::types::{Event, Filter, Kind, PubKey, TagFilter};
 use relay_engine::wire::parse_event;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::KIND_REMOTE_SIGNING;
-
-/// A signer's answers to a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SignerResponses {
-    /// The signer's own public key.
-    pub signer: PubKey,
-    /// The public key by which it knows the agent.
-    pub client: PubKey,
+/// The events by which somebody answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// Who answers.
+    pub author: PubKey,
+    /// Each is a filter.
+    pub wanted: Vec<Wanted>,
+    /// Events that may come without having been asked for.
+    pub unasked_max: usize,
 }
 
-impl SignerResponses {
-    /// What they match. They are ephemeral.
-    pub fn filter(&self) -> Filter {
-        let client = self.client.to_string();
-        let mut filter = Filter {
-            kinds: Some(Box::new([KIND_REMOTE_SIGNING])),
-            authors: Some(Box::new([self.signer])),
-            tags: Box::new([TagFilter { letter: b'p', values: Box::new([client.as_bytes().into()]) }]),
-            ..Filter::default()
+/// Events of one author.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Their kinds.
+    pub kinds: Vec<Kind>,
+    /// The values of a tag of which they have one.
+    pub tag: Option<(char, Vec<String>)>,
+}
+
+impl Answers {
+    /// What they match.
+    pub fn filters(&self) -> Vec<Filter> {
+        let filter = |Wanted { kinds, tag }: &Wanted| {
+            let tag = tag.iter().map(|(letter, values)| TagFilter {
+                letter: *letter as u8,
+                values: values.iter().map(|value| value.as_bytes().into()).collect(),
+            });
+            let mut filter = Filter {
+                kinds: Some(kinds.clone().into()),
+                authors: Some(Box::new([self.author])),
+                tags: tag.collect(),
+                ..Filter::default()
+            };
+            filter.normalise();
+            filter
         };
-        filter.normalise();
-        filter
+        self.wanted.iter().map(filter).collect()
     }
 
     /// The messages to a relay: the subscription, and the requests.
     pub fn messages(&self, requests: &[Event]) -> Vec<String> {
-        let filter = json!({
-            "kinds": [KIND_REMOTE_SIGNING],
-            "authors": [self.signer.to_string()],
-            "#p": [self.client.to_string()],
-        });
-        let mut messages = vec![json!(["REQ", "signer", filter]).to_string()];
+        let filter = |Wanted { kinds, tag }: &Wanted| {
+            let mut filter = Map::new();
+            filter.insert("kinds".to_owned(), json!(kinds));
+            filter.insert("authors".to_owned(), json!([self.author.to_string()]));
+            if let Some((letter, values)) = tag {
+                filter.insert(format!("#{letter}"), json!(values));
+            }
+            Value::Object(filter)
+        };
+        let mut subscription = vec![json!("REQ"), json!("answers")];
+        subscription.extend(self.wanted.iter().map(filter));
+        let mut messages = vec![Value::Array(subscription).to_string()];
         let event = |event: &Event| format!(r#"["EVENT",{}]"#, String::from_utf8_lossy(event.json()));
         messages.extend(requests.iter().map(event));
         messages
@@ -50,23 +71,24 @@ pub fn is_same_relay(a: &str, b: &str) -> bool {
     matches!((parse(a), parse(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// What a relay sends in an exchange with a signer, which is bounded.
+/// What a relay sends in an exchange, which is bounded.
 #[derive(Clone, Copy, Debug)]
 pub struct Frames {
     requests: usize,
+    unasked_max: usize,
     refused: usize,
     received: usize,
 }
 
 impl Frames {
     /// Those after so many requests.
-    pub fn new(requests: usize) -> Self {
-        Frames { requests, refused: 0, received: 0 }
+    pub fn new(answers: &Answers, requests: usize) -> Self {
+        Frames { requests, unasked_max: answers.unasked_max, refused: 0, received: 0 }
     }
 
     /// The most events that are taken of one relay: for each request an `auth_url` and the answer, each up to twice, and some of others.
     fn events_max(&self) -> usize {
-        16 + 4 * self.requests
+        16 + self.unasked_max + 4 * self.requests
     }
 
     /// Reads a message; it may be an event, which may be anybody's, and its signature wrong.

@@ -1,0 +1,129 @@
+//! The invoices of jobs, of which a job has one that is open at most, and how many free jobs a customer has had today.
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::{EventId, PubKey};
+
+use super::{Batch, blob, corrupt, id, int, key, unsigned};
+
+const PUT: &str = "INSERT OR REPLACE INTO agent_invoice (job, customer, state, msat, hash, made_at, expires_at, received) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+const OPEN: &str = "SELECT job, customer, state, msat, hash, made_at, expires_at, received FROM agent_invoice \
+    WHERE state = 0 ORDER BY made_at";
+const BY_HASH: &str = "SELECT job FROM agent_invoice WHERE hash = ?";
+const PRUNE: &str = "DELETE FROM agent_invoice WHERE state > 0 AND expires_at < ?";
+/// Seconds for which an invoice is kept that is paid or given up.
+const KEPT_SECONDS: u64 = 30 * 86_400;
+
+const QUOTA: &str = "SELECT day, used FROM agent_quota WHERE customer = ?";
+const PUT_QUOTA: &str = "INSERT OR REPLACE INTO agent_quota (customer, day, used) VALUES (?, ?, ?)";
+const PRUNE_QUOTA: &str = "DELETE FROM agent_quota WHERE day < ?";
+
+/// Where an invoice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InvoiceState {
+    /// It may be paid, or may have been paid in time and settle late: the wallet is asked for it.
+    Open,
+    /// It is paid.
+    Paid,
+    /// It was not paid, and is not asked for any more.
+    Unpaid,
+}
+
+impl InvoiceState {
+    const ALL: [InvoiceState; 3] = [InvoiceState::Open, InvoiceState::Paid, InvoiceState::Unpaid];
+}
+
+/// An invoice as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InvoiceRow {
+    pub(crate) job: EventId,
+    pub(crate) customer: PubKey,
+    pub(crate) state: InvoiceState,
+    /// What it asks for, in millisatoshis.
+    pub(crate) msat: u64,
+    pub(crate) payment_hash: [u8; 32],
+    /// Milliseconds since 1970.
+    pub(crate) made_at: u64,
+    /// Unix seconds.
+    pub(crate) expires_at: u64,
+    /// What has come, in millisatoshis.
+    pub(crate) received: u64,
+}
+
+/// Adds an invoice, or its present state.
+pub(crate) fn put_invoice(batch: &mut Batch, row: &InvoiceRow) {
+    let state = InvoiceState::ALL.iter().position(|state| *state == row.state).unwrap_or_default();
+    let params = vec![
+        row.job.0[..].into(),
+        row.customer.0[..].into(),
+        (state as u64).into(),
+        row.msat.into(),
+        row.payment_hash[..].into(),
+        row.made_at.into(),
+        row.expires_at.into(),
+        row.received.into(),
+    ];
+    batch.push(PUT, params);
+}
+
+/// The invoices that the wallet is asked for, oldest first.
+pub(crate) fn open_invoices(conn: &impl SqlConn) -> Result<Vec<InvoiceRow>, StoreError> {
+    let mut found = Vec::new();
+    conn.query(OPEN, &[], &mut |row| {
+        let state = usize::try_from(int(row, 2)?).ok().and_then(|at| InvoiceState::ALL.get(at).copied());
+        found.push(InvoiceRow {
+            job: id(row, 0)?,
+            customer: key(row, 1)?,
+            state: state.ok_or_else(|| corrupt("a state"))?,
+            msat: unsigned(row, 3)?,
+            payment_hash: blob(row, 4)?.try_into().map_err(|_| corrupt("a payment hash"))?,
+            made_at: unsigned(row, 5)?,
+            expires_at: unsigned(row, 6)?,
+            received: unsigned(row, 7)?,
+        });
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Whether an invoice with this payment hash is known.
+pub(crate) fn has_invoice(conn: &impl SqlConn, payment_hash: &[u8; 32]) -> Result<bool, StoreError> {
+    let mut found = false;
+    conn.query(BY_HASH, &[SqlValue::Blob(payment_hash)], &mut |_| {
+        found = true;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Free jobs that a customer has had on this day, a number of days since 1970.
+pub(crate) fn free_jobs(
+    conn: &impl SqlConn,
+    batch: &Batch,
+    customer: &PubKey,
+    day: u64,
+) -> Result<u32, StoreError> {
+    if let Some(used) = batch.free_jobs(customer, day) {
+        return Ok(used);
+    }
+    let mut used = 0;
+    conn.query(QUOTA, &[SqlValue::Blob(&customer.0)], &mut |row| {
+        if unsigned(row, 0)? == day {
+            used = unsigned(row, 1)? as u32;
+        }
+        Ok(())
+    })?;
+    Ok(used)
+}
+
+/// Notes how many free jobs a customer has had.
+pub(crate) fn put_free_jobs(batch: &mut Batch, customer: &PubKey, day: u64, used: u32) {
+    batch.note_free_jobs(*customer, day, used);
+    batch.push(PUT_QUOTA, vec![customer.0[..].into(), day.into(), u64::from(used).into()]);
+}
+
+/// Forgets what is old at this time, in Unix seconds.
+pub(crate) fn prune_invoices(batch: &mut Batch, now: u64) {
+    batch.push(PRUNE, vec![now.saturating_sub(KEPT_SECONDS).into()]);
+    batch.push(PRUNE_QUOTA, vec![(now / 86_400).into()]);
+}

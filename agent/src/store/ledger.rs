@@ -1,0 +1,215 @@
+//! The books of an agent, by double entry: each [`Transfer`] debits one account and credits another, so the balances of all accounts
+//! (debits less credits) sum to zero. Amounts are millisatoshis.
+//!
+//! ```text
+//! wallet        what has come into the agent's wallet
+//! <customer>    what customers have paid and not spent: their credit; a customer's balance is not above zero
+//! held          what has been taken of their credit for jobs that are not finished
+//! income        what is the agent's
+//! ```
+
+use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::types::{EventId, PubKey};
+use serde::Serialize;
+
+use super::batch::{Batch, Param, exec};
+use super::{blob, corrupt, int, key, text, unsigned};
+
+const BALANCE: &str = "SELECT msat FROM agent_account WHERE account = ?";
+const ADD: &str = "INSERT INTO agent_account (account, msat) VALUES (?, ?) \
+    ON CONFLICT (account) DO UPDATE SET msat = msat + excluded.msat";
+const PUT: &str =
+    "INSERT INTO agent_ledger (seq, at, debit, credit, msat, reason, job) VALUES (?, ?, ?, ?, ?, ?, ?)";
+const LAST: &str = "SELECT coalesce(max(seq), 0) FROM agent_ledger";
+const CREDITS: &str =
+    "SELECT account, -msat FROM agent_account WHERE length(account) = 32 AND msat < 0 ORDER BY account";
+const IS_OWED: &str = "SELECT 1 FROM agent_account WHERE length(account) = 32 AND msat < 0 LIMIT 1";
+const ENTRIES: &str =
+    "SELECT seq, at, debit, credit, msat, reason, job FROM agent_ledger WHERE seq > ? ORDER BY seq LIMIT ?";
+const PRUNE: &str = "DELETE FROM agent_ledger WHERE seq <= ?";
+/// Entries that are kept. Balances are kept without them.
+const ENTRIES_KEPT: u64 = 300_000;
+
+/// An account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// See the module.
+    Wallet,
+    /// See the module.
+    Held,
+    /// See the module.
+    Income,
+    /// See the module.
+    Customer(PubKey),
+}
+
+impl Account {
+    fn key(&self) -> &[u8] {
+        match self {
+            Account::Wallet => b"wallet",
+            Account::Held => b"held",
+            Account::Income => b"income",
+            Account::Customer(customer) => &customer.0,
+        }
+    }
+
+    fn read(key: &[u8]) -> Result<Self, StoreError> {
+        match key {
+            b"wallet" => Ok(Account::Wallet),
+            b"held" => Ok(Account::Held),
+            b"income" => Ok(Account::Income),
+            key => {
+                key.try_into().map(|key| Account::Customer(PubKey(key))).map_err(|_| corrupt("an account"))
+            }
+        }
+    }
+}
+
+/// Why something was transferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// A customer has paid.
+    Payment,
+    /// It is taken of a customer's credit for a job.
+    Charge,
+    /// The job has its result.
+    Delivery,
+    /// The job has ended without a result that its customer has: it is credit again.
+    Return,
+    /// The credit that was brought from another host.
+    Import,
+}
+
+impl Reason {
+    const ALL: [Reason; 5] =
+        [Reason::Payment, Reason::Charge, Reason::Delivery, Reason::Return, Reason::Import];
+
+    fn name(self) -> &'static str {
+        match self {
+            Reason::Payment => "payment",
+            Reason::Charge => "charge",
+            Reason::Delivery => "delivery",
+            Reason::Return => "return",
+            Reason::Import => "import",
+        }
+    }
+}
+
+/// An entry of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The order of entries.
+    pub seq: u64,
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// Which account is debited.
+    pub debit: Account,
+    /// Which account is credited.
+    pub credit: Account,
+    /// How much; not 0.
+    pub msat: u64,
+    /// Why.
+    pub reason: Reason,
+    /// For which job, if it is for one.
+    pub job: Option<EventId>,
+}
+
+impl Transfer {
+    /// What it adds to the balance of an account.
+    fn change(&self, account: &Account) -> i64 {
+        let msat = i64::try_from(self.msat).unwrap_or(i64::MAX);
+        match (self.debit == *account, self.credit == *account) {
+            (true, false) => msat,
+            (false, true) => -msat,
+            _ => 0,
+        }
+    }
+}
+
+/// Writes an entry and what it changes; in a transaction.
+pub(super) fn write_transfer(conn: &impl SqlConn, transfer: &Transfer) -> Result<(), StoreError> {
+    let Transfer { seq, at, debit, credit, msat, reason, job } = transfer;
+    let id: &[u8] = job.as_ref().map_or(&[], |job| &job.0);
+    let params: [Param; 7] = [
+        (*seq).into(),
+        (*at).into(),
+        debit.key().into(),
+        credit.key().into(),
+        (*msat).into(),
+        reason.name().as_bytes().into(),
+        id.into(),
+    ];
+    exec(conn, PUT, &params)?;
+    for account in [debit, credit] {
+        exec(conn, ADD, &[account.key().into(), Param::Int(transfer.change(account))])?;
+    }
+    Ok(())
+}
+
+/// The balance of an account: debits less credits, with what is not written yet.
+pub(crate) fn balance(conn: &impl SqlConn, batch: &Batch, account: &Account) -> Result<i64, StoreError> {
+    let mut balance = 0;
+    conn.query(BALANCE, &[SqlValue::Blob(account.key())], &mut |row| {
+        balance = int(row, 0)?;
+        Ok(())
+    })?;
+    Ok(batch.transfers().iter().fold(balance, |balance, transfer| balance + transfer.change(account)))
+}
+
+/// The number of the newest entry; 0 without any.
+pub(crate) fn last_transfer(conn: &impl SqlConn) -> Result<u64, StoreError> {
+    let mut last = 0;
+    conn.query(LAST, &[], &mut |row| {
+        last = unsigned(row, 0)?;
+        Ok(())
+    })?;
+    Ok(last)
+}
+
+/// The credit of all customers that have some.
+pub(crate) fn credits(conn: &impl SqlConn) -> Result<Vec<(PubKey, u64)>, StoreError> {
+    let mut found = Vec::new();
+    conn.query(CREDITS, &[], &mut |row| {
+        found.push((key(row, 0)?, unsigned(row, 1)?));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Whether any customer has credit.
+pub(crate) fn has_credits(conn: &impl SqlConn) -> Result<bool, StoreError> {
+    let mut found = false;
+    conn.query(IS_OWED, &[], &mut |_| {
+        found = true;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// At most `limit` entries after number `after`, oldest first.
+pub(crate) fn transfers(conn: &impl SqlConn, after: u64, limit: usize) -> Result<Vec<Transfer>, StoreError> {
+    let mut found = Vec::new();
+    conn.query(ENTRIES, &[SqlValue::Int(after as i64), SqlValue::Int(limit as i64)], &mut |row| {
+        let name = text(row, 5)?;
+        let reason = Reason::ALL.into_iter().find(|reason| reason.name() == name);
+        found.push(Transfer {
+            seq: unsigned(row, 0)?,
+            at: unsigned(row, 1)?,
+            debit: Account::read(blob(row, 2)?)?,
+            credit: Account::read(blob(row, 3)?)?,
+            msat: unsigned(row, 4)?,
+            reason: reason.ok_or_else(|| corrupt("a reason"))?,
+            job: blob(row, 6)?.try_into().ok().map(EventId),
+        });
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Forgets entries that are old.
+pub(crate) fn prune_transfers(batch: &mut Batch, last: u64) {
+    if let Some(until) = last.checked_sub(ENTRIES_KEPT).filter(|until| *until > 0) {
+        batch.push(PRUNE, vec![until.into()]);
+    }
+}

@@ -1,0 +1,175 @@
+//! A wallet service (NIP-47) of the tests: it makes signed invoices, and the test pays them.
+
+use std::collections::BTreeMap;
+
+use nostr::hashes::{Hash, sha256};
+use relay_agent::cipher::{self, Cipher};
+use relay_agent::identity::{Draft, Keys};
+use relay_agent::nip47::{KIND_INFO, KIND_NOTIFICATION, KIND_NOTIFICATION_NIP04, KIND_RESPONSE};
+use relay_engine::types::Event;
+use serde_json::{Value, json};
+
+use crate::invoices;
+
+/// The private key of the agent as the wallet's client.
+const CLIENT: [u8; 32] = [0x31; 32];
+const WALLET: [u8; 32] = [0x32; 32];
+/// Where it listens.
+pub(crate) const WALLET_RELAY: &str = "wss://wallet.example";
+
+/// The connection string of the wallet.
+pub(crate) fn uri() -> String {
+    let wallet = Keys::from_secret_bytes(WALLET).unwrap().pubkey();
+    let secret: String = CLIENT.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("nostr+walletconnect://{wallet}?relay={WALLET_RELAY}&secret={secret}")
+}
+
+/// An invoice of the wallet.
+#[derive(Clone, Debug)]
+pub(crate) struct Invoice {
+    pub(crate) preimage: [u8; 32],
+    pub(crate) bolt11: String,
+    pub(crate) msat: u64,
+    pub(crate) expires_at: u64,
+    /// What was paid.
+    pub(crate) paid: Option<u64>,
+    pub(crate) description: String,
+}
+
+/// See the module.
+pub(crate) struct Wallet {
+    keys: Keys,
+    client: Keys,
+    pub(crate) cipher: Cipher,
+    /// By payment hash.
+    pub(crate) invoices: BTreeMap<String, Invoice>,
+    nonce: u64,
+    pub(crate) methods: &'static str,
+}
+
+impl Wallet {
+    pub(crate) fn new() -> Self {
+        Wallet {
+            keys: Keys::from_secret_bytes(WALLET).unwrap(),
+            client: Keys::from_secret_bytes(CLIENT).unwrap(),
+            cipher: Cipher::Nip44,
+            invoices: BTreeMap::new(),
+            nonce: 0,
+            methods: "pay_invoice make_invoice lookup_invoice get_info notifications",
+        }
+    }
+
+    fn nonce(&mut self) -> [u8; 32] {
+        self.nonce += 1;
+        sha256::Hash::hash(&self.nonce.to_be_bytes()).to_byte_array()
+    }
+
+    /// What it can do.
+    pub(crate) fn info(&self) -> Event {
+        let tags = match self.cipher {
+            Cipher::Nip44 => vec![vec!["encryption".to_owned(), "nip44_v2 nip04".to_owned()]],
+            // A wallet of before NIP-44.
+            Cipher::Nip04 => Vec::new(),
+        };
+        let content = self.methods.to_owned();
+        self.keys.sign(&Draft { created_at: 1, kind: KIND_INFO, tags, content })
+    }
+
+    /// What a request asks: the method and its parameters.
+    pub(crate) fn read(&self, request: &Event) -> (String, Value) {
+        let content = Draft::of(request).content;
+        let (used, text) =
+            cipher::decrypt(&self.keys, &request.pubkey, &content).expect("a request to this wallet");
+        assert_eq!(used, self.cipher, "the cipher that it says");
+        let request: Value = serde_json::from_str(&text).unwrap();
+        (request["method"].as_str().unwrap().to_owned(), request["params"].clone())
+    }
+
+    /// The answer to a request, as an honest wallet gives it.
+    pub(crate) fn answer(&mut self, now: u64, request: &Event) -> Event {
+        let (method, params) = self.read(request);
+        let (result, error) = match method.as_str() {
+            "make_invoice" => (self.make(now, &params), Value::Null),
+            "lookup_invoice" => {
+                match params["payment_hash"].as_str().and_then(|hash| self.transaction(now, hash)) {
+                    Some(transaction) => (transaction, Value::Null),
+                    None => (Value::Null, json!({"code": "NOT_FOUND", "message": "no such invoice"})),
+                }
+            }
+            _ => (Value::Null, json!({"code": "NOT_IMPLEMENTED", "message": method})),
+        };
+        self.respond(request, &json!({ "result_type": method, "result": result, "error": error }))
+    }
+
+    /// An answer of these words.
+    pub(crate) fn respond(&mut self, request: &Event, words: &Value) -> Event {
+        let tags = vec![vec!["e".to_owned(), request.id.to_string()]];
+        self.event(KIND_RESPONSE, tags, words)
+    }
+
+    fn event(&mut self, kind: u16, tags: Vec<Vec<String>>, words: &Value) -> Event {
+        let (nonce, client) = (self.nonce(), self.client.pubkey());
+        let content = cipher::encrypt(self.cipher, &self.keys, &client, &words.to_string(), nonce).unwrap();
+        self.keys.sign(&Draft { created_at: self.nonce, kind, tags, content })
+    }
+
+    fn make(&mut self, now: u64, params: &Value) -> Value {
+        let msat = params["amount"].as_u64().unwrap();
+        let expiry_s = params["expiry"].as_u64().unwrap();
+        let description = params["description"].as_str().unwrap().to_owned();
+        let preimage = self.nonce();
+        let draft = invoices::Draft {
+            msat: Some(msat),
+            description: &description,
+            preimage,
+            created_at: now,
+            expiry_s,
+        };
+        let bolt11 = draft.sign();
+        let hash = sha256::Hash::hash(&preimage).to_string();
+        let expires_at = now + expiry_s;
+        let invoice = Invoice { preimage, bolt11, msat, expires_at, paid: None, description };
+        self.invoices.insert(hash.clone(), invoice);
+        self.transaction(now, &hash).unwrap()
+    }
+
+    /// An invoice as NIP-47 has it.
+    pub(crate) fn transaction(&self, now: u64, hash: &str) -> Option<Value> {
+        let invoice = self.invoices.get(hash)?;
+        let state = match invoice.paid {
+            Some(_) => "settled",
+            None if now >= invoice.expires_at => "expired",
+            None => "pending",
+        };
+        Some(json!({
+            "type": "incoming",
+            "state": state,
+            "invoice": invoice.bolt11,
+            "preimage": invoice.paid.map(|_| faster_hex::hex_string(&invoice.preimage)),
+            "payment_hash": hash,
+            "amount": invoice.paid.unwrap_or(invoice.msat),
+            "fees_paid": 0,
+            "created_at": invoice.expires_at - 600,
+            "expires_at": invoice.expires_at,
+            "settled_at": invoice.paid.map(|_| now),
+        }))
+    }
+
+    /// Somebody pays an invoice. Its payment hash.
+    pub(crate) fn pay(&mut self, bolt11: &str, msat: Option<u64>) -> String {
+        let (hash, invoice) =
+            self.invoices.iter_mut().find(|(_, invoice)| invoice.bolt11 == bolt11).expect("its invoice");
+        invoice.paid = Some(msat.unwrap_or(invoice.msat));
+        hash.clone()
+    }
+
+    /// A notification that a payment was received.
+    pub(crate) fn notification(&mut self, transaction: &Value) -> Event {
+        let tags = vec![vec!["p".to_owned(), self.client.pubkey().to_string()]];
+        let kind = match self.cipher {
+            Cipher::Nip44 => KIND_NOTIFICATION,
+            Cipher::Nip04 => KIND_NOTIFICATION_NIP04,
+        };
+        self.event(kind, tags, &json!({"notification_type": "payment_received", "notification": transaction}))
+    }
+}

@@ -1,0 +1,229 @@
+// Jobs that are paid before they begin: NDK orders and pays, and the agent's wallet is the wallet service of Alby's SDK (NIP-47), which makes
+// signed invoices (BOLT 11). Nobody moves bitcoin: a payment is what the wallet says of its invoice.
+import assert from 'node:assert/strict'
+import { createHash, randomBytes } from 'node:crypto'
+import { after, before, test } from 'node:test'
+import { NDKDVMJobFeedback, NDKDVMJobResult, NDKDVMRequest } from '@nostr-dev-kit/ndk'
+import * as sdk8 from '@getalby/sdk/nwc'
+import * as sdk7 from 'getalby-sdk-7/nwc'
+import bolt11 from 'bolt11'
+import { decode } from 'light-bolt11-decoder'
+import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
+import { connected, leave } from './jobs.mjs'
+import { MNEMONIC } from './owner.mjs'
+import { isOtherHost, now, startRelay, until, within } from './relay.mjs'
+
+const skip = process.env.RELAY_URL ? 'agents are deployed on relays of our own' : false
+// Where it may not be allowed to connect to this machine.
+const skipElsewhere = skip || (isOtherHost ? 'the host under test connects to public addresses only' : false)
+const PRICE = 21_000
+const REGTEST = { bech32: 'bcrt', pubKeyHash: 0x6f, scriptHash: 0xc4, validWitnessVersions: [0, 1] }
+const sha256 = bytes => createHash('sha256').update(bytes).digest('hex')
+
+/** A wallet service, with a client key for the agent. */
+class Wallet {
+  invoices = new Map()
+  asked = []
+  secret = Buffer.from(generateSecretKey()).toString('hex')
+  client = generateSecretKey()
+
+  get pubkey() {
+    return getPublicKey(Buffer.from(this.secret, 'hex'))
+  }
+
+  /** The connection string that an owner gives to the agent's host. */
+  uri(relay) {
+    const secret = Buffer.from(this.client).toString('hex')
+    return `nostr+walletconnect://${this.pubkey}?relay=${encodeURIComponent(relay)}&secret=${secret}`
+  }
+
+  async start({ NWCWalletService, NWCWalletServiceKeyPair }, url) {
+    // Version 7 has one relay.
+    this.service = new NWCWalletService({ relayUrls: [url], relayUrl: url })
+    const keys = new NWCWalletServiceKeyPair(this.secret, getPublicKey(this.client))
+    await within('a subscription', this.service.subscribe(keys, {
+      makeInvoice: async request => this.answer('make_invoice', () => this.make(request)),
+      lookupInvoice: async request => this.answer('lookup_invoice', () => this.transaction(request.payment_hash)),
+    }))
+    await within('its info event', this.service.publishWalletServiceInfoEvent(this.secret, ['make_invoice', 'lookup_invoice'], []))
+  }
+
+  answer(method, result) {
+    this.asked.push(method)
+    return { result: result(), error: undefined }
+  }
+
+  make({ amount, description, expiry }) {
+    const preimage = randomBytes(32)
+    const hash = sha256(preimage)
+    const tags = [
+      { tagName: 'payment_hash', data: hash },
+      { tagName: 'description', data: description },
+      { tagName: 'expire_time', data: expiry },
+      { tagName: 'payment_secret', data: randomBytes(32).toString('hex') },
+    ]
+    const draft = bolt11.encode({ network: REGTEST, millisatoshis: `${amount}`, timestamp: now(), tags })
+    const { paymentRequest } = bolt11.sign(draft, '11'.repeat(32))
+    const invoice = { type: 'incoming', state: 'pending', invoice: paymentRequest, payment_hash: hash, amount, fees_paid: 0 }
+    this.invoices.set(hash, { ...invoice, preimage: preimage.toString('hex'), created_at: now(), expires_at: now() + expiry })
+    return this.transaction(hash)
+  }
+
+  transaction(hash) {
+    const { preimage, ...invoice } = this.invoices.get(hash)
+    return invoice.state === 'settled' ? { ...invoice, preimage } : invoice
+  }
+
+  /** Somebody pays an invoice. */
+  pay(invoice, msat) {
+    const hash = decode(invoice).sections.find(({ name }) => name === 'payment_hash').value
+    const paid = this.invoices.get(hash)
+    Object.assign(paid, { state: 'settled', settled_at: now(), amount: msat ?? paid.amount })
+  }
+
+  stop() {
+    this.service?.close()
+  }
+}
+
+const admin = generateSecretKey()
+const URL_HERE = 'wss://relay.test'
+let signed = 0
+
+/** Deploys an agent that wants to be paid by a wallet. */
+async function deploy(relay, name, wallet) {
+  const handlers = [{ kind: 5050, executor: 'echo', config: {}, price: { model: 'per_job', msat: PRICE } }]
+  const manifest = { name, handlers, payment: { policy: 'prepay', wallet_ref: wallet } }
+  const body = JSON.stringify(manifest)
+  const tags = [['u', `${URL_HERE.replace('ws', 'http')}/agents`], ['method', 'POST'], ['nonce', `${signed++}`], ['payload', sha256(body)]]
+  const token = finalizeEvent({ kind: 27235, created_at: now(), tags, content: '' }, admin)
+  const authorization = `Nostr ${Buffer.from(JSON.stringify(token)).toString('base64')}`
+  const response = await fetch(`${relay.http}/agents`, { method: 'POST', headers: { authorization }, body })
+  const document = await response.json()
+  assert.equal(response.status, 201, JSON.stringify(document))
+  return document.pubkey
+}
+
+/** An order of NDK, and what has been answered. */
+class Order {
+  answers = []
+
+  static async send(ndk, pubkey, tags, encrypted) {
+    const order = new Order()
+    const request = new NDKDVMRequest(ndk)
+    request.kind = 5050
+    request.tags = [['i', 'hello', 'text'], ...tags]
+    if (encrypted) await request.encryption(ndk.getUser({ pubkey }))
+    else request.dvm = ndk.getUser({ pubkey })
+    await request.sign()
+    const filter = { kinds: [7000, 6050], ...request.filter() }
+    await within('EOSE', new Promise(resolve => {
+      const onEvent = event => order.answers.push(event)
+      order.subscription = ndk.subscribe(filter, { closeOnEose: false, groupable: false, onEvent, onEose: resolve })
+    }))
+    await within('OK', request.publish())
+    return order
+  }
+
+  async feedback() {
+    return Promise.all(this.answers.filter(({ kind }) => kind === 7000).map(NDKDVMJobFeedback.from))
+  }
+
+  async statuses() {
+    return (await this.feedback()).map(({ status }) => status)
+  }
+
+  /** The amount and the invoice that it is asked for. */
+  async asked() {
+    await until('payment-required', async () => (await this.statuses()).includes('payment-required'))
+    const [, msat, invoice] = (await this.feedback()).at(-1).tags.find(([name]) => name === 'amount')
+    return { msat, invoice }
+  }
+
+  async result() {
+    await until('a result', () => this.answers.some(({ kind }) => kind === 6050))
+    const result = NDKDVMJobResult.from(this.answers.find(({ kind }) => kind === 6050))
+    if (result.hasTag('encrypted')) await result.decrypt()
+    return result.content
+  }
+}
+
+async function isPaid(t, url, agent, wallet, { encrypted = false } = {}) {
+  const ndk = await connected(url)
+  t.after(() => leave(ndk))
+  const order = await Order.send(ndk, agent, [['bid', '30000']], encrypted)
+  const { msat, invoice } = await order.asked()
+  assert.equal(msat, `${PRICE}`, 'the price, not the bid')
+  const section = name => decode(invoice).sections.find(section => section.name === name).value
+  assert.equal(section('amount'), `${PRICE}`)
+  // It is asked whether it is paid, and nothing begins.
+  const before = wallet.asked.length
+  await until('a question', () => wallet.asked.slice(before).includes('lookup_invoice'))
+  assert.deepEqual(await order.statuses(), ['payment-required'])
+  wallet.pay(invoice, 2 * PRICE)
+  const paidAt = performance.now()
+  assert.equal(await order.result(), 'hello')
+  t.diagnostic(`from the payment to the result: ${Math.round(performance.now() - paidAt)} ms; questions to the wallet: ${wallet.asked.length}`)
+  assert.deepEqual(await order.statuses(), ['payment-required', 'processing'])
+  const times = order.answers.map(event => event.created_at)
+  assert.ok(times.every((time, at) => at === 0 || time > times[at - 1]), `${times}`)
+  // Paid twice: the next one costs nothing.
+  const next = await Order.send(ndk, agent, [], encrypted)
+  assert.equal(await next.result(), 'hello')
+  assert.deepEqual(await next.statuses(), ['processing'])
+}
+
+let host, other
+const wallets = { here: new Wallet(), eight: new Wallet(), seven: new Wallet() }
+before(async () => {
+  if (skip) return
+  other = await startRelay()
+  const secrets = {
+    AGENT_WALLET_HERE: wallets.here.uri(URL_HERE),
+    AGENT_WALLET_EIGHT: wallets.eight.uri(other.url),
+    AGENT_WALLET_SEVEN: wallets.seven.uri(other.url),
+  }
+  const [pubkey, privateHost] = [getPublicKey(admin), other.url.replace('ws://', '')]
+  const env = { AGENT_MASTER_SECRET: MNEMONIC, ...secrets }
+  const settings = { RELAY_URL: URL_HERE, RELAY_POLICY__ADMIN_PUBKEYS: pubkey, RELAY_AGENTS__ALLOW_PRIVATE_HOSTS: privateHost }
+  const config = { url: URL_HERE, policy: { admin_pubkeys: [pubkey] }, agents: { allow_private_hosts: [privateHost] } }
+  host = await startRelay(isOtherHost ? { config, env } : { env: { ...env, ...settings } })
+  await wallets.here.start(sdk8, host.url)
+  await wallets.eight.start(sdk8, other.url)
+  await wallets.seven.start(sdk7, other.url)
+})
+after(async () => {
+  Object.values(wallets).forEach(wallet => wallet.stop())
+  await host?.stop()
+  await other?.stop()
+})
+
+test('a job is paid to a wallet on the same relay', { skip }, async t => {
+  const agent = await deploy(host, 'paid here', 'AGENT_WALLET_HERE')
+  await isPaid(t, host.url, agent, wallets.here)
+})
+
+test('an encrypted job is paid to a wallet on the same relay', { skip }, async t => {
+  const agent = await deploy(host, 'paid in secret', 'AGENT_WALLET_HERE')
+  await isPaid(t, host.url, agent, wallets.here, { encrypted: true })
+})
+
+test("a job is paid to a wallet on another relay, of the SDK's version 8", { skip: skipElsewhere }, async t => {
+  const agent = await deploy(host, 'paid elsewhere', 'AGENT_WALLET_EIGHT')
+  await isPaid(t, host.url, agent, wallets.eight)
+})
+
+test("a job is paid to a wallet on another relay, of the SDK's version 7", { skip: skipElsewhere }, async t => {
+  const agent = await deploy(host, 'paid to an older one', 'AGENT_WALLET_SEVEN')
+  await isPaid(t, host.url, agent, wallets.seven)
+})
+
+test('a bid below the price is answered with the price', { skip }, async t => {
+  const agent = await deploy(host, 'not for less', 'AGENT_WALLET_HERE')
+  const ndk = await connected(host.url)
+  t.after(() => leave(ndk))
+  const order = await Order.send(ndk, agent, [['bid', '20000']], false)
+  await until('an error', async () => (await order.statuses()).includes('error'))
+  const [feedback] = await order.feedback()
+  assert.match(feedback.content, /the price is 21000 msat, and the bid is 20000 msat/)
+})
