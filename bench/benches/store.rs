@@ -1,4 +1,4 @@
-//! Commits and scans of the memory backend and LMDB; each answer is checked.
+//! Commits and scans of the memory backend, LMDB and the store on files; each answer is checked.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -18,6 +18,7 @@ use relay_engine::store::{
 use relay_engine::types::{Event, EventId, Filter, Timestamp};
 use relay_engine::verify::Verified;
 use relay_server::lmdb::{LmdbBackend, LmdbOptions};
+use relay_server::log_store::{LogBackend, LogOptions};
 
 const NOW: Timestamp = 1_767_225_600;
 const LIMITS: ScanLimits = ScanLimits { limit_default: 500, limit_max: 5_000 };
@@ -71,6 +72,21 @@ fn commit(criterion: &mut Criterion<CpuTime>) {
                 BatchSize::PerIteration,
             );
         });
+        group.bench_function(BenchmarkId::new("log, durable", batch), |bencher| {
+            let open = || {
+                let folder = tempfile::tempdir().expect("a folder");
+                let backend = LogBackend::open(folder.path(), LogOptions::default(), 0).expect("opens");
+                (folder, backend)
+            };
+            bencher.iter_batched(
+                open,
+                |(folder, backend)| {
+                    assert_eq!(fill(&backend, &ops, batch), kept);
+                    (folder, backend)
+                },
+                BatchSize::PerIteration,
+            );
+        });
     }
     group.finish();
 }
@@ -102,6 +118,9 @@ fn scan(criterion: &mut Criterion<CpuTime>) {
     let folder = tempfile::tempdir().expect("a folder");
     let lmdb = LmdbBackend::open(folder.path(), &LmdbOptions::default()).expect("opens");
     assert_eq!(fill(&lmdb, &ops, 4_096), corpus.current.len() as u64);
+    let log_folder = tempfile::tempdir().expect("a folder");
+    let log = LogBackend::open(log_folder.path(), LogOptions::default(), 0).expect("opens");
+    assert_eq!(fill(&log, &ops, 4_096), corpus.current.len() as u64);
 
     for shape in Shape::ALL {
         let mut rng = Rng::new(shape.name(), 1);
@@ -130,6 +149,14 @@ fn scan(criterion: &mut Criterion<CpuTime>) {
             bencher.iter(|| {
                 for (filters, expected) in asked.iter().zip(&expected) {
                     ask(&lmdb, filters, &mut found);
+                    assert_eq!(&found, expected, "{filters:?}");
+                }
+            });
+        });
+        group.bench_function("log", |bencher| {
+            bencher.iter(|| {
+                for (filters, expected) in asked.iter().zip(&expected) {
+                    ask(&log, filters, &mut found);
                     assert_eq!(&found, expected, "{filters:?}");
                 }
             });

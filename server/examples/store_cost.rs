@@ -1,58 +1,95 @@
-//! What storing and finding events costs in LMDB: `cargo run --release --example store_cost [events] [folder]`.
+//! What storing and finding events costs: `cargo run --release --example store_cost lmdb|log [events] [folder]`.
 //!
 //! Generated events (about 690 bytes, 2.7 indexed tags, authors by a skewed choice) go in through the store
 //! seam in batches of 1, 16, 256 and 4,096, each batch one durable commit, ids looked up as a relay does.
-//! CPU is that of this process, user and system, as the kernel counts it in ticks of 10 ms.
+//! CPU is that of this process, user and system, all its threads, as the kernel counts it in ticks of 10 ms; bytes written are
+//! what the kernel has counted as sent to the disk.
 
 #![allow(clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use relay_engine::store::{Backend, Posting, Rank, Reader, Seq, StartAt, Term, Writer, terms_of};
 use relay_engine::types::{Event, PubKey};
 use relay_server::lmdb::{LmdbBackend, LmdbOptions};
+use relay_server::log_store::{LogBackend, LogOptions};
 
 const AUTHORS: u64 = 20_000;
 
 fn main() {
     let mut args = std::env::args().skip(1);
+    let engine = args.next().unwrap_or_default();
     let events: u64 = args.next().map_or(100_000, |n| n.parse().expect("a number of events"));
     let folder = args.next().map_or_else(|| std::env::temp_dir().join("store_cost"), PathBuf::from);
     println!("{events} events stored beforehand, in {}", folder.display());
     let json: usize = (1..1001).map(|n| generated(n).json().len()).sum();
     println!("{} bytes of JSON per event", json / 1000);
-    println!("batch | us CPU per event | us per event | bytes per event at the end");
     let _ = std::fs::remove_dir_all(&folder);
-    let backend = LmdbBackend::open(&folder, &LmdbOptions::default()).expect("opens");
+    match engine.as_str() {
+        "lmdb" => {
+            let open = || LmdbBackend::open(&folder, &LmdbOptions::default()).expect("opens");
+            measure(open, events, &folder);
+        }
+        "log" => {
+            let open = || LogBackend::open(&folder, LogOptions::default(), 0).expect("opens");
+            measure(open, events, &folder);
+        }
+        _ => panic!("the first argument is lmdb or log"),
+    }
+    remove_folder(&folder);
+}
+
+fn measure<B: Backend>(open: impl Fn() -> B, events: u64, folder: &Path) {
+    let backend = open();
+    println!("batch | us CPU per event | us per event | ms of a commit, p99 | bytes written per event");
     store(&backend, 1..events + 1, 4096);
     let mut next = events + 1;
     for (batch, count) in [(4096, events / 5), (256, events / 10), (16, events / 50), (1, events / 100)] {
         let made: Vec<Event> = (next..next + count).map(generated).collect();
-        let (cpu, start) = (cpu_us(), Instant::now());
+        let (cpu, written, start) = (cpu_us(), written_bytes(), Instant::now());
+        let mut took: Vec<Duration> = Vec::new();
         for (at, chunk) in made.chunks(batch).enumerate() {
+            let begun = Instant::now();
             write(&backend, next + (at * batch) as u64, chunk);
+            took.push(begun.elapsed());
         }
         let (cpu, wall) = (cpu_us() - cpu, start.elapsed().as_micros() as u64);
         next += count;
-        let stats = backend.reader().and_then(|reader| reader.stats()).expect("stats");
+        took.sort_unstable();
+        let p99 = took[took.len() * 99 / 100].as_secs_f64() * 1_000.0;
         let per_event = |us: u64| us as f64 / count as f64;
-        println!("{batch} | {:.1} | {:.1} | {}", per_event(cpu), per_event(wall), stats.bytes / stats.events);
+        let written = (written_bytes() - written) / count;
+        println!("{batch} | {:.1} | {:.1} | {p99:.1} | {written}", per_event(cpu), per_event(wall));
     }
-    let copy = folder.join("copy");
-    backend.copy_to(&copy).expect("copies");
-    let bytes = std::fs::metadata(&copy).expect("the copy").len();
-    println!("without free pages: {} bytes per event", bytes / (next - 1));
     find(&backend);
     drop(backend);
-    remove_folder(&folder);
+    println!("{} bytes per event on the disk", folder_bytes(folder) / (next - 1));
+    let begun = Instant::now();
+    let backend = open();
+    println!("opened in {:.1} ms", begun.elapsed().as_secs_f64() * 1_000.0);
+    assert_eq!(backend.reader().and_then(|reader| reader.last_seq()), Ok(Seq(next - 1)));
+}
+
+/// Blocks of all files in a folder.
+fn folder_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    entries.map(|entry| entry.and_then(|entry| entry.metadata()).expect("a file").blocks() * 512).sum()
+}
+
+/// Bytes that this process has had written to the disk so far.
+fn written_bytes() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").expect("Linux");
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).expect("a count");
+    line.parse().expect("a number")
 }
 
 fn remove_folder(folder: &Path) {
     std::fs::remove_dir_all(folder).expect("removes its own folder");
 }
 
-fn store(backend: &LmdbBackend, seqs: std::ops::Range<u64>, batch: u64) {
+fn store<B: Backend>(backend: &B, seqs: std::ops::Range<u64>, batch: u64) {
     let mut first = seqs.start;
     while first < seqs.end {
         let made: Vec<Event> = (first..seqs.end.min(first + batch)).map(generated).collect();
@@ -61,7 +98,7 @@ fn store(backend: &LmdbBackend, seqs: std::ops::Range<u64>, batch: u64) {
     }
 }
 
-fn write(backend: &LmdbBackend, first: u64, events: &[Event]) {
+fn write<B: Backend>(backend: &B, first: u64, events: &[Event]) {
     let classes = backend.classes();
     backend
         .write(|writer| {
@@ -75,7 +112,7 @@ fn write(backend: &LmdbBackend, first: u64, events: &[Event]) {
 }
 
 /// Microseconds for a page of postings with their events, and for a page of postings alone.
-fn find(backend: &LmdbBackend) {
+fn find<B: Backend>(backend: &B) {
     println!("query | rows | us with events | us postings alone");
     let queries = [
         ("kind 1, limit 500", Term::Kind(1), 500),

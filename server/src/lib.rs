@@ -12,7 +12,9 @@
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and its event loop |
 //! | `writer`, `foreign_commits` | the one thread that writes: group commit, sweeps; what other processes have stored |
-//! | [`lmdb`], `outcomes` | the default store; what became of events that were given to it |
+//! | [`lmdb`] | the default store |
+//! | [`log_store`] | a store on files: a log and pages of keys |
+//! | `outcomes` | what became of events that were given to it |
 //! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77), or all is followed live |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
@@ -27,6 +29,7 @@ mod foreign_commits;
 mod handle;
 mod host;
 pub mod lmdb;
+pub mod log_store;
 mod log_throttle;
 mod metrics;
 mod net;

@@ -8,6 +8,7 @@ mod backend;
 mod cost;
 mod count;
 pub mod kv;
+pub mod lsm;
 mod memory;
 mod merge;
 mod put;

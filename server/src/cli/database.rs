@@ -13,40 +13,86 @@ use relay_engine::wire;
 use super::exit::Failure;
 use crate::config::{Settings, StoreEngine};
 use crate::lmdb::{LmdbBackend, LmdbOptions};
+use crate::log_store::{LogBackend, LogOptions};
 
 /// Most cost of a step of an offline scan. A step is one read transaction, during which a serving relay cannot reuse free pages.
 const STEP_COST_MAX: usize = 100_000;
 
+/// A database that a command has opened.
+pub enum Database {
+    /// LMDB.
+    Lmdb(LmdbBackend),
+    /// A log and pages.
+    Log(LogBackend),
+}
+
+/// Evaluates an expression with the store of a [`Database`], whichever it is.
+macro_rules! with_store {
+    ($database:expr, $store:ident => $body:expr) => {
+        match $database {
+            $crate::cli::database::Database::Lmdb($store) => $body,
+            $crate::cli::database::Database::Log($store) => $body,
+        }
+    };
+}
+pub(crate) use with_store;
+
 /// Opens the configured database, creating it if it does not exist.
-pub fn open(settings: &Settings) -> Result<LmdbBackend, Failure> {
-    let options = options(settings)?;
-    Ok(LmdbBackend::open(&settings.data, &options)?)
+pub fn open(settings: &Settings) -> Result<Database, Failure> {
+    match engine(settings)? {
+        Engine::Lmdb(options) => Ok(Database::Lmdb(LmdbBackend::open(&settings.data, &options)?)),
+        Engine::Log(options) => {
+            Ok(Database::Log(LogBackend::open(&settings.data, options, settings.store.reserve_bytes)?))
+        }
+    }
 }
 
 /// Opens a database that must exist. For `delete`: a folder that does not exist has been mistyped.
-pub fn open_existing(settings: &Settings) -> Result<LmdbBackend, Failure> {
-    let options = options(settings)?;
+pub fn open_existing(settings: &Settings) -> Result<Database, Failure> {
     ensure_exists(settings)?;
-    Ok(LmdbBackend::open(&settings.data, &options)?)
+    open(settings)
 }
 
 /// Opens an existing database for reading; the folder may be read-only.
-pub fn open_to_read(settings: &Settings) -> Result<LmdbBackend, Failure> {
-    let options = options(settings)?;
+pub fn open_to_read(settings: &Settings) -> Result<Database, Failure> {
     ensure_exists(settings)?;
-    Ok(LmdbBackend::open_to_read(&settings.data, &options)?)
+    match engine(settings)? {
+        Engine::Lmdb(options) => Ok(Database::Lmdb(LmdbBackend::open_to_read(&settings.data, &options)?)),
+        Engine::Log(options) => Ok(Database::Log(LogBackend::open_to_read(&settings.data, options)?)),
+    }
 }
 
-fn options(settings: &Settings) -> Result<LmdbOptions, Failure> {
-    if settings.store.engine == StoreEngine::Memory {
-        return Err(Failure::Usage("store.engine is `memory`: there is no database".into()));
+enum Engine {
+    Lmdb(LmdbOptions),
+    Log(LogOptions),
+}
+
+/// The configured engine, unless the folder has a database of another one.
+fn engine(settings: &Settings) -> Result<Engine, Failure> {
+    let is_other = |file: &str, is_there: bool, engine: &str| match is_there {
+        true => Err(Failure::Usage(format!(
+            "the folder {} has a database of another engine ({file}): set store.engine = \"{engine}\", or another folder",
+            settings.data.display()
+        ))),
+        false => Ok(()),
+    };
+    match settings.store.engine {
+        StoreEngine::Memory => Err(Failure::Usage("store.engine is `memory`: there is no database".into())),
+        StoreEngine::Lmdb => {
+            is_other("a log", LogBackend::is_in(&settings.data), "log")?;
+            let map_bytes_max = usize::try_from(settings.store.map_bytes_max).unwrap_or(usize::MAX);
+            let reserve_bytes = settings.store.reserve_bytes;
+            Ok(Engine::Lmdb(LmdbOptions { map_bytes_max, reserve_bytes, ..LmdbOptions::default() }))
+        }
+        StoreEngine::Log => {
+            is_other("data.mdb", settings.data.join("data.mdb").is_file(), "lmdb")?;
+            Ok(Engine::Log(LogOptions::default()))
+        }
     }
-    let map_bytes_max = usize::try_from(settings.store.map_bytes_max).unwrap_or(usize::MAX);
-    Ok(LmdbOptions { map_bytes_max, reserve_bytes: settings.store.reserve_bytes, ..LmdbOptions::default() })
 }
 
 fn ensure_exists(settings: &Settings) -> Result<(), Failure> {
-    if settings.data.join("data.mdb").is_file() {
+    if settings.data.join("data.mdb").is_file() || LogBackend::is_in(&settings.data) {
         return Ok(());
     }
     Err(Failure::External(format!("there is no database in {}", settings.data.display())))

@@ -4,11 +4,13 @@
 //! here, by its tombstones; an export without the requests cannot make another relay refuse it. So the command prints how
 //! many of them it removes.
 
-use clap::Args;
-use relay_engine::store::{self, SinkResult};
-use relay_engine::types::{EventId, is_removal_request};
+use std::sync::Arc;
 
-use super::database::{self, OfflineScan};
+use clap::Args;
+use relay_engine::store::{self, Backend, SinkResult};
+use relay_engine::types::{EventId, Filter, is_removal_request};
+
+use super::database::{self, OfflineScan, with_store};
 use super::exit::Failure;
 use super::progress::Progress;
 use crate::config::Settings;
@@ -33,13 +35,17 @@ pub struct DeleteArgs {
 /// Runs the command.
 pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
-    let db = match args.yes {
+    let database = match args.yes {
         true => database::open_existing(settings)?,
         false => database::open_to_read(settings)?,
     };
+    with_store!(database, store => delete(args, filters, &store))
+}
+
+fn delete<B: Backend>(args: &DeleteArgs, filters: Arc<[Filter]>, db: &B) -> Result<(), Failure> {
     let (mut ids, mut requests): (Vec<EventId>, u64) = (Vec::new(), 0);
-    let mut scan = OfflineScan::with_expired(&db, filters)?;
-    while scan.step(&db, &mut |hit| {
+    let mut scan = OfflineScan::with_expired(db, filters)?;
+    while scan.step(db, &mut |hit| {
         ids.push(hit.event.id());
         requests += u64::from(is_removal_request(hit.event.kind()));
         SinkResult::Continue
@@ -61,7 +67,7 @@ pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
     let mut progress = Progress::new("delete", None);
     let mut deleted = 0;
     for batch in ids.chunks(BATCH_EVENTS) {
-        deleted += store::remove(&db, batch)?;
+        deleted += store::remove(db, batch)?;
         progress.add(batch.len() as u64, || format!(" of {}", ids.len()));
     }
     progress.finish();

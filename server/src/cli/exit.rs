@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use relay_engine::store::StoreError;
 
 use crate::lmdb::OpenError;
+use crate::log_store::LogOpenError;
 
 /// Why a command failed, or did only a part of its work.
 ///
@@ -59,6 +60,12 @@ impl From<StoreError> for Failure {
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
+        Failure::External(error.to_string())
+    }
+}
+
+impl From<LogOpenError> for Failure {
+    fn from(error: LogOpenError) -> Self {
         Failure::External(error.to_string())
     }
 }

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use relay_engine::store::{Backend, Reader, Seq};
-use relay_engine::types::CanonicalEvent;
+use relay_engine::types::{CanonicalEvent, Filter};
 
-use super::database::{self, Lines};
+use super::database::{self, Lines, with_store};
 use super::exit::Failure;
 use super::progress::Progress;
 use crate::config::Settings;
@@ -34,7 +34,10 @@ pub struct ExportArgs {
 /// Runs the command.
 pub fn run(args: &ExportArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
-    let store = database::open_to_read(settings)?;
+    with_store!(database::open_to_read(settings)?, store => export(args, &filters, &store))
+}
+
+fn export<B: Backend>(args: &ExportArgs, filters: &[Filter], store: &B) -> Result<(), Failure> {
     let mut lines = Lines::new(args.out.as_deref())?;
     // No progress bar if the lines themselves go to the terminal.
     let show_progress = args.out.is_some() || !io::stdout().is_terminal();

@@ -19,7 +19,7 @@ use relay_engine::wire;
 use relay_sync::outcome_counts::OutcomeCounts;
 use serde_json::json;
 
-use super::database;
+use super::database::{self, with_store};
 use super::exit::Failure;
 use super::json_lines::{self, JsonLines};
 use super::progress::Progress;
@@ -61,7 +61,14 @@ struct CheckedLine {
 
 /// Runs the command.
 pub fn run(args: &ImportArgs, settings: &Settings) -> Result<(), Failure> {
-    let store = database::open(settings)?;
+    with_store!(database::open(settings)?, store => import(args, settings, &store))
+}
+
+fn import<B: Backend + Clone + Send + 'static>(
+    args: &ImportArgs,
+    settings: &Settings,
+    store: &B,
+) -> Result<(), Failure> {
     let input = JsonLines::open(args.file.as_deref())?;
     let interrupt = Interrupt::watch()?;
     let mut progress = Progress::new("import", input.bytes);
@@ -93,7 +100,7 @@ pub fn run(args: &ImportArgs, settings: &Settings) -> Result<(), Failure> {
     // If the committing thread failed, reading has stopped too; its error is the cause and is returned first.
     let mut counts = Counts { outcomes: committed?, ..Counts::default() };
     // What was deleted is removed now, not only when the relay next serves. Each step is small, so a signal is soon obeyed.
-    while !interrupt.has_come() && store::remove_pending(&store)?.more {}
+    while !interrupt.has_come() && store::remove_pending(store)?.more {}
     let Read { refused, ephemeral, vanish_elsewhere, last_line } = read?;
     counts.refused += refused;
     counts.outcomes.ephemeral += ephemeral;

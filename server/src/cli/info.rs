@@ -7,7 +7,7 @@ use relay_engine::store::{Backend, Reader, SinkResult};
 use relay_engine::types::Filter;
 use serde_json::json;
 
-use super::database::{self, Lines, OfflineScan};
+use super::database::{self, Lines, OfflineScan, with_store};
 use super::exit::Failure;
 use crate::config::Settings;
 
@@ -21,15 +21,18 @@ pub struct InfoArgs {
 
 /// Runs the command.
 pub fn run(args: &InfoArgs, settings: &Settings) -> Result<(), Failure> {
-    let store = database::open_to_read(settings)?;
+    with_store!(database::open_to_read(settings)?, store => print(args, settings, &store))
+}
+
+fn print<B: Backend>(args: &InfoArgs, settings: &Settings, store: &B) -> Result<(), Failure> {
     let (stats, last_seq) = {
         let reader = store.reader()?;
         (reader.stats()?, reader.last_seq()?)
     };
     let mut newest = None;
     let one = [Filter { limit: Some(1), ..Filter::default() }];
-    let mut scan = OfflineScan::new(&store, one.into())?;
-    while scan.step(&store, &mut |hit| {
+    let mut scan = OfflineScan::new(store, one.into())?;
+    while scan.step(store, &mut |hit| {
         newest = Some(hit.event.created_at());
         SinkResult::Continue
     })? {}

@@ -20,6 +20,7 @@ mod serve;
 pub mod stream;
 pub mod sync;
 pub(crate) mod time;
+pub mod verify_db;
 
 pub(crate) use serve::serve_here;
 
@@ -40,7 +41,7 @@ Exit codes: 0 done; 1 some of the input, or what was asked of a relay or sent to
 3 storage, a file, a socket or the relay that was asked failed; 130 ended by a signal before everything was done (stream and router, \
 which only a signal ends: 0).
 
-Commands may run while a relay serves the same folder, but in its PID namespace (inside its container), because \
+With LMDB, commands may run while a relay serves the same folder, but in its PID namespace (inside its container), because \
 LMDB identifies processes by their ids. The relay's queries return what they store at once, and its live subscriptions \
 receive it. A second relay on the same folder is refused.";
 
@@ -74,6 +75,8 @@ enum Command {
     Router(With<router::RouterArgs>),
     /// Print statistics of the database
     Info(With<info::InfoArgs>),
+    /// Read the whole database and name what is broken; nothing is changed
+    VerifyDb(With<verify_db::VerifyDbArgs>),
     /// Deploy and manage agents on a running relay
     Agent(agent::AgentArgs),
     /// Manage the blobs of a running relay
@@ -181,6 +184,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Stream(With { common, args })) => stream::run(args, &common.load(&[])?.settings),
         Some(Command::Router(With { common, args })) => router::run(args, &common.load(&[])?.settings),
         Some(Command::Info(With { common, args })) => info::run(args, &common.load(&[])?.settings),
+        Some(Command::VerifyDb(With { common, args })) => verify_db::run(args, &common.load(&[])?.settings),
         Some(Command::Agent(args)) => agent::run(args),
         Some(Command::Blossom(args)) => blossom::run(args),
         Some(Command::Config(args)) => {

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use relay_agent::identity::Keys;
+use relay_engine::store::Backend;
 
-use super::database;
+use super::database::{self, with_store};
 use super::exit::Failure;
 use super::remote::read_key;
 use crate::config::Settings;
@@ -64,7 +65,17 @@ pub(super) fn run_router(
     output: Output,
     reload: Reload,
 ) -> Result<(), Failure> {
-    let store = database::open(settings)?;
+    with_store!(database::open(settings)?, store => run_router_on(store, settings, config, keys, output, reload))
+}
+
+fn run_router_on<B: Backend + Clone + Send + Sync + 'static>(
+    store: B,
+    settings: &Settings,
+    config: &RouterConfig,
+    keys: Option<Keys>,
+    output: Output,
+    reload: Reload,
+) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;

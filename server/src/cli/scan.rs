@@ -1,9 +1,12 @@
 //! `relay scan`: the events that a REQ would return, one a line, without the relay's own limits.
 
-use clap::Args;
-use relay_engine::store::SinkResult;
+use std::sync::Arc;
 
-use super::database::{self, Lines, OfflineScan};
+use clap::Args;
+use relay_engine::store::{Backend, SinkResult};
+use relay_engine::types::Filter;
+
+use super::database::{self, Lines, OfflineScan, with_store};
 use super::exit::Failure;
 use crate::config::Settings;
 
@@ -21,13 +24,16 @@ pub struct ScanArgs {
 /// Runs the command.
 pub fn run(args: &ScanArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
-    let store = database::open_to_read(settings)?;
+    with_store!(database::open_to_read(settings)?, store => print(&store, filters))
+}
+
+fn print<B: Backend>(store: &B, filters: Arc<[Filter]>) -> Result<(), Failure> {
     let mut lines = Lines::new(None)?;
     let result = (|| {
-        let mut scan = OfflineScan::new(&store, filters)?;
+        let mut scan = OfflineScan::new(store, filters)?;
         let mut text = Vec::new();
         loop {
-            let has_more = scan.step(&store, &mut |hit| {
+            let has_more = scan.step(store, &mut |hit| {
                 text.extend_from_slice(hit.event.json());
                 text.push(b'\n');
                 if text.len() < CHUNK_BYTES { SinkResult::Continue } else { SinkResult::Pause }

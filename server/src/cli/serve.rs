@@ -5,7 +5,7 @@ use std::sync::Arc;
 use relay_engine::store::MemoryBackend;
 use tracing_subscriber::EnvFilter;
 
-use super::database;
+use super::database::{self, with_store};
 use super::exit::Failure;
 use crate::config::{Log, LogFormat, Settings, StoreEngine};
 use crate::lmdb::make_folder;
@@ -25,14 +25,14 @@ pub(crate) fn serve_here(settings: Settings, embedded: Option<Embedded>) -> Resu
         Err(error) => tracing::warn!(%error, "the limit on open files stays as it is"),
     }
     let ended = match settings.store.engine {
-        StoreEngine::Lmdb => {
+        StoreEngine::Lmdb | StoreEngine::Log => {
             make_folder(&settings.data)?;
             // Held while the relay serves.
             let _lock = ServeLock::take(&settings.data, &settings.listen)?;
-            let store = database::open(&settings)?;
+            let database = database::open(&settings)?;
             let folder = std::fs::canonicalize(&settings.data).unwrap_or_else(|_| settings.data.clone());
             let storage = format!("database in {}", folder.display());
-            serve(settings, store, &storage, embedded)?
+            with_store!(database, store => serve(settings, store, &storage, embedded)?)
         }
         StoreEngine::Memory => {
             let store = Arc::new(MemoryBackend::default());

@@ -7,18 +7,18 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use relay_engine::store::Backend;
 use relay_engine::types::Timestamp;
 use serde_json::{Value, json};
 
-use super::database;
+use super::database::{self, with_store};
 use super::exit::Failure;
 use super::progress::Progress;
 use super::remote::read_key;
 use super::time::moment;
 use crate::config::Settings;
-use crate::lmdb::LmdbBackend;
 use crate::signals::Interrupt;
-use crate::sync::{Counts, Method, Options, Outcome, RelayUrl, Report, SyncClient, SyncProgress};
+use crate::sync::{Counts, Method, Options, Outcome, RelayUrl, Report, SyncClient, SyncProgress, Task};
 
 /// Copy events from and to other relays: only what one side lacks
 #[derive(Args, Debug)]
@@ -96,11 +96,22 @@ pub fn run(args: &SyncArgs, settings: &Settings) -> Result<(), Failure> {
     };
     let task = options.task()?;
     let only_reads = args.dry_run || args.dir == Direction::Up;
-    let store = if only_reads { database::open_to_read(settings)? } else { database::open(settings)? };
+    let database = if only_reads { database::open_to_read(settings)? } else { database::open(settings)? };
+    with_store!(database, store => sync(args, settings, task, &urls, only_reads, store))
+}
+
+fn sync<B: Backend + Clone + Send + Sync + 'static>(
+    args: &SyncArgs,
+    settings: &Settings,
+    task: Task,
+    urls: &[RelayUrl],
+    only_reads: bool,
+    store: B,
+) -> Result<(), Failure> {
     let interrupt = Interrupt::watch()?;
     let client = SyncClient::new(task, store, settings, interrupt)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let reports = runtime.block_on(run_all(&client, &urls, args.dry_run))?;
+    let reports = runtime.block_on(run_all(&client, urls, args.dry_run))?;
     if !only_reads {
         // What was deleted is removed now, not only when the relay next serves.
         client.finish()?;
@@ -115,8 +126,8 @@ pub fn run(args: &SyncArgs, settings: &Settings) -> Result<(), Failure> {
     end(&reports, urls.len())
 }
 
-async fn run_all<'a>(
-    client: &SyncClient<LmdbBackend>,
+async fn run_all<'a, B: Backend + Clone + Send + Sync + 'static>(
+    client: &SyncClient<B>,
     urls: &'a [RelayUrl],
     dry_run: bool,
 ) -> Result<Vec<(&'a RelayUrl, Report)>, Failure> {

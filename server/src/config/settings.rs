@@ -148,11 +148,11 @@ impl Default for Network {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// `lmdb`, or `memory`, which forgets everything at the end.
+    /// `lmdb`, `log`, or `memory`, which forgets everything at the end.
     pub engine: StoreEngine,
     /// LMDB: largest size the database may reach, in bytes. Address space, not disk: reserve generously.
     pub map_bytes_max: u64,
-    /// LMDB: bytes of the disk, and of the map, that are kept for deletions when nothing else fits. 0: none.
+    /// Bytes of the disk, and of LMDB's map, that are kept for deletions when nothing else fits. 0: none.
     pub reserve_bytes: u64,
     /// Most events made durable by one sync.
     pub commit_events_max: usize,
@@ -167,6 +167,8 @@ pub enum StoreEngine {
     /// LMDB in the data folder.
     #[default]
     Lmdb,
+    /// A log and pages in the data folder, which one process opens at a time.
+    Log,
     /// Memory only.
     Memory,
 }
@@ -313,12 +315,12 @@ impl Settings {
 
     /// Whether agents can be deployed. They need a store that keeps its events.
     pub(crate) fn has_agents(&self) -> bool {
-        self.agents.enabled && self.store.engine == StoreEngine::Lmdb
+        self.agents.enabled && self.store.engine != StoreEngine::Memory
     }
 
     /// Whether blobs are served. They need a folder.
     pub(crate) fn has_blossom(&self) -> bool {
-        self.blossom.enabled && self.store.engine == StoreEngine::Lmdb
+        self.blossom.enabled && self.store.engine != StoreEngine::Memory
     }
 
     /// Whether only this machine can connect.

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{Method, Options, Outcome, RelayUrl, Report, SyncClient};
 use crate::cli::database;
 use crate::config::Settings;
-use crate::lmdb::LmdbBackend;
+use crate::lmdb::{LmdbBackend, LmdbOptions};
 use crate::signals::Interrupt;
 use relay_sync::outcome_counts::OutcomeCounts;
 use relay_sync::testing::{Events, FakeRelay, Lie, both, events};
@@ -137,7 +137,7 @@ impl Home {
     pub(super) fn with(events: &Events) -> Self {
         let folder = TempDir::new().unwrap();
         let settings = Settings { data: folder.path().join("data"), ..Settings::default() };
-        let store = database::open(&settings).unwrap();
+        let store = LmdbBackend::open(&settings.data, &LmdbOptions::default()).unwrap();
         let home = Home { _folder: folder, store, settings, interrupt: Interrupt::without_signals() };
         let local = super::local::Local::new(home.store.clone(), &home.settings);
         let outcomes = local.store(events.values().cloned().collect()).unwrap();

@@ -194,8 +194,13 @@ impl Model {
         }
     }
 
+    #[allow(dead_code, reason = "not every backend's tests need it")]
+    pub(crate) fn last_seq(&self) -> Seq {
+        self.last_seq
+    }
+
     /// One random change, to the model and to `writer`.
-    fn change(&mut self, writer: &mut impl Writer, classes: TermClasses, chance: &mut Chance) {
+    pub(crate) fn change(&mut self, writer: &mut impl Writer, classes: TermClasses, chance: &mut Chance) {
         match chance.below(7) {
             6 if !self.events.is_empty() => {
                 let index = chance.below(self.events.len() as u64) as usize;
@@ -226,15 +231,29 @@ impl Model {
                 let known = self.tombstones.entry(format!("{tombstone:?}")).or_insert((tombstone, until));
                 known.1 = known.1.max(until);
             }
-            _ => {
-                let seq = Seq(self.last_seq.0 + 1 + chance.below(2));
-                let event = chance.made(seq.0).event();
-                let terms = terms_of(event.view(), classes);
-                writer.insert(seq, &event, &terms).expect("insert");
-                self.events.insert(seq, (event, terms));
-                self.last_seq = seq;
-            }
+            _ => self.insert(writer, classes, chance),
         }
+    }
+
+    /// Removes two of three events, about.
+    #[allow(dead_code, reason = "not every backend's tests need it")]
+    pub(crate) fn remove_most(&mut self, writer: &mut impl Writer, chance: &mut Chance) {
+        let removed: Vec<Seq> = self.events.keys().copied().filter(|_| chance.below(3) != 0).collect();
+        for seq in removed {
+            let (event, terms) = self.events.remove(&seq).expect("just found");
+            writer.remove(seq, &event, &terms).expect("remove");
+            self.pending_removal.remove(&seq);
+        }
+    }
+
+    /// One random event more.
+    pub(crate) fn insert(&mut self, writer: &mut impl Writer, classes: TermClasses, chance: &mut Chance) {
+        let seq = Seq(self.last_seq.0 + 1 + chance.below(2));
+        let event = chance.made(seq.0).event();
+        let terms = terms_of(event.view(), classes);
+        writer.insert(seq, &event, &terms).expect("insert");
+        self.events.insert(seq, (event, terms));
+        self.last_seq = seq;
     }
 }
 

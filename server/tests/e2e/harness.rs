@@ -2,7 +2,8 @@
 //!
 //! With `RELAY_E2E_COMMAND` another host is tested instead: a program with the options `--persist FOLDER` and `--config FILE`
 //! (JSON with `info`, `limits`, `policy`, `url`) that logs where it listens as the binary does, and ends on SIGTERM, such as
-//! `edge/tests/host.mjs`. Tests of features that only the binary has fail then.
+//! `edge/tests/host.mjs`. Tests of features that only the binary has fail then. With `RELAY_E2E_ENGINE=log` the binary keeps its events
+//! with that engine; tests of what other processes do in a served folder, and of LMDB's files, fail then.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -171,6 +172,9 @@ pub(crate) fn serve(data: &Path, config: Option<&Path>) -> Command {
         None => {
             let mut command = Command::new(RELAY);
             command.arg("serve").args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
+            if let Ok(engine) = std::env::var("RELAY_E2E_ENGINE") {
+                command.args(["--set", &format!("store.engine={engine}")]);
+            }
             command
         }
     };

@@ -55,7 +55,7 @@ pub struct Key {
 
 impl Key {
     /// Before every key.
-    pub(in crate::store) const EMPTY: Key = Key { len: 0, bytes: [0; KEY_BYTES_MAX] };
+    pub const EMPTY: Key = Key { len: 0, bytes: [0; KEY_BYTES_MAX] };
 
     fn new(parts: &[&[u8]]) -> Self {
         let mut key = Key::EMPTY;
@@ -84,7 +84,7 @@ impl Key {
     }
 
     /// A key that a backend read; `None` if it is longer than any key.
-    pub(in crate::store) fn read(bytes: &[u8]) -> Option<Self> {
+    pub fn read(bytes: &[u8]) -> Option<Self> {
         (bytes.len() <= KEY_BYTES_MAX).then(|| Key::new(&[bytes]))
     }
 
@@ -106,13 +106,53 @@ impl Key {
         self.as_bytes().iter().zip(other.as_bytes()).take_while(|(a, b)| a == b).count()
     }
 
+    /// The least key above this one.
+    pub(in crate::store) fn successor(&self) -> Option<Key> {
+        self.splice(self.as_bytes().len(), &[0])
+    }
+
     /// The sequence number of the event that this is a key of.
-    pub(in crate::store) fn seq(&self) -> Option<Seq> {
+    pub fn seq(&self) -> Option<Seq> {
         match self.as_bytes() {
             [b'd', ..] => None,
             [b'i' | b'x', ..] => read_seq(self.as_bytes()),
             bytes => read_posting(bytes).map(|posting| posting.seq),
         }
+    }
+
+    /// The `created_at` of the posting that this is the key of.
+    pub(in crate::store) fn created_at(&self) -> Option<Timestamp> {
+        let (_, posting) = posting_head(self.as_bytes())?;
+        be64(&posting[..8]).map(|inverted| !inverted)
+    }
+
+    /// What all postings of its term begin with, if this is a posting's key, or a bound of one.
+    fn head(&self) -> Option<&[u8]> {
+        let bytes = self.as_bytes();
+        let len = match bytes {
+            [b'a', ..] => 1,
+            [b'k', ..] => 3,
+            [b'u', ..] => match bytes.get(1 + HALF)? {
+                0 => 2 + HALF,
+                1 => 4 + HALF,
+                _ => 4 + 2 * HALF,
+            },
+            [b't', ..] => 2 + HALF,
+            _ => return None,
+        };
+        bytes.get(..len)
+    }
+
+    /// The same, if it has a hash in it.
+    pub(in crate::store) fn hashed_head(&self) -> Option<&[u8]> {
+        self.head().filter(|head| head.len() > HALF)
+    }
+
+    /// The least key with the head of `from` and `to` that a posting not later than `newest` may have; `None` if they are not bounds
+    /// of one term's postings.
+    pub(in crate::store) fn least_of(from: &Key, to: &Key, newest: Timestamp) -> Option<Key> {
+        let head = from.head().filter(|head| to.head() == Some(head))?;
+        Some(Key::new(&[head, &(!newest).to_be_bytes()]))
     }
 
     /// Whether both are of the same tombstone, even if their timestamps differ.

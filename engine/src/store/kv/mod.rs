@@ -16,7 +16,7 @@ pub use key::{Key, POSTING_BYTES, posting_head};
 pub(in crate::store) use key::{read_until, tombstone_key};
 pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
-pub use pending_removal::PendingRemovalRow;
+pub use pending_removal::{PendingRemovalRow, PendingRemovals};
 
 use super::backend::{Posting, Rank, Reader, Seq, StartAt, Stats, StoreError, Tombstone, Writer};
 use super::terms::Term;

@@ -72,6 +72,11 @@ impl Overlay {
         Ok(rows)
     }
 
+    /// Events that become pending removal (`true`), and ones that were and are removed (`false`), ascending.
+    pub fn pending_removals(&self) -> impl Iterator<Item = (Seq, bool)> {
+        self.pending_removal.iter().map(|(seq, is_pending_removal)| (*seq, *is_pending_removal))
+    }
+
     /// The highest sequence number given in this write, 0 if none was.
     pub fn last_seq(&self) -> Seq {
         self.last_seq

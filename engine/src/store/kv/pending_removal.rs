@@ -1,5 +1,9 @@
 //! Events pending removal as a bitmap by sequence number, in rows of 8,192 bits. A row without bits is not stored.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::overlay::Overlay;
 use crate::store::backend::{Seq, StoreError};
 
 /// Bytes of a row: three of them fit a page of LMDB.
@@ -62,6 +66,72 @@ impl PendingRemovalRow {
             true => self.0[byte] |= bit,
             false => self.0[byte] &= !bit,
         }
+    }
+}
+
+/// All rows, for a backend that keeps them in memory. A clone shares them.
+#[derive(Clone, Debug, Default)]
+pub struct PendingRemovals {
+    rows: BTreeMap<u64, Arc<PendingRemovalRow>>,
+    len: u64,
+}
+
+impl PendingRemovals {
+    /// How many events are pending removal.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether an event is. Costs a comparison while none is.
+    pub fn contains(&self, seq: Seq) -> bool {
+        self.len > 0
+            && self
+                .rows
+                .get(&PendingRemovalRow::number_of(seq))
+                .is_some_and(|row| PendingRemovalRow::has(row.as_bytes(), seq))
+    }
+
+    /// All, ascending.
+    pub fn seqs(&self) -> impl Iterator<Item = Seq> {
+        self.rows().flat_map(|(number, row)| PendingRemovalRow::seqs(number, row.as_bytes()))
+    }
+
+    /// The rows, by number, ascending. None is empty.
+    pub fn rows(&self) -> impl Iterator<Item = (u64, &PendingRemovalRow)> {
+        self.rows.iter().map(|(number, row)| (*number, &**row))
+    }
+
+    /// The rows that a write changes, as they will be.
+    ///
+    /// # Errors
+    /// None; the signature is that of [`Overlay::pending_removal_rows`].
+    pub fn changed_by(&self, overlay: &Overlay) -> Result<Vec<(u64, PendingRemovalRow)>, StoreError> {
+        let row = |number| self.rows.get(&number).map_or(PendingRemovalRow::EMPTY, |row| (**row).clone());
+        overlay.pending_removal_rows(|number| Ok(row(number)))
+    }
+
+    /// Marks an event, or forgets that it was pending removal.
+    pub fn set(&mut self, seq: Seq, is_pending_removal: bool) {
+        let number = PendingRemovalRow::number_of(seq);
+        let mut row = self.rows.get(&number).map_or(PendingRemovalRow::EMPTY, |row| (**row).clone());
+        row.set(seq, is_pending_removal);
+        self.put_row(number, row);
+    }
+
+    /// Puts a row, as it is stored or after a change.
+    pub fn put_row(&mut self, number: u64, row: PendingRemovalRow) {
+        let count = |row: &PendingRemovalRow| PendingRemovalRow::count(row.as_bytes());
+        self.len += count(&row);
+        let before = match row == PendingRemovalRow::EMPTY {
+            true => self.rows.remove(&number),
+            false => self.rows.insert(number, Arc::new(row)),
+        };
+        self.len -= before.as_ref().map_or(0, |row| count(row));
     }
 }
 

@@ -32,13 +32,15 @@ impl Tables {
         if self.memtable.is_full(sizes, 1) {
             self.flush(conn, sizes)?;
         }
-        self.tree.rewrites.push_due(&self.tree.manifest, REWRITES);
+        self.tree.rewrites.push_due(&self.tree.directory, REWRITES);
         for _ in 0..REWRITES {
             let Some(page) = self.tree.rewrites.pop() else { break };
             self.tree.rewrite(conn, page, sizes.page_bytes)?;
         }
         for _ in 0..1 + keys_written / KEYS_PER_COMPACTION {
-            let Some(level) = self.tree.compaction_due(sizes) else { return Ok(()) };
+            let Some(level) = sizes.levels().due(&self.tree.directory, self.tree.level_0_next) else {
+                return Ok(());
+            };
             self.tree.compact(conn, level, sizes)?;
         }
         Ok(())

@@ -1,20 +1,17 @@
 //! The memtable: keys that are not in pages yet. They are not stored but derived again, when the backend is opened, from
 //! the events and tombstones since the last flush.
 
-use std::collections::{BTreeSet, btree_set};
-
 use rustc_hash::FxHashSet;
 
 use super::event_table::{self, EventChanges};
-use super::page::sort_keys;
 use super::queries::{int, integers};
 use super::sizes::SqlSizes;
 use super::tombstones;
 use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::{Seq, StoreError};
-use crate::store::kv::{Key, Overlay, keys_of, tombstone_key};
-use crate::store::terms::{TermClasses, terms_of};
-use crate::types::Event;
+use crate::store::kv::{Key, Overlay};
+use crate::store::lsm::{self, push_keys_of, sort_keys, tombstone_keys};
+use crate::store::terms::TermClasses;
 
 const FLUSHES: &str = "SELECT value FROM relay_meta WHERE name = 'folds'";
 const FLUSHED: &str = "SELECT value FROM relay_meta WHERE name = 'folded'";
@@ -25,7 +22,7 @@ const WRITE: &str = "INSERT INTO relay_meta (name, value) VALUES ('folds', ?), (
 #[derive(Debug, Default)]
 pub(super) struct Memtable {
     /// Keys of the events above [`Flushed::up_to`], and of tombstones put since.
-    keys: BTreeSet<Key>,
+    keys: lsm::Memtable,
     /// Those of these events that were removed since the backend was opened. Their keys are skipped.
     removed: FxHashSet<Seq>,
     /// Events left, and bytes of all.
@@ -58,17 +55,17 @@ impl Memtable {
     /// Reads the rows of events and tombstones since the last flush.
     pub(super) fn load<C: SqlConn>(conn: &C, classes: TermClasses) -> Result<Self, StoreError> {
         let mut memtable = Memtable { flushed: Flushed::load(conn)?, ..Memtable::default() };
-        let Memtable { keys, events, event_bytes, flushed, .. } = &mut memtable;
-        let rows = tombstones::load(conn, flushed.flushes, &mut |key| {
-            keys.insert(key);
-        })?;
+        let Memtable { events, event_bytes, flushed, .. } = &mut memtable;
+        let mut keys = Vec::new();
+        let rows = tombstones::load(conn, flushed.flushes, &mut |key| keys.push(key))?;
         // Rows are of one write, and a flush is between writes: no row has events of both sides.
         event_table::each_event(conn, flushed.up_to, &mut |seq, json| {
             *event_bytes += json.len();
             *events += 1;
-            let event = Event::from_canonical(json.into());
-            keys.extend(keys_of(seq, &event, &terms_of(event.view(), classes)));
+            push_keys_of(seq, json, classes, &mut keys);
         })?;
+        keys.sort();
+        memtable.keys.add(keys);
         memtable.tombstone_rows = rows;
         Ok(memtable)
     }
@@ -89,20 +86,22 @@ impl Memtable {
             || self.event_bytes >= sizes.memtable_bytes.saturating_mul(times)
     }
 
-    /// Keys from `first` to `last`, both included, ascending.
-    pub(super) fn range(&self, first: Key, last: Key) -> Range<'_> {
-        self.live(self.keys.range(first..=last))
+    /// The keys, those of removed events included.
+    pub(super) fn keys(&self) -> &lsm::Memtable {
+        &self.keys
+    }
+
+    /// Whether an event whose keys are here was removed.
+    pub(super) fn is_removed(&self, seq: Seq) -> bool {
+        self.removed.contains(&seq)
     }
 
     /// All keys to flush, sorted.
     pub(super) fn live_keys(&self) -> Vec<Key> {
-        let mut keys: Vec<Key> = self.live(self.keys.range::<Key, _>(..)).copied().collect();
+        let is_live = |key: &Key| key.seq().is_none_or(|seq| !self.is_removed(seq));
+        let mut keys = self.keys.keys_where(is_live);
         sort_keys(&mut keys);
         keys
-    }
-
-    fn live<'a>(&'a self, keys: btree_set::Range<'a, Key>) -> Range<'a> {
-        Range { keys, removed: &self.removed }
     }
 
     /// What will have been flushed when all that is here, up to `last_seq`, is.
@@ -121,7 +120,7 @@ impl Memtable {
         conn: &C,
         overlay: &Overlay,
     ) -> Result<NewTombstones, StoreError> {
-        let keys: Vec<Key> = overlay.tombstones().map(|(key, until)| tombstone_key(key, until)).collect();
+        let keys = tombstone_keys(overlay);
         let rows = tombstones::write(conn, self.flushed.flushes, self.tombstone_rows, &keys)?;
         Ok(NewTombstones { keys, rows })
     }
@@ -135,8 +134,9 @@ impl Memtable {
         tombstones: NewTombstones,
     ) {
         // This source has no keys to remove.
-        self.keys.extend(overlay.keys().map(|(key, _)| *key));
-        self.keys.extend(tombstones.keys);
+        let mut keys: Vec<Key> = overlay.keys().map(|(key, _)| *key).chain(tombstones.keys).collect();
+        keys.sort();
+        self.keys.add(keys);
         self.tombstone_rows += tombstones.rows;
         self.event_bytes += added.added_bytes;
         self.events = (self.events + added.added).saturating_sub(removed.len() as u64);
@@ -157,20 +157,5 @@ impl Flushed {
     /// Runs inside the transaction of the flush.
     pub(super) fn write<C: SqlConn>(&self, conn: &C) -> Result<(), StoreError> {
         conn.exec(WRITE, &[SqlValue::Int(self.flushes), int(self.up_to), SqlValue::Int(self.events as i64)])
-    }
-}
-
-/// Keys of a [`Memtable`], without those of removed events.
-pub(super) struct Range<'a> {
-    keys: btree_set::Range<'a, Key>,
-    removed: &'a FxHashSet<Seq>,
-}
-
-impl<'a> Iterator for Range<'a> {
-    type Item = &'a Key;
-
-    fn next(&mut self) -> Option<&'a Key> {
-        let removed = self.removed;
-        self.keys.find(|key| key.seq().is_none_or(|seq| !removed.contains(&seq)))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! relay_event      seq INTEGER PRIMARY KEY, json BLOB          events from seq on, a line each: event_row.rs
-//! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, filter, keys BLOB   sorted keys: page.rs
+//! relay_page       page INTEGER PRIMARY KEY, level, run, first, last, filter, keys BLOB   sorted keys: store::lsm
 //! relay_gone       chunk INTEGER PRIMARY KEY, bits BLOB        removed events whose keys are in pages: removed.rs
 //! relay_hidden     number INTEGER PRIMARY KEY, bits BLOB       events pending removal: pending_removal.rs
 //! relay_tombstone  row INTEGER PRIMARY KEY, fold, keys BLOB    tombstones put since flush number fold: tombstones.rs
@@ -13,7 +13,7 @@
 //! `filter` is the page's Bloom filter (bloom.rs).
 //!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
-//! written: a log-structured merge tree, in rows. A write stores its events, several in a row, and nothing else. Their keys
+//! written: a log-structured merge tree (`store::lsm`), in rows. A write stores its events, several in a row, and nothing else. Their keys
 //! (described in `store::kv`; id, all, kind, author, author and kind, each indexed tag; address and expiry where there are
 //! any) are kept in memory, the *memtable*, and derived from the events again when the backend is opened. Every thousand
 //! events or so the memtable is *flushed*: written as pages of 32 KB, a run of level 0. Eight such runs are *compacted* into
@@ -30,22 +30,16 @@
 //! Statements keep within what Durable Objects take: 100 parameters, rows under 2 MB, integers below 2^53
 //! (larger ones are BLOBs), no `BEGIN` and no PRAGMA. The connection makes writes durable.
 
-mod bloom;
 mod cache;
-mod compaction;
 mod event_row;
 mod event_table;
 mod maintenance;
-mod manifest;
 mod memtable;
-mod page;
 mod page_table;
 mod pending_removal;
 mod queries;
-mod range;
 mod reader;
 mod removed;
-mod rewrites;
 mod sizes;
 mod tables;
 mod tombstones;

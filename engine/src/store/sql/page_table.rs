@@ -1,13 +1,15 @@
 //! The table of pages: its rows, and a cache of those read lately.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::cache::BlobCache;
-use super::page::{Page, PageId, PageRef, RunId};
 use super::queries::{Bulk, SMALL_ROWS, each_row};
 use crate::sql::{SqlConn, SqlValue};
 use crate::store::backend::StoreError;
 use crate::store::kv::Key;
+use crate::store::lsm::{Page, PageId, PageRef, RunId, Shelf};
+use crate::types::Timestamp;
 
 const READ_PAGE_REFS: &str =
     "SELECT page, level, run, first, last, filter FROM relay_page WHERE page > ? ORDER BY page LIMIT ?";
@@ -22,21 +24,52 @@ const DELETE: Bulk = Bulk { before: "DELETE FROM relay_page WHERE page IN (", ro
 
 #[derive(Debug)]
 pub(super) struct PageTable {
-    cache: BlobCache,
+    cache: RefCell<BlobCache>,
+}
+
+/// A page and the id of its row.
+pub(super) struct Row {
+    pub(super) id: PageId,
+    pub(super) page: Page,
+}
+
+impl Row {
+    pub(super) fn page_ref(&self) -> PageRef {
+        self.page.page_ref(self.id)
+    }
+}
+
+/// The table and its connection.
+pub(super) struct SqlShelf<'a, C> {
+    conn: &'a C,
+    cache: &'a RefCell<BlobCache>,
 }
 
 impl PageTable {
     pub(super) fn new(cache_bytes: usize) -> Self {
-        PageTable { cache: BlobCache::new(cache_bytes) }
+        PageTable { cache: RefCell::new(BlobCache::new(cache_bytes)) }
     }
 
-    /// The keys of a page, encoded.
-    pub(super) fn read<C: SqlConn>(&mut self, conn: &C, id: PageId) -> Result<Arc<[u8]>, StoreError> {
-        if let Some(page) = self.cache.get(id.0) {
+    pub(super) fn shelf<'a, C: SqlConn>(&'a self, conn: &'a C) -> SqlShelf<'a, C> {
+        SqlShelf { conn, cache: &self.cache }
+    }
+
+    /// Drops pages from the cache, because they have been replaced.
+    pub(super) fn evict(&self, ids: &[PageId]) {
+        let mut cache = self.cache.borrow_mut();
+        ids.iter().for_each(|id| cache.remove(id.0));
+    }
+}
+
+impl<C: SqlConn> Shelf for SqlShelf<'_, C> {
+    type Bytes = Arc<[u8]>;
+
+    fn page(&self, id: PageId) -> Result<Arc<[u8]>, StoreError> {
+        if let Some(page) = self.cache.borrow_mut().get(id.0) {
             return Ok(page);
         }
         let mut found: Option<Arc<[u8]>> = None;
-        conn.query(READ, &[SqlValue::Int(id.0)], &mut |row| match row {
+        self.conn.query(READ, &[SqlValue::Int(id.0)], &mut |row| match row {
             [SqlValue::Blob(keys)] => {
                 found = Some((*keys).into());
                 Ok(())
@@ -44,13 +77,8 @@ impl PageTable {
             _ => Err(StoreError::Corrupt("table relay_page: unexpected column types".into())),
         })?;
         let page = found.ok_or_else(|| StoreError::Corrupt(format!("page {} is missing", id.0)))?;
-        self.cache.put(id.0, Arc::clone(&page));
+        self.cache.borrow_mut().put(id.0, Arc::clone(&page));
         Ok(page)
-    }
-
-    /// Drops pages from the cache, because they have been replaced.
-    pub(super) fn evict(&mut self, ids: &[PageId]) {
-        ids.iter().for_each(|id| self.cache.remove(id.0));
     }
 }
 
@@ -66,7 +94,7 @@ pub(super) fn each_page_ref<C: SqlConn>(
             SqlValue::Int(run),
             SqlValue::Blob(first),
             SqlValue::Blob(last),
-            SqlValue::Blob(bloom),
+            SqlValue::Blob(filter),
         ] => {
             let (Some(first), Some(last)) = (Key::read(first), Key::read(last)) else {
                 return Err(StoreError::Corrupt(format!(
@@ -74,7 +102,9 @@ pub(super) fn each_page_ref<C: SqlConn>(
                 )));
             };
             let run = RunId { level: level as usize, run };
-            each(run, PageRef { id: PageId(id), first, last, bloom: bloom.into() });
+            // Rows do not say how new their postings are.
+            let newest = Timestamp::MAX;
+            each(run, PageRef { id: PageId(id), first, last, filter: filter.into(), newest });
             Ok(id)
         }
         _ => Err(StoreError::Corrupt("table relay_page: unexpected column types".into())),
@@ -82,16 +112,16 @@ pub(super) fn each_page_ref<C: SqlConn>(
 }
 
 /// Writes pages over those of the same ids. Runs inside a transaction.
-pub(super) fn write<C: SqlConn>(conn: &C, pages: &[Page]) -> Result<(), StoreError> {
-    let rows = pages.iter().map(|Page { run, page_ref, keys }| {
+pub(super) fn write<C: SqlConn>(conn: &C, rows: &[Row]) -> Result<(), StoreError> {
+    let rows = rows.iter().map(|Row { id, page }| {
         [
-            SqlValue::Int(page_ref.id.0),
-            SqlValue::Int(run.level as i64),
-            SqlValue::Int(run.run),
-            SqlValue::Blob(page_ref.first.as_bytes()),
-            SqlValue::Blob(page_ref.last.as_bytes()),
-            SqlValue::Blob(&page_ref.bloom),
-            SqlValue::Blob(keys),
+            SqlValue::Int(id.0),
+            SqlValue::Int(page.run.level as i64),
+            SqlValue::Int(page.run.run),
+            SqlValue::Blob(page.first.as_bytes()),
+            SqlValue::Blob(page.last.as_bytes()),
+            SqlValue::Blob(&page.filter),
+            SqlValue::Blob(&page.bytes),
         ]
     });
     WRITE.run(conn, rows)

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 
 use super::event_row;
-use super::range::KeyRange;
+use super::page_table::SqlShelf;
 use super::tables::Tables;
+use super::tree::FILTERED;
 use crate::sql::SqlConn;
 use crate::store::backend::{Seq, Stats, StoreError};
-use crate::store::kv::{KeySource, read_until, tombstone_key};
+use crate::store::kv::KeySource;
+use crate::store::lsm::{View, WornPages};
 use crate::types::Timestamp;
 
 /// The tables as they are now.
@@ -18,6 +20,23 @@ pub struct SqlSource<'a, C> {
     pub(super) tables: &'a RefCell<Tables>,
     /// Keys of removed events, skipped in one page, from which it needs to be rewritten.
     pub(super) skipped_max: usize,
+}
+
+impl<C: SqlConn> SqlSource<'_, C> {
+    fn with_view<T>(
+        &self,
+        read: impl FnOnce(View<'_, SqlShelf<'_, C>>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let tables = self.tables.borrow();
+        let is_removed = |seq: Seq| tables.tree.removed.contains(seq) || tables.memtable.is_removed(seq);
+        read(View {
+            shelf: &tables.tree.pages.shelf(self.conn),
+            memtable: tables.memtable.keys(),
+            directory: &tables.tree.directory,
+            filtered: FILTERED,
+            is_removed: &is_removed,
+        })
+    }
 }
 
 impl<C: SqlConn> KeySource for SqlSource<'_, C> {
@@ -30,14 +49,11 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
         max: usize,
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<(), StoreError> {
-        let tables = &mut *self.tables.borrow_mut();
-        let mut range = KeyRange::new(tables, from, to, self.skipped_max)?;
-        for _ in 0..max {
-            let Some(key) = range.next(self.conn)? else { break };
-            each(key.as_bytes());
+        let mut worn = WornPages { skipped_max: self.skipped_max, pages: Vec::new() };
+        self.with_view(|view| view.keys(from, to, max, &mut worn, each))?;
+        if !worn.pages.is_empty() {
+            self.tables.borrow_mut().tree.rewrites.push_all(worn.pages);
         }
-        let needs_rewrite = range.into_needs_rewrite();
-        tables.tree.rewrites.push_all(needs_rewrite);
         Ok(())
     }
 
@@ -62,11 +78,7 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
     }
 
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
-        // The latest timestamp comes first.
-        let (from, to) = (tombstone_key(key, Timestamp::MAX), tombstone_key(key, 0));
-        let mut found = None;
-        self.keys(from.as_bytes(), to.as_bytes(), 1, &mut |key| found = read_until(key))?;
-        Ok(found)
+        self.with_view(|view| view.tombstone(key))
     }
 
     fn last_seq(&self) -> Result<Seq, StoreError> {

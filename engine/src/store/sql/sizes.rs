@@ -2,6 +2,7 @@
 //! all of them.
 
 use crate::store::REMOVED_KEYS_MAX;
+use crate::store::lsm::Leveled;
 
 /// Sizes of the parts of a [`SqlBackend`](super::SqlBackend). What is stored with some is read with any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,9 +85,14 @@ impl SqlSizes {
         }
     }
 
-    /// Pages of `level` above which some are compacted into the next.
-    pub(super) fn level_pages_max(&self, level: usize) -> usize {
-        let times = self.fan_out.saturating_pow(level.saturating_sub(1) as u32);
-        self.level_pages.saturating_mul(times)
+    /// The sizes of levels.
+    pub(super) fn levels(&self) -> Leveled {
+        Leveled {
+            runs: self.runs,
+            level_pages: self.level_pages,
+            fan_out: self.fan_out,
+            step_pages: self.compaction_pages,
+            page_bytes: self.page_bytes,
+        }
     }
 }

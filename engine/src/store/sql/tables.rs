@@ -2,13 +2,14 @@
 
 use super::event_table::{EventChanges, EventTable};
 use super::memtable::{Memtable, NewTombstones};
-use super::pending_removal::{ChangedRows, PendingRemovalTable};
-use super::removed::ChangedBits;
+use super::pending_removal::{self, ChangedRows};
+use super::removed;
 use super::sizes::SqlSizes;
 use super::tree::Tree;
 use crate::sql::SqlConn;
 use crate::store::backend::{Seq, StoreError};
-use crate::store::kv::Overlay;
+use crate::store::kv::{Overlay, PendingRemovals};
+use crate::store::lsm::ChangedBits;
 use crate::store::terms::TermClasses;
 
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(super) struct Tables {
     pub(super) events: EventTable,
     pub(super) memtable: Memtable,
     pub(super) tree: Tree,
-    pub(super) pending_removal: PendingRemovalTable,
+    pub(super) pending_removal: PendingRemovals,
     /// Changes that no commit names, since it was opened: nobody else writes to the database.
     pub(super) unlogged_removals: u64,
 }
@@ -41,11 +42,8 @@ impl Tables {
         let tree = Tree::load(conn, sizes.page_cache_bytes)?;
         let memtable = Memtable::load(conn, classes)?;
         let events = EventTable::load(conn, memtable.flushed_up_to(), sizes.row_cache_bytes)?;
-        let pending_removal = if has_pending_removal_table {
-            PendingRemovalTable::load(conn)?
-        } else {
-            PendingRemovalTable::default()
-        };
+        let pending_removal =
+            if has_pending_removal_table { pending_removal::load(conn)? } else { PendingRemovals::default() };
         Ok(Tables { events, memtable, tree, pending_removal, unlogged_removals: 0 })
     }
 
@@ -62,9 +60,9 @@ impl Tables {
         overlay: &Overlay,
     ) -> Result<Changes, StoreError> {
         let events = self.events.write(conn, overlay, sizes.row_bytes)?;
-        let removed = self.tree.removed.write(conn, self.split_removed(&events).0)?;
+        let removed = removed::write(conn, &self.tree.removed, self.split_removed(&events).0)?;
         let tombstones = self.memtable.write_tombstones(conn, overlay)?;
-        let pending_removal = self.pending_removal.write(conn, overlay)?;
+        let pending_removal = pending_removal::write(conn, &self.pending_removal, overlay)?;
         Ok(Changes { events, tombstones, removed, pending_removal })
     }
 
@@ -72,7 +70,7 @@ impl Tables {
     pub(super) fn commit(&mut self, overlay: &Overlay, changes: Changes) {
         let Changes { events, tombstones, removed, pending_removal } = changes;
         self.unlogged_removals += u64::from(overlay.has_unlogged_removal());
-        self.pending_removal.commit(pending_removal);
+        pending_removal::commit(&mut self.pending_removal, pending_removal);
         let (flushed, recent) = self.split_removed(&events);
         self.tree.removed.commit(removed);
         self.tree.rewrites.count_removed(flushed.len() as u64);

@@ -1,18 +1,22 @@
 //! The keys that are in pages: which pages there are, which of their keys are of removed events, and how pages are
 //! replaced. When that is done is decided in `maintenance`.
 
-use super::manifest::Manifest;
-use super::page::{Page, PageCursor, PageId, PageIds, PageRef, paginate};
-use super::page_table::{self, PageTable};
-use super::removed::RemovedSeqs;
-use super::rewrites::RewriteQueue;
+use super::page_table::{self, PageTable, Row};
+use super::removed;
+use super::sizes::SqlSizes;
 use crate::sql::SqlConn;
-use crate::store::backend::StoreError;
+use crate::store::backend::{Seq, StoreError};
 use crate::store::kv::Key;
+use crate::store::lsm::{
+    Directory, Filtered, LeveledStep, Page, PageId, RemovedSeqs, Replacement, RewriteQueue, paginate, rewrite,
+};
+
+/// Rows are as they were before filters knew of heads.
+pub(super) const FILTERED: Filtered = Filtered::Hashes;
 
 #[derive(Debug)]
 pub(super) struct Tree {
-    pub(super) manifest: Manifest,
+    pub(super) directory: Directory,
     pub(super) pages: PageTable,
     pub(super) removed: RemovedSeqs,
     pub(super) rewrites: RewriteQueue,
@@ -25,65 +29,47 @@ impl Tree {
     pub(super) fn load<C: SqlConn>(conn: &C, cache_bytes: usize) -> Result<Self, StoreError> {
         let mut entries = Vec::new();
         page_table::each_page_ref(conn, &mut |run, page| entries.push((run, page)))?;
-        let mut manifest = Manifest::default();
-        manifest.insert_all(entries);
+        let mut directory = Directory::default();
+        directory.insert_all(entries);
         Ok(Tree {
-            manifest,
+            directory,
             pages: PageTable::new(cache_bytes),
-            removed: RemovedSeqs::load(conn)?,
+            removed: removed::load(conn)?,
             rewrites: RewriteQueue::default(),
             level_0_next: None,
         })
     }
 
     /// Sorted keys as pages of a new run of level 0.
-    pub(super) fn new_run(&self, keys: &[Key], page_bytes: usize) -> Vec<Page> {
-        let (mut pages, mut ids) = (Vec::new(), PageIds::new(&[], self.manifest.fresh_page()));
-        paginate(keys, self.manifest.fresh_run(), page_bytes, &mut ids, &mut pages);
-        pages
+    pub(super) fn new_run(&self, keys: &[Key], page_bytes: usize) -> Vec<Row> {
+        let mut pages = Vec::new();
+        paginate(keys, self.directory.fresh_run(), page_bytes, FILTERED, &mut pages);
+        let mut ids = PageIds::new(&[], self.directory.fresh_page());
+        ids.rows(pages)
     }
 
     /// Records pages that have been written.
-    pub(super) fn insert(&mut self, pages: Vec<Page>) {
-        self.manifest.insert_all(pages.into_iter().map(|page| (page.run, page.page_ref)));
+    pub(super) fn insert(&mut self, rows: Vec<Row>) {
+        self.directory.insert_all(rows.into_iter().map(|row| (row.page.run, row.page_ref())));
     }
 
-    /// Appends the keys of these pages, without those of removed events, which it counts.
-    pub(super) fn live_keys<'p, C: SqlConn>(
+    /// Moves keys of some pages of `level` to the next, in one transaction.
+    pub(super) fn compact<C: SqlConn>(
         &mut self,
         conn: &C,
-        pages: impl IntoIterator<Item = &'p PageRef>,
-        keys: &mut Vec<Key>,
-    ) -> Result<usize, StoreError> {
-        let mut removed = 0;
-        for page in pages {
-            let mut cursor = PageCursor::first(self.pages.read(conn, page.id)?)?;
-            while let Some(key) = cursor.next()? {
-                match key.seq().is_some_and(|seq| self.removed.contains(seq)) {
-                    true => removed += 1,
-                    false => keys.push(key),
-                }
-            }
-        }
-        Ok(removed)
-    }
-
-    /// In one transaction, writes `new` in place of the pages `old`, of whose ids `new` does not use `unused`.
-    pub(super) fn replace<C: SqlConn>(
-        &mut self,
-        conn: &C,
-        old: &[PageId],
-        unused: &[PageId],
-        new: Vec<Page>,
+        level: usize,
+        sizes: &SqlSizes,
     ) -> Result<(), StoreError> {
-        conn.transaction(&mut || {
-            page_table::delete(conn, unused)?;
-            page_table::write(conn, &new)
-        })?;
-        self.pages.evict(old);
-        self.rewrites.forget(old);
-        self.manifest.remove(old);
-        self.insert(new);
+        let is_removed = |seq: Seq| self.removed.contains(seq);
+        let LeveledStep { replacement, level_0_next } = sizes.levels().step(
+            &self.pages.shelf(conn),
+            &self.directory,
+            &is_removed,
+            level,
+            self.level_0_next,
+        )?;
+        self.replace(conn, replacement)?;
+        self.level_0_next = level_0_next;
         Ok(())
     }
 
@@ -94,15 +80,57 @@ impl Tree {
         id: PageId,
         page_bytes: usize,
     ) -> Result<(), StoreError> {
-        let Some((run, page)) = self.manifest.find(id) else { return Ok(()) };
-        let (mut keys, mut pages) = (Vec::new(), Vec::new());
-        let removed = self.live_keys(conn, [&page], &mut keys)?;
-        if removed * 3 < keys.len() {
+        let is_removed = |seq: Seq| self.removed.contains(seq);
+        let shelf = self.pages.shelf(conn);
+        match rewrite(&shelf, &self.directory, &is_removed, id, page_bytes, FILTERED)? {
+            Some(replacement) => self.replace(conn, replacement),
+            None => Ok(()),
+        }
+    }
+
+    /// Replaces pages in one transaction. New ones take the ids of old ones first, which makes it one row written instead of two.
+    fn replace<C: SqlConn>(&mut self, conn: &C, replacement: Replacement) -> Result<(), StoreError> {
+        let Replacement { old, new } = replacement;
+        if old.is_empty() {
             return Ok(());
         }
-        let old = [id];
-        let mut ids = PageIds::new(&old, self.manifest.fresh_page());
-        paginate(&keys, run, page_bytes, &mut ids, &mut pages);
-        self.replace(conn, &old, ids.unused(), pages)
+        let mut ids = PageIds::new(&old, self.directory.fresh_page());
+        let rows = ids.rows(new);
+        conn.transaction(&mut || {
+            page_table::delete(conn, ids.unused)?;
+            page_table::write(conn, &rows)
+        })?;
+        self.pages.evict(&old);
+        self.rewrites.forget(&old);
+        self.directory.remove(&old);
+        self.insert(rows);
+        Ok(())
+    }
+}
+
+/// Ids for new pages: first those of the pages that they replace, then fresh ones.
+struct PageIds<'a> {
+    /// Ids of replaced pages that no new page has taken.
+    unused: &'a [PageId],
+    fresh: PageId,
+}
+
+impl<'a> PageIds<'a> {
+    fn new(reused: &'a [PageId], fresh: PageId) -> Self {
+        PageIds { unused: reused, fresh }
+    }
+
+    fn rows(&mut self, pages: Vec<Page>) -> Vec<Row> {
+        pages.into_iter().map(|page| Row { id: self.take(), page }).collect()
+    }
+
+    fn take(&mut self) -> PageId {
+        if let Some((id, others)) = self.unused.split_first() {
+            self.unused = others;
+            return *id;
+        }
+        let id = self.fresh;
+        self.fresh.0 += 1;
+        id
     }
 }

@@ -5,15 +5,19 @@
 
 use std::collections::BTreeSet;
 
-use super::manifest::Manifest;
-use super::page::PageId;
+use super::directory::Directory;
+use super::page::{Filtered, PageId, paginate};
+use super::{Replacement, Shelf, live_keys};
+use crate::store::backend::{Seq, StoreError};
+use crate::store::kv::Key;
 
 /// Removed events for which one page is checked. A page has a thousand keys and an event about ten, so all pages have been
 /// checked by the time that two thirds of the events they stand for are removed.
 const REMOVED_PER_CHECK: u64 = 64;
 
+/// Pages to check and rewrite.
 #[derive(Debug, Default)]
-pub(super) struct RewriteQueue {
+pub struct RewriteQueue {
     needs_rewrite: BTreeSet<PageId>,
     /// Removed events for which no page has been checked yet.
     removed: u64,
@@ -22,32 +26,34 @@ pub(super) struct RewriteQueue {
 }
 
 impl RewriteQueue {
-    pub(super) fn push_all(&mut self, pages: Vec<PageId>) {
+    /// Queues pages that readers found worn.
+    pub fn push_all(&mut self, pages: Vec<PageId>) {
         self.needs_rewrite.extend(pages);
     }
 
-    pub(super) fn pop(&mut self) -> Option<PageId> {
+    /// The next page to rewrite.
+    pub fn pop(&mut self) -> Option<PageId> {
         self.needs_rewrite.pop_first()
     }
 
     /// Records pages that have been replaced.
-    pub(super) fn forget(&mut self, pages: &[PageId]) {
+    pub fn forget(&mut self, pages: &[PageId]) {
         self.needs_rewrite.retain(|page| !pages.contains(page));
     }
 
     /// Records events that were removed and whose keys are in pages.
-    pub(super) fn count_removed(&mut self, events: u64) {
+    pub fn count_removed(&mut self, events: u64) {
         self.removed += events;
     }
 
     /// Queues the pages whose turn it is, at most `pages_max`.
-    pub(super) fn push_due(&mut self, manifest: &Manifest, pages_max: usize) {
+    pub fn push_due(&mut self, directory: &Directory, pages_max: usize) {
         for _ in 0..pages_max {
             if self.removed < REMOVED_PER_CHECK {
                 return;
             }
             self.removed -= REMOVED_PER_CHECK;
-            if let Some(page) = manifest.nth(self.next_check) {
+            if let Some(page) = directory.nth(self.next_check) {
                 self.next_check += 1;
                 self.needs_rewrite.insert(page);
             } else {
@@ -55,4 +61,30 @@ impl RewriteQueue {
             }
         }
     }
+}
+
+/// A page without the keys of removed events, if those are a quarter of it.
+///
+/// # Errors
+/// The shelf's.
+pub fn rewrite<S: Shelf>(
+    shelf: &S,
+    directory: &Directory,
+    is_removed: &dyn Fn(Seq) -> bool,
+    id: PageId,
+    page_bytes: usize,
+    filtered: Filtered,
+) -> Result<Option<Replacement>, StoreError> {
+    let Some((run, page)) = directory.find(id) else { return Ok(None) };
+    let (mut keys, mut new) = (Vec::new(), Vec::new());
+    if run.from != Key::EMPTY {
+        // It is being merged.
+        return Ok(None);
+    }
+    let removed = live_keys(shelf, is_removed, [page], &mut keys)?;
+    if removed * 3 < keys.len() {
+        return Ok(None);
+    }
+    paginate(&keys, run.id, page_bytes, filtered, &mut new);
+    Ok(Some(Replacement { old: vec![id], new }))
 }

@@ -10,100 +10,100 @@
 
 use std::sync::Arc;
 
-use super::bloom;
+use super::filter;
 use crate::store::backend::StoreError;
 use crate::store::kv::Key;
+use crate::types::Timestamp;
 
 const RESTART_KEYS: usize = 16;
 
-/// The row id of a page.
+/// By what a shelf knows a page: the id of a row, the number of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct PageId(pub(super) i64);
+pub struct PageId(pub i64);
 
-/// A page without its keys.
-#[derive(Clone, Debug)]
-pub(super) struct PageRef {
-    pub(super) id: PageId,
-    pub(super) first: Key,
-    pub(super) last: Key,
-    /// Which ids and tombstones it may hold; see `bloom`.
-    pub(super) bloom: Box<[u8]>,
+/// What is kept of a page in memory: everything but its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRef {
+    /// Which page it is.
+    pub id: PageId,
+    /// Its first key.
+    pub first: Key,
+    /// Its last key.
+    pub last: Key,
+    /// What it may hold; see [`Filtered`].
+    pub filter: Arc<[u8]>,
+    /// No posting in it has a later `created_at`.
+    pub newest: Timestamp,
 }
 
 /// The run that a page belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RunId {
-    pub(super) level: usize,
-    /// Unique among the runs of level 0. Every other level has one run, 0.
-    pub(super) run: i64,
+pub struct RunId {
+    /// Its level; 0 is the first that keys come into.
+    pub level: usize,
+    /// Unique among the runs of its level.
+    pub run: i64,
 }
 
-/// A page to be written.
-pub(super) struct Page {
-    pub(super) run: RunId,
-    pub(super) page_ref: PageRef,
-    pub(super) keys: Vec<u8>,
+/// A page to be written. Whoever writes it gives it an id.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Where it belongs.
+    pub run: RunId,
+    /// Its first key.
+    pub first: Key,
+    /// Its last key.
+    pub last: Key,
+    /// [`PageRef::filter`].
+    pub filter: Arc<[u8]>,
+    /// [`PageRef::newest`].
+    pub newest: Timestamp,
+    /// Its keys.
+    pub bytes: Vec<u8>,
 }
 
-/// Ids for new pages: first those of the pages that they replace, which makes it one row written instead of two, then
-/// fresh ones.
-pub(super) struct PageIds<'a> {
-    reused: &'a [PageId],
-    fresh: PageId,
-}
-
-impl<'a> PageIds<'a> {
-    pub(super) fn new(reused: &'a [PageId], fresh: PageId) -> Self {
-        PageIds { reused, fresh }
-    }
-
-    fn take(&mut self) -> PageId {
-        if let Some((id, others)) = self.reused.split_first() {
-            self.reused = others;
-            return *id;
+impl Page {
+    /// What is kept of it once it has been written as `id`.
+    pub fn page_ref(&self, id: PageId) -> PageRef {
+        PageRef {
+            id,
+            first: self.first,
+            last: self.last,
+            filter: Arc::clone(&self.filter),
+            newest: self.newest,
         }
-        let id = self.fresh;
-        self.fresh.0 += 1;
-        id
-    }
-
-    /// Ids of replaced pages that no new page has taken.
-    pub(super) fn unused(self) -> &'a [PageId] {
-        self.reused
     }
 }
 
-/// Sorts keys, and drops tombstones of which there is one with a later timestamp.
-pub(super) fn sort_keys(keys: &mut Vec<Key>) {
-    // A few sorted stretches, which a stable sort finds and merges.
-    keys.sort();
-    keys.dedup_by(|key, before| key.is_same_tombstone(before));
+/// What the filters of a shelf's pages are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filtered {
+    /// Ids and tombstones.
+    Hashes,
+    /// These, and what the postings of authors, addresses and tags begin with.
+    HashesAndHeads,
 }
 
 /// Cuts sorted keys into pages of about the same size, none much larger than `bytes_max`.
-pub(super) fn paginate(
-    keys: &[Key],
-    run: RunId,
-    bytes_max: usize,
-    ids: &mut PageIds<'_>,
-    out: &mut Vec<Page>,
-) {
+pub fn paginate(keys: &[Key], run: RunId, bytes_max: usize, filtered: Filtered, out: &mut Vec<Page>) {
     let bytes = encoded_bytes(keys);
     // The estimate must not leave a last page of a few keys.
     let share = bytes.div_ceil(bytes.div_ceil(bytes_max).max(1)) + bytes_max / 64;
     let mut keys = keys.iter().peekable();
     while let Some(first) = keys.peek().copied() {
         let mut builder = Builder::new();
-        let (mut last, mut hashes) = (first, Vec::new());
+        let (mut last, mut newest) = (first, 0);
+        let mut hashes = filter::Hashes::new(filtered);
         while builder.len() < share
             && let Some(key) = keys.next()
         {
             builder.push(key);
             last = key;
-            hashes.extend(key.lookup_hash().copied());
+            hashes.add(key);
+            newest = newest.max(key.created_at().unwrap_or(0));
         }
-        let page_ref = PageRef { id: ids.take(), first: *first, last: *last, bloom: bloom::build(&hashes) };
-        out.push(Page { run, page_ref, keys: builder.finish() });
+        let filter = hashes.into_filter();
+        out.push(Page { run, first: *first, last: *last, filter, newest, bytes: builder.finish() });
     }
 }
 
@@ -159,8 +159,9 @@ fn encoded_bytes(keys: &[Key]) -> usize {
 }
 
 /// A cursor over the keys of a page.
-pub(super) struct PageCursor {
-    page: Arc<[u8]>,
+#[derive(Debug)]
+pub(super) struct PageCursor<B> {
+    page: B,
     /// Where the entries end.
     end: usize,
     at: usize,
@@ -169,20 +170,21 @@ pub(super) struct PageCursor {
     found: Option<Key>,
 }
 
-impl PageCursor {
+impl<B: AsRef<[u8]>> PageCursor<B> {
     /// Before the first key.
-    pub(super) fn first(page: Arc<[u8]>) -> Result<Self, StoreError> {
-        let (end, _) = parts(&page).ok_or_else(malformed)?;
+    pub(super) fn first(page: B) -> Result<Self, StoreError> {
+        let (end, _) = parts(page.as_ref()).ok_or_else(malformed)?;
         Ok(PageCursor { page, end, at: 0, last: Key::EMPTY, found: None })
     }
 
     /// Before the first key that is not below `from`.
-    pub(super) fn at(page: Arc<[u8]>, from: &[u8]) -> Result<Self, StoreError> {
-        let (end, restarts) = parts(&page).ok_or_else(malformed)?;
+    pub(super) fn at(page: B, from: &[u8]) -> Result<Self, StoreError> {
+        let (end, restarts) = parts(page.as_ref()).ok_or_else(malformed)?;
+        let entries = &page.as_ref()[..end];
         let (restarts, _) = restarts.as_chunks::<2>();
         let below = restarts.partition_point(|at| {
             let entry = usize::from(u16::from_be_bytes(*at));
-            whole_key(&page[..end], entry).is_some_and(|key| key < from)
+            whole_key(entries, entry).is_some_and(|key| key < from)
         });
         let at = below.checked_sub(1).map_or(0, |index| usize::from(u16::from_be_bytes(restarts[index])));
         let mut cursor = PageCursor { page, end, at, last: Key::EMPTY, found: None };
@@ -203,7 +205,7 @@ impl PageCursor {
         if self.at == self.end {
             return Ok(None);
         }
-        let (key, next) = read(&self.page[..self.end], self.at, &self.last).ok_or_else(malformed)?;
+        let (key, next) = read(&self.page.as_ref()[..self.end], self.at, &self.last).ok_or_else(malformed)?;
         (self.last, self.at) = (key, next);
         Ok(Some(key))
     }
@@ -230,7 +232,7 @@ fn whole_key(entries: &[u8], at: usize) -> Option<&[u8]> {
     rest.get(..usize::from(len))
 }
 
-fn malformed() -> StoreError {
+pub(super) fn malformed() -> StoreError {
     StoreError::Corrupt("a page of keys is malformed".into())
 }
 

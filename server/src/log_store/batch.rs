@@ -1,0 +1,254 @@
+//! A batch: what one commit adds to the log. It is there whole or not at all.
+//!
+//! ```text
+//! batch    = magic:4  head crc:4  crc:4  length:4  serial:8  last seq:8
+//!            lines:4  removed:4  pending:4  tombstones:4  flags:4  zeros:12
+//!            line*  removed:8*  pending:8*  tombstone:41*  zeros up to a multiple of 8
+//! line     = number:4  length:4  crc:4  canonical JSON          number: the sequence number less the segment's first
+//! removed  = seq                 an event that is removed
+//! pending  = seq << 1 | bit      whether it is pending removal from now on, or no longer
+//! flags    = 1                   events were removed that no commit names
+//! ```
+//!
+//! `head crc` is of the 56 bytes after it; `crc` of all that follows the head but the JSON, which has its own in its line. So
+//! where the events are is known and checked without reading them. Serials count batches.
+
+use relay_engine::store::kv::{Key, Overlay};
+use relay_engine::store::{Seq, StoreError};
+
+use super::codec::{Decoder, Encoder};
+
+/// What a batch begins with.
+const MAGIC: [u8; 4] = *b"\xffbat";
+/// Bytes before the lines.
+pub(super) const HEAD_BYTES: usize = 64;
+/// Bytes of a line before its JSON.
+pub(super) const LINE_BYTES: usize = 12;
+/// `'d' hash:32 not until:8`
+const TOMBSTONE_BYTES: usize = 41;
+
+/// A batch to be written.
+#[derive(Default)]
+pub(super) struct NewBatch {
+    pub(super) bytes: Vec<u8>,
+    /// The events, and where their lines begin.
+    pub(super) lines: Vec<(Seq, usize)>,
+    pub(super) serial: u64,
+}
+
+impl NewBatch {
+    /// What `overlay` changes; `tombstones` are its own, as keys.
+    pub(super) fn of(overlay: &Overlay, tombstones: &[Key], serial: u64, last_seq: Seq) -> Self {
+        let mut batch = NewBatch { bytes: vec![0; HEAD_BYTES], lines: Vec::new(), serial };
+        let (mut removed, mut pending) = (Encoder::default(), Encoder::default());
+        for (seq, body) in overlay.bodies() {
+            match body {
+                Some(json) => batch.push_line(seq, json),
+                None => removed.u64(seq.0),
+            }
+        }
+        overlay
+            .pending_removals()
+            .for_each(|(seq, is_pending)| pending.u64(seq.0 << 1 | u64::from(is_pending)));
+        let (removed, pending) = (removed.0, pending.0);
+        batch.bytes.extend_from_slice(&removed);
+        batch.bytes.extend_from_slice(&pending);
+        tombstones.iter().for_each(|key| batch.bytes.extend_from_slice(key.as_bytes()));
+        batch.bytes.resize(batch.bytes.len().next_multiple_of(8), 0);
+
+        let mut head = Encoder::default();
+        head.u32(batch.bytes.len());
+        head.u64(serial);
+        head.u64(last_seq.0);
+        for count in [batch.lines.len(), removed.len() / 8, pending.len() / 8, tombstones.len()] {
+            head.u32(count);
+        }
+        head.u32(usize::from(overlay.has_unlogged_removal()));
+        batch.bytes[12..12 + head.0.len()].copy_from_slice(&head.0);
+        batch
+    }
+
+    /// Of events alone, which are moved.
+    pub(super) fn of_lines<'a>(
+        lines: impl Iterator<Item = (Seq, &'a [u8])>,
+        serial: u64,
+        last_seq: Seq,
+    ) -> Self {
+        let mut batch = NewBatch { bytes: vec![0; HEAD_BYTES], lines: Vec::new(), serial };
+        lines.for_each(|(seq, json)| batch.push_line(seq, json));
+        batch.bytes.resize(batch.bytes.len().next_multiple_of(8), 0);
+        let mut head = Encoder::default();
+        head.u32(batch.bytes.len());
+        head.u64(serial);
+        head.u64(last_seq.0);
+        head.u32(batch.lines.len());
+        batch.bytes[12..12 + head.0.len()].copy_from_slice(&head.0);
+        batch
+    }
+
+    fn push_line(&mut self, seq: Seq, json: &[u8]) {
+        self.lines.push((seq, self.bytes.len()));
+        let mut line = Encoder(std::mem::take(&mut self.bytes));
+        // Which number it is, the segment says, once it is known.
+        line.u32(0);
+        line.u32(json.len());
+        line.u32(crc32c::crc32c(json) as usize);
+        line.0.extend_from_slice(json);
+        self.bytes = line.0;
+    }
+
+    /// Numbers the lines for the segment whose first sequence number this is, and sums up.
+    ///
+    /// # Errors
+    /// If it is longer than a batch can be.
+    pub(super) fn finish(&mut self, first_seq: u64) -> Result<(), StoreError> {
+        if u32::try_from(self.bytes.len()).is_err() {
+            return Err(StoreError::Failed("a write has more than 4 GB".into()));
+        }
+        let mut crc = 0;
+        let mut end = HEAD_BYTES;
+        for (seq, at) in &self.lines {
+            self.bytes[*at..*at + 4].copy_from_slice(&((seq.0 - first_seq) as u32).to_le_bytes());
+            crc = crc32c::crc32c_append(crc, &self.bytes[*at..*at + LINE_BYTES]);
+            let json = self.bytes[*at + 4..].first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
+            end = *at + LINE_BYTES + json as usize;
+        }
+        crc = crc32c::crc32c_append(crc, &self.bytes[end..]);
+        self.bytes[..4].copy_from_slice(&MAGIC);
+        self.bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        let head_crc = crc32c::crc32c(&self.bytes[8..HEAD_BYTES]);
+        self.bytes[4..8].copy_from_slice(&head_crc.to_le_bytes());
+        Ok(())
+    }
+}
+
+/// A line of a batch that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Line<'a> {
+    pub(super) seq: Seq,
+    /// Where it begins in the batch.
+    pub(super) at: usize,
+    crc: u32,
+    pub(super) json: &'a [u8],
+}
+
+impl Line<'_> {
+    /// Whether the JSON is what was written.
+    pub(super) fn is_whole(&self) -> bool {
+        crc32c::crc32c(self.json) == self.crc
+    }
+}
+
+/// A batch that was read.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    /// Its length.
+    pub(super) bytes: usize,
+    pub(super) serial: u64,
+    pub(super) last_seq: Seq,
+    pub(super) lines: Vec<Line<'a>>,
+    pub(super) removed: Vec<Seq>,
+    pub(super) pending: Vec<(Seq, bool)>,
+    pub(super) tombstones: Vec<Key>,
+    pub(super) has_unlogged_removal: bool,
+}
+
+impl<'a> Batch<'a> {
+    /// The batch that `bytes` begin with, in the segment whose first sequence number is `first_seq`; `None` if there is none, or if
+    /// it is broken. The JSON of its lines is not checked.
+    pub(super) fn read(bytes: &'a [u8], first_seq: u64) -> Option<Self> {
+        let length = length(bytes)?;
+        let bytes = bytes.get(..length)?;
+        let crc = u32::from_le_bytes(*bytes[8..].first_chunk()?);
+        let mut head = Decoder(&bytes[16..HEAD_BYTES]);
+        let (serial, last_seq) = (head.u64()?, Seq(head.u64()?));
+        let (lines, removed, pending, tombstones) = (head.u32()?, head.u32()?, head.u32()?, head.u32()?);
+        let flags = head.u32()?;
+        let mut rest = Decoder(bytes.get(HEAD_BYTES..)?);
+        let mut found = 0;
+        let mut batch = Batch {
+            bytes: length,
+            serial,
+            last_seq,
+            lines: Vec::with_capacity(lines.min(length / LINE_BYTES)),
+            removed: Vec::new(),
+            pending: Vec::new(),
+            tombstones: Vec::new(),
+            has_unlogged_removal: flags & 1 == 1,
+        };
+        for _ in 0..lines {
+            let at = length - rest.0.len();
+            let head = rest.take(LINE_BYTES)?;
+            found = crc32c::crc32c_append(found, head);
+            let mut head = Decoder(head);
+            let (number, len, crc) = (head.u32()?, head.u32()?, head.u32()?);
+            let json = rest.take(len)?;
+            batch.lines.push(Line { seq: Seq(first_seq + number as u64), at, crc: crc as u32, json });
+        }
+        if crc32c::crc32c_append(found, rest.0) != crc {
+            return None;
+        }
+        for _ in 0..removed {
+            batch.removed.push(Seq(rest.u64()?));
+        }
+        for _ in 0..pending {
+            let value = rest.u64()?;
+            batch.pending.push((Seq(value >> 1), value & 1 == 1));
+        }
+        for _ in 0..tombstones {
+            batch.tombstones.push(Key::read(rest.take(TOMBSTONE_BYTES)?)?);
+        }
+        Some(batch)
+    }
+}
+
+/// The length of the batch that `bytes` begin with, if its head is whole.
+fn length(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.first_chunk::<HEAD_BYTES>()?;
+    let crc = u32::from_le_bytes(*head[4..].first_chunk()?);
+    let length = u32::from_le_bytes(*head[12..].first_chunk()?) as usize;
+    let is_whole = head[..4] == MAGIC && crc32c::crc32c(&head[8..]) == crc;
+    (is_whole && length >= HEAD_BYTES && length.is_multiple_of(8)).then_some(length)
+}
+
+/// Whether the whole head of a batch is somewhere in `bytes`, at a multiple of 8.
+pub(super) fn has_batch(bytes: &[u8]) -> bool {
+    let mut chunks = bytes.chunks(8).enumerate();
+    chunks.any(|(at, chunk)| chunk.starts_with(&MAGIC) && length(&bytes[at * 8..]).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let lines = [(Seq(70), &b"{\"one\":1}"[..]), (Seq(71), b"{}"), (Seq(75), b"{\"three\":[3]}")];
+        let mut batch = NewBatch::of_lines(lines.into_iter(), 9, Seq(77));
+        batch.finish(64).expect("short");
+        batch.bytes
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let bytes = sample();
+        let batch = Batch::read(&bytes, 64).expect("whole");
+        assert_eq!((batch.bytes, batch.serial, batch.last_seq), (bytes.len(), 9, Seq(77)));
+        let lines: Vec<_> = batch.lines.iter().map(|line| (line.seq.0, line.json)).collect();
+        assert_eq!(lines, [(70, &b"{\"one\":1}"[..]), (71, b"{}"), (75, b"{\"three\":[3]}")]);
+        assert!(batch.lines.iter().all(Line::is_whole));
+        assert!(batch.removed.is_empty() && batch.pending.is_empty() && batch.tombstones.is_empty());
+        assert!(has_batch(&[&[0; 64][..], &bytes].concat()) && !has_batch(&bytes[8..]));
+    }
+
+    #[test]
+    fn any_change_is_found() {
+        let bytes = sample();
+        for at in 0..bytes.len() {
+            let mut broken = bytes.clone();
+            broken[at] ^= 0x10;
+            let found = Batch::read(&broken, 64);
+            assert!(found.is_none_or(|batch| batch.lines.iter().any(|line| !line.is_whole())), "byte {at}");
+            assert!(Batch::read(&bytes[..at], 64).is_none(), "{at} bytes");
+        }
+    }
+}

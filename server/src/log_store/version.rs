@@ -1,0 +1,139 @@
+//! A version: one consistent state of the store. It never changes; whoever reads keeps it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use relay_engine::store::kv::KeySource;
+use relay_engine::store::lsm::{Directory, Filtered, Memtable, View, WornPages};
+use relay_engine::store::{Seq, Stats, StoreError};
+use relay_engine::types::Timestamp;
+
+use super::disk::DiskFile;
+use super::manifest::Applied;
+use super::page_files::PageFiles;
+use super::segment::Segment;
+
+/// What the filters of pages are made of.
+pub(super) const FILTERED: Filtered = Filtered::HashesAndHeads;
+
+/// One state.
+#[derive(Debug)]
+pub(super) struct Version<F> {
+    /// Keys of what has not been flushed.
+    pub(super) memtable: Memtable,
+    /// Bytes of the log that these keys come from.
+    pub(super) unflushed_bytes: u64,
+    pub(super) directory: Arc<Directory>,
+    pub(super) pages: Arc<PageFiles<F>>,
+    /// By first sequence number.
+    pub(super) segments: Arc<Vec<Arc<Segment<F>>>>,
+    /// What all batches have made.
+    pub(super) applied: Applied,
+}
+
+impl<F> Clone for Version<F> {
+    fn clone(&self) -> Self {
+        Version {
+            memtable: self.memtable.clone(),
+            unflushed_bytes: self.unflushed_bytes,
+            directory: Arc::clone(&self.directory),
+            pages: Arc::clone(&self.pages),
+            segments: Arc::clone(&self.segments),
+            applied: self.applied.clone(),
+        }
+    }
+}
+
+impl<F: DiskFile> Version<F> {
+    fn with_view<T>(
+        &self,
+        read: impl FnOnce(View<'_, &PageFiles<F>>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        read(View {
+            shelf: &&*self.pages,
+            memtable: &self.memtable,
+            directory: &self.directory,
+            filtered: FILTERED,
+            is_removed: &|seq| self.applied.removed.contains(seq),
+        })
+    }
+
+    /// The segments that may have events from `seq` on.
+    fn segments_from(&self, seq: Seq) -> &[Arc<Segment<F>>] {
+        let after = self.segments.partition_point(|segment| segment.first_seq <= seq.0);
+        &self.segments[after.saturating_sub(1)..]
+    }
+
+    /// Bytes on the disk, but for the manifest.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.file.bytes()).sum::<u64>() + self.pages.bytes()
+    }
+}
+
+/// A version, as a source of keys and events.
+#[derive(Debug)]
+pub struct Snapshot<F>(pub(super) Arc<Version<F>>);
+
+impl<F: DiskFile> KeySource for Snapshot<F> {
+    const WANTS_REMOVED_KEYS: bool = false;
+
+    fn keys(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        max: usize,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), StoreError> {
+        // Worn pages are found as events are removed.
+        let mut worn = WornPages { skipped_max: usize::MAX, pages: Vec::new() };
+        self.0.with_view(|view| view.keys(from, to, max, &mut worn, each))
+    }
+
+    fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+        let Applied { last_seq, removed, .. } = &self.0.applied;
+        if seq > *last_seq || removed.contains(seq) {
+            return Ok(None);
+        }
+        self.0.segments_from(seq).first().map_or(Ok(None), |segment| segment.event(seq))
+    }
+
+    fn bodies_after(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        let Applied { last_seq, removed, .. } = &self.0.applied;
+        let (from, known) = (Seq(after.0.saturating_add(1)), out.len());
+        let is_stored = |seq| !removed.contains(seq);
+        for segment in self.0.segments_from(from) {
+            let left = max - (out.len() - known);
+            if left == 0 || segment.first_seq > last_seq.0 {
+                break;
+            }
+            segment.seqs(from, *last_seq, left, &is_stored, out)?;
+        }
+        Ok(())
+    }
+
+    fn is_pending_removal(&self, seq: Seq) -> Result<bool, StoreError> {
+        Ok(self.0.applied.pending_removal.contains(seq))
+    }
+
+    fn pending_removal(&self, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
+        out.extend(self.0.applied.pending_removal.seqs().take(max));
+        Ok(())
+    }
+
+    fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
+        self.0.with_view(|view| view.tombstone(key))
+    }
+
+    fn last_seq(&self) -> Result<Seq, StoreError> {
+        Ok(self.0.applied.last_seq)
+    }
+
+    fn unlogged_removals(&self) -> Result<u64, StoreError> {
+        Ok(self.0.applied.unlogged_removals)
+    }
+
+    fn stats(&self) -> Result<Stats, StoreError> {
+        let Applied { events, pending_removal, .. } = &self.0.applied;
+        Ok(Stats { events: *events, pending_removal: pending_removal.len(), bytes: self.0.bytes() })
+    }
+}

@@ -1,0 +1,192 @@
+//! Crashes and failures at every call to the disk.
+
+use std::io::ErrorKind;
+
+use relay_engine::store::{Backend, Reader, StoreError};
+use relay_server::log_store::LogBackend;
+
+use crate::backend_contract::{Chance, Model};
+use crate::crash_disk::{CrashDisk, Kept};
+use crate::tiny;
+
+/// Writes of one run: enough for several segments, levels, cleaned segments and manifests.
+const ROUNDS: u64 = 50;
+
+/// One write of random changes. The model is as after it if it was acknowledged.
+fn write(
+    backend: &LogBackend<CrashDisk>,
+    model: &mut Model,
+    chance: &mut Chance,
+) -> (Result<(), StoreError>, Model) {
+    let mut next = model.clone();
+    let classes = backend.classes();
+    let (changes, removes_most) = (1 + chance.below(9), chance.below(9) == 0);
+    let result = backend.write(|writer| {
+        if removes_most {
+            next.remove_most(writer, chance);
+        }
+        for _ in 0..changes {
+            next.change(writer, classes, chance);
+        }
+        // So that the last number tells whether the write is there.
+        next.insert(writer, classes, chance);
+        Ok(())
+    });
+    if result.is_ok() {
+        *model = next.clone();
+    }
+    (result, next)
+}
+
+/// `note` is printed, so that a panic below is explained.
+#[allow(clippy::print_stdout, reason = "captured, and shown if the test fails")]
+fn check(backend: &LogBackend<CrashDisk>, model: &Model, note: &str) {
+    println!("{note}");
+    let reader = backend.reader().expect("reader");
+    model.check(&reader, backend.classes(), &mut Chance::new(7));
+    let checked = backend.check().expect("checked");
+    assert!(checked.damage.is_empty(), "{note}: {:?}", checked.damage);
+}
+
+fn open(disk: &CrashDisk) -> Result<LogBackend<CrashDisk>, StoreError> {
+    LogBackend::open_on(disk.clone(), tiny())
+}
+
+/// Runs until the machine stops. Returns what was acknowledged, and what was being written.
+fn run(disk: &CrashDisk, seed: u64) -> (Model, Model) {
+    let (mut model, mut chance) = (Model::default(), Chance::new(seed));
+    let Ok(backend) = open(disk) else { return (model.clone(), model) };
+    let mut being_written = model.clone();
+    for _ in 0..ROUNDS {
+        if disk.has_crashed() {
+            break;
+        }
+        being_written = write(&backend, &mut model, &mut chance).1;
+    }
+    (model, being_written)
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_crash_at_any_call() {
+    let disk = CrashDisk::new(1);
+    run(&disk, 5);
+    let names: Vec<String> = disk.image().into_keys().collect();
+    let calls = disk.calls();
+    assert!(calls > 500, "{calls}");
+    assert!(names.iter().any(|name| name.matches('-').count() == 2), "no segment was cleaned: {names:?}");
+    for n in 1..=calls {
+        let disk = CrashDisk::new(n);
+        disk.crash_at(n);
+        let (acknowledged, being_written) = run(&disk, 5);
+        for (kept, seed) in [(Kept::Nothing, 0), (Kept::Everything, 0), (Kept::Some, n), (Kept::Some, n + 1)]
+        {
+            let note = format!("crash at call {n} of {calls}, {kept:?} kept, seed {seed}");
+            let found = disk.after_crash(kept, seed);
+            let backend = open(&found).unwrap_or_else(|error| panic!("{note}: {error}"));
+            let last = backend.reader().and_then(|reader| reader.last_seq()).expect("last");
+            let mut model =
+                if last == being_written.last_seq() { being_written.clone() } else { acknowledged.clone() };
+            check(&backend, &model, &note);
+            if !n.is_multiple_of(3) {
+                continue;
+            }
+            // It goes on from there, and is opened again.
+            let mut chance = Chance::new(n);
+            for _ in 0..4 {
+                write(&backend, &mut model, &mut chance).0.expect("writes");
+            }
+            check(&backend, &model, &format!("{note}, after more"));
+            drop(backend);
+            let backend = open(&found.after_crash(Kept::Nothing, 0)).expect("opens again");
+            check(&backend, &model, &format!("{note}, opened again"));
+        }
+    }
+}
+
+#[test]
+fn a_call_that_fails_loses_nothing_that_was_acknowledged() {
+    let disk = CrashDisk::new(1);
+    run(&disk, 6);
+    let calls = disk.calls();
+    let mut refused = [0, 0];
+    for n in 1..=calls {
+        for (at, kind) in [ErrorKind::Other, ErrorKind::StorageFull].into_iter().enumerate() {
+            let note = format!("call {n} of {calls} fails: {kind:?}");
+            let mut disk = CrashDisk::new(n);
+            disk.fail_at(n, kind);
+            let (mut model, mut chance) = (Model::default(), Chance::new(6));
+            let backend = match open(&disk) {
+                Ok(backend) => backend,
+                // What was left of the attempt is no database, or an empty one.
+                Err(_) => {
+                    disk = disk.after_crash(Kept::Some, n);
+                    open(&disk).unwrap_or_else(|error| panic!("{note}: {error}"))
+                }
+            };
+            let mut failed = None;
+            for _ in 0..ROUNDS {
+                let (result, next) = write(&backend, &mut model, &mut chance);
+                failed = None;
+                if let Err(error) = result {
+                    assert_eq!(
+                        matches!(error, StoreError::Full(_)),
+                        kind == ErrorKind::StorageFull,
+                        "{note}: {error}"
+                    );
+                    refused[at] += 1;
+                    failed = Some(next);
+                    check(&backend, &model, &note);
+                }
+            }
+            drop(backend);
+            for kept in [Kept::Nothing, Kept::Some] {
+                let backend =
+                    open(&disk.after_crash(kept, n)).unwrap_or_else(|error| panic!("{note}: {error}"));
+                let last = backend.reader().and_then(|reader| reader.last_seq()).expect("last");
+                let model = failed.as_ref().filter(|next| next.last_seq() == last).unwrap_or(&model);
+                check(&backend, model, &format!("{note}, {kept:?} kept"));
+            }
+        }
+    }
+    assert!(refused.iter().all(|refused| *refused as u64 > ROUNDS), "{refused:?}");
+}
+
+/// A byte that changes on the disk: it is named, or it does not matter; nothing is lost without a word, and nothing is written.
+#[test]
+fn damage_is_named_and_nothing_is_written() {
+    let disk = CrashDisk::new(1);
+    let (model, _) = run(&disk, 5);
+    let mut named = 0;
+    for (name, bytes) in disk.image() {
+        for at in (0..bytes.len()).step_by(41) {
+            let note = format!("{name}, byte {at} of {}", bytes.len());
+            let damaged = disk.after_crash(Kept::Everything, 0);
+            damaged.damage(&name, at);
+            let before = damaged.image();
+            match open(&damaged) {
+                Err(StoreError::Corrupt(what)) => {
+                    named += 1;
+                    assert!(what.contains('-') || what.contains("manifest"), "{note}: {what}");
+                    assert_eq!(damaged.image(), before, "{note}");
+                }
+                Err(StoreError::Failed(what)) if what.contains("version") => {}
+                Err(error) => panic!("{note}: {error}"),
+                Ok(backend) => {
+                    let last = backend.reader().and_then(|reader| reader.last_seq()).expect("last");
+                    let is_end_of_log = last != model.last_seq();
+                    let checked = backend.check().expect("checked");
+                    if checked.damage.is_empty() && !is_end_of_log {
+                        check(&backend, &model, &note);
+                    } else if is_end_of_log {
+                        // The last batch can't be told from one that was not finished.
+                        let newest = before.keys().rfind(|name| name.starts_with("log-"));
+                        assert_eq!(newest, Some(&name), "{note}");
+                    } else {
+                        named += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(named > 100, "{named}");
+}

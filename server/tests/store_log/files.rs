@@ -1,0 +1,121 @@
+//! On real files: who may open a folder, and `kill -9`.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use relay_engine::store::{Backend, Reader, Seq, StoreError};
+use relay_server::log_store::{LogBackend, LogOpenError, LogOptions};
+
+use super::{open, remove};
+use crate::backend_contract::{author, insert, note, of_author};
+
+/// Small enough that a few thousand events are flushed and merged many times.
+fn small() -> LogOptions {
+    LogOptions {
+        memtable_keys: 300,
+        memtable_bytes: 60_000,
+        slot_bytes: 2_048,
+        file_slots: 64,
+        segment_bytes: 60_000,
+        segment_events: 300,
+        runs: 3,
+        step_pages: 4,
+        ..LogOptions::default()
+    }
+}
+
+#[test]
+fn a_folder_is_opened_once() {
+    let folder = tempfile::tempdir().expect("folder");
+    let first = open(folder.path(), LogOptions::default());
+    let again = LogBackend::open(folder.path(), LogOptions::default(), 0);
+    assert!(matches!(again, Err(LogOpenError::InUse(_))), "{again:?}");
+    let again = LogBackend::open_to_read(folder.path(), LogOptions::default());
+    assert!(matches!(again, Err(LogOpenError::InUse(_))), "{again:?}");
+    insert(&first, 1, &note(1, 1)).expect("insert");
+    drop(first);
+    assert_eq!(of_author(&open(folder.path(), LogOptions::default()), author(1)), [1]);
+}
+
+#[test]
+fn a_file_is_no_folder_and_another_version_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("file");
+    fs::write(&file, "not a folder").expect("file");
+    assert!(matches!(LogBackend::open(&file, LogOptions::default(), 0), Err(LogOpenError::Io(..))));
+    let data = folder.path().join("data");
+    drop(open(&data, LogOptions::default()));
+    fs::remove_file(data.join("manifest-00000001")).expect("removed");
+    let error = LogBackend::open(&data, LogOptions::default(), 0).expect_err("no manifest");
+    assert!(matches!(error, LogOpenError::Store(_, StoreError::Corrupt(_))), "{error}");
+    assert!(error.to_string().contains("no manifest that is whole"), "{error}");
+}
+
+/// The child process of the next test: stores notes and removes some, and prints the number of each write once it is durable.
+#[test]
+#[ignore = "run by the test below"]
+#[allow(clippy::print_stdout)]
+fn child_that_writes() {
+    let Some(path) = std::env::var_os("STORE_LOG_CHILD") else { return };
+    let backend = open(Path::new(&path), small());
+    let first = backend.reader().expect("reader").last_seq().expect("last").0 + 1;
+    for n in first.. {
+        insert(&backend, n, &note(n, n)).expect("insert");
+        // Two of three are removed, a while later.
+        if n > 100 && !(n - 100).is_multiple_of(3) {
+            let is_stored = backend.reader().expect("reader").event(Seq(n - 100)).expect("event").is_some();
+            if is_stored {
+                remove(&backend, n - 100..=n - 100);
+            }
+        }
+        println!("\nstored {n}");
+    }
+}
+
+/// 20 times, or `RELAY_STORE_KILLS`.
+#[test]
+fn no_acknowledged_write_is_lost_when_the_process_is_killed() {
+    let kills = std::env::var("RELAY_STORE_KILLS").map_or(20, |kills| kills.parse().expect("a number"));
+    let folder = tempfile::tempdir().expect("folder");
+    let mut stored = 0u64;
+    for round in 0..kills {
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "files::child_that_writes", "--ignored", "--nocapture"])
+            .env("STORE_LOG_CHILD", folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let until = stored + 150 + round * 7 % 100;
+        for line in lines {
+            let line = line.expect("a line");
+            stored = line.strip_prefix("stored ").map_or(stored, |n| n.parse().expect("a number"));
+            if stored >= until {
+                // SIGKILL, in the middle of a later write, flush or merge.
+                child.kill().expect("kill");
+                break;
+            }
+        }
+        child.wait().expect("ends");
+        assert!(stored >= until, "the child ended early");
+        let backend = open(folder.path(), small());
+        let reader = backend.reader().expect("reader");
+        let last = reader.last_seq().expect("last").0;
+        assert!(last >= stored, "round {round}: {last} of {stored}");
+        // The last removals may not have been made.
+        let found = of_author(&backend, author(1));
+        let is_kept = |n: u64| n.is_multiple_of(3);
+        let must: Vec<u64> = (1..=last).rev().filter(|n| is_kept(*n) || *n + 100 > last).collect();
+        assert!(must.iter().all(|n| found.contains(n)), "round {round}");
+        let extra: Vec<&u64> = found.iter().filter(|n| !must.contains(n)).collect();
+        assert!(extra.len() as u64 <= 1 + round, "round {round}: {extra:?}");
+        for n in &found {
+            assert_eq!(reader.event(Seq(*n)).expect("event").as_deref(), Some(note(*n, *n).json()));
+        }
+        let checked = backend.check().expect("checked");
+        assert!(checked.damage.is_empty() && checked.events == found.len() as u64, "{checked:?}");
+        stored = last;
+    }
+}

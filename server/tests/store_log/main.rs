@@ -1,0 +1,205 @@
+//! The store on files: the suites of all backends with everything so small that it crosses every border, crashes and failures of
+//! the disk, `kill -9` on real files.
+
+#[path = "../backend_contract/mod.rs"]
+mod backend_contract;
+mod crash_disk;
+mod crashes;
+mod files;
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use backend_contract::{author, check_random_writes, check_removal_across_restarts, insert, note, of_author};
+use crash_disk::CrashDisk;
+use relay_engine::store::{Backend, Reader, Seq};
+use relay_engine::testing::{
+    Groups, backend_tests, differential, differential_over, event_of_json, real_event_lines,
+};
+use relay_server::log_store::{LogBackend, LogOptions};
+
+/// Everything as small as it works; no thread, and a commit removes nothing at once.
+fn tiny() -> LogOptions {
+    LogOptions {
+        memtable_keys: 24,
+        memtable_bytes: 8_000,
+        slot_bytes: 512,
+        file_slots: 16,
+        segment_bytes: 6_000,
+        segment_events: 20,
+        runs: 3,
+        step_pages: 3,
+        removed_keys_max: 0,
+        has_thread: false,
+    }
+}
+
+/// A database in memory.
+fn in_memory(options: LogOptions) -> LogBackend<CrashDisk> {
+    LogBackend::open_on(CrashDisk::new(1), options).expect("opens")
+}
+
+fn open(path: &Path, options: LogOptions) -> LogBackend {
+    LogBackend::open(path, options, 0).expect("opens")
+}
+
+#[test]
+fn conforms() {
+    backend_tests(|| in_memory(tiny()));
+}
+
+#[test]
+fn conforms_when_nothing_is_put_off_and_a_thread_merges() {
+    let options = LogOptions { removed_keys_max: 4_096, has_thread: true, ..tiny() };
+    backend_tests(|| in_memory(options));
+}
+
+#[test]
+fn conforms_on_files_with_the_sizes_of_a_server() {
+    let folders = Mutex::new(Vec::new());
+    let options = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
+    backend_tests(|| {
+        let folder = tempfile::tempdir().expect("folder");
+        let backend = open(folder.path(), options);
+        folders.lock().expect("no panic before").push(folder);
+        backend
+    });
+}
+
+#[test]
+fn agrees_with_the_oracle() {
+    let groups = Groups::wanted(400);
+    differential(|| in_memory(tiny()), 30, groups.generated / 2);
+    let options = LogOptions { removed_keys_max: 4_096, has_thread: true, ..tiny() };
+    differential(|| in_memory(options), 31, groups.generated - groups.generated / 2);
+    let lines = real_event_lines();
+    let events: Vec<_> = lines.iter().map(|line| event_of_json(line).expect("an event a line")).collect();
+    let options = LogOptions { memtable_keys: 500, segment_bytes: 200_000, slot_bytes: 4_096, ..tiny() };
+    differential_over(in_memory(options), &events, 32, groups.real);
+}
+
+#[test]
+fn random_writes_read_as_the_model_says() {
+    for seed in 0..30 {
+        let disk = CrashDisk::new(seed);
+        let open = || LogBackend::open_on(disk.clone(), tiny()).expect("opens");
+        check_random_writes(seed, open(), |backend| {
+            drop(backend);
+            open()
+        });
+    }
+    for seed in 100..110 {
+        let folder = tempfile::tempdir().expect("folder");
+        let options = LogOptions { has_thread: true, ..tiny() };
+        check_random_writes(seed, open(folder.path(), options), |backend| {
+            drop(backend);
+            open(folder.path(), options)
+        });
+    }
+}
+
+#[test]
+fn removal_goes_on_after_a_restart() {
+    let disk = CrashDisk::new(1);
+    let open = || LogBackend::open_on(disk.clone(), tiny()).expect("opens");
+    check_removal_across_restarts(open(), |backend| {
+        drop(backend);
+        open()
+    });
+}
+
+#[test]
+fn a_reader_keeps_its_snapshot() {
+    let backend = in_memory(tiny());
+    for n in 1..=40 {
+        insert(&backend, n, &note(n, n)).expect("insert");
+    }
+    let before = backend.reader().expect("reader");
+    // Flushes, merges, cleaned segments: slots and files that the reader has would be used again.
+    for n in 41..=400 {
+        insert(&backend, n, &note(n, n)).expect("insert");
+    }
+    remove(&backend, 1..=399);
+    assert_eq!(of_author(&backend, author(1)), [400]);
+    let mut found = Vec::new();
+    before.log(Seq(0), 1_000, &mut found).expect("log");
+    assert_eq!(found, (1..=40).map(Seq).collect::<Vec<_>>());
+    for n in 1..=40 {
+        assert_eq!(before.event(Seq(n)).expect("event").as_deref(), Some(note(n, n).json()));
+        assert_eq!(before.seq_of(&note(n, n).id), Ok(Some(Seq(n))));
+    }
+    assert_eq!(before.seq_of(&note(41, 41).id), Ok(None));
+    assert_eq!(before.stats().expect("stats").events, 40);
+}
+
+fn remove<D: relay_server::log_store::Disk>(backend: &LogBackend<D>, numbers: std::ops::RangeInclusive<u64>) {
+    use relay_engine::store::{Writer, terms_of};
+    for n in numbers {
+        let event = note(n, n);
+        let terms = terms_of(event.view(), backend.classes());
+        backend.write(|writer| writer.remove(Seq(n), &event, &terms)).expect("remove");
+    }
+}
+
+/// What is removed gives the disk back while the database is open, and the events that are left stay.
+#[test]
+fn segments_of_removed_events_are_cleaned() {
+    let disk = CrashDisk::new(1);
+    let backend = LogBackend::open_on(disk.clone(), tiny()).expect("opens");
+    for n in 1..=400 {
+        insert(&backend, n, &note(n, n)).expect("insert");
+    }
+    let log_bytes = || {
+        let image = disk.image();
+        image.iter().filter(|(name, _)| name.starts_with("log-")).map(|(_, bytes)| bytes.len()).sum::<usize>()
+    };
+    let before = log_bytes();
+    for n in (1..=400).filter(|n| n % 10 != 0) {
+        remove(&backend, n..=n);
+    }
+    let expected: Vec<u64> = (1..=40).rev().map(|n| n * 10).collect();
+    assert_eq!(of_author(&backend, author(1)), expected);
+    let after = log_bytes();
+    assert!(after < before / 2, "{before} bytes before, {after} after");
+    remove_all(&backend, &expected);
+    assert!(log_bytes() < before / 4, "{before} bytes before, {} at the end", log_bytes());
+    drop(backend);
+    let backend = LogBackend::open_on(disk.clone(), tiny()).expect("opens");
+    assert_eq!(of_author(&backend, author(1)), [0; 0]);
+    assert_eq!(backend.reader().expect("reader").last_seq(), Ok(Seq(400)));
+}
+
+fn remove_all(backend: &LogBackend<CrashDisk>, numbers: &[u64]) {
+    numbers.iter().for_each(|n| remove(backend, *n..=*n));
+}
+
+#[test]
+fn threads_read_while_one_writes_and_another_merges() {
+    let options = LogOptions { has_thread: true, ..tiny() };
+    let folder = tempfile::tempdir().expect("folder");
+    let backend = open(folder.path(), options);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let backend = backend.clone();
+            scope.spawn(move || {
+                let mut seen = 0;
+                while seen < 1_000 {
+                    let reader = backend.reader().expect("reader");
+                    let last = reader.last_seq().expect("last").0;
+                    assert!(last >= seen);
+                    seen = last;
+                    for seq in (1..=last).rev().take(50) {
+                        let event = note(seq, seq);
+                        assert_eq!(reader.event(Seq(seq)).expect("event").as_deref(), Some(event.json()));
+                        assert_eq!(reader.seq_of(&event.id), Ok(Some(Seq(seq))));
+                    }
+                }
+            });
+        }
+        for n in 1..=1_000 {
+            insert(&backend, n, &note(n, n)).expect("insert");
+        }
+    });
+    assert_eq!(of_author(&backend, author(1)), (1..=1_000).rev().collect::<Vec<_>>());
+    assert_eq!(backend.maintenance_failures(), 0);
+}
