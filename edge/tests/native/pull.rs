@@ -330,7 +330,7 @@ fn rules_for_clients_apply_and_what_they_refuse_is_asked_for_once() {
         note(0).sign(),
         note(1).kind(7).sign(),
         note(2).tag(["-"]).sign(),
-        note(3).kind(1_059).tag(["p", &key(3).hex()]).sign(),
+        note(3).kind(1_059).tag(["p", key(3).hex()]).sign(),
         note(4).tag(["expiration", "1700000100"]).sign(),
     ];
     let parsed = signed.iter().map(|event| event_of_json(&event.json()).unwrap());
