@@ -13,6 +13,7 @@
 //! | `shard` | a thread with its own machine and connections, and its event loop |
 //! | `writer`, `foreign_commits` | the one thread that writes: group commit, sweeps; what other processes have stored |
 //! | [`lmdb`], `outcomes` | the default store; what became of events that were given to it |
+//! | `market` | the registry of job providers, which follows the relay's stream |
 //! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77), or all is followed live |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
 
@@ -28,6 +29,7 @@ mod handle;
 mod host;
 pub mod lmdb;
 mod log_throttle;
+mod market;
 mod metrics;
 mod net;
 mod outcomes;
