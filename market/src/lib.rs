@@ -9,6 +9,7 @@
 //! | [`registry`] | the tables: fed by the relay's stream, asked by requests |
 //! | [`proof`] | the document from which anybody can recompute the figures, and how it is read again |
 //! | [`http`] | requests and their responses, JSON and the page |
+//! | `testing` | an SQLite database in memory (feature `testing`) |
 
 pub mod evidence;
 pub mod figures;
@@ -16,9 +17,8 @@ pub mod http;
 pub mod offer;
 pub mod proof;
 pub mod registry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use figures::{Figures, Job};
 pub use registry::{EVENT_KINDS, Registry};
-
-#[cfg(feature = "testing")]
-pub use relay_engine::testing::Sqlite;

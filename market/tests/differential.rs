@@ -10,9 +10,10 @@ use relay_agent::api::Relay;
 use relay_agent::identity::npub;
 use relay_engine::testing::Rng;
 use relay_engine::types::{Event, NO_EXPIRY, PubKey, Timestamp};
+use relay_market::Registry;
 use relay_market::http::{Request, answer};
 use relay_market::proof::Proof;
-use relay_market::{Registry, Sqlite};
+use relay_market::testing::Sqlite;
 use relay_site::MarketRoute;
 use serde_json::Value;
 

@@ -6,8 +6,9 @@ use common::{Draft, pubkey};
 use relay_agent::api::Relay;
 use relay_agent::identity::npub;
 use relay_engine::types::{Event, Timestamp};
+use relay_market::Registry;
 use relay_market::http::{Request, answer};
-use relay_market::{Registry, Sqlite};
+use relay_market::testing::Sqlite;
 use relay_site::{HttpResponse, MarketRoute};
 use serde_json::{Value, json};
 
