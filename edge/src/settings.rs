@@ -498,6 +498,7 @@ impl Settings {
             policy: &self.policy,
             url: self.url.as_deref(),
             has_agents: self.has_agents(),
+            has_market: false,
             blossom: self.blossom.enabled.then_some(&self.blossom),
         }
     }

@@ -21,6 +21,7 @@ use crate::blossom::Blossom;
 use crate::cached::Cached;
 use crate::config::Settings;
 use crate::handle::Item;
+use crate::market::Market;
 use crate::metrics::{self, ShardSnapshot, WriterMetrics};
 use crate::net::addresses::{AddressPermit, Addresses};
 use crate::net::deadline::Timeouts;
@@ -170,6 +171,8 @@ pub(crate) struct ServerState {
     pub(crate) agents: OnceLock<Arc<Agents>>,
     /// Set once it is open.
     pub(crate) blossom: OnceLock<Arc<Blossom>>,
+    /// Set once it is open.
+    pub(crate) market: OnceLock<Arc<Market>>,
     /// The warning about a proxy that does not pass on the Host header has been logged.
     warned_of_proxy: AtomicBool,
     /// The warning about a proxy that is not trusted has been logged.
@@ -211,6 +214,7 @@ impl ServerState {
             policy: &settings.policy,
             url: settings.url.as_deref(),
             has_agents: settings.has_agents(),
+            has_market: settings.has_market(),
             blossom: settings.has_blossom().then_some(&settings.blossom),
         };
         let documents = Documents {
@@ -221,6 +225,7 @@ impl ServerState {
         let on_this_port = |route| match route {
             Route::Metrics => settings.metrics.listen.is_none(),
             Route::Agents(_) => settings.has_agents(),
+            Route::Market(_) => settings.has_market(),
             Route::Blossom(_) => settings.has_blossom(),
             _ => true,
         };
@@ -249,6 +254,7 @@ impl ServerState {
             metrics_readers,
             agents: OnceLock::new(),
             blossom: OnceLock::new(),
+            market: OnceLock::new(),
             warned_of_proxy: AtomicBool::new(false),
             warned_of_untrusted_proxy: AtomicBool::new(false),
             warned_of_missing_proxy_header: AtomicBool::new(false),

@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use relay_engine::store::Backend;
+use relay_engine::store::{Backend, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -17,6 +17,7 @@ use crate::config::Settings;
 use crate::event_reader::{EventReader, Store};
 use crate::handle::RelayHandle;
 use crate::host::{Inbound, ServerState};
+use crate::market::Market;
 use crate::net::descriptors::{self, SocketLimits};
 use crate::net::{accept, api, metrics_listener};
 use crate::signals::Signals;
@@ -28,6 +29,8 @@ const AGENTS_RETRY: Duration = Duration::from_secs(30);
 
 /// The same for the store of blobs.
 const BLOSSOM_RETRY: Duration = Duration::from_secs(30);
+/// And for the registry of the market.
+const MARKET_RETRY: Duration = Duration::from_secs(30);
 
 /// How a serving process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +122,9 @@ where
         true => Some(start_agents(&host, &handle, &api, address)?),
         false => None,
     };
+    if host.settings.has_market() {
+        start_market(&host, &handle, &api);
+    }
     tracing::info!("listening on ws://{address}");
     tracing::info!("{storage}");
     let limits = &host.settings.limits;
@@ -233,6 +239,30 @@ fn start_blossom(host: &Arc<ServerState>, handle: &RelayHandle, api: &tokio::run
             match open() {
                 Ok(()) => return tracing::info!("the store of blobs is open"),
                 Err(error) => tracing::debug!(error, "the store of blobs still can't be opened"),
+            }
+        }
+    });
+}
+
+/// Opens the market's registry. If it cannot be opened, the relay serves without it, and it is tried again.
+fn start_market(host: &Arc<ServerState>, handle: &RelayHandle, api: &tokio::runtime::Runtime) {
+    let open = {
+        let (host, handle, on) = (Arc::clone(host), handle.clone(), api.handle().clone());
+        move || {
+            let market = Arc::new(Market::open(&host.settings, handle.clone())?);
+            market.start(&on);
+            let _ = host.market.set(market);
+            Ok::<(), StoreError>(())
+        }
+    };
+    let Err(error) = open() else { return };
+    tracing::error!(%error, "the market's registry can't be opened; trying again every half minute");
+    api.spawn(async move {
+        loop {
+            tokio::time::sleep(MARKET_RETRY).await;
+            match open() {
+                Ok(()) => return tracing::info!("the market's registry is open"),
+                Err(error) => tracing::debug!(%error, "the market's registry still can't be opened"),
             }
         }
     });

@@ -11,6 +11,7 @@
 //! | [`nip98`] | HTTP requests signed by a Nostr key |
 //! | [`agents`] | the endpoints of agents |
 //! | [`blossom`] | the endpoints of Blossom |
+//! | [`market`] | the endpoints of the market |
 //! | [`admin_auth`] | authorization of the administrators' endpoints |
 //! | [`page`] | the web page |
 //! | [`metrics`] | names and help texts of Prometheus metrics |
@@ -26,6 +27,7 @@ pub mod blossom;
 pub mod feature;
 pub mod http_response;
 mod info;
+pub mod market;
 pub mod metrics;
 pub mod networks;
 pub mod nip11;
@@ -41,6 +43,7 @@ pub use blossom::{BlossomRoute, BlossomSettings};
 pub use feature::{FEATURES, Feature};
 pub use http_response::HttpResponse;
 pub use info::Info;
+pub use market::{MarketRoute, MarketSettings};
 pub use networks::Networks;
 pub use nip11::RelayDescription;
 pub use route::{Endpoint, Found, Headers, Route, Table};

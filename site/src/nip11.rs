@@ -20,6 +20,8 @@ pub struct RelayDescription<'a> {
     pub url: Option<&'a str>,
     /// Whether agents can be deployed.
     pub has_agents: bool,
+    /// Whether it keeps a registry of job providers.
+    pub has_market: bool,
     /// Its settings of Blossom, if it serves blobs.
     pub blossom: Option<&'a BlossomSettings>,
 }
@@ -124,6 +126,7 @@ mod tests {
             policy: &policy,
             url: None,
             has_agents: false,
+            has_market: false,
             blossom: None,
         };
         let document: Value = serde_json::from_str(&relay.information()).unwrap();
@@ -148,6 +151,7 @@ mod tests {
                 policy: &policy,
                 url: None,
                 has_agents: false,
+                has_market: false,
                 blossom: None,
             };
             let document: Value = serde_json::from_str(&relay.information()).unwrap();
@@ -172,6 +176,7 @@ mod tests {
                 policy: &policy,
                 url: Some(url),
                 has_agents: false,
+                has_market: false,
                 blossom: None,
             };
             let document: Value = serde_json::from_str(&relay.information()).unwrap();

@@ -133,6 +133,7 @@ mod tests {
             policy: &policy,
             url,
             has_agents: false,
+            has_market: false,
             blossom: None,
         }
         .page("");

@@ -7,6 +7,7 @@ use crate::agents::AgentRoute;
 use crate::blossom::BlossomRoute;
 use crate::feature::Feature;
 use crate::http_response::HttpResponse;
+use crate::market::MarketRoute;
 
 /// The methods that preflight responses of Blossom name, whatever the path (BUD-01).
 const BLOSSOM_METHODS: &str = "GET, HEAD, PUT, DELETE, PATCH, OPTIONS";
@@ -30,6 +31,8 @@ pub enum Route {
     Config,
     /// An endpoint of the agents.
     Agents(AgentRoute),
+    /// An endpoint of the market.
+    Market(MarketRoute),
     /// An endpoint of Blossom.
     Blossom(BlossomRoute),
 }

@@ -9,7 +9,7 @@ mod agent;
 mod directory;
 mod follow;
 mod kinds;
-mod page;
+pub mod page;
 mod signature;
 
 pub use access::{Caller, Permission, admit, needs_signature};

@@ -29,6 +29,8 @@ fn table(has_agents: bool, has_blossom: bool) -> Table {
     Table::new(FEATURES, |route| match route {
         Route::Agents(_) => has_agents,
         Route::Blossom(_) => has_blossom,
+        // The server alone has a market.
+        Route::Market(_) => false,
         _ => true,
     })
 }
@@ -89,7 +91,7 @@ async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Respo
         Ok(Route::Page) => HttpResponse::page(settings.description().page(&address(&request))),
         Ok(Route::Icon) => HttpResponse::icon(),
         Ok(Route::Health) => health(&env, &settings).await,
-        Ok(Route::Agents(_) | Route::Blossom(_)) => HttpResponse::error(404, "not found"),
+        Ok(Route::Agents(_) | Route::Blossom(_) | Route::Market(_)) => HttpResponse::error(404, "not found"),
         Ok(route @ (Route::Metrics | Route::Config)) => {
             match (authorise(&mut request, &method, &settings, route).await?, route) {
                 (Err(answer), _) => answer,

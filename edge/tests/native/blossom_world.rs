@@ -26,7 +26,7 @@ const OPERATION_SECONDS_MAX: u64 = 300;
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Bytes on their way, and where their answer goes.
-type Waiting = (Vec<u8>, Slot<Result<Vec<u8>, String>>);
+type Message = (Vec<u8>, Slot<Result<Vec<u8>, String>>);
 
 /// What all tasks share.
 pub(super) struct Shared {
@@ -40,9 +40,9 @@ pub(super) struct Shared {
     pub(super) is_settling: Cell<bool>,
     pub(super) has_retention: Cell<bool>,
     /// Commands on their way to the object.
-    requests: RefCell<VecDeque<Waiting>>,
+    requests: RefCell<VecDeque<Message>>,
     /// Answers on their way back.
-    replies: RefCell<VecDeque<Waiting>>,
+    replies: RefCell<VecDeque<Message>>,
     /// Waits for a time, which take none here.
     sleeping: RefCell<VecDeque<Slot<()>>>,
     pub(super) errors: RefCell<Vec<String>>,

@@ -12,6 +12,7 @@ pub mod export;
 pub mod import;
 pub mod info;
 mod json_lines;
+pub mod market;
 mod progress;
 mod remote;
 pub mod router;
@@ -81,6 +82,8 @@ enum Command {
     Agent(agent::AgentArgs),
     /// Manage the blobs of a running relay
     Blossom(blossom::BlossomArgs),
+    /// Verify what a relay says about providers of jobs
+    Market(market::MarketArgs),
     /// Print the effective configuration as TOML
     Config(Serve),
 }
@@ -187,6 +190,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::VerifyDb(With { common, args })) => verify_db::run(args, &common.load(&[])?.settings),
         Some(Command::Agent(args)) => agent::run(args),
         Some(Command::Blossom(args)) => blossom::run(args),
+        Some(Command::Market(args)) => market::run(args),
         Some(Command::Config(args)) => {
             let text = args.load()?.to_toml();
             let mut lines = database::Lines::new(None)?;

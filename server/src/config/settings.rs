@@ -9,7 +9,7 @@ use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::types::Limits;
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
 use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
-use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, Networks, PolicyDef};
+use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, MarketSettings, Networks, PolicyDef};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -47,6 +47,8 @@ pub struct Settings {
     pub agents: AgentSettings,
     /// Blossom.
     pub blossom: BlossomSettings,
+    /// The registry of job providers.
+    pub market: MarketSettings,
     /// Where the bytes of blobs are kept.
     pub blobs: Blobs,
     /// Bounds, enforced and advertised; see [`Limits`].
@@ -72,6 +74,7 @@ impl Default for Settings {
             metrics: MetricsAccess::default(),
             agents: AgentSettings::default(),
             blossom: BlossomSettings::default(),
+            market: MarketSettings::default(),
             blobs: Blobs::default(),
             limits: Limits::default(),
             policy: Policy::default(),
@@ -316,6 +319,11 @@ impl Settings {
     /// Whether agents can be deployed. They need a store that keeps its events.
     pub(crate) fn has_agents(&self) -> bool {
         self.agents.enabled && self.store.engine != StoreEngine::Memory
+    }
+
+    /// Whether there is a market. Its registry follows a store that keeps its events.
+    pub(crate) fn has_market(&self) -> bool {
+        self.market.enabled && self.store.engine == StoreEngine::Lmdb
     }
 
     /// Whether blobs are served. They need a folder.

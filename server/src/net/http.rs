@@ -18,7 +18,7 @@ use super::addresses::{AddressPermit, TooMany};
 use super::deadline::{self, Deadline};
 use super::proxy_protocol::{self, HeaderError};
 use super::response::{Body, HeaderLines, add_headers, raw_response, response};
-use super::{admin, agents, api, blossom, upgrade};
+use super::{admin, agents, api, blossom, market, upgrade};
 use crate::host::ServerState;
 use crate::shard::SocketSlot;
 
@@ -121,6 +121,7 @@ async fn respond<B: Backend + 'static>(
     let found = host.table.find(method, path, &HeaderLines(request.headers()));
     let (shared, params, param) =
         (found.headers(), agents::Params::of(&found), relay_blossom::exchange::path_param(&found));
+    let npub = found.param("npub").map(str::to_owned);
     let endpoint = found.endpoint.map(|endpoint| (endpoint.route, endpoint.bounds));
     if let Ok((Route::Socket, _)) = endpoint {
         return upgrade::upgrade(slot, request, peer);
@@ -142,6 +143,7 @@ async fn respond<B: Backend + 'static>(
                     blossom::respond(host, route, param, bounds, request, peer, client.address).await
                 }
                 Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
+                Route::Market(route) => market::respond(host, route, npub, bounds, request).await,
                 Route::Health | Route::Metrics | Route::Config => {
                     serve_admin_endpoint(host, route, bounds, request, peer).await
                 }

@@ -11,7 +11,7 @@
 
 mod driver;
 mod local;
-mod peer;
+pub(crate) mod peer;
 pub(crate) mod stream;
 #[cfg(test)]
 mod tests;

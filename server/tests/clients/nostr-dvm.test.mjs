@@ -1,7 +1,7 @@
 // nostr-dvm (nostr_dvm_roles.py, in the virtual environment of setup.sh) as a provider of jobs on this relay, and as a customer of
 // its agents.
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,7 +10,7 @@ import * as nip04 from 'nostr-tools/nip04'
 import { SimplePool } from 'nostr-tools/pool'
 import { connected, leave, order, ping, storedAt } from './jobs.mjs'
 import { startRelayOfOwner } from './owner.mjs'
-import { author, now, root, until, within } from './relay.mjs'
+import { author, binary, isOtherHost, now, root, until, within, withoutRelayVariables } from './relay.mjs'
 
 const skip = process.env.RELAY_URL ? 'agents are deployed on relays of our own' : false
 const program = join(import.meta.dirname, 'nostr_dvm_roles.py')
@@ -53,6 +53,36 @@ after(async () => {
 })
 
 
+/** The market lists the provider with what it has done for one customer, and anybody can recompute it. */
+async function figuresAreRight(t, pubkey) {
+  // It subscribes to requests from then on, so it never sees one of two hours ago, which has failed.
+  const other = author()
+  const unanswered = other.sign({ kind: 5050, created_at: now() - 7200, content: '', tags: [['p', pubkey], ['i', 'x', 'text']] })
+  await within('OK', Promise.all(pool.publish([server.url], unanswered)))
+  const listed = async () => (await (await fetch(`${server.http}/market?kind=5050&q=upper+case`)).json()).providers
+  await until('figures', async () => {
+    const figures = (await listed())[0]?.figures
+    return figures?.jobs_delivered === 2 && figures.jobs_failed === 1
+  })
+  const [entry, ...others] = await listed()
+  assert.equal(others.length, 0)
+  assert.deepEqual([entry.pubkey, entry.name, entry.online], [pubkey, 'shout', true])
+  assert.deepEqual(entry.offers.map(offer => [offer.kinds, offer.price]), [[[5050], { model: 'unknown' }]])
+  assert.ok(now() - entry.last_seen < 60)
+  assert.ok(entry.figures.latency_seconds_median_of_customers < 30)
+  const verify = () =>
+    new Promise(done => {
+      const options = { env: withoutRelayVariables() }
+      execFile(binary(), ['market', 'verify', server.url, entry.npub, '--json'], options, (error, stdout, stderr) => done([error?.code ?? 0, stdout, stderr]))
+    })
+  const [code, stdout, stderr] = await verify()
+  assert.equal(code, 0, stdout + stderr)
+  const found = JSON.parse(stdout)
+  assert.deepEqual(found.recomputed, found.claimed)
+  // One of two customers is content.
+  assert.deepEqual([found.recomputed.distinct_customers_served, found.recomputed.success_ratio_mean_of_customers], [1, 0.5])
+}
+
 test('nostr-dvm provides: announces itself, answers jobs of NDK, plain and by NIP-44, and retracts', async t => {
   const provider = await start('provider', server.url)
   t.after(provider.stop)
@@ -73,6 +103,9 @@ test('nostr-dvm provides: announces itself, answers jobs of NDK, plain and by NI
     assert.equal(result.content, text.toUpperCase())
     assert.deepEqual(feedback.map(each => each.status), ['processing'])
   }
+
+  // The edge has no market.
+  if (!skip && !isOtherHost) await figuresAreRight(t, provider.pubkey)
 
   provider.interrupt()
   await within('its end', provider.exited)

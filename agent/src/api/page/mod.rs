@@ -1,4 +1,4 @@
-//! The pages: all agents, and one.
+//! The pages: all agents, and one; and what the page of the market has in common with them.
 //!
 //! What owners write is text in them. A page loads nothing from another host, so that an owner does not learn who reads it:
 //! instead of the agent's picture it shows its initial, in a colour made of its key.
@@ -21,6 +21,17 @@ const AGENTS_STYLE: &str = include_str!("style.css");
 
 /// `above`: the page that this one is reached from, beside the relay's: its path and name.
 fn document(title: &str, above: Option<(&str, &str)>, body: String, relay: &Relay<'_>) -> String {
+    styled_document(title, above, body, relay, "")
+}
+
+/// A page with a body of its own, which is HTML, and rules beside the style sheet of agents' pages.
+pub fn styled_document(
+    title: &str,
+    above: Option<(&str, &str)>,
+    body: String,
+    relay: &Relay<'_>,
+    style: &str,
+) -> String {
     let mut trail = format!("<a href=\"/\"><bdi>{}</bdi></a>", escape(relay.name));
     if let Some((path, name)) = above {
         trail.push_str(&format!("<a href=\"{path}\">{name}</a>"));
@@ -28,7 +39,7 @@ fn document(title: &str, above: Option<(&str, &str)>, body: String, relay: &Rela
     fill_in(
         TEMPLATE,
         &[
-            ("{{style}}", format!("{STYLE}{AGENTS_STYLE}")),
+            ("{{style}}", format!("{STYLE}{AGENTS_STYLE}{style}")),
             ("{{title}}", escape(title)),
             ("{{trail}}", trail),
             ("{{body}}", body),
@@ -37,8 +48,8 @@ fn document(title: &str, above: Option<(&str, &str)>, body: String, relay: &Rela
     )
 }
 
-/// The initial of an agent, in its colour.
-fn tile(name: &str, pubkey: &PubKey) -> String {
+/// The initial of an agent, in its colour. HTML.
+pub fn tile(name: &str, pubkey: &PubKey) -> String {
     let initial = name.graphemes(true).find(|grapheme| grapheme.starts_with(char::is_alphanumeric));
     let initial = initial.or_else(|| name.graphemes(true).next()).unwrap_or_default();
     let hue = u16::from_be_bytes([pubkey.0[0], pubkey.0[1]]) % 360;
@@ -50,7 +61,8 @@ fn state_badge(state: AgentState) -> String {
     format!("<span class=\"state {0}\">{0}</span>", state.name())
 }
 
-fn kind_label(kind: u16) -> String {
+/// The name of a kind, or its number.
+pub fn kind_label(kind: u16) -> String {
     kind_name(kind).map_or_else(|| format!("Kind {kind}"), str::to_owned)
 }
 
@@ -68,7 +80,7 @@ fn price(handlers: &[Handler]) -> String {
 }
 
 /// The text on one line, cut after so many graphemes.
-fn shortened(text: &str, graphemes: usize) -> String {
+pub fn shortened(text: &str, graphemes: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.grapheme_indices(true).nth(graphemes) {
         Some((end, _)) => format!("{}…", line[..end].trim_end()),

@@ -1,0 +1,291 @@
+//! Figures of a provider: the definition. The registry keeps them, and `relay market verify` recomputes them from a proof.
+//!
+//! A key costs nothing, so numbers of events prove nothing: whoever wants to look good orders from himself under a thousand names.
+//! Three things limit that. Every customer has the same weight, however much they order; jobs of the provider's own key do not
+//! count; and providers are sorted by a lower bound, which is low as long as there are few customers. What remains is said here:
+//! all of these figures can be bought for the price of keys. Payments that both sides have signed could not; where they are known
+//! they belong into [`Job`], and into [`Job::outcome`]: a job that was paid and has no result failed, while now it is unpaid.
+//!
+//! Times are those that events state (`created_at`), because nothing else is signed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use relay_engine::types::{EventId, PubKey, Timestamp};
+
+use crate::evidence::{Evidence, Role};
+
+/// Requests of the last so many seconds count.
+pub const WINDOW_SECONDS: u64 = 30 * 86_400;
+/// A request that has no result after so many seconds has failed; a later result makes it delivered.
+pub const ANSWER_SECONDS: u64 = 3_600;
+/// Jobs of a provider that count: the newest.
+pub const JOBS_MAX: usize = 2_000;
+/// Jobs of one customer that count: the newest, so that nobody can push out those of others alone.
+pub const CUSTOMER_JOBS_MAX: usize = 100;
+
+/// A request that names a provider, or that it has answered although it names nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The request.
+    pub request: EventId,
+    /// Its author.
+    pub customer: PubKey,
+    /// When it was made.
+    pub at: Timestamp,
+    /// Whether it names the provider. Of requests that name nobody only those are known that it has answered, so they do not
+    /// count for the success ratio.
+    pub is_named: bool,
+    /// The provider's first result, and when it was made.
+    pub result: Option<(EventId, Timestamp)>,
+    /// The provider's first feedback that asks for payment.
+    pub payment_required: Option<EventId>,
+}
+
+/// What became of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There is a result, so many seconds after the request; 0 if it states an earlier time.
+    Delivered(u64),
+    /// There is none, whatever the provider's feedback said.
+    Failed,
+    /// There is none, and the provider has asked for payment. Signed events do not tell whether it was paid.
+    Unpaid,
+    /// There is none yet.
+    Pending,
+}
+
+impl Job {
+    /// What had become of it at this time.
+    pub fn outcome(&self, as_of: Timestamp) -> Outcome {
+        match (self.result, self.payment_required) {
+            (Some((_, at)), _) => Outcome::Delivered(at.saturating_sub(self.at)),
+            (None, _) if as_of < self.at.saturating_add(ANSWER_SECONDS) => Outcome::Pending,
+            (None, Some(_)) => Outcome::Unpaid,
+            (None, None) => Outcome::Failed,
+        }
+    }
+}
+
+/// The jobs of a provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Jobs {
+    /// Newest first; of the same second the lowest id first.
+    pub counted: Vec<Job>,
+    /// Whether there are more than [`JOBS_MAX`], or than [`CUSTOMER_JOBS_MAX`] of one customer.
+    pub is_capped: bool,
+    /// Requests that do not count because an answer of the provider has expired and cannot be shown any more.
+    pub expired: Vec<EventId>,
+}
+
+/// The jobs that count at this time, by all evidence there is: requests that name the provider or nobody, and the provider's
+/// answers. Other evidence and repeats make no difference.
+pub fn jobs(provider: &PubKey, as_of: Timestamp, evidence: &[Evidence]) -> Jobs {
+    let (mut results, mut invoices): (HashMap<_, Vec<&Evidence>>, HashMap<_, Vec<&Evidence>>) =
+        Default::default();
+    for answer in evidence.iter().filter(|one| one.author == *provider && one.at <= as_of) {
+        match answer.role {
+            Role::Result => results.entry(answer.request).or_default().push(answer),
+            Role::PaymentRequired => invoices.entry(answer.request).or_default().push(answer),
+            Role::Request => {}
+        }
+    }
+    let first = |answers: Option<&Vec<&Evidence>>, fits: &dyn Fn(&Evidence) -> bool| -> Result<_, Expired> {
+        let fitting = || answers.into_iter().flatten().filter(|answer| fits(answer));
+        let shown =
+            fitting().filter(|answer| !answer.is_gone(as_of)).map(|answer| (answer.at, answer.id)).min();
+        if shown.is_none() && fitting().next().is_some() { Err(Expired) } else { Ok(shown) }
+    };
+    let (mut all, mut seen) = (Jobs::default(), HashSet::new());
+    let is_counted = |one: &&Evidence| {
+        one.role == Role::Request
+            && one.author != *provider
+            && one.at <= as_of
+            && one.at.saturating_add(WINDOW_SECONDS) > as_of
+            && !one.is_gone(as_of)
+    };
+    for request in evidence.iter().filter(is_counted) {
+        let is_named = request.named.contains(provider);
+        if !(is_named || request.is_open) || !seen.insert(request.id) {
+            continue;
+        }
+        let result = first(results.get(&request.id), &|answer| answer.kind == request.kind + 1_000);
+        let invoice = match result {
+            // Nothing more needs to be shown.
+            Ok(Some(_)) => Ok(None),
+            // Without a result it is nobody's job.
+            Ok(None) if !is_named => continue,
+            _ => first(invoices.get(&request.id), &|_| true),
+        };
+        let (Ok(result), Ok(invoice)) = (result, invoice) else {
+            all.expired.push(request.id);
+            continue;
+        };
+        if is_named || result.is_some() {
+            all.counted.push(Job {
+                request: request.id,
+                customer: request.author,
+                at: request.at,
+                is_named,
+                result: result.map(|(at, id)| (id, at)),
+                payment_required: invoice.map(|(_, id)| id),
+            });
+        }
+    }
+    all.counted.sort_unstable_by_key(|job| (std::cmp::Reverse(job.at), job.request));
+    let total = all.counted.len();
+    let mut of_customers: HashMap<PubKey, usize> = HashMap::new();
+    all.counted.retain(|job| {
+        let count = of_customers.entry(job.customer).or_default();
+        *count += 1;
+        *count <= CUSTOMER_JOBS_MAX
+    });
+    all.counted.truncate(JOBS_MAX);
+    all.is_capped = all.counted.len() < total;
+    all.expired.sort_unstable();
+    all
+}
+
+/// There was an answer, and it cannot be shown any more.
+struct Expired;
+
+/// Figures of a provider.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Customers with a delivered job.
+    pub customers: u64,
+    /// Delivered jobs.
+    pub delivered: u64,
+    /// Failed jobs.
+    pub failed: u64,
+    /// Unpaid jobs.
+    pub unpaid: u64,
+    /// Pending jobs.
+    pub pending: u64,
+    /// The mean of the customers' success ratios (delivered of delivered and failed jobs that name the provider), in thousandths,
+    /// rounded down.
+    pub success: Option<u64>,
+    /// The lower end of Wilson's 95 % interval of that mean, as if it were the part of so many customers who are content. In
+    /// thousandths, rounded down; 0 without any.
+    pub success_bound: u64,
+    /// The median of the customers' median times from request to result, in seconds. Of an even number the lower one.
+    pub latency: Option<u64>,
+    /// Whether there are more jobs, so that these are figures of the newest.
+    pub is_capped: bool,
+}
+
+/// Figures of these jobs.
+pub fn figures(jobs: &Jobs, as_of: Timestamp) -> Figures {
+    let mut figures = Figures { is_capped: jobs.is_capped, ..Figures::default() };
+    // Of each customer: delivered and decided jobs that name the provider, and seconds of all.
+    let mut customers: BTreeMap<PubKey, (u64, u64, Vec<u64>)> = BTreeMap::new();
+    for job in &jobs.counted {
+        let outcome = job.outcome(as_of);
+        match outcome {
+            Outcome::Delivered(_) => figures.delivered += 1,
+            Outcome::Failed => figures.failed += 1,
+            Outcome::Unpaid => figures.unpaid += 1,
+            Outcome::Pending => figures.pending += 1,
+        }
+        let (delivered, decided, seconds) = customers.entry(job.customer).or_default();
+        if let Outcome::Delivered(took) = outcome {
+            seconds.push(took);
+            *delivered += u64::from(job.is_named);
+        }
+        *decided += u64::from(job.is_named && matches!(outcome, Outcome::Delivered(_) | Outcome::Failed));
+    }
+    let ratios: Vec<u64> = customers
+        .values()
+        .filter(|(_, decided, _)| *decided > 0)
+        .map(|(delivered, decided, _)| delivered * 1_000_000 / decided)
+        .collect();
+    let count = ratios.len() as u64;
+    let mean = ratios.iter().sum::<u64>().checked_div(count);
+    figures.success = mean.map(|millionths| millionths / 1_000);
+    figures.success_bound = mean.map_or(0, |millionths| lower_bound(millionths as f64 / 1e6, count as f64));
+    let mut medians: Vec<u64> =
+        customers.values_mut().filter_map(|(_, _, seconds)| median(seconds)).collect();
+    figures.customers = medians.len() as u64;
+    figures.latency = median(&mut medians);
+    figures
+}
+
+/// The lower median.
+fn median(values: &mut [u64]) -> Option<u64> {
+    values.sort_unstable();
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
+/// The lower end of Wilson's score interval, in thousandths.
+fn lower_bound(part: f64, count: f64) -> u64 {
+    const Z: f64 = 1.96;
+    let square = Z * Z;
+    let spread = Z * (part * (1.0 - part) / count + square / (4.0 * count * count)).sqrt();
+    let bound = (part + square / (2.0 * count) - spread) / (1.0 + square / count);
+    (bound.clamp(0.0, 1.0) * 1_000.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(customer: u8, number: u8, took: Option<u64>) -> Job {
+        Job {
+            request: EventId([number; 32]),
+            customer: PubKey([customer; 32]),
+            at: 1_000,
+            is_named: true,
+            result: took.map(|took| (EventId([200; 32]), 1_000 + took)),
+            payment_required: None,
+        }
+    }
+
+    fn of(counted: Vec<Job>) -> Figures {
+        figures(&Jobs { counted, ..Jobs::default() }, 1_000 + ANSWER_SECONDS)
+    }
+
+    #[test]
+    fn every_customer_has_the_same_weight() {
+        // One key orders a hundred times and is always served; two others are never.
+        let mut counted: Vec<Job> = (0..100).map(|number| job(1, number, Some(2))).collect();
+        counted.extend([job(2, 101, None), job(3, 102, None)]);
+        let found = of(counted);
+        assert_eq!((found.delivered, found.failed, found.customers), (100, 2, 1));
+        assert_eq!(found.success, Some(333));
+    }
+
+    #[test]
+    fn few_customers_make_a_low_bound() {
+        let content =
+            |count: u8| of((1..=count).map(|each| job(each, each, Some(1))).collect()).success_bound;
+        assert_eq!([content(1), content(4), content(50)], [206, 510, 928]);
+        assert_eq!(of(vec![job(1, 1, None)]).success_bound, 0);
+        assert_eq!(of(Vec::new()), Figures::default());
+    }
+
+    #[test]
+    fn latency_is_the_median_of_medians() {
+        let took = [(1, 9), (1, 9), (1, 9), (2, 1), (2, 3), (2, 2), (3, 5)];
+        let counted =
+            took.iter().zip(1..).map(|((customer, took), number)| job(*customer, number, Some(*took)));
+        assert_eq!(of(counted.collect()).latency, Some(5));
+        let mut early = job(1, 1, Some(0));
+        early.result = Some((EventId([9; 32]), 10));
+        assert_eq!(of(vec![early]).latency, Some(0), "a result that states an earlier time");
+    }
+
+    #[test]
+    fn what_becomes_of_a_job() {
+        let unanswered = job(1, 1, None);
+        let asked = Job { payment_required: Some(EventId([3; 32])), ..unanswered.clone() };
+        let last = 1_000 + ANSWER_SECONDS;
+        for (job, as_of, want) in [
+            (&unanswered, last - 1, Outcome::Pending),
+            (&unanswered, last, Outcome::Failed),
+            (&asked, last - 1, Outcome::Pending),
+            (&asked, last, Outcome::Unpaid),
+            (&job(1, 1, Some(9_000)), last, Outcome::Delivered(9_000)),
+        ] {
+            assert_eq!(job.outcome(as_of), want, "{job:?} {as_of}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Proofs: from which events the figures of a provider follow.
+//!
+//! ```text
+//! {"pubkey", "npub", "as_of", "window_seconds", "answer_seconds", "jobs_max", "customer_jobs_max", "figures": {...},
+//!  "announcements": [id], "jobs": [{"request": E, "result": E, "payment_required": E}], "expired": [id of a request]}
+//! ```
+//!
+//! `E` is the id of an event that the relay serves, or, if the event expires (NIP-40), the event itself, whose signature proves it
+//! wherever it comes from; or null. Jobs of `expired` do not count: an answer of the provider has expired that was too large to be kept.
+
+use std::collections::HashMap;
+
+use relay_agent::identity;
+use relay_engine::types::{Event, EventId, PubKey, Timestamp};
+use relay_engine::wire;
+use serde_json::{Value, json};
+
+use crate::evidence::Evidence;
+use crate::figures::{ANSWER_SECONDS, CUSTOMER_JOBS_MAX, Figures, JOBS_MAX, WINDOW_SECONDS, figures, jobs};
+use crate::registry::Proven;
+
+/// Figures as JSON. The names say what the numbers mean.
+pub fn figures_json(figures: &Figures, as_of: Timestamp) -> Value {
+    let ratio = |thousandths: u64| thousandths as f64 / 1_000.0;
+    json!({
+        "as_of": as_of,
+        "window_seconds": WINDOW_SECONDS,
+        "distinct_customers_served": figures.customers,
+        "jobs_delivered": figures.delivered,
+        "jobs_failed": figures.failed,
+        "jobs_unpaid": figures.unpaid,
+        "jobs_pending": figures.pending,
+        "success_ratio_mean_of_customers": figures.success.map(ratio),
+        "success_ratio_lower_bound_95": ratio(figures.success_bound),
+        "latency_seconds_median_of_customers": figures.latency,
+        "newest_jobs_only": figures.is_capped,
+    })
+}
+
+/// The document of a proof.
+pub fn document(provider: &PubKey, as_of: Timestamp, proven: &Proven, announcements: &[String]) -> Value {
+    let kept: HashMap<EventId, &[u8]> = proven.kept.iter().map(|(id, json)| (*id, json.as_slice())).collect();
+    let shown = |id: Option<EventId>| match id {
+        None => Value::Null,
+        Some(id) => {
+            let event = kept.get(&id).and_then(|json| serde_json::from_slice(json).ok());
+            event.unwrap_or_else(|| json!(id.to_string()))
+        }
+    };
+    let jobs: Vec<Value> = proven
+        .jobs
+        .counted
+        .iter()
+        .map(|job| {
+            json!({
+                "request": shown(Some(job.request)),
+                "result": shown(job.result.map(|(id, _)| id)),
+                "payment_required": shown(job.payment_required),
+            })
+        })
+        .collect();
+    json!({
+        "pubkey": provider.to_string(),
+        "npub": identity::npub(provider),
+        "as_of": as_of,
+        "window_seconds": WINDOW_SECONDS,
+        "answer_seconds": ANSWER_SECONDS,
+        "jobs_max": JOBS_MAX,
+        "customer_jobs_max": CUSTOMER_JOBS_MAX,
+        "figures": figures_json(&figures(&proven.jobs, as_of), as_of),
+        "announcements": announcements,
+        "jobs": jobs,
+        "expired": proven.jobs.expired.iter().map(EventId::to_string).collect::<Vec<_>>(),
+    })
+}
+
+/// A proof that has been read.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// Whose.
+    pub pubkey: PubKey,
+    /// As of when.
+    pub as_of: Timestamp,
+    /// The figures that it claims, as they were written.
+    pub claimed: Value,
+    /// Events to fetch.
+    pub ids: Vec<EventId>,
+    /// Events that it shows itself. Their ids are checked, their signatures not yet.
+    pub events: Vec<Event>,
+    /// Requests of jobs that count.
+    pub requests: Vec<EventId>,
+    /// Requests that do not count.
+    pub expired: Vec<EventId>,
+}
+
+impl Proof {
+    /// Reads a proof.
+    ///
+    /// # Errors
+    /// Which field is wrong.
+    pub fn read(document: &Value) -> Result<Proof, String> {
+        let constants = [
+            ("window_seconds", WINDOW_SECONDS),
+            ("answer_seconds", ANSWER_SECONDS),
+            ("jobs_max", JOBS_MAX as u64),
+            ("customer_jobs_max", CUSTOMER_JOBS_MAX as u64),
+        ];
+        for (name, want) in constants {
+            if document[name].as_u64() != Some(want) {
+                return Err(format!("{name} is {}, and this version recomputes with {want}", document[name]));
+            }
+        }
+        let text = document["pubkey"].as_str().unwrap_or_default();
+        let pubkey = text.parse().map_err(|_| "pubkey: expected a public key".to_owned())?;
+        let as_of = document["as_of"].as_u64().ok_or("as_of: expected a time")?;
+        let mut proof = Proof {
+            pubkey,
+            as_of,
+            claimed: document["figures"].clone(),
+            ids: Vec::new(),
+            events: Vec::new(),
+            requests: Vec::new(),
+            expired: Vec::new(),
+        };
+        let id = |value: &Value, field: &str| {
+            let text = value.as_str().unwrap_or_default();
+            text.parse::<EventId>().map_err(|_| format!("{field}: expected the id of an event"))
+        };
+        for job in document["jobs"].as_array().ok_or("jobs: expected a list")? {
+            for field in ["request", "result", "payment_required"] {
+                let shown = match &job[field] {
+                    Value::Null => continue,
+                    event @ Value::Object(_) => {
+                        let text = event.to_string();
+                        let event = wire::parse_event(text.as_bytes())
+                            .map_err(|_| format!("jobs.{field}: expected an event"))?;
+                        if event.compute_id() != event.id {
+                            return Err(format!("jobs.{field}: {} is not the id of this event", event.id));
+                        }
+                        let event = event.to_event();
+                        let id = event.id;
+                        proof.events.push(event);
+                        id
+                    }
+                    other => {
+                        let id = id(other, &format!("jobs.{field}"))?;
+                        proof.ids.push(id);
+                        id
+                    }
+                };
+                if field == "request" {
+                    proof.requests.push(shown);
+                }
+            }
+        }
+        for request in document["expired"].as_array().ok_or("expired: expected a list")? {
+            proof.expired.push(id(request, "expired")?);
+        }
+        Ok(proof)
+    }
+
+    /// The figures that follow from these events, whose signatures have been checked. `events`: those of the proof, and all other
+    /// requests and answers that are known.
+    pub fn recompute<'a>(&self, events: impl IntoIterator<Item = &'a Event>) -> Value {
+        let mut evidence: Vec<Evidence> = events.into_iter().filter_map(Evidence::of).collect();
+        // The proof shows what has expired.
+        evidence.iter_mut().for_each(|one| one.is_kept = true);
+        evidence.retain(|one| !self.expired.contains(&one.request));
+        figures_json(&figures(&jobs(&self.pubkey, self.as_of, &evidence), self.as_of), self.as_of)
+    }
+}

@@ -1,0 +1,314 @@
+//! Events of the relay.
+
+use relay_agent::nip90::{KIND_ANNOUNCEMENT, KIND_DELETION, KIND_HEARTBEAT, KIND_VANISH};
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Event, EventId, PubKey, Timestamp};
+
+use super::sql::{self, Param, bytes, exec, expiry_param, id, int, key, query_all, query_one};
+use super::{
+    AUTHOR_EVIDENCE_MAX, BEATS_MAX, KEPT_SECONDS, OFFERS_MAX, PROVIDERS_MAX, Registry, one, role_number,
+    schema,
+};
+use crate::evidence::{Evidence, Role};
+use crate::offer::{Beat, Offer};
+
+const INSERT: &str = "INSERT OR IGNORE INTO market_evidence (id, role, author, at, kind, request, open, expires, json) \
+                      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const INSERT_NAMED: &str = "INSERT OR IGNORE INTO market_named (provider, at, request) VALUES (?, ?, ?)";
+const PUT_OFFER: &str = "INSERT OR REPLACE INTO market_offers (provider, d, id, at, expires, msat, kinds, tags, search, body) \
+                         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const PUT_BEAT: &str = "INSERT OR REPLACE INTO market_beats (provider, id, stated, at, expires, online) VALUES (?, ?, ?, ?, ?, ?)";
+const PUT_PROVIDER: &str = "INSERT OR IGNORE INTO market_providers (pubkey, seen, msat, as_of, refigure_at, customers, delivered, \
+                            failed, unpaid, pending, success, bound, latency, capped) VALUES (?, ?, -1, 0, 0, 0, 0, 0, 0, 0, -1, 0, -1, 0)";
+
+/// An event with its sequence number, if it is one that the registry acts on; or only a position.
+pub type Item = (u64, Option<Event>);
+
+impl<C: SqlConn> Registry<C> {
+    /// Applies events in one transaction, with their sequence numbers in ascending order. Of requests to vanish (kind 62) those
+    /// count that name this relay, which `names_relay` tells.
+    ///
+    /// # Errors
+    /// If the database fails. Then nothing has changed.
+    pub fn apply(
+        &mut self,
+        items: &[Item],
+        now: Timestamp,
+        names_relay: &dyn Fn(&Event) -> bool,
+    ) -> Result<(), StoreError> {
+        let Some((last, _)) = items.last() else { return Ok(()) };
+        let mut changed = Vec::new();
+        let mut added = 0;
+        let run = Run { conn: &self.conn };
+        self.conn.transaction(&mut || {
+            changed.clear();
+            added = 0;
+            for event in items.iter().filter_map(|(_, event)| event.as_ref()) {
+                match event.kind {
+                    KIND_ANNOUNCEMENT => run.announce(event, now, &mut changed)?,
+                    KIND_HEARTBEAT => run.beat(event, now, &mut changed)?,
+                    KIND_DELETION => run.delete(event, &mut changed)?,
+                    KIND_VANISH if names_relay(event) => run.vanish(event, &mut changed)?,
+                    _ => added += run.prove(event, now, &mut changed)?,
+                }
+            }
+            schema::put_meta(run.conn, "position", *last)
+        })?;
+        self.changed.extend(changed);
+        self.added += added;
+        Ok(())
+    }
+}
+
+struct Run<'a, C> {
+    conn: &'a C,
+}
+
+impl<C: SqlConn> Run<'_, C> {
+    fn prove(&self, event: &Event, now: Timestamp, changed: &mut Vec<PubKey>) -> Result<u64, StoreError> {
+        let Some(evidence) = Evidence::of(event).filter(|one| one.at.saturating_add(KEPT_SECONDS) > now)
+        else {
+            return Ok(0);
+        };
+        let Evidence { role, id, author, at, kind, request, is_open, ref named, expires, is_kept } = evidence;
+        let json = if is_kept { event.json() } else { &[] };
+        let role_column = role_number(role).into();
+        let params = [
+            id.into(),
+            role_column,
+            author.into(),
+            at.into(),
+            u64::from(kind).into(),
+            request.into(),
+            is_open.into(),
+            expiry_param(expires),
+            json.into(),
+        ];
+        exec(self.conn, INSERT, &params)?;
+        for provider in named {
+            exec(self.conn, INSERT_NAMED, &[(*provider).into(), at.into(), id.into()])?;
+        }
+        self.touch(&request, changed)?;
+        // What one author can store is bounded.
+        const COUNT: &str = "SELECT count(*) FROM market_evidence WHERE author = ?";
+        if query_one(self.conn, COUNT, &one(author), |row| int(row, 0))?.unwrap_or(0) > AUTHOR_EVIDENCE_MAX {
+            const OLDEST: &str = "SELECT id FROM market_evidence WHERE author = ? ORDER BY at, id LIMIT 1";
+            for oldest in query_all(self.conn, OLDEST, &one(author), |row| sql::id(row, 0))? {
+                self.forget(&oldest, changed)?;
+            }
+        }
+        Ok(1)
+    }
+
+    /// The figures of whoever a request names, and of whoever has answered it, change.
+    fn touch(&self, request: &EventId, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+        for sql in [
+            "SELECT provider FROM market_named WHERE request = ?",
+            "SELECT author FROM market_evidence WHERE request = ? AND role > 0",
+        ] {
+            changed.extend(query_all(self.conn, sql, &one(*request), |row| key(row, 0))?);
+        }
+        Ok(())
+    }
+
+    /// Removes evidence.
+    fn forget(&self, id: &EventId, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+        const ABOUT: &str = "SELECT role, request FROM market_evidence WHERE id = ?";
+        let found = query_one(self.conn, ABOUT, &one(*id), |row| Ok((int(row, 0)?, sql::id(row, 1)?)))?;
+        let Some((role, request)) = found else { return Ok(()) };
+        self.touch(&request, changed)?;
+        exec(self.conn, "DELETE FROM market_evidence WHERE id = ?", &one(*id))?;
+        if role == role_number(Role::Request) {
+            exec(self.conn, "DELETE FROM market_named WHERE request = ?", &one(*id))?;
+        }
+        Ok(())
+    }
+
+    fn announce(&self, event: &Event, now: Timestamp, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+        let provider = event.pubkey;
+        let d = event.tags().find(b"d").unwrap_or_default();
+        const STORED: &str = "SELECT at, id FROM market_offers WHERE provider = ? AND d = ?";
+        let address: [Param; 2] = [provider.into(), (&*d).into()];
+        let stored = query_one(self.conn, STORED, &address, |row| Ok((int(row, 0)?, id(row, 1)?)))?;
+        if stored.is_some_and(|(at, id)| {
+            (event.created_at, std::cmp::Reverse(event.id)) <= (at, std::cmp::Reverse(id))
+        }) {
+            return Ok(());
+        }
+        changed.push(provider);
+        let Some(offer) = Offer::of(event).filter(|_| !event.is_expired(now)) else {
+            exec(self.conn, "DELETE FROM market_offers WHERE provider = ? AND d = ?", &address)?;
+            return self.remove_if_silent(&provider);
+        };
+        if stored.is_none() && !self.has_room(&provider, now)? {
+            return Ok(());
+        }
+        let list = |items: Vec<String>, separator: &str| {
+            let mut text = separator.to_owned();
+            for item in items {
+                text.push_str(&item);
+                text.push_str(separator);
+            }
+            text.into_bytes()
+        };
+        let kinds = list(offer.kinds.iter().map(u16::to_string).collect(), ",");
+        let tags = list(offer.tags.clone(), "\0");
+        let body = serde_json::to_vec(&offer).map_err(|error| StoreError::Failed(error.to_string()))?;
+        let [provider_column, d_column] = address;
+        let params = [
+            provider_column,
+            d_column,
+            event.id.into(),
+            event.created_at.into(),
+            expiry_param(event.expires_at),
+            offer.price.msat().into(),
+            kinds.as_slice().into(),
+            tags.as_slice().into(),
+            offer.search_text().as_bytes().into(),
+            body.as_slice().into(),
+        ];
+        exec(self.conn, PUT_OFFER, &params)?;
+        exec(self.conn, PUT_PROVIDER, &[provider.into(), event.created_at.min(now).into()])
+    }
+
+    /// Whether a further announcement of this key may be kept. Another provider makes room for a new one.
+    fn has_room(&self, provider: &PubKey, now: Timestamp) -> Result<bool, StoreError> {
+        const OFFERS: &str = "SELECT count(*) FROM market_offers WHERE provider = ?";
+        match query_one(self.conn, OFFERS, &one(*provider), |row| int(row, 0))?.unwrap_or(0) {
+            0 => {}
+            count => return Ok(count < OFFERS_MAX),
+        }
+        let all = query_one(self.conn, "SELECT count(*) FROM market_providers", &[], |row| int(row, 0))?;
+        if all.unwrap_or(0) < PROVIDERS_MAX {
+            return Ok(true);
+        }
+        const LEAST: &str =
+            "SELECT pubkey, customers, seen FROM market_providers ORDER BY customers, seen, pubkey LIMIT 1";
+        let least = query_one(self.conn, LEAST, &[], |row| Ok((key(row, 0)?, int(row, 1)?, int(row, 2)?)))?;
+        let Some((least, 0, seen)) = least else { return Ok(false) };
+        if seen >= now {
+            return Ok(false);
+        }
+        exec(self.conn, "DELETE FROM market_offers WHERE provider = ?", &one(least))?;
+        self.remove_if_silent(&least)?;
+        Ok(true)
+    }
+
+    /// A key without an announcement is no provider.
+    fn remove_if_silent(&self, provider: &PubKey) -> Result<(), StoreError> {
+        const REMOVE: &str = "DELETE FROM market_providers WHERE pubkey = ? \
+                              AND NOT EXISTS (SELECT 1 FROM market_offers WHERE provider = market_providers.pubkey)";
+        exec(self.conn, REMOVE, &one(*provider))
+    }
+
+    fn beat(&self, event: &Event, now: Timestamp, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+        const STORED: &str = "SELECT stated, id FROM market_beats WHERE provider = ?";
+        let stored = query_one(self.conn, STORED, &one(event.pubkey), |row| Ok((int(row, 0)?, id(row, 1)?)))?;
+        if stored.is_some_and(|(at, id)| {
+            (event.created_at, std::cmp::Reverse(event.id)) <= (at, std::cmp::Reverse(id))
+        }) {
+            return Ok(());
+        }
+        let beat = Beat::of(event, now);
+        let params = [
+            event.pubkey.into(),
+            event.id.into(),
+            event.created_at.into(),
+            beat.at.into(),
+            expiry_param(beat.expires),
+            beat.says_online.into(),
+        ];
+        exec(self.conn, PUT_BEAT, &params)?;
+        if stored.is_none() {
+            let count = query_one(self.conn, "SELECT count(*) FROM market_beats", &[], |row| int(row, 0))?;
+            if count.unwrap_or(0) > BEATS_MAX {
+                const OLDEST: &str = "DELETE FROM market_beats WHERE provider = \
+                                      (SELECT provider FROM market_beats ORDER BY at, provider LIMIT 1)";
+                exec(self.conn, OLDEST, &[])?;
+            }
+        }
+        changed.push(event.pubkey);
+        Ok(())
+    }
+
+    /// A deletion request (NIP-09) removes what is its author's.
+    fn delete(&self, event: &Event, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+        let author = event.pubkey;
+        for value in event.tags().named(b"e").filter_map(|tag| tag.value()) {
+            let Ok(named) = EventId::from_hex(&value) else { continue };
+            const OWN: &str = "SELECT id FROM market_evidence WHERE id = ? AND author = ?";
+            let params: [Param; 2] = [named.into(), author.into()];
+            for own in query_all(self.conn, OWN, &params, |row| id(row, 0))? {
+                self.forget(&own, changed)?;
+            }
+            exec(self.conn, "DELETE FROM market_offers WHERE id = ? AND provider = ?", &params)?;
+            exec(self.conn, "DELETE FROM market_beats WHERE id = ? AND provider = ?", &params)?;
+        }
+        for value in event.tags().named(b"a").filter_map(|tag| tag.value()) {
+            let Some((kind, d)) = own_address(&value, &author) else { continue };
+            let until = event.created_at;
+            if kind == KIND_ANNOUNCEMENT {
+                const OFFER: &str = "DELETE FROM market_offers WHERE provider = ? AND d = ? AND at <= ?";
+                exec(self.conn, OFFER, &[author.into(), d.into(), until.into()])?;
+            } else if kind == KIND_HEARTBEAT {
+                exec(
+                    self.conn,
+                    "DELETE FROM market_beats WHERE provider = ? AND stated <= ?",
+                    &[author.into(), until.into()],
+                )?;
+            }
+        }
+        changed.push(author);
+        self.remove_if_silent(&author)
+    }
+
+    /// A request to vanish (NIP-62) removes all that its author has made until then.
+    fn vanish(&self, event: &Event, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+        let (author, until) = (event.pubkey, event.created_at);
+        const OWN: &str = "SELECT id FROM market_evidence WHERE author = ? AND at <= ?";
+        let params: [Param; 2] = [author.into(), until.into()];
+        for own in query_all(self.conn, OWN, &params, |row| id(row, 0))? {
+            self.forget(&own, changed)?;
+        }
+        exec(self.conn, "DELETE FROM market_offers WHERE provider = ? AND at <= ?", &params)?;
+        exec(self.conn, "DELETE FROM market_beats WHERE provider = ? AND stated <= ?", &params)?;
+        changed.push(author);
+        self.remove_if_silent(&author)
+    }
+}
+
+/// Kind and `d` of an address (`kind:pubkey:d`) of this author.
+fn own_address<'a>(address: &'a [u8], author: &PubKey) -> Option<(u16, &'a [u8])> {
+    let mut parts = address.splitn(3, |byte| *byte == b':');
+    let kind = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+    (parts.next()? == author.to_hex()).then_some((kind, parts.next().unwrap_or_default()))
+}
+
+/// Kept for [`super::refresh`], which removes evidence too.
+pub(super) fn forget<C: SqlConn>(
+    conn: &C,
+    id: &EventId,
+    changed: &mut Vec<PubKey>,
+) -> Result<(), StoreError> {
+    Run { conn }.forget(id, changed)
+}
+
+/// Kept for [`super::refresh`]: removes a provider without announcements.
+pub(super) fn remove_if_silent<C: SqlConn>(conn: &C, provider: &PubKey) -> Result<(), StoreError> {
+    Run { conn }.remove_if_silent(provider)
+}
+
+/// A row's `body`, of an offer.
+pub(super) fn offer(body: &[u8]) -> Result<Offer, StoreError> {
+    serde_json::from_slice(body).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// The `body` of each offer of a key that has not expired, newest first.
+pub(super) fn offers<C: SqlConn>(
+    conn: &C,
+    provider: &PubKey,
+    now: Timestamp,
+) -> Result<Vec<Offer>, StoreError> {
+    const OFFERS: &str = "SELECT body FROM market_offers WHERE provider = ? AND (expires = 0 OR expires > ?) ORDER BY at DESC, id";
+    query_all(conn, OFFERS, &[(*provider).into(), now.into()], |row| offer(bytes(row, 0)?))
+}

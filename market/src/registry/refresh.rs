@@ -1,0 +1,126 @@
+//! Figures that events or time have changed, and what ends with the window.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{NO_EXPIRY, PubKey, Timestamp};
+
+use super::sql::{exec, id, int, key, query_all, query_one};
+use super::{EVIDENCE_MAX, KEPT_SECONDS, Registry, apply, one};
+use crate::evidence::Evidence;
+use crate::figures::{ANSWER_SECONDS, WINDOW_SECONDS, figures, jobs};
+
+/// Rows of evidence that one sweep removes at a time.
+const REMOVED_MAX: u64 = 500;
+/// Rows that are added before a sweep is due whatever the time.
+const ADDED_MAX: u64 = 1_000;
+/// Providers that one refresh counts again.
+const COUNTED_MAX: usize = 200;
+
+const PUT_FIGURES: &str = "UPDATE market_providers SET seen = max(seen, ?), msat = ?, as_of = ?, refigure_at = ?, customers = ?, \
+     delivered = ?, failed = ?, unpaid = ?, pending = ?, success = ?, bound = ?, latency = ?, capped = ? WHERE pubkey = ?";
+
+impl<C: SqlConn> Registry<C> {
+    /// Counts figures again, of a bounded number of providers. True if there is more to do.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn refresh(&mut self, now: Timestamp) -> Result<bool, StoreError> {
+        let due: Vec<PubKey> = self.changed.iter().take(COUNTED_MAX).copied().collect();
+        self.conn.transaction(&mut || due.iter().try_for_each(|provider| self.count(provider, now)))?;
+        for provider in due {
+            self.changed.remove(&provider);
+        }
+        Ok(!self.changed.is_empty())
+    }
+
+    /// Whether so much has been added that [`Registry::sweep`] must run now.
+    pub fn must_sweep(&self) -> bool {
+        self.added >= ADDED_MAX
+    }
+
+    /// Removes what the window has left and what is over the bounds, and notes whose figures time has changed. True if there is
+    /// more to do. To be called once a minute, and when [`Registry::must_sweep`] says so.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn sweep(&mut self, now: Timestamp) -> Result<bool, StoreError> {
+        let mut changed = Vec::new();
+        let mut removed = 0;
+        self.conn.transaction(&mut || {
+            changed.clear();
+            let window = now.saturating_sub(KEPT_SECONDS);
+            let count =
+                query_one(&self.conn, "SELECT count(*) FROM market_evidence", &[], |row| int(row, 0))?;
+            let excess = count.unwrap_or(0).saturating_sub(EVIDENCE_MAX).min(REMOVED_MAX);
+            const LEFT: &str = "SELECT id FROM market_evidence WHERE at <= ? ORDER BY at, id LIMIT ?";
+            const OLDEST: &str = "SELECT id FROM market_evidence ORDER BY at, id LIMIT ?";
+            let mut gone =
+                query_all(&self.conn, LEFT, &[window.into(), REMOVED_MAX.into()], |row| id(row, 0))?;
+            if (gone.len() as u64) < excess {
+                gone = query_all(&self.conn, OLDEST, &one(excess), |row| id(row, 0))?;
+            }
+            removed = gone.len() as u64;
+            gone.iter().try_for_each(|id| apply::forget(&self.conn, id, &mut changed))?;
+            const EXPIRED: &str =
+                "SELECT DISTINCT provider FROM market_offers WHERE expires > 0 AND expires <= ?";
+            let expired = query_all(&self.conn, EXPIRED, &one(now), |row| key(row, 0))?;
+            exec(&self.conn, "DELETE FROM market_offers WHERE expires > 0 AND expires <= ?", &one(now))?;
+            expired.iter().try_for_each(|provider| apply::remove_if_silent(&self.conn, provider))?;
+            const DUE: &str = "SELECT pubkey FROM market_providers WHERE refigure_at <= ?";
+            changed.extend(expired);
+            changed.extend(query_all(&self.conn, DUE, &one(now), |row| key(row, 0))?);
+            Ok(())
+        })?;
+        self.changed.extend(changed);
+        self.added = 0;
+        Ok(removed == REMOVED_MAX || !self.changed.is_empty())
+    }
+
+    fn count(&self, provider: &PubKey, now: Timestamp) -> Result<(), StoreError> {
+        let is_known = "SELECT 1 FROM market_providers WHERE pubkey = ?";
+        if query_one(&self.conn, is_known, &one(*provider), |_| Ok(()))?.is_none() {
+            return Ok(());
+        }
+        let evidence = self.evidence_of(provider, now)?;
+        let found = figures(&jobs(provider, now, &evidence), now);
+        let offers = apply::offers(&self.conn, provider, now)?;
+        let msat = offers.iter().filter_map(|offer| offer.price.msat()).min();
+        let beat = query_one(
+            &self.conn,
+            "SELECT at FROM market_beats WHERE provider = ?",
+            &one(*provider),
+            |row| int(row, 0),
+        )?;
+        let answers = evidence.iter().filter(|one| one.author == *provider).map(|one| one.at);
+        let seen = answers
+            .chain(beat)
+            .chain(offers.iter().map(|offer| offer.updated_at))
+            .map(|at| at.min(now))
+            .max();
+        let params = [
+            seen.unwrap_or(0).into(),
+            msat.into(),
+            now.into(),
+            changes_at(&evidence, now).into(),
+            found.customers.into(),
+            found.delivered.into(),
+            found.failed.into(),
+            found.unpaid.into(),
+            found.pending.into(),
+            found.success.into(),
+            found.success_bound.into(),
+            found.latency.into(),
+            found.is_capped.into(),
+            (*provider).into(),
+        ];
+        exec(&self.conn, PUT_FIGURES, &params)
+    }
+}
+
+/// The next time after `now` at which figures may change without an event.
+fn changes_at(evidence: &[Evidence], now: Timestamp) -> Timestamp {
+    let times = evidence.iter().flat_map(|one| {
+        let expires = if one.is_kept { NO_EXPIRY } else { one.expires };
+        [one.at, one.at.saturating_add(ANSWER_SECONDS), one.at.saturating_add(WINDOW_SECONDS), expires]
+    });
+    times.filter(|at| *at > now).min().unwrap_or(NO_EXPIRY)
+}

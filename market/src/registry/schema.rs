@@ -1,0 +1,79 @@
+//! The tables.
+//!
+//! ```text
+//! market_meta       name PRIMARY KEY, value              schema version, position in the relay's stream
+//! market_evidence   row, id UNIQUE, ...                  requests, results and demands for payment of the window, of anybody
+//!                   index (author, at)                   bounds of authors, requests to vanish
+//!                   index (request, role)                answers of a request
+//!                   index (at)                           the end of the window
+//! market_named      PRIMARY KEY (provider, at, request)  which requests name which keys
+//!                   index (request)
+//! market_offers     PRIMARY KEY (provider, d)            announcements
+//! market_beats      provider PRIMARY KEY                 the last heartbeat of a key
+//! market_providers  pubkey PRIMARY KEY                   keys with an announcement, and their figures as of `as_of`
+//!                   index (refigure_at)                  those whose figures time alone will change
+//! ```
+//!
+//! `expires` is 0 if an event never does, and `json` of evidence is empty unless it expires and is small: then the event itself is
+//! what a proof shows. In columns of figures -1 is nothing.
+
+use relay_engine::sql::{SqlConn, StoreError};
+
+use super::sql::{exec, int, query_one};
+
+/// The schema version that this version writes. Another one is refused.
+const SCHEMA: u64 = 1;
+
+const CREATE: [&str; 10] = [
+    "CREATE TABLE market_meta (name BLOB PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE market_evidence (row INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, role INTEGER NOT NULL, author BLOB NOT NULL, \
+     at INTEGER NOT NULL, kind INTEGER NOT NULL, request BLOB NOT NULL, open INTEGER NOT NULL, expires INTEGER NOT NULL, \
+     json BLOB NOT NULL)",
+    "CREATE INDEX market_evidence_author ON market_evidence (author, at)",
+    "CREATE INDEX market_evidence_request ON market_evidence (request, role)",
+    "CREATE INDEX market_evidence_at ON market_evidence (at)",
+    "CREATE TABLE market_named (provider BLOB NOT NULL, at INTEGER NOT NULL, request BLOB NOT NULL, \
+     PRIMARY KEY (provider, at, request)) WITHOUT ROWID",
+    "CREATE INDEX market_named_request ON market_named (request)",
+    "CREATE TABLE market_offers (provider BLOB NOT NULL, d BLOB NOT NULL, id BLOB NOT NULL, at INTEGER NOT NULL, \
+     expires INTEGER NOT NULL, msat INTEGER NOT NULL, kinds BLOB NOT NULL, tags BLOB NOT NULL, search BLOB NOT NULL, \
+     body BLOB NOT NULL, PRIMARY KEY (provider, d)) WITHOUT ROWID",
+    "CREATE TABLE market_beats (provider BLOB PRIMARY KEY, id BLOB NOT NULL, stated INTEGER NOT NULL, at INTEGER NOT NULL, \
+     expires INTEGER NOT NULL, online INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE market_providers (pubkey BLOB PRIMARY KEY, seen INTEGER NOT NULL, msat INTEGER NOT NULL, as_of INTEGER NOT NULL, \
+     refigure_at INTEGER NOT NULL, customers INTEGER NOT NULL, delivered INTEGER NOT NULL, failed INTEGER NOT NULL, \
+     unpaid INTEGER NOT NULL, pending INTEGER NOT NULL, success INTEGER NOT NULL, bound INTEGER NOT NULL, \
+     latency INTEGER NOT NULL, capped INTEGER NOT NULL) WITHOUT ROWID",
+];
+const REFIGURE_INDEX: &str = "CREATE INDEX market_providers_refigure ON market_providers (refigure_at)";
+
+/// Makes the tables of an empty database, or checks those that there are.
+pub(super) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
+    let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'market_meta'";
+    if query_one(conn, tables, &[], |row| int(row, 0))?.unwrap_or(0) == 0 {
+        return conn.transaction(&mut || {
+            CREATE.iter().chain([&REFIGURE_INDEX]).try_for_each(|sql| conn.exec(sql, &[]))?;
+            put_meta(conn, "schema", SCHEMA)
+        });
+    }
+    match get_meta(conn, "schema")? {
+        Some(SCHEMA) => Ok(()),
+        other => Err(StoreError::Corrupt(format!(
+            "the market's database has schema version {}; this version of the relay reads {SCHEMA}",
+            other.unwrap_or_default()
+        ))),
+    }
+}
+
+/// The value of a name.
+pub(super) fn get_meta(conn: &impl SqlConn, name: &str) -> Result<Option<u64>, StoreError> {
+    query_one(conn, "SELECT value FROM market_meta WHERE name = ?", &[name.as_bytes().into()], |row| {
+        int(row, 0)
+    })
+}
+
+/// Sets the value of a name. One row.
+pub(super) fn put_meta(conn: &impl SqlConn, name: &str, value: u64) -> Result<(), StoreError> {
+    const PUT: &str = "INSERT INTO market_meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    exec(conn, PUT, &[name.as_bytes().into(), value.into()])
+}

@@ -1,0 +1,472 @@
+//! The registry alone, with a clock of its own: who is listed, what counts, what ends with time, what repeats change.
+
+mod common;
+
+use common::{Draft, pubkey};
+use relay_agent::api::Relay;
+use relay_agent::identity::npub;
+use relay_engine::types::{Event, Timestamp};
+use relay_market::Registry;
+use relay_market::http::{Request, answer};
+use relay_market::testing::Sqlite;
+use relay_site::{HttpResponse, MarketRoute};
+use serde_json::{Value, json};
+
+const NOW: Timestamp = 2_000_000_000;
+const HOUR: Timestamp = 3_600;
+const DAY: Timestamp = 86_400;
+const RELAY: Relay<'static> = Relay { name: "test", url: "", version: "0" };
+
+/// A registry with a relay that numbers events.
+struct Host {
+    db: Sqlite,
+    registry: Registry<Sqlite>,
+    seq: u64,
+    now: Timestamp,
+}
+
+impl Host {
+    fn new() -> Self {
+        let db = Sqlite::new();
+        Host { registry: Registry::open(db.clone()).unwrap(), db, seq: 0, now: NOW }
+    }
+
+    fn apply(&mut self, events: &[Draft]) {
+        let events: Vec<Event> = events.iter().map(Draft::event).collect();
+        self.apply_events(&events);
+    }
+
+    fn apply_events(&mut self, events: &[Event]) {
+        let items: Vec<_> = events
+            .iter()
+            .map(|event| {
+                self.seq += 1;
+                (self.seq, Some(event.clone()))
+            })
+            .collect();
+        self.registry.apply(&items, self.now, &|_| true).unwrap();
+        self.count();
+    }
+
+    fn count(&mut self) {
+        while self.registry.refresh(self.now).unwrap() {}
+    }
+
+    fn pass(&mut self, seconds: Timestamp) {
+        self.now += seconds;
+        while self.registry.sweep(self.now).unwrap() {
+            self.count();
+        }
+        self.count();
+    }
+
+    fn get(&self, route: MarketRoute, npub: Option<&str>, query: &str) -> HttpResponse {
+        answer(&self.registry, &Request { route, npub, query, relay: RELAY }, self.now).unwrap()
+    }
+
+    fn list(&self, query: &str) -> Value {
+        let response = self.get(MarketRoute::List, None, query);
+        assert_eq!(response.status, 200, "{query}: {response:?}");
+        serde_json::from_slice(&response.body).unwrap()
+    }
+
+    fn names(&self, query: &str) -> Vec<String> {
+        let listed = self.list(query);
+        let providers = listed["providers"].as_array().unwrap();
+        providers.iter().map(|provider| provider["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn only(&self) -> Value {
+        let listed = self.list("");
+        assert_eq!(listed["providers"].as_array().unwrap().len(), 1, "{listed}");
+        listed["providers"][0].clone()
+    }
+
+    /// `[delivered, failed, unpaid, pending, customers]` of the only provider.
+    fn counts(&self) -> [u64; 5] {
+        let figures = &self.only()["figures"];
+        ["jobs_delivered", "jobs_failed", "jobs_unpaid", "jobs_pending", "distinct_customers_served"]
+            .map(|name| figures[name].as_u64().unwrap())
+    }
+
+    fn proof(&self, author: u8) -> Value {
+        let response = self.get(MarketRoute::Proof, Some(&npub(&pubkey(author))), "");
+        assert_eq!(response.status, 200, "{response:?}");
+        serde_json::from_slice(&response.body).unwrap()
+    }
+}
+
+fn key(author: u8) -> String {
+    pubkey(author).to_string()
+}
+
+fn announcement(author: u8, name: &str, kinds: &[&str], amount: &str) -> Draft {
+    let content = json!({ "name": name, "about": format!("About {name}"), "amount": amount }).to_string();
+    let draft = Draft::new(author, 31_990, NOW - DAY).tag(&["d", name]).content(&content);
+    kinds.iter().fold(draft, |draft, kind| draft.tag(&["k", kind]))
+}
+
+fn request(customer: u8, provider: u8, at: Timestamp) -> Draft {
+    Draft::new(customer, 5_050, at).tag(&["p", &key(provider)])
+}
+
+fn reply(provider: u8, to: &Draft, kind: u16, at: Timestamp) -> Draft {
+    let to = to.event();
+    Draft::new(provider, kind, at).tag(&["e", &to.id.to_string()]).tag(&["p", &to.pubkey.to_string()])
+}
+
+fn result(provider: u8, to: &Draft, at: Timestamp) -> Draft {
+    reply(provider, to, 6_050, at)
+}
+
+#[test]
+fn figures_follow_from_what_was_asked_and_delivered() {
+    let mut host = Host::new();
+    let asked = request(2, 1, NOW - 2 * HOUR);
+    let unanswered = request(3, 1, NOW - 2 * HOUR);
+    let unpaid = request(4, 1, NOW - 2 * HOUR);
+    let pending = request(5, 1, NOW - 10);
+    host.apply(&[
+        announcement(1, "shout", &["5050"], "free"),
+        asked.clone(),
+        result(1, &asked, NOW - 2 * HOUR + 7),
+        unanswered.clone(),
+        reply(1, &unanswered, 7_000, NOW - 2 * HOUR).tag(&["status", "error"]),
+        unpaid.clone(),
+        reply(1, &unpaid, 7_000, NOW - 2 * HOUR).tag(&["status", "payment-required"]),
+        pending,
+    ]);
+    assert_eq!(host.counts(), [1, 1, 1, 1, 1]);
+    let figures = &host.only()["figures"];
+    assert_eq!(figures["success_ratio_mean_of_customers"], 0.5);
+    assert_eq!(figures["latency_seconds_median_of_customers"], 7);
+    // A late result counts.
+    host.apply(&[result(1, &unanswered, NOW)]);
+    assert_eq!(host.counts(), [2, 0, 1, 1, 2]);
+    // The hour of the pending one ends without any event.
+    host.pass(HOUR);
+    assert_eq!(host.counts(), [2, 1, 1, 0, 2]);
+    // A month later nothing counts, and the provider is still listed.
+    host.pass(31 * DAY);
+    assert_eq!(host.counts(), [0; 5]);
+    assert_eq!(host.only()["figures"]["success_ratio_mean_of_customers"], Value::Null);
+}
+
+#[test]
+fn what_does_not_count() {
+    let asked = request(2, 1, NOW - 2 * HOUR);
+    let open = Draft::new(2, 5_050, NOW - 2 * HOUR);
+    let of_others = request(2, 9, NOW - 2 * HOUR);
+    let own = request(1, 1, NOW - 2 * HOUR);
+    let old = request(2, 1, NOW - 30 * DAY);
+    let cases: [(&str, Vec<Draft>, [u64; 5]); 9] = [
+        ("its own requests", vec![own.clone(), result(1, &own, NOW)], [0; 5]),
+        ("a result of another kind", vec![asked.clone(), reply(1, &asked, 6_001, NOW)], [0, 1, 0, 0, 0]),
+        ("a result of somebody else", vec![asked.clone(), result(3, &asked, NOW)], [0, 1, 0, 0, 0]),
+        ("a request to others that it answers", vec![of_others.clone(), result(1, &of_others, NOW)], [0; 5]),
+        ("an open request that it does not answer", vec![open.clone()], [0; 5]),
+        (
+            "an open request that it answers counts",
+            vec![open.clone(), result(1, &open, NOW)],
+            [1, 0, 0, 0, 1],
+        ),
+        ("older than the window", vec![old.clone(), result(1, &old, NOW)], [0; 5]),
+        ("a result without a request", vec![result(1, &asked, NOW)], [0; 5]),
+        (
+            "two results count once",
+            vec![asked.clone(), result(1, &asked, NOW), result(1, &asked, NOW - 5)],
+            [1, 0, 0, 0, 1],
+        ),
+    ];
+    for (name, events, want) in cases {
+        let mut host = Host::new();
+        host.apply(&[announcement(1, "shout", &["5050"], "free")]);
+        host.apply(&events);
+        assert_eq!(host.counts(), want, "{name}");
+        // In the opposite order it is the same.
+        let mut host = Host::new();
+        host.apply(&events.iter().rev().cloned().collect::<Vec<_>>());
+        host.apply(&[announcement(1, "shout", &["5050"], "free")]);
+        assert_eq!(host.counts(), want, "{name}, backwards");
+    }
+}
+
+#[test]
+fn a_provider_goes_offline_within_15_minutes_of_stopping() {
+    let mut host = Host::new();
+    host.apply(&[announcement(1, "shout", &["5050"], "free")]);
+    assert_eq!(host.only()["online"], false, "it has never sent a heartbeat");
+    let beat = |at: Timestamp| {
+        Draft::new(1, 11_998, at)
+            .tag(&["d", "shout"])
+            .tag(&["status", "online"])
+            .tag(&["expiration", &(at + 600).to_string()])
+    };
+    for _ in 0..3 {
+        host.apply(&[beat(host.now)]);
+        assert_eq!(host.only()["online"], true);
+        host.pass(240);
+        assert_eq!((host.names("online=true").len(), host.names("online=false").len()), (1, 0));
+    }
+    // It has stopped 240 seconds ago.
+    host.pass(180);
+    assert_eq!(host.only()["online"], true, "420 seconds after its last heartbeat");
+    host.pass(1);
+    assert_eq!(host.only()["online"], false);
+    assert_eq!((host.names("online=true").len(), host.names("online=false").len()), (0, 1));
+    // One that states a later time does not last longer: at most 420 seconds after it came.
+    host.apply(&[beat(host.now + 900)]);
+    assert_eq!(host.only()["online"], true);
+    host.pass(421);
+    assert_eq!(host.only()["online"], false);
+    assert_eq!(host.only()["last_seen"], host.now - 421);
+    // It says so itself.
+    host.apply(&[beat(host.now + 901).content("")]);
+    assert_eq!(host.only()["online"], true);
+    host.apply(&[Draft::new(1, 11_998, host.now + 902).tag(&["status", "offline"])]);
+    assert_eq!(host.only()["online"], false);
+}
+
+#[test]
+fn lists_are_filtered_and_sorted() {
+    let mut host = Host::new();
+    host.apply(&[
+        announcement(1, "Cheap", &["5050", "5001"], "10").tag(&["t", "AI"]),
+        announcement(2, "Dear", &["5050"], "500").tag(&["t", "art"]),
+        announcement(3, "Gratis", &["5002"], "free").tag(&["t", "ai-art"]),
+        announcement(4, "Haggler", &["5050"], "flexible"),
+    ]);
+    // Two announcements: no single one is both of kind 5100 and below a satoshi.
+    host.apply(&[announcement(3, "Painter", &["5100"], "70")]);
+    let (asked, other) = (request(9, 2, NOW - 2 * HOUR), request(8, 1, NOW - 2 * HOUR));
+    host.apply(&[
+        asked.clone(),
+        result(2, &asked, NOW - 2 * HOUR + 30),
+        other.clone(),
+        result(1, &other, NOW - 2 * HOUR + 3),
+    ]);
+    let second = request(8, 2, NOW - 2 * HOUR);
+    host.apply(&[second.clone(), result(2, &second, NOW - 2 * HOUR + 30)]);
+    let sorted = |query: &str| {
+        // An entry is named by its newest announcement, and of the same second by the one with the lowest id.
+        let mut names: Vec<String> =
+            host.names(query).into_iter().map(|name| name.replace("Painter", "Gratis")).collect();
+        names.sort();
+        names
+    };
+    for (query, want) in [
+        ("", &["Cheap", "Dear", "Gratis", "Haggler"][..]),
+        ("kind=5050", &["Cheap", "Dear", "Haggler"]),
+        ("kind=5001", &["Cheap"]),
+        ("kind=5999", &[]),
+        ("max_msat=10000", &["Cheap", "Gratis"]),
+        ("max_msat=9999", &["Gratis"]),
+        ("kind=5100&max_msat=9999", &[]),
+        ("kind=5100&max_msat=70000", &["Gratis"]),
+        ("tag=ai", &["Cheap"]),
+        ("tag=AI-ART", &["Gratis"]),
+        ("q=hagg", &["Haggler"]),
+        ("q=TRANSLATION", &["Gratis"]),
+        ("q=%25", &[]),
+        ("online=true", &[]),
+    ] {
+        assert_eq!(sorted(query), want, "{query}");
+    }
+    let first = |sort: &str| {
+        host.names(&format!("sort={sort}&limit=2"))
+            .into_iter()
+            .map(|name| name.replace("Painter", "Gratis"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(first("success"), ["Dear", "Cheap"], "two customers are more than one");
+    assert_eq!(first("customers"), ["Dear", "Cheap"]);
+    assert_eq!(first("latency"), ["Cheap", "Dear"]);
+    assert_eq!(first("price"), ["Gratis", "Cheap"]);
+    // Pages together are the whole.
+    for sort in ["success", "customers", "latency", "price", "seen"] {
+        let mut all = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let part = host.list(&format!("sort={sort}&limit=1&cursor={cursor}"));
+            all.extend(
+                part["providers"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|each| each["pubkey"].as_str().unwrap().to_owned()),
+            );
+            match part["next"].as_str() {
+                Some(next) => next.clone_into(&mut cursor),
+                None => break,
+            }
+        }
+        let whole = host.list(&format!("sort={sort}"));
+        let whole: Vec<&str> = whole["providers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|each| each["pubkey"].as_str().unwrap())
+            .collect();
+        assert_eq!(all, whole, "{sort}");
+        assert_eq!(all.len(), 4);
+    }
+}
+
+#[test]
+fn deletions_and_requests_to_vanish_remove_what_is_their_authors() {
+    let asked = request(2, 1, NOW - 2 * HOUR);
+    let done = result(1, &asked, NOW - 2 * HOUR + 5);
+    let offer = announcement(1, "shout", &["5050"], "free");
+    let beat = Draft::new(1, 11_998, NOW);
+    let by = |author: u8, tags: &[[&str; 2]]| {
+        tags.iter().fold(Draft::new(author, 5, NOW), |draft, tag| draft.tag(tag))
+    };
+    let id = |draft: &Draft| draft.event().id.to_string();
+    let listed = |deletion: Draft| {
+        let mut host = Host::new();
+        host.apply(&[offer.clone(), asked.clone(), done.clone(), beat.clone(), deletion]);
+        let listed = host.list("");
+        listed["providers"].as_array().unwrap().first().map(|entry| {
+            let figures = &entry["figures"];
+            (
+                figures["jobs_delivered"].as_u64().unwrap(),
+                figures["jobs_failed"].as_u64().unwrap(),
+                entry["online"] == true,
+            )
+        })
+    };
+    let address = format!("31990:{}:shout", key(1));
+    let beats = format!("11998:{}:", key(1));
+    for (name, deletion, want) in [
+        ("nothing", by(1, &[["e", "zz"]]), Some((1, 0, true))),
+        ("the result", by(1, &[["e", &id(&done)]]), Some((0, 1, true))),
+        ("the result, by the customer", by(2, &[["e", &id(&done)]]), Some((1, 0, true))),
+        ("the request", by(2, &[["e", &id(&asked)]]), Some((0, 0, true))),
+        ("the heartbeat", by(1, &[["a", &beats]]), Some((1, 0, false))),
+        ("the announcement", by(1, &[["e", &id(&offer)]]), None),
+        ("the announcement, by address", by(1, &[["a", &address]]), None),
+        ("the announcement, by somebody else", by(2, &[["a", &address]]), Some((1, 0, true))),
+        ("the customer vanishes", Draft::new(2, 62, NOW), Some((0, 0, true))),
+        ("the provider vanishes", Draft::new(1, 62, NOW), None),
+        ("it vanished earlier", Draft::new(1, 62, NOW - 2 * DAY), Some((1, 0, true))),
+    ] {
+        assert_eq!(listed(deletion), want, "{name}");
+    }
+}
+
+#[test]
+fn the_newest_announcement_of_an_address_counts() {
+    let mut host = Host::new();
+    let offer = |name: &str, at: Timestamp, kinds: &[&str]| {
+        Draft {
+            created_at: at,
+            tags: vec![vec!["d".into(), "x".into()]],
+            ..announcement(1, name, &[], "free")
+        }
+        .tag(&["k", kinds[0]])
+    };
+    let (old, new) = (offer("old", NOW - 9, &["5050"]), offer("new", NOW - 5, &["5050"]));
+    host.apply(&[old.clone(), new.clone(), old]);
+    assert_eq!(host.names(""), ["new"]);
+    // It announces no jobs any more; the older version does not come back.
+    host.apply(&[offer("none", NOW - 4, &["1"])]);
+    assert_eq!(host.names(""), [""; 0]);
+    let expired = offer("short", NOW, &["5050"]).tag(&["expiration", &(NOW + 100).to_string()]);
+    host.apply(&[expired]);
+    assert_eq!(host.names(""), ["short"]);
+    host.pass(100);
+    assert_eq!(host.names(""), [""; 0]);
+}
+
+#[test]
+fn a_proof_shows_what_expires() {
+    let mut host = Host::new();
+    let expires = |draft: Draft| draft.tag(&["expiration", &(NOW + 600).to_string()]);
+    let [small, large, lasting] =
+        [(2, 1), (3, 2), (4, 3)].map(|(customer, before)| request(customer, 1, NOW - before));
+    let large_result = expires(result(1, &large, NOW)).content(&"x".repeat(5_000));
+    host.apply(&[
+        announcement(1, "shout", &["5050"], "free"),
+        small.clone(),
+        expires(result(1, &small, NOW)),
+        large.clone(),
+        large_result,
+        lasting.clone(),
+        result(1, &lasting, NOW),
+    ]);
+    assert_eq!(host.counts(), [3, 0, 0, 0, 3]);
+    let proof = host.proof(1);
+    assert_eq!(proof["expired"], json!([]));
+    host.pass(2 * HOUR);
+    // What was too large to be kept does not count any more, neither as delivered nor as failed.
+    assert_eq!(host.counts(), [2, 0, 0, 0, 2]);
+    let proof = host.proof(1);
+    let id = |draft: &Draft| draft.event().id.to_string();
+    assert_eq!(proof["expired"], json!([id(&large)]));
+    assert_eq!(proof["figures"]["jobs_delivered"], 2);
+    assert_eq!(proof["jobs"][0]["request"], json!(id(&small)));
+    assert_eq!(proof["jobs"][0]["result"]["kind"], 6_050, "the event itself");
+    assert_eq!(proof["jobs"][1]["result"], json!(id(&result(1, &lasting, NOW))));
+    assert_eq!(proof["announcements"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn one_author_cannot_fill_the_registry() {
+    let mut host = Host::new();
+    host.apply(&[announcement(1, "shout", &["5050"], "free")]);
+    let honest = request(3, 1, NOW - DAY);
+    host.apply(&[honest.clone(), result(1, &honest, NOW - DAY + 1)]);
+    // A key that floods: its oldest are forgotten, and those of others stay.
+    for part in 0..11u64 {
+        let flood: Vec<Draft> = (0..400).map(|at| request(2, 1, NOW - 20_000 + part * 400 + at)).collect();
+        host.apply(&flood);
+    }
+    host.pass(10);
+    let rows = host.db.count("market_evidence");
+    assert_eq!(rows, 4_002);
+    // Its weight is that of one customer.
+    let figures = &host.only()["figures"];
+    assert_eq!(figures["newest_jobs_only"], true);
+    assert_eq!((&figures["jobs_delivered"], &figures["jobs_failed"]), (&json!(1), &json!(100)));
+    assert_eq!(figures["success_ratio_mean_of_customers"], 0.5);
+}
+
+#[test]
+fn what_is_applied_again_changes_nothing() {
+    let mut host = Host::new();
+    let asked = request(2, 1, NOW - 2 * HOUR);
+    let events = [
+        announcement(1, "shout", &["5050"], "free"),
+        asked.clone(),
+        result(1, &asked, NOW - HOUR),
+        Draft::new(1, 11_998, NOW),
+    ];
+    host.apply(&events);
+    let before = host.only();
+    assert_eq!(host.registry.position().unwrap(), Some(4));
+    host.seq = 0;
+    host.apply(&events);
+    assert_eq!(host.only(), before);
+    // Another process reads the same.
+    let again = Registry::open(host.db.clone()).unwrap();
+    assert_eq!(again.position().unwrap(), Some(4));
+    let reopened = Host { registry: again, ..host };
+    assert_eq!(reopened.only(), before);
+}
+
+#[test]
+fn bad_requests_name_their_field() {
+    let host = Host::new();
+    let bad = host.get(MarketRoute::List, None, "kind=1");
+    let document: Value = serde_json::from_slice(&bad.body).unwrap();
+    assert_eq!((bad.status, &document["field"]), (400, &json!("kind")));
+    let page = host.get(MarketRoute::ListPage, None, "kind=%3Cb%3E");
+    let text = String::from_utf8(page.body.to_vec()).unwrap();
+    assert_eq!(page.status, 400);
+    assert!(text.contains("<b>kind</b> must be") && text.contains("value=\"&lt;b&gt;\""), "{text}");
+    for npub in ["npub1", "", "zz"] {
+        assert_eq!(host.get(MarketRoute::Proof, Some(npub), "").status, 400, "{npub}");
+    }
+    let unknown = npub(&pubkey(7));
+    assert_eq!(host.get(MarketRoute::Proof, Some(&unknown), "").status, 404);
+}
