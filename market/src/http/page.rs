@@ -146,12 +146,12 @@ fn card(body: &mut String, entry: &Entry, now: Timestamp) {
     let percent = |thousandths: u64| format!("{}.{}\u{a0}%", thousandths / 10, thousandths % 10);
     let more = if figures.is_capped { "+" } else { "" };
     figure("Price", price(&entry.offers));
-    figure("Success", figures.success.map_or_else(|| "unknown".to_owned(), percent));
+    figure("Success", figures.success.map_or_else(|| "none yet".to_owned(), percent));
     figure(
         "At least",
-        figures.success.map_or_else(|| "unknown".to_owned(), |_| percent(figures.success_bound)),
+        figures.success.map_or_else(|| "none yet".to_owned(), |_| percent(figures.success_bound)),
     );
-    figure("Median time", figures.latency.map_or_else(|| "unknown".to_owned(), duration));
+    figure("Median time", figures.latency.map_or_else(|| "none yet".to_owned(), duration));
     figure("Customers", grouped(figures.customers));
     figure("Jobs done", format!("{}{more}", grouped(figures.delivered)));
     if figures.failed > 0 {
@@ -195,7 +195,7 @@ fn price(offers: &[Offer]) -> String {
         Some(msat) if msat % 1_000 == 0 => format!("{} sats", grouped(msat / 1_000)),
         Some(msat) => format!("{} msat", grouped(msat)),
         None if offers.iter().any(|offer| offer.price == Price::Flexible) => "flexible".to_owned(),
-        None => "unknown".to_owned(),
+        None => "not given".to_owned(),
     }
 }
 

@@ -66,7 +66,7 @@ fn assert_answered_503(response: &str) {
 
 #[test]
 fn connections_max_stays_below_the_limit_on_open_files() {
-    let files = 64;
+    let files = 96;
     let relay = start_with_files(files);
     let mut client = relay.connect();
     let (silent, response) = fill(&relay, files as usize);
