@@ -107,7 +107,7 @@ test('an invalid configuration is an error', async () => {
   const wrong = await startEdge({ config: { limits: { no_such_limit: 1 } } })
   const response = await fetch(wrong.http)
   assert.equal(response.status, 500)
-  assert.match((await response.json()).error, /^RELAY_CONFIG: unknown field `no_such_limit`/)
+  assert.match((await response.json()).error, /^RELAY_CONFIG: limits\.no_such_limit: unknown field/)
   await assert.rejects(Client.open(wrong.url))
   await wrong.stop()
 })
@@ -127,9 +127,10 @@ test('the script is small', () => {
   const compressed = gzipSync(wasm).length
   console.log(`wasm: ${wasm.length} bytes, ${compressed} as gzip`)
   // The platform takes 64 MiB, formerly 3 MB compressed. What a start costs is in startup_cost.test.mjs.
-  // Agents, with their manifests, executors, ciphers and signing, are 2 MB of it; Blossom is one.
-  assert.ok(wasm.length < 7_700_000, `${wasm.length} bytes`)
-  assert.ok(compressed < 3_600_000, `${compressed} bytes`)
+  // Agents, with their manifests, executors, ciphers and signing, are 2 MB of it; Blossom is one; payments and copies of other
+  // relays are half of one.
+  assert.ok(wasm.length < 8_300_000, `${wasm.length} bytes`)
+  assert.ok(compressed < 3_700_000, `${compressed} bytes`)
 })
 
 test('wrangler parses wrangler.toml and lists every binding', () => {

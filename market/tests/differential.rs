@@ -57,8 +57,8 @@ impl Naive {
         let is_shown = |event: &Event| event.expires_at > now || event.json().len() <= 4_096;
         let mut counts = vec![0; 4];
         let mut gone = Vec::new();
-        let (mut ratios, mut times): (BTreeMap<PubKey, (f64, f64)>, BTreeMap<PubKey, Vec<u64>>) =
-            Default::default();
+        let mut ratios: BTreeMap<PubKey, (f64, f64)> = BTreeMap::new();
+        let mut times: BTreeMap<PubKey, Vec<u64>> = BTreeMap::new();
         for request in self.events.iter().filter(|event| (5_000..6_000).contains(&event.kind)) {
             let named: Vec<String> = tags(request, "p").collect();
             let is_named = named.contains(&provider.to_string());

@@ -251,10 +251,13 @@ fn part_of_the_price_is_not_lost_and_more_than_it_neither() {
     world.check_books();
 }
 
+/// What a wallet says of an invoice the nth time, given what is true.
+type Lie = fn(&Value, usize) -> Value;
+
 #[test]
 fn a_wallet_that_lies_is_not_worked_for() {
     // What the wallet says to each question about an invoice that nobody has paid.
-    let lies: [(&str, fn(&Value, usize) -> Value); 6] = [
+    let lies: [(&str, Lie); 6] = [
         ("another preimage", |of, _| {
             with(of, &[("state", json!("settled")), ("preimage", json!("07".repeat(32)))])
         }),
