@@ -331,7 +331,12 @@ impl Change<'_> {
         applied.position = position;
         applied.last_seq = applied.last_seq.max(self.last_seq);
         applied.unlogged_removals += u64::from(self.has_unlogged_removal);
-        applied.events = (applied.events + self.added).saturating_sub(self.removed.len() as u64);
+        // Those that were pending removal had been taken off before. What is added comes first: a batch may remove more events than
+        // are not pending removal.
+        let pending = self.pending.iter().filter(|(_, is_pending)| *is_pending).count() as u64;
+        let not_any_more = self.pending.len() as u64 - pending;
+        applied.events =
+            (applied.events + self.added + not_any_more).saturating_sub(self.removed.len() as u64 + pending);
         if !self.removed.is_empty() {
             let removed: &mut RemovedSeqs = Arc::make_mut(&mut applied.removed);
             let changed = removed.adding(self.removed);
@@ -341,11 +346,6 @@ impl Change<'_> {
             let pending: &mut PendingRemovals = Arc::make_mut(&mut applied.pending_removal);
             for (seq, is_pending) in self.pending {
                 pending.set(*seq, *is_pending);
-                // Those that were pending removal had been taken off before.
-                applied.events = match is_pending {
-                    true => applied.events.saturating_sub(1),
-                    false => applied.events + 1,
-                };
             }
         }
     }
@@ -365,5 +365,27 @@ fn remove_leftovers<D: Disk>(disk: &D, names: &[String], manifest: &Manifest<D::
     };
     for name in names.iter().filter(is_leftover) {
         let _ = disk.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: with fewer events than were removed, those that had been pending removal were counted again.
+    #[test]
+    fn events_that_were_pending_removal_are_taken_off_once() {
+        let mut applied = Applied { events: 1, ..Applied::default() };
+        let removed: Vec<Seq> = (1..=18).map(Seq).collect();
+        let pending: Vec<(Seq, bool)> = removed.iter().map(|seq| (*seq, false)).collect();
+        let change = Change {
+            added: 0,
+            removed: &removed,
+            pending: &pending,
+            last_seq: Seq(19),
+            has_unlogged_removal: false,
+        };
+        change.apply_to(&mut applied, Position::default());
+        assert_eq!(applied.events, 1);
     }
 }
