@@ -5,6 +5,44 @@ use relay_engine::wire::parse_event;
 use serde_json::{Map, Value, json};
 use url::Url;
 
+use crate::identity::parse_pubkey;
+
+/// Relays of a URI that are used.
+const RELAYS_MAX: usize = 4;
+
+/// Where somebody is who is asked: what `bunker://` URLs and wallets' connection strings have in common.
+pub(crate) struct Address {
+    pub(crate) pubkey: PubKey,
+    /// One to four.
+    pub(crate) relays: Vec<String>,
+    pub(crate) secret: Option<String>,
+}
+
+impl Address {
+    /// Reads `<pubkey>?relay=...&secret=...`, a URI without its scheme; `no_pubkey` is the error if it does not begin with a public key.
+    pub(crate) fn parse(rest: &str, no_pubkey: &'static str) -> Result<Self, &'static str> {
+        let (pubkey, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let pubkey = parse_pubkey(pubkey.trim_end_matches('/')).ok_or(no_pubkey)?;
+        let (mut relays, mut secret) = (Vec::new(), None);
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "relay" if relays.len() < RELAYS_MAX => {
+                    let is_relay = Url::parse(&value)
+                        .is_ok_and(|url| matches!(url.scheme(), "wss" | "ws") && url.host().is_some());
+                    if !is_relay {
+                        return Err("names a relay that is not a wss:// URL");
+                    }
+                    relays.push(value.into_owned());
+                }
+                "secret" => secret = Some(value.into_owned()),
+                _ => {}
+            }
+        }
+        relays.dedup();
+        if relays.is_empty() { Err("names no relay") } else { Ok(Address { pubkey, relays, secret }) }
+    }
+}
+
 /// The events by which somebody answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answers {

@@ -3,12 +3,8 @@
 use std::fmt;
 
 use relay_engine::types::PubKey;
-use url::Url;
 
-use crate::identity::parse_pubkey;
-
-/// Relays of a URL that are used.
-const RELAYS_MAX: usize = 4;
+use crate::exchange::Address;
 
 /// A `bunker://` URL, read. It is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -34,29 +30,10 @@ impl Bunker {
     /// What is wrong with it, without its text.
     pub fn parse(url: &str) -> Result<Self, &'static str> {
         let rest = url.trim().strip_prefix("bunker://").ok_or("is not a bunker:// URL")?;
-        let (signer, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let signer = parse_pubkey(signer.trim_end_matches('/'))
-            .ok_or("does not begin with the signer's public key")?;
-        let (mut relays, mut secret) = (Vec::new(), None);
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "relay" if relays.len() < RELAYS_MAX => relays.push(relay(&value)?),
-                "secret" => secret = Some(value.into_owned()).filter(|secret| !secret.is_empty()),
-                _ => {}
-            }
-        }
-        relays.dedup();
-        if relays.is_empty() {
-            return Err("names no relay");
-        }
-        Ok(Bunker { signer, relays, secret })
+        let Address { pubkey, relays, secret } =
+            Address::parse(rest, "does not begin with the signer's public key")?;
+        Ok(Bunker { signer: pubkey, relays, secret: secret.filter(|secret| !secret.is_empty()) })
     }
-}
-
-fn relay(url: &str) -> Result<String, &'static str> {
-    let is_relay =
-        Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "wss" | "ws") && url.host().is_some());
-    is_relay.then(|| url.to_owned()).ok_or("names a relay that is not a wss:// URL")
 }
 
 #[cfg(test)]

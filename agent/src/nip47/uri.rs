@@ -3,12 +3,10 @@
 use std::fmt;
 
 use relay_engine::types::PubKey;
-use url::Url;
 
-use crate::identity::{Keys, parse_pubkey};
+use crate::exchange::Address;
+use crate::identity::Keys;
 
-/// Relays of a string that are used.
-const RELAYS_MAX: usize = 4;
 const SCHEME: &str = "nostr+walletconnect:";
 
 /// A `nostr+walletconnect://` URI, read. It is never printed: whoever has it may use the wallet.
@@ -36,31 +34,12 @@ impl WalletUri {
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let rest = text.trim().strip_prefix(SCHEME).ok_or("is not a nostr+walletconnect:// URI")?;
         let rest = rest.strip_prefix("//").unwrap_or(rest);
-        let (wallet, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let wallet = parse_pubkey(wallet.trim_end_matches('/'))
-            .ok_or("does not begin with the public key of the wallet service")?;
-        let (mut relays, mut keys) = (Vec::new(), None);
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "relay" if relays.len() < RELAYS_MAX => relays.push(relay(&value)?),
-                "secret" => {
-                    keys = Some(Keys::parse(&value).map_err(|_| "has a secret that is no private key")?)
-                }
-                _ => {}
-            }
-        }
-        relays.dedup();
-        if relays.is_empty() {
-            return Err("names no relay");
-        }
-        Ok(WalletUri { wallet, relays, keys: keys.ok_or("has no secret")? })
+        let Address { pubkey, relays, secret } =
+            Address::parse(rest, "does not begin with the public key of the wallet service")?;
+        let secret = secret.ok_or("has no secret")?;
+        let keys = Keys::parse(&secret).map_err(|_| "has a secret that is no private key")?;
+        Ok(WalletUri { wallet: pubkey, relays, keys })
     }
-}
-
-fn relay(url: &str) -> Result<String, &'static str> {
-    let is_relay =
-        Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "wss" | "ws") && url.host().is_some());
-    is_relay.then(|| url.to_owned()).ok_or("names a relay that is not a wss:// URL")
 }
 
 #[cfg(test)]

@@ -3,40 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::sql::{Param, SqlConn, StoreError, exec};
 use relay_engine::types::{EventId, PubKey};
 
 use super::jobs::{JobRow, write_job};
 use super::ledger::{Transfer, write_transfer};
 use super::sessions::{Session, write_session};
-
-/// Largest integer. In Durable Objects they are numbers of JavaScript.
-const INT_MAX: u64 = 1 << 53;
-
-/// A parameter. A larger integer is [`INT_MAX`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Param {
-    Int(i64),
-    Blob(Vec<u8>),
-}
-
-impl From<u64> for Param {
-    fn from(int: u64) -> Self {
-        Param::Int(int.min(INT_MAX) as i64)
-    }
-}
-
-impl From<&[u8]> for Param {
-    fn from(bytes: &[u8]) -> Self {
-        Param::Blob(bytes.to_vec())
-    }
-}
-
-impl From<Vec<u8>> for Param {
-    fn from(bytes: Vec<u8>) -> Self {
-        Param::Blob(bytes)
-    }
-}
 
 /// See the module. Of a job and of a session only the last write counts.
 #[derive(Debug, Default)]
@@ -163,15 +135,4 @@ impl Batch {
         }
         Ok(())
     }
-}
-
-pub(super) fn exec(conn: &impl SqlConn, sql: &str, params: &[Param]) -> Result<(), StoreError> {
-    let params: Vec<SqlValue<'_>> = params
-        .iter()
-        .map(|param| match param {
-            Param::Int(int) => SqlValue::Int(*int),
-            Param::Blob(bytes) => SqlValue::Blob(bytes),
-        })
-        .collect();
-    conn.exec(sql, &params)
 }

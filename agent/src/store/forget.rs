@@ -1,9 +1,10 @@
 //! What is forgotten at once: all of a deleted agent, all of a customer. And how much is stored.
 
+use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::PubKey;
 
-use super::{Batch, unsigned};
+use super::Batch;
 
 /// What a deleted agent forgets: everything but `agent_meta`, what is to be published, and what it owes and is owed.
 const DELETE_ALL: [&str; 6] = [
@@ -43,11 +44,11 @@ pub(crate) fn forget_jobs(batch: &mut Batch, customer: &PubKey, until: u64) {
 pub(crate) fn sizes(conn: &impl SqlConn) -> Result<(u64, u64, u64), StoreError> {
     let mut sizes = (0, 0, 0);
     conn.query(SESSIONS, &[], &mut |row| {
-        (sizes.0, sizes.1) = (unsigned(row, 0)?, unsigned(row, 1)?);
+        (sizes.0, sizes.1) = (int(row, 0)?, int(row, 1)?);
         Ok(())
     })?;
     conn.query(JOBS, &[], &mut |row| {
-        sizes.2 = unsigned(row, 0)?;
+        sizes.2 = int(row, 0)?;
         Ok(())
     })?;
     Ok(sizes)

@@ -1,9 +1,10 @@
 //! The invoices of jobs, of which a job has one that is open at most, and how many free jobs a customer has had today.
 
+use relay_engine::sql::column::{bytes, id, int, key, signed};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{EventId, PubKey};
 
-use super::{Batch, blob, corrupt, id, int, key, unsigned};
+use super::{Batch, corrupt};
 
 const PUT: &str = "INSERT OR REPLACE INTO agent_invoice (job, customer, state, msat, hash, made_at, expires_at, received) \
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
@@ -70,16 +71,16 @@ pub(crate) fn put_invoice(batch: &mut Batch, row: &InvoiceRow) {
 pub(crate) fn open_invoices(conn: &impl SqlConn) -> Result<Vec<InvoiceRow>, StoreError> {
     let mut found = Vec::new();
     conn.query(OPEN, &[], &mut |row| {
-        let state = usize::try_from(int(row, 2)?).ok().and_then(|at| InvoiceState::ALL.get(at).copied());
+        let state = usize::try_from(signed(row, 2)?).ok().and_then(|at| InvoiceState::ALL.get(at).copied());
         found.push(InvoiceRow {
             job: id(row, 0)?,
             customer: key(row, 1)?,
             state: state.ok_or_else(|| corrupt("a state"))?,
-            msat: unsigned(row, 3)?,
-            payment_hash: blob(row, 4)?.try_into().map_err(|_| corrupt("a payment hash"))?,
-            made_at: unsigned(row, 5)?,
-            expires_at: unsigned(row, 6)?,
-            received: unsigned(row, 7)?,
+            msat: int(row, 3)?,
+            payment_hash: bytes(row, 4)?.try_into().map_err(|_| corrupt("a payment hash"))?,
+            made_at: int(row, 5)?,
+            expires_at: int(row, 6)?,
+            received: int(row, 7)?,
         });
         Ok(())
     })?;
@@ -108,8 +109,8 @@ pub(crate) fn free_jobs(
     }
     let mut used = 0;
     conn.query(QUOTA, &[SqlValue::Blob(&customer.0)], &mut |row| {
-        if unsigned(row, 0)? == day {
-            used = unsigned(row, 1)? as u32;
+        if int(row, 0)? == day {
+            used = int(row, 1)? as u32;
         }
         Ok(())
     })?;

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::sql::column::{bytes, id, int, key, signed, text};
+use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Param, exec};
-use super::{blob, corrupt, id, int, json, key, text, to_json, unsigned};
+use super::{corrupt, json, to_json};
 use crate::cipher::Cipher;
 use crate::job::JobState;
 
@@ -261,30 +261,30 @@ pub(super) fn write_job(conn: &impl SqlConn, row: &JobRow) -> Result<(), StoreEr
 }
 
 fn state(row: &[SqlValue<'_>], column: usize) -> Result<JobState, StoreError> {
-    let number = int(row, column)?;
+    let number = signed(row, column)?;
     let found = JobState::ALL.into_iter().find(|state| state.number() == number);
     found.ok_or_else(|| corrupt("a state"))
 }
 
 fn read(row: &[SqlValue<'_>]) -> Result<JobRow, StoreError> {
-    let inputs = blob(row, 14)?;
+    let inputs = bytes(row, 14)?;
     Ok(JobRow {
-        seq: unsigned(row, 0)?,
+        seq: int(row, 0)?,
         id: id(row, 1)?,
         customer: key(row, 2)?,
-        kind: unsigned(row, 3)? as Kind,
+        kind: int(row, 3)? as Kind,
         state: state(row, 4)?,
-        received_at: unsigned(row, 5)?,
-        finished_at: unsigned(row, 6)?,
-        wake_at: unsigned(row, 7)?,
-        version: unsigned(row, 8)? as u32,
-        attempts: unsigned(row, 9)? as u32,
-        created_at_max: unsigned(row, 10)?,
-        result_outbox_row: unsigned(row, 11)?,
+        received_at: int(row, 5)?,
+        finished_at: int(row, 6)?,
+        wake_at: int(row, 7)?,
+        version: int(row, 8)? as u32,
+        attempts: int(row, 9)? as u32,
+        created_at_max: int(row, 10)?,
+        result_outbox_row: int(row, 11)?,
         cause: text(row, 12)?,
-        source: blob(row, 13)?.to_vec(),
+        source: bytes(row, 13)?.to_vec(),
         inputs: if inputs.is_empty() { None } else { Some(json(inputs)?) },
-        trace: json(blob(row, 15)?)?,
+        trace: json(bytes(row, 15)?)?,
         is_stored: true,
     })
 }
@@ -345,9 +345,9 @@ pub(crate) fn figures_of(
     conn.query(FIGURES_OF, &[SqlValue::Blob(&customer.0)], &mut |row| {
         found(&JobFigures {
             state: state(row, 0)?,
-            received_at: unsigned(row, 1)?,
-            finished_at: unsigned(row, 2)?,
-            attempts: unsigned(row, 3)? as u32,
+            received_at: int(row, 1)?,
+            finished_at: int(row, 2)?,
+            attempts: int(row, 3)? as u32,
             cause: text(row, 4)?,
         });
         Ok(())
@@ -359,12 +359,12 @@ pub(crate) fn unfinished_jobs(conn: &impl SqlConn) -> Result<Vec<UnfinishedRow>,
     let mut found = Vec::new();
     conn.query(OPEN, &[], &mut |row| {
         found.push(UnfinishedRow {
-            seq: unsigned(row, 0)?,
+            seq: int(row, 0)?,
             id: id(row, 1)?,
             customer: key(row, 2)?,
             state: state(row, 3)?,
-            received_at: unsigned(row, 4)?,
-            wake_at: unsigned(row, 5)?,
+            received_at: int(row, 4)?,
+            wake_at: int(row, 5)?,
         });
         Ok(())
     })?;
@@ -378,8 +378,8 @@ pub(crate) fn received_since(conn: &impl SqlConn, since: u64) -> Result<Vec<(Pub
         let mut rows = 0;
         conn.query(NEWEST, &[SqlValue::Int(before)], &mut |row| {
             rows += 1;
-            before = int(row, 0)?;
-            is_over |= unsigned(row, 3)? < since;
+            before = signed(row, 0)?;
+            is_over |= int(row, 3)? < since;
             if !is_over {
                 found.push((key(row, 1)?, state(row, 2)?));
             }
@@ -394,7 +394,7 @@ pub(crate) fn received_since(conn: &impl SqlConn, since: u64) -> Result<Vec<(Pub
 pub(crate) fn last_seq(conn: &impl SqlConn) -> Result<u64, StoreError> {
     let mut last = 0;
     conn.query(LAST_SEQ, &[], &mut |row| {
-        last = unsigned(row, 0)?;
+        last = int(row, 0)?;
         Ok(())
     })?;
     Ok(last)

@@ -8,12 +8,13 @@
 //! income        what is the agent's
 //! ```
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::sql::column::{bytes, int, key, signed, text};
+use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
 use relay_engine::types::{EventId, PubKey};
 use serde::Serialize;
 
-use super::batch::{Batch, Param, exec};
-use super::{blob, corrupt, int, key, text, unsigned};
+use super::batch::Batch;
+use super::corrupt;
 
 const BALANCE: &str = "SELECT msat FROM agent_account WHERE account = ?";
 const ADD: &str = "INSERT INTO agent_account (account, msat) VALUES (?, ?) \
@@ -151,7 +152,7 @@ pub(super) fn write_transfer(conn: &impl SqlConn, transfer: &Transfer) -> Result
 pub(crate) fn balance(conn: &impl SqlConn, batch: &Batch, account: &Account) -> Result<i64, StoreError> {
     let mut balance = 0;
     conn.query(BALANCE, &[SqlValue::Blob(account.key())], &mut |row| {
-        balance = int(row, 0)?;
+        balance = signed(row, 0)?;
         Ok(())
     })?;
     Ok(batch.transfers().iter().fold(balance, |balance, transfer| balance + transfer.change(account)))
@@ -161,7 +162,7 @@ pub(crate) fn balance(conn: &impl SqlConn, batch: &Batch, account: &Account) -> 
 pub(crate) fn last_transfer(conn: &impl SqlConn) -> Result<u64, StoreError> {
     let mut last = 0;
     conn.query(LAST, &[], &mut |row| {
-        last = unsigned(row, 0)?;
+        last = int(row, 0)?;
         Ok(())
     })?;
     Ok(last)
@@ -171,7 +172,7 @@ pub(crate) fn last_transfer(conn: &impl SqlConn) -> Result<u64, StoreError> {
 pub(crate) fn credits(conn: &impl SqlConn) -> Result<Vec<(PubKey, u64)>, StoreError> {
     let mut found = Vec::new();
     conn.query(CREDITS, &[], &mut |row| {
-        found.push((key(row, 0)?, unsigned(row, 1)?));
+        found.push((key(row, 0)?, int(row, 1)?));
         Ok(())
     })?;
     Ok(found)
@@ -194,13 +195,13 @@ pub(crate) fn transfers(conn: &impl SqlConn, after: u64, limit: usize) -> Result
         let name = text(row, 5)?;
         let reason = Reason::ALL.into_iter().find(|reason| reason.name() == name);
         found.push(Transfer {
-            seq: unsigned(row, 0)?,
-            at: unsigned(row, 1)?,
-            debit: Account::read(blob(row, 2)?)?,
-            credit: Account::read(blob(row, 3)?)?,
-            msat: unsigned(row, 4)?,
+            seq: int(row, 0)?,
+            at: int(row, 1)?,
+            debit: Account::read(bytes(row, 2)?)?,
+            credit: Account::read(bytes(row, 3)?)?,
+            msat: int(row, 4)?,
             reason: reason.ok_or_else(|| corrupt("a reason"))?,
-            job: blob(row, 6)?.try_into().ok().map(EventId),
+            job: bytes(row, 6)?.try_into().ok().map(EventId),
         });
         Ok(())
     })?;

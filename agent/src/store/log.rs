@@ -1,9 +1,10 @@
 //! The last lines of the log: a ring, so that a line is one row written.
 
+use relay_engine::sql::column::{bytes, id, int, text};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::EventId;
 
-use super::{Batch, blob, id, text, unsigned};
+use super::Batch;
 
 /// Lines that are kept.
 pub(crate) const LINES_MAX: u64 = 1_000;
@@ -28,8 +29,8 @@ pub(crate) fn lines(conn: &impl SqlConn, after: u64, limit: usize) -> Result<Vec
     let mut found = Vec::new();
     let after = after.min(1 << 53) as i64;
     conn.query(LIST, &[SqlValue::Int(after), SqlValue::Int(limit as i64)], &mut |row| {
-        let job = if blob(row, 2)?.is_empty() { None } else { Some(id(row, 2)?) };
-        found.push((unsigned(row, 0)?, unsigned(row, 1)?, job, text(row, 3)?));
+        let job = if bytes(row, 2)?.is_empty() { None } else { Some(id(row, 2)?) };
+        found.push((int(row, 0)?, int(row, 1)?, job, text(row, 3)?));
         Ok(())
     })?;
     Ok(found)
@@ -39,7 +40,7 @@ pub(crate) fn lines(conn: &impl SqlConn, after: u64, limit: usize) -> Result<Vec
 pub(crate) fn last_line(conn: &impl SqlConn) -> Result<u64, StoreError> {
     let mut last = 0;
     conn.query(LAST, &[], &mut |row| {
-        last = unsigned(row, 0)?;
+        last = int(row, 0)?;
         Ok(())
     })?;
     Ok(last)

@@ -1,10 +1,11 @@
 //! Single values by name, as JSON.
 
+use relay_engine::sql::column::bytes;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Batch, blob, json, to_json};
+use super::{Batch, json, to_json};
 
 const GET: &str = "SELECT value FROM agent_meta WHERE name = ?";
 const PUT: &str = "INSERT OR REPLACE INTO agent_meta (name, value) VALUES (?, ?)";
@@ -13,7 +14,7 @@ const PUT: &str = "INSERT OR REPLACE INTO agent_meta (name, value) VALUES (?, ?)
 pub(crate) fn get<T: DeserializeOwned>(conn: &impl SqlConn, name: &str) -> Result<Option<T>, StoreError> {
     let mut found = None;
     conn.query(GET, &[SqlValue::Blob(name.as_bytes())], &mut |row| {
-        found = Some(json(blob(row, 0)?)?);
+        found = Some(json(bytes(row, 0)?)?);
         Ok(())
     })?;
     Ok(found)

@@ -55,8 +55,8 @@ pub use sessions::SessionMessage;
 pub(crate) use sessions::{Session, all_sessions, evict_sessions, session, sweep_sessions};
 pub(crate) use versions::{VersionRow, put_version, version, version_rows};
 
+use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
-use relay_engine::types::{EventId, PubKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -135,36 +135,6 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
 
 fn corrupt(what: &str) -> StoreError {
     StoreError::Corrupt(what.to_owned())
-}
-
-fn int(row: &[SqlValue<'_>], column: usize) -> Result<i64, StoreError> {
-    match row.get(column) {
-        Some(SqlValue::Int(int)) => Ok(*int),
-        _ => Err(corrupt("a column is not an integer")),
-    }
-}
-
-fn unsigned(row: &[SqlValue<'_>], column: usize) -> Result<u64, StoreError> {
-    int(row, column)?.try_into().map_err(|_| corrupt("a negative number"))
-}
-
-fn blob<'a>(row: &[SqlValue<'a>], column: usize) -> Result<&'a [u8], StoreError> {
-    match row.get(column) {
-        Some(SqlValue::Blob(blob)) => Ok(blob),
-        _ => Err(corrupt("a column is not a BLOB")),
-    }
-}
-
-fn text(row: &[SqlValue<'_>], column: usize) -> Result<String, StoreError> {
-    String::from_utf8(blob(row, column)?.to_vec()).map_err(|_| corrupt("a text is not UTF-8"))
-}
-
-fn key(row: &[SqlValue<'_>], column: usize) -> Result<PubKey, StoreError> {
-    blob(row, column)?.try_into().map(PubKey).map_err(|_| corrupt("a public key"))
-}
-
-fn id(row: &[SqlValue<'_>], column: usize) -> Result<EventId, StoreError> {
-    blob(row, column)?.try_into().map(EventId).map_err(|_| corrupt("an id"))
 }
 
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {

@@ -1,9 +1,10 @@
 //! Events that are signed and not yet published, in the order in which they have to be.
 
+use relay_engine::sql::column::{bytes, int};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::Event;
 
-use super::{Batch, blob, corrupt, json, to_json, unsigned};
+use super::{Batch, corrupt, json, to_json};
 
 const PUT: &str = "INSERT OR REPLACE INTO agent_outbox (row, relays, events) VALUES (?, ?, ?)";
 const DELETE: &str = "DELETE FROM agent_outbox WHERE row = ?";
@@ -51,13 +52,13 @@ pub(crate) fn outbox_page(
     let mut found = Vec::new();
     conn.query(PAGE, &[SqlValue::Int(after as i64), SqlValue::Int(limit as i64)], &mut |row| {
         let events =
-            blob(row, 2)?.split(|byte| *byte == b'\n').map(|json| match json.starts_with(br#"{"id":""#) {
+            bytes(row, 2)?.split(|byte| *byte == b'\n').map(|json| match json.starts_with(br#"{"id":""#) {
                 true => Ok(Event::from_canonical(json.into())),
                 false => Err(corrupt("an event of the outbox")),
             });
         found.push(OutboxRow {
-            row: unsigned(row, 0)?,
-            relays: json(blob(row, 1)?)?,
+            row: int(row, 0)?,
+            relays: json(bytes(row, 1)?)?,
             events: events.collect::<Result<_, _>>()?,
         });
         Ok(())

@@ -3,9 +3,10 @@
 //! A job is known for [`KNOWN_MILLIS`] whatever there is: its request may be delivered again, and must not be done again.
 //! Requests that come later than that are too old to be accepted.
 
+use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 
-use super::{Batch, unsigned};
+use super::Batch;
 
 /// Jobs that are kept, and for how many milliseconds.
 const JOBS_KEPT: u64 = 10_000;
@@ -58,7 +59,7 @@ pub(crate) fn prune_jobs(
 fn numbers(conn: &impl SqlConn, sql: &str, params: &[SqlValue<'_>]) -> Result<Vec<u64>, StoreError> {
     let mut found = Vec::new();
     conn.query(sql, params, &mut |row| {
-        found.push(unsigned(row, 0)?);
+        found.push(int(row, 0)?);
         Ok(())
     })?;
     Ok(found)

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::sql::column::{bytes, int, key};
+use relay_engine::sql::{SqlConn, SqlValue, StoreError, exec};
 use relay_engine::types::PubKey;
 use serde::{Deserialize, Serialize};
 
-use super::batch::exec;
-use super::{blob, json, key, to_json, unsigned};
+use super::{json, to_json};
 
 /// Bytes of the messages of a session as they are stored: JSON, in which a text may be six times as long. It is a row.
 const BYTES_MAX: usize = 1 << 20;
@@ -80,7 +80,7 @@ fn rows(
 ) -> Result<Vec<(PubKey, Session)>, StoreError> {
     let mut found = Vec::new();
     conn.query(sql, params, &mut |row| {
-        let session = Session { updated_at: unsigned(row, 1)?, messages: json(blob(row, 2)?)? };
+        let session = Session { updated_at: int(row, 1)?, messages: json(bytes(row, 2)?)? };
         found.push((key(row, 0)?, session));
         Ok(())
     })?;

@@ -1,9 +1,10 @@
 //! The manifests that have been deployed.
 
+use relay_engine::sql::column::{bytes, int, key};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::PubKey;
 
-use super::{Batch, blob, json, key, unsigned};
+use super::{Batch, json};
 use crate::manifest::Manifest;
 use crate::store::to_json;
 
@@ -25,7 +26,7 @@ pub(crate) struct VersionRow {
 pub(crate) fn version(conn: &impl SqlConn, version: u32) -> Result<Option<Manifest>, StoreError> {
     let mut found = None;
     conn.query(GET, &[SqlValue::Int(version.into())], &mut |row| {
-        found = Some(json(blob(row, 0)?)?);
+        found = Some(json(bytes(row, 0)?)?);
         Ok(())
     })?;
     Ok(found)
@@ -36,8 +37,8 @@ pub(crate) fn version_rows(conn: &impl SqlConn) -> Result<Vec<VersionRow>, Store
     let mut found = Vec::new();
     conn.query(LIST, &[], &mut |row| {
         found.push(VersionRow {
-            version: unsigned(row, 0)? as u32,
-            deployed_at: unsigned(row, 1)?,
+            version: int(row, 0)? as u32,
+            deployed_at: int(row, 1)?,
             deployed_by: key(row, 2)?,
         });
         Ok(())

@@ -1,11 +1,12 @@
 //! For administrators: bans, reports, what is known of a blob, counts.
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::sql::column::{bytes, int, key, text};
+use relay_engine::sql::{SqlConn, SqlValue, StoreError, exec, query_all, query_one};
 use relay_engine::types::EventId;
 
 use super::Run;
 use super::command::{BlobInfo, Outcome, RelayEvent, ReportRow, Totals};
-use super::sql::{bytes, exec, hex, int, key, parse_key, query_all, query_one, sha256, text};
+use super::sql::{hex, parse_key, sha256};
 use crate::blob::Sha256;
 
 const BAN: &str = "INSERT INTO blossom_bans (sha256, reason, at) VALUES (?, ?, ?) \

@@ -1,12 +1,13 @@
 //! Live blobs: what is known of them, until when they are kept, and their end.
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::sql::column::{bytes, int, key, text};
+use relay_engine::sql::{SqlConn, SqlValue, StoreError, exec, query_one};
 use relay_engine::types::PubKey;
 
 use super::Run;
 use super::command::{Commit, Outcome, Refusal};
 use super::schema::put_meta;
-use super::sql::{self, bytes, exec, from_json, int, key, nonzero_int, parse_key, query_one, text, to_json};
+use super::sql::{self, from_json, nonzero_int, parse_key, to_json};
 use crate::blob::{Blob, Sha256};
 use crate::mime::{UNKNOWN, essence};
 

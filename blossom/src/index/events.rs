@@ -4,13 +4,14 @@
 //! A description is remembered while its author owns the blob, and only if they own it when it comes: clients publish it after
 //! the upload. When the author deletes the last one of a blob, they are removed as its owner.
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::column::int;
+use relay_engine::sql::{Param, SqlConn, StoreError, exec, query_all, query_one};
 use relay_engine::types::{Event, EventId, PubKey};
 
 use super::Run;
 use super::command::{Outcome, RelayEvent};
 use super::schema::{get_meta, put_meta};
-use super::sql::{exec, int, parse_key, query_all, query_one, sha256};
+use super::sql::{parse_key, sha256};
 use crate::blob::Sha256;
 
 const LINK: &str = "INSERT OR IGNORE INTO blossom_events (event, sha256, author) VALUES (?, ?, ?)";
@@ -144,7 +145,7 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(count)
     }
 
-    fn hashes(&self, sql: &str, params: &[super::sql::Param]) -> Result<Vec<Sha256>, StoreError> {
+    fn hashes(&self, sql: &str, params: &[Param]) -> Result<Vec<Sha256>, StoreError> {
         query_all(self.conn, sql, params, |row| sha256(row, 0))
     }
 

@@ -3,13 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::{Param, SqlConn, StoreError, query_all};
 use relay_engine::types::PubKey;
 
 use super::Run;
 use super::blobs::{BlobRow, select};
 use super::command::Outcome;
-use super::sql::{Param, parse_key, query_all};
+use super::sql::parse_key;
 use crate::blob::Sha256;
 
 /// Most blobs of a page.

@@ -1,12 +1,13 @@
 //! Owners of blobs. One of them is in the row of the blob, so that a blob with one owner, as nearly all are, costs no more.
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::column::{int, key};
+use relay_engine::sql::{SqlConn, StoreError, exec, has_row, query_all, query_one};
 use relay_engine::types::PubKey;
 
 use super::Run;
 use super::blobs::{BlobRow, Retention};
 use super::command::{Outcome, Refusal};
-use super::sql::{exec, has, int, key, parse_key, query_all, query_one};
+use super::sql::parse_key;
 use super::state::State;
 use crate::blob::Sha256;
 
@@ -45,7 +46,7 @@ impl<C: SqlConn> Run<'_, C> {
     /// One read, or none.
     pub(super) fn is_owner(&self, row: &BlobRow, owner: &PubKey) -> Result<bool, StoreError> {
         let params = [(*owner).into(), row.blob.uploaded.into(), row.blob.sha256.into()];
-        Ok(row.owner == *owner || has(self.conn, HAS, &params)?)
+        Ok(row.owner == *owner || has_row(self.conn, HAS, &params)?)
     }
 
     /// Somebody has uploaded a live blob, and owns it from now on, with its thumbnail. Two rows if they did not before.

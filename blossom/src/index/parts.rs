@@ -1,12 +1,12 @@
 //! Uploads in parts (BUD-14). Parts of one owner and hash share an upload, come in any order, overlap and repeat. They are kept
 //! under keys of their own until they cover the blob; then one request joins them, and all of them are removed.
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::{SqlConn, StoreError, exec};
 use relay_engine::types::PubKey;
 
 use super::Run;
 use super::command::{Key, Outcome, Part, PartHead, Refusal, Wanted};
-use super::sql::{exec, parse_key};
+use super::sql::parse_key;
 use super::state::{PartRow, Parts, Upload};
 use super::uploads::{Kind, UploadDecision};
 use crate::blob::Sha256;

@@ -1,12 +1,12 @@
 //! Bytes that are to be removed. Those of a hash are queued only while no upload of it is in progress, and no upload
 //! of it begins while a host removes them. A key is in the table until its bytes are removed.
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::column::text;
+use relay_engine::sql::{SqlConn, StoreError, exec, has_row, query_all};
 
 use super::Run;
 use super::command::{Key, Outcome};
 use super::parts::part_id;
-use super::sql::{exec, has, query_all, text};
 use super::state::Taken;
 use super::uploads::staged_key;
 use crate::blob::Sha256;
@@ -86,7 +86,7 @@ impl<C: SqlConn> Run<'_, C> {
 
     /// Hands out the removal of these bytes. The same rows.
     pub(super) fn take_removal_of(&mut self, key: Key) -> Result<Outcome, StoreError> {
-        if self.state.taken.contains_key(&key) || !has(self.conn, HAS, &[key.as_str().into()])? {
+        if self.state.taken.contains_key(&key) || !has_row(self.conn, HAS, &[key.as_str().into()])? {
             return Ok(Outcome::Removal(None));
         }
         self.take(&key)?;
@@ -157,7 +157,7 @@ impl<C: SqlConn> Run<'_, C> {
                 (upload.is_staged && staged_key(*id) == *key) || is_part()
             })
         };
-        Ok(is_known || has(self.conn, HAS, &[key.as_str().into()])?)
+        Ok(is_known || has_row(self.conn, HAS, &[key.as_str().into()])?)
     }
 
     /// Bytes that belong to nothing are removed. A row for each, and a few reads for each key.

@@ -28,9 +28,10 @@
 //! Durable Objects bill rows written, entries of indexes too. An upload writes six: itself and out again, its blob and the
 //! indexes of its owner and its time, and the totals; with retention seven.
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::column::{bytes, int};
+use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
 
-use super::sql::{self, corrupt, from_json, int};
+use super::sql::{corrupt, from_json, to_json};
 
 /// The schema version that this version writes. Another one is refused.
 const SCHEMA: u64 = 1;
@@ -82,7 +83,7 @@ const PUT: &str = "INSERT INTO blossom_meta (name, value) VALUES (?, ?) \
 /// Makes the tables of an empty database, or checks those that there are.
 pub(super) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
     let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'blossom_meta'";
-    if sql::query_one(conn, tables, &[], |row| int(row, 0))?.unwrap_or(0) == 0 {
+    if query_one(conn, tables, &[], |row| int(row, 0))?.unwrap_or(0) == 0 {
         return conn.transaction(&mut || CREATE.iter().try_for_each(|sql| conn.exec(sql, &[])));
     }
     match get_meta::<u64>(conn, "schema")? {
@@ -99,7 +100,7 @@ pub(super) fn get_meta<T: serde::de::DeserializeOwned>(
     conn: &impl SqlConn,
     name: &str,
 ) -> Result<Option<T>, StoreError> {
-    sql::query_one(conn, GET, &[name.as_bytes().into()], |row| from_json(sql::bytes(row, 0)?))
+    query_one(conn, GET, &[name.as_bytes().into()], |row| from_json(bytes(row, 0)?))
 }
 
 /// Sets the value of a name. One row.
@@ -108,5 +109,5 @@ pub(super) fn put_meta(
     name: &str,
     value: &impl serde::Serialize,
 ) -> Result<(), StoreError> {
-    sql::exec(conn, PUT, &[name.as_bytes().into(), sql::to_json(value).into()])
+    exec(conn, PUT, &[name.as_bytes().into(), to_json(value).into()])
 }

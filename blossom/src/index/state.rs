@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::column::{bytes, int, key, text};
+use relay_engine::sql::{SqlConn, StoreError, has_row, query_all, query_one};
 use relay_engine::types::PubKey;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use super::list::PageEnds;
 use super::pulls::Misses;
 use super::removals::TAKEN_SECONDS;
 use super::schema::{get_meta, put_meta};
-use super::sql::{bytes, has, int, key, nonzero_int, query_all, query_one, sha256, text};
+use super::sql::{nonzero_int, sha256};
 use super::sweep::{NEXT_END, abandoned_at};
 use crate::blob::Sha256;
 
@@ -180,7 +181,7 @@ impl State {
         .into_iter()
         .collect();
         state.has_pending_removals =
-            has(conn, "SELECT 1 FROM blossom_removals WHERE taken_at = 0 LIMIT 1", &[])?;
+            has_row(conn, "SELECT 1 FROM blossom_removals WHERE taken_at = 0 LIMIT 1", &[])?;
         state.next_end = query_one(conn, NEXT_END, &[], |row| int(row, 0))?;
         let vanishing = "SELECT owner, until FROM blossom_leaving";
         state.vanishing =

@@ -1,13 +1,13 @@
 //! Removes what has expired: blobs by retention, abandoned uploads; and blobs of authors of requests to vanish.
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::column::int;
+use relay_engine::sql::{SqlConn, StoreError, query_all, query_one};
 
 use super::Run;
 use super::blobs::{BlobRow, select};
 use super::command::Outcome;
 use super::events::VANISHED_BLOBS_MAX;
 use super::removals::TAKEN_SECONDS;
-use super::sql::{int, query_all, query_one};
 use super::state::Upload;
 
 const ENDED: &str =

@@ -2,12 +2,12 @@
 //! upload. Who owns a picture owns its thumbnail, and is removed as its owner with the last picture that has it; a picture whose thumbnail has
 //! ended has none.
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::{SqlConn, StoreError, exec, query_all};
 use relay_engine::types::PubKey;
 
 use super::Run;
 use super::blobs::{BlobRow, Retention};
-use super::sql::{exec, query_all, sha256, to_json};
+use super::sql::{sha256, to_json};
 use crate::blob::{Media, Sha256};
 
 const LINK: &str = "INSERT OR IGNORE INTO blossom_thumbnails (thumbnail, picture) VALUES (?, ?)";

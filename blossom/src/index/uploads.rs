@@ -1,13 +1,13 @@
 //! Uploads: whether one may begin, what its hash turns out to be, and how it ends.
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::{SqlConn, StoreError, exec, has_row};
 use relay_engine::types::PubKey;
 use relay_site::blossom::RetentionRule;
 
 use super::Run;
 use super::blobs::{BlobRow, Retention};
 use super::command::{Commit, Key, Outcome, Refusal, Wanted};
-use super::sql::{exec, has, parse_key};
+use super::sql::parse_key;
 use super::state::{Parts, Upload};
 use crate::blob::Sha256;
 use crate::mime::retention;
@@ -143,7 +143,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     pub(super) fn is_banned(&self, sha256: &Sha256) -> Result<bool, StoreError> {
-        has(self.conn, IS_BANNED, &[(*sha256).into()])
+        has_row(self.conn, IS_BANNED, &[(*sha256).into()])
     }
 
     /// Whether quotas leave no room for `size` bytes more, apart from what upload `own` reserves, and others of the same blob:

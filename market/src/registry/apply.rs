@@ -1,10 +1,11 @@
 //! Events of the relay.
 
 use relay_agent::nip90::{KIND_ANNOUNCEMENT, KIND_DELETION, KIND_HEARTBEAT, KIND_VANISH};
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::column::{self, bytes, int, key};
+use relay_engine::sql::{Param, SqlConn, StoreError, exec, query_all, query_one};
 use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 
-use super::sql::{self, Param, bytes, exec, expiry_param, id, int, key, query_all, query_one};
+use super::sql::{expiry_param, optional_param};
 use super::{
     AUTHOR_EVIDENCE_MAX, BEATS_MAX, KEPT_SECONDS, OFFERS_MAX, PROVIDERS_MAX, Registry, one, role_number,
     schema,
@@ -93,7 +94,7 @@ impl<C: SqlConn> Run<'_, C> {
         const COUNT: &str = "SELECT count(*) FROM market_evidence WHERE author = ?";
         if query_one(self.conn, COUNT, &one(author), |row| int(row, 0))?.unwrap_or(0) > AUTHOR_EVIDENCE_MAX {
             const OLDEST: &str = "SELECT id FROM market_evidence WHERE author = ? ORDER BY at, id LIMIT 1";
-            for oldest in query_all(self.conn, OLDEST, &one(author), |row| sql::id(row, 0))? {
+            for oldest in query_all(self.conn, OLDEST, &one(author), |row| column::id(row, 0))? {
                 self.forget(&oldest, changed)?;
             }
         }
@@ -114,7 +115,7 @@ impl<C: SqlConn> Run<'_, C> {
     /// Removes evidence.
     fn forget(&self, id: &EventId, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
         const ABOUT: &str = "SELECT role, request FROM market_evidence WHERE id = ?";
-        let found = query_one(self.conn, ABOUT, &one(*id), |row| Ok((int(row, 0)?, sql::id(row, 1)?)))?;
+        let found = query_one(self.conn, ABOUT, &one(*id), |row| Ok((int(row, 0)?, column::id(row, 1)?)))?;
         let Some((role, request)) = found else { return Ok(()) };
         self.touch(&request, changed)?;
         exec(self.conn, "DELETE FROM market_evidence WHERE id = ?", &one(*id))?;
@@ -129,7 +130,7 @@ impl<C: SqlConn> Run<'_, C> {
         let d = event.tags().find(b"d").unwrap_or_default();
         const STORED: &str = "SELECT at, id FROM market_offers WHERE provider = ? AND d = ?";
         let address: [Param; 2] = [provider.into(), (&*d).into()];
-        let stored = query_one(self.conn, STORED, &address, |row| Ok((int(row, 0)?, id(row, 1)?)))?;
+        let stored = query_one(self.conn, STORED, &address, |row| Ok((int(row, 0)?, column::id(row, 1)?)))?;
         if stored.is_some_and(|(at, id)| {
             (event.created_at, std::cmp::Reverse(event.id)) <= (at, std::cmp::Reverse(id))
         }) {
@@ -161,7 +162,7 @@ impl<C: SqlConn> Run<'_, C> {
             event.id.into(),
             event.created_at.into(),
             expiry_param(event.expires_at),
-            offer.price.msat().into(),
+            optional_param(offer.price.msat()),
             kinds.as_slice().into(),
             tags.as_slice().into(),
             offer.search_text().as_bytes().into(),
@@ -203,7 +204,8 @@ impl<C: SqlConn> Run<'_, C> {
 
     fn beat(&self, event: &Event, now: Timestamp, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
         const STORED: &str = "SELECT stated, id FROM market_beats WHERE provider = ?";
-        let stored = query_one(self.conn, STORED, &one(event.pubkey), |row| Ok((int(row, 0)?, id(row, 1)?)))?;
+        let stored =
+            query_one(self.conn, STORED, &one(event.pubkey), |row| Ok((int(row, 0)?, column::id(row, 1)?)))?;
         if stored.is_some_and(|(at, id)| {
             (event.created_at, std::cmp::Reverse(event.id)) <= (at, std::cmp::Reverse(id))
         }) {
@@ -238,7 +240,7 @@ impl<C: SqlConn> Run<'_, C> {
             let Ok(named) = EventId::from_hex(&value) else { continue };
             const OWN: &str = "SELECT id FROM market_evidence WHERE id = ? AND author = ?";
             let params: [Param; 2] = [named.into(), author.into()];
-            for own in query_all(self.conn, OWN, &params, |row| id(row, 0))? {
+            for own in query_all(self.conn, OWN, &params, |row| column::id(row, 0))? {
                 self.forget(&own, changed)?;
             }
             exec(self.conn, "DELETE FROM market_offers WHERE id = ? AND provider = ?", &params)?;
@@ -267,7 +269,7 @@ impl<C: SqlConn> Run<'_, C> {
         let (author, until) = (event.pubkey, event.created_at);
         const OWN: &str = "SELECT id FROM market_evidence WHERE author = ? AND at <= ?";
         let params: [Param; 2] = [author.into(), until.into()];
-        for own in query_all(self.conn, OWN, &params, |row| id(row, 0))? {
+        for own in query_all(self.conn, OWN, &params, |row| column::id(row, 0))? {
             self.forget(&own, changed)?;
         }
         exec(self.conn, "DELETE FROM market_offers WHERE provider = ? AND at <= ?", &params)?;

@@ -17,10 +17,11 @@ mod sql;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::sql::column::{bytes, id, int, key};
+use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, query_all};
 use relay_engine::types::{Kind, PubKey, Timestamp};
 
-use self::sql::{Param, bytes, expiry, id, int, key, query_all};
+use self::sql::expiry;
 use crate::evidence::{Evidence, Role};
 
 pub use apply::Item;

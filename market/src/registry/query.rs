@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::sql::column::{int, key, signed};
+use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, query_all, query_one};
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
 
-use super::sql::{Param, expiry, int, key, optional, query_all, query_one, signed};
+use super::sql::{expiry, optional};
 use super::{Registry, apply, kept_json, one};
 use crate::evidence::Evidence;
 use crate::figures::{Figures, Jobs, jobs};
@@ -173,7 +174,7 @@ impl<C: SqlConn> Registry<C> {
         }
         if let Some(Cursor(value, key)) = query.cursor {
             sql.push_str(&format!(" AND ({sort} > ? OR ({sort} = ? AND p.pubkey > ?))"));
-            params.extend([value.into(), value.into(), key.into()]);
+            params.extend([Param::Int(value), Param::Int(value), key.into()]);
         }
         sql.push_str(&format!(" ORDER BY {sort}, p.pubkey LIMIT ?"));
         params.push((query.limit + 1).into());

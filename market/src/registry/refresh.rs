@@ -1,9 +1,10 @@
 //! Figures that events or time have changed, and what ends with the window.
 
-use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::sql::column::{id, int, key};
+use relay_engine::sql::{SqlConn, StoreError, exec, query_all, query_one};
 use relay_engine::types::{NO_EXPIRY, PubKey, Timestamp};
 
-use super::sql::{exec, id, int, key, query_all, query_one};
+use super::sql::optional_param;
 use super::{EVIDENCE_MAX, KEPT_SECONDS, Registry, apply, one};
 use crate::evidence::Evidence;
 use crate::figures::{ANSWER_SECONDS, WINDOW_SECONDS, figures, jobs};
@@ -98,7 +99,7 @@ impl<C: SqlConn> Registry<C> {
             .max();
         let params = [
             seen.unwrap_or(0).into(),
-            msat.into(),
+            optional_param(msat),
             now.into(),
             changes_at(&evidence, now).into(),
             found.customers.into(),
@@ -106,9 +107,9 @@ impl<C: SqlConn> Registry<C> {
             found.failed.into(),
             found.unpaid.into(),
             found.pending.into(),
-            found.success.into(),
+            optional_param(found.success),
             found.success_bound.into(),
-            found.latency.into(),
+            optional_param(found.latency),
             found.is_capped.into(),
             (*provider).into(),
         ];

@@ -17,9 +17,8 @@
 //! `expires` is 0 if an event never does, and `json` of evidence is empty unless it expires and is small: then the event itself is
 //! what a proof shows. In columns of figures -1 is nothing.
 
-use relay_engine::sql::{SqlConn, StoreError};
-
-use super::sql::{exec, int, query_one};
+use relay_engine::sql::column::int;
+use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
 
 /// The schema version that this version writes. Another one is refused.
 const SCHEMA: u64 = 1;

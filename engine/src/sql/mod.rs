@@ -1,7 +1,12 @@
 //! The error of all stores, and the connection to an SQLite database, which a host implements. The SQL store uses it, and so may
 //! other pure crates.
 
+pub mod column;
+mod statement;
+
 use std::fmt;
+
+pub use statement::{Param, exec, has_row, query_all, query_one};
 
 /// Why a store could not do its work. No relay rule is among these.
 #[derive(Clone, Debug, PartialEq, Eq)]
