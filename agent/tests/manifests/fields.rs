@@ -411,6 +411,16 @@ fn documents() {
     assert!(Manifest::parse(&[b'"', 0xff, b'"']).is_err());
 }
 
+/// Regression: a number was one unit in the last place off each time a manifest was written and read, so an agent
+/// deployed again with the manifest it had was taken for a changed one.
+#[test]
+fn numbers_stay_as_they_are() {
+    let mut manifest = whole();
+    manifest["metadata"] = json!({"source": 1.9496395119540518e127});
+    let read = parse(&manifest).expect("a manifest");
+    assert_eq!(parse(&serde_json::to_value(&read).expect("JSON")), Ok(read));
+}
+
 /// A value of any sort, as it might stand in a wrong place.
 fn any_value() -> impl Strategy<Value = Value> {
     prop_oneof![
