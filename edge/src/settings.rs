@@ -391,6 +391,8 @@ impl Settings {
         limits.deferred_bytes_max = limits.deferred_bytes_max.min(DEFERRED_BYTES_MAX);
         limits.query_bytes_max = limits.query_bytes_max.min(QUERY_BYTES_MAX);
         limits.neg_sets_bytes_max = limits.neg_sets_bytes_max.min(NEG_SETS_BYTES_MAX);
+        // An object that sleeps loses it.
+        limits.neg_prepared_events_max = 0;
         limits.check().map_err(|(name, message)| format!("{name}: {message}"))?;
         self.store.sweep_seconds = self.store.sweep_seconds.max(1);
         self.network.write_stall_seconds = self.network.write_stall_seconds.max(1);

@@ -57,6 +57,7 @@ pub struct LimitsDef {
     neg_sessions_max: usize,
     neg_set_events_max: usize,
     neg_sets_bytes_max: usize,
+    neg_prepared_events_max: usize,
 }
 
 fn default_policy() -> Policy {

@@ -46,6 +46,7 @@ fn limits_never_exceed_those_of_the_platform() {
     assert_eq!(limits.deferred_bytes_max, 8 << 20);
     assert_eq!(limits.query_bytes_max, 16 << 20);
     assert_eq!(limits.neg_sets_bytes_max, 8 << 20);
+    assert_eq!(limits.neg_prepared_events_max, 0);
     let limits = load(&[("RELAY_CONFIG", r#"{"limits":{"connection_values_max":10}}"#)]).unwrap().limits;
     assert_eq!(limits.connection_values_max, 10);
 }

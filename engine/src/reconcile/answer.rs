@@ -18,8 +18,12 @@ use super::{EventSet, Item, StoreError};
 use crate::types::EventId;
 
 /// Calls that the crate may make into the set for one message: each range of it takes one to three, each of the 16 parts that a
-/// range may be split into two more. An answer of 60,000 bytes has some 200 ranges that are split, which take 6,500.
-pub const CALLS_MAX: usize = 4 * LOOKUPS_MAX;
+/// range may be split into two more. An answer of [`SPLIT_BYTES_MAX`] has some 400 ranges that are split, which take 13,000.
+pub const CALLS_MAX: usize = 8 * LOOKUPS_MAX;
+/// Bytes of the answer to more than [`SPLITS_MAX`] ranges with a fingerprint. Each that is not the relay's is split into 16, which
+/// takes 300 bytes and 33 calls, where the ids of an answer take next to nothing.
+pub const SPLIT_BYTES_MAX: usize = 125_000;
+const SPLITS_MAX: usize = SPLIT_BYTES_MAX / 300;
 /// Items of a range with a fingerprint that are listed before the sum of the others: as many as the crate never lists as ids.
 const FINGERPRINT_LISTED: usize = 32;
 /// Items that are listed or added up for a unit of cost.
@@ -47,8 +51,8 @@ pub enum AnswerError {
     Store(StoreError),
 }
 
-/// Answers a client's `message` about `set`, in up to `bytes_max` bytes (4,096 at least): what does not fit, the client asks for
-/// again. If the ranges take more than [`LOOKUPS_MAX`] look-ups, those beyond are answered as one range. A message of another
+/// Answers a client's `message` about `set`, in up to `bytes_max` bytes (4,096 at least), or in [`SPLIT_BYTES_MAX`] if very many
+/// of its ranges may have to be split: what does not fit, the client asks for again. If the ranges take more than [`LOOKUPS_MAX`] look-ups, those beyond are answered as one range. A message of another
 /// version of the protocol is answered with the version that is understood. Takes some milliseconds at most, whatever the message
 /// and however large the set.
 pub fn answer(set: &dyn EventSet, message: &[u8], bytes_max: usize) -> Answer {
@@ -58,6 +62,8 @@ pub fn answer(set: &dyn EventSet, message: &[u8], bytes_max: usize) -> Answer {
         Ok(answered) => answered,
         Err(TooMany) => return Answer { message: Err(AnswerError::TooMuch), cost: read_cost },
     };
+    let fingerprints = modes.iter().filter(|mode| **mode == Mode::Fingerprint).count();
+    let bytes_max = if fingerprints > SPLITS_MAX { bytes_max.min(SPLIT_BYTES_MAX) } else { bytes_max };
     let source = Source {
         set,
         modes,

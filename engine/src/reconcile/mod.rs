@@ -13,7 +13,7 @@ mod sorted_set;
 use std::ops::Range;
 
 pub use crate::sql::StoreError;
-pub use answer::{Answer, AnswerError, CALLS_MAX, answer};
+pub use answer::{Answer, AnswerError, CALLS_MAX, SPLIT_BYTES_MAX, answer};
 pub use bytes::{CountedBytes, TotalBytes};
 pub use item::{Item, Sum};
 pub use ranges::{LOOKUPS_MAX, RANGES_MAX};

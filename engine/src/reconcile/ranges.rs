@@ -12,9 +12,9 @@ use std::borrow::Cow;
 /// Most ranges of a message. Clients of NIP-77 send up to 60,000 bytes of the protocol, the frame limit of rust-nostr, nostr-tools
 /// and `strfry sync`, so that a message in hex is less than 128 KiB. These are 3,157 ranges with a fingerprint, of 19 bytes at
 /// least. A client's ranges of ids, of 4 bytes at least, and of Skip, of 3, stand for a fingerprint of the relay's answer each,
-/// which has up to 3,157 too. So there are some 6,300 ranges at most, whatever the sets are. What strfry answers with, up to
-/// 500,000 bytes, is for clients and not for relays.
-pub const RANGES_MAX: usize = 8_192;
+/// which has up to 6,578 ([`SPLIT_BYTES_MAX`](super::SPLIT_BYTES_MAX)). So there are some 9,800 ranges at most, whatever the sets
+/// are. What strfry answers with, up to 500,000 bytes, is for clients and not for relays.
+pub const RANGES_MAX: usize = 12_288;
 
 /// Estimated look-ups of the ranges that are answered at once, counted before the crate is called: one for a range of Skip and
 /// two for others. Some 4 ms in a set of a million events. A message of 60,000 bytes can have more, where most of its

@@ -76,7 +76,7 @@ use commit::CommitQueue;
 use costs::Costs;
 use deliveries::Deliveries;
 use ingest::Ingest;
-use neg::{Holdings, SetCache};
+use neg::{Holdings, Preparation, SetCache};
 use publish::Published;
 use queries::{FairnessKey, Queries};
 use queued_output::QueuedOutput;
@@ -110,6 +110,8 @@ pub struct Relay<B> {
     queries: Queries,
     /// Sets of events for NIP-77.
     neg_sets: SetCache,
+    /// The one that is collected before it is asked for.
+    prepared: Preparation,
     /// Which addresses hold them.
     neg_holdings: Holdings,
     /// Of the last NEG-OPEN.
@@ -151,6 +153,7 @@ impl<B: Backend> Relay<B> {
             values: FilterValues::default(),
             queries,
             neg_sets: SetCache::default(),
+            prepared: Preparation::default(),
             neg_holdings: Holdings::default(),
             neg_serial: 0,
             streams: Streams::default(),
@@ -276,7 +279,8 @@ impl<B: Backend> Relay<B> {
     /// When [`Relay::handle_timeout`] wants to be called at the latest.
     pub fn poll_timeout(&self) -> Option<Now> {
         let deadline = self.ingest.batch_deadline(&self.config.limits);
-        deadline.into_iter().chain(self.streams.retry_at()).min()
+        let prepared = self.prepared.poll_timeout(self.config.limits.neg_prepared_events_max);
+        deadline.into_iter().chain(self.streams.retry_at()).chain(prepared).min()
     }
 
     /// Whether events wait for [`Relay::poll_verify`].
@@ -288,6 +292,7 @@ impl<B: Backend> Relay<B> {
     pub fn handle_timeout(&mut self, now: Now) {
         self.advance_subscriptions(now);
         self.sweep();
+        self.prepare_set(now);
         for replay in self.streams.take_failed(now) {
             self.enqueue(replay);
         }

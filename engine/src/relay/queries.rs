@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Relay;
 use super::catch_up::SharedReplay;
 use super::ids::{ConnId, StreamId};
-use super::neg::NegQuery;
+use super::neg::{NegQuery, SetUse};
 use super::query_memory::{QueryMemory, Reservation};
 use super::scheduler::{QueryClass, Scheduler, Turn};
 use super::subscriptions::{FullRank, Owner, SubKey};
@@ -32,6 +32,8 @@ pub(super) enum Query {
     StreamReplay(SubKey),
     /// An answer of NIP-77.
     Neg(Box<NegQuery>),
+    /// A set for answers of NIP-77 that nobody has asked for yet.
+    PrepareSet(SetUse),
 }
 
 pub(super) struct ScanQuery {
@@ -63,14 +65,14 @@ pub(super) struct ReplayQuery {
 }
 
 impl Query {
-    /// What it may come to hold. A stream's replay holds nothing.
+    /// What it may come to hold. A stream's replay holds nothing, and the cursor of the set of all events next to nothing.
     fn reservation(&self) -> Reservation {
         match self {
             Query::Scan(query) => query.reservation,
             Query::Count(query) => query.reservation,
             Query::Replay(query) => query.reservation,
             Query::Neg(query) => query.reservation,
-            Query::StreamReplay(_) => Reservation::of(0),
+            Query::StreamReplay(_) | Query::PrepareSet(_) => Reservation::of(0),
         }
     }
 
@@ -81,7 +83,7 @@ impl Query {
             Query::Count(query) => query.count.cursor_bytes(),
             Query::Replay(query) => query.replay.as_ref().map_or(0, SharedReplay::bytes),
             Query::Neg(query) => query.cursor_bytes,
-            Query::StreamReplay(_) => 0,
+            Query::StreamReplay(_) | Query::PrepareSet(_) => 0,
         }
     }
 
@@ -91,7 +93,7 @@ impl Query {
             Query::Count(query) => Some(&mut query.reservation),
             Query::Replay(query) => Some(&mut query.reservation),
             Query::Neg(query) => Some(&mut query.reservation),
-            Query::StreamReplay(_) => None,
+            Query::StreamReplay(_) | Query::PrepareSet(_) => None,
         }
     }
 
@@ -101,7 +103,7 @@ impl Query {
             Query::Scan(query) => Some(query.conn),
             Query::Count(query) => Some(query.conn),
             Query::Neg(query) => Some(query.conn),
-            Query::Replay(..) | Query::StreamReplay(_) => None,
+            Query::Replay(..) | Query::StreamReplay(_) | Query::PrepareSet(_) => None,
         }
     }
 
@@ -109,7 +111,7 @@ impl Query {
     pub(super) fn is_for(&self, sub: SubKey) -> bool {
         match self {
             Query::Scan(query) => query.key == sub,
-            Query::Count(_) | Query::Replay(..) | Query::Neg(_) => false,
+            Query::Count(_) | Query::Replay(..) | Query::Neg(_) | Query::PrepareSet(_) => false,
             Query::StreamReplay(key) => *key == sub,
         }
     }
@@ -134,7 +136,7 @@ impl Query {
             Query::Count(query) => query.count.release_cursors(),
             // Its cursors belong to its set: `release_neg_cursors` drops them.
             Query::Neg(_) => {}
-            Query::Replay(..) | Query::StreamReplay(_) => return,
+            Query::Replay(..) | Query::StreamReplay(_) | Query::PrepareSet(_) => return,
         }
         if let Some(reservation) = self.reservation_mut() {
             (reservation.must_wait, reservation.is_running) = (true, false);
@@ -146,7 +148,7 @@ impl Query {
             Query::Scan(query) => query.has_started,
             Query::Count(query) => query.has_started,
             Query::Neg(query) => query.has_started,
-            Query::Replay(..) | Query::StreamReplay(_) => true,
+            Query::Replay(..) | Query::StreamReplay(_) | Query::PrepareSet(_) => true,
         }
     }
 
@@ -156,7 +158,7 @@ impl Query {
             Query::Scan(query) => !std::mem::replace(&mut query.has_started, true),
             Query::Count(query) => !std::mem::replace(&mut query.has_started, true),
             Query::Neg(query) => !std::mem::replace(&mut query.has_started, true),
-            Query::Replay(..) | Query::StreamReplay(_) => false,
+            Query::Replay(..) | Query::StreamReplay(_) | Query::PrepareSet(_) => false,
         }
     }
 }
@@ -177,7 +179,7 @@ pub(super) enum FairnessKey {
     Address(ClientAddress),
     /// A client whose address the host does not give.
     Unknown(ConnId),
-    /// The host: its streams, and what it publishes.
+    /// The host: its streams, what it publishes, and what is prepared.
     Host,
     /// Events that the host copies from other relays.
     Peer,
@@ -188,6 +190,7 @@ pub(super) enum FairnessKey {
 enum Requester {
     Client(ConnId),
     Stream(StreamId),
+    Host,
 }
 
 /// Queries that wait for their turn.
@@ -371,10 +374,11 @@ impl<B: Backend> Relay<B> {
                 Some(Owner::Stream(stream)) => Some(Requester::Stream(*stream)),
                 _ => None,
             },
+            Query::PrepareSet(_) => Some(Requester::Host),
         };
         let Some(requester) = requester else { return };
         let fairness_key = match requester {
-            Requester::Stream(_) => FairnessKey::Host,
+            Requester::Stream(_) | Requester::Host => FairnessKey::Host,
             Requester::Client(conn) => {
                 let Some(session) = self.sessions.get_mut(conn) else { return };
                 session.queries_waiting += usize::from(query.asked_by().is_some());

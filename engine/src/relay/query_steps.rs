@@ -74,6 +74,7 @@ impl<B: Backend> Relay<B> {
             Query::Count(query) => self.step_count(now, query, budget),
             Query::Replay(query) => self.replay_to_client(now, query, budget),
             Query::Neg(query) => self.step_neg(now, query, budget),
+            Query::PrepareSet(set) => self.step_prepare(now, set, budget),
             Query::StreamReplay(key) => {
                 match self.subscriptions.get(key).map(|subscription| &subscription.owner) {
                     Some(Owner::Stream(stream)) => self.replay_to_stream(now, *stream, key, budget),

@@ -123,6 +123,10 @@ pub struct Limits {
     /// and reconciliations that have been idle for a minute are closed; then no more are opened. While more than half is in
     /// use, an address may have one set, or sets of a quarter together.
     pub neg_sets_bytes_max: usize,
+    /// Most events for which the set of all events (the filter `{}`) is collected before anybody asks for it, and kept up to
+    /// date, so that the first reconciliation of it need not wait for a scan: one to two seconds for a million events. It takes
+    /// 40 bytes an event in each shard, and memory of `neg_sets_bytes_max`. 0 is never.
+    pub neg_prepared_events_max: usize,
 }
 
 /// Bytes of an EVENT message beside what its tags and its content take: 364, and what white space may take.
@@ -216,6 +220,7 @@ impl Default for Limits {
             neg_sessions_max: 20,
             neg_set_events_max: 1_000_000,
             neg_sets_bytes_max: 64 << 20,
+            neg_prepared_events_max: 0,
         }
     }
 }

@@ -176,6 +176,7 @@ fn limits(rng: &mut Rng, seconds: u64) -> Limits {
         in_flight_events_max: 1 + rng.below(30) as usize,
         neg_set_events_max: *rng.pick(&[20, 100, 1_000, 1_000]),
         neg_sets_bytes_max: *rng.pick(&[20_000, 1 << 20, 1 << 20]),
+        neg_prepared_events_max: *rng.pick(&[0, 100, 1_000]),
         ..Limits::default()
     }
 }

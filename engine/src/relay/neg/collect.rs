@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::sets::{Collected, Failure, KeptMessage, SetKey, SetRequest, SetUse};
-use super::{ANSWER_BYTES_MAX, Reconciliation};
+use super::{ANSWER_BYTES_MAX, ANSWER_BYTES_MIN, Reconciliation};
 use crate::reconcile::{AnswerError, EventSet, answer};
 use crate::relay::ids::ConnId;
 use crate::relay::queries::{FairnessKey, Query, StepResult};
@@ -115,7 +115,8 @@ impl<B: Backend> Relay<B> {
             },
         };
         if query.answered.is_none() {
-            let answer = answer(&*set, query.message.bytes(), ANSWER_BYTES_MAX);
+            let bytes_max = self.outbox_pause_bytes().clamp(ANSWER_BYTES_MIN, ANSWER_BYTES_MAX);
+            let answer = answer(&*set, query.message.bytes(), bytes_max);
             query.answered = Some((answer.message, answer.cost));
         }
         if let Some((_, cost_left)) = &mut query.answered {

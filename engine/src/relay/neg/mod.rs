@@ -10,6 +10,7 @@
 
 mod collect;
 mod holdings;
+mod prepared;
 mod sets;
 
 use std::sync::Arc;
@@ -25,11 +26,14 @@ use crate::types::{Filter, Now, SubId};
 
 pub(super) use collect::NegQuery;
 pub(super) use holdings::Holdings;
-pub(super) use sets::SetCache;
+pub(super) use prepared::Preparation;
+pub(super) use sets::{SetCache, SetUse};
 
-/// Largest answer of the Negentropy protocol, in bytes before it is written in hex: what clients of NIP-77 send, so that a
-/// message is less than 128 KiB.
-const ANSWER_BYTES_MAX: usize = 60_000;
+/// Largest answer of the Negentropy protocol, in bytes before it is written in hex, to a client that reads what it is sent: half
+/// of what strfry answers with. Larger answers mean fewer rounds.
+const ANSWER_BYTES_MAX: usize = 250_000;
+/// The same where much waits for other clients: what clients of NIP-77 send, so that a message is less than 128 KiB.
+const ANSWER_BYTES_MIN: usize = 60_000;
 /// Milliseconds without a message after which a reconciliation may be closed, if memory is needed.
 const IDLE_MS: u64 = 60_000;
 

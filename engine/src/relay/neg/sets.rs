@@ -7,8 +7,8 @@
 //! shard ([`SetCache::reported`]), and a reconciliation waits for those that were made before it was opened. A set is
 //! dropped if too many events were removed to be listed, or if a commit was not reported, as when another process writes to
 //! the database. What is removed without a commit, by another process or by a sweep by age, is counted by the store
-//! ([`Reader::unlogged_removals`]): a set that was scanned before is not given to new reconciliations. No set is kept for
-//! longer than [`KEPT_MS`].
+//! ([`Reader::unlogged_removals`]): a set that was scanned before is not given to new reconciliations. A set that nobody asks
+//! for is kept for [`KEPT_MS`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::types::{
 
 /// Sets that are kept, at most.
 const SETS_MAX: usize = 32;
-/// Milliseconds after the scan of a set for which it is kept.
+/// Milliseconds for which a set is kept after it was last asked for.
 const KEPT_MS: u64 = 10 * 60 * 1_000;
 /// Bytes of an entry of [`CachedSet::expiring`].
 const EXPIRING_BYTES: usize = 64;
@@ -122,7 +122,7 @@ struct CachedSet {
     is_stale: bool,
     /// [`Reader::unlogged_removals`] when its scan began.
     removals: u64,
-    scanned_at: Now,
+    asked_at: Now,
     used: u64,
     /// Shared with the queries that want it.
     users: Arc<()>,
@@ -140,7 +140,7 @@ impl CachedSet {
     /// Whether a reconciliation may use it that was opened when `after` was the last sequence number and the store counted
     /// `removals`.
     fn is_usable(&self, after: Seq, removals: u64, now: Now, must_be_new: bool) -> bool {
-        let is_old = now.millis_since(self.scanned_at) >= KEPT_MS;
+        let is_old = now.millis_since(self.asked_at) >= KEPT_MS;
         let is_fixed = must_be_new || self.key.filter.limit.is_some();
         !is_old
             && !self.is_stale
@@ -295,7 +295,7 @@ impl<'a> SetRequest<'a> {
 }
 
 /// A query's hold on a set.
-pub(super) struct SetUse {
+pub(in crate::relay) struct SetUse {
     id: u64,
     /// Counted by the entry.
     _user: Arc<()>,
@@ -402,7 +402,7 @@ impl SetCache {
             .iter_mut()
             .find(|entry| entry.key == *key && entry.is_usable(after, removals, now, must_be_new));
         if let Some(entry) = kept {
-            entry.used = self.uses;
+            (entry.used, entry.asked_at) = (self.uses, now);
             return Ok(SetUse { id: entry.id, _user: Arc::clone(&entry.users) });
         }
         if self.entries.is_empty() {
@@ -423,7 +423,7 @@ impl SetCache {
             added: horizon,
             is_stale: false,
             removals,
-            scanned_at: now,
+            asked_at: now,
             used: self.uses,
             users: Arc::new(()),
         };
@@ -461,6 +461,23 @@ impl SetCache {
             _ => {}
         }
         Some(collected)
+    }
+
+    /// Whether there is a set of `key`.
+    pub(super) fn is_kept(&self, key: &SetKey) -> bool {
+        self.entries.iter().any(|entry| *entry.key == *key)
+    }
+
+    /// Events that have been collected of a set.
+    pub(super) fn len(&self, set: &SetUse) -> usize {
+        self.entries.iter().find(|entry| entry.id == set.id).map_or(0, |entry| entry.set.len())
+    }
+
+    /// Keeps a set no longer if nobody has it but its last user, who gives it back.
+    pub(super) fn give_up(&mut self, set: SetUse) {
+        let id = set.id;
+        drop(set);
+        self.entries.retain(|entry| entry.id != id || entry.is_in_use());
     }
 
     /// Keeps a set no longer; queries that want it get it again.

@@ -1,0 +1,75 @@
+//! The set of all events that a client without keys sees, collected before the first client asks for it, and kept up to date:
+//! relays that copy each other whole compare it, and collecting one of a million takes seconds.
+
+use super::Relay;
+use super::sets::{Collected, SetKey, SetRequest, SetUse};
+use crate::relay::queries::{Query, StepResult};
+use crate::store::{Backend, Seq};
+use crate::types::{Filter, Now};
+
+/// Milliseconds after which the set is brought up to date, or collected again if it was dropped.
+const REFRESH_MS: u64 = 60_000;
+/// The same if it has more events than it may have, or could not be collected.
+const LARGE_REFRESH_MS: u64 = 60 * 60_000;
+
+/// When the set is collected or brought up to date.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::relay) struct Preparation {
+    due_at: Now,
+    is_running: bool,
+}
+
+impl Preparation {
+    /// When it is to begin.
+    pub(in crate::relay) fn poll_timeout(self, events_max: usize) -> Option<Now> {
+        (events_max > 0 && !self.is_running).then_some(self.due_at)
+    }
+}
+
+impl<B: Backend> Relay<B> {
+    /// Begins to collect the set, or to bring it up to date, if it is time. What others hold is not dropped for it.
+    pub(in crate::relay) fn prepare_set(&mut self, now: Now) {
+        let limits = &self.config.limits;
+        let is_due = self.prepared.poll_timeout(limits.neg_prepared_events_max).is_some_and(|at| at <= now);
+        if !is_due {
+            return;
+        }
+        self.prepared.due_at = now.plus_millis(REFRESH_MS);
+        let key = SetKey::new(&Filter::default(), &self.config.policy.guarded_kinds, &[]);
+        if !self.neg_sets.is_kept(&key) && self.neg_sets.bytes() > limits.neg_sets_bytes_max / 4 {
+            return;
+        }
+        match self.neg_sets.get_or_start(&self.store, &key, Seq(0), false, now, limits) {
+            Ok(set) => {
+                self.prepared.is_running = true;
+                self.enqueue(Query::PrepareSet(set));
+            }
+            Err(error) => _ = self.record_store_error(&error),
+        }
+    }
+
+    /// A step of that.
+    pub(in crate::relay) fn step_prepare(&mut self, now: Now, set: SetUse, budget: &mut usize) -> StepResult {
+        let limits = &self.config.limits;
+        let request = SetRequest::new(Seq(0), false, &self.config.policy.guarded_kinds, limits);
+        let (has_more, is_failed) =
+            match self.neg_sets.step(&self.store, &set, now.seconds(), budget, request) {
+                Some(Collected::More) => (true, false),
+                Some(Collected::Failed(_)) => (false, true),
+                Some(Collected::Set(_) | Collected::CommitPending) | None => (false, false),
+            };
+        let has_room = self.neg_sets.free(0, limits.neg_sets_bytes_max, Some(set.id()));
+        let is_large = self.neg_sets.len(&set) > limits.neg_prepared_events_max;
+        if has_more && has_room && !is_large {
+            self.metrics.reconciliation_bytes = self.neg_sets.bytes() as u64;
+            return StepResult::Again(Query::PrepareSet(set));
+        }
+        self.prepared.is_running = false;
+        if is_large || is_failed || !has_room {
+            self.prepared.due_at = now.plus_millis(LARGE_REFRESH_MS);
+            self.neg_sets.give_up(set);
+        }
+        self.metrics.reconciliation_bytes = self.neg_sets.bytes() as u64;
+        StepResult::Done
+    }
+}
