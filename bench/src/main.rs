@@ -35,7 +35,7 @@ enum Command {
     Query(QueryArgs),
     /// Opens live subscriptions, publishes new events, and measures CPU and latency per delivery.
     Fanout(FanoutArgs),
-    /// Orders jobs from data vending machines (NIP-90), checks each answer, and measures throughput and latency.
+    /// Sends job requests to data vending machines (NIP-90), checks each answer, and measures throughput and latency.
     Jobs(JobsArgs),
     /// Uploads and downloads blobs (Blossom), compares every byte, and measures throughput, CPU and memory.
     Blobs(BlobsArgs),

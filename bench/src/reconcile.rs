@@ -38,7 +38,7 @@ pub struct Options {
 }
 
 /// Reconciliations that a connection holds open at once: relays allow few.
-const SESSIONS_PER_CONNECTION: usize = 10;
+const RECONCILIATIONS_PER_CONNECTION: usize = 10;
 /// Messages after which a reconciliation that has not ended never will.
 const ROUNDS_MAX: usize = 10_000;
 
@@ -71,7 +71,7 @@ pub struct CaseReport {
 
 /// Memory of open reconciliations.
 #[derive(Debug, Serialize)]
-pub struct Sessions {
+pub struct OpenReconciliations {
     /// How many were open.
     pub open: usize,
     /// The relay's resident memory before, in bytes.
@@ -105,7 +105,7 @@ pub struct Report {
     /// Case by case.
     pub cases: Vec<CaseReport>,
     /// Memory.
-    pub sessions: Option<Sessions>,
+    pub sessions: Option<OpenReconciliations>,
     /// Latency of another client.
     pub others: Option<Others>,
     /// The relay's resident memory afterwards, in bytes.
@@ -314,12 +314,17 @@ fn measure(
 }
 
 /// Opens reconciliations, waits for the first answer of each, and goes no further.
-fn hold_open(endpoint: &Endpoint, process: Process, case: &Case, options: &Options) -> Result<Sessions> {
+fn hold_open(
+    endpoint: &Endpoint,
+    process: Process,
+    case: &Case,
+    options: &Options,
+) -> Result<OpenReconciliations> {
     let resident_bytes_before = process.usage()?.resident_bytes;
     let message = case.negentropy(options)?.initiate()?;
     let mut connections = Vec::new();
     for number in 0..options.sessions {
-        if number % SESSIONS_PER_CONNECTION == 0 {
+        if number % RECONCILIATIONS_PER_CONNECTION == 0 {
             connections.push(endpoint.connect(16 << 10)?);
         }
         let connection = connections.last_mut().context("a connection")?;
@@ -329,7 +334,7 @@ fn hold_open(endpoint: &Endpoint, process: Process, case: &Case, options: &Optio
     }
     let resident_bytes = process.usage()?.resident_bytes;
     let difference = resident_bytes as i64 - resident_bytes_before as i64;
-    Ok(Sessions {
+    Ok(OpenReconciliations {
         open: options.sessions,
         resident_bytes_before,
         resident_bytes,

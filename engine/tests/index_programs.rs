@@ -1,4 +1,4 @@
-//! The index compared with the oracle: random programs of operations.
+//! The index compared with the oracle: random sequences of operations.
 #![cfg(feature = "testing")]
 
 use proptest::prelude::*;

@@ -193,7 +193,7 @@ fn values_of_all_filters_have_a_bound_that_leaves_room_for_small_ones() {
         let message = match free {
             0 => "blocked: this relay is busy; try again later".to_owned(),
             _ => format!(
-                "blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags"
+                "blocked: this relay is busy; for now, a request may name up to {free} ids, authors, kinds and tag values together"
             ),
         };
         Some(format!(r#"["CLOSED","{id}","{message}"]"#))

@@ -70,23 +70,23 @@ fn read(text: &str, limits: &Limits) -> ReferenceResult<ParsedMessage> {
             None => ReferenceResult::Invalid,
         },
         Some("NEG-OPEN") => match (read_filters(first, rest.get(..1).unwrap_or(&[]), limits), rest) {
-            (Some((query, mut filters)), [_, message, rest @ ..]) => with_trailing(
+            (Some((id, mut filters)), [_, message, rest @ ..]) => with_trailing(
                 valid_or_invalid(
-                    hex(message).map(|bytes| ParsedMessage::NegOpen(query, filters.remove(0), bytes)),
+                    hex(message).map(|bytes| ParsedMessage::NegOpen(id, filters.remove(0), bytes)),
                 ),
                 rest,
             ),
             _ => ReferenceResult::Invalid,
         },
         Some("NEG-MSG") => match (sub_id(first), rest) {
-            (Some(query), [message, rest @ ..]) => with_trailing(
-                valid_or_invalid(hex(message).map(|bytes| ParsedMessage::NegMsg(query, bytes))),
+            (Some(id), [message, rest @ ..]) => with_trailing(
+                valid_or_invalid(hex(message).map(|bytes| ParsedMessage::NegMsg(id, bytes))),
                 rest,
             ),
             _ => ReferenceResult::Invalid,
         },
         Some("NEG-CLOSE") => match sub_id(first) {
-            Some(query) => with_trailing(ReferenceResult::Valid(ParsedMessage::NegClose(query)), rest),
+            Some(id) => with_trailing(ReferenceResult::Valid(ParsedMessage::NegClose(id)), rest),
             None => ReferenceResult::Invalid,
         },
         _ => ReferenceResult::Invalid,
@@ -165,17 +165,17 @@ fn check_message(message: &ClientMessage<'_>, said: &ParsedMessage) {
         }
         (ClientMessage::Close { sub }, ParsedMessage::Close(expected)) => assert_eq!(sub, expected),
         (
-            ClientMessage::NegOpen { id: query, filter, message },
+            ClientMessage::NegOpen { id, filter, message },
             ParsedMessage::NegOpen(expected, reference, bytes),
         ) => {
-            assert_eq!((query, &**message), (expected, &**bytes));
+            assert_eq!((id, &**message), (expected, &**bytes));
             check_filter(filter, &reference.0, reference.1);
         }
-        (ClientMessage::NegMsg { id: query, message }, ParsedMessage::NegMsg(expected, bytes)) => {
-            assert_eq!((query, &**message), (expected, &**bytes));
+        (ClientMessage::NegMsg { id, message }, ParsedMessage::NegMsg(expected, bytes)) => {
+            assert_eq!((id, &**message), (expected, &**bytes));
         }
-        (ClientMessage::NegClose { id: query }, ParsedMessage::NegClose(expected)) => {
-            assert_eq!(query, expected)
+        (ClientMessage::NegClose { id }, ParsedMessage::NegClose(expected)) => {
+            assert_eq!(id, expected)
         }
         _ => panic!("read as another message: {message:?}"),
     }

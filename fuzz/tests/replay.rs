@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// A fuzz program by name, fewest files its corpus has.
+/// A fuzz target: its name, its function, and the fewest files its corpus may have.
 type Target = (&'static str, fn(&[u8]), usize);
 
 const TARGETS: [Target; 9] = [

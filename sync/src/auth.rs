@@ -70,7 +70,7 @@ impl Authentication {
     pub fn wanted(&mut self, message: &str) -> Result<(), String> {
         if !self.has_key {
             return Err(format!(
-                "it asks for authentication, and there is no key (--key) to sign with: {}",
+                "it asks for authentication, and there is no key to sign with (relay sync: --key; relay router: `key`): {}",
                 quoted(message)
             ));
         }

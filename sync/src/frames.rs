@@ -40,14 +40,14 @@ pub enum Frame<'a> {
     /// A message of a reconciliation.
     NegMsg {
         /// The id of the reconciliation.
-        query: String,
+        id: String,
         /// The message of the Negentropy protocol.
         message: Vec<u8>,
     },
     /// A reconciliation is refused, or ended.
     NegErr {
         /// The id of the reconciliation.
-        query: String,
+        id: String,
         /// Why, with a prefix (NIP-77).
         reason: String,
     },
@@ -76,8 +76,8 @@ impl<'a> Frame<'a> {
             "CLOSED" => Frame::Closed { sub: string(1)?, message: words(2) },
             "NOTICE" => Frame::Notice(words(1)),
             "AUTH" => Frame::Auth(string(1)?),
-            "NEG-MSG" => Frame::NegMsg { query: string(1)?, message: bytes_of(&string(2)?)? },
-            "NEG-ERR" => Frame::NegErr { query: string(1)?, reason: words(2) },
+            "NEG-MSG" => Frame::NegMsg { id: string(1)?, message: bytes_of(&string(2)?)? },
+            "NEG-ERR" => Frame::NegErr { id: string(1)?, reason: words(2) },
             _ => return None,
         })
     }
@@ -138,19 +138,19 @@ pub fn auth(json: &str) -> String {
     format!("[\"AUTH\",{json}]")
 }
 
-/// `["NEG-OPEN",query,filter,message]`.
-pub fn neg_open(query: &str, filter: &str, message: &[u8]) -> String {
-    format!("[\"NEG-OPEN\",{},{filter},\"{}\"]", quoted(query), faster_hex::hex_string(message))
+/// `["NEG-OPEN",id,filter,message]`.
+pub fn neg_open(id: &str, filter: &str, message: &[u8]) -> String {
+    format!("[\"NEG-OPEN\",{},{filter},\"{}\"]", quoted(id), faster_hex::hex_string(message))
 }
 
-/// `["NEG-MSG",query,message]`.
-pub fn neg_msg(query: &str, message: &[u8]) -> String {
-    format!("[\"NEG-MSG\",{},\"{}\"]", quoted(query), faster_hex::hex_string(message))
+/// `["NEG-MSG",id,message]`.
+pub fn neg_msg(id: &str, message: &[u8]) -> String {
+    format!("[\"NEG-MSG\",{},\"{}\"]", quoted(id), faster_hex::hex_string(message))
 }
 
-/// `["NEG-CLOSE",query]`.
-pub fn neg_close(query: &str) -> String {
-    format!("[\"NEG-CLOSE\",{}]", quoted(query))
+/// `["NEG-CLOSE",id]`.
+pub fn neg_close(id: &str) -> String {
+    format!("[\"NEG-CLOSE\",{}]", quoted(id))
 }
 
 /// A filter of event ids.
@@ -199,10 +199,10 @@ mod tests {
             (text(r#"["AUTH","x"]"#), Some(Frame::Auth(text("x")))),
             (
                 text(r#"["NEG-MSG","n","61fF"]"#),
-                Some(Frame::NegMsg { query: text("n"), message: vec![0x61, 0xff] }),
+                Some(Frame::NegMsg { id: text("n"), message: vec![0x61, 0xff] }),
             ),
             (text(r#"["NEG-ERR","n","blocked: x",7]"#), {
-                Some(Frame::NegErr { query: text("n"), reason: text("blocked: x") })
+                Some(Frame::NegErr { id: text("n"), reason: text("blocked: x") })
             }),
             (text(r#"["NEG-MSG","n","61f"]"#), None),
             (text(r#"["NEG-MSG","n","zz"]"#), None),

@@ -64,7 +64,7 @@ const QUICK: &[Part] = &[
     },
     Part {
         name: "tests",
-        about: "tests of the same packages, the real binary and the simulator included, without the store over SQLite",
+        about: "tests of the same packages, the real binary and the simulator included, without the stores in SQLite and on files",
         run: tests_quick,
     },
 ];

@@ -143,7 +143,7 @@ fn values_of_live_filters_are_bounded_and_the_excess_is_refused() {
         let mut runtime = Runtime::new(Settings::load(&|_| None).unwrap(), hibernates);
         let (taken, refused) = subscribe_until_refused(&mut runtime, 12, 10_000);
         assert_eq!(taken, 30_000, "a request gets at most a third of what is left of the first half");
-        let message = r#"["CLOSED","all","blocked: this relay is busy; for now, a request may name 9999 ids, authors, kinds and tags"]"#;
+        let message = r#"["CLOSED","all","blocked: this relay is busy; for now, a request may name up to 9999 ids, authors, kinds and tag values together"]"#;
         assert_eq!(refused.as_deref(), Some(message));
         let (taken, _) = subscribe_until_refused(&mut runtime, 40, 1_000);
         assert_eq!(taken, 27_000);
@@ -153,7 +153,7 @@ fn values_of_live_filters_are_bounded_and_the_excess_is_refused() {
         }
         let (taken, refused) = subscribe_until_refused(&mut runtime, 130, 499);
         assert_eq!(taken, 117 * 499, "the other half");
-        assert!(refused.unwrap().contains("may name 430 ids"));
+        assert!(refused.unwrap().contains("may name up to 430 ids"));
         // Closing a connection makes room.
         let (now, key) = (runtime.now, 1);
         runtime.sockets[&key].closed.set(Some(1005));

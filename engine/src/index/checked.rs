@@ -41,13 +41,13 @@ pub(super) struct Conditions {
 /// Of these keys, sorted, the event needs one.
 #[derive(Debug)]
 pub(super) struct Condition {
-    pub(super) class: TermClass,
+    pub(super) subject: ConditionSubject,
     pub(super) keys: Box<[u32]>,
 }
 
-/// What a list is about, so that only the event's keys of that sort are looked up in it.
+/// What a condition is about, so that only the event's keys of that sort are looked up in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TermClass {
+pub(super) enum ConditionSubject {
     Author,
     /// A tag's letter.
     Tag(u8),
@@ -59,7 +59,7 @@ pub(super) enum TermClass {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EventTerm {
     pub(super) key: u32,
-    pub(super) class: TermClass,
+    pub(super) subject: ConditionSubject,
 }
 
 /// All of them, and the stamps that say whether a key is among them.
@@ -94,12 +94,12 @@ impl Conditions {
 
 impl EventTerms<'_> {
     fn any(&self, condition: &Condition) -> bool {
-        let Condition { class, keys } = condition;
+        let Condition { subject, keys } = condition;
         if keys.len() <= SHORT_LIST.max(self.list.len()) {
             return keys.iter().any(|key| self.stamps[*key as usize] == self.epoch);
         }
-        let mut same_class = self.list.iter().filter(|same_class| same_class.class == *class);
-        same_class.any(|same_class| keys.binary_search(&same_class.key).is_ok())
+        let mut same_subject = self.list.iter().filter(|same_subject| same_subject.subject == *subject);
+        same_subject.any(|same_subject| keys.binary_search(&same_subject.key).is_ok())
     }
 }
 

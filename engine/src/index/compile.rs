@@ -17,7 +17,7 @@
 //! subscription costs to insert, so a follow list of thousands is never the anchor where one `#t` can be. Kinds are
 //! no condition: the group of a posting states them.
 
-use super::checked::{CheckedFilters, Condition, TermClass};
+use super::checked::{CheckedFilters, Condition, ConditionSubject};
 use super::keys::InternedTerms;
 use super::kinds::KindsCode;
 use super::postings::{Check, GROUPS_MAX, Group, PostingIds};
@@ -147,13 +147,14 @@ impl Index {
         let mut lists = Vec::new();
         if filter.authors.is_some() && anchor != Anchor::Authors {
             let terms = listed(&filter.authors).map(IndexTerm::author);
-            lists.push(Condition { class: TermClass::Author, keys: add_refs(&mut self.keys, terms) });
+            lists
+                .push(Condition { subject: ConditionSubject::Author, keys: add_refs(&mut self.keys, terms) });
         }
         for (at, tag) in filter.tags.iter().enumerate() {
             if anchor != Anchor::Tag(at) {
                 let terms = tag.values.iter().map(|value| IndexTerm::tag(tag.letter, value));
                 let keys = add_refs(&mut self.keys, terms);
-                lists.push(Condition { class: TermClass::Tag(tag.letter), keys });
+                lists.push(Condition { subject: ConditionSubject::Tag(tag.letter), keys });
             }
         }
         lists

@@ -1,6 +1,6 @@
 //! From an event to the subscriptions that want it.
 
-use super::checked::{EventTerm, EventTerms, TermClass};
+use super::checked::{ConditionSubject, EventTerm, EventTerms};
 use super::keys::InternedTerms;
 use super::postings::Check;
 use super::slots::DEAD;
@@ -109,24 +109,24 @@ fn collect_keys(
     event_keys: &mut Vec<EventTerm>,
 ) -> usize {
     event_keys.clear();
-    let mut add = |keys: &mut InternedTerms, class: TermClass, key: Option<u32>| {
+    let mut add = |keys: &mut InternedTerms, subject: ConditionSubject, key: Option<u32>| {
         let Some(key) = key else { return };
         let stamp = &mut keys.stamps[key as usize];
         if *stamp != epoch {
             *stamp = epoch;
-            event_keys.push(EventTerm { key, class });
+            event_keys.push(EventTerm { key, subject });
         }
     };
     let named = [
-        (TermKind::ALL, TermClass::Other, IndexTerm::ALL),
-        (TermKind::KIND, TermClass::Other, IndexTerm::kind(event.kind)),
-        (TermKind::AUTHOR, TermClass::Author, IndexTerm::author(&event.pubkey)),
-        (TermKind::ID, TermClass::Other, IndexTerm::id(&event.id)),
+        (TermKind::ALL, ConditionSubject::Other, IndexTerm::ALL),
+        (TermKind::KIND, ConditionSubject::Other, IndexTerm::kind(event.kind)),
+        (TermKind::AUTHOR, ConditionSubject::Author, IndexTerm::author(&event.pubkey)),
+        (TermKind::ID, ConditionSubject::Other, IndexTerm::id(&event.id)),
     ];
-    for (kind, class, term) in named {
+    for (kind, subject, term) in named {
         if keys.has(kind) {
             let key = keys.find(&term);
-            add(keys, class, key);
+            add(keys, subject, key);
         }
     }
     if !keys.has_tags() {
@@ -136,7 +136,7 @@ fn collect_keys(
     let all = tags.unread();
     for (letter, value) in event.view.indexed_values_in(tags.by_ref()) {
         let key = keys.find_tag(letter, &value);
-        add(keys, TermClass::Tag(letter), key);
+        add(keys, ConditionSubject::Tag(letter), key);
     }
     all - tags.unread()
 }

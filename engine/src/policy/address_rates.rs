@@ -8,13 +8,13 @@ use crate::types::{ClientAddress, Limits, Now};
 /// Addresses in one generation. Two generations are kept, which take 4 MB. If more come within a minute, those that have
 /// been silent the longest are forgotten, and begin again.
 const ADDRESSES_MAX: usize = 1 << 14;
-/// After so long every bucket is full again, and there is nothing to remember.
+/// After so long every bucket without a deficit is full again, and there is nothing to remember.
 const FULL_MICROS: u64 = 60_000_000;
 /// Shards read their clocks at slightly different times. A larger step back means that the clock was set back.
 const SKEW_MICROS_MAX: u64 = 1_000_000;
 
 /// Token buckets of client addresses: for events, for their fan-out and for requests. An address that has sent nothing for
-/// two minutes is forgotten, unless the budget of its fan-out has a deficit; its buckets would be full.
+/// two minutes is forgotten, unless one of its buckets has a deficit; they would be full.
 ///
 /// An ordered map, so that no choice of addresses makes a look-up expensive.
 #[derive(Debug, Default)]
@@ -37,8 +37,9 @@ struct Buckets {
 
 impl Buckets {
     fn has_deficit(mut self, limits: &Limits, now: Now) -> bool {
+        self.events.has_one(limits.address_events_per_minute_max, now);
         self.fanout.has_one(limits.address_fanout_cost_per_minute_max, now);
-        self.fanout.has_deficit()
+        self.events.has_deficit() || self.fanout.has_deficit()
     }
 }
 
@@ -187,6 +188,22 @@ mod tests {
         limits.address_fanout_cost_per_minute_max = 0;
         rates.spend_fanout(one, u64::MAX, &limits, at(10));
         assert!(rates.has_fanout_budget(one, &limits, at(10)), "no bound");
+    }
+
+    /// Regression: what wrong signatures had cost beyond the bucket was forgotten after two silent minutes, unless the fan-out had a
+    /// deficit too.
+    #[test]
+    fn a_deficit_of_events_is_remembered() {
+        let (limits, mut rates) = (LIMITS(), AddressRates::default());
+        let one = address(1);
+        assert!(rates.take_event(one, &limits, at(0)));
+        rates.spend_events(one, 60 + 600, &limits, at(0));
+        for minute in 1..10 {
+            rates.take_event(address(3), &limits, at(60_000 * minute));
+        }
+        assert_eq!(rates.len(), 2);
+        assert!(!rates.take_event(one, &limits, at(601_000)), "one a second comes back, and 601 are missing");
+        assert!(rates.take_event(one, &limits, at(602_000)));
     }
 
     /// Neither the turnover of generations nor shards whose clocks differ slightly give an address more than its average.

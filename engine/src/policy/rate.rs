@@ -37,7 +37,7 @@ impl Bucket {
         has_one
     }
 
-    /// Whether there is one message left; `per_minute` 0 is no bound.
+    /// Whether there is one message left; `per_minute` 0 is unlimited.
     pub fn has_one(&mut self, per_minute: u32, now: Now) -> bool {
         if per_minute == 0 {
             return true;

@@ -164,7 +164,7 @@ pub(super) fn too_busy(free: usize) -> String {
     match free {
         0 => "blocked: this relay is busy; try again later".to_owned(),
         _ => format!(
-            "blocked: this relay is busy; for now, a request may name {free} ids, authors, kinds and tags"
+            "blocked: this relay is busy; for now, a request may name up to {free} ids, authors, kinds and tag values together"
         ),
     }
 }

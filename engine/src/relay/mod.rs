@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! connect, handle_text, publish, ... --> [ machine ] --> poll_output -> Verify, Commit, Forward, Ready, Close, Resume,
-//! handle_verified, handle_committed, -->                                Published
+//! handle_verified, handle_committed, -->                                Published, StoreFailed
 //! handle_live, work, handle_timeout                  --> drain, poll_stream, poll_changed, poll_timeout
 //! ```
 //!

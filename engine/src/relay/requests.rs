@@ -1,6 +1,6 @@
 //! REQ, COUNT and CLOSE as they come: what is admitted, and the subscriptions and queries that they start and end.
 //!
-//! A subscription goes live first, noting the last committed sequence number; its scan answers up to that one and no
+//! A subscription enters the index first, noting the last committed sequence number; its scan answers up to that one and no
 //! further. So nothing is missed and nothing is sent twice.
 
 use std::sync::Arc;

@@ -161,8 +161,8 @@ impl<B: Backend> Relay<B> {
         for (sub, resumed) in snapshot.subs {
             self.resume(now, conn, sub, &resumed);
         }
-        for (query, filters) in snapshot.counts {
-            self.count(conn, query, filters);
+        for (id, filters) in snapshot.counts {
+            self.count(conn, id, filters);
         }
         conn
     }

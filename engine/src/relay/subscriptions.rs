@@ -131,7 +131,7 @@ impl Subscriptions {
         self.index_seed
     }
 
-    /// Adds a subscription, live from now on.
+    /// Adds a subscription: from now on new events are matched with its filters.
     pub(super) fn insert(
         &mut self,
         owner: Owner,

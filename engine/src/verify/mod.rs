@@ -1,8 +1,8 @@
 //! Signature checks, many at once.
 //!
 //! The machine collects events into a [`Batch`]; a host runs it, inline or on another thread, and hands the
-//! [`VerifiedBatch`] back. [`Verified`] cannot be made anywhere else, so nothing unverified is ever stored
-//! or sent.
+//! [`VerifiedBatch`] back. Only a check makes a [`Verified`], or
+//! [`Verified::assume_verified`] where an operator vouches for the event, so nothing that a client sent is stored or sent unverified.
 //!
 //! Ids are hashed when a message is read, from the sender's bytes, unless the verifier hashes many at once
 //! faster ([`Verifier::prefers_batch_hashing`]): then the batch does it.
@@ -57,8 +57,8 @@ pub trait Verifier: Send + Sync {
 pub struct Verified(Event);
 
 impl Verified {
-    /// Takes an event for verified without a check, for an operator who says so (`relay import --no-verify`) and
-    /// for events the relay signed itself. Never for what a client sent.
+    /// Takes an event for verified without a check, for an operator who says so (`relay import --no-verify`). Never for what a
+    /// client sent.
     pub fn assume_verified(event: Event) -> Self {
         Verified(event)
     }

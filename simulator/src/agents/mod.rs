@@ -6,13 +6,13 @@
 //!     +------------------ frames --------------------------+------------------ publish -----------------+
 //! ```
 //!
-//! In the first phase every step is a random choice: a customer orders, orders again or takes back, a shard verifies, commits or works,
+//! In the first phase every step is a random choice: a customer sends a job request, sends it again or cancels it, a shard verifies, commits or works,
 //! the router is given a batch or a delivery comes through, twice or not at all, an agent's effect is carried out, an executor answers
 //! slowly, badly or never, a database fails, time passes. Agents are closed when they are idle, and lose their memory at any step, and so do
 //! the router, the relay, and all of them together.
 //!
 //! Then the faults end, and once nothing more happens: each job that the relay has accepted has been answered exactly once by each agent
-//! that it is for, unless it was taken back, and every customer has been sent every answer that the relay has.
+//! that it is for, unless it was cancelled, and every customer has been sent every answer that the relay has.
 
 mod agent;
 mod check;

@@ -21,7 +21,7 @@ const QUEUED_IDS: usize = 20_000;
 const BLOCKED_MAX: u32 = 100;
 /// How often reconciliations may be closed before their first answer, in a session.
 const REOPENED_MAX: u32 = 5;
-/// Connections without an answer to NEG-OPEN, after which another relay has no NIP-77.
+/// Connections without an answer to NEG-OPEN, after which the other relay is taken to have no NIP-77.
 const UNANSWERED_MAX: u32 = 2;
 /// Parts of notices with which relays without NIP-77 answer a NEG-OPEN.
 const NOTICES: [&str; 10] = [

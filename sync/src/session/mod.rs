@@ -263,8 +263,8 @@ impl Session {
             Frame::Closed { sub, message } => self.handle_closed(now, &sub, &message),
             Frame::Notice(message) => self.handle_notice(&message),
             Frame::Auth(challenge) => self.handle_challenge(challenge),
-            Frame::NegMsg { query, message } => self.handle_neg_msg(now, &query, &message),
-            Frame::NegErr { query, reason } => self.handle_neg_err(now, &query, &reason),
+            Frame::NegMsg { id, message } => self.handle_neg_msg(now, &id, &message),
+            Frame::NegErr { id, reason } => self.handle_neg_err(now, &id, &reason),
         }
         self.work(now);
     }

@@ -20,7 +20,7 @@
 //!             | 'r'  kind:2  pubkey:32  hash:16
 //!             | 'v'  pubkey:32
 //!
-//! in SQL      = 'd'  SHA-256 of tombstone:32  not until:8        tombstones are among the keys there
+//! in lsm      = 'd'  SHA-256 of tombstone:32  not until:8        tombstones are among the keys in SQL and on files
 //! ```
 //!
 //! All integers are big-endian; `created_at` is inverted so that newest comes first. No head is the beginning

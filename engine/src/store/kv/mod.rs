@@ -1,7 +1,7 @@
-//! A store over a sorted key-value database: what LMDB and SQL have in common.
+//! A store over a sorted key-value database: what LMDB, SQL and the store on files have in common.
 //!
-//! Both keep one ordered set of short keys (postings, ids, expiries) and event bodies by sequence number; tombstones are among the
-//! keys in SQL, and apart in LMDB.
+//! Each keeps one ordered set of short keys (postings, ids, expiries) and event bodies by sequence number; tombstones are among the
+//! keys in SQL and on files, and apart in LMDB.
 //! `key.rs` defines the bytes, [`Overlay`] collects a write, and [`KvTransaction`] is the [`Reader`] and [`Writer`] of
 //! any [`KeySource`]. A backend only reads ranges of keys and writes an overlay.
 
