@@ -308,11 +308,11 @@ fn a_customers_metrics_are_those_of_his_own_jobs() {
     let stranger = of(&mut world, &Customer::new(13));
     assert_eq!((&stranger["jobs"], &stranger["failures"]), (&json!({}), &json!({})));
     // Nothing that is counted of all customers together.
-    for field in ["duplicates", "silent", "pongs", "interrupted", "tokens", "versions"] {
+    for field in ["duplicates", "silent", "pongs", "interrupted", "tokens", "version"] {
         assert_eq!(own[field], Value::Null, "{field}");
     }
     let all = world.read(R::Metrics, None, "", owner);
-    assert_eq!((&all["jobs"], &all["versions"]), (&json!({"done": 4, "rejected": 1}), &json!(1)));
+    assert_eq!((&all["jobs"], &all["version"]), (&json!({"done": 4, "rejected": 1}), &json!(1)));
     assert_eq!(world.ask(R::Metrics, None, "", Caller::Anyone).status, 401);
     // Also once nothing is kept of what they said.
     let key = alice.pubkey().to_string();

@@ -10,7 +10,7 @@
 //! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
 //! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `us`, `fedramp` |
-//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `network`, `store`, `agents`, `blossom`, the keys of the native server's file, `object`, `consumers` and `sync` |
+//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `agents` and `blossom`, which have the keys of the native server's file, and `network`, `store`, `object`, `consumers` and `sync`, whose keys are those below |
 //!
 //! A variable of its own overrides the same setting in `RELAY_CONFIG`. `blossom` needs the bindings `BLOBS` (an R2
 //! bucket) and `BLOSSOM` (`BlossomDurableObject`): without them there are no blobs.
@@ -153,7 +153,7 @@ impl NetworkSettings {
     }
 }
 
-/// When events are removed that have expired or are old. The native server's `store` has these keys too.
+/// When events are removed that have expired or are old. Of these keys the native server's `store` has only `sweep_seconds`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreSettings {

@@ -5,7 +5,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`agents`] | agents in this process: their calls over HTTP |
-//! | [`cli`] | the command line: serve, import, export, scan, delete, sync, stream, router, info, config, agent, blossom |
+//! | [`cli`] | the command line: serve, import, export, scan, delete, sync, stream, router, info, verify-db, config, agent, blossom, market |
 //! | [`config`] | settings by flags, environment and file |
 //! | `blossom` | blobs in this process |
 //! | [`embed`], `handle` | the server embedded in another program; events and streams without a socket |

@@ -137,7 +137,7 @@ pub const AGENT_JOBS_RUNNING: Metric = Metric::gauge(
     "relay_agent_jobs_running",
     "Jobs of loaded agents that executors work on, as agents reported last",
 );
-/// By the label `state`; read from the router.
+/// By the label `state`; read from the router of agents (`relay_agent::router`).
 pub const AGENTS: Metric = Metric::gauge("relay_agents", "Deployed agents by state");
 /// Counted by a host.
 pub const AGENT_DELIVERIES_FAILED: Metric = Metric::counter(
@@ -262,12 +262,19 @@ pub const COUNTERS_AND_GAUGES: [(Metric, ReadValue); 27] = [
         |m| m.subscriptions_lagged,
     ),
     (
-        Metric::counter("relay_streams_lagged", "Times a stream fell behind because its consumer was slow"),
+        Metric::counter(
+            "relay_consumers_lagged",
+            "Times a consumer of the relay's events fell behind because it was slow",
+        ),
         |m| m.streams_lagged,
     ),
-    (Metric::counter("relay_stream_errors", "Failed reads of the store for streams; each is retried"), |m| {
-        m.stream_errors
-    }),
+    (
+        Metric::counter(
+            "relay_consumer_read_errors",
+            "Failed reads of the store for consumers; each is retried",
+        ),
+        |m| m.stream_errors,
+    ),
     (Metric::counter("relay_store_read_errors", "Failed reads of the store"), |m| m.store_read_errors),
 ];
 

@@ -266,7 +266,7 @@ fn metrics<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value
         Permission::Everything => {
             let mut document = serde_json::to_value(agent.metrics())
                 .map_err(|error| HttpResponse::error(500, &error.to_string()))?;
-            document["versions"] = json!(agent.version());
+            document["version"] = json!(agent.version());
             document
         }
         Permission::OfCustomer(customer) => json!(agent.metrics_of(&customer).map_err(store_error)?),

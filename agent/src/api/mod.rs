@@ -1,7 +1,8 @@
 //! The HTTP API of agents as functions. For a request a host calls in this order: [`signature()`] (NIP-98), [`admit`], then
 //! [`directory`] for all agents, [`deployment`] and [`deploy`] for a manifest, or [`agent`] for one agent.
 //!
-//! Documents are JSON, errors as [`HttpResponse::error`] makes them. Lists have `?limit=`, up to 500, and a cursor in `next`.
+//! Documents are JSON, errors as [`HttpResponse::error`] makes them. The lists of agents and of jobs
+//! have `?limit=`, up to 500, and a cursor in `next`; that of sessions has `?limit=` only.
 //! `tests/api_requests.json` has requests with their answers; both hosts are tested with it.
 
 mod access;

@@ -20,7 +20,7 @@ use crate::secrets::Secrets;
 
 /// What a wallet service can do.
 pub const KIND_INFO: Kind = 13_194;
-/// Requests to wallet services, and their answers.
+/// Requests to wallet services.
 pub const KIND_REQUEST: Kind = 23_194;
 /// Answers.
 pub const KIND_RESPONSE: Kind = 23_195;

@@ -167,7 +167,8 @@ fn check_at(changed: &str, value: impl Into<Value>, path: &str, message: &str) {
 }
 
 const NOT_CONVERTED: &str = "cannot be converted: nothing here does this";
-const NOT_YET: &str = "is not converted yet: jobs are free";
+const OWN_FORMAT_ONLY: &str =
+    "is not converted: set payment and price in a manifest of this relay's own format";
 const UNKNOWN: &str = "is not a known field";
 
 #[test]
@@ -224,18 +225,18 @@ fn payment_is_refused_for_now() {
         json!({"type": "tiered", "tiers": []}),
         json!({"type": "custom", "description": "ask"}),
     ] {
-        check_at("economics.pricing", pricing, "economics.pricing.type", NOT_YET);
+        check_at("economics.pricing", pricing, "economics.pricing.type", OWN_FORMAT_ONLY);
     }
-    check("economics.pricing.millisats", 1_000, NOT_YET);
-    check("economics.require_prepayment", true, NOT_YET);
-    check("economics.refund_policy.type", "full_refund_on_failure", NOT_YET);
-    check("economics.payment_methods", json!(["lightning"]), NOT_YET);
-    check("economics.min_payment", 1, NOT_YET);
-    check("economics.max_job_value", 1, NOT_YET);
+    check("economics.pricing.millisats", 1_000, OWN_FORMAT_ONLY);
+    check("economics.require_prepayment", true, OWN_FORMAT_ONLY);
+    check("economics.refund_policy.type", "full_refund_on_failure", OWN_FORMAT_ONLY);
+    check("economics.payment_methods", json!(["lightning"]), OWN_FORMAT_ONLY);
+    check("economics.min_payment", 1, OWN_FORMAT_ONLY);
+    check("economics.max_job_value", 1, OWN_FORMAT_ONLY);
     let wallet = json!({"wallet_type": "lightning", "lightning_address": "a@b.c"});
-    check_at("economics.wallet", wallet, "economics.wallet.lightning_address", NOT_YET);
+    check_at("economics.wallet", wallet, "economics.wallet.lightning_address", OWN_FORMAT_ONLY);
     let shares = json!({"shares": [{"recipient": "a", "percentage": 100}]});
-    check_at("economics.revenue_sharing", shares, "economics.revenue_sharing.shares", NOT_YET);
+    check_at("economics.revenue_sharing", shares, "economics.revenue_sharing.shares", OWN_FORMAT_ONLY);
     // A secret in their wallet is not repeated.
     check_at(
         "economics.wallet",

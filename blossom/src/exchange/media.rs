@@ -70,7 +70,7 @@ pub(super) fn may_be_processed(context: &Context<'_>, mime: Option<&str>) -> Res
     let Some(mime) = mime else { return Ok(()) };
     match mime::fits("image/*", mime) || mime::essence(mime) == mime::UNKNOWN {
         true => Ok(()),
-        false => Err(Response::error(415, "/media takes pictures; /upload takes anything")),
+        false => Err(Response::error(415, "/media takes pictures only; /upload stores files as they are")),
     }
 }
 

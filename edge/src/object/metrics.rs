@@ -173,8 +173,8 @@ const OWN: [(Metric, Number); 15] = [
     ),
     (
         Metric::counter(
-            "relay_stream_deliveries_failed",
-            "Batches of streams that consumers or agents did not accept; they are sent again",
+            "relay_consumer_deliveries_failed",
+            "Batches of events that consumers or agents did not accept; they are sent again",
         ),
         |n| n.deliveries_failed,
     ),

@@ -1,4 +1,4 @@
-//! SQLite files of the server: one for each agent, the router's, and Blossom's index.
+//! SQLite files of the server: one for each agent, that of the agents' router, Blossom's index and the market's registry.
 
 use std::path::Path;
 use std::time::Duration;

@@ -19,8 +19,9 @@ pub(super) enum Holder {
 }
 
 impl Holder {
-    /// A key that the operator has listed has a share of its own. Others are free, so that the address counts; only of clients without
-    /// a limit, such as those of this machine, whom a proxy may serve, it tells nothing.
+    /// A key that the operator has listed has a share of its own. Other keys cost nothing to make, so the share is that of the
+    /// client's address. A client without limits by address (a program of this machine, which may be a proxy) has none here: then
+    /// its key counts.
     pub(super) fn of(uploader: &Uploader, address: Option<ClientAddress>) -> Self {
         match address {
             Some(address) if !uploader.is_listed => Holder::Address(address),

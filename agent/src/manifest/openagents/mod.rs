@@ -17,8 +17,8 @@
 //! | `requirements.resources.network.allowed_domains` | `network.allow_domains` |
 //! | `requirements.env_vars` | `NOSTR_PRIVATE_KEY` is the imported identity, `AGENT_...` the key or token of the executor |
 //!
-//! The rest must be at its default, because nothing here does what it says: it is refused with its path, and so are prices as
-//! long as jobs are free. `created_at`, `updated_at` and `signature` are not used: the signature covers JSON of unordered
+//! The rest must be at its default, because nothing here does what it says: it is refused with its path, and so is everything
+//! about payment: it has to be written in our own format. `created_at`, `updated_at` and `signature` are not used: the signature covers JSON of unordered
 //! sets, so it cannot be checked.
 
 mod format;
@@ -34,7 +34,8 @@ use format::{AgentManifest, Author, Capabilities, Economics, EnvVar, Model, Requ
 const OPENAI: &str = "https://api.openai.com/v1";
 const PRIVATE_KEY: &str = "NOSTR_PRIVATE_KEY";
 const NOT_CONVERTED: &str = "cannot be converted: nothing here does this";
-const NOT_YET: &str = "is not converted yet: jobs are free";
+const OWN_FORMAT_ONLY: &str =
+    "is not converted: set payment and price in a manifest of this relay's own format";
 
 /// Objects that serde would take as lists too, of their fields in order.
 const OBJECTS: [&str; 8] = [
@@ -235,8 +236,8 @@ fn refuse_requirements(requirements: &Requirements) -> Result<(), ManifestError>
 }
 
 fn refuse_payment(economics: &Economics) -> Result<(), ManifestError> {
-    refuse_other("economics.pricing", &economics.pricing, "type", "free", NOT_YET)?;
-    refuse_other("economics.refund_policy", &economics.refund_policy, "type", "no_refunds", NOT_YET)?;
+    refuse_other("economics.pricing", &economics.pricing, "type", "free", OWN_FORMAT_ONLY)?;
+    refuse_other("economics.refund_policy", &economics.refund_policy, "type", "no_refunds", OWN_FORMAT_ONLY)?;
     for (path, value) in [
         ("economics.wallet", &economics.wallet),
         ("economics.payment_methods", &economics.payment_methods),
@@ -245,7 +246,7 @@ fn refuse_payment(economics: &Economics) -> Result<(), ManifestError> {
         ("economics.require_prepayment", &economics.require_prepayment),
         ("economics.revenue_sharing", &economics.revenue_sharing),
     ] {
-        refuse(path, value, NOT_YET)?;
+        refuse(path, value, OWN_FORMAT_ONLY)?;
     }
     Ok(())
 }
