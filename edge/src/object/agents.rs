@@ -8,22 +8,21 @@
 //!
 //! Without agents there is no stream, no alarm, and no row is read or written.
 
+mod directory;
+mod stream;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use relay_agent::api;
-use relay_agent::machine::{AgentState, DeletedAgent, EffectId, MetricsDelta, Published};
-use relay_agent::router::{AgentEntry, Router};
+use relay_agent::machine::{EffectId, MetricsDelta, Published};
+use relay_agent::router::Router;
 use relay_agent::secrets::Secrets;
 use relay_agent::totals::Tally;
 use relay_engine::relay::{ClientViewer, PublishOutcome, StreamId, Ticket};
 use relay_engine::sql::StoreError;
 use relay_engine::store::{Backend, Reader, Scan, ScanLimits, ScanStep, SinkResult};
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
-use relay_site::HttpResponse;
-use relay_site::nip98::SignerTrust;
 
-use super::consumers::retry_ms;
 use super::{Host, NextTick, Object, RowCountingConn};
 use crate::agent::message::{Confirmation, Delivery, InstanceId, Known, Reply};
 
@@ -364,115 +363,6 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         outcome.map(|()| found)
     }
 
-    /// Adds an agent or replaces its entry. Durable when it returns.
-    ///
-    /// # Errors
-    /// If the store fails, or agents are disabled.
-    pub fn put_agent(&mut self, now: Now, entry: AgentEntry) -> (Result<(), String>, NextTick) {
-        let Some(mut agents) = self.agents.take() else {
-            return (Err("agents are disabled".into()), NextTick::None);
-        };
-        let outcome = self.put_entry(&mut agents, now, entry);
-        self.agents = Some(agents);
-        (outcome.map_err(|error| error.to_string()), self.flush(now))
-    }
-
-    /// Keeps the removal record of a deleted agent. Durable when it returns `true`; `false`: it has been deployed again.
-    ///
-    /// # Errors
-    /// If the store fails, or agents are disabled.
-    pub fn remove_agent(&mut self, now: Now, deleted: &DeletedAgent) -> (Result<bool, String>, NextTick) {
-        let Some(mut agents) = self.agents.take() else {
-            return (Err("agents are disabled".into()), NextTick::None);
-        };
-        let before = self.rows();
-        let outcome = agents.router.keep_removal_record(now, deleted);
-        if outcome == Ok(true) {
-            agents.tally.deleted(&deleted.pubkey());
-        }
-        self.close_outdated_stream(&mut agents, now);
-        self.counters.rows.agents.add(self.rows().since(before));
-        self.agents = Some(agents);
-        (outcome.map_err(|error| error.to_string()), self.flush(now))
-    }
-
-    /// The removal record of a deleted agent.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn removal_record_of(&self, agent: &PubKey) -> Result<Option<DeletedAgent>, String> {
-        self.router()
-            .map_or(Ok(None), |router| router.removal_record(agent))
-            .map_err(|error| error.to_string())
-    }
-
-    /// The agent that has answered a call says what the router should know. If that has changed since the call, the answer may
-    /// be older. If the store fails, the next answer says it again.
-    fn correct_entry(
-        &mut self,
-        agents: &mut Agents<C>,
-        now: Now,
-        call: CallId,
-        is_deleted: bool,
-        entry: Option<AgentEntry>,
-    ) {
-        let Some(Call { agent, is_current: true, .. }) = agents.calls.get(&call) else { return };
-        let Some(own) = agents.router.get(agent) else { return };
-        let deleted = is_deleted.then(|| AgentEntry { state: AgentState::Deleted, ..own.clone() });
-        if let Some(entry) = deleted.or(entry.filter(|entry| entry.pubkey == *agent)) {
-            let _ = self.put_entry(agents, now, entry);
-        }
-    }
-
-    fn put_entry(&mut self, agents: &mut Agents<C>, now: Now, entry: AgentEntry) -> Result<(), StoreError> {
-        let before = self.rows();
-        let agent = entry.pubkey;
-        for call in agents.calls.values_mut().filter(|call| call.agent == agent) {
-            call.is_current = false;
-        }
-        let outcome = self.begin_stream(agents, now).and_then(|()| agents.router.put(now, entry));
-        if agents.router.get(&agent).is_none() {
-            agents.tally.deleted(&agent);
-        }
-        self.close_outdated_stream(agents, now);
-        self.counters.rows.agents.add(self.rows().since(before));
-        outcome
-    }
-
-    /// Closes the stream if agents want other filters than it has.
-    fn close_outdated_stream(&mut self, agents: &mut Agents<C>, now: Now) {
-        if let Stream::Open(stream, filters) = &agents.stream
-            && agents.router.filters().as_ref() != Some(filters)
-        {
-            self.relay.close_stream(*stream);
-            agents.stream = Stream::Closed(now, 0);
-        }
-    }
-
-    /// The router, to be read. `None` if agents are disabled.
-    pub fn router(&self) -> Option<&Router<C>> {
-        self.agents.as_ref().map(|agents| &agents.router)
-    }
-
-    /// Whether a request to an agent may be made, as far as its entry says.
-    ///
-    /// # Errors
-    /// The response.
-    pub fn admit_agent_request(
-        &self,
-        agent: &PubKey,
-        request: &api::Request<'_>,
-    ) -> Result<SignerTrust, HttpResponse> {
-        let entry = self.router().and_then(|router| router.get(agent));
-        api::admit(request.route, request.id, request.caller, false, entry)
-    }
-
-    /// Whether this agent may be deployed: it is there, or there are fewer than `agents.agents_max`.
-    pub fn has_room_for_agent(&self, agent: &PubKey) -> bool {
-        self.router()
-            .is_some_and(|router| router.get(agent).is_some() || router.agents().count() < self.agents_max)
-    }
-
     /// Takes events from the stream, makes deliveries and confirmations, publishes heartbeats.
     pub(super) fn run_agents(&mut self, now: Now) {
         let Some(mut agents) = self.agents.take() else { return };
@@ -514,68 +404,6 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             self.schedule_alarm(now, now.seconds() + CHECK_SECONDS);
         }
         self.schedule_agents(now);
-    }
-
-    /// Gives the router the next batch of the stream, if it takes one and there is one.
-    fn take_batch(&mut self, agents: &mut Agents<C>, now: Now) -> bool {
-        if !agents.router.is_ready() {
-            return false;
-        }
-        if let Stream::Closed(at, failures) = agents.stream {
-            let Some(filters) = agents.router.filters().filter(|_| at <= now) else { return false };
-            if self.open_stream_of_agents(agents, filters).is_err() {
-                agents.stream = Stream::Closed(now.plus_millis(retry_ms(failures)), failures + 1);
-                return false;
-            }
-        }
-        let Stream::Open(stream, _) = agents.stream else { return false };
-        let (mut events, mut bytes) = (Vec::new(), 0);
-        while events.len() < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
-            let Some((_, event)) = self.relay.poll_stream(stream) else { break };
-            bytes += event.json().len();
-            events.push(event);
-        }
-        if events.is_empty() {
-            self.confirm_position(agents, now);
-            return false;
-        }
-        let Some(position) = self.relay.stream_position(stream) else { return false };
-        agents.confirmed = position;
-        agents.router.accept(now, events, position);
-        true
-    }
-
-    /// Stores how far the stream has come, if that is far.
-    fn confirm_position(&self, agents: &mut Agents<C>, now: Now) {
-        let Stream::Open(stream, _) = agents.stream else { return };
-        if let Some(position) = self.relay.stream_position(stream)
-            && position.0 >= agents.confirmed.0.saturating_add(UNCONFIRMED_MAX)
-        {
-            agents.confirmed = position;
-            agents.router.accept(now, Vec::new(), position);
-        }
-    }
-
-    /// The first agent is given no event that was stored before it was there, and every one that is stored afterwards.
-    fn begin_stream(&self, agents: &mut Agents<C>, now: Now) -> Result<(), StoreError> {
-        if agents.router.is_empty() && agents.router.is_ready() {
-            agents.router.accept(now, Vec::new(), self.relay.store().reader()?.last_seq()?);
-        }
-        Ok(())
-    }
-
-    fn open_stream_of_agents(
-        &mut self,
-        agents: &mut Agents<C>,
-        filters: Vec<Filter>,
-    ) -> Result<(), StoreError> {
-        agents.confirmed = match agents.router.position()? {
-            Some(position) => position,
-            None => self.relay.store().reader()?.last_seq()?,
-        };
-        let stream = self.relay.open_stream(&filters, Some(agents.confirmed))?;
-        agents.stream = Stream::Open(stream, filters);
-        Ok(())
     }
 
     fn publish_all(

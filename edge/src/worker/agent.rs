@@ -4,46 +4,38 @@
 //! soon as what it brought is durable; calls go on after it. The platform keeps the object while a call is open and for a while
 //! after the last request, and the agent's alarm wakes it again if that was not enough.
 
+mod effects;
 mod exchange;
 mod follow;
 mod removal;
+mod requests;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use js_sys::Uint8Array;
-use relay_agent::api::{self, Follower, Reply, no_agent};
-use relay_agent::exchange::Answers;
-use relay_agent::executor::{HttpEvent, HttpRequest};
-use relay_agent::machine::{Context, DeletedAgent, EffectId, Published};
-use relay_engine::sql::StoreError;
-use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
-use relay_site::nip98::{Nip98Error, SignerTrust};
-use relay_site::{AgentRoute, HttpResponse};
+use relay_agent::executor::HttpEvent;
+use relay_agent::machine::{Context, EffectId, Published};
+use relay_engine::types::{Event, Now};
 use wasm_bindgen::JsCast;
 use worker::{
     AbortController, DurableObject, Env, Error, Method, Request, RequestInit, Response, Result, State,
     durable_object,
 };
 
+use self::effects::{PendingEffect, Runtime};
 use self::follow::LogStream;
-
-use super::entry::response;
 use super::js::{self, Storage};
 use super::sql::DurableSql;
 use super::{blossom, calls, memory, shards, variables};
-use crate::agent::api_request::{API_PATH, ApiRequest, ENTRY_PATH, decode_deployment, encode_entry};
 use crate::agent::message::{
-    DELIVER_PATH, Delivery, InstanceId, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes,
-    encode_filter, encode_publish,
+    InstanceId, PUBLISH_PATH, QUERY_PATH, decode_events, decode_outcomes, encode_filter, encode_publish,
 };
 use crate::agent::remote_relays::RemoteRelays;
-use crate::agent::{AgentHost, AgentObject, NO_MEMORY, WORK_MEMORY_MAX, is_opened};
+use crate::agent::{AgentObject, NO_MEMORY, WORK_MEMORY_MAX, is_opened};
 use crate::settings::Settings;
-use crate::used_auth_events;
 
 /// The binding of [`AgentDurableObject`]; objects are named by the npub of their agent.
 pub(super) const AGENT: &str = "AGENT";
@@ -75,102 +67,6 @@ struct Shared {
 
 type PendingEffects = Rc<RefCell<VecDeque<PendingEffect>>>;
 type Calls = Rc<RefCell<BTreeMap<EffectId, AbortController>>>;
-
-/// What the agent wants, until it is begun.
-enum PendingEffect {
-    Publish(EffectId, Vec<Event>),
-    PublishToRemoteRelays(Vec<Event>, Vec<String>),
-    Call(EffectId, HttpRequest),
-    CallModel(EffectId, String, Bytes),
-    Exchange(EffectId, Vec<String>, Answers, Vec<Event>),
-    Query(EffectId, Filter),
-    StoreBlob(EffectId, PubKey, Bytes, &'static str),
-    ReadBlob(EffectId, String, usize),
-    Remove(DeletedAgent),
-}
-
-/// The runtime, as the agent uses it.
-struct Runtime {
-    storage: Storage,
-    pending_effects: PendingEffects,
-    calls: Calls,
-}
-
-impl Runtime {
-    fn push_effect(&self, effect: PendingEffect) {
-        if let Ok(mut pending_effects) = self.pending_effects.try_borrow_mut() {
-            pending_effects.push_back(effect);
-        }
-    }
-}
-
-impl AgentHost for Runtime {
-    fn publish(&self, id: EffectId, events: &[Event]) {
-        self.push_effect(PendingEffect::Publish(id, events.to_vec()));
-    }
-
-    fn publish_to_remote_relays(&self, events: &[Event], relays: &[String]) {
-        self.push_effect(PendingEffect::PublishToRemoteRelays(events.to_vec(), relays.to_vec()));
-    }
-
-    fn call(&self, id: EffectId, request: HttpRequest) {
-        self.push_effect(PendingEffect::Call(id, request));
-    }
-
-    fn call_model(&self, id: EffectId, model: &str, input: Bytes) {
-        self.push_effect(PendingEffect::CallModel(id, model.to_owned(), input));
-    }
-
-    fn exchange(&self, id: EffectId, relays: &[String], answers: Answers, requests: &[Event]) {
-        self.push_effect(PendingEffect::Exchange(id, relays.to_vec(), answers, requests.to_vec()));
-    }
-
-    fn cancel(&self, id: EffectId) {
-        if let Ok(mut pending_effects) = self.pending_effects.try_borrow_mut() {
-            pending_effects.retain(|pending_effect| match pending_effect {
-                PendingEffect::Call(own, _)
-                | PendingEffect::CallModel(own, ..)
-                | PendingEffect::Exchange(own, ..)
-                | PendingEffect::ReadBlob(own, ..) => *own != id,
-                PendingEffect::Publish(..)
-                | PendingEffect::PublishToRemoteRelays(..)
-                | PendingEffect::Query(..)
-                | PendingEffect::StoreBlob(..)
-                | PendingEffect::Remove(_) => true,
-            });
-        }
-        let open = self.calls.try_borrow_mut().ok().and_then(|mut calls| calls.remove(&id));
-        if let Some(call) = open {
-            call.abort();
-        }
-    }
-
-    fn query(&self, id: EffectId, filter: &Filter) {
-        self.push_effect(PendingEffect::Query(id, filter.clone()));
-    }
-
-    fn store_blob(&self, id: EffectId, owner: PubKey, bytes: Bytes, mime: &'static str) {
-        self.push_effect(PendingEffect::StoreBlob(id, owner, bytes, mime));
-    }
-
-    fn read_blob(&self, id: EffectId, sha256: &str, bytes_max: usize) {
-        self.push_effect(PendingEffect::ReadBlob(id, sha256.to_owned(), bytes_max));
-    }
-
-    fn remove(&self, deleted: &DeletedAgent) {
-        self.push_effect(PendingEffect::Remove(deleted.clone()));
-    }
-
-    fn set_alarm(&self, at: Now) {
-        if let Err(error) = self.storage.set_alarm(at.millis() as f64) {
-            worker::console_error!("setting an alarm: {}", js::error_message(&error));
-        }
-    }
-
-    fn memory_used_bytes(&self) -> u64 {
-        memory::used_bytes()
-    }
-}
 
 thread_local! {
     /// The agents of this isolate that are open. Those of objects that the platform has evicted are removed by the way.
@@ -424,142 +320,6 @@ impl Shared {
         let storage = self.state.as_raw().storage().map_err(|error| js::error_message(&error))?;
         Ok(storage.unchecked_into())
     }
-
-    async fn answer(self: &Rc<Self>, mut request: Request) -> Result<Response> {
-        let body = request.bytes().await?;
-        match (request.method(), request.path().as_str()) {
-            (Method::Post, DELIVER_PATH) => {
-                match self.has_agent() {
-                    Ok(true) => {}
-                    Ok(false) => return Response::error("no agent is deployed in this object\n", 404),
-                    Err(message) => return Response::error(format!("{message}\n"), 503),
-                }
-                let delivery = match Delivery::decode(&body) {
-                    Ok(delivery) => delivery,
-                    Err(error) => return Response::error(format!("{error}\n"), 400),
-                };
-                make_room();
-                let delivered = self.with(|agent| agent.deliver(now(), delivery));
-                match delivered.and_then(|delivered| delivered.map_err(|error| error.to_string())) {
-                    Ok(reply) => Response::from_bytes(reply.encode()),
-                    Err(message) => Response::error(format!("{message}\n"), 503),
-                }
-            }
-            (Method::Post, API_PATH) => match ApiRequest::decode(&body) {
-                Ok((ask, body)) => {
-                    let answer = self.ask(&ask, body).await;
-                    match Follower::of(&ask.request(body), now()) {
-                        Some(follower) if answer.status == 200 => self.follow(&answer, follower),
-                        _ => response(answer),
-                    }
-                }
-                Err(error) => Response::error(format!("{error}\n"), 400),
-            },
-            _ => Response::error("not found\n", 404),
-        }
-    }
-
-    /// Answers a request to the API. The router knows what has changed before the client does.
-    async fn ask(self: &Rc<Self>, ask: &ApiRequest, body: &[u8]) -> HttpResponse {
-        let deployment = matches!(ask.route, AgentRoute::Deploy | AgentRoute::Update)
-            .then(|| decode_deployment(body))
-            .transpose();
-        let deployment = match deployment {
-            Ok(deployment) => deployment,
-            Err(error) => return HttpResponse::error(400, &error.to_string()),
-        };
-        match self.has_agent() {
-            Ok(false) if ask.route != AgentRoute::Deploy => {
-                return no_agent();
-            }
-            Ok(_) => {}
-            Err(message) => return unavailable(&message),
-        }
-        let deleted = match &deployment {
-            Some(deployment) => self.removal_record_of(&deployment.pubkey).await,
-            None => Ok(None),
-        };
-        let deleted = match deleted {
-            Ok(deleted) => deleted,
-            Err(message) => return unavailable(&message),
-        };
-        let is_new = match &deleted {
-            Some(deleted) => self.recall(deleted, ask),
-            None => Ok(Ok(())),
-        };
-        match is_new
-            .and_then(|is_new| is_new.map_or_else(|rejection| Ok(Err(rejection)), |()| self.mark_used(ask)))
-        {
-            Ok(Ok(())) => {}
-            Ok(Err(rejection)) => return rejection.into(),
-            Err(message) => return unavailable(&message),
-        }
-        let reply = self.with(|agent| {
-            let (now, request) = (now(), ask.request(body));
-            agent.with(now, |agent| {
-                deleted.map_or(Ok(()), |deleted| agent.restore(&deleted))?;
-                Ok::<Reply, StoreError>(match &deployment {
-                    Some(deployment) => api::deploy(agent, now, &request, deployment),
-                    None => api::agent(agent, now, &request),
-                })
-            })
-        });
-        let reply = reply.and_then(|reply| reply.map_err(|error| error.to_string()));
-        let Reply { answer, changed } = match reply {
-            Ok(reply) => reply,
-            Err(message) => return unavailable(&message),
-        };
-        if let Some(entry) = changed
-            && let Err(message) = self.ask_relay(ENTRY_PATH, encode_entry(&entry)).await
-        {
-            return unavailable(&message);
-        }
-        answer
-    }
-}
-
-impl Shared {
-    /// Remembers what was used before the object was emptied, unless this request is among it.
-    fn recall(
-        &self,
-        deleted: &DeletedAgent,
-        ask: &ApiRequest,
-    ) -> std::result::Result<std::result::Result<(), Nip98Error>, String> {
-        let is_same = |id: EventId| ask.signed.as_ref().is_some_and(|signed| signed.id == id.to_string());
-        if deleted.used().any(|(_, id)| is_same(id)) {
-            return Ok(Err(Nip98Error::Replayed));
-        }
-        let conn = DurableSql::new(self.storage()?);
-        used_auth_events::remember(&conn, now().seconds(), deleted.used())
-            .map(Ok)
-            .map_err(|error| error.to_string())
-    }
-
-    /// Marks the event that has signed a request as used, if its author is permitted what it asks for.
-    fn mark_used(
-        self: &Rc<Self>,
-        ask: &ApiRequest,
-    ) -> std::result::Result<std::result::Result<(), Nip98Error>, String> {
-        let Some(signed) = &ask.signed else { return Ok(Ok(())) };
-        // Others are refused below, or do this with what is their own (a customer with its history), where a repetition does no
-        // harm.
-        let is_permitted = ask.route == AgentRoute::Deploy || {
-            let entry = self.with(|agent| api::entry(agent.agent()))?;
-            let admitted = api::admit(ask.route, ask.id.as_deref(), ask.caller, false, entry.as_ref());
-            admitted == Ok(SignerTrust::Permitted)
-        };
-        if !is_permitted {
-            return Ok(Ok(()));
-        }
-        let now = js_sys::Date::now() as u64 / 1_000;
-        signed.take(&DurableSql::new(self.storage()?), now).map_err(|error| error.to_string())
-    }
-}
-
-/// Storage or the other object has failed; the client may try again.
-fn unavailable(message: &str) -> HttpResponse {
-    worker::console_error!("a request to the agents' API: {message}");
-    HttpResponse::error(503, "temporarily unavailable, try again")
 }
 
 impl DurableObject for AgentDurableObject {
