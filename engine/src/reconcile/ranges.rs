@@ -17,9 +17,9 @@ use std::borrow::Cow;
 pub const RANGES_MAX: usize = 12_288;
 
 /// Estimated look-ups of the ranges that are answered at once, counted before the crate is called: one for a range of Skip and
-/// two for others. Some 4 ms in a set of a million events. A message of 60,000 bytes can have more, where most of its
-/// fingerprints are the relay's too; where they are not, the answer is full long before.
-pub const LOOKUPS_MAX: usize = 4_096;
+/// two for others. Enough for 60,000 bytes of fingerprints (6,314); some 6 ms in a set of a million events if all of them are the
+/// relay's too.
+pub const LOOKUPS_MAX: usize = 6_400;
 
 /// A range to infinity, without an id, with a fingerprint of zeros, which no set of events has.
 const REST: [u8; 3 + FINGERPRINT_BYTES] = {
