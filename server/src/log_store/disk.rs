@@ -16,11 +16,11 @@ pub trait Disk: Send + Sync + 'static {
     /// The system's.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// A file of `bytes` zeros, for which the disk has allocated space, in place of any of this name. Its name is durable after
-    /// [`Disk::sync`].
+    /// A file of `bytes` zeros, for which the disk has allocated space, in place of any of this name, which whoever has it open
+    /// keeps. Its name is durable after [`Disk::sync`].
     ///
     /// # Errors
-    /// The system's. The file may be there then.
+    /// The system's. The file may be there then, the one before it, or none.
     fn create(&self, name: &str, bytes: u64) -> io::Result<Self::File>;
 
     /// A file that is there, as long as it is.

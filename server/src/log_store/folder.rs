@@ -79,7 +79,12 @@ impl Disk for Folder {
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<MappedFile> {
         let path = self.file(name);
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        // What has one of this name open keeps it.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let open = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         allocate(&open, bytes)?;
         open.set_len(bytes)?;
         MappedFile::new(open, bytes)

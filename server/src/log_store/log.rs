@@ -27,15 +27,18 @@ pub(super) struct Log<F> {
     pub(super) segment: Arc<Segment<F>>,
     /// Whether a write failed, so that something may be behind the last batch.
     is_dirty: bool,
+    /// Whether the segment's file may have no name any more: it has no batch, and making it anew has failed.
+    is_lost: bool,
 }
 
 impl<F: DiskFile> Log<F> {
     pub(super) fn new(database: [u8; 16], segment: Arc<Segment<F>>) -> Self {
-        Log { database, segment, is_dirty: false }
+        Log { database, segment, is_dirty: false, is_lost: false }
     }
 
-    /// Adds a batch, durably. `next_seq`: the least number that an event may still be given. `may_be_small`: in a small segment if there is no space for a large one. After an error nothing is
-    /// there of it, or, if the process ends before the next one is added, it may be there whole.
+    /// Adds a batch, durably. `next_seq`: the least number that an event may still be given. `may_be_small`: in a small segment if
+    /// there is no space for a large one. After an error nothing is there of it, or, if the process ends before the next one is
+    /// added, it may be there whole.
     pub(super) fn append<D: Disk<File = F>>(
         &mut self,
         disk: &D,
@@ -52,7 +55,7 @@ impl<F: DiskFile> Log<F> {
                 && last.is_none_or(|last| last.0 - segment.first_seq < u64::from(segment.numbers()))
                 && segment.end() + bytes <= segment.file.bytes()
         };
-        if !fits(&self.segment) {
+        if self.is_lost || !fits(&self.segment) {
             // Should this batch fail, the next one may begin with a lower number than it does.
             let first_seq = first.filter(|first| first.0 - next_seq.0 >= u64::from(options.segment_events));
             let first_seq = first_seq.unwrap_or(next_seq);
@@ -99,18 +102,19 @@ impl<F: DiskFile> Log<F> {
         bytes: u64,
         may_be_small: bool,
     ) -> Result<(), StoreError> {
-        if self.is_dirty {
+        // One without a batch is made anew.
+        let is_empty = self.segment.end() == segment::HEAD_BYTES;
+        if self.is_dirty && !is_empty {
             // Of a segment that is not the last one, recovery takes all that is behind its last batch for damage.
             let (file, end) = (&self.segment.file, self.segment.end());
             file.clear_from(end).and_then(|()| file.sync()).map_err(|error| self.failed(&error))?;
             self.is_dirty = false;
         }
-        // One without a batch is made anew.
-        let is_empty = self.segment.end() == segment::HEAD_BYTES;
         let number = self.segment.number + u64::from(!is_empty);
         let bytes_min = segment::HEAD_BYTES + bytes;
         let numbers = numbers.max(options.segment_events);
         let wanted = options.segment_bytes.max(bytes_min);
+        self.is_lost = is_empty;
         self.segment = Arc::new(match create(disk, self.database, number, head, numbers, wanted) {
             Err(StoreError::Full(_)) if may_be_small && wanted > bytes_min + SMALL_SEGMENT_BYTES => {
                 let small = bytes_min + SMALL_SEGMENT_BYTES;
@@ -118,6 +122,7 @@ impl<F: DiskFile> Log<F> {
             }
             created => created?,
         });
+        (self.is_lost, self.is_dirty) = (false, false);
         Ok(())
     }
 }

@@ -172,7 +172,12 @@ impl<D: Disk> Replay<'_, D> {
             let is_last = number == last;
             let segment = match self.open(&name, number, is_last && number > first) {
                 Ok(Some(Unread { segment, serial })) => {
-                    if number > first && serial != version.applied.position.serial {
+                    let known = version.applied.position.serial;
+                    if number > first && is_last && serial < known && !self.has_batches(&name) {
+                        // It was made, and then what came next went into the one before it: its name could not be made durable.
+                        break;
+                    }
+                    if number > first && serial != known {
                         return Err(broken(
                             &segment::name(number - 1, 0),
                             segments.last().map_or(0, |last| last.end()),

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use relay_server::log_store::{Disk, DiskFile};
@@ -27,8 +28,8 @@ struct State {
     /// The call at which the machine stops.
     crash_at: u64,
     has_crashed: bool,
-    /// The call that fails, and how.
-    fail_at: Option<(u64, ErrorKind)>,
+    /// The calls that fail, and how.
+    failing: Option<(Range<u64>, ErrorKind)>,
     chance: Chance,
 }
 
@@ -95,7 +96,7 @@ impl CrashDisk {
             calls: 0,
             crash_at: u64::MAX,
             has_crashed: false,
-            fail_at: None,
+            failing: None,
             chance: Chance::new(seed),
         })))
     }
@@ -115,7 +116,12 @@ impl CrashDisk {
 
     /// The `n`th call from the beginning fails.
     pub(crate) fn fail_at(&self, n: u64, kind: ErrorKind) {
-        self.state().fail_at = Some((n, kind));
+        self.fail_calls(n..n + 1, kind);
+    }
+
+    /// These calls from the beginning fail.
+    pub(crate) fn fail_calls(&self, calls: Range<u64>, kind: ErrorKind) {
+        self.state().failing = Some((calls, kind));
     }
 
     pub(crate) fn has_crashed(&self) -> bool {
@@ -187,7 +193,8 @@ impl State {
 
     /// How this call fails, if it does.
     fn failure(&self) -> Option<io::Error> {
-        self.fail_at.filter(|(at, _)| *at == self.calls).map(|(_, kind)| kind.into())
+        let (calls, kind) = self.failing.as_ref()?;
+        calls.contains(&self.calls).then(|| (*kind).into())
     }
 
     fn stopped(is_stopped: bool) -> io::Result<()> {

@@ -2,10 +2,10 @@
 
 use std::io::ErrorKind;
 
-use relay_engine::store::{Backend, Reader, StoreError};
+use relay_engine::store::{Backend, Reader, Seq, StoreError, Writer, terms_of};
 use relay_server::log_store::LogBackend;
 
-use crate::backend_contract::{Chance, Model};
+use crate::backend_contract::{Chance, Model, author, note, of_author};
 use crate::crash_disk::{CrashDisk, Kept};
 use crate::tiny;
 
@@ -149,6 +149,61 @@ fn a_call_that_fails_loses_nothing_that_was_acknowledged() {
         }
     }
     assert!(refused.iter().all(|refused| *refused as u64 > ROUNDS), "{refused:?}");
+}
+
+/// Stores notes in one write.
+fn store(backend: &LogBackend<CrashDisk>, numbers: std::ops::Range<u64>) -> Result<(), StoreError> {
+    backend.write(|writer| {
+        numbers.into_iter().try_for_each(|n| {
+            let event = note(n, n);
+            writer.insert(Seq(n), &event, &terms_of(event.view(), backend.classes()))
+        })
+    })
+}
+
+/// Regression: the next segment was made in place of one without a batch, and when that failed the file of the latter was removed
+/// while it was in use: what was acknowledged afterwards was gone with the process. And when the name of a next segment
+/// could not be made durable, what went into the one before it later was taken for missing.
+#[test]
+fn a_segment_that_cannot_be_made_loses_nothing() {
+    let mut refused = 0;
+    for (before, kind, failing) in [
+        (0, ErrorKind::Other, 1),
+        (0, ErrorKind::StorageFull, 2),
+        (0, ErrorKind::Other, 3),
+        (2, ErrorKind::Other, 1),
+        (2, ErrorKind::Other, 2),
+        (2, ErrorKind::StorageFull, 3),
+    ] {
+        for first in 0..9 {
+            let note = format!("{before} before, calls {first} to {} of the next write fail", first + failing);
+            let disk = CrashDisk::new(first);
+            let backend = open(&disk).expect("opens");
+            (1..=before).for_each(|n| store(&backend, n..n + 1).expect("stores"));
+            let mut stored: Vec<u64> = (1..=before).collect();
+            let next = disk.calls() + 1 + first;
+            disk.fail_calls(next..next + failing, kind);
+            // The first one is too large for what the segment has left.
+            for count in [30, 1, 1, 1, 1, 1] {
+                let last = backend.reader().and_then(|reader| reader.last_seq()).expect("last").0;
+                let range = last + 1..last + 1 + count;
+                match store(&backend, range.clone()) {
+                    Ok(()) => stored.extend(range),
+                    Err(_) => refused += 1,
+                }
+            }
+            stored.reverse();
+            drop(backend);
+            for kept in [Kept::Nothing, Kept::Everything, Kept::Some] {
+                let backend = open(&disk.after_crash(kept, first));
+                let backend = backend.unwrap_or_else(|error| panic!("{note}, {kept:?} kept: {error}"));
+                assert_eq!(of_author(&backend, author(1)), stored, "{note}, {kept:?} kept");
+                let checked = backend.check().expect("checked");
+                assert!(checked.damage.is_empty(), "{note}: {:?}", checked.damage);
+            }
+        }
+    }
+    assert!(refused > 20, "{refused}");
 }
 
 /// A byte that changes on the disk: it is named, or it does not matter; nothing is lost without a word, and nothing is written.
