@@ -108,9 +108,6 @@ impl<F: DiskFile> Maintainer<F> {
 
     /// Makes a swap durable.
     fn commit<D: Disk<File = F>>(&mut self, disk: &D, swap: &Swap) -> Result<(), StoreError> {
-        if self.manifest.is_broken() {
-            self.replace_manifest(disk)?;
-        }
         let flushed = swap.flushed.as_ref();
         let edit = Edit {
             removed_pages: &swap.old,
@@ -255,6 +252,10 @@ impl<D: Disk> Store<D> {
             return Ok(false);
         }
         maintainer.reclaim();
+        if maintainer.manifest.is_broken() {
+            // What its last edit names may be what there is, so nothing is written there.
+            maintainer.replace_manifest(&self.disk)?;
+        }
         let version = self.version();
         if self.is_full(&version, 1) {
             drop(version);

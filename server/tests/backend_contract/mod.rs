@@ -199,6 +199,18 @@ impl Model {
         self.last_seq
     }
 
+    /// Whether `reader` has as many events and the same last one.
+    #[allow(dead_code, reason = "not every backend's tests need it")]
+    pub(crate) fn is_likely(&self, reader: &impl Reader) -> bool {
+        let last = self.events.last_key_value();
+        let json = last.map(|(_, (event, _))| event.json());
+        let found = last.map(|(seq, _)| reader.event_or_pending_removal(*seq).expect("read"));
+        reader.last_seq() == Ok(self.last_seq)
+            && reader.stats().expect("stats").events
+                == (self.events.len() - self.pending_removal.len()) as u64
+            && found.as_ref().and_then(Option::as_deref) == json
+    }
+
     /// One random change, to the model and to `writer`.
     pub(crate) fn change(&mut self, writer: &mut impl Writer, classes: TermClasses, chance: &mut Chance) {
         match chance.below(7) {

@@ -151,6 +151,46 @@ fn a_call_that_fails_loses_nothing_that_was_acknowledged() {
     assert!(refused.iter().all(|refused| *refused as u64 > ROUNDS), "{refused:?}");
 }
 
+/// Regression: a segment was written again under a name that an edit of the manifest had which might be there, though writing it
+/// had failed; a crash then left a segment that was named and not whole.
+#[test]
+fn a_failure_and_a_crash_soon_after_lose_nothing_that_was_acknowledged() {
+    let disk = CrashDisk::new(1);
+    run(&disk, 5);
+    let calls = disk.calls();
+    for n in 1..=calls {
+        for crash in [n + 1 + n % 4, n + 5 + n % 11] {
+            let note = format!("call {n} of {calls} fails, crash at call {crash}");
+            let disk = CrashDisk::new(n);
+            disk.fail_at(n, ErrorKind::Other);
+            disk.crash_at(crash);
+            let (mut model, mut chance) = (Model::default(), Chance::new(5));
+            let mut attempts = Vec::new();
+            if let Ok(backend) = open(&disk) {
+                for _ in 0..ROUNDS {
+                    if disk.has_crashed() {
+                        break;
+                    }
+                    match write(&backend, &mut model, &mut chance) {
+                        (Ok(()), _) => attempts.clear(),
+                        (Err(_), next) => attempts.push(next),
+                    }
+                }
+            }
+            attempts.push(model);
+            for (kept, seed) in [(Kept::Nothing, 0), (Kept::Everything, 0), (Kept::Some, n)] {
+                let note = format!("{note}, {kept:?} kept");
+                let backend = open(&disk.after_crash(kept, seed));
+                let backend = backend.unwrap_or_else(|error| panic!("{note}: {error}"));
+                let reader = backend.reader().expect("reader");
+                // One that failed may be there whole.
+                let found = attempts.iter().find(|model| model.is_likely(&reader));
+                check(&backend, found.unwrap_or_else(|| panic!("{note}: another state")), &note);
+            }
+        }
+    }
+}
+
 /// Stores notes in one write.
 fn store(backend: &LogBackend<CrashDisk>, numbers: std::ops::Range<u64>) -> Result<(), StoreError> {
     backend.write(|writer| {
