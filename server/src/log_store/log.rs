@@ -53,7 +53,7 @@ impl<F: DiskFile> Log<F> {
         let fits = |segment: &Segment<F>| {
             first.is_none_or(|first| first.0 >= segment.first_seq)
                 && last.is_none_or(|last| last.0 - segment.first_seq < u64::from(segment.numbers()))
-                && segment.end() + bytes <= segment.file.bytes()
+                && segment.has_room(bytes, last)
         };
         if self.is_lost || !fits(&self.segment) {
             // Should this batch fail, the next one may begin with a lower number than it does.
@@ -111,7 +111,8 @@ impl<F: DiskFile> Log<F> {
             self.is_dirty = false;
         }
         let number = self.segment.number + u64::from(!is_empty);
-        let bytes_min = segment::HEAD_BYTES + bytes;
+        // It gets an index when the disk may be full.
+        let bytes_min = segment::HEAD_BYTES + bytes + segment::index_bytes(numbers);
         let numbers = numbers.max(options.segment_events);
         let wanted = options.segment_bytes.max(bytes_min);
         self.is_lost = is_empty;

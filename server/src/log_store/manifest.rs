@@ -1,7 +1,7 @@
 //! The manifest: which pages and segments there are, and up to where the log is in the pages.
 //!
 //! ```text
-//! manifest-<n>    frame("\xffman", head)  frame("\xffedt", edit)*       the first edit is all there is, the others change it
+//! manifest-<n>    frame("\xffman", head)  frame("\xffedt", edit)*  zeros       the first edit is all there is, the others change it
 //! head            version:4  database:16  bytes of a slot:4  slots of a file:4
 //! ```
 //!
@@ -24,8 +24,6 @@ const HEAD_MAGIC: [u8; 4] = *b"\xffman";
 const EDIT_MAGIC: [u8; 4] = *b"\xffedt";
 /// Another version is refused.
 const VERSION: usize = 1;
-/// Edits may always have this many bytes before all is written anew.
-const EDITS_BYTES_MIN: u64 = 1 << 20;
 
 /// A segment that the manifest knows: its batches are in the pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,6 +271,8 @@ pub(super) struct Manifest<F> {
     /// Bytes of the head and the first edit, and of all.
     first_bytes: u64,
     end: u64,
+    /// Bytes that edits may always have.
+    edits_bytes: u64,
     /// Whether the last edit could not be written: what is on the disk is unknown, and all must be written anew.
     is_broken: bool,
 }
@@ -284,25 +284,33 @@ pub(super) struct Opened<F> {
 }
 
 impl<F: DiskFile> Manifest<F> {
-    /// Writes the first manifest of a new database, or all there is as the next one, durably.
+    /// Writes the first manifest of a new database, or all there is as the next one, durably, with space for as many edits as it
+    /// may have.
     pub(super) fn create<D: Disk<File = F>>(
         disk: &D,
         head: Head,
         number: u64,
         state: &State,
+        edits_bytes: u64,
     ) -> Result<Self, StoreError> {
         let name = name(number);
         let failed = |error| store_error(&name, &error);
         let mut bytes = codec::frame(HEAD_MAGIC, &head.encode());
         bytes.extend(codec::frame(EDIT_MAGIC, &state.encode()));
-        let file = disk.create(&name, 0).map_err(failed)?;
+        let first_bytes = bytes.len() as u64;
+        let wanted = first_bytes + edits_bytes.max(first_bytes);
+        // On a disk without so much space, edits must find it when they come.
+        let file = disk.create(&name, wanted).or_else(|_| disk.create(&name, first_bytes)).map_err(failed)?;
         file.write(0, &bytes).and_then(|()| file.sync()).and_then(|()| disk.sync()).map_err(failed)?;
-        let bytes = bytes.len() as u64;
-        Ok(Manifest { head, number, file, first_bytes: bytes, end: bytes, is_broken: false })
+        Ok(Manifest { head, number, file, first_bytes, end: first_bytes, edits_bytes, is_broken: false })
     }
 
     /// Reads one; `None` if it was not finished. An edit at the end that is not whole was never made; before another, all is written anew.
-    pub(super) fn open<D: Disk<File = F>>(disk: &D, number: u64) -> Result<Option<Opened<F>>, StoreError> {
+    pub(super) fn open<D: Disk<File = F>>(
+        disk: &D,
+        number: u64,
+        edits_bytes: u64,
+    ) -> Result<Option<Opened<F>>, StoreError> {
         let name = name(number);
         let failed = |error| store_error(&name, &error);
         let file = disk.open(&name).map_err(failed)?;
@@ -329,9 +337,10 @@ impl<F: DiskFile> Manifest<F> {
         if rest.get(8..).is_some_and(|rest| codec::has_frame(EDIT_MAGIC, rest)) {
             return Err(StoreError::Corrupt(format!("{name}: the edit at byte {end} is broken")));
         }
-        let is_torn = !rest.is_empty();
+        let is_torn = rest.iter().any(|byte| *byte != 0);
         drop(bytes);
-        let manifest = Manifest { head, number, file, first_bytes, end: end as u64, is_broken: is_torn };
+        let end = end as u64;
+        let manifest = Manifest { head, number, file, first_bytes, end, edits_bytes, is_broken: is_torn };
         Ok(Some(Opened { manifest, state }))
     }
 
@@ -350,7 +359,7 @@ impl<F: DiskFile> Manifest<F> {
 
     /// Whether all should be written anew.
     pub(super) fn is_long(&self) -> bool {
-        self.is_broken || self.end - self.first_bytes > self.first_bytes.max(EDITS_BYTES_MIN)
+        self.is_broken || self.end - self.first_bytes > self.first_bytes.max(self.edits_bytes)
     }
 
     /// Whether an edit could not be written, or not be read.
@@ -374,7 +383,7 @@ impl<F: DiskFile> Manifest<F> {
     pub(super) fn replace<D: Disk<File = F>>(&mut self, disk: &D, state: &State) -> Result<(), StoreError> {
         // If this fails midway, the next one may be there, and edits of this one would be lost.
         self.is_broken = true;
-        let next = Manifest::create(disk, self.head, self.number + 1, state)?;
+        let next = Manifest::create(disk, self.head, self.number + 1, state, self.edits_bytes)?;
         let old = std::mem::replace(self, next);
         // If the new one were damaged later, the old one must not be taken for what there is.
         self.is_broken = true;

@@ -24,15 +24,19 @@
 //! | `manifest` | what there is |
 //! | `version` | one state, to be read |
 //! | `recovery` | opening |
-//! | `maintenance` | what is done in the background |
+//! | `maintenance`, `maintainer` | what is done in the background: its thread and steps; what they work on |
+//! | `flush`, `cleaning` | steps: keys to pages; segments without removed events |
 //! | `check` | all checksums, for `relay verify-db` |
 
 mod batch;
 mod check;
+mod cleaning;
 mod codec;
 mod disk;
+mod flush;
 mod folder;
 mod log;
+mod maintainer;
 mod maintenance;
 mod manifest;
 mod open_error;
@@ -60,7 +64,8 @@ pub use version::Snapshot;
 use batch::NewBatch;
 use folder::LockError;
 use log::Log;
-use maintenance::{Maintainer, Signal};
+use maintainer::Maintainer;
+use maintenance::Signal;
 use manifest::Position;
 use recovery::{Change, Recovered};
 use version::Version;

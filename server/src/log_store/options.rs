@@ -21,6 +21,8 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// Most events of a file of the log.
     pub segment_events: u32,
+    /// Bytes that edits of the manifest may have before all is written anew, unless that is longer. They are allocated beforehand.
+    pub edits_bytes: u64,
     /// Runs of a level at which they are merged into one of the next.
     pub runs: usize,
     /// Pages that one step of a merge writes, about.
@@ -40,6 +42,7 @@ impl Default for LogOptions {
             file_slots: 2_048,
             segment_bytes: 64 << 20,
             segment_events: 1 << 18,
+            edits_bytes: 1 << 20,
             runs: 6,
             step_pages: 32,
             removed_keys_max: REMOVED_KEYS_MAX,

@@ -93,7 +93,7 @@ fn find_manifest<D: Disk>(
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| manifest::parse_name(name)).collect();
     numbers.sort_unstable();
     while let Some(number) = numbers.pop() {
-        if let Some(opened) = Manifest::open(disk, number)? {
+        if let Some(opened) = Manifest::open(disk, number, options.edits_bytes)? {
             return Ok(Some(opened));
         }
     }
@@ -108,7 +108,8 @@ fn find_manifest<D: Disk>(
         .map_err(|error| StoreError::Failed(format!("no random bytes: {error}")))?;
     let mut state = State::default();
     state.flushed.position = Position { segment: 1, offset: segment::HEAD_BYTES, serial: 0 };
-    let manifest = Manifest::create(disk, Head { database, slots: options.slots() }, 1, &state)?;
+    let head = Head { database, slots: options.slots() };
+    let manifest = Manifest::create(disk, head, 1, &state, options.edits_bytes)?;
     Ok(Some(Opened { manifest, state }))
 }
 

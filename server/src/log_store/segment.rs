@@ -39,6 +39,8 @@ pub(super) struct Segment<F> {
     offsets: Offsets,
     /// Where its last batch ends.
     end: AtomicU64,
+    /// How many numbers there are up to its last event, while its offsets are in memory.
+    used: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,11 @@ pub(super) fn name(number: u64, generation: u32) -> String {
         0 => format!("log-{number:08}"),
         _ => format!("log-{number:08}-{generation}"),
     }
+}
+
+/// Bytes of an index of so many numbers.
+pub(super) fn index_bytes(numbers: u32) -> u64 {
+    (INDEX_HEAD_BYTES + 4 * u64::from(numbers)).next_multiple_of(8)
 }
 
 /// The number and the generation in a file's name.
@@ -91,7 +98,8 @@ impl<F: DiskFile> Segment<F> {
     /// One without events yet, for `numbers` sequence numbers.
     pub(super) fn new(file: F, number: u64, generation: u32, first_seq: u64, numbers: u32) -> Self {
         let offsets = Offsets::Memory((0..numbers).map(|_| AtomicU32::new(0)).collect());
-        Segment { number, generation, first_seq, file, offsets, end: AtomicU64::new(HEAD_BYTES) }
+        let (end, used) = (AtomicU64::new(HEAD_BYTES), AtomicU32::new(0));
+        Segment { number, generation, first_seq, file, offsets, end, used }
     }
 
     /// One whose index is in its file, behind its batches, which end at `end`.
@@ -116,7 +124,8 @@ impl<F: DiskFile> Segment<F> {
             return Err(StoreError::Corrupt(format!("{name}: its index is broken")));
         }
         let offsets = Offsets::Stored { at: end + INDEX_HEAD_BYTES, numbers };
-        Ok(Segment { number, generation, first_seq, file, offsets, end: AtomicU64::new(end) })
+        let (end, used) = (AtomicU64::new(end), AtomicU32::new(numbers));
+        Ok(Segment { number, generation, first_seq, file, offsets, end, used })
     }
 
     pub(super) fn name(&self) -> String {
@@ -136,6 +145,7 @@ impl<F: DiskFile> Segment<F> {
                 if let Some(offset) = offsets.get((seq.0 - self.first_seq) as usize) {
                     // Whoever may read it learns of the number by a lock.
                     offset.store((begin + at as u64) as u32, Ordering::Relaxed);
+                    self.used.fetch_max((seq.0 - self.first_seq) as u32 + 1, Ordering::Relaxed);
                 }
             }
         }
@@ -150,14 +160,37 @@ impl<F: DiskFile> Segment<F> {
         }
     }
 
+    /// The last number that it may have.
+    pub(super) fn last(&self) -> Seq {
+        Seq(self.first_seq + u64::from(self.numbers()).saturating_sub(1))
+    }
+
+    /// How many events are in its file, and how many of them are live.
+    pub(super) fn count(&self, is_live: impl Fn(Seq) -> bool) -> Result<(u64, u64), StoreError> {
+        let (mut events, mut live) = (0, 0);
+        for number in 0..self.numbers() {
+            if self.offset(number)? != 0 {
+                events += 1;
+                live += u64::from(is_live(Seq(self.first_seq + u64::from(number))));
+            }
+        }
+        Ok((events, live))
+    }
+
     /// Whether its index is in its file.
     pub(super) fn is_sealed(&self) -> bool {
         matches!(self.offsets, Offsets::Stored { .. })
     }
 
-    /// The frame of its index up to `last_seq`, and how many numbers that is of.
-    pub(super) fn index(&self, last_seq: Seq) -> (Vec<u8>, u32) {
-        let numbers = (last_seq.0 + 1).saturating_sub(self.first_seq).min(u64::from(self.numbers())) as u32;
+    /// Whether its file has space for a batch that adds events up to `last`, and for its index then.
+    pub(super) fn has_room(&self, bytes: u64, last: Option<Seq>) -> bool {
+        let used = last.map_or(0, |last| (last.0 - self.first_seq) as u32 + 1);
+        self.end() + bytes + index_bytes(used.max(self.used.load(Ordering::Relaxed))) <= self.file.bytes()
+    }
+
+    /// The frame of its index, and how many numbers that is of: those up to its last event.
+    pub(super) fn index(&self) -> (Vec<u8>, u32) {
+        let numbers = self.used.load(Ordering::Relaxed);
         let offsets = (0..numbers).flat_map(|number| self.offset(number).unwrap_or(0).to_le_bytes());
         (codec::frame(INDEX_MAGIC, &offsets.collect::<Vec<u8>>()), numbers)
     }

@@ -30,6 +30,8 @@ struct State {
     has_crashed: bool,
     /// The calls that fail, and how.
     failing: Option<(Range<u64>, ErrorKind)>,
+    /// Whether no file gets longer, and whether no page can be written.
+    is_full: (bool, bool),
     chance: Chance,
 }
 
@@ -97,6 +99,7 @@ impl CrashDisk {
             crash_at: u64::MAX,
             has_crashed: false,
             failing: None,
+            is_full: (false, false),
             chance: Chance::new(seed),
         })))
     }
@@ -122,6 +125,11 @@ impl CrashDisk {
     /// These calls from the beginning fail.
     pub(crate) fn fail_calls(&self, calls: Range<u64>, kind: ErrorKind) {
         self.state().failing = Some((calls, kind));
+    }
+
+    /// From now on no file gets longer, or no page is written, for want of space.
+    pub(crate) fn set_full(&self, none_grows: bool, no_pages: bool) {
+        self.state().is_full = (none_grows, no_pages);
     }
 
     pub(crate) fn has_crashed(&self) -> bool {
@@ -215,7 +223,7 @@ impl Disk for CrashDisk {
         if let Some(error) = state.failure() {
             return Err(error);
         }
-        // A file of this name that is open stays as it is, as one does whose name is removed; nobody relies on it.
+        // A file of this name that is open stays as it is, as one does whose name is removed.
         let zeros = vec![0; bytes as usize];
         let pending = if bytes > 0 { vec![(0, zeros.clone())] } else { Vec::new() };
         state.inodes.push(Inode { current: zeros, durable: Vec::new(), pending });
@@ -276,7 +284,13 @@ impl CrashFile {
     fn write_some(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state();
         let is_stopped = state.call()?;
-        let failure = state.failure();
+        let mut failure = state.failure();
+        let is_page =
+            || state.names.iter().any(|(name, inode)| *inode == self.inode && name.starts_with("pages-"));
+        let grows = at + bytes.len() > state.inodes[self.inode].current.len();
+        if state.is_full.0 && grows || state.is_full.1 && is_page() {
+            failure = Some(ErrorKind::StorageFull.into());
+        }
         let mut bytes = bytes;
         if failure.is_some() {
             let some = state.chance.below(bytes.len() as u64 + 1) as usize;

@@ -216,7 +216,8 @@ fn a_segment_that_cannot_be_made_loses_nothing() {
         (2, ErrorKind::StorageFull, 3),
     ] {
         for first in 0..9 {
-            let note = format!("{before} before, calls {first} to {} of the next write fail", first + failing);
+            let note =
+                format!("{before} before, calls {first} to {} of the next write fail", first + failing);
             let disk = CrashDisk::new(first);
             let backend = open(&disk).expect("opens");
             (1..=before).for_each(|n| store(&backend, n..n + 1).expect("stores"));

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use backend_contract::{author, check_random_writes, check_removal_across_restarts, insert, note, of_author};
 use crash_disk::CrashDisk;
-use relay_engine::store::{Backend, Reader, Seq};
+use relay_engine::store::{Backend, Reader, Seq, Writer, terms_of};
 use relay_engine::testing::{
     Groups, backend_tests, differential, differential_over, event_of_json, real_event_lines,
 };
@@ -27,6 +27,7 @@ fn tiny() -> LogOptions {
         file_slots: 16,
         segment_bytes: 6_000,
         segment_events: 20,
+        edits_bytes: 1_500,
         runs: 3,
         step_pages: 3,
         removed_keys_max: 0,
@@ -133,7 +134,6 @@ fn a_reader_keeps_its_snapshot() {
 }
 
 fn remove<D: relay_server::log_store::Disk>(backend: &LogBackend<D>, numbers: std::ops::RangeInclusive<u64>) {
-    use relay_engine::store::{Writer, terms_of};
     for n in numbers {
         let event = note(n, n);
         let terms = terms_of(event.view(), backend.classes());
@@ -167,6 +167,45 @@ fn segments_of_removed_events_are_cleaned() {
     let backend = LogBackend::open_on(disk.clone(), tiny()).expect("opens");
     assert_eq!(of_author(&backend, author(1)), [0; 0]);
     assert_eq!(backend.reader().expect("reader").last_seq(), Ok(Seq(400)));
+}
+
+/// Regression: while a flush failed on a full disk, segments without events were not dropped, which would have made space for it.
+#[test]
+fn a_full_disk_gets_space_from_segments_of_removed_events() {
+    let disk = CrashDisk::new(1);
+    let options = LogOptions { segment_bytes: 60_000, ..tiny() };
+    let backend = LogBackend::open_on(disk.clone(), options).expect("opens");
+    for n in 1..=202 {
+        insert(&backend, n, &note(n, n)).expect("insert");
+    }
+    let segments = || disk.image().keys().filter(|name| name.starts_with("log-")).count();
+    disk.set_full(false, true);
+    let next = (203..).find(|n| insert(&backend, *n, &note(*n, *n)).is_err()).expect("it gets full");
+    assert!(backend.maintenance_failures() > 0);
+    let before = segments();
+    let mut removed = 0;
+    for n in 1..=150 {
+        let event = note(n, n);
+        let terms = terms_of(event.view(), backend.classes());
+        removed += usize::from(backend.write(|writer| writer.remove(Seq(n), &event, &terms)).is_ok());
+    }
+    assert_eq!(removed, 150);
+    assert!(segments() < before, "{before} segments before, {} after {removed} removals", segments());
+    disk.set_full(false, false);
+    insert(&backend, next, &note(next, next)).expect("there is space again");
+}
+
+/// Regression: the index of a segment came behind what was allocated for it, so a full disk refused it, and with it every flush.
+#[test]
+fn files_have_space_for_all_that_they_get() {
+    let disk = CrashDisk::new(1);
+    let options = LogOptions { file_slots: 1_000, edits_bytes: 1 << 16, ..tiny() };
+    let backend = LogBackend::open_on(disk.clone(), options).expect("opens");
+    disk.set_full(true, false);
+    for n in 1..=300 {
+        insert(&backend, n, &note(n, n)).expect("insert");
+    }
+    assert_eq!(backend.maintenance_failures(), 0);
 }
 
 fn remove_all(backend: &LogBackend<CrashDisk>, numbers: &[u64]) {

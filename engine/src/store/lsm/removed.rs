@@ -52,13 +52,8 @@ impl RemovedSeqs {
             let number = seq / ROW_BITS;
             let next = (number + 1) * ROW_BITS;
             if let Some(bits) = self.rows.get(&number) {
-                let is_whole = seq.is_multiple_of(ROW_BITS) && next - 1 <= last.0;
-                count += match is_whole {
-                    true => bits.iter().map(|byte| u64::from(byte.count_ones())).sum(),
-                    false => {
-                        (seq..next.min(last.0 + 1)).filter(|seq| self.contains(Seq(*seq))).count() as u64
-                    }
-                };
+                let end = if last.0 < next { last.0 % ROW_BITS } else { ROW_BITS - 1 };
+                count += ones(bits, (seq % ROW_BITS) as usize, end as usize);
             }
             seq = next;
         }
@@ -123,6 +118,17 @@ impl RemovedSeqs {
     }
 }
 
+/// How many bits are set from one to another, both included.
+fn ones(bits: &Bits, first: usize, last: usize) -> u64 {
+    let mut count = 0;
+    for (at, byte) in bits.iter().enumerate().take(last / 8 + 1).skip(first / 8) {
+        let from = if at == first / 8 { 0xff << (first % 8) } else { 0xff };
+        let to = if at == last / 8 { 0xff >> (7 - last % 8) } else { 0xff };
+        count += u64::from((byte & from & to).count_ones());
+    }
+    count
+}
+
 fn row_byte_and_bit(seq: Seq) -> (u64, usize, u8) {
     let within = seq.0 % ROW_BITS;
     (seq.0 / ROW_BITS, within as usize / 8, 1 << (within % 8))
@@ -149,6 +155,12 @@ mod tests {
         assert_eq!(changed, [0, 1]);
         assert_eq!(removed.count_in(Seq(2), Seq(20_000)), 2);
         assert_eq!(removed.count_in(Seq(0), Seq(100_000)), 5);
+        for first in 19_990..20_010 {
+            for last in first - 1..20_010 {
+                let expected = (first..=last).filter(|seq| removed.contains(Seq(*seq))).count() as u64;
+                assert_eq!(removed.count_in(Seq(first), Seq(last)), expected, "{first} to {last}");
+            }
+        }
         let mut copy = before.clone();
         for (number, bits) in removed.changed_since(&before).rows() {
             copy.put_row(number, bits).expect("a row");

@@ -1,0 +1,183 @@
+//! Segments of which events were removed: they are written again without them, or dropped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use relay_engine::store::{Seq, StoreError};
+
+use super::Store;
+use super::batch::NewBatch;
+use super::disk::{Disk, DiskFile, store_error};
+use super::maintainer::{Maintainer, Swap};
+use super::manifest::SegmentEntry;
+use super::segment::{self, Segment};
+use super::version::Version;
+
+/// Bytes of a batch of a segment that is written again.
+const CLEANED_BATCH_BYTES: usize = 1 << 20;
+
+/// What a segment's file has.
+#[derive(Clone, Copy, Debug)]
+struct Contents {
+    /// Events in it.
+    events: u64,
+    /// Removed ones of these.
+    removed: u64,
+}
+
+/// Removed events and sealed segments: while they are the same, no other segment is worn.
+fn looked_at<F: DiskFile>(version: &Version<F>) -> (u64, usize) {
+    let sealed = version.segments.iter().filter(|segment| segment.is_sealed()).count();
+    (version.applied.removed.len(), sealed)
+}
+
+/// The first segment of which so much was removed as is wanted. `known`: of segments of which events were removed, events in
+/// the file, and removed ones that are not in it.
+fn find_segment<F: DiskFile>(
+    known: &mut BTreeMap<u64, (u64, u64)>,
+    version: &Version<F>,
+    is_wanted: impl Fn(u64, Contents) -> bool,
+) -> Result<Option<Arc<Segment<F>>>, StoreError> {
+    let removed = &version.applied.removed;
+    for segment in version.segments.iter().filter(|segment| segment.is_sealed()) {
+        let count = removed.count_in(Seq(segment.first_seq), segment.last());
+        if count == 0 && segment.numbers() > 0 {
+            continue;
+        }
+        let (events, base) = match known.get(&segment.number) {
+            Some(known) => *known,
+            None => {
+                let (events, live) = segment.count(|seq| !removed.contains(seq))?;
+                let found = (events, count - (events - live));
+                known.insert(segment.number, found);
+                found
+            }
+        };
+        if is_wanted(segment.number, Contents { events, removed: count - base }) {
+            return Ok(Some(Arc::clone(segment)));
+        }
+    }
+    Ok(None)
+}
+
+impl<D: Disk> Store<D> {
+    /// Drops a segment of which all events were removed. That takes no space, so it comes first. True if there was one.
+    pub(super) fn drop_dead(&self, maintainer: &mut Maintainer<D::File>) -> Result<bool, StoreError> {
+        let version = self.version();
+        let state = looked_at(&version);
+        if maintainer.none_dead == Some(state) {
+            return Ok(false);
+        }
+        let is_dead = |_, contents: Contents| contents.removed >= contents.events;
+        let Some(segment) = find_segment(&mut maintainer.contents, &version, is_dead)? else {
+            maintainer.none_dead = Some(state);
+            return Ok(false);
+        };
+        self.replace_segment(maintainer, &segment, None)?;
+        Ok(true)
+    }
+
+    /// Writes a segment again of which most events were removed. True if there was one.
+    pub(super) fn clean_one(&self, maintainer: &mut Maintainer<D::File>) -> Result<bool, StoreError> {
+        let version = self.version();
+        let removed = &version.applied.removed;
+        let state = looked_at(&version);
+        if maintainer.none_worn == Some(state) {
+            return Ok(false);
+        }
+        let broken = &maintainer.broken;
+        let is_worn =
+            |number, contents: Contents| contents.removed * 2 > contents.events && !broken.contains(&number);
+        let Some(segment) = find_segment(&mut maintainer.contents, &version, is_worn)? else {
+            maintainer.none_worn = Some(state);
+            return Ok(false);
+        };
+        let mut live = Vec::new();
+        segment.seqs(Seq(0), segment.last(), usize::MAX, &|seq| !removed.contains(seq), &mut live)?;
+        let cleaned = self.write_again(maintainer, &segment, &live);
+        if let Err(StoreError::Corrupt(_)) = cleaned {
+            maintainer.broken.insert(segment.number);
+        }
+        self.replace_segment(maintainer, &segment, Some(cleaned?))?;
+        Ok(true)
+    }
+
+    /// Puts a segment's next generation in its place, or nothing.
+    fn replace_segment(
+        &self,
+        maintainer: &mut Maintainer<D::File>,
+        segment: &Segment<D::File>,
+        cleaned: Option<Arc<Segment<D::File>>>,
+    ) -> Result<(), StoreError> {
+        let entry = cleaned.as_ref().map(|segment| SegmentEntry {
+            generation: segment.generation,
+            first_seq: segment.first_seq,
+            numbers: segment.numbers(),
+            end: segment.end(),
+        });
+        let swap = Swap { segments: vec![(segment.number, entry)], ..Swap::default() };
+        maintainer.commit(&self.disk, &swap)?;
+        maintainer.contents.remove(&segment.number);
+        self.install(maintainer, Vec::new(), |after| {
+            let segments = Arc::make_mut(&mut after.segments);
+            segments.retain(|known| known.number != segment.number || cleaned.is_some());
+            for known in segments.iter_mut().filter(|known| known.number == segment.number) {
+                if let Some(cleaned) = &cleaned {
+                    *known = Arc::clone(cleaned);
+                }
+            }
+        });
+        // Who reads it still has it open. If this fails, it is removed when the database is next opened.
+        let _ = self.disk.remove(&segment.name());
+        Ok(())
+    }
+
+    /// Writes the events `live` of a segment as its next generation.
+    fn write_again(
+        &self,
+        maintainer: &Maintainer<D::File>,
+        segment: &Segment<D::File>,
+        live: &[Seq],
+    ) -> Result<Arc<Segment<D::File>>, StoreError> {
+        let (number, generation, first_seq) = (segment.number, segment.generation + 1, segment.first_seq);
+        let mut batches = Vec::new();
+        let mut lines = Vec::new();
+        let mut bytes = 0;
+        let mut left = live;
+        while let Some((seq, others)) = left.split_first() {
+            left = others;
+            let json = segment.event(*seq)?.ok_or_else(|| {
+                StoreError::Corrupt(format!("{}: event {} is missing", segment.name(), seq.0))
+            })?;
+            bytes += json.len();
+            lines.push((*seq, json));
+            if bytes >= CLEANED_BATCH_BYTES || left.is_empty() {
+                let of_batch = lines.iter().map(|(seq, json)| (*seq, &**json));
+                let mut batch = NewBatch::of_lines(of_batch, 0, Seq(0));
+                batch.finish(first_seq)?;
+                batches.push(batch);
+                (bytes, lines) = (0, Vec::new());
+            }
+        }
+        let name = segment::name(number, generation);
+        let failed = |error: std::io::Error| store_error(&name, &error);
+        let numbers = live.last().map_or(0, |last| last.0 + 1 - first_seq) as u32;
+        let total = batches.iter().map(|batch| batch.bytes.len() as u64).sum::<u64>();
+        let total = segment::HEAD_BYTES + total + segment::index_bytes(numbers);
+        let file = self.disk.create(&name, total).map_err(failed)?;
+        let new = Segment::new(file, number, generation, first_seq, numbers);
+        let write = || {
+            new.file.write(0, &segment::head(&maintainer.manifest.head().database, number, first_seq, 0))?;
+            for batch in &batches {
+                new.file.write(new.end(), &batch.bytes)?;
+                new.add(batch.lines.iter().copied(), batch.bytes.len());
+            }
+            new.file.write(new.end(), &new.index().0)?;
+            new.file.sync()?;
+            self.disk.sync()?;
+            self.disk.open(&name)
+        };
+        let file = write().map_err(failed)?;
+        Segment::sealed(file, number, generation, first_seq, numbers, new.end()).map(Arc::new)
+    }
+}

@@ -1,0 +1,138 @@
+//! What maintenance works on, and changes of the manifest.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Weak};
+
+use relay_engine::store::StoreError;
+use relay_engine::store::lsm::{Directory, Merge, PageId, PageRef, RewriteQueue, RunId};
+
+use super::disk::{Disk, DiskFile};
+use super::manifest::{Applied, Edit, Manifest, SegmentEntry, State};
+use super::page_files::PageWriter;
+use super::version::Version;
+use super::{Store, lock};
+
+/// What steps work on.
+#[derive(Debug)]
+pub(super) struct Maintainer<F> {
+    pub(super) manifest: Manifest<F>,
+    /// What the manifest says.
+    pub(super) state: State,
+    pub(super) pages: PageWriter<F>,
+    pub(super) rewrites: RewriteQueue,
+    /// Removed events that `rewrites` knows of.
+    pub(super) removed: u64,
+    /// Pages that have been replaced, and the last directory that has them.
+    retired: VecDeque<(Weak<Directory>, Vec<PageId>)>,
+    /// Pages of an edit that failed and may be on the disk nevertheless.
+    uncertain: Vec<PageId>,
+    /// Of segments of which events were removed: events in the file, and removed ones that are not in it.
+    pub(super) contents: BTreeMap<u64, (u64, u64)>,
+    /// Removed events and sealed segments when no segment was dead.
+    pub(super) none_dead: Option<(u64, usize)>,
+    /// The same when none was worn.
+    pub(super) none_worn: Option<(u64, usize)>,
+    /// Segments that can't be written again, because they are broken.
+    pub(super) broken: BTreeSet<u64>,
+}
+
+/// A change of the manifest, with its parts.
+#[derive(Default)]
+pub(super) struct Swap {
+    pub(super) old: Vec<PageId>,
+    pub(super) new: Vec<(RunId, PageRef)>,
+    pub(super) merge: Option<(Merge, bool)>,
+    pub(super) flushed: Option<Applied>,
+    pub(super) segments: Vec<(u64, Option<SegmentEntry>)>,
+}
+
+impl<F: DiskFile> Maintainer<F> {
+    pub(super) fn new(manifest: Manifest<F>, state: State, pages: PageWriter<F>) -> Self {
+        let removed = state.flushed.removed.len();
+        Maintainer {
+            manifest,
+            state,
+            pages,
+            rewrites: RewriteQueue::default(),
+            removed,
+            retired: VecDeque::new(),
+            uncertain: Vec::new(),
+            contents: BTreeMap::new(),
+            none_dead: None,
+            none_worn: None,
+            broken: BTreeSet::new(),
+        }
+    }
+
+    /// Frees the slots of pages that no version names any more.
+    pub(super) fn reclaim(&mut self) {
+        while self.retired.front().is_some_and(|(directory, _)| directory.strong_count() == 0) {
+            if let Some((_, ids)) = self.retired.pop_front() {
+                self.pages.free(ids);
+            }
+        }
+    }
+
+    /// Writes all there is as a new manifest.
+    pub(super) fn replace_manifest<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), StoreError> {
+        self.manifest.replace(disk, &self.state)?;
+        self.pages.free(std::mem::take(&mut self.uncertain));
+        Ok(())
+    }
+
+    /// Before anything is written: what the last edit names may be what there is, if it may be there though writing it failed.
+    pub(super) fn mend_manifest<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), StoreError> {
+        if self.manifest.is_broken() { self.replace_manifest(disk) } else { Ok(()) }
+    }
+
+    /// Makes a swap durable.
+    pub(super) fn commit<D: Disk<File = F>>(&mut self, disk: &D, swap: &Swap) -> Result<(), StoreError> {
+        let flushed = swap.flushed.as_ref();
+        let edit = Edit {
+            removed_pages: &swap.old,
+            added_pages: &swap.new,
+            merges: swap.merge.iter().cloned().collect(),
+            flushed: flushed.map(|after| (after, after.removed.changed_since(&self.state.flushed.removed))),
+            segments: swap.segments.clone(),
+        };
+        if let Err(error) = self.manifest.append(&edit) {
+            self.uncertain.extend(swap.new.iter().map(|(_, page)| page.id));
+            return Err(error);
+        }
+        self.state.directory.remove(&swap.old);
+        self.state.directory.insert_all(swap.new.iter().cloned());
+        if let Some((merge, is_done)) = swap.merge.clone() {
+            self.state.directory.set_merge(merge, is_done);
+        }
+        if let Some(flushed) = flushed {
+            self.state.flushed = flushed.clone();
+        }
+        for (number, entry) in &swap.segments {
+            match entry {
+                Some(entry) => drop(self.state.segments.insert(*number, *entry)),
+                None => drop(self.state.segments.remove(number)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Publishes a version with what the manifest says, changed by `change`.
+    pub(super) fn install(
+        &self,
+        maintainer: &mut Maintainer<D::File>,
+        old: Vec<PageId>,
+        change: impl FnOnce(&mut Version<D::File>),
+    ) {
+        let _log = lock(&self.log);
+        let before = self.version();
+        let mut version = Version::clone(&before);
+        version.directory = Arc::new(maintainer.state.directory.clone());
+        version.pages = Arc::clone(&maintainer.pages.files);
+        change(&mut version);
+        self.publish(version);
+        // In the order of directories: a slot is free when all before are gone too.
+        maintainer.retired.push_back((Arc::downgrade(&before.directory), old));
+    }
+}
