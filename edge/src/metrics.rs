@@ -38,11 +38,6 @@ pub const SOCKETS_CLOSING_BYTES: Metric = Metric::gauge(
     "relay_sockets_closing_bytes",
     "Bytes that were queued in closing sockets when they were closed",
 );
-/// Of an object's store.
-pub const STORE_MAINTENANCE_FAILURES: Metric = Metric::counter(
-    "relay_store_maintenance_failures",
-    "Flushes and compactions of the store that failed; each is retried",
-);
 /// Ingesting events.
 pub const FOR_EVENTS: &str = "events";
 /// Answering REQ and COUNT.

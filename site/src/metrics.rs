@@ -102,6 +102,11 @@ pub const STORE_PENDING_REMOVAL: Metric = Metric::gauge(
 );
 /// Read from a store.
 pub const STORE_BYTES: Metric = Metric::gauge("relay_store_bytes", "Size of the store in bytes");
+/// Counted by a store.
+pub const STORE_MAINTENANCE_FAILURES: Metric = Metric::counter(
+    "relay_store_maintenance_failures",
+    "Steps of the store's maintenance that failed, such as flushes and merges; each is tried again",
+);
 
 /// By the label `state`. Counters of agents are added up while agents are loaded, and begin at zero with the host.
 pub const AGENT_JOBS: Metric =

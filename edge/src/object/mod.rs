@@ -40,7 +40,7 @@ use relay_engine::types::{ClientAddress, Event, Now};
 use relay_engine::verify::Verifier;
 use relay_site::metrics::{
     ADDRESS_COST, AUTHOR_BYTES, CONNECTIONS_OF_BUSIEST_ADDRESS, REFUSED_BY_ADDRESS, STORE_BYTES,
-    STORE_EVENTS, STORE_PENDING_REMOVAL,
+    STORE_EVENTS, STORE_MAINTENANCE_FAILURES, STORE_PENDING_REMOVAL,
 };
 
 pub use addresses::ConnectError;
@@ -51,10 +51,7 @@ pub use metrics::RowCount;
 pub(crate) use pull::metrics::names_peers;
 pub use pull::{PEER_MESSAGE_BYTES_MAX, PeerConn, PeerEvent};
 
-use crate::metrics::{
-    Family, MEMORY_BYTES, MEMORY_USED_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES,
-    STORE_MAINTENANCE_FAILURES,
-};
+use crate::metrics::{Family, MEMORY_BYTES, MEMORY_USED_BYTES, SOCKETS_CLOSING, SOCKETS_CLOSING_BYTES};
 use crate::settings::{OUTPUT_BYTES_MAX, ObjectSettings, Settings, StoreSettings};
 use addresses::Addresses;
 use attachment::Encoder;

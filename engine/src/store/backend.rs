@@ -215,6 +215,12 @@ pub trait Backend {
     ) -> Result<T, StoreError> {
         self.write(work)
     }
+
+    /// How often a step of its maintenance, such as a flush or a merge, has failed. Nothing stored is lost by it, but reads become
+    /// slower, and in the end writes are refused. 0 if it has none.
+    fn maintenance_failures(&self) -> u64 {
+        0
+    }
 }
 
 /// Shards share one store by a counted reference: `Arc` where they run on several threads, `Rc` where not.
@@ -254,6 +260,10 @@ macro_rules! shared_backend {
                 work: impl FnOnce(&mut Self::Writer<'_>) -> Result<T, StoreError>,
             ) -> Result<T, StoreError> {
                 B::write_from_reserve(self, work)
+            }
+
+            fn maintenance_failures(&self) -> u64 {
+                B::maintenance_failures(self)
             }
         }
     };

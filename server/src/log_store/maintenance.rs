@@ -55,12 +55,17 @@ struct Step {
 impl<D: Disk> Store<D> {
     /// The thread.
     pub(super) fn maintain_in_background(&self) {
-        /// Whoever waits for the thread learns of its end, should it panic.
+        /// Whoever waits for the thread, or writes, learns of its end, should it panic.
         struct End<'a, D: Disk>(&'a Store<D>);
         impl<D: Disk> Drop for End<'_, D> {
             fn drop(&mut self) {
                 lock(&self.0.signal).has_ended = true;
                 self.0.signalled.notify_all();
+                if std::thread::panicking() {
+                    tracing::error!(
+                        "the thread that maintains the database has panicked: nothing is written any more"
+                    );
+                }
             }
         }
         let _end = End(self);
@@ -122,6 +127,15 @@ impl<D: Disk> Store<D> {
             || version.unflushed_bytes >= self.options.memtable_bytes.saturating_mul(times as u64)
     }
 
+    /// Before a write: whether the thread has panicked. What it was changing may be half changed in memory, so nothing may be written
+    /// until the database is opened again.
+    pub(super) fn check_thread(&self) -> Result<(), StoreError> {
+        match lock(&self.signal).has_ended {
+            true => Err(StoreError::Failed("the thread that maintains the database has panicked".into())),
+            false => Ok(()),
+        }
+    }
+
     /// Before a write: waits while flushing is far behind.
     ///
     /// # Errors
@@ -141,9 +155,9 @@ impl<D: Disk> Store<D> {
             while signal.steps == steps && !signal.has_ended {
                 signal = self.signalled.wait(signal).unwrap_or_else(PoisonError::into_inner);
             }
-            if signal.has_ended {
-                return Err(StoreError::Failed("the thread that flushes the database has ended".into()));
-            }
+            drop(signal);
+            self.check_thread()?;
+            let signal = lock(&self.signal);
             if let Some(error) = signal.flush_failure.clone() {
                 return Err(error);
             }

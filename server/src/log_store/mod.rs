@@ -233,11 +233,6 @@ impl<D: Disk> LogBackend<D> {
         LogBackend(Arc::new(Shared { store, thread: Mutex::new(thread), reserve }))
     }
 
-    /// How often a flush or a merge failed. Nothing stored is lost by it, but reads become slower, and in the end writes are refused.
-    pub fn maintenance_failures(&self) -> u64 {
-        lock(&self.0.store.signal).failures
-    }
-
     fn has_thread(&self) -> bool {
         lock(&self.0.thread).is_some()
     }
@@ -261,6 +256,7 @@ impl<D: Disk> LogBackend<D> {
         if store.is_read_only {
             return Err(StoreError::Failed("the folder is open for reading only".into()));
         }
+        store.check_thread()?;
         if overlay.last_seq() > Seq(0) {
             // A write that only removes may free the space that is missing.
             overdue?;
@@ -328,6 +324,10 @@ impl<D: Disk> Backend for LogBackend<D> {
 
     fn classes(&self) -> TermClasses {
         CLASSES
+    }
+
+    fn maintenance_failures(&self) -> u64 {
+        lock(&self.0.store.signal).failures
     }
 
     fn removed_keys_max(&self) -> usize {

@@ -95,6 +95,8 @@ pub(crate) struct ShardSnapshot {
     pub(crate) sockets: u64,
     /// What is stored, which is the same for all: the first shard reports it.
     pub(crate) store: Option<Result<Stats, StoreError>>,
+    /// Of the store too.
+    pub(crate) maintenance_failures: u64,
 }
 
 /// A snapshot of what the agents of this process have counted.

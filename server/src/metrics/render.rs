@@ -236,6 +236,8 @@ impl Snapshot {
             out.number(names::STORE_EVENTS, store.events)?;
             out.number(names::STORE_PENDING_REMOVAL, store.pending_removal)?;
             out.number(names::STORE_BYTES, store.bytes)?;
+            let failures = self.shards.iter().map(|shard| shard.maintenance_failures).max();
+            out.number(names::STORE_MAINTENANCE_FAILURES, failures.unwrap_or(0))?;
         }
         let refused = self.sockets_refused;
         out.number(
@@ -338,6 +340,8 @@ mod tests {
     use relay_engine::types::PubKey;
 
     use super::*;
+    use relay_engine::store::Stats;
+
     use crate::blossom::BlossomSnapshot;
     use crate::metrics::{HostMetrics, WriterMetrics};
 
@@ -352,13 +356,15 @@ mod tests {
                 addresses: vec![("2001:db8::1".parse::<IpAddr>().unwrap().into(), 20)],
                 authors: vec![(PubKey([7; 32]), 300)],
             };
-            ShardSnapshot { shard, relay, costliest, host: HostMetrics::default(), sockets: 1, store: None }
+            let maintenance_failures = 4 * shard as u64;
+            let (host, store) = (HostMetrics::default(), None);
+            ShardSnapshot { shard, relay, costliest, host, sockets: 1, store, maintenance_failures }
         };
         let snapshot = |names_costliest| Snapshot {
             names_costliest,
             shards: vec![shard(0), shard(1)],
             writer: WriterMetrics::default(),
-            store: None,
+            store: Some(Stats { events: 9, pending_removal: 6, bytes: 4_096 }),
             agents: Some(agents()),
             blossom: Some(BlossomSnapshot {
                 requests: std::array::from_fn(|operation| {
@@ -392,6 +398,8 @@ mod tests {
             r#"relay_req_to_eose_seconds_count{shard="0"} 2"#,
             "strfry_write_batch_size 0",
             "relay_uptime_seconds 7",
+            "relay_store_bytes 4096",
+            "relay_store_maintenance_failures_total 4",
             "relay_connections_refused_by_address_total 3",
             "relay_connections_of_busiest_address 2",
             "process_resident_memory_bytes 5",

@@ -308,6 +308,7 @@ impl<B: Backend> Shard<B> {
                 0 => Some(self.with_store(|store| store.reader()?.stats())),
                 _ => None,
             },
+            maintenance_failures: self.with_store(|store| Ok(store.maintenance_failures())).unwrap_or(0),
         }
     }
 }

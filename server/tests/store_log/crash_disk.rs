@@ -30,6 +30,8 @@ struct State {
     has_crashed: bool,
     /// The calls that fail, and how.
     failing: Option<(Range<u64>, ErrorKind)>,
+    /// Whether the thread that maintains the store panics when it next makes a file.
+    panics: bool,
     /// Whether no file gets longer, and whether no page can be written.
     is_full: (bool, bool),
     chance: Chance,
@@ -99,6 +101,7 @@ impl CrashDisk {
             crash_at: u64::MAX,
             has_crashed: false,
             failing: None,
+            panics: false,
             is_full: (false, false),
             chance: Chance::new(seed),
         })))
@@ -125,6 +128,11 @@ impl CrashDisk {
     /// These calls from the beginning fail.
     pub(crate) fn fail_calls(&self, calls: Range<u64>, kind: ErrorKind) {
         self.state().failing = Some((calls, kind));
+    }
+
+    /// The thread that maintains the store panics when it next makes a file.
+    pub(crate) fn set_panics(&self) {
+        self.state().panics = true;
     }
 
     /// From now on no file gets longer, or no page is written, for want of space.
@@ -222,6 +230,10 @@ impl Disk for CrashDisk {
         let is_stopped = state.call()?;
         if let Some(error) = state.failure() {
             return Err(error);
+        }
+        if state.panics && std::thread::current().name() == Some("relay-store") {
+            drop(state);
+            panic!("on purpose");
         }
         // A file of this name that is open stays as it is, as one does whose name is removed.
         let zeros = vec![0; bytes as usize];

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use backend_contract::{author, check_random_writes, check_removal_across_restarts, insert, note, of_author};
-use crash_disk::CrashDisk;
-use relay_engine::store::{Backend, Reader, Seq, Writer, terms_of};
+use crash_disk::{CrashDisk, Kept};
+use relay_engine::store::{Backend, Reader, Seq, StoreError, Tombstone, Writer, terms_of};
 use relay_engine::testing::{
     Groups, backend_tests, differential, differential_over, event_of_json, real_event_lines,
 };
@@ -206,6 +206,27 @@ fn files_have_space_for_all_that_they_get() {
         insert(&backend, n, &note(n, n)).expect("insert");
     }
     assert_eq!(backend.maintenance_failures(), 0);
+}
+
+/// Regression: with its thread gone, the store refused events for ever while other writes went on, so the relay did not end. Now all
+/// writes fail, and the relay ends as it does when the disk fails.
+#[test]
+fn nothing_is_written_once_the_thread_has_panicked() {
+    let disk = CrashDisk::new(1);
+    let options = LogOptions { has_thread: true, file_slots: 1, ..tiny() };
+    let backend = LogBackend::open_on(disk.clone(), options).expect("opens");
+    insert(&backend, 1, &note(1, 1)).expect("insert");
+    disk.set_panics();
+    let failed = (2..10_000).find_map(|n| insert(&backend, n, &note(n, n)).err().map(|error| (n, error)));
+    let (n, error) = failed.expect("the thread panics");
+    assert!(matches!(&error, StoreError::Failed(what) if what.contains("panicked")), "{error}");
+    let tombstone = Tombstone::Vanished(author(9));
+    assert_eq!(backend.write(|writer| writer.put_tombstone(&tombstone, 1)), Err(error));
+    let expected: Vec<u64> = (1..n).rev().collect();
+    assert_eq!(of_author(&backend, author(1)), expected);
+    drop(backend);
+    let backend = LogBackend::open_on(disk.after_crash(Kept::Nothing, 0), tiny()).expect("opens again");
+    assert_eq!(of_author(&backend, author(1)), expected);
 }
 
 fn remove_all(backend: &LogBackend<CrashDisk>, numbers: &[u64]) {

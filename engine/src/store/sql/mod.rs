@@ -172,12 +172,6 @@ impl<C: SqlConn> SqlBackend<C> {
         &self.conn
     }
 
-    /// How often a flush or a compaction failed. Nothing stored is lost by it, but reads become slower, and in the
-    /// end writes are refused.
-    pub fn maintenance_failures(&self) -> u64 {
-        self.maintenance_failures.get()
-    }
-
     fn source(&self) -> SqlSource<'_, C> {
         SqlSource { conn: &self.conn, tables: &self.tables, skipped_max: self.sizes.skipped_keys }
     }
@@ -195,6 +189,10 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
 
     fn classes(&self) -> TermClasses {
         CLASSES
+    }
+
+    fn maintenance_failures(&self) -> u64 {
+        self.maintenance_failures.get()
     }
 
     /// From the sizes; unlimited if the database was too full to create the table of events pending removal.
