@@ -323,7 +323,7 @@ impl Settings {
 
     /// Whether there is a market. Its registry follows a store that keeps its events.
     pub(crate) fn has_market(&self) -> bool {
-        self.market.enabled && self.store.engine == StoreEngine::Lmdb
+        self.market.enabled && self.store.engine != StoreEngine::Memory
     }
 
     /// Whether blobs are served. They need a folder.
@@ -433,5 +433,21 @@ impl Settings {
             ensure(value > 0, key, "must be at least 1")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: there was no market on the store on files.
+    #[test]
+    fn every_store_that_keeps_its_events_has_a_market() {
+        for engine in [StoreEngine::Lmdb, StoreEngine::Log, StoreEngine::Memory] {
+            let mut settings = Settings::default();
+            settings.market.enabled = true;
+            settings.store.engine = engine;
+            assert_eq!(settings.has_market(), engine != StoreEngine::Memory, "{engine:?}");
+        }
     }
 }
