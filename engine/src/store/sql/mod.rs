@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Stored names keep older words of this code: `fold` is a flush, `gone` means removed, `hidden` means pending removal.
-//! `filter` is the page's Bloom filter (bloom.rs).
+//! `filter` is the page's Bloom filter (`store::lsm`).
 //!
 //! On Durable Objects a row written costs what a thousand rows read cost, so the layout is chosen by rows
 //! written: a log-structured merge tree (`store::lsm`), in rows. A write stores its events, several in a row, and nothing else. Their keys
