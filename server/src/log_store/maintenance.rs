@@ -16,7 +16,7 @@ use super::maintainer::{Maintainer, Swap};
 use super::version::{FILTERED, Version};
 use super::{OVERDUE_FACTOR, Store, lock};
 
-/// Worn pages that are looked for after a step.
+/// Pages that are checked in a step.
 const REWRITES: usize = 4;
 /// Removed events after which the thread looks whether something is worn.
 const REMOVED_PER_LOOK: u64 = 64;
@@ -231,7 +231,7 @@ impl<D: Disk> Store<D> {
                 return self.replace(maintainer, replacement, None).map(|()| true);
             }
         }
-        Ok(false)
+        Ok(maintainer.rewrites.is_due(&maintainer.state.directory))
     }
 
     /// Writes the manifest anew if its edits are long. There is never more of that.

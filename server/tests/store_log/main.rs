@@ -169,6 +169,37 @@ fn segments_of_removed_events_are_cleaned() {
     assert_eq!(backend.reader().expect("reader").last_seq(), Ok(Seq(400)));
 }
 
+/// Regression: after a write that removed many events four pages were looked at, and the others only as further events were removed.
+#[test]
+fn pages_get_rid_of_keys_of_removed_events_without_further_writes() {
+    let disk = CrashDisk::new(1);
+    let backend = LogBackend::open_on(disk, tiny()).expect("opens");
+    let classes = backend.classes();
+    let of = |n: u64| (note(n, n), terms_of(note(n, n).view(), classes));
+    let all = backend.write(|writer| {
+        (1..=2_000).try_for_each(|n| {
+            let (event, terms) = of(n);
+            writer.insert(Seq(n), &event, &terms)
+        })
+    });
+    all.expect("inserts");
+    let pages = || {
+        let checked = backend.check().expect("checked");
+        assert!(checked.damage.is_empty(), "{:?}", checked.damage);
+        checked.pages
+    };
+    let before = pages();
+    let none = backend.write(|writer| {
+        (1..=2_000).try_for_each(|n| {
+            let (event, terms) = of(n);
+            writer.remove(Seq(n), &event, &terms)
+        })
+    });
+    none.expect("removes");
+    let after = pages();
+    assert!(before > 200 && before - after > 25, "{before} pages before, {after} after");
+}
+
 /// Regression: while a flush failed on a full disk, segments without events were not dropped, which would have made space for it.
 #[test]
 fn a_full_disk_gets_space_from_segments_of_removed_events() {

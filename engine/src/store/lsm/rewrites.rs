@@ -46,6 +46,11 @@ impl RewriteQueue {
         self.removed += events;
     }
 
+    /// Whether the turn of a page has come.
+    pub fn is_due(&self, directory: &Directory) -> bool {
+        self.removed >= REMOVED_PER_CHECK && directory.levels() > 0
+    }
+
     /// Queues the pages whose turn it is, at most `pages_max`.
     pub fn push_due(&mut self, directory: &Directory, pages_max: usize) {
         for _ in 0..pages_max {
