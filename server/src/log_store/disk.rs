@@ -35,6 +35,11 @@ pub trait Disk: Send + Sync + 'static {
     /// The system's.
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Whether other processes may be reading the files. They read what there was when they began.
+    fn has_readers(&self) -> bool {
+        false
+    }
+
     /// Makes names durable: of files that were created or removed.
     ///
     /// # Errors

@@ -1,25 +1,44 @@
-//! A folder of the system's, with its lock. Files are written by system calls and read through a map.
+//! A folder of the system's, with its locks. Files are written by system calls and read through a map, or by system calls too
+//! while another process writes them.
 
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use memmap2::{Mmap, MmapOptions};
 
 use super::disk::{Disk, DiskFile};
 
-/// The file that is locked.
+/// Locked by the process that writes, or shared by those that read while none writes.
 const LOCK: &str = "LOCK";
+/// Shared by the processes that read while one writes.
+const READERS: &str = "READERS";
 
-/// A folder that no other process has open.
+/// A folder that no other process writes, or one that is read.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    is_read_only: bool,
+    access: Access,
     _lock: Option<File>,
 }
+
+/// What may be done with the files.
+#[derive(Debug)]
+enum Access {
+    /// They are written. The file is that of the readers.
+    Write(File),
+    /// Nobody writes them.
+    Read,
+    /// Another process writes them.
+    ReadBeside,
+}
+
+/// How often and after how long a reader tries again to be known to the process that writes.
+const READERS_TRIES: u32 = 100;
+const READERS_RETRY: Duration = Duration::from_millis(2);
 
 /// Why a folder can't be used.
 #[derive(Debug)]
@@ -37,21 +56,48 @@ impl Folder {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK));
         let file = open.map_err(LockError::Io)?;
         let lock = held(file.try_lock(), file)?;
-        Ok(Folder { path: path.to_owned(), is_read_only: false, _lock: lock })
+        let open =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(READERS));
+        let readers = open.map_err(LockError::Io)?;
+        Ok(Folder { path: path.to_owned(), access: Access::Write(readers), _lock: lock })
     }
 
-    /// Locks a folder that can't be written, beside others that read it.
+    /// Locks a folder to read it, beside others that do, and beside one that writes. Nothing in it is changed.
     pub(super) fn lock_to_read(path: &Path) -> Result<Self, LockError> {
-        let lock = match File::open(path.join(LOCK)) {
-            Ok(file) => held(file.try_lock_shared(), file)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(LockError::Io(error)),
-        };
-        Ok(Folder { path: path.to_owned(), is_read_only: true, _lock: lock })
+        let path = path.to_owned();
+        match share(&path.join(LOCK)) {
+            Ok(lock) => Ok(Folder { path, access: Access::Read, _lock: lock }),
+            // The process that writes may ask at this moment whether anybody reads.
+            Err(LockError::InUse) => (0..READERS_TRIES)
+                .find_map(|_| match share(&path.join(READERS)) {
+                    Ok(Some(lock)) => Some(lock),
+                    _ => {
+                        std::thread::sleep(READERS_RETRY);
+                        None
+                    }
+                })
+                .map(|lock| Folder { path, access: Access::ReadBeside, _lock: Some(lock) })
+                .ok_or(LockError::InUse),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether another process writes what is read here.
+    pub(super) fn is_beside_writer(&self) -> bool {
+        matches!(self.access, Access::ReadBeside)
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+}
+
+/// Shares the lock of a file; `None` if there is none, or if files can't be locked.
+fn share(path: &Path) -> Result<Option<File>, LockError> {
+    match File::open(path) {
+        Ok(file) => held(file.try_lock_shared(), file),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LockError::Io(error)),
     }
 }
 
@@ -91,13 +137,30 @@ impl Disk for Folder {
     }
 
     fn open(&self, name: &str) -> io::Result<MappedFile> {
-        let file = OpenOptions::new().read(true).write(!self.is_read_only).open(self.file(name))?;
+        let can_write = matches!(self.access, Access::Write(_));
+        let file = OpenOptions::new().read(true).write(can_write).open(self.file(name))?;
         let bytes = file.metadata()?.len();
-        MappedFile::new(file, bytes)
+        match self.access {
+            Access::ReadBeside => Ok(MappedFile { file, bytes, map: None, is_mapped: false }),
+            _ => MappedFile::new(file, bytes),
+        }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.file(name))
+    }
+
+    /// Readers that come later read a later manifest than there is now.
+    fn has_readers(&self) -> bool {
+        match &self.access {
+            Access::Write(readers) => match readers.try_lock() {
+                Ok(()) => readers.unlock().is_err(),
+                Err(TryLockError::WouldBlock) => true,
+                // Files can't be locked, so nobody has got in.
+                Err(TryLockError::Error(_)) => false,
+            },
+            Access::Read | Access::ReadBeside => false,
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -132,14 +195,16 @@ fn allocate(_: &File, _: u64) -> io::Result<()> {
 pub struct MappedFile {
     file: File,
     bytes: u64,
-    /// `None` for an empty file.
+    /// `None` for an empty file, and for one that is not mapped.
     map: Option<Mmap>,
+    /// Otherwise it is read by system calls, because another process writes it.
+    is_mapped: bool,
 }
 
 impl MappedFile {
     fn new(file: File, bytes: u64) -> io::Result<Self> {
         let map = if bytes == 0 { None } else { Some(map(&file, bytes)?) };
-        Ok(MappedFile { file, bytes, map })
+        Ok(MappedFile { file, bytes, map, is_mapped: true })
     }
 }
 
@@ -147,8 +212,11 @@ impl MappedFile {
 fn map(file: &File, bytes: u64) -> io::Result<Mmap> {
     let bytes = usize::try_from(bytes).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
     // SAFETY: a map is sound as long as what is read through it does not change meanwhile and the file is as long as the map. The
-    // folder's lock keeps other processes away. In this one, bytes are written before anybody knows where they are, slots and
-    // files are used again or removed when nobody can read them any more, and only the unused end of a file is cleared.
+    // folder's lock keeps other processes from writing it, where files can be locked; where they can't, the operator is told to
+    // (`held`). In this one, bytes of the log, of pages and of the manifest are written before anybody reads them there: of the
+    // log up to the end of its last batch, of a slot once a version names it. Slots are written again when no version names them any
+    // more, and a name that is used again is that of another file (`create`). What is cleared and cut off is behind the last
+    // batch of a segment, where only recovery has read, before there was a version.
     unsafe { MmapOptions::new().len(bytes).map(file) }
 }
 
@@ -158,6 +226,12 @@ impl DiskFile for MappedFile {
     }
 
     fn read(&self, at: u64, bytes: usize) -> io::Result<Cow<'_, [u8]>> {
+        if !self.is_mapped {
+            let is_within = at.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes);
+            let mut found = vec![0; if is_within { bytes } else { 0 }];
+            self.file.read_exact_at(&mut found, at)?;
+            return if is_within { Ok(Cow::Owned(found)) } else { Err(ErrorKind::UnexpectedEof.into()) };
+        }
         let map = self.map.as_deref().unwrap_or_default();
         let begin = usize::try_from(at).ok();
         let found = begin.and_then(|begin| map.get(begin..begin.checked_add(bytes)?));

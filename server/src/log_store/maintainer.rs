@@ -26,6 +26,8 @@ pub(super) struct Maintainer<F> {
     retired: VecDeque<(Weak<Directory>, Vec<PageId>)>,
     /// Pages of an edit that failed and may be on the disk nevertheless.
     uncertain: Vec<PageId>,
+    /// Pages that this process does not read any more.
+    replaced: Vec<PageId>,
     /// Of segments of which events were removed: events in the file, and removed ones that are not in it.
     pub(super) contents: BTreeMap<u64, (u64, u64)>,
     /// Removed events and sealed segments when no segment was dead.
@@ -47,7 +49,9 @@ pub(super) struct Swap {
 }
 
 impl<F: DiskFile> Maintainer<F> {
-    pub(super) fn new(manifest: Manifest<F>, state: State, pages: PageWriter<F>) -> Self {
+    pub(super) fn new(manifest: Manifest<F>, state: State, mut pages: PageWriter<F>) -> Self {
+        // Other processes may read pages that an earlier manifest named.
+        let replaced = pages.take_free();
         let removed = state.flushed.removed.len();
         Maintainer {
             manifest,
@@ -57,6 +61,7 @@ impl<F: DiskFile> Maintainer<F> {
             removed,
             retired: VecDeque::new(),
             uncertain: Vec::new(),
+            replaced,
             contents: BTreeMap::new(),
             none_dead: None,
             none_worn: None,
@@ -64,8 +69,12 @@ impl<F: DiskFile> Maintainer<F> {
         }
     }
 
-    /// Frees the slots of pages that no version names any more.
-    pub(super) fn reclaim(&mut self) {
+    /// Frees the slots of pages that no version names any more, unless other processes may read them.
+    pub(super) fn reclaim<D: Disk<File = F>>(&mut self, disk: &D) {
+        if self.retired.is_empty() && self.replaced.is_empty() || disk.has_readers() {
+            return;
+        }
+        self.pages.free(std::mem::take(&mut self.replaced));
         while self.retired.front().is_some_and(|(directory, _)| directory.strong_count() == 0) {
             if let Some((_, ids)) = self.retired.pop_front() {
                 self.pages.free(ids);
@@ -76,7 +85,7 @@ impl<F: DiskFile> Maintainer<F> {
     /// Writes all there is as a new manifest.
     pub(super) fn replace_manifest<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), StoreError> {
         self.manifest.replace(disk, &self.state)?;
-        self.pages.free(std::mem::take(&mut self.uncertain));
+        self.replaced.append(&mut self.uncertain);
         Ok(())
     }
 

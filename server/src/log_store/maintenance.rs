@@ -171,7 +171,7 @@ impl<D: Disk> Store<D> {
         if self.is_read_only {
             return done;
         }
-        maintainer.reclaim();
+        maintainer.reclaim(&self.disk);
         type Kind<D> = fn(&Store<D>, &mut Maintainer<<D as Disk>::File>) -> Result<bool, StoreError>;
         // What gives disk back without taking any is first: on a full disk it makes space for the others.
         let kinds: [(Kind<D>, bool); 6] = [

@@ -1,7 +1,7 @@
 //! The native store on files: a log of events, and pages of their keys. It is durable at each commit.
 //!
 //! ```text
-//! LOCK             locked while a process has the folder open
+//! LOCK, READERS    locked while a process has the folder open                                     folder
 //! log-<n>          batches, one for each commit: events, numbers of removed ones, tombstones      segment, batch
 //! pages-<n>        slots with pages of sorted keys                                                page_files
 //! manifest-<n>     which pages and segments there are, and up to where the log is in the pages    manifest
@@ -62,12 +62,11 @@ pub use options::LogOptions;
 pub use version::Snapshot;
 
 use batch::NewBatch;
-use folder::LockError;
 use log::Log;
 use maintainer::Maintainer;
 use maintenance::Signal;
 use manifest::Position;
-use recovery::{Change, Recovered};
+use recovery::{Change, Mode, Recovered};
 use version::Version;
 
 use crate::lmdb::Reserve;
@@ -75,6 +74,8 @@ use crate::lmdb::Reserve;
 const CLASSES: TermClasses = TermClasses { all: true, author_kind: true };
 /// Multiple of the size at which keys are flushed that they may reach before writes wait.
 const OVERDUE_FACTOR: usize = 4;
+/// How often a folder that another process writes is opened before something is wrong with it.
+const READ_TRIES: u32 = 20;
 
 /// Events on files. Clones share it; threads may read while one writes.
 pub struct LogBackend<D: Disk = Folder>(Arc<Shared<D>>);
@@ -153,23 +154,27 @@ impl LogBackend<Folder> {
             .map_err(|error| LogOpenError::Store(path.to_owned(), error))
     }
 
-    /// Opens the database in folder `path` for reading. A folder that can't be written is read as it is, beside other processes that
-    /// only read it. Every write fails then.
+    /// Opens the database in folder `path` for reading, beside other processes that do, and beside one that writes; what that one
+    /// stores later is not found. Nothing in the folder is changed, and every write fails.
     ///
     /// # Errors
     /// [`LogOpenError`].
     pub fn open_to_read(path: &Path, options: LogOptions) -> Result<Self, LogOpenError> {
-        match Folder::lock(path) {
-            Ok(folder) => Self::start(folder, options, None)
-                .map_err(|error| LogOpenError::Store(path.to_owned(), error)),
-            Err(LockError::Io(error)) if is_read_only(&error) => {
-                let folder = Folder::lock_to_read(path).map_err(|error| LogOpenError::lock(path, error))?;
-                let failed = |error| LogOpenError::Store(path.to_owned(), error);
-                let found = recovery::open(&folder, &options.bounded(), CLASSES, true).map_err(failed)?;
-                let recovered = found.ok_or_else(|| LogOpenError::NoDatabase(path.to_owned()))?;
-                Ok(Self::with(folder, options, recovered, true, None))
+        if !path.is_dir() {
+            return Err(LogOpenError::NoDatabase(path.to_owned()));
+        }
+        let mut tries = 0;
+        loop {
+            let folder = Folder::lock_to_read(path).map_err(|error| LogOpenError::lock(path, error))?;
+            let mode = if folder.is_beside_writer() { Mode::ReadBeside } else { Mode::Read };
+            match recovery::open(&folder, &options.bounded(), CLASSES, mode) {
+                Ok(Some(recovered)) => return Ok(Self::with(folder, options, recovered, true, None)),
+                Ok(None) if mode == Mode::Read => return Err(LogOpenError::NoDatabase(path.to_owned())),
+                // Files may have come and gone while they were being opened.
+                Ok(None) | Err(_) if mode == Mode::ReadBeside && tries < READ_TRIES => tries += 1,
+                Ok(None) => return Err(LogOpenError::NoDatabase(path.to_owned())),
+                Err(error) => return Err(LogOpenError::Store(path.to_owned(), error)),
             }
-            Err(error) => Err(LogOpenError::lock(path, error)),
         }
     }
 
@@ -182,11 +187,6 @@ impl LogBackend<Folder> {
     }
 }
 
-/// Whether the error says that a file can be read but not written.
-fn is_read_only(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied)
-}
-
 impl<D: Disk> LogBackend<D> {
     /// Opens the database of a disk, or makes one.
     ///
@@ -197,7 +197,7 @@ impl<D: Disk> LogBackend<D> {
     }
 
     fn start(disk: D, options: LogOptions, reserve: Option<Reserve>) -> Result<Self, StoreError> {
-        let found = recovery::open(&disk, &options.bounded(), CLASSES, false)?;
+        let found = recovery::open(&disk, &options.bounded(), CLASSES, Mode::Write)?;
         let recovered = found.ok_or_else(|| StoreError::Failed("no database was made".into()))?;
         Ok(Self::with(disk, options, recovered, false, reserve))
     }

@@ -40,7 +40,7 @@ impl fmt::Display for LogOpenError {
             LogOpenError::Io(path, error) => write!(f, "cannot use the folder {}: {error}", path.display()),
             LogOpenError::InUse(path) => write!(
                 f,
-                "the database in {} is open in another process, such as a relay that serves it, and one process opens such a \
+                "the database in {} is open in another process, such as a relay that serves it, and one process writes such a \
                  database at a time: end that process first",
                 path.display()
             ),

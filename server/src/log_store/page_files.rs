@@ -209,6 +209,11 @@ impl<F: DiskFile> PageWriter<F> {
         Ok(())
     }
 
+    /// All free slots, which are not free until they are given back.
+    pub(super) fn take_free(&mut self) -> Vec<PageId> {
+        std::mem::take(&mut self.free).into_iter().map(|slot| PageId(i64::from(slot))).collect()
+    }
+
     /// Nobody can read these pages any more.
     pub(super) fn free(&mut self, ids: impl IntoIterator<Item = PageId>) {
         self.free.extend(ids.into_iter().filter_map(|id| slot_of(id).ok()));

@@ -28,15 +28,26 @@ pub(super) struct Recovered<F> {
     pub(super) version: Version<F>,
 }
 
-/// Opens the database of a disk. `None` if there is none and it `is_read_only`; otherwise one is made.
+/// What a database is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// One that is not there is made, and what was not finished is cut off.
+    Write,
+    /// Nothing is written.
+    Read,
+    /// Nothing is written here, while another process writes.
+    ReadBeside,
+}
+
+/// Opens the database of a disk. `None` if there is none and it is opened to read; otherwise one is made.
 pub(super) fn open<D: Disk>(
     disk: &D,
     options: &LogOptions,
     classes: TermClasses,
-    is_read_only: bool,
+    mode: Mode,
 ) -> Result<Option<Recovered<D::File>>, StoreError> {
     let names = disk.list().map_err(|error| store_error("the folder", &error))?;
-    let Some(Opened { manifest, state }) = find_manifest(disk, options, &names, is_read_only)? else {
+    let Some(Opened { manifest, state }) = find_manifest(disk, options, &names, mode)? else {
         return Ok(None);
     };
     let Head { database, slots } = manifest.head();
@@ -70,10 +81,10 @@ pub(super) fn open<D: Disk>(
             entry.end,
         )?));
     }
-    let log = Replay { disk, options, classes, is_read_only, database, names: &names }
-        .run(&mut version, &mut segments)?;
+    let log =
+        Replay { disk, options, classes, mode, database, names: &names }.run(&mut version, &mut segments)?;
     version.segments = Arc::new(segments);
-    if !is_read_only {
+    if mode == Mode::Write {
         // The process that wrote it may have ended before it had made it durable.
         manifest.sync()?;
         log.sync()?;
@@ -88,7 +99,7 @@ fn find_manifest<D: Disk>(
     disk: &D,
     options: &LogOptions,
     names: &[String],
-    is_read_only: bool,
+    mode: Mode,
 ) -> Result<Option<Opened<D::File>>, StoreError> {
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| manifest::parse_name(name)).collect();
     numbers.sort_unstable();
@@ -100,7 +111,7 @@ fn find_manifest<D: Disk>(
     if names.iter().any(|name| name.starts_with("log-") || name.starts_with("pages-")) {
         return Err(StoreError::Corrupt("there is a log, and no manifest that is whole".into()));
     }
-    if is_read_only {
+    if mode != Mode::Write {
         return Ok(None);
     }
     let mut database = [0; 16];
@@ -141,7 +152,7 @@ struct Replay<'a, D> {
     disk: &'a D,
     options: &'a LogOptions,
     classes: TermClasses,
-    is_read_only: bool,
+    mode: Mode,
     database: [u8; 16],
     names: &'a [String],
 }
@@ -195,7 +206,7 @@ impl<D: Disk> Replay<'_, D> {
                         && is_last
                         && !self.has_batches(&name) =>
                 {
-                    if self.is_read_only {
+                    if self.mode != Mode::Write {
                         return Err(StoreError::Corrupt(format!("{name} is missing")));
                     }
                     let options = self.options;
@@ -299,6 +310,10 @@ impl<D: Disk> Replay<'_, D> {
     /// Looks at what is behind the last batch that is whole in the last segment. Behind those of others there may be an index, and
     /// whether they are complete the head of the next one says.
     fn check_rest(&self, segment: &Segment<D::File>) -> Result<(), StoreError> {
+        if self.mode == Mode::ReadBeside {
+            // Batches come meanwhile.
+            return Ok(());
+        }
         let (name, end) = (segment.name(), segment.end());
         let failed = |error: std::io::Error| store_error(&name, &error);
         let bytes = segment.file.bytes().saturating_sub(end) as usize;
@@ -311,7 +326,7 @@ impl<D: Disk> Replay<'_, D> {
             return Err(broken(&name, end));
         }
         drop(rest);
-        if !self.is_read_only {
+        if self.mode == Mode::Write {
             tracing::warn!("{name}: a batch at its end was not finished, and is cut off");
             segment.file.clear_from(end).and_then(|()| segment.file.sync()).map_err(failed)?;
         }

@@ -1,9 +1,12 @@
 //! On real files: who may open a folder, and `kill -9`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use relay_engine::store::{Backend, Reader, Seq, StoreError};
 use relay_server::log_store::{LogBackend, LogOpenError, LogOptions};
@@ -32,11 +35,102 @@ fn a_folder_is_opened_once() {
     let first = open(folder.path(), LogOptions::default());
     let again = LogBackend::open(folder.path(), LogOptions::default(), 0);
     assert!(matches!(again, Err(LogOpenError::InUse(_))), "{again:?}");
-    let again = LogBackend::open_to_read(folder.path(), LogOptions::default());
-    assert!(matches!(again, Err(LogOpenError::InUse(_))), "{again:?}");
     insert(&first, 1, &note(1, 1)).expect("insert");
     drop(first);
     assert_eq!(of_author(&open(folder.path(), LogOptions::default()), author(1)), [1]);
+}
+
+/// All that is in a folder: names, when they were changed, bytes.
+fn image(path: &Path) -> BTreeMap<String, (SystemTime, Vec<u8>)> {
+    let entries = fs::read_dir(path).expect("a folder").map(|entry| entry.expect("an entry"));
+    let read = |entry: fs::DirEntry| {
+        let changed = entry.metadata().and_then(|metadata| metadata.modified()).expect("a time");
+        (entry.file_name().into_string().expect("a name"), (changed, fs::read(entry.path()).expect("bytes")))
+    };
+    entries.map(read).collect()
+}
+
+/// Regression: commands that only read opened a folder as a relay does, and flushed and cut off what they found.
+#[test]
+fn nothing_changes_in_a_folder_that_is_read() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("data");
+    let missing = LogBackend::open_to_read(&path, LogOptions::default());
+    assert!(matches!(missing, Err(LogOpenError::NoDatabase(_))), "{missing:?}");
+    assert!(!path.exists());
+    let options = LogOptions { has_thread: false, ..small() };
+    let backend = open(&path, options);
+    for n in 1..=300 {
+        insert(&backend, n, &note(n, n)).expect("insert");
+    }
+    drop(backend);
+    // A batch that was not finished, a segment that nothing names, and no locks, as in a copy of the folder.
+    let log = image(&path).into_keys().rfind(|name| name.starts_with("log-")).expect("a log");
+    let end = image(&path)[&log].1.iter().rposition(|byte| *byte != 0).expect("batches").next_multiple_of(8);
+    let file = fs::OpenOptions::new().write(true).open(path.join(&log)).expect("opens");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"\xffbat and no more", end as u64).expect("writes");
+    drop(file);
+    fs::write(path.join("log-00000001-7"), "left over").expect("writes");
+    ["LOCK", "READERS"].iter().for_each(|name| fs::remove_file(path.join(name)).expect("removed"));
+    let mut permissions = fs::metadata(&path).expect("a folder").permissions();
+    permissions.set_mode(0o555);
+    fs::set_permissions(&path, permissions.clone()).expect("set");
+    let before = (fs::metadata(&path).and_then(|folder| folder.modified()).expect("a time"), image(&path));
+    // Smaller sizes, so that something would be due.
+    let backend =
+        LogBackend::open_to_read(&path, LogOptions { memtable_keys: 24, ..small() }).expect("opens");
+    assert_eq!(of_author(&backend, author(1)), (1..=300).rev().collect::<Vec<_>>());
+    assert_eq!(backend.check().expect("checked").damage, []);
+    assert!(insert(&backend, 301, &note(301, 301)).is_err());
+    drop(backend);
+    let after = (fs::metadata(&path).and_then(|folder| folder.modified()).expect("a time"), image(&path));
+    assert_eq!(before, after);
+    permissions.set_mode(0o755);
+    fs::set_permissions(&path, permissions).expect("set");
+}
+
+/// Others read while one writes, flushes, merges, cleans: each finds what there was when it came, as long as it stays.
+#[test]
+fn a_folder_is_read_beside_the_process_that_writes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = open(folder.path(), LogOptions { memtable_keys: 60, segment_events: 40, ..small() });
+    let mut readers = Vec::new();
+    for n in 1..=1_500u64 {
+        insert(&writer, n, &note(n, n)).expect("insert");
+        if n > 60 && n % 5 != 0 {
+            remove(&writer, n - 60..=n - 60);
+        }
+        if n % 50 == 0 {
+            let reader = LogBackend::open_to_read(folder.path(), LogOptions::default()).expect("opens");
+            readers.push((reader, of_author(&writer, author(1))));
+        }
+        if n % 250 == 0 {
+            for (reader, expected) in &readers {
+                assert_eq!(&of_author(reader, author(1)), expected);
+                for seq in expected {
+                    let reader = reader.reader().expect("reader");
+                    let found = reader.event(Seq(*seq)).expect("event");
+                    assert_eq!(found.as_deref(), Some(note(*seq, *seq).json()));
+                }
+                let checked = reader.check().expect("checked");
+                assert!(checked.damage.is_empty() && checked.events == expected.len() as u64, "{checked:?}");
+            }
+            // Some go, some stay.
+            readers.retain(|(_, expected)| expected.len() % 2 == 0);
+        }
+    }
+    // Another process writes, and knows of them.
+    drop(writer);
+    let writer = open(folder.path(), LogOptions { memtable_keys: 60, segment_events: 40, ..small() });
+    for n in 1_501..=1_800 {
+        insert(&writer, n, &note(n, n)).expect("insert");
+        remove(&writer, n - 60..=n - 60);
+    }
+    for (reader, expected) in &readers {
+        assert_eq!(&of_author(reader, author(1)), expected);
+        assert_eq!(reader.check().expect("checked").damage, []);
+    }
+    assert_eq!(writer.maintenance_failures(), 0);
 }
 
 #[test]
