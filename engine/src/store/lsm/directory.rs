@@ -102,7 +102,14 @@ impl Directory {
 
     /// The `nth` page of all.
     pub(super) fn nth(&self, nth: usize) -> Option<PageId> {
-        self.runs().flat_map(|run| &run.pages).nth(nth).map(|page| page.id)
+        let mut left = nth;
+        self.runs().find_map(|run| match run.pages.get(left) {
+            Some(page) => Some(page.id),
+            None => {
+                left -= run.pages.len();
+                None
+            }
+        })
     }
 
     /// Adds pages that have been written.

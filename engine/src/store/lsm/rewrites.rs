@@ -38,7 +38,9 @@ impl RewriteQueue {
 
     /// Records pages that have been replaced.
     pub fn forget(&mut self, pages: &[PageId]) {
-        self.needs_rewrite.retain(|page| !pages.contains(page));
+        for page in pages {
+            self.needs_rewrite.remove(page);
+        }
     }
 
     /// Records events that were removed and whose keys are in pages.

@@ -87,13 +87,11 @@ impl Tiered {
         let runs: Vec<&[PageRef]> = runs.map(|run| &run.pages[..]).collect();
         let bound = bound(&runs, self.step_pages.max(1));
         let is_taken = |page: &&PageRef| bound.is_none_or(|bound| page.last <= bound);
-        let old: Vec<_> =
-            runs.iter().flat_map(|pages| pages.iter()).filter(is_taken).map(|page| page.id).collect();
+        let is_read = |page: &&PageRef| bound.is_none_or(|bound| page.first <= bound);
+        let taken = runs.iter().flat_map(|pages| pages.iter().take_while(is_taken));
+        let old = taken.map(|page| page.id).collect();
         let mut keys = Vec::new();
-        for page in runs.iter().flat_map(|pages| pages.iter()) {
-            if bound.is_some_and(|bound| page.first > bound) {
-                continue;
-            }
+        for page in runs.iter().flat_map(|pages| pages.iter().take_while(is_read)) {
             let mut cursor = PageCursor::at(shelf.page(page.id)?, merge.from.as_bytes())?;
             while let Some(key) = cursor.next()?
                 && bound.is_none_or(|bound| key <= bound)
@@ -116,13 +114,16 @@ impl Tiered {
 
 /// The key up to which pages are merged in a step, so that about `pages_max` are done with; `None` if that is all of them.
 fn bound(runs: &[&[PageRef]], pages_max: usize) -> Option<Key> {
-    let mut lasts: Vec<Key> = runs.iter().flat_map(|pages| pages.iter().map(|page| page.last)).collect();
-    if lasts.len() <= pages_max {
+    if runs.iter().map(|pages| pages.len()).sum::<usize>() <= pages_max {
         return None;
     }
-    lasts.sort_unstable();
-    let bound = lasts[pages_max - 1];
-    (lasts.last() != Some(&bound)).then_some(bound)
+    // Of each run so many are enough.
+    let firsts = runs.iter().flat_map(|pages| pages.iter().take(pages_max));
+    let mut lasts: Vec<Key> = firsts.map(|page| page.last).collect();
+    let (_, bound, _) = lasts.select_nth_unstable(pages_max - 1);
+    let bound = *bound;
+    let last = runs.iter().filter_map(|pages| pages.last()).map(|page| page.last).max();
+    (last != Some(bound)).then_some(bound)
 }
 
 #[cfg(test)]
