@@ -43,7 +43,7 @@ impl NewBatch {
         let (mut removed, mut pending) = (Encoder::default(), Encoder::default());
         for (seq, body) in overlay.bodies() {
             match body {
-                Some(json) => batch.push_line(seq, json),
+                Some(json) => batch.push_line(seq, json, crc32c::crc32c(json)),
                 None => removed.u64(seq.0),
             }
         }
@@ -68,31 +68,27 @@ impl NewBatch {
         batch
     }
 
-    /// Of events alone, which are moved.
-    pub(super) fn of_lines<'a>(
-        lines: impl Iterator<Item = (Seq, &'a [u8])>,
-        serial: u64,
-        last_seq: Seq,
-    ) -> Self {
-        let mut batch = NewBatch { bytes: vec![0; HEAD_BYTES], lines: Vec::new(), serial };
-        lines.for_each(|(seq, json)| batch.push_line(seq, json));
+    /// Of events alone, which are moved with their checksums.
+    pub(super) fn of_lines(lines: &[Line<'_>]) -> Self {
+        let mut batch = NewBatch { bytes: vec![0; HEAD_BYTES], lines: Vec::new(), serial: 0 };
+        lines.iter().for_each(|line| batch.push_line(line.seq, line.json, line.crc));
         batch.bytes.resize(batch.bytes.len().next_multiple_of(8), 0);
         let mut head = Encoder::default();
         head.u32(batch.bytes.len());
-        head.u64(serial);
-        head.u64(last_seq.0);
+        head.u64(0);
+        head.u64(0);
         head.u32(batch.lines.len());
         batch.bytes[12..12 + head.0.len()].copy_from_slice(&head.0);
         batch
     }
 
-    fn push_line(&mut self, seq: Seq, json: &[u8]) {
+    fn push_line(&mut self, seq: Seq, json: &[u8], crc: u32) {
         self.lines.push((seq, self.bytes.len()));
         let mut line = Encoder(std::mem::take(&mut self.bytes));
         // Which number it is, the segment says, once it is known.
         line.u32(0);
         line.u32(json.len());
-        line.u32(crc32c::crc32c(json) as usize);
+        line.u32(crc as usize);
         line.0.extend_from_slice(json);
         self.bytes = line.0;
     }
@@ -223,7 +219,8 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let lines = [(Seq(70), &b"{\"one\":1}"[..]), (Seq(71), b"{}"), (Seq(75), b"{\"three\":[3]}")];
-        let mut batch = NewBatch::of_lines(lines.into_iter(), 9, Seq(77));
+        let lines = lines.map(|(seq, json)| Line { seq, at: 0, crc: crc32c::crc32c(json), json });
+        let mut batch = NewBatch::of_lines(&lines);
         batch.finish(64).expect("short");
         batch.bytes
     }
@@ -232,7 +229,7 @@ mod tests {
     fn what_was_written_is_read() {
         let bytes = sample();
         let batch = Batch::read(&bytes, 64).expect("whole");
-        assert_eq!((batch.bytes, batch.serial, batch.last_seq), (bytes.len(), 9, Seq(77)));
+        assert_eq!((batch.bytes, batch.serial, batch.last_seq), (bytes.len(), 0, Seq(0)));
         let lines: Vec<_> = batch.lines.iter().map(|line| (line.seq.0, line.json)).collect();
         assert_eq!(lines, [(70, &b"{\"one\":1}"[..]), (71, b"{}"), (75, b"{\"three\":[3]}")]);
         assert!(batch.lines.iter().all(Line::is_whole));

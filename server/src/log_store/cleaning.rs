@@ -6,10 +6,11 @@ use std::sync::Arc;
 use relay_engine::store::{Seq, StoreError};
 
 use super::Store;
-use super::batch::NewBatch;
+use super::batch::{Batch, NewBatch};
 use super::disk::{Disk, DiskFile, store_error};
 use super::maintainer::{Maintainer, Swap};
 use super::manifest::SegmentEntry;
+use super::offsets;
 use super::segment::{self, Segment};
 use super::version::Version;
 
@@ -92,9 +93,7 @@ impl<D: Disk> Store<D> {
             maintainer.none_worn = Some(state);
             return Ok(false);
         };
-        let mut live = Vec::new();
-        segment.seqs(Seq(0), segment.last(), usize::MAX, &|seq| !removed.contains(seq), &mut live)?;
-        let cleaned = self.write_again(maintainer, &segment, &live);
+        let cleaned = self.write_again(maintainer, &segment, &|seq| !removed.contains(seq));
         if let Err(StoreError::Corrupt(_)) = cleaned {
             maintainer.broken.insert(segment.number);
         }
@@ -132,52 +131,54 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Writes the events `live` of a segment as its next generation.
+    /// Writes the live events of a segment as its next generation. Their checksums stay: what was damaged before still is.
     fn write_again(
         &self,
         maintainer: &Maintainer<D::File>,
         segment: &Segment<D::File>,
-        live: &[Seq],
+        is_live: &dyn Fn(Seq) -> bool,
     ) -> Result<Arc<Segment<D::File>>, StoreError> {
         let (number, generation, first_seq) = (segment.number, segment.generation + 1, segment.first_seq);
-        let mut batches = Vec::new();
+        let old = segment.name();
+        let name = segment::name(number, generation);
+        let failed = |error: std::io::Error| store_error(&name, &error);
+        let read = segment.file.read(0, segment.end() as usize).map_err(|error| store_error(&old, &error))?;
+        let mut batches: Vec<NewBatch> = Vec::new();
         let mut lines = Vec::new();
-        let mut bytes = 0;
-        let mut left = live;
-        while let Some((seq, others)) = left.split_first() {
-            left = others;
-            let json = segment.event(*seq)?.ok_or_else(|| {
-                StoreError::Corrupt(format!("{}: event {} is missing", segment.name(), seq.0))
-            })?;
-            bytes += json.len();
-            lines.push((*seq, json));
-            if bytes >= CLEANED_BATCH_BYTES || left.is_empty() {
-                let of_batch = lines.iter().map(|(seq, json)| (*seq, &**json));
-                let mut batch = NewBatch::of_lines(of_batch, 0, Seq(0));
-                batch.finish(first_seq)?;
-                batches.push(batch);
+        let (mut bytes, mut at) = (0, segment::HEAD_BYTES as usize);
+        while at < read.len() {
+            let batch = Batch::read(&read[at..], first_seq)
+                .ok_or_else(|| StoreError::Corrupt(format!("{old}: the batch at byte {at} is broken")))?;
+            at += batch.bytes;
+            for line in batch.lines.iter().filter(|line| is_live(line.seq)) {
+                bytes += line.json.len();
+                lines.push(*line);
+            }
+            if bytes >= CLEANED_BATCH_BYTES {
+                batches.push(NewBatch::of_lines(&lines));
                 (bytes, lines) = (0, Vec::new());
             }
         }
-        let name = segment::name(number, generation);
-        let failed = |error: std::io::Error| store_error(&name, &error);
-        let numbers = live.last().map_or(0, |last| last.0 + 1 - first_seq) as u32;
+        if !lines.is_empty() {
+            batches.push(NewBatch::of_lines(&lines));
+        }
+        let last = batches.iter().flat_map(|batch| &batch.lines).map(|(seq, _)| seq.0).max();
+        let numbers = last.map_or(0, |last| last + 1 - first_seq) as u32;
         let total = batches.iter().map(|batch| batch.bytes.len() as u64).sum::<u64>();
-        let total = segment::HEAD_BYTES + total + segment::index_bytes(numbers);
+        let total = segment::HEAD_BYTES + total + offsets::index_bytes(numbers);
         let file = self.disk.create(&name, total).map_err(failed)?;
         let new = Segment::new(file, number, generation, first_seq, numbers);
-        let write = || {
-            new.file.write(0, &segment::head(&maintainer.manifest.head().database, number, first_seq, 0))?;
-            for batch in &batches {
-                new.file.write(new.end(), &batch.bytes)?;
-                new.add(batch.lines.iter().copied(), batch.bytes.len());
-            }
-            new.file.write(new.end(), &new.index().0)?;
-            new.file.sync()?;
-            self.disk.sync()?;
-            self.disk.open(&name)
-        };
-        let file = write().map_err(failed)?;
-        Segment::sealed(file, number, generation, first_seq, numbers, new.end()).map(Arc::new)
+        new.file
+            .write(0, &segment::head(&maintainer.manifest.head().database, number, first_seq, 0))
+            .map_err(failed)?;
+        for mut batch in batches {
+            batch.finish(first_seq)?;
+            new.file.write(new.end(), &batch.bytes).map_err(failed)?;
+            new.add(batch.lines.iter().copied(), batch.bytes.len());
+        }
+        new.file.write(new.end(), &new.index()?.0).map_err(failed)?;
+        let synced = new.file.sync().and_then(|()| self.disk.sync()).and_then(|()| self.disk.open(&name));
+        Segment::sealed(synced.map_err(failed)?, number, generation, first_seq, numbers, new.end())
+            .map(Arc::new)
     }
 }

@@ -64,7 +64,7 @@ impl<D: Disk> Store<D> {
             }
             let name = segment.name();
             let failed = |error: std::io::Error| store_error(&name, &error);
-            let (index, numbers) = segment.index();
+            let (index, numbers) = segment.index()?;
             segment.file.write(segment.end(), &index).and_then(|()| segment.file.sync()).map_err(failed)?;
             let (generation, first_seq, end) = (segment.generation, segment.first_seq, segment.end());
             let file = self.disk.open(&name).map_err(failed)?;

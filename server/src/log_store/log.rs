@@ -6,6 +6,7 @@ use relay_engine::store::{Seq, StoreError};
 
 use super::batch::NewBatch;
 use super::disk::{Disk, DiskFile, store_error};
+use super::offsets;
 use super::options::LogOptions;
 use super::segment::{self, Segment};
 
@@ -112,7 +113,7 @@ impl<F: DiskFile> Log<F> {
         }
         let number = self.segment.number + u64::from(!is_empty);
         // It gets an index when the disk may be full.
-        let bytes_min = segment::HEAD_BYTES + bytes + segment::index_bytes(numbers);
+        let bytes_min = segment::HEAD_BYTES + bytes + offsets::index_bytes(numbers);
         let numbers = numbers.max(options.segment_events);
         let wanted = options.segment_bytes.max(bytes_min);
         self.is_lost = is_empty;

@@ -19,7 +19,7 @@
 //! |---|---|
 //! | `disk`, `folder` | what is needed of a disk; the system's |
 //! | `codec` | integers, frames with checksums |
-//! | `batch`, `segment`, `log` | a commit in the log; a file of it; its end |
+//! | `batch`, `segment`, `offsets`, `log` | a commit in the log; a file of it, and where its events are; its end |
 //! | `page_files` | pages in slots |
 //! | `manifest` | what there is |
 //! | `version` | one state, to be read |
@@ -39,6 +39,7 @@ mod log;
 mod maintainer;
 mod maintenance;
 mod manifest;
+mod offsets;
 mod open_error;
 mod options;
 mod page_files;

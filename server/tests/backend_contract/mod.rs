@@ -32,11 +32,16 @@ impl Made {
             self.created_at,
             self.kind,
             tags.join(","),
-            "x".repeat(self.tail as usize % 50),
+            format_args!("{} {}", content(self.tail), "x".repeat(self.tail as usize % 50)),
             "5".repeat(128)
         );
         Event::from_canonical(json.into_bytes().into())
     }
+}
+
+/// What the content of the event with this tail begins with.
+pub(crate) fn content(tail: u64) -> String {
+    format!("content {tail}.")
 }
 
 pub(crate) fn author(n: u8) -> PubKey {

@@ -25,6 +25,8 @@ struct State {
     pending_names: Vec<(String, Option<usize>)>,
     /// Calls that change something, so far.
     calls: u64,
+    /// Calls that read.
+    reads: u64,
     /// The call at which the machine stops.
     crash_at: u64,
     has_crashed: bool,
@@ -98,6 +100,7 @@ impl CrashDisk {
             durable_names: BTreeMap::new(),
             pending_names: Vec::new(),
             calls: 0,
+            reads: 0,
             crash_at: u64::MAX,
             has_crashed: false,
             failing: None,
@@ -113,6 +116,19 @@ impl CrashDisk {
 
     pub(crate) fn calls(&self) -> u64 {
         self.state().calls
+    }
+
+    pub(crate) fn reads(&self) -> u64 {
+        self.state().reads
+    }
+
+    /// Where these bytes are in a file whose name begins so.
+    pub(crate) fn find(&self, prefix: &str, bytes: &[u8]) -> Option<(String, usize)> {
+        let of_prefix = |(name, _): &(String, Vec<u8>)| name.starts_with(prefix);
+        self.image()
+            .into_iter()
+            .filter(of_prefix)
+            .find_map(|(name, file)| Some((name, memchr::memmem::find(&file, bytes)?)))
     }
 
     /// The machine stops at the `n`th call from the beginning.
@@ -321,7 +337,8 @@ impl DiskFile for CrashFile {
     }
 
     fn read(&self, at: u64, bytes: usize) -> io::Result<Cow<'_, [u8]>> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
+        state.reads += 1;
         let current = &state.inodes[self.inode].current;
         let end = (at as usize).checked_add(bytes).filter(|end| *end as u64 <= self.bytes);
         let found = end.and_then(|end| current.get(at as usize..end));

@@ -6,6 +6,7 @@ mod backend_contract;
 mod crash_disk;
 mod crashes;
 mod files;
+mod removal;
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -141,65 +142,6 @@ fn remove<D: relay_server::log_store::Disk>(backend: &LogBackend<D>, numbers: st
     }
 }
 
-/// What is removed gives the disk back while the database is open, and the events that are left stay.
-#[test]
-fn segments_of_removed_events_are_cleaned() {
-    let disk = CrashDisk::new(1);
-    let backend = LogBackend::open_on(disk.clone(), tiny()).expect("opens");
-    for n in 1..=400 {
-        insert(&backend, n, &note(n, n)).expect("insert");
-    }
-    let log_bytes = || {
-        let image = disk.image();
-        image.iter().filter(|(name, _)| name.starts_with("log-")).map(|(_, bytes)| bytes.len()).sum::<usize>()
-    };
-    let before = log_bytes();
-    for n in (1..=400).filter(|n| n % 10 != 0) {
-        remove(&backend, n..=n);
-    }
-    let expected: Vec<u64> = (1..=40).rev().map(|n| n * 10).collect();
-    assert_eq!(of_author(&backend, author(1)), expected);
-    let after = log_bytes();
-    assert!(after < before / 2, "{before} bytes before, {after} after");
-    remove_all(&backend, &expected);
-    assert!(log_bytes() < before / 4, "{before} bytes before, {} at the end", log_bytes());
-    drop(backend);
-    let backend = LogBackend::open_on(disk.clone(), tiny()).expect("opens");
-    assert_eq!(of_author(&backend, author(1)), [0; 0]);
-    assert_eq!(backend.reader().expect("reader").last_seq(), Ok(Seq(400)));
-}
-
-/// Regression: after a write that removed many events four pages were looked at, and the others only as further events were removed.
-#[test]
-fn pages_get_rid_of_keys_of_removed_events_without_further_writes() {
-    let disk = CrashDisk::new(1);
-    let backend = LogBackend::open_on(disk, tiny()).expect("opens");
-    let classes = backend.classes();
-    let of = |n: u64| (note(n, n), terms_of(note(n, n).view(), classes));
-    let all = backend.write(|writer| {
-        (1..=2_000).try_for_each(|n| {
-            let (event, terms) = of(n);
-            writer.insert(Seq(n), &event, &terms)
-        })
-    });
-    all.expect("inserts");
-    let pages = || {
-        let checked = backend.check().expect("checked");
-        assert!(checked.damage.is_empty(), "{:?}", checked.damage);
-        checked.pages
-    };
-    let before = pages();
-    let none = backend.write(|writer| {
-        (1..=2_000).try_for_each(|n| {
-            let (event, terms) = of(n);
-            writer.remove(Seq(n), &event, &terms)
-        })
-    });
-    none.expect("removes");
-    let after = pages();
-    assert!(before > 200 && before - after > 25, "{before} pages before, {after} after");
-}
-
 /// Regression: while a flush failed on a full disk, segments without events were not dropped, which would have made space for it.
 #[test]
 fn a_full_disk_gets_space_from_segments_of_removed_events() {
@@ -258,10 +200,6 @@ fn nothing_is_written_once_the_thread_has_panicked() {
     drop(backend);
     let backend = LogBackend::open_on(disk.after_crash(Kept::Nothing, 0), tiny()).expect("opens again");
     assert_eq!(of_author(&backend, author(1)), expected);
-}
-
-fn remove_all(backend: &LogBackend<CrashDisk>, numbers: &[u64]) {
-    numbers.iter().for_each(|n| remove(backend, *n..=*n));
 }
 
 #[test]
