@@ -10,6 +10,8 @@
 //! flags    = 1                   events were removed that no commit names
 //! ```
 //!
+//! The JSON of an event that was removed may have become zeros, or be about to: its `crc` stays what it was.
+//!
 //! `head crc` is of the 56 bytes after it; `crc` of all that follows the head but the JSON, which has its own in its line. So
 //! where the events are is known and checked without reading them. Serials count batches.
 

@@ -115,7 +115,7 @@ impl<D: Disk> Store<D> {
             end: segment.end(),
         });
         let swap = Swap { segments: vec![(segment.number, entry)], ..Swap::default() };
-        maintainer.commit(&self.disk, &swap)?;
+        maintainer.commit(&swap)?;
         maintainer.contents.remove(&segment.number);
         self.install(maintainer, Vec::new(), |after| {
             let segments = Arc::make_mut(&mut after.segments);
@@ -126,8 +126,7 @@ impl<D: Disk> Store<D> {
                 }
             }
         });
-        // Who reads it still has it open. If this fails, it is removed when the database is next opened.
-        let _ = self.disk.remove(&segment.name());
+        maintainer.remove_file(&self.disk, segment.name());
         Ok(())
     }
 

@@ -35,7 +35,7 @@ impl<D: Disk> Store<D> {
         let (sealed, entries) = self.seal(&version, position.segment)?;
         let new = maintainer.pages.write(&self.disk, &pages)?;
         let swap = Swap { new, flushed: Some(version.applied.clone()), segments: entries, ..Swap::default() };
-        maintainer.commit(&self.disk, &swap)?;
+        maintainer.commit(&swap)?;
         self.install(maintainer, Vec::new(), |after| {
             after.memtable.remove_frozen(&frozen);
             after.unflushed_bytes -= version.unflushed_bytes;

@@ -1,11 +1,13 @@
 //! What maintenance works on, and changes of the manifest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::ErrorKind;
 use std::sync::{Arc, Weak};
 
 use relay_engine::store::StoreError;
-use relay_engine::store::lsm::{Directory, Merge, PageId, PageRef, RewriteQueue, RunId};
+use relay_engine::store::lsm::{Directory, Merge, PageId, PageRef, RemovedSeqs, RewriteQueue, RunId};
 
+use super::blanking::Fence;
 use super::disk::{Disk, DiskFile};
 use super::manifest::{Applied, Edit, Manifest, SegmentEntry, State};
 use super::page_files::PageWriter;
@@ -34,6 +36,12 @@ pub(super) struct Maintainer<F> {
     pub(super) none_dead: Option<(u64, usize)>,
     /// The same when none was worn.
     pub(super) none_worn: Option<(u64, usize)>,
+    /// Removed events whose bodies have been overwritten, or are in no segment.
+    pub(super) blanked: RemovedSeqs,
+    /// Those whose bodies are to be overwritten next.
+    pub(super) fence: Option<Fence>,
+    /// Files of segments that nothing names and could not be removed.
+    leftovers: Vec<String>,
     /// Segments that can't be written again, because they are broken.
     pub(super) broken: BTreeSet<u64>,
 }
@@ -52,7 +60,7 @@ impl<F: DiskFile> Maintainer<F> {
     pub(super) fn new(manifest: Manifest<F>, state: State, mut pages: PageWriter<F>) -> Self {
         // Other processes may read pages that an earlier manifest named.
         let replaced = pages.take_free();
-        let removed = state.flushed.removed.len();
+        let (removed, blanked) = (state.flushed.removed.len(), state.blanked.clone());
         Maintainer {
             manifest,
             state,
@@ -65,6 +73,9 @@ impl<F: DiskFile> Maintainer<F> {
             contents: BTreeMap::new(),
             none_dead: None,
             none_worn: None,
+            blanked,
+            fence: None,
+            leftovers: Vec::new(),
             broken: BTreeSet::new(),
         }
     }
@@ -82,8 +93,23 @@ impl<F: DiskFile> Maintainer<F> {
         }
     }
 
+    /// Removes a file that nothing names; whoever reads it still has it open. If that fails, it is tried again.
+    pub(super) fn remove_file<D: Disk<File = F>>(&mut self, disk: &D, name: String) {
+        self.leftovers.push(name);
+        self.remove_leftovers(disk);
+    }
+
+    /// Tries to remove what could not be removed.
+    pub(super) fn remove_leftovers<D: Disk<File = F>>(&mut self, disk: &D) {
+        self.leftovers.retain(|name| match disk.remove(name) {
+            Ok(()) => false,
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        });
+    }
+
     /// Writes all there is as a new manifest.
     pub(super) fn replace_manifest<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), StoreError> {
+        self.state.blanked = self.blanked.clone();
         self.manifest.replace(disk, &self.state)?;
         self.replaced.append(&mut self.uncertain);
         Ok(())
@@ -95,7 +121,7 @@ impl<F: DiskFile> Maintainer<F> {
     }
 
     /// Makes a swap durable.
-    pub(super) fn commit<D: Disk<File = F>>(&mut self, disk: &D, swap: &Swap) -> Result<(), StoreError> {
+    pub(super) fn commit(&mut self, swap: &Swap) -> Result<(), StoreError> {
         let flushed = swap.flushed.as_ref();
         let edit = Edit {
             removed_pages: &swap.old,
@@ -103,6 +129,7 @@ impl<F: DiskFile> Maintainer<F> {
             merges: swap.merge.iter().cloned().collect(),
             flushed: flushed.map(|after| (after, after.removed.changed_since(&self.state.flushed.removed))),
             segments: swap.segments.clone(),
+            blanked: self.blanked.changed_since(&self.state.blanked),
         };
         if let Err(error) = self.manifest.append(&edit) {
             self.uncertain.extend(swap.new.iter().map(|(_, page)| page.id));
@@ -115,6 +142,9 @@ impl<F: DiskFile> Maintainer<F> {
         }
         if let Some(flushed) = flushed {
             self.state.flushed = flushed.clone();
+        }
+        if self.state.blanked.len() != self.blanked.len() {
+            self.state.blanked = self.blanked.clone();
         }
         for (number, entry) in &swap.segments {
             match entry {

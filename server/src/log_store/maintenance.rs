@@ -6,7 +6,7 @@
 //! made. Steps run in a thread, or after each write.
 
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relay_engine::store::lsm::{Merge, Replacement, rewrite};
 use relay_engine::store::{Seq, StoreError};
@@ -20,8 +20,10 @@ use super::{OVERDUE_FACTOR, Store, lock};
 const REWRITES: usize = 4;
 /// Removed events after which the thread looks whether something is worn.
 const REMOVED_PER_LOOK: u64 = 64;
-/// How long the thread waits before it makes a step again that has failed.
+/// How long the thread waits before it makes a step again that has failed, or overwrites bodies of removed events.
 const RETRY: Duration = Duration::from_secs(1);
+/// Steps that overwrite bodies of removed events before the process ends. The next process makes the others.
+const LAST_BLANKS: usize = 64;
 
 /// What the thread and the writer tell each other.
 #[derive(Debug, Default)]
@@ -40,6 +42,8 @@ pub(super) struct Signal {
     failure: Option<StoreError>,
     /// Why it did not flush, if it failed to.
     flush_failure: Option<StoreError>,
+    /// Whether something is due soon, such as overwriting the bodies of a few removed events.
+    is_waiting: bool,
 }
 
 /// What a step has done.
@@ -50,6 +54,8 @@ struct Step {
     /// The first thing that failed.
     failure: Option<StoreError>,
     flush_failure: Option<StoreError>,
+    /// Somebody still reads what is to be overwritten.
+    is_waiting: bool,
 }
 
 impl<D: Disk> Store<D> {
@@ -72,20 +78,39 @@ impl<D: Disk> Store<D> {
         loop {
             {
                 let mut signal = lock(&self.signal);
+                let mut until = None;
                 while !signal.is_wanted && !signal.is_ending {
-                    if signal.failure.is_some() {
-                        let waited = self.signalled.wait_timeout(signal, RETRY);
-                        signal = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    if signal.failure.is_none() && !signal.is_waiting {
+                        signal = self.signalled.wait(signal).unwrap_or_else(PoisonError::into_inner);
+                        continue;
+                    }
+                    let until = *until.get_or_insert_with(|| Instant::now() + RETRY);
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
                         break;
                     }
-                    signal = self.signalled.wait(signal).unwrap_or_else(PoisonError::into_inner);
+                    let waited = self.signalled.wait_timeout(signal, left);
+                    signal = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 if signal.is_ending {
+                    drop(signal);
+                    self.blank_last();
                     return;
                 }
-                signal.is_wanted = false;
+                (signal.is_wanted, signal.is_waiting) = (false, false);
+                signal.removed = self.version().applied.removed.len();
             }
             while self.step_and_tell() {}
+        }
+    }
+
+    /// Before the process ends: nobody reads any more.
+    fn blank_last(&self) {
+        let mut maintainer = lock(&self.maintainer);
+        for _ in 0..LAST_BLANKS {
+            if !matches!(self.blank(&mut maintainer), Ok(true)) {
+                break;
+            }
         }
     }
 
@@ -96,7 +121,7 @@ impl<D: Disk> Store<D> {
 
     /// One step. True if there may be more, and nobody wants an end.
     fn step_and_tell(&self) -> bool {
-        let Step { has_more, failure, flush_failure } = self.step(&mut lock(&self.maintainer));
+        let Step { has_more, failure, flush_failure, is_waiting } = self.step(&mut lock(&self.maintainer));
         let mut signal = lock(&self.signal);
         signal.steps += 1;
         if let Some(error) = &failure {
@@ -106,6 +131,7 @@ impl<D: Disk> Store<D> {
             signal.failures += 1;
         }
         (signal.failure, signal.flush_failure) = (failure, flush_failure);
+        signal.is_waiting |= is_waiting;
         self.signalled.notify_all();
         has_more && !signal.is_ending
     }
@@ -114,9 +140,12 @@ impl<D: Disk> Store<D> {
     pub(super) fn signal_if_due(&self) {
         let version = self.version();
         let mut signal = lock(&self.signal);
-        if self.is_full(&version, 1) || version.applied.removed.len() >= signal.removed + REMOVED_PER_LOOK {
-            signal.removed = version.applied.removed.len();
+        let removed = version.applied.removed.len();
+        if self.is_full(&version, 1) || removed >= signal.removed + REMOVED_PER_LOOK {
             signal.is_wanted = true;
+            self.signalled.notify_all();
+        } else if removed > signal.removed && !signal.is_waiting {
+            signal.is_waiting = true;
             self.signalled.notify_all();
         }
     }
@@ -172,11 +201,13 @@ impl<D: Disk> Store<D> {
             return done;
         }
         maintainer.reclaim(&self.disk);
+        maintainer.remove_leftovers(&self.disk);
         type Kind<D> = fn(&Store<D>, &mut Maintainer<<D as Disk>::File>) -> Result<bool, StoreError>;
         // What gives disk back without taking any is first: on a full disk it makes space for the others.
-        let kinds: [(Kind<D>, bool); 6] = [
+        let kinds: [(Kind<D>, bool); 7] = [
             (Self::drop_dead, false),
             (Self::flush, true),
+            (Self::blank, false),
             (Self::merge, false),
             (Self::rewrite_worn, false),
             (Self::clean_one, false),
@@ -202,6 +233,7 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
+        done.is_waiting = maintainer.fence.is_some();
         done
     }
 
@@ -251,7 +283,7 @@ impl<D: Disk> Store<D> {
     ) -> Result<(), StoreError> {
         let new = maintainer.pages.write(&self.disk, &replacement.new)?;
         let swap = Swap { old: replacement.old, new, merge, ..Swap::default() };
-        maintainer.commit(&self.disk, &swap)?;
+        maintainer.commit(&swap)?;
         self.install(maintainer, swap.old, |_| {});
         Ok(())
     }

@@ -23,7 +23,9 @@ use super::page_files::Slots;
 const HEAD_MAGIC: [u8; 4] = *b"\xffman";
 const EDIT_MAGIC: [u8; 4] = *b"\xffedt";
 /// Another version is refused.
-const VERSION: usize = 1;
+const VERSION: usize = 2;
+/// The version before knew nothing of bodies that are overwritten, nor of sparse indices. It is read, and written anew as this one.
+const VERSION_BEFORE: usize = 1;
 
 /// A segment that the manifest knows: its batches are in the pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub(super) struct Edit<'a> {
     pub(super) flushed: Option<(&'a Applied, ChangedBits)>,
     /// Segments that are new, have been cleaned, or have been removed (`None`).
     pub(super) segments: Vec<(u64, Option<SegmentEntry>)>,
+    /// Rows of removed events whose bodies have been overwritten.
+    pub(super) blanked: ChangedBits,
 }
 
 /// All that the manifest says.
@@ -77,6 +81,8 @@ pub(super) struct State {
     pub(super) directory: Directory,
     pub(super) flushed: Applied,
     pub(super) segments: BTreeMap<u64, SegmentEntry>,
+    /// Removed events whose bodies have been overwritten.
+    pub(super) blanked: RemovedSeqs,
 }
 
 /// What is fixed when a database is made.
@@ -96,10 +102,11 @@ impl Head {
         encoder.0
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+    /// Also whether it is of this version.
+    fn decode(bytes: &[u8]) -> Result<(Self, bool), StoreError> {
         let mut decoder = Decoder(bytes);
         let version = decoder.u32().unwrap_or(0);
-        if version != VERSION {
+        if version != VERSION && version != VERSION_BEFORE {
             return Err(StoreError::Failed(format!(
                 "the database has format version {version}; this version of the relay reads version {VERSION}"
             )));
@@ -109,7 +116,9 @@ impl Head {
             let (bytes, of_file) = (decoder.u32()? as u32, decoder.u32()? as u32);
             (of_file > 0).then_some(Head { database, slots: Slots { bytes, of_file } })
         };
-        read().ok_or_else(|| StoreError::Corrupt("the head of the manifest is malformed".into()))
+        let head = read();
+        head.map(|head| (head, version == VERSION))
+            .ok_or_else(|| StoreError::Corrupt("the head of the manifest is malformed".into()))
     }
 }
 
@@ -164,6 +173,11 @@ impl Edit<'_> {
                 out.u32(*numbers as usize);
                 out.u64(*end);
             }
+        }
+        out.u32(self.blanked.rows().count());
+        for (number, bits) in self.blanked.rows() {
+            out.u64(number);
+            out.bytes(bits);
         }
         out.0
     }
@@ -231,6 +245,12 @@ impl State {
                 None => drop(self.segments.remove(&number)),
             }
         }
+        // Edits of the version before end here.
+        if !from.0.is_empty() {
+            for (number, bits) in from.list(|from| Some((from.u64()?, from.bytes()?)))? {
+                self.blanked.put_row(number, bits).ok()?;
+            }
+        }
         from.0.is_empty().then_some(())
     }
 
@@ -246,6 +266,7 @@ impl State {
             merges: self.directory.merges().iter().map(|merge| (merge.clone(), false)).collect(),
             flushed: Some((&self.flushed, self.flushed.removed.changed_since(&RemovedSeqs::default()))),
             segments: self.segments.iter().map(|(number, entry)| (*number, Some(*entry))).collect(),
+            blanked: self.blanked.changed_since(&RemovedSeqs::default()),
             ..Edit::default()
         }
         .encode()
@@ -318,7 +339,7 @@ impl<F: DiskFile> Manifest<F> {
         let Some((head, mut end)) = codec::read_frame(HEAD_MAGIC, &bytes) else {
             return Ok(None);
         };
-        let head = Head::decode(head)?;
+        let (head, is_current) = Head::decode(head)?;
         let (mut state, mut first_bytes) = (State::default(), 0);
         while let Some((edit, frame)) = bytes.get(end..).and_then(|rest| codec::read_frame(EDIT_MAGIC, rest))
         {
@@ -339,8 +360,8 @@ impl<F: DiskFile> Manifest<F> {
         }
         let is_torn = rest.iter().any(|byte| *byte != 0);
         drop(bytes);
-        let end = end as u64;
-        let manifest = Manifest { head, number, file, first_bytes, end, edits_bytes, is_broken: is_torn };
+        let (end, is_broken) = (end as u64, is_torn || !is_current);
+        let manifest = Manifest { head, number, file, first_bytes, end, edits_bytes, is_broken };
         Ok(Some(Opened { manifest, state }))
     }
 

@@ -12,6 +12,8 @@
 //! of which most events were removed are written again (`maintenance`), in steps that change the manifest once each. How keys,
 //! runs and merges work is in [`relay_engine::store::lsm`].
 //!
+//! Bodies of removed events are overwritten where they are as soon as nobody can read them (`blanking`).
+//!
 //! Readers take the current version and keep it; they wait for nobody. A slot is used again when no version names it any
 //! more. All bytes are covered by checksums (CRC-32C); integers are little-endian.
 //!
@@ -25,10 +27,11 @@
 //! | `version` | one state, to be read |
 //! | `recovery` | opening |
 //! | `maintenance`, `maintainer` | what is done in the background: its thread and steps; what they work on |
-//! | `flush`, `cleaning` | steps: keys to pages; segments without removed events |
+//! | `flush`, `blanking`, `cleaning` | steps: keys to pages; bodies of removed events; segments without removed events |
 //! | `check` | all checksums, for `relay verify-db` |
 
 mod batch;
+mod blanking;
 mod check;
 mod cleaning;
 mod codec;
@@ -232,6 +235,12 @@ impl<D: Disk> LogBackend<D> {
         // Without a thread, writes do its work.
         let thread = thread.and_then(Result::ok);
         LogBackend(Arc::new(Shared { store, thread: Mutex::new(thread), reserve }))
+    }
+
+    /// Does all maintenance that is due now, as its thread does by itself. What a snapshot may still read, or could not be done,
+    /// is left.
+    pub fn maintain(&self) {
+        self.0.store.maintain_now();
     }
 
     fn has_thread(&self) -> bool {

@@ -66,6 +66,7 @@ pub(super) fn open<D: Disk>(
         pages: Arc::clone(&pages.files),
         segments: Arc::default(),
         applied: state.flushed.clone(),
+        readers: Arc::default(),
     };
     let mut segments = Vec::new();
     for (number, entry) in &state.segments {
@@ -177,8 +178,7 @@ impl<D: Disk> Replay<'_, D> {
                 segment::name(last + 1, 0)
             )));
         }
-        let mut keys = Vec::new();
-        let mut tail = None;
+        let (mut keys, mut unsure, mut tail) = (Vec::new(), Vec::new(), None);
         for number in first..=last {
             let name = segment::name(number, 0);
             let is_last = number == last;
@@ -217,9 +217,19 @@ impl<D: Disk> Replay<'_, D> {
                 Err(error) => return Err(error),
             };
             let begin = if number == first { begin } else { segment::HEAD_BYTES };
-            self.replay(&segment, begin, version, &mut keys)?;
+            let is_followed = |serial: u64| {
+                let next = segment::name(number + 1, 0);
+                let opened =
+                    if is_last { Ok(None) } else { self.open(&next, number + 1, number + 1 == last) };
+                matches!(opened, Ok(Some(next)) if next.serial >= serial)
+            };
+            self.replay(&segment, begin, &is_followed, version, &mut keys, &mut unsure)?;
             segments.push(Arc::clone(&segment));
             tail = Some(segment);
+        }
+        if let Some((_, error)) = unsure.into_iter().find(|(seq, _)| !version.applied.removed.contains(*seq))
+        {
+            return Err(error);
         }
         sort_keys(&mut keys);
         version.memtable.add(keys);
@@ -259,13 +269,17 @@ impl<D: Disk> Replay<'_, D> {
         }
     }
 
-    /// Reads the batches of a segment. What is before `begin` is in the pages.
+    /// Reads the batches of a segment. What is before `begin` is in the pages. `is_followed`: whether the next segment comes after a
+    /// batch of this serial. `unsure`: events that are not what was written, and the errors that they are unless they were
+    /// removed later and are being overwritten.
     fn replay(
         &self,
         segment: &Segment<D::File>,
         begin: u64,
+        is_followed: &dyn Fn(u64) -> bool,
         version: &mut Version<D::File>,
         keys: &mut Vec<Key>,
+        unsure: &mut Vec<(Seq, StoreError)>,
     ) -> Result<(), StoreError> {
         let name = segment.name();
         let bytes = segment
@@ -275,16 +289,27 @@ impl<D: Disk> Replay<'_, D> {
         while let Some(batch) =
             bytes.get(segment.end() as usize..).and_then(|rest| Batch::read(rest, segment.first_seq))
         {
-            let is_flushed = segment.end() < begin;
+            let (is_flushed, known_keys) = (segment.end() < begin, keys.len());
             if !is_flushed {
-                if !batch.lines.iter().all(|line| line.is_whole()) {
-                    break;
+                let known = unsure.len();
+                for line in batch.lines.iter() {
+                    match line.is_whole() {
+                        true => push_keys_of(line.seq, line.json, self.classes, keys),
+                        false => unsure.push((line.seq, broken(&name, segment.end()))),
+                    }
+                }
+                if unsure.len() > known {
+                    let rest = bytes.get(segment.end() as usize + batch.bytes..);
+                    let next = rest.and_then(|rest| Batch::read(rest, segment.first_seq));
+                    if next.is_none_or(|next| next.serial <= batch.serial) && !is_followed(batch.serial) {
+                        // It was not finished.
+                        unsure.truncate(known);
+                        keys.truncate(known_keys);
+                        break;
+                    }
                 }
                 if batch.serial != version.applied.position.serial + 1 {
                     return Err(broken(&name, segment.end()));
-                }
-                for line in batch.lines.iter() {
-                    push_keys_of(line.seq, line.json, self.classes, keys);
                 }
                 keys.extend(&batch.tombstones);
                 version.unflushed_bytes += batch.bytes as u64;

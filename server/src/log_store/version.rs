@@ -29,6 +29,8 @@ pub(super) struct Version<F> {
     pub(super) segments: Arc<Vec<Arc<Segment<F>>>>,
     /// What all batches have made.
     pub(super) applied: Applied,
+    /// Shared with the versions before it in which the same bodies may be read.
+    pub(super) readers: Arc<()>,
 }
 
 impl<F> Clone for Version<F> {
@@ -40,6 +42,7 @@ impl<F> Clone for Version<F> {
             pages: Arc::clone(&self.pages),
             segments: Arc::clone(&self.segments),
             applied: self.applied.clone(),
+            readers: Arc::clone(&self.readers),
         }
     }
 }
@@ -56,6 +59,11 @@ impl<F: DiskFile> Version<F> {
             filtered: FILTERED,
             is_removed: &|seq| self.applied.removed.contains(seq),
         })
+    }
+
+    /// The segment that may have an event.
+    pub(super) fn segment_of(&self, seq: Seq) -> Option<usize> {
+        self.segments.partition_point(|segment| segment.first_seq <= seq.0).checked_sub(1)
     }
 
     /// The segments that may have events from `seq` on.

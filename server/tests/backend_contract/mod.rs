@@ -102,6 +102,8 @@ pub(crate) struct Model {
     pending_removal: BTreeSet<Seq>,
     tombstones: BTreeMap<String, (Tombstone, Timestamp)>,
     last_seq: Seq,
+    /// Tails of removed events.
+    removed: Vec<u64>,
 }
 
 impl Model {
@@ -232,6 +234,7 @@ impl Model {
                 let (event, terms) = self.events.remove(&seq).expect("just found");
                 writer.remove(seq, &event, &terms).expect("remove");
                 self.pending_removal.remove(&seq);
+                self.removed.push(seq.0);
             }
             1 => {
                 let key = author(chance.below(3) as u8);
@@ -260,7 +263,14 @@ impl Model {
             let (event, terms) = self.events.remove(&seq).expect("just found");
             writer.remove(seq, &event, &terms).expect("remove");
             self.pending_removal.remove(&seq);
+            self.removed.push(seq.0);
         }
+    }
+
+    /// Something of the JSON of each event that was removed: of its beginning, and of its end.
+    #[allow(dead_code, reason = "not every backend's tests need it")]
+    pub(crate) fn traces(&self) -> impl Iterator<Item = String> {
+        self.removed.iter().flat_map(|tail| [format!("{tail:048x}\",\"pubkey\""), content(*tail)])
     }
 
     /// One random event more.

@@ -48,6 +48,18 @@ fn check(backend: &LogBackend<CrashDisk>, model: &Model, note: &str) {
     assert!(checked.damage.is_empty(), "{note}: {:?}", checked.damage);
 }
 
+/// Nothing of what was removed is on the disk after what is due was done.
+fn check_removed_is_gone(backend: &LogBackend<CrashDisk>, disk: &CrashDisk, model: &Model, note: &str) {
+    backend.maintain();
+    let image = disk.image();
+    for trace in model.traces() {
+        for (name, bytes) in &image {
+            let is_there = memchr::memmem::find(bytes, trace.as_bytes()).is_some();
+            assert!(!is_there, "{note}: {name} has {trace}");
+        }
+    }
+}
+
 fn open(disk: &CrashDisk) -> Result<LogBackend<CrashDisk>, StoreError> {
     LogBackend::open_on(disk.clone(), tiny())
 }
@@ -87,6 +99,8 @@ fn what_was_acknowledged_is_there_after_a_crash_at_any_call() {
             let mut model =
                 if last == being_written.last_seq() { being_written.clone() } else { acknowledged.clone() };
             check(&backend, &model, &note);
+            check_removed_is_gone(&backend, &found, &model, &note);
+            check(&backend, &model, &format!("{note}, after maintenance"));
             if !n.is_multiple_of(3) {
                 continue;
             }

@@ -97,6 +97,30 @@ impl RemovedSeqs {
         ChangedBits(rows)
     }
 
+    /// Up to `max` events that are here and not in `other`, ascending.
+    pub fn missing_in(&self, other: &RemovedSeqs, max: usize) -> Vec<Seq> {
+        let is_changed = |(number, bits): &(&u64, &Arc<Bits>)| {
+            other.rows.get(number).is_none_or(|known| !Arc::ptr_eq(known, bits) && known != *bits)
+        };
+        let mut rows: Vec<_> = self.rows.iter().filter(is_changed).collect();
+        rows.sort_unstable_by_key(|(number, _)| **number);
+        let mut found = Vec::new();
+        for (number, bits) in rows {
+            let known = other.rows.get(number);
+            for (at, byte) in bits.iter().enumerate() {
+                let mut new = byte & !known.map_or(0, |known| known[at]);
+                while new != 0 {
+                    if found.len() == max {
+                        return found;
+                    }
+                    found.push(Seq(number * ROW_BITS + 8 * at as u64 + u64::from(new.trailing_zeros())));
+                    new &= new - 1;
+                }
+            }
+        }
+        found
+    }
+
     /// Puts a row that was stored.
     ///
     /// # Errors
@@ -161,6 +185,9 @@ mod tests {
                 assert_eq!(removed.count_in(Seq(first), Seq(last)), expected, "{first} to {last}");
             }
         }
+        assert_eq!(removed.missing_in(&before, 9), [Seq(20_001)]);
+        assert_eq!(removed.missing_in(&RemovedSeqs::default(), 4), [1, 2, 20_000, 20_001].map(Seq));
+        assert_eq!(before.missing_in(&removed, 9), []);
         let mut copy = before.clone();
         for (number, bits) in removed.changed_since(&before).rows() {
             copy.put_row(number, bits).expect("a row");
