@@ -350,6 +350,25 @@ fn rules_for_clients_apply_and_what_they_refuse_is_asked_for_once() {
     assert!((3..=5).contains(&per_comparison), "{per_comparison} ids each time");
 }
 
+/// Regression: when all 64 events of a tick were refused at admission, nothing brought about the next tick, and the slice stood
+/// still until its end.
+#[test]
+fn what_admission_refuses_does_not_hold_up_the_rest() {
+    let refused = (0..640).map(|n| event(&key(2)).kind(7).at(FIRST + 1_000 + n).sign());
+    let refused = refused.map(|event| event_of_json(&event.json()).unwrap());
+    let taken = events("there", (0..100).map(|n| FIRST + n));
+    let there = both(&refused.map(|event| (event.id, event)).collect(), &taken);
+    for without in [None, Some(Without::Notice("unknown"))] {
+        let mut settings = settings(json!({}), 86_400);
+        settings.policy.deny_kinds = vec![7];
+        let mut world = World::new(&there, settings);
+        world.relay.without = without;
+        world.run(10);
+        assert_eq!(world.count("compared; 100 events stored"), 1, "{:?}", world.runtime.host.log.borrow());
+        assert_eq!((world.stored(), world.connections), (taken.clone(), 1), "{without:?}");
+    }
+}
+
 #[test]
 fn a_relay_that_is_down_is_tried_ever_more_rarely_also_without_memory() {
     let there = events("there", [FIRST]);

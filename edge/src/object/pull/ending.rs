@@ -6,7 +6,7 @@ use relay_engine::types::Now;
 use relay_sync::backoff::Backoff;
 use relay_sync::session::End;
 
-use super::slice::Stage;
+use super::slice::{Slice, Stage};
 use super::{Pulls, position};
 use crate::object::{Host, Object, RowCountingConn};
 
@@ -36,12 +36,10 @@ enum Ended {
 impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// Once a session has ended and all that came is stored: the next range, or the end of the slice.
     pub(super) fn end_if_stored(&mut self, pulls: &mut Pulls, now: Now) {
-        let Some(slice) = &mut pulls.slice else { return };
-        if !slice.is_stored() || !matches!(slice.stage, Stage::Storing(_)) {
+        let is_over = |slice: &Slice| slice.is_stored() && matches!(slice.stage, Stage::Storing(_));
+        if !pulls.slice.as_ref().is_some_and(is_over) {
             return;
         }
-        // Outcomes that came at once.
-        self.take_outcomes(pulls);
         let Pulls { peers, slice: Some(slice), .. } = pulls else { return };
         let Stage::Storing(end) = std::mem::replace(&mut slice.stage, Stage::Connecting) else { return };
         let Some(peer) = peers.get_mut(slice.peer) else { return };

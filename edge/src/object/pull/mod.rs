@@ -253,6 +253,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.act(&mut pulls, now);
         self.store_position(&mut pulls);
         self.publish_copies(&mut pulls, now);
+        // Those that admission refuses are decided at once: nothing else would bring about the next tick.
+        self.take_outcomes(&mut pulls);
         self.end_if_stored(&mut pulls, now);
         self.counters.rows.sync.add(self.rows().since(before));
         self.pulls = pulls;
