@@ -250,6 +250,22 @@ fn a_slice_ends_after_some_seconds_and_the_next_one_goes_on() {
     }
 }
 
+/// Regression: a slice that had brought nothing by its end was followed by the next one after a second, for ever.
+#[test]
+fn a_relay_too_slow_to_bring_anything_is_asked_ever_more_rarely() {
+    let there = events("there", (0..10).map(|n| FIRST + n));
+    let mut world = World::new(&there, settings(json!({}), 86_400));
+    // The answer to NEG-OPEN comes when the slice is over.
+    world.ms = 25_000;
+    world.run(86_400);
+    assert!((20..150).contains(&world.connections), "{} connections", world.connections);
+    assert!(world.count("it has brought nothing; again in") >= world.connections - 1);
+    assert_eq!(world.stored(), Events::new());
+    world.ms = 0;
+    world.run(3_700);
+    assert_eq!(world.stored(), there);
+}
+
 #[test]
 fn ranges_of_many_events_are_compared_one_after_another() {
     // More than a range has, of which the relay there lacks none and this one lacks a few.

@@ -271,9 +271,10 @@ impl Session {
 
     /// What became of events in the store.
     pub fn stored(&mut self, outcomes: Outcomes) {
-        self.progress.steps += outcomes.counts.stored;
+        let settled = self.progress.settled.len();
         self.progress.counts.add_outcomes(&outcomes);
         self.progress.settled.extend(outcomes.refused);
+        self.progress.steps += outcomes.counts.stored + (self.progress.settled.len() - settled) as u64;
         self.check_wrong();
     }
 

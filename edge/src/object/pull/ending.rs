@@ -25,9 +25,9 @@ const SETTLED_MAX: usize = 100_000;
 enum Ended {
     /// A range is done.
     Range,
-    /// By its own bounds.
+    /// By its own bounds, after it has brought something.
     Bounds,
-    /// By the other relay or the network.
+    /// By the other relay or the network, or for nothing.
     Failed(String),
     /// The other relay is not believed any more.
     CutOff(String),
@@ -50,6 +50,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             None => peer.progress.take().unwrap_or_default(),
         };
         let counts = std::mem::take(&mut progress.counts);
+        let had_progress = std::mem::take(&mut progress.steps) > 0;
         peer.counters.wrong += counts.invalid + counts.unasked + counts.mismatched;
         let is_all_stored = slice.store_failed.is_none();
         let ended = match (slice.store_failed.take(), counts.lie(), end) {
@@ -57,11 +58,10 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             (None, Some(why), _) => Ended::CutOff(why.to_owned()),
             (None, None, End::Done) => Ended::Range,
             (None, None, End::Failed(why)) => Ended::CutOff(why),
-            (None, None, End::Retry(_)) if slice.is_over => Ended::Bounds,
+            (None, None, End::Retry(_)) if slice.is_over && had_progress => Ended::Bounds,
+            (None, None, End::Retry(_)) if slice.is_over => Ended::Failed("it has brought nothing".to_owned()),
             (None, None, End::Retry(why)) => Ended::Failed(why),
         };
-        let had_progress = counts.outcomes.stored > 0 || progress.steps > 0;
-        progress.steps = 0;
         match &ended {
             Ended::Range => peer.position.until = slice.range.since.saturating_sub(1),
             Ended::Bounds | Ended::Failed(_) if had_session && is_all_stored => {
