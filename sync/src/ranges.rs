@@ -114,10 +114,12 @@ impl Scope {
 /// The ids of the local events.
 #[derive(Debug, Default)]
 pub struct LocalEvents {
-    /// In the order of NIP-77: by time, then id.
+    /// In the order of NIP-77: by time, then id. Reconciliations tell them to the other relay.
     pub items: Vec<Item>,
     /// Of these, the ones that are not sent.
     pub withheld: HashSet<EventId>,
+    /// Others that are not sent either, and that the other relay is not told of. They are not asked for.
+    pub hidden: HashSet<EventId>,
 }
 
 /// Items of a range, as the `negentropy` crate reads them.

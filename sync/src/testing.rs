@@ -94,6 +94,8 @@ pub struct FakeRelay {
     pub is_authenticated: bool,
     /// Names of the messages that came.
     pub came: Vec<String>,
+    /// The messages.
+    pub texts: Vec<String>,
     /// Events that were sent.
     pub sent: usize,
     /// Ids that were asked for.
@@ -116,6 +118,12 @@ impl FakeRelay {
         self.came.iter().filter(|came| *came == name).count()
     }
 
+    /// Whether a message that came has the id of an event.
+    pub fn was_told_of(&self, event: &Event) -> bool {
+        let id = event.id.to_string();
+        self.texts.iter().any(|text| text.contains(&id))
+    }
+
     /// A client connects: the first messages.
     pub fn connect(&mut self) -> Vec<String> {
         (self.is_authenticated, self.has_hung_up) = (false, false);
@@ -128,6 +136,7 @@ impl FakeRelay {
         let message: Value = serde_json::from_str(text).expect("clients send JSON");
         let name = message[0].as_str().expect("a name").to_owned();
         self.came.push(name.clone());
+        self.texts.push(text.to_owned());
         let sub = message[1].as_str().unwrap_or_default().to_owned();
         let mut out = VecDeque::new();
         if self.wants_auth && !self.is_authenticated && name != "AUTH" {

@@ -385,6 +385,27 @@ fn what_admission_refuses_does_not_hold_up_the_rest() {
     }
 }
 
+/// Regression: reconciliations told the other relay the ids of guarded events.
+#[test]
+fn ids_of_guarded_events_do_not_reach_the_other_relay() {
+    let wrap = event(&key(2)).at(FIRST + 3).kind(1_059).tag(["p", key(3).hex()]).sign();
+    let wrap = event_of_json(&wrap.json()).unwrap();
+    let here = both(&events("here", [FIRST + 1]), &[(wrap.id, wrap.clone())].into());
+    let there = events("there", [FIRST + 2]);
+    for has_it in [false, true] {
+        for without in [None, Some(Without::Notice("unknown"))] {
+            let there = if has_it { both(&there, &here) } else { there.clone() };
+            let mut world = World::with(&here, &there, settings(json!({}), 600));
+            world.relay.without = without;
+            world.run_until("compared; 1 events stored");
+            world.run(700);
+            assert!(!world.relay.was_told_of(&wrap), "{has_it} {without:?}");
+            let asked = usize::from(without.is_none());
+            assert_eq!(world.relay.asked_ids, asked, "{has_it} {without:?}: what is here is not asked for");
+        }
+    }
+}
+
 #[test]
 fn a_relay_that_is_down_is_tried_ever_more_rarely_also_without_memory() {
     let there = events("there", [FIRST]);

@@ -158,8 +158,8 @@ impl<B: Backend + Send + Sync + 'static> Driver<B> {
             Some(items) => items,
             None => {
                 let (local, filter) = (Arc::clone(&self.local), self.plan.scope.filter().clone());
-                let own = self.keys.as_ref().map(Keys::pubkey);
-                Arc::new(blocking(move || local.scan(&filter, own)).await?)
+                let (own, up) = (self.keys.as_ref().map(Keys::pubkey), self.plan.up);
+                Arc::new(blocking(move || local.scan(&filter, own, up)).await?)
             }
         };
         let opened = tokio::select! {

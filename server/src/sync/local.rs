@@ -59,13 +59,24 @@ impl<B: Backend> Local<B> {
         }
     }
 
-    /// The ids of the events that match, without expired ones, and which of them are not sent by `own`.
-    pub(super) fn scan(&self, filter: &Filter, own: Option<PubKey>) -> Result<LocalEvents, Failure> {
+    /// The ids of the events that match, without expired ones, and which of them are not sent by `own`. Guarded events are hidden,
+    /// unless they are sent.
+    pub(super) fn scan(
+        &self,
+        filter: &Filter,
+        own: Option<PubKey>,
+        up: bool,
+    ) -> Result<LocalEvents, Failure> {
         let mut local_events = LocalEvents::default();
         let filters = std::slice::from_ref(filter);
         let mut scan = OfflineScan::new(&self.store, [filter.clone()].into())?;
         while scan.step(&self.store, &mut |hit| {
             let (event, id) = (hit.event, hit.event.id());
+            let is_sent = up && !self.is_withheld(event, filters, own);
+            if self.guarded_kinds.contains(&event.kind()) && !is_sent {
+                local_events.hidden.insert(id);
+                return SinkResult::Continue;
+            }
             local_events.items.push(Item::with_timestamp_and_id(event.created_at(), neg_id(&id)));
             if self.is_withheld(event, filters, own) {
                 local_events.withheld.insert(id);

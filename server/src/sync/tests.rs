@@ -356,6 +356,37 @@ fn guarded_and_protected_events_are_not_sent_unless_named() {
     });
 }
 
+/// Regression: reconciliations told the other relay the ids of guarded events.
+#[test]
+fn ids_of_guarded_events_do_not_reach_the_other_relay() {
+    runtime(async {
+        let author = key(1);
+        let wrap = signed(event(&author).kind(1_059).at(1_000).tag(["p", author.hex()]));
+        let public = signed(event(&author).at(1_002));
+        let home = Home::with(&both(&wrap, &public));
+        let told = |peer: &Peer, events: &Events| {
+            let relay = peer.relay.lock().unwrap();
+            let told = events.values().any(|event| relay.was_told_of(event));
+            (told, relay.asked_ids)
+        };
+        for information in [r#"{"negentropy":1}"#, r#"{"supported_nips":[]}"#] {
+            let peer = Peer::start(FakeRelay::default(), &[], Some(information)).await;
+            home.sync(&peer, |_| {}).await;
+            home.sync(&peer, |options| {
+                (options.up, options.filter) = (false, r#"{"kinds":[1059]}"#);
+            })
+            .await;
+            assert_eq!(told(&peer, &wrap), (false, 0));
+            assert_eq!(peer.events(), public);
+            // One that has them tells so, and is not asked for what is here.
+            let peer = Peer::start(FakeRelay::with(&home.events()), &[], Some(information)).await;
+            let report = home.sync(&peer, |_| {}).await;
+            assert_eq!((report.result, report.counts.outcomes), (Outcome::Done, OutcomeCounts::default()));
+            assert_eq!(told(&peer, &wrap), (false, 0));
+        }
+    });
+}
+
 #[test]
 fn a_relay_that_asks_for_authentication_gets_the_key() {
     runtime(async {

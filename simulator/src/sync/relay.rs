@@ -172,10 +172,14 @@ impl SimulatedRelay {
         let mut here = LocalEvents::default();
         for event in self.ids(now, events).iter().map(|id| &events[id]).filter(|event| filter.matches(event))
         {
+            let is_sent = plan.up && filter.kinds.is_some() && !is_protected(event.tags());
+            if self.is_guarded(event) && !is_sent {
+                here.hidden.insert(event.id);
+                continue;
+            }
             let id = Id::from_byte_array(event.id.0);
             here.items.push(Item::with_timestamp_and_id(event.created_at, id));
-            let is_guarded = filter.kinds.is_none() && self.is_guarded(event);
-            if is_guarded || is_protected(event.tags()) {
+            if is_protected(event.tags()) {
                 here.withheld.insert(event.id);
             }
         }

@@ -139,7 +139,7 @@ impl Session {
         if !self.plan.down {
             return;
         }
-        ids.retain(|id| !self.progress.settled.contains(id));
+        ids.retain(|id| !self.progress.settled.contains(id) && !self.local_events.hidden.contains(id));
         match (&mut self.current, self.plan.dry_run) {
             (Current::Comparing(comparison), true) => comparison.need += ids.len() as u64,
             _ => self.downloads.push(ids),

@@ -194,11 +194,16 @@ impl Session {
         plan: Arc<Plan>,
         information: Information,
         local_events: Arc<LocalEvents>,
-        progress: Progress,
+        mut progress: Progress,
         now: Duration,
         unix_now: Timestamp,
     ) -> Self {
         let auth = Authentication::new(plan.has_key);
+        if plan.up {
+            for id in &local_events.hidden {
+                progress.counts.withheld += u64::from(progress.settled.insert(*id));
+            }
+        }
         let mut session = Session {
             plan,
             information,

@@ -48,7 +48,7 @@ impl Session {
     /// Whether an event is here.
     pub(super) fn is_here(&self, created_at: Timestamp, id: &EventId) -> bool {
         let item = negentropy::Item::with_timestamp_and_id(created_at, neg_id(id));
-        self.local_events.items.binary_search(&item).is_ok()
+        self.local_events.items.binary_search(&item).is_ok() || self.local_events.hidden.contains(id)
     }
 
     pub(super) fn handle_event(&mut self, now: Duration, sub: &str, json: &str) {

@@ -91,7 +91,7 @@ impl World {
         let mut items: Vec<Item> =
             items.map(|event| Item::with_timestamp_and_id(event.created_at, neg_id(&event.id))).collect();
         items.sort_unstable();
-        let here = Arc::new(LocalEvents { items, withheld: HashSet::new() });
+        let here = Arc::new(LocalEvents { items, ..LocalEvents::default() });
         let (plan, progress) = (Arc::new(self.plan.clone()), std::mem::take(&mut self.progress));
         Session::new(plan, self.information, here, progress, Duration::ZERO, NOW)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_engine::types::Now;
+use relay_engine::types::{Now, Timestamp};
 use relay_sync::backoff::Backoff;
 use relay_sync::session::End;
 
@@ -106,7 +106,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let Pulls { peers, slice: Some(slice), .. } = pulls else { return };
         let Some(peer) = peers.get(slice.peer) else { return };
         let (filter, range) = peer.rest();
-        (slice.range, slice.items) = (range, Vec::new());
+        (slice.range, slice.oldest) = (range, Timestamp::MAX);
         match self.scan_of(filter) {
             Ok(scan) => slice.stage = Stage::Scanning(Box::new(scan)),
             Err(error) => {

@@ -24,9 +24,10 @@ mod slice;
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay_engine::relay::ClientViewer;
 use relay_engine::store::sql::SqlConn;
 use relay_engine::store::{
-    Backend, Reader, Scan, ScanLimits, ScanStep, SinkResult, StoreError, Unrestricted,
+    Backend, Reader, Scan, ScanLimits, ScanStep, SinkResult, StoreError, Unrestricted, Viewer,
 };
 use relay_engine::types::{Filter, Now, Timestamp};
 use relay_sync::outcome_counts::OutcomeCounts;
@@ -289,9 +290,12 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             return;
         };
         let mut budget = self.relay.config().limits.step_cost_max;
+        // What is hidden from the other relay must be known too, or it would be fetched each time.
+        let anybody = ClientViewer { guarded_kinds: &self.relay.config().policy.guarded_kinds, keys: &[] };
         let step = self.relay.store().reader().and_then(|reader| {
             scan.step(&reader, now.seconds(), &mut budget, &Unrestricted, &mut |hit| {
-                slice.found(hit.event.created_at(), hit.event.id());
+                let is_public = anybody.sees_all_of(hit.event.kind()) || anybody.sees(hit.event);
+                slice.found(hit.event.created_at(), hit.event.id(), is_public);
                 SinkResult::Continue
             })
         });
@@ -299,10 +303,8 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             Ok(ScanStep::More) => slice.stage = Stage::Scanning(scan),
             Ok(ScanStep::Done(_)) => {
                 // What is older is compared later. Of the last second some events may be missing: they are fetched for nothing.
-                if slice.items.len() >= RANGE_EVENTS as usize
-                    && let Some(oldest) = slice.items.last()
-                {
-                    slice.range.since = slice.range.since.max(oldest.timestamp);
+                if slice.found_count() >= RANGE_EVENTS as usize {
+                    slice.range.since = slice.range.since.max(slice.oldest);
                 }
                 slice.items.sort_unstable();
                 if slice.information.is_some() {
@@ -412,7 +414,8 @@ fn begin_session(pulls: &mut Pulls, now: Now) {
     let (Some(peer), Some(information)) = (peers.get_mut(slice.peer), slice.information) else { return };
     let mut progress = peer.progress.take().unwrap_or_default();
     progress.begin(slice.range);
-    let local = LocalEvents { items: std::mem::take(&mut slice.items), ..LocalEvents::default() };
+    let (items, hidden) = (std::mem::take(&mut slice.items), std::mem::take(&mut slice.hidden));
+    let local = LocalEvents { items, hidden, ..LocalEvents::default() };
     let session = Session::new(
         Arc::clone(&peer.plan),
         information,

@@ -8,7 +8,7 @@
 //! comes is published in small batches, one a tick, so that clients are served in between. A range is done when all that came
 //! is stored.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use negentropy::{Id, Item};
@@ -77,6 +77,10 @@ pub(super) struct Slice {
     /// What is compared, and what is here of it.
     pub(super) range: Range,
     pub(super) items: Vec<Item>,
+    /// Events here that the other relay is not told of.
+    pub(super) hidden: HashSet<EventId>,
+    /// The second of the event that was found last: the oldest.
+    pub(super) oldest: Timestamp,
     /// What the other relay tells, once the connection is open.
     pub(super) information: Option<Information>,
     pub(super) session: Option<(Session, Now)>,
@@ -108,6 +112,8 @@ impl Slice {
             stage: Stage::Scanning(Box::new(scan)),
             range,
             items: Vec::new(),
+            hidden: HashSet::new(),
+            oldest: Timestamp::MAX,
             information: None,
             session: None,
             waiting: VecDeque::new(),
@@ -124,9 +130,19 @@ impl Slice {
         }
     }
 
-    /// An event that is stored here.
-    pub(super) fn found(&mut self, created_at: Timestamp, id: EventId) {
-        self.items.push(Item::with_timestamp_and_id(created_at, Id::from_byte_array(id.0)));
+    /// An event that is stored here, which everybody may read or not.
+    pub(super) fn found(&mut self, created_at: Timestamp, id: EventId, is_public: bool) {
+        self.oldest = created_at;
+        if is_public {
+            self.items.push(Item::with_timestamp_and_id(created_at, Id::from_byte_array(id.0)));
+        } else {
+            self.hidden.insert(id);
+        }
+    }
+
+    /// Events that have been found.
+    pub(super) fn found_count(&self) -> usize {
+        self.items.len() + self.hidden.len()
     }
 
     /// Whether its bounds are reached.
