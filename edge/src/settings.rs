@@ -20,7 +20,7 @@ mod peers;
 use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
-use relay_engine::types::{Filter, Kind, Limits, PubKey};
+use relay_engine::types::{Class, Filter, Kind, Limits, PubKey, is_removal_request};
 use relay_engine::wire::parse_filter;
 use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
 use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, Networks, PolicyDef, RelayDescription};
@@ -164,6 +164,16 @@ pub struct StoreSettings {
     pub retention_seconds: u64,
     /// Kinds that are not removed by age.
     pub retention_kinds_spared: Vec<Kind>,
+}
+
+impl StoreSettings {
+    /// Whether events of this kind are removed when they are older than the retention.
+    pub fn is_removed_by_age(&self, kind: Kind) -> bool {
+        self.retention_seconds > 0
+            && Class::of(kind) == Class::Regular
+            && !is_removal_request(kind)
+            && !self.retention_kinds_spared.contains(&kind)
+    }
 }
 
 impl Default for StoreSettings {

@@ -227,7 +227,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             None | Some(Err(StoreError::Full(_))) => None,
             Some(opened) => Some(opened?),
         };
-        let pulls = match Pulls::open(&conn, &settings.sync, &seed) {
+        let pulls = match Pulls::open(&conn, settings, &seed) {
             // The table is new and the storage is full: nothing is copied.
             Err(StoreError::Full(_)) => Pulls::default(),
             opened => opened?,

@@ -11,7 +11,7 @@ use relay_engine::store::sql::{SqlConn, SqlValue};
 use relay_engine::store::{
     Backend, Reader, Removed, StoreError, remove_pending, sweep_expired, sweep_older_than,
 };
-use relay_engine::types::{CanonicalEvent, Class, Now, Timestamp, parse_expiration};
+use relay_engine::types::{CanonicalEvent, Now, Timestamp, parse_expiration};
 
 use super::{Host, NextTick, Object, RowCountingConn};
 
@@ -123,8 +123,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             // It may read every old event: only once the rest is removed.
             _ if pending_removal.more || expired.more => Removed::default(),
             seconds => {
-                let spared = &self.store_settings.retention_kinds_spared;
-                let is_removable = |kind| Class::of(kind) == Class::Regular && !spared.contains(&kind);
+                let is_removable = |kind| self.store_settings.is_removed_by_age(kind);
                 sweep_older_than(store, now.saturating_sub(seconds), &is_removable, SWEEP_EVENTS_MAX)?
             }
         };

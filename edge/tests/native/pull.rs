@@ -385,6 +385,40 @@ fn what_admission_refuses_does_not_hold_up_the_rest() {
     }
 }
 
+/// Regression: what the retention had removed was fetched, stored and removed again with each comparison.
+#[test]
+fn what_the_retention_has_removed_is_not_copied_again() {
+    const DAY: u64 = 86_400;
+    for filter in [json!({}), json!({"kinds": [0, 1, 30]})] {
+        for without in [None, Some(Without::Notice("unknown"))] {
+            let mut settings = settings(filter.clone(), 3_600);
+            settings.store.retention_seconds = 7 * DAY;
+            settings.store.retention_kinds_spared = vec![30];
+            let mut world = World::new(&Events::new(), settings);
+            let now = world.runtime.now.seconds();
+            // A profile and an event of a spared kind of long ago; notes of each hour of nine days.
+            let kept = [event(&key(2)).kind(0), event(&key(2)).kind(30)];
+            let kept = kept.map(|draft| event_of_json(&draft.at(FIRST).sign().json()).unwrap());
+            let kept: Events = kept.into_iter().map(|event| (event.id, event)).collect();
+            let notes = events("there", (0..9 * 24).map(|hours| now - hours * 3_600));
+            world.relay.events = both(&kept, &notes);
+            world.relay.without = without;
+            world.run(3 * DAY);
+            let newest = notes.iter().filter(|(_, note)| note.created_at > now - 4 * DAY + 7_200);
+            let stored = world.stored();
+            assert!(newest.clone().count() > 90);
+            assert!(newest.chain(&kept).all(|(id, _)| stored.contains_key(id)), "{filter} {without:?}");
+            assert!(stored.len() < 103, "{filter} {without:?}: {} are stored", stored.len());
+            if without.is_none() {
+                assert!((170..=171).contains(&world.relay.sent), "{filter}: {} sent", world.relay.sent);
+            }
+            let metrics = world.metrics(true);
+            let copied = "relay_pull_events_stored_total{peer=\"wss://peer.example\"} 17";
+            assert!(metrics.contains(copied), "{metrics}");
+        }
+    }
+}
+
 /// Regression: reconciliations told the other relay the ids of guarded events.
 #[test]
 fn ids_of_guarded_events_do_not_reach_the_other_relay() {

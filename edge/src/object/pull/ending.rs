@@ -70,7 +70,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             }
             _ => {}
         }
-        let is_complete = matches!(ended, Ended::Range) && slice.range.since <= peer.plan.scope.range().since;
+        let is_complete = matches!(ended, Ended::Range) && slice.range.since <= peer.range(now).since;
         let (at, is_at_its_end) = (slice.peer, slice.is_at_its_end(now));
         peer.progress = Some(progress);
         match ended {
@@ -105,7 +105,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     fn next_range(&mut self, pulls: &mut Pulls, now: Now) {
         let Pulls { peers, slice: Some(slice), .. } = pulls else { return };
         let Some(peer) = peers.get(slice.peer) else { return };
-        let (filter, range) = peer.rest();
+        let (filter, range) = peer.rest(now);
         (slice.range, slice.oldest) = (range, Timestamp::MAX);
         match self.scan_of(filter) {
             Ok(scan) => slice.stage = Stage::Scanning(Box::new(scan)),

@@ -13,11 +13,13 @@
 //! |---|---|
 //! | `slice` | the state of a slice, and its bounds |
 //! | `ending` | how it ends, and when the next one begins |
+//! | `parts` | what of a filter is compared |
 //! | `position` | the row |
 //! | `metrics` | what is counted, by relay |
 
 mod ending;
 pub(crate) mod metrics;
+mod parts;
 mod position;
 mod slice;
 
@@ -36,8 +38,9 @@ use relay_sync::session::{Action, End, Plan, Progress, Session};
 use sha2::{Digest, Sha256};
 
 use super::{Host, NextTick, Object, RowCountingConn};
-use crate::settings::{PeerSettings, SyncSettings};
+use crate::settings::{PeerSettings, Settings};
 use metrics::Counters;
+use parts::{Part, parts};
 use position::Position;
 pub use slice::{PEER_MESSAGE_BYTES_MAX, PeerConn, PeerEvent};
 use slice::{PUBLISHED_MAX, RANGE_EVENTS, Slice, Stage};
@@ -65,6 +68,8 @@ struct Peer {
     name: String,
     url: String,
     plan: Arc<Plan>,
+    /// Seconds for which its events are kept, if they are not for ever.
+    retention: Option<u64>,
     every_s: u64,
     position: Position,
     /// Between the slices of a comparison, while the object keeps its memory.
@@ -75,28 +80,37 @@ struct Peer {
 }
 
 impl Peer {
-    /// `None` if the settings are wrong, which they are not: they have been checked.
-    fn new(settings: &PeerSettings) -> Option<Self> {
-        let scope = settings.scope().ok()?;
+    fn new(settings: &PeerSettings, part: Part) -> Self {
+        let Part { name, scope, retention } = part;
         let until = scope.range().until;
         let plan = Plan { scope, down: true, up: false, dry_run: false, timeout: TIMEOUT, has_key: false };
-        Some(Peer {
-            name: settings.name(),
+        Peer {
+            name,
             url: settings.url.clone(),
             plan: Arc::new(plan),
+            retention,
             every_s: settings.every_s,
             position: Position { until, due: 0, failures: 0 },
             progress: None,
             counters: Counters::default(),
             stored: 0,
-        })
+        }
+    }
+
+    /// What is to be compared.
+    fn range(&self, now: Now) -> Range {
+        let range = self.plan.scope.range();
+        let kept_since = self.retention.map_or(0, |seconds| now.seconds().saturating_sub(seconds));
+        Range { since: range.since.max(kept_since), ..range }
     }
 
     /// The filter, from the newest second that is left.
-    fn rest(&self) -> (Filter, Range) {
+    fn rest(&self, now: Now) -> (Filter, Range) {
         let mut filter = self.plan.scope.filter().clone();
-        let range = Range { until: self.position.until, ..self.plan.scope.range() };
-        filter.until = Some(range.until);
+        let until = self.position.until;
+        // The retention may have passed what was left.
+        let range = Range { since: self.range(now).since.min(until), until };
+        (filter.since, filter.until) = (Some(range.since), Some(range.until));
         filter.normalise();
         (filter, range)
     }
@@ -115,11 +129,13 @@ impl Pulls {
     /// The store's.
     pub(super) fn open<C: SqlConn>(
         conn: &C,
-        settings: &SyncSettings,
+        settings: &Settings,
         seed: &[u8; 32],
     ) -> Result<Self, StoreError> {
-        let mut pulls =
-            Pulls { peers: settings.peers.iter().filter_map(Peer::new).collect(), ..Pulls::default() };
+        let peers = settings.sync.peers.iter().flat_map(|peer| {
+            parts(peer, &settings.store).into_iter().map(|part| Peer::new(peer, part))
+        });
+        let mut pulls = Pulls { peers: peers.collect(), ..Pulls::default() };
         if pulls.peers.is_empty() {
             return Ok(pulls);
         }
@@ -265,7 +281,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let Some(peer) = pulls.peers.get_mut(at) else { return };
         pulls.last_conn += 1;
         peer.counters.slices += 1;
-        let (filter, range) = peer.rest();
+        let (filter, range) = peer.rest(now);
         match self.scan_of(filter) {
             Ok(scan) => {
                 pulls.slice = Some(Slice::new(at, pulls.last_conn, now, range, scan));
