@@ -108,6 +108,11 @@ impl Progress {
         Some(Range { since: oldest.range.since, until })
     }
 
+    /// These are not asked for.
+    pub fn settle(&mut self, ids: impl IntoIterator<Item = EventId>) {
+        self.settled.extend(ids);
+    }
+
     /// Ids that are not asked for another time.
     pub fn settled(&self) -> usize {
         self.settled.len()

@@ -6,6 +6,7 @@ use relay_engine::types::{Now, Timestamp};
 use relay_sync::backoff::Backoff;
 use relay_sync::session::End;
 
+use super::refused::{self, Refused};
 use super::slice::{Slice, Stage};
 use super::{Pulls, position};
 use crate::object::{Host, Object, RowCountingConn};
@@ -59,7 +60,9 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             (None, None, End::Done) => Ended::Range,
             (None, None, End::Failed(why)) => Ended::CutOff(why),
             (None, None, End::Retry(_)) if slice.is_over && had_progress => Ended::Bounds,
-            (None, None, End::Retry(_)) if slice.is_over => Ended::Failed("it has brought nothing".to_owned()),
+            (None, None, End::Retry(_)) if slice.is_over => {
+                Ended::Failed("it has brought nothing".to_owned())
+            }
             (None, None, End::Retry(why)) => Ended::Failed(why),
         };
         match &ended {
@@ -139,13 +142,22 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.end_pull(pulls, now, at);
     }
 
-    /// The slice is over: its connection is closed, and the position is stored.
+    /// The slice is over: its connection is closed, and what the next one has to know is stored.
     fn end_pull(&mut self, pulls: &mut Pulls, now: Now, at: usize) {
         if let Some(slice) = pulls.slice.take() {
             self.host.close_peer(slice.conn);
         }
-        let Some(peer) = pulls.peers.get_mut(at) else { return };
-        if let Err(error) = position::write(self.relay.store().conn(), &peer.name, peer.position) {
+        let Pulls { peers, rules, .. } = pulls;
+        let Some(peer) = peers.get_mut(at) else { return };
+        let conn = self.relay.store().conn();
+        // If it cannot be stored, it is asked for again.
+        if let Err(error) = refused::write(conn, &peer.name, rules, &mut peer.refused) {
+            self.host.log(&format!("copying from {}: what was refused is not stored: {error}", peer.url));
+        }
+        if peer.progress.is_none() {
+            peer.refused = Refused::default();
+        }
+        if let Err(error) = position::write(conn, &peer.name, peer.position) {
             // What is in memory counts until it is lost; then the slice is repeated.
             self.host.log(&format!("copying from {}: its position is not stored: {error}", peer.url));
         }

@@ -14,13 +14,15 @@
 //! | `slice` | the state of a slice, and its bounds |
 //! | `ending` | how it ends, and when the next one begins |
 //! | `parts` | what of a filter is compared |
-//! | `position` | the row |
+//! | `position` | the row of a comparison |
+//! | `refused` | the row of what is not asked for again |
 //! | `metrics` | what is counted, by relay |
 
 mod ending;
 pub(crate) mod metrics;
 mod parts;
 mod position;
+mod refused;
 mod slice;
 
 use std::sync::Arc;
@@ -42,6 +44,7 @@ use crate::settings::{PeerSettings, Settings};
 use metrics::Counters;
 use parts::{Part, parts};
 use position::Position;
+use refused::{Refused, Rules};
 pub use slice::{PEER_MESSAGE_BYTES_MAX, PeerConn, PeerEvent};
 use slice::{PUBLISHED_MAX, RANGE_EVENTS, Slice, Stage};
 
@@ -58,6 +61,7 @@ pub(super) struct Pulls {
     last_conn: PeerConn,
     /// Of the jitter.
     random: u64,
+    rules: Rules,
     /// Whether a slice is due for which the object's alarm may not be set.
     is_unscheduled: bool,
 }
@@ -74,6 +78,7 @@ struct Peer {
     position: Position,
     /// Between the slices of a comparison, while the object keeps its memory.
     progress: Option<Progress>,
+    refused: Refused,
     counters: Counters,
     /// Of this comparison, for the log.
     stored: u64,
@@ -92,6 +97,7 @@ impl Peer {
             every_s: settings.every_s,
             position: Position { until, due: 0, failures: 0 },
             progress: None,
+            refused: Refused::default(),
             counters: Counters::default(),
             stored: 0,
         }
@@ -132,14 +138,18 @@ impl Pulls {
         settings: &Settings,
         seed: &[u8; 32],
     ) -> Result<Self, StoreError> {
-        let peers = settings.sync.peers.iter().flat_map(|peer| {
-            parts(peer, &settings.store).into_iter().map(|part| Peer::new(peer, part))
-        });
-        let mut pulls = Pulls { peers: peers.collect(), ..Pulls::default() };
+        let peers = settings
+            .sync
+            .peers
+            .iter()
+            .flat_map(|peer| parts(peer, &settings.store).into_iter().map(|part| Peer::new(peer, part)));
+        let rules = refused::rules(settings);
+        let mut pulls = Pulls { peers: peers.collect(), rules, ..Pulls::default() };
         if pulls.peers.is_empty() {
             return Ok(pulls);
         }
         position::create(conn)?;
+        refused::create(conn)?;
         for peer in &mut pulls.peers {
             if let Some(position) = position::read(conn, &peer.name)? {
                 peer.position = position;
@@ -256,7 +266,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         {
             self.begin_slice(&mut pulls, now, peer);
         }
-        self.take_outcomes(&mut pulls);
+        self.take_outcomes(&mut pulls, now);
         if let Some(slice) = &mut pulls.slice {
             match &slice.stage {
                 Stage::Scanning(_) => self.scan_for_slice(&mut pulls, now),
@@ -271,7 +281,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.store_position(&mut pulls);
         self.publish_copies(&mut pulls, now);
         // Those that admission refuses are decided at once: nothing else would bring about the next tick.
-        self.take_outcomes(&mut pulls);
+        self.take_outcomes(&mut pulls, now);
         self.end_if_stored(&mut pulls, now);
         self.counters.rows.sync.add(self.rows().since(before));
         self.pulls = pulls;
@@ -281,6 +291,12 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         let Some(peer) = pulls.peers.get_mut(at) else { return };
         pulls.last_conn += 1;
         peer.counters.slices += 1;
+        if peer.progress.is_none() {
+            // Without them they are asked for again.
+            let conn = self.relay.store().conn();
+            peer.refused = refused::read(conn, &peer.name, &pulls.rules).unwrap_or_default();
+            peer.progress.get_or_insert_default().settle(peer.refused.ids());
+        }
         let (filter, range) = peer.rest(now);
         match self.scan_of(filter) {
             Ok(scan) => {
@@ -334,10 +350,10 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 
     /// What the relay has decided about events of other relays.
-    fn take_outcomes(&mut self, pulls: &mut Pulls) {
+    fn take_outcomes(&mut self, pulls: &mut Pulls, now: Now) {
         while let Some((ticket, outcome)) = self.relay.poll_copied() {
             if let Some(slice) = &mut pulls.slice {
-                slice.decided(ticket, outcome);
+                slice.decided(ticket, outcome, now);
             }
         }
         let Pulls { peers, slice: Some(slice), .. } = pulls else { return };
@@ -348,6 +364,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             peer.counters.duplicate += duplicate;
             peer.counters.refused += superseded + ephemeral + std::mem::take(&mut slice.refused);
             peer.stored += stored;
+            slice.refused_for_good.drain(..).for_each(|id| peer.refused.add(id));
         }
         if let Some((session, _)) = &mut slice.session {
             session.stored(outcomes);
@@ -393,7 +410,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         {
             slice.waiting_bytes = slice.waiting_bytes.saturating_sub(event.json().len());
             let ticket = self.relay.publish_copy(now, &event);
-            slice.tickets.insert(ticket, event.id);
+            slice.tickets.insert(ticket, (event.id, event.created_at));
         }
     }
 

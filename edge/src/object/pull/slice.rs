@@ -87,10 +87,13 @@ pub(super) struct Slice {
     /// Events that have come and are not on their way to the store.
     pub(super) waiting: VecDeque<Event>,
     pub(super) waiting_bytes: usize,
-    pub(super) tickets: HashMap<Ticket, EventId>,
+    /// Ids and times of those that are.
+    pub(super) tickets: HashMap<Ticket, (EventId, Timestamp)>,
     pub(super) outcomes: Outcomes,
-    /// Events that the relay's rules refuse, of `outcomes.refused`.
+    /// How many events the relay's rules refuse, of `outcomes.refused`.
     pub(super) refused: u64,
+    /// Events that are not to be asked for with the next comparison either.
+    pub(super) refused_for_good: Vec<EventId>,
     /// Why the store could not take an event.
     pub(super) store_failed: Option<String>,
     /// Events that came and were asked for.
@@ -121,6 +124,7 @@ impl Slice {
             tickets: HashMap::new(),
             outcomes: Outcomes::default(),
             refused: 0,
+            refused_for_good: Vec::new(),
             store_failed: None,
             received: 0,
             messages: 0,
@@ -189,8 +193,14 @@ impl Slice {
     }
 
     /// The relay has decided about an event.
-    pub(super) fn decided(&mut self, ticket: Ticket, outcome: PublishOutcome) {
-        let Some(id) = self.tickets.remove(&ticket) else { return };
+    pub(super) fn decided(&mut self, ticket: Ticket, outcome: PublishOutcome, now: Now) {
+        let Some((id, created_at)) = self.tickets.remove(&ticket) else { return };
+        match outcome {
+            PublishOutcome::Delivered | PublishOutcome::Superseded => self.refused_for_good.push(id),
+            // The time of what is too new comes.
+            PublishOutcome::Refused(_) if created_at <= now.seconds() => self.refused_for_good.push(id),
+            _ => {}
+        }
         let counts = &mut self.outcomes.counts;
         match outcome {
             PublishOutcome::Stored(_) => counts.stored += 1,
