@@ -259,15 +259,16 @@ pub struct Wanted {
     pub total_bytes_max: Option<u64>,
     /// When the upload counts as abandoned, in Unix seconds.
     pub abandoned_at: u64,
-    /// When retention removes the blob, in Unix seconds. A blob that is here already is kept until the later of both times; if
-    /// [`Wanted::retention`] has rules, these decide instead.
+    /// Until when a blob that is here already is to be kept, in Unix seconds; `None`: for ever. It is kept so long if that is longer
+    /// than it is now, by more than a little. With rules in [`Wanted::retention`] these decide instead. How long a new blob is
+    /// kept [`Commit::expires_at`] says.
     #[serde(default)]
     pub expires_at: Option<u64>,
-    /// Retention removes it after as many seconds without a download; likewise.
+    /// For how many seconds without a download it is to be kept; likewise.
     #[serde(default)]
     pub unused_seconds: Option<u64>,
-    /// The retention rules. For a blob that is here already the first rule that fits its own type and size applies, whatever this
-    /// upload declares.
+    /// The retention rules. A blob that is here already is kept as the first rule says that fits its own type and size, whatever this
+    /// upload declares, and for ever if none does. If the hash was not known when the upload began, rules do not prolong its life.
     #[serde(default)]
     pub retention: Vec<RetentionRule>,
 }
@@ -286,12 +287,12 @@ pub struct Commit {
     /// When it was uploaded, in Unix seconds, if the store says so; now, if it does not or says a later time.
     #[serde(default)]
     pub uploaded: Option<u64>,
-    /// When retention removes it, in Unix seconds.
+    /// When retention removes it, in Unix seconds; if the blob is here meanwhile, as in [`Wanted::expires_at`].
     pub expires_at: Option<u64>,
-    /// Retention removes it after as many seconds without a download.
+    /// Retention removes it after as many seconds without a download; likewise.
     #[serde(default)]
     pub unused_seconds: Option<u64>,
-    /// As in [`Wanted::retention`].
+    /// The retention rules, for a blob that is here meanwhile.
     #[serde(default)]
     pub retention: Vec<RetentionRule>,
     /// What `/media` has found out.

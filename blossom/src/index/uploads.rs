@@ -61,7 +61,7 @@ impl Wanted {
         Quotas { key_max: self.key_bytes_max, total_max: self.total_bytes_max }
     }
 
-    /// How long a blob that is here already is kept from now on.
+    /// How long a blob that is here already is kept, at least.
     pub(super) fn keep(&self, row: &BlobRow, now: u64) -> Retention {
         keep(&self.retention, Retention::new(self.expires_at, self.unused_seconds), row, now)
     }
@@ -76,7 +76,7 @@ impl Wanted {
     }
 }
 
-/// How long a blob that is here already is kept from now on: by its own type and size if there are rules, else as its uploader says.
+/// How long a blob that is here already is kept, at least: by its own type and size if there are rules, else as its uploader says.
 fn keep(rules: &[RetentionRule], own: Retention, row: &BlobRow, now: u64) -> Retention {
     if rules.is_empty() {
         return own;
