@@ -369,6 +369,39 @@ fn memory_is_bounded_and_idle_reconciliations_make_room() {
     assert_eq!(relay.metrics().filter_values, 0, "filters are kept only while sets are collected");
 }
 
+/// Regression: one NEG-OPEN closed as many idle reconciliations as there were.
+#[test]
+fn a_request_closes_few_idle_reconciliations() {
+    let store = Store::default();
+    store_silently(&store, &(0..2_000).map(note).collect::<Vec<_>>());
+    let mut relay = new_relay(&store, Limits { neg_sets_bytes_max: 120_000, ..Limits::default() });
+    let others: Vec<ConnId> = (1..=40).map(|host| connect(&mut relay, host)).collect();
+    for conn in &others {
+        for id in 0..5 {
+            let text = format!(r#"["NEG-OPEN","{id}",{{"kinds":[1]}},"61"]"#);
+            relay.handle_text(NOW, *conn, text.as_bytes());
+            while relay.work(NOW) {}
+        }
+    }
+    // All share one set, beside which there is no room.
+    assert_eq!(relay.metrics().reconciliations, 200);
+    let conn = connect(&mut relay, 99);
+    let later = NOW.plus_millis(60_000);
+    let mut tries = 0;
+    let frames = loop {
+        let before = relay.metrics().reconciliations;
+        relay.handle_text(later, conn, br#"["NEG-OPEN","n",{},"61"]"#);
+        while relay.work(later) {}
+        tries += 1;
+        let frames = drained(&mut relay, conn).concat();
+        if !frames.contains("blocked: this relay is busy") {
+            break frames;
+        }
+        assert_eq!(before - relay.metrics().reconciliations, 64);
+    };
+    assert_eq!((frames.as_str(), tries), (r#"["NEG-MSG","n","61"]"#, 4));
+}
+
 /// What an answer costs is charged in turns, so that others have theirs.
 #[test]
 fn answers_are_paid_for() {

@@ -36,6 +36,8 @@ const ANSWER_BYTES_MAX: usize = 250_000;
 const ANSWER_BYTES_MIN: usize = 60_000;
 /// Milliseconds without a message after which a reconciliation may be closed, if memory is needed.
 const IDLE_MS: u64 = 60_000;
+/// Idle reconciliations that are closed at a time: many may share a set, which is freed with the last of them.
+const IDLE_CLOSED_MAX: usize = 64;
 
 /// A reconciliation of a connection.
 pub(super) struct Reconciliation {
@@ -176,16 +178,18 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Whether `more` bytes fit into the memory of sets. What is kept and not in use goes first, then the reconciliations
-    /// that have been idle the longest, if that is a while.
+    /// that have been idle the longest, if that is a while: some of them.
     fn free_set_memory(&mut self, now: Now, more: usize, except: Option<u64>) -> bool {
         let max = self.config.limits.neg_sets_bytes_max;
-        let fits = loop {
-            if self.neg_sets.free(more, max, except) {
-                break true;
+        let mut fits = self.neg_sets.free(more, max, except);
+        for _ in 0..IDLE_CLOSED_MAX {
+            if fits {
+                break;
             }
-            let Some((conn, id)) = self.neg_holdings.longest_idle(now, IDLE_MS) else { break false };
+            let Some((conn, id)) = self.neg_holdings.longest_idle(now, IDLE_MS) else { break };
             self.fail_reconciliation(conn, &id, messages::RECONCILIATION_IDLE, None);
-        };
+            fits = self.neg_sets.free(more, max, except);
+        }
         self.metrics.reconciliation_bytes = self.neg_sets.bytes() as u64;
         fits
     }
