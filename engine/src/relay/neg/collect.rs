@@ -180,6 +180,9 @@ impl<B: Backend> Relay<B> {
         let held = set.as_ref()?;
         let request = SetRequest::new(*after, *timed_out, &config.policy.guarded_kinds, limits);
         let collected = self.neg_sets.step(&self.store, held, now.seconds(), budget, request);
+        if let Some(Collected::Failed(Failure::Store(error))) = &collected {
+            self.record_store_error(error);
+        }
         query.cursor_bytes = self.neg_sets.cursor_bytes(held);
         let id = held.id();
         if !self.free_set_memory(now, 0, Some(id)) {
@@ -218,15 +221,12 @@ impl<B: Backend> Relay<B> {
                 session.reconciliations.insert(query.id.clone(), reconciliation);
                 return Some(set);
             }
-            Some(Collected::Failed(Failure::Withheld)) => {
+            Some(Collected::Failed(Failure::Withheld) | Collected::FailedBefore(Failure::Withheld)) => {
                 let reason = self.withheld_message(query.conn);
                 self.fail_reconciliation(query.conn, &query.id, reason, None);
             }
-            Some(Collected::Failed(failure)) => {
+            Some(Collected::Failed(failure) | Collected::FailedBefore(failure)) => {
                 let events_max = matches!(failure, Failure::TooMany).then_some(limits.neg_set_events_max);
-                if let Failure::Store(error) = &failure {
-                    self.record_store_error(error);
-                }
                 self.fail_reconciliation(query.conn, &query.id, &failure.message(limits), events_max);
             }
         }

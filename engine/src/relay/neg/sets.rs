@@ -93,6 +93,8 @@ pub(super) enum Collected {
     Set(Arc<SortedSet>),
     /// There is none, for whoever waits for it.
     Failed(Failure),
+    /// The same, and somebody has been told before.
+    FailedBefore(Failure),
 }
 
 enum State {
@@ -444,7 +446,7 @@ impl SetCache {
         let reported = self.reported.unwrap_or_default();
         let entry = self.entries.iter_mut().find(|entry| entry.id == set.id)?;
         if let State::Failed(failure) = &entry.state {
-            return Some(Collected::Failed(failure.clone()));
+            return Some(Collected::FailedBefore(failure.clone()));
         }
         request.reported = reported;
         let step = store.reader().and_then(|reader| entry.step(&reader, now, budget, &request));
