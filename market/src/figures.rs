@@ -1,8 +1,10 @@
 //! Figures of a provider: the definition. The registry keeps them, and `relay market verify` recomputes them from a proof.
 //!
-//! A key costs nothing, so numbers of events prove nothing: whoever wants to look good orders from himself under a thousand names.
-//! Three things limit that. Every customer has the same weight, however much they order; jobs of the provider's own key do not
-//! count; and providers are sorted by a lower bound, which is low as long as there are few customers. What remains is said here:
+//! A key costs nothing, so numbers of events prove nothing: whoever wants to look good orders from himself under a thousand names,
+//! and whoever wants a rival to look bad orders under as many what it cannot deliver.
+//! Four things limit that. Every customer has the same weight, however much they order; jobs of the provider's own key do not
+//! count; requests that do not name the provider are counted apart, because it may answer those of all strangers with anything; and
+//! providers are sorted by a lower bound, which is low as long as there are few customers. What remains is said here:
 //! all of these figures can be bought for the price of keys. Payments that both sides have signed could not; where they are known
 //! they belong into [`Job`], and into [`Job::outcome`]: a job that was paid and has no result failed, while now it is unpaid.
 //!
@@ -18,9 +20,9 @@ use crate::evidence::{Evidence, Role};
 pub const WINDOW_SECONDS: u64 = 30 * 86_400;
 /// A request that has no result after so many seconds has failed; a later result makes it delivered.
 pub const ANSWER_SECONDS: u64 = 3_600;
-/// Jobs of a provider that count: the newest.
+/// Jobs of a provider that count: the newest. Likewise its answers to requests that name nobody.
 pub const JOBS_MAX: usize = 2_000;
-/// Jobs of one customer that count: the newest, so that nobody can push out those of others alone.
+/// Of these, those of one customer that count: the newest, so that nobody can push out those of others alone.
 pub const CUSTOMER_JOBS_MAX: usize = 100;
 
 /// A request that names a provider, or that it has answered although it names nobody.
@@ -32,8 +34,7 @@ pub struct Job {
     pub customer: PubKey,
     /// When it was made.
     pub at: Timestamp,
-    /// Whether it names the provider. Of requests that name nobody only those are known that it has answered, so they do not
-    /// count for the success ratio.
+    /// Whether it names the provider. Of requests that name nobody those that it has answered are counted, and nothing else.
     pub is_named: bool,
     /// The provider's first result, and when it was made.
     pub result: Option<(EventId, Timestamp)>,
@@ -133,13 +134,18 @@ pub fn jobs(provider: &PubKey, as_of: Timestamp, evidence: &[Evidence]) -> Jobs 
     }
     all.counted.sort_unstable_by_key(|job| (std::cmp::Reverse(job.at), job.request));
     let total = all.counted.len();
-    let mut of_customers: HashMap<PubKey, usize> = HashMap::new();
+    // Answers to strangers push out no jobs.
+    let (mut of_customers, mut of_all): (HashMap<_, usize>, HashMap<_, usize>) = Default::default();
     all.counted.retain(|job| {
-        let count = of_customers.entry(job.customer).or_default();
+        let of_customer = of_customers.entry((job.customer, job.is_named)).or_default();
+        *of_customer += 1;
+        if *of_customer > CUSTOMER_JOBS_MAX {
+            return false;
+        }
+        let count = of_all.entry(job.is_named).or_default();
         *count += 1;
-        *count <= CUSTOMER_JOBS_MAX
+        *count <= JOBS_MAX
     });
-    all.counted.truncate(JOBS_MAX);
     all.is_capped = all.counted.len() < total;
     all.expired.sort_unstable();
     all
@@ -151,10 +157,12 @@ struct Expired;
 /// Figures of a provider.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Customers with a delivered job.
+    /// Customers who have named the provider, with a delivered job.
     pub customers: u64,
-    /// Delivered jobs.
+    /// Delivered jobs of requests that name the provider.
     pub delivered: u64,
+    /// Requests that name nobody and that it has answered.
+    pub open: u64,
     /// Failed jobs.
     pub failed: u64,
     /// Unpaid jobs.
@@ -176,9 +184,13 @@ pub struct Figures {
 /// Figures of these jobs.
 pub fn figures(jobs: &Jobs, as_of: Timestamp) -> Figures {
     let mut figures = Figures { is_capped: jobs.is_capped, ..Figures::default() };
-    // Of each customer: delivered and decided jobs that name the provider, and seconds of all.
+    // Of each customer: delivered and decided jobs, and seconds.
     let mut customers: BTreeMap<PubKey, (u64, u64, Vec<u64>)> = BTreeMap::new();
     for job in &jobs.counted {
+        if !job.is_named {
+            figures.open += 1;
+            continue;
+        }
         let outcome = job.outcome(as_of);
         match outcome {
             Outcome::Delivered(_) => figures.delivered += 1,
@@ -189,9 +201,9 @@ pub fn figures(jobs: &Jobs, as_of: Timestamp) -> Figures {
         let (delivered, decided, seconds) = customers.entry(job.customer).or_default();
         if let Outcome::Delivered(took) = outcome {
             seconds.push(took);
-            *delivered += u64::from(job.is_named);
+            *delivered += 1;
         }
-        *decided += u64::from(job.is_named && matches!(outcome, Outcome::Delivered(_) | Outcome::Failed));
+        *decided += u64::from(matches!(outcome, Outcome::Delivered(_) | Outcome::Failed));
     }
     let ratios: Vec<u64> = customers
         .values()

@@ -30,6 +30,7 @@ pub fn figures_json(figures: &Figures, as_of: Timestamp) -> Value {
         "jobs_failed": figures.failed,
         "jobs_unpaid": figures.unpaid,
         "jobs_pending": figures.pending,
+        "open_requests_answered": figures.open,
         "success_ratio_mean_of_customers": figures.success.map(ratio),
         "success_ratio_lower_bound_95": ratio(figures.success_bound),
         "latency_seconds_median_of_customers": figures.latency,

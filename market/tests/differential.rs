@@ -48,14 +48,14 @@ impl Naive {
         }
     }
 
-    /// Delivered, failed, unpaid, pending, customers served, success in thousandths, latency, requests whose answer is gone.
+    /// Delivered, failed, unpaid, pending, answers to open requests, customers served, success in thousandths, latency, requests whose answer is gone.
     fn figures(
         &self,
         provider: &PubKey,
         now: Timestamp,
     ) -> (Vec<u64>, Option<u64>, Option<u64>, Vec<String>) {
         let is_shown = |event: &Event| event.expires_at > now || event.json().len() <= 4_096;
-        let mut counts = vec![0; 4];
+        let mut counts = vec![0; 5];
         let mut gone = Vec::new();
         let mut ratios: BTreeMap<PubKey, (f64, f64)> = BTreeMap::new();
         let mut times: BTreeMap<PubKey, Vec<u64>> = BTreeMap::new();
@@ -98,11 +98,15 @@ impl Naive {
                 None if !invoices.is_empty() => 2,
                 None => 1,
             };
+            if !is_named {
+                counts[4] += 1;
+                continue;
+            }
             counts[index] += 1;
             if let Some(at) = first {
                 times.entry(request.pubkey).or_default().push(at.saturating_sub(request.created_at));
             }
-            if is_named && index < 2 {
+            if index < 2 {
                 let (delivered, decided) = ratios.entry(request.pubkey).or_default();
                 *delivered += f64::from(u8::from(index == 0));
                 *decided += 1.0;
@@ -250,6 +254,7 @@ fn the_registry_and_a_naive_recomputation_agree() {
                         "jobs_failed",
                         "jobs_unpaid",
                         "jobs_pending",
+                        "open_requests_answered",
                         "distinct_customers_served",
                     ]
                     .map(|name| figures[name].as_u64().unwrap())

@@ -154,6 +154,9 @@ fn card(body: &mut String, entry: &Entry, now: Timestamp) {
     figure("Median time", figures.latency.map_or_else(|| "none yet".to_owned(), duration));
     figure("Customers", grouped(figures.customers));
     figure("Jobs done", format!("{}{more}", grouped(figures.delivered)));
+    if figures.open > 0 {
+        figure("Open requests", grouped(figures.open));
+    }
     if figures.failed > 0 {
         figure("Jobs failed", grouped(figures.failed));
     }
@@ -233,7 +236,12 @@ fn meaning(body: &mut String) {
         ),
         (
             "Median time",
-            "from request to result, by the times that both state: the median of the customers’ medians.",
+            "from request to result, by the times that both state, which is their word alone: the median of the customers’ \
+            medians.",
+        ),
+        (
+            "Open requests",
+            "requests that name nobody and that it has answered, with whatever. They count for nothing else.",
         ),
         (
             "Jobs unpaid",
@@ -246,8 +254,8 @@ fn meaning(body: &mut String) {
         let _ = writeln!(body, "<tr><th scope=\"row\">{name}</th><td>{text}</td></tr>");
     }
     body.push_str(
-        "</table>\n<p>Keys cost nothing: a provider can be its own customers under many names. Trust the figures no more than \
-         that.</p>\n",
+        "</table>\n<p>Keys cost nothing: a provider can be its own customers under many names, and its rivals can be customers whom \
+         nobody could serve. Free jobs count as much as paid ones. Trust the figures no more than that.</p>\n",
     );
 }
 

@@ -137,7 +137,7 @@ pub struct Proven {
 }
 
 const COLUMNS: &str = "p.pubkey, p.seen, p.as_of, p.customers, p.delivered, p.failed, p.unpaid, p.pending, p.success, p.bound, \
-     p.latency, p.capped, ifnull(b.at, 0), ifnull(b.expires, 0), ifnull(b.online, 0)";
+     p.latency, p.capped, ifnull(b.at, 0), ifnull(b.expires, 0), ifnull(b.online, 0), p.answered_open";
 
 impl<C: SqlConn> Registry<C> {
     /// A part of the list. Reads all providers and their announcements once.
@@ -179,7 +179,7 @@ impl<C: SqlConn> Registry<C> {
         sql.push_str(&format!(" ORDER BY {sort}, p.pubkey LIMIT ?"));
         params.push((query.limit + 1).into());
         let mut rows =
-            query_all(&self.conn, &sql, &params, |row| Ok((read_entry(row, now)?, signed(row, 15)?)))?;
+            query_all(&self.conn, &sql, &params, |row| Ok((read_entry(row, now)?, signed(row, 16)?)))?;
         let has_more = rows.len() as u64 > query.limit;
         rows.truncate(query.limit as usize);
         let next = rows.last().filter(|_| has_more).map(|(entry, value)| Cursor(*value, entry.pubkey));
@@ -239,6 +239,7 @@ fn read_entry(row: &[SqlValue<'_>], now: Timestamp) -> Result<Entry, StoreError>
         figures: Figures {
             customers: int(row, 3)?,
             delivered: int(row, 4)?,
+            open: int(row, 15)?,
             failed: int(row, 5)?,
             unpaid: int(row, 6)?,
             pending: int(row, 7)?,

@@ -17,7 +17,7 @@ const ADDED_MAX: u64 = 1_000;
 const COUNTED_MAX: usize = 200;
 
 const PUT_FIGURES: &str = "UPDATE market_providers SET seen = max(seen, ?), msat = ?, as_of = ?, refigure_at = ?, customers = ?, \
-     delivered = ?, failed = ?, unpaid = ?, pending = ?, success = ?, bound = ?, latency = ?, capped = ? WHERE pubkey = ?";
+     delivered = ?, failed = ?, unpaid = ?, pending = ?, success = ?, bound = ?, latency = ?, capped = ?, answered_open = ? WHERE pubkey = ?";
 
 impl<C: SqlConn> Registry<C> {
     /// Counts figures again, of a bounded number of providers. True if there is more to do.
@@ -111,6 +111,7 @@ impl<C: SqlConn> Registry<C> {
             found.success_bound.into(),
             optional_param(found.latency),
             found.is_capped.into(),
+            found.open.into(),
             (*provider).into(),
         ];
         exec(&self.conn, PUT_FIGURES, &params)

@@ -20,9 +20,17 @@
 use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
 
-/// The schema version that this version writes. Another one is refused.
-const SCHEMA: u64 = 1;
+/// The schema version that this version writes. The tables of an older one are made again: all that they have is in the relay's store.
+const SCHEMA: u64 = 2;
 
+const TABLES: [&str; 6] = [
+    "market_meta",
+    "market_evidence",
+    "market_named",
+    "market_offers",
+    "market_beats",
+    "market_providers",
+];
 const CREATE: [&str; 10] = [
     "CREATE TABLE market_meta (name BLOB PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE market_evidence (row INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, role INTEGER NOT NULL, author BLOB NOT NULL, \
@@ -42,21 +50,22 @@ const CREATE: [&str; 10] = [
     "CREATE TABLE market_providers (pubkey BLOB PRIMARY KEY, seen INTEGER NOT NULL, msat INTEGER NOT NULL, as_of INTEGER NOT NULL, \
      refigure_at INTEGER NOT NULL, customers INTEGER NOT NULL, delivered INTEGER NOT NULL, failed INTEGER NOT NULL, \
      unpaid INTEGER NOT NULL, pending INTEGER NOT NULL, success INTEGER NOT NULL, bound INTEGER NOT NULL, \
-     latency INTEGER NOT NULL, capped INTEGER NOT NULL) WITHOUT ROWID",
+     latency INTEGER NOT NULL, capped INTEGER NOT NULL, answered_open INTEGER NOT NULL) WITHOUT ROWID",
 ];
 const REFIGURE_INDEX: &str = "CREATE INDEX market_providers_refigure ON market_providers (refigure_at)";
 
-/// Makes the tables of an empty database, or checks those that there are.
+/// Makes the tables of an empty database or of an older version, or checks those that there are.
 pub(super) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
     let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'market_meta'";
-    if query_one(conn, tables, &[], |row| int(row, 0))?.unwrap_or(0) == 0 {
-        return conn.transaction(&mut || {
+    let is_empty = query_one(conn, tables, &[], |row| int(row, 0))?.unwrap_or(0) == 0;
+    let found = if is_empty { Some(0) } else { get_meta(conn, "schema")? };
+    match found {
+        Some(SCHEMA) => Ok(()),
+        Some(older) if older < SCHEMA => conn.transaction(&mut || {
+            TABLES.iter().try_for_each(|table| conn.exec(&format!("DROP TABLE IF EXISTS {table}"), &[]))?;
             CREATE.iter().chain([&REFIGURE_INDEX]).try_for_each(|sql| conn.exec(sql, &[]))?;
             put_meta(conn, "schema", SCHEMA)
-        });
-    }
-    match get_meta(conn, "schema")? {
-        Some(SCHEMA) => Ok(()),
+        }),
         other => Err(StoreError::Corrupt(format!(
             "the market's database has schema version {}; this version of the relay reads {SCHEMA}",
             other.unwrap_or_default()
