@@ -72,18 +72,19 @@ impl Job {
 pub struct Jobs {
     /// Newest first; of the same second the lowest id first.
     pub counted: Vec<Job>,
-    /// Whether there are more than [`JOBS_MAX`], or than [`CUSTOMER_JOBS_MAX`] of one customer.
+    /// Whether there are more than [`JOBS_MAX`], or than [`CUSTOMER_JOBS_MAX`] of one customer, or older events are not known.
     pub is_capped: bool,
     /// Requests that do not count because an answer of the provider has expired and cannot be shown any more.
     pub expired: Vec<EventId>,
 }
 
 /// The jobs that count at this time, by all evidence there is: requests that name the provider or nobody, and the provider's
-/// answers. Other evidence and repeats make no difference.
-pub fn jobs(provider: &PubKey, as_of: Timestamp, evidence: &[Evidence]) -> Jobs {
+/// answers. Other evidence and repeats make no difference. What states a time up to `since` does not count: not all of it is known.
+pub fn jobs(provider: &PubKey, as_of: Timestamp, since: Timestamp, evidence: &[Evidence]) -> Jobs {
+    let is_known = |one: &Evidence| one.at <= as_of && one.at > since;
     let (mut results, mut invoices): (HashMap<_, Vec<&Evidence>>, HashMap<_, Vec<&Evidence>>) =
         Default::default();
-    for answer in evidence.iter().filter(|one| one.author == *provider && one.at <= as_of) {
+    for answer in evidence.iter().filter(|one| one.author == *provider && is_known(one)) {
         match answer.role {
             Role::Result => results.entry(answer.request).or_default().push(answer),
             Role::PaymentRequired => invoices.entry(answer.request).or_default().push(answer),
@@ -100,7 +101,7 @@ pub fn jobs(provider: &PubKey, as_of: Timestamp, evidence: &[Evidence]) -> Jobs 
     let is_counted = |one: &&Evidence| {
         one.role == Role::Request
             && one.author != *provider
-            && one.at <= as_of
+            && is_known(one)
             && one.at.saturating_add(WINDOW_SECONDS) > as_of
             && !one.is_gone(as_of)
     };
@@ -146,7 +147,7 @@ pub fn jobs(provider: &PubKey, as_of: Timestamp, evidence: &[Evidence]) -> Jobs 
         *count += 1;
         *count <= JOBS_MAX
     });
-    all.is_capped = all.counted.len() < total;
+    all.is_capped = all.counted.len() < total || since.saturating_add(WINDOW_SECONDS) > as_of;
     all.expired.sort_unstable();
     all
 }

@@ -2,20 +2,22 @@
 //!
 //! ```text
 //! {"pubkey", "npub", "as_of", "window_seconds", "answer_seconds", "jobs_max", "customer_jobs_max", "figures": {...},
-//!  "announcements": [id], "jobs": [{"request": E, "result": E, "payment_required": E}], "expired": [id of a request]}
+//!  "since", "forgotten": {author: time}, "announcements": [id], "jobs": [{"request": E, "result": E, "payment_required": E}],
+//!  "expired": [id of a request]}
 //! ```
 //!
 //! `E` is the id of an event that the relay serves, or, if the event expires (NIP-40), the event itself, whose signature proves it
-//! wherever it comes from; or null. Jobs of `expired` do not count: an answer of the provider has expired that was too large to be kept.
+//! wherever it comes from; or null. What states a time up to `since` does not count, nor do requests of the authors in `forgotten` up to their
+//! times: the relay's registry has forgotten some of it, because there was too much. Jobs of `expired` do not count: an answer of the provider has expired that was too large to be kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use relay_agent::identity;
 use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 use relay_engine::wire;
 use serde_json::{Value, json};
 
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Role};
 use crate::figures::{ANSWER_SECONDS, CUSTOMER_JOBS_MAX, Figures, JOBS_MAX, WINDOW_SECONDS, figures, jobs};
 use crate::registry::Proven;
 
@@ -69,6 +71,8 @@ pub fn document(provider: &PubKey, as_of: Timestamp, proven: &Proven, announceme
         "jobs_max": JOBS_MAX,
         "customer_jobs_max": CUSTOMER_JOBS_MAX,
         "figures": figures_json(&figures(&proven.jobs, as_of), as_of),
+        "since": proven.since,
+        "forgotten": proven.forgotten.iter().map(|(author, at)| (author.to_string(), *at)).collect::<BTreeMap<_, _>>(),
         "announcements": announcements,
         "jobs": jobs,
         "expired": proven.jobs.expired.iter().map(EventId::to_string).collect::<Vec<_>>(),
@@ -92,6 +96,10 @@ pub struct Proof {
     pub requests: Vec<EventId>,
     /// Requests that do not count.
     pub expired: Vec<EventId>,
+    /// What states a time up to this does not count.
+    pub since: Timestamp,
+    /// Nor do requests of these authors up to these times.
+    pub forgotten: BTreeMap<PubKey, Timestamp>,
 }
 
 impl Proof {
@@ -114,9 +122,15 @@ impl Proof {
         let text = document["pubkey"].as_str().unwrap_or_default();
         let pubkey = text.parse().map_err(|_| "pubkey: expected a public key".to_owned())?;
         let as_of = document["as_of"].as_u64().ok_or("as_of: expected a time")?;
+        let since = document["since"].as_u64().ok_or("since: expected a time")?;
+        let forgotten = document["forgotten"].as_object().ok_or("forgotten: expected authors and times")?;
+        let forgotten = forgotten.iter().map(|(author, at)| Some((author.parse().ok()?, at.as_u64()?)));
+        let forgotten = forgotten.collect::<Option<_>>().ok_or("forgotten: expected authors and times")?;
         let mut proof = Proof {
             pubkey,
             as_of,
+            since,
+            forgotten,
             claimed: document["figures"].clone(),
             ids: Vec::new(),
             events: Vec::new(),
@@ -166,7 +180,15 @@ impl Proof {
         let mut evidence: Vec<Evidence> = events.into_iter().filter_map(Evidence::of).collect();
         // The proof shows what has expired.
         evidence.iter_mut().for_each(|one| one.is_kept = true);
-        evidence.retain(|one| !self.expired.contains(&one.request));
-        figures_json(&figures(&jobs(&self.pubkey, self.as_of, &evidence), self.as_of), self.as_of)
+        let expired: HashSet<&EventId> = self.expired.iter().collect();
+        evidence.retain(|one| !expired.contains(&one.request) && !self.is_forgotten(one));
+        let jobs = jobs(&self.pubkey, self.as_of, self.since, &evidence);
+        figures_json(&figures(&jobs, self.as_of), self.as_of)
+    }
+
+    /// Whether it does not count because the relay's registry has forgotten it, or may have.
+    pub fn is_forgotten(&self, one: &Evidence) -> bool {
+        let of_author = self.forgotten.get(&one.author).filter(|_| one.role == Role::Request);
+        one.at <= self.since.max(of_author.copied().unwrap_or(0))
     }
 }

@@ -8,6 +8,8 @@ use relay_agent::identity::npub;
 use relay_engine::types::{Event, Timestamp};
 use relay_market::Registry;
 use relay_market::http::{Request, answer};
+use relay_market::proof::Proof;
+use relay_market::registry::Bounds;
 use relay_market::testing::Sqlite;
 use relay_site::{HttpResponse, MarketRoute};
 use serde_json::{Value, json};
@@ -195,8 +197,9 @@ fn answers_to_open_requests_are_counted_apart() {
     let open = |n: u64| Draft::new(3, 5_050, NOW - 2 * HOUR + n);
     host.apply(&[announcement(1, "shout", &["5050"], "free"), asked.clone()]);
     for part in 0..3 {
-        let events: Vec<Draft> =
-            (0..40).flat_map(|n| [open(part * 40 + n), result(1, &open(part * 40 + n), NOW - HOUR)]).collect();
+        let events: Vec<Draft> = (0..40)
+            .flat_map(|n| [open(part * 40 + n), result(1, &open(part * 40 + n), NOW - HOUR)])
+            .collect();
         host.apply(&events);
     }
     // They do not push out the job that has failed.
@@ -212,12 +215,12 @@ fn answers_to_open_requests_are_counted_apart() {
 fn tables_of_an_older_version_are_made_again() {
     let mut host = Host::new();
     host.apply(&[announcement(1, "shout", &["5050"], "free")]);
-    let older = "UPDATE market_meta SET value = 1 WHERE name = 'schema'";
+    let older = "UPDATE market_meta SET value = 1";
     relay_engine::sql::exec(&host.db, older, &[]).unwrap();
     let again = Registry::open(host.db.clone()).unwrap();
     assert_eq!(again.position().unwrap(), None, "it is read from the beginning");
     assert_eq!(host.db.count("market_providers"), 0);
-    let newer = "UPDATE market_meta SET value = 99 WHERE name = 'schema'";
+    let newer = "UPDATE market_meta SET value = 99";
     relay_engine::sql::exec(&host.db, newer, &[]).unwrap();
     assert!(Registry::open(host.db.clone()).is_err());
 }
@@ -500,4 +503,135 @@ fn bad_requests_name_their_field() {
     }
     let unknown = npub(&pubkey(7));
     assert_eq!(host.get(MarketRoute::Proof, Some(&unknown), "").status, 404);
+}
+
+/// A registry with bounds that a test can reach.
+fn bounded(bounds: Bounds) -> Host {
+    let db = Sqlite::new();
+    Host { registry: Registry::open_bounded(db.clone(), bounds).unwrap(), db, seq: 0, now: NOW }
+}
+
+/// What the proof of a provider and all that a relay has say together.
+fn recomputed(host: &Host, author: u8, served: &[Draft]) -> (Value, Value) {
+    let document = host.proof(author);
+    let proof = Proof::read(&document).unwrap();
+    let served: Vec<Event> = served.iter().map(Draft::event).collect();
+    let all = proof.events.iter().chain(&served);
+    (proof.recompute(all), document["figures"].clone())
+}
+
+/// Regression: a sweep removed fewer events than a flood could add in the meantime. And of what was forgotten for the number of
+/// its author, requests without their results seemed to have failed.
+#[test]
+fn a_flood_keeps_the_bounds_and_figures_stay_true() {
+    let bounds = Bounds { events: 300, author_events: 100, named: 400, ..Bounds::default() };
+    let mut host = bounded(bounds);
+    // A busy provider: 80 jobs, with a result and another one each.
+    let mut served = vec![announcement(1, "shout", &["5050"], "free")];
+    for n in 0..80 {
+        let asked = request(2 + (n % 20) as u8, 1, NOW - 9_000 + n * 10);
+        let results = [2, 5].map(|after| result(1, &asked, NOW - 9_000 + n * 10 + after));
+        served.push(asked);
+        served.extend(results);
+    }
+    host.apply(&served);
+    let figures = &host.only()["figures"];
+    assert_eq!((&figures["jobs_failed"], &figures["newest_jobs_only"]), (&json!(0), &json!(true)));
+    assert!(figures["jobs_delivered"].as_u64().unwrap() >= 49, "{figures}");
+    let (recomputed_figures, claimed) = recomputed(&host, 1, &served);
+    assert_eq!(recomputed_figures, claimed);
+    // A customer that asks too often.
+    let flood: Vec<Draft> = (0..150).map(|n| request(30, 1, NOW - 8_000 + n)).collect();
+    host.apply(&flood);
+    served.extend(flood);
+    let (recomputed_figures, claimed) = recomputed(&host, 1, &served);
+    assert_eq!(recomputed_figures, claimed);
+    assert_eq!(claimed["jobs_failed"], 100, "the newest");
+    // Strangers, each of whom names many.
+    for part in 0..20u64 {
+        let flood: Vec<Draft> = (0..50)
+            .map(|n| {
+                let names = |draft: Draft, of: u8| draft.tag(&["p", &key(100 + of)]);
+                (0..16).fold(Draft::new(40 + n, 5_050, NOW - 7_000 + part * 10), names)
+            })
+            .collect();
+        host.apply(&flood);
+        assert!(host.db.count("market_evidence") <= 300 && host.db.count("market_named") <= 400);
+        let (recomputed_figures, claimed) = recomputed(&host, 1, &served);
+        assert_eq!(recomputed_figures, claimed, "{part}");
+    }
+    assert_eq!(host.only()["figures"]["newest_jobs_only"], true);
+    // The count is the same after a restart.
+    let reopened = Registry::open_bounded(host.db.clone(), bounds).unwrap();
+    host.registry = reopened;
+    host.apply(&[request(90, 1, NOW)]);
+    assert!(host.db.count("market_named") <= 400);
+}
+
+#[test]
+fn events_that_are_kept_whole_are_bounded_together() {
+    let mut host = bounded(Bounds { kept_bytes: 20_000, ..Bounds::default() });
+    let mut all = vec![announcement(1, "shout", &["5050"], "free")];
+    for n in 0..40 {
+        let expires = (NOW + 600).to_string();
+        let asked = request(2 + n, 1, NOW - 100 + u64::from(n)).tag(&["expiration", &expires]);
+        all.push(asked.content(&"x".repeat(1_000)));
+    }
+    host.apply(&all);
+    assert!((10..20).contains(&host.counts()[3]), "{:?}", host.counts());
+    let (recomputed_figures, claimed) = recomputed(&host, 1, &all);
+    assert_eq!(recomputed_figures, claimed);
+}
+
+/// Regression: each answer to a request read all others, and each made its author wait for a count, whoever it was.
+#[test]
+fn a_flood_of_answers_to_one_request_is_cheap() {
+    let mut host = Host::new();
+    let asked = Draft::new(2, 5_050, NOW - HOUR);
+    host.apply(&[announcement(1, "shout", &["5050"], "free"), asked.clone()]);
+    let read = |host: &mut Host, from: u64| {
+        let answers: Vec<Draft> =
+            (from..from + 50).map(|n| result(3 + (n % 200) as u8, &asked, NOW - HOUR + n)).collect();
+        let before = host.db.rows_returned();
+        host.apply(&answers);
+        host.db.rows_returned() - before
+    };
+    let first = read(&mut host, 0);
+    for part in 1..20 {
+        read(&mut host, part * 50);
+    }
+    let last = read(&mut host, 1_000);
+    assert!(last <= first + 50 * 8, "{first} rows for the first 50, {last} for those after a thousand");
+    // The list is of those who have announced something.
+    host.apply(&[result(1, &asked, NOW)]);
+    assert_eq!(host.only()["figures"]["open_requests_answered"], 1);
+}
+
+/// Regression: ten thousand keys with a customer each, which cost nothing, kept every new provider out for a month.
+#[test]
+fn a_new_provider_takes_the_place_of_a_silent_one() {
+    let mut host = bounded(Bounds { providers: 3, offers: 4, ..Bounds::default() });
+    let served = |provider: u8| {
+        let asked = request(100 + provider, provider, NOW - HOUR);
+        [
+            announcement(provider, &provider.to_string(), &["5050"], "free"),
+            asked.clone(),
+            result(provider, &asked, NOW),
+        ]
+    };
+    for provider in 1..=3 {
+        host.apply(&served(provider));
+    }
+    host.apply(&[announcement(4, "new", &["5050"], "free")]);
+    assert_eq!(host.names("").len(), 3);
+    assert!(!host.names("").contains(&"new".to_owned()), "all have been seen today");
+    host.pass(DAY + 1);
+    let beat = Draft::new(2, 11_998, host.now);
+    host.apply(&[beat, announcement(4, "new", &["5050"], "free")]);
+    let names = host.names("");
+    assert_eq!(names.len(), 3);
+    assert!(names.contains(&"new".to_owned()) && names.contains(&"2".to_owned()), "{names:?}");
+    // Announcements of all are bounded too: one more, and no further one.
+    host.apply(&[announcement(2, "second", &["5050"], "free"), announcement(2, "third", &["5050"], "free")]);
+    assert_eq!(host.db.count("market_offers"), 4);
 }

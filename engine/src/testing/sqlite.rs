@@ -19,6 +19,8 @@ pub struct Sqlite(Rc<Shared>);
 #[derive(Debug)]
 struct Shared {
     conn: rusqlite::Connection,
+    /// Rows that queries have returned so far.
+    rows_returned: Cell<u64>,
     /// Statements so far; beginning and ending a transaction are among them.
     statements: Cell<u64>,
     /// The statement that fails next, by its number.
@@ -50,6 +52,7 @@ impl Sqlite {
         conn.set_prepared_statement_cache_capacity(256);
         Sqlite(Rc::new(Shared {
             conn,
+            rows_returned: Cell::new(0),
             statements: Cell::new(0),
             failing: Cell::new(u64::MAX),
             failure: RefCell::new(None),
@@ -91,6 +94,11 @@ impl Sqlite {
     /// Statements so far.
     pub fn statements(&self) -> u64 {
         self.0.statements.get()
+    }
+
+    /// Rows that queries have returned so far.
+    pub fn rows_returned(&self) -> u64 {
+        self.0.rows_returned.get()
     }
 
     /// Rows written so far, at most as Durable Objects bill them: each row that is inserted, changed or deleted, and as many again
@@ -197,6 +205,7 @@ impl SqlConn for Sqlite {
         let columns = statement.column_count();
         let mut rows = statement.query(rusqlite::params_from_iter(bind(params))).map_err(failed)?;
         while let Some(found) = rows.next().map_err(failed)? {
+            self.0.rows_returned.set(self.0.rows_returned.get() + 1);
             let mut values = Vec::with_capacity(columns);
             for column in 0..columns {
                 values.push(match found.get_ref(column).map_err(failed)? {

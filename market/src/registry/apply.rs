@@ -5,11 +5,10 @@ use relay_engine::sql::column::{self, bytes, int, key};
 use relay_engine::sql::{Param, SqlConn, StoreError, exec, query_all, query_one};
 use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 
+use super::bounds::Bounds;
 use super::sql::{expiry_param, optional_param};
-use super::{
-    AUTHOR_EVIDENCE_MAX, BEATS_MAX, KEPT_SECONDS, OFFERS_MAX, PROVIDERS_MAX, Registry, one, role_number,
-    schema,
-};
+use super::state::State;
+use super::{KEPT_SECONDS, Registry, SILENT_SECONDS, bounds, one, role_number, role_of};
 use crate::evidence::{Evidence, Role};
 use crate::offer::{Beat, Offer};
 
@@ -39,38 +38,53 @@ impl<C: SqlConn> Registry<C> {
     ) -> Result<(), StoreError> {
         let Some((last, _)) = items.last() else { return Ok(()) };
         let mut changed = Vec::new();
-        let mut added = 0;
-        let run = Run { conn: &self.conn };
+        let mut state = self.state;
         self.conn.transaction(&mut || {
             changed.clear();
-            added = 0;
+            let mut run = Run { conn: &self.conn, bounds: &self.bounds, state: self.state };
             for event in items.iter().filter_map(|(_, event)| event.as_ref()) {
                 match event.kind {
                     KIND_ANNOUNCEMENT => run.announce(event, now, &mut changed)?,
-                    KIND_HEARTBEAT => run.beat(event, now, &mut changed)?,
+                    KIND_HEARTBEAT => run.beat(event, now)?,
                     KIND_DELETION => run.delete(event, &mut changed)?,
                     KIND_VANISH if names_relay(event) => run.vanish(event, &mut changed)?,
-                    _ => added += run.prove(event, now, &mut changed)?,
+                    _ => run.prove(event, now, &mut changed)?,
                 }
             }
-            schema::put_meta(run.conn, "position", *last)
+            run.forget_oldest(&mut changed)?;
+            changed.sort_unstable();
+            changed.dedup();
+            run.retain_listed(&mut changed)?;
+            state = run.state;
+            state.position = Some(*last);
+            state.is_dirty |= !changed.is_empty();
+            state.write(&self.conn)
         })?;
         self.changed.extend(changed);
-        self.added += added;
+        self.state = state;
         Ok(())
     }
 }
 
-struct Run<'a, C> {
-    conn: &'a C,
+/// Rows that are read at a time to be forgotten.
+const FORGOTTEN_AT_ONCE: u64 = 64;
+
+pub(super) struct Run<'a, C> {
+    pub(super) conn: &'a C,
+    pub(super) bounds: &'a Bounds,
+    pub(super) state: State,
 }
 
 impl<C: SqlConn> Run<'_, C> {
-    fn prove(&self, event: &Event, now: Timestamp, changed: &mut Vec<PubKey>) -> Result<u64, StoreError> {
+    fn prove(&mut self, event: &Event, now: Timestamp, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
         let Some(evidence) = Evidence::of(event).filter(|one| one.at.saturating_add(KEPT_SECONDS) > now)
         else {
-            return Ok(0);
+            return Ok(());
         };
+        const IS_KNOWN: &str = "SELECT 1 FROM market_evidence WHERE id = ?";
+        if query_one(self.conn, IS_KNOWN, &one(evidence.id), |_| Ok(()))?.is_some() {
+            return Ok(());
+        }
         let Evidence { role, id, author, at, kind, request, is_open, ref named, expires, is_kept } = evidence;
         let json = if is_kept { event.json() } else { &[] };
         let role_column = role_number(role).into();
@@ -89,23 +103,78 @@ impl<C: SqlConn> Run<'_, C> {
         for provider in named {
             exec(self.conn, INSERT_NAMED, &[(*provider).into(), at.into(), id.into()])?;
         }
-        self.touch(&request, changed)?;
+        self.state.totals.add(named.len() as u64, json.len() as u64);
+        self.touch(role, &request, author, changed)?;
         // What one author can store is bounded.
         const COUNT: &str = "SELECT count(*) FROM market_evidence WHERE author = ?";
-        if query_one(self.conn, COUNT, &one(author), |row| int(row, 0))?.unwrap_or(0) > AUTHOR_EVIDENCE_MAX {
-            const OLDEST: &str = "SELECT id FROM market_evidence WHERE author = ? ORDER BY at, id LIMIT 1";
-            for oldest in query_all(self.conn, OLDEST, &one(author), |row| column::id(row, 0))? {
+        if query_one(self.conn, COUNT, &one(author), |row| int(row, 0))?.unwrap_or(0)
+            > self.bounds.author_events
+        {
+            const OLDEST: &str =
+                "SELECT id, at FROM market_evidence WHERE author = ? ORDER BY at, id LIMIT 1";
+            let oldest =
+                query_one(self.conn, OLDEST, &one(author), |row| Ok((column::id(row, 0)?, int(row, 1)?)))?;
+            if let Some((oldest, at)) = oldest {
                 self.forget(&oldest, changed)?;
+                bounds::forgotten_of(self.conn, &author, at)?;
+                changed.push(author);
             }
         }
-        Ok(1)
+        Ok(())
     }
 
-    /// The figures of whoever a request names, and of whoever has answered it, change.
-    fn touch(&self, request: &EventId, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+    /// Forgets the oldest evidence until all bounds are kept.
+    fn forget_oldest(&mut self, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+        while self.state.totals.is_over(self.bounds) {
+            const OLDEST: &str = "SELECT id, at FROM market_evidence ORDER BY at, id LIMIT ?";
+            let oldest = query_all(self.conn, OLDEST, &one(FORGOTTEN_AT_ONCE), |row| {
+                Ok((column::id(row, 0)?, int(row, 1)?))
+            })?;
+            if oldest.is_empty() {
+                return Ok(());
+            }
+            for (id, at) in oldest {
+                if !self.state.totals.is_over(self.bounds) {
+                    break;
+                }
+                self.forget(&id, changed)?;
+                self.state.horizon = self.state.horizon.max(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Only figures of providers are counted.
+    fn retain_listed(&self, keys: &mut Vec<PubKey>) -> Result<(), StoreError> {
+        let mut failed = None;
+        keys.retain(|key| {
+            let sql = "SELECT 1 FROM market_providers WHERE pubkey = ?";
+            let found = query_one(self.conn, sql, &one(*key), |_| Ok(()));
+            found
+                .unwrap_or_else(|error| {
+                    failed = Some(error);
+                    None
+                })
+                .is_some()
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// An answer changes figures of its author; a request those of whoever it names, and of whoever has answered it.
+    fn touch(
+        &self,
+        role: Role,
+        request: &EventId,
+        author: PubKey,
+        changed: &mut Vec<PubKey>,
+    ) -> Result<(), StoreError> {
+        if role != Role::Request {
+            changed.push(author);
+            return Ok(());
+        }
         for sql in [
             "SELECT provider FROM market_named WHERE request = ?",
-            "SELECT author FROM market_evidence WHERE request = ? AND role > 0",
+            "SELECT DISTINCT author FROM market_evidence WHERE request = ? AND role > 0",
         ] {
             changed.extend(query_all(self.conn, sql, &one(*request), |row| key(row, 0))?);
         }
@@ -113,15 +182,21 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// Removes evidence.
-    fn forget(&self, id: &EventId, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
-        const ABOUT: &str = "SELECT role, request FROM market_evidence WHERE id = ?";
-        let found = query_one(self.conn, ABOUT, &one(*id), |row| Ok((int(row, 0)?, column::id(row, 1)?)))?;
-        let Some((role, request)) = found else { return Ok(()) };
-        self.touch(&request, changed)?;
+    pub(super) fn forget(&mut self, id: &EventId, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+        const ABOUT: &str = "SELECT role, request, author, length(json) FROM market_evidence WHERE id = ?";
+        let found = query_one(self.conn, ABOUT, &one(*id), |row| {
+            Ok((role_of(int(row, 0)?), column::id(row, 1)?, key(row, 2)?, int(row, 3)?))
+        })?;
+        let Some((role, request, author, kept_bytes)) = found else { return Ok(()) };
+        self.touch(role, &request, author, changed)?;
         exec(self.conn, "DELETE FROM market_evidence WHERE id = ?", &one(*id))?;
-        if role == role_number(Role::Request) {
+        let mut named = None;
+        if role == Role::Request {
+            const NAMED: &str = "SELECT count(*) FROM market_named WHERE request = ?";
+            named = query_one(self.conn, NAMED, &one(*id), |row| int(row, 0))?;
             exec(self.conn, "DELETE FROM market_named WHERE request = ?", &one(*id))?;
         }
+        self.state.totals.subtract(named.unwrap_or(0), kept_bytes);
         Ok(())
     }
 
@@ -175,19 +250,21 @@ impl<C: SqlConn> Run<'_, C> {
     /// Whether a further announcement of this key may be kept. Another provider makes room for a new one.
     fn has_room(&self, provider: &PubKey, now: Timestamp) -> Result<bool, StoreError> {
         const OFFERS: &str = "SELECT count(*) FROM market_offers WHERE provider = ?";
-        match query_one(self.conn, OFFERS, &one(*provider), |row| int(row, 0))?.unwrap_or(0) {
-            0 => {}
-            count => return Ok(count < OFFERS_MAX),
-        }
-        let all = query_one(self.conn, "SELECT count(*) FROM market_providers", &[], |row| int(row, 0))?;
-        if all.unwrap_or(0) < PROVIDERS_MAX {
-            return Ok(true);
+        let own = query_one(self.conn, OFFERS, &one(*provider), |row| int(row, 0))?.unwrap_or(0);
+        let count = |sql: &str| -> Result<u64, StoreError> {
+            Ok(query_one(self.conn, sql, &[], |row| int(row, 0))?.unwrap_or(0))
+        };
+        let has_room = count("SELECT count(*) FROM market_offers")? < self.bounds.offers
+            && (own > 0 || count("SELECT count(*) FROM market_providers")? < self.bounds.providers);
+        if own > 0 || has_room {
+            return Ok(has_room && own < self.bounds.provider_offers);
         }
         const LEAST: &str =
             "SELECT pubkey, customers, seen FROM market_providers ORDER BY customers, seen, pubkey LIMIT 1";
         let least = query_one(self.conn, LEAST, &[], |row| Ok((key(row, 0)?, int(row, 1)?, int(row, 2)?)))?;
-        let Some((least, 0, seen)) = least else { return Ok(false) };
-        if seen >= now {
+        let Some((least, customers, seen)) = least else { return Ok(false) };
+        // Customers are cheap: those of a provider that has gone keep no place for ever.
+        if seen >= now || customers > 0 && seen.saturating_add(SILENT_SECONDS) >= now {
             return Ok(false);
         }
         exec(self.conn, "DELETE FROM market_offers WHERE provider = ?", &one(least))?;
@@ -196,13 +273,13 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// A key without an announcement is no provider.
-    fn remove_if_silent(&self, provider: &PubKey) -> Result<(), StoreError> {
+    pub(super) fn remove_if_silent(&self, provider: &PubKey) -> Result<(), StoreError> {
         const REMOVE: &str = "DELETE FROM market_providers WHERE pubkey = ? \
                               AND NOT EXISTS (SELECT 1 FROM market_offers WHERE provider = market_providers.pubkey)";
         exec(self.conn, REMOVE, &one(*provider))
     }
 
-    fn beat(&self, event: &Event, now: Timestamp, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+    fn beat(&self, event: &Event, now: Timestamp) -> Result<(), StoreError> {
         const STORED: &str = "SELECT stated, id FROM market_beats WHERE provider = ?";
         let stored =
             query_one(self.conn, STORED, &one(event.pubkey), |row| Ok((int(row, 0)?, column::id(row, 1)?)))?;
@@ -223,18 +300,19 @@ impl<C: SqlConn> Run<'_, C> {
         exec(self.conn, PUT_BEAT, &params)?;
         if stored.is_none() {
             let count = query_one(self.conn, "SELECT count(*) FROM market_beats", &[], |row| int(row, 0))?;
-            if count.unwrap_or(0) > BEATS_MAX {
+            if count.unwrap_or(0) > self.bounds.beats {
                 const OLDEST: &str = "DELETE FROM market_beats WHERE provider = \
                                       (SELECT provider FROM market_beats ORDER BY at, provider LIMIT 1)";
                 exec(self.conn, OLDEST, &[])?;
             }
         }
-        changed.push(event.pubkey);
-        Ok(())
+        // Of the figures it changes nothing.
+        const SEEN: &str = "UPDATE market_providers SET seen = ? WHERE pubkey = ? AND seen < ?";
+        exec(self.conn, SEEN, &[beat.at.into(), event.pubkey.into(), beat.at.into()])
     }
 
     /// A deletion request (NIP-09) removes what is its author's.
-    fn delete(&self, event: &Event, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+    fn delete(&mut self, event: &Event, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
         let author = event.pubkey;
         for value in event.tags().named(b"e").filter_map(|tag| tag.value()) {
             let Ok(named) = EventId::from_hex(&value) else { continue };
@@ -265,7 +343,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// A request to vanish (NIP-62) removes all that its author has made until then.
-    fn vanish(&self, event: &Event, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
+    fn vanish(&mut self, event: &Event, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
         let (author, until) = (event.pubkey, event.created_at);
         const OWN: &str = "SELECT id FROM market_evidence WHERE author = ? AND at <= ?";
         let params: [Param; 2] = [author.into(), until.into()];
@@ -284,20 +362,6 @@ fn own_address<'a>(address: &'a [u8], author: &PubKey) -> Option<(u16, &'a [u8])
     let mut parts = address.splitn(3, |byte| *byte == b':');
     let kind = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
     (parts.next()? == author.to_hex()).then_some((kind, parts.next().unwrap_or_default()))
-}
-
-/// Kept for [`super::refresh`], which removes evidence too.
-pub(super) fn forget<C: SqlConn>(
-    conn: &C,
-    id: &EventId,
-    changed: &mut Vec<PubKey>,
-) -> Result<(), StoreError> {
-    Run { conn }.forget(id, changed)
-}
-
-/// Kept for [`super::refresh`]: removes a provider without announcements.
-pub(super) fn remove_if_silent<C: SqlConn>(conn: &C, provider: &PubKey) -> Result<(), StoreError> {
-    Run { conn }.remove_if_silent(provider)
 }
 
 /// A row's `body`, of an offer.

@@ -1,6 +1,8 @@
 //! The registry over SQL: events of the relay in, figures out. Whatever is applied again changes nothing.
 //!
 //! ```text
+//! bounds   how much is kept
+//! state    how much there is, and how far the stream has been read
 //! apply    events: evidence, announcements, heartbeats, deletions, requests to vanish
 //! refresh  figures that events or time have changed, the end of the window, bounds
 //! query    lists, one provider, what a proof needs
@@ -9,10 +11,12 @@
 //! One registry writes: what it has to count again is in its memory. Others may read the same database.
 
 mod apply;
+mod bounds;
 mod query;
 mod refresh;
 mod schema;
 mod sql;
+mod state;
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -22,23 +26,17 @@ use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, query_all};
 use relay_engine::types::{Kind, PubKey, Timestamp};
 
 use self::sql::expiry;
+use self::state::State;
 use crate::evidence::{Evidence, Role};
 
 pub use apply::Item;
+pub use bounds::Bounds;
 pub use query::{Cursor, Entry, ListQuery, Page, Proven, Sort};
 
 /// Evidence is kept for a day longer than requests count, because a result may state an earlier time than its request.
 const KEPT_SECONDS: u64 = crate::figures::WINDOW_SECONDS + 86_400;
-/// Rows of evidence of one author: the newest.
-const AUTHOR_EVIDENCE_MAX: u64 = 4_000;
-/// Rows of evidence.
-const EVIDENCE_MAX: u64 = 100_000;
-/// Providers. A new one takes the place of the one that has the fewest customers and was seen least recently.
-const PROVIDERS_MAX: u64 = 10_000;
-/// Announcements of a provider.
-const OFFERS_MAX: u64 = 16;
-/// Heartbeats. They come before the announcement, too.
-const BEATS_MAX: u64 = 20_000;
+/// Seconds without a sign of life after which a new provider takes the place of one that has customers, if all have.
+const SILENT_SECONDS: u64 = 86_400;
 
 const REQUESTS: RangeInclusive<Kind> = 5_000..=5_999;
 const RESULTS: RangeInclusive<Kind> = 6_000..=6_999;
@@ -70,22 +68,34 @@ const fn event_kinds() -> [Kind; KINDS] {
 #[derive(Debug)]
 pub struct Registry<C> {
     conn: C,
-    /// Keys whose figures are to be counted again.
+    /// Providers whose figures are to be counted again.
     changed: BTreeSet<PubKey>,
-    /// Rows of evidence since the last sweep.
-    added: u64,
+    bounds: Bounds,
+    state: State,
 }
 
 impl<C: SqlConn> Registry<C> {
-    /// Opens a database, or makes its tables. All figures are counted again at the first [`Registry::refresh`], because the last
-    /// process may have ended before it had.
+    /// Opens a database, or makes its tables. If the last process has ended before it had counted figures again, all are at the
+    /// first [`Registry::refresh`].
     ///
     /// # Errors
     /// If it cannot be read or written, or is of another version.
     pub fn open(conn: C) -> Result<Self, StoreError> {
+        Self::open_bounded(conn, Bounds::default())
+    }
+
+    /// The same with other bounds.
+    ///
+    /// # Errors
+    /// As [`Registry::open`].
+    pub fn open_bounded(conn: C, bounds: Bounds) -> Result<Self, StoreError> {
         schema::open(&conn)?;
-        let changed = query_all(&conn, "SELECT pubkey FROM market_providers", &[], |row| key(row, 0))?;
-        Ok(Registry { conn, changed: changed.into_iter().collect(), added: 0 })
+        let state = State::read(&conn)?;
+        let mut changed = BTreeSet::new();
+        if state.is_dirty {
+            changed.extend(query_all(&conn, "SELECT pubkey FROM market_providers", &[], |row| key(row, 0))?);
+        }
+        Ok(Registry { conn, changed, bounds, state })
     }
 
     /// Opens a database to read it, which another registry writes.
@@ -94,7 +104,7 @@ impl<C: SqlConn> Registry<C> {
     /// As [`Registry::open`].
     pub fn open_to_read(conn: C) -> Result<Self, StoreError> {
         schema::open(&conn)?;
-        Ok(Registry { conn, changed: BTreeSet::new(), added: 0 })
+        Ok(Registry { conn, changed: BTreeSet::new(), bounds: Bounds::default(), state: State::default() })
     }
 
     /// The last sequence number of the relay that has been applied.
@@ -102,25 +112,33 @@ impl<C: SqlConn> Registry<C> {
     /// # Errors
     /// If the database fails.
     pub fn position(&self) -> Result<Option<u64>, StoreError> {
-        schema::get_meta(&self.conn, "position")
+        Ok(State::read(&self.conn)?.position)
     }
 
-    /// All evidence that may concern a provider.
-    fn evidence_of(&self, provider: &PubKey, as_of: Timestamp) -> Result<Vec<Evidence>, StoreError> {
+    /// All evidence that may concern a provider and states a later time than `since`. Reads the requests that name it: together
+    /// those of all providers are bounded.
+    fn evidence_of(
+        &self,
+        provider: &PubKey,
+        as_of: Timestamp,
+        since: Timestamp,
+    ) -> Result<Vec<Evidence>, StoreError> {
         // Columns as of `read_evidence`. `length` of a BLOB is its bytes.
         const NAMED: &str = "SELECT e.role, e.id, e.author, e.at, e.kind, e.request, e.open, e.expires, length(e.json) \
-             FROM market_named n JOIN market_evidence e ON e.id = n.request WHERE n.provider = ? AND n.at > ?";
+             FROM market_named n JOIN market_evidence e ON e.id = n.request LEFT JOIN market_horizons h ON h.author = e.author \
+             WHERE n.provider = ? AND n.at > ? AND n.at > ifnull(h.at, 0)";
         const ANSWERS: &str = "SELECT role, id, author, at, kind, request, open, expires, length(json) FROM market_evidence \
-             WHERE author = ? AND role > 0";
+             WHERE author = ? AND role > 0 AND at > ?";
         const OPEN: &str = "SELECT r.role, r.id, r.author, r.at, r.kind, r.request, r.open, r.expires, length(r.json) \
              FROM market_evidence a JOIN market_evidence r ON r.request = a.request AND r.role = 0 \
-             WHERE a.author = ? AND a.role = 1 AND r.open = 1";
-        let window = as_of.saturating_sub(crate::figures::WINDOW_SECONDS);
+             LEFT JOIN market_horizons h ON h.author = r.author \
+             WHERE a.author = ? AND a.role = 1 AND a.at > ? AND r.open = 1 AND r.at > ifnull(h.at, 0)";
+        let window = since.max(as_of.saturating_sub(crate::figures::WINDOW_SECONDS));
         let mut found = query_all(&self.conn, NAMED, &[(*provider).into(), window.into()], |row| {
             read_evidence(row).map(|one| Evidence { named: vec![*provider], ..one })
         })?;
         for sql in [ANSWERS, OPEN] {
-            found.extend(query_all(&self.conn, sql, &[(*provider).into()], read_evidence)?);
+            found.extend(query_all(&self.conn, sql, &[(*provider).into(), since.into()], read_evidence)?);
         }
         Ok(found)
     }
@@ -128,11 +146,7 @@ impl<C: SqlConn> Registry<C> {
 
 fn read_evidence(row: &[SqlValue<'_>]) -> Result<Evidence, StoreError> {
     Ok(Evidence {
-        role: match int(row, 0)? {
-            0 => Role::Request,
-            1 => Role::Result,
-            _ => Role::PaymentRequired,
-        },
+        role: role_of(int(row, 0)?),
         id: id(row, 1)?,
         author: key(row, 2)?,
         at: int(row, 3)?,
@@ -143,6 +157,14 @@ fn read_evidence(row: &[SqlValue<'_>]) -> Result<Evidence, StoreError> {
         expires: expiry(row, 7)?,
         is_kept: int(row, 8)? > 0,
     })
+}
+
+fn role_of(number: u64) -> Role {
+    match number {
+        0 => Role::Request,
+        1 => Role::Result,
+        _ => Role::PaymentRequired,
+    }
 }
 
 fn role_number(role: Role) -> u64 {

@@ -1,5 +1,6 @@
 //! Lists of providers, and one provider.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,7 +9,7 @@ use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, query_all, query_o
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
 
 use super::sql::{expiry, optional};
-use super::{Registry, apply, kept_json, one};
+use super::{Registry, apply, bounds, kept_json, one};
 use crate::evidence::Evidence;
 use crate::figures::{Figures, Jobs, jobs};
 use crate::offer::{BEAT_SECONDS_MAX, Beat, Offer};
@@ -132,6 +133,10 @@ pub struct Page {
 pub struct Proven {
     /// The jobs.
     pub jobs: Jobs,
+    /// Events that state a time up to this do not count.
+    pub since: Timestamp,
+    /// Likewise the requests of these authors up to these times.
+    pub forgotten: BTreeMap<PubKey, Timestamp>,
     /// The events that are shown whole, because they expire: id and JSON.
     pub kept: Vec<(EventId, Vec<u8>)>,
 }
@@ -210,8 +215,9 @@ impl<C: SqlConn> Registry<C> {
     /// # Errors
     /// If the database fails.
     pub fn proven(&self, provider: &PubKey, now: Timestamp) -> Result<Proven, StoreError> {
-        let evidence = self.evidence_of(provider, now)?;
-        let jobs = jobs(provider, now, &evidence);
+        let since = bounds::since(&self.conn, provider)?;
+        let evidence = self.evidence_of(provider, now, since)?;
+        let jobs = jobs(provider, now, since, &evidence);
         let mut is_kept: Vec<EventId> =
             evidence.iter().filter(|one: &&Evidence| one.is_kept).map(|one| one.id).collect();
         is_kept.sort_unstable();
@@ -225,7 +231,7 @@ impl<C: SqlConn> Registry<C> {
                 }
             }
         }
-        Ok(Proven { jobs, kept })
+        Ok(Proven { jobs, since, forgotten: bounds::forgotten(&self.conn)?, kept })
     }
 }
 

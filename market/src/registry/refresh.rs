@@ -4,15 +4,15 @@ use relay_engine::sql::column::{id, int, key};
 use relay_engine::sql::{SqlConn, StoreError, exec, query_all, query_one};
 use relay_engine::types::{NO_EXPIRY, PubKey, Timestamp};
 
+use super::apply::Run;
 use super::sql::optional_param;
-use super::{EVIDENCE_MAX, KEPT_SECONDS, Registry, apply, one};
+use super::state::State;
+use super::{KEPT_SECONDS, Registry, apply, bounds, one};
 use crate::evidence::Evidence;
 use crate::figures::{ANSWER_SECONDS, WINDOW_SECONDS, figures, jobs};
 
 /// Rows of evidence that one sweep removes at a time.
 const REMOVED_MAX: u64 = 500;
-/// Rows that are added before a sweep is due whatever the time.
-const ADDED_MAX: u64 = 1_000;
 /// Providers that one refresh counts again.
 const COUNTED_MAX: usize = 200;
 
@@ -26,53 +26,49 @@ impl<C: SqlConn> Registry<C> {
     /// If the database fails.
     pub fn refresh(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         let due: Vec<PubKey> = self.changed.iter().take(COUNTED_MAX).copied().collect();
-        self.conn.transaction(&mut || due.iter().try_for_each(|provider| self.count(provider, now)))?;
+        let state = State { is_dirty: self.changed.len() > due.len(), ..self.state };
+        self.conn.transaction(&mut || {
+            due.iter().try_for_each(|provider| self.count(provider, now))?;
+            if state != self.state { state.write(&self.conn) } else { Ok(()) }
+        })?;
+        self.state = state;
         for provider in due {
             self.changed.remove(&provider);
         }
         Ok(!self.changed.is_empty())
     }
 
-    /// Whether so much has been added that [`Registry::sweep`] must run now.
-    pub fn must_sweep(&self) -> bool {
-        self.added >= ADDED_MAX
-    }
-
-    /// Removes what the window has left and what is over the bounds, and notes whose figures time has changed. True if there is
-    /// more to do. To be called once a minute, and when [`Registry::must_sweep`] says so.
+    /// Removes what the window has left, and notes whose figures time has changed. True if there is more to do. To be called once
+    /// a minute.
     ///
     /// # Errors
     /// If the database fails.
     pub fn sweep(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         let mut changed = Vec::new();
-        let mut removed = 0;
+        let (mut removed, mut state) = (0, self.state);
         self.conn.transaction(&mut || {
             changed.clear();
+            let mut run = Run { conn: &self.conn, bounds: &self.bounds, state: self.state };
             let window = now.saturating_sub(KEPT_SECONDS);
-            let count =
-                query_one(&self.conn, "SELECT count(*) FROM market_evidence", &[], |row| int(row, 0))?;
-            let excess = count.unwrap_or(0).saturating_sub(EVIDENCE_MAX).min(REMOVED_MAX);
             const LEFT: &str = "SELECT id FROM market_evidence WHERE at <= ? ORDER BY at, id LIMIT ?";
-            const OLDEST: &str = "SELECT id FROM market_evidence ORDER BY at, id LIMIT ?";
-            let mut gone =
-                query_all(&self.conn, LEFT, &[window.into(), REMOVED_MAX.into()], |row| id(row, 0))?;
-            if (gone.len() as u64) < excess {
-                gone = query_all(&self.conn, OLDEST, &one(excess), |row| id(row, 0))?;
-            }
+            let gone = query_all(&self.conn, LEFT, &[window.into(), REMOVED_MAX.into()], |row| id(row, 0))?;
             removed = gone.len() as u64;
-            gone.iter().try_for_each(|id| apply::forget(&self.conn, id, &mut changed))?;
+            gone.iter().try_for_each(|id| run.forget(id, &mut changed))?;
+            bounds::forget_horizons(&self.conn, window)?;
             const EXPIRED: &str =
                 "SELECT DISTINCT provider FROM market_offers WHERE expires > 0 AND expires <= ?";
             let expired = query_all(&self.conn, EXPIRED, &one(now), |row| key(row, 0))?;
             exec(&self.conn, "DELETE FROM market_offers WHERE expires > 0 AND expires <= ?", &one(now))?;
-            expired.iter().try_for_each(|provider| apply::remove_if_silent(&self.conn, provider))?;
+            expired.iter().try_for_each(|provider| run.remove_if_silent(provider))?;
             const DUE: &str = "SELECT pubkey FROM market_providers WHERE refigure_at <= ?";
             changed.extend(expired);
             changed.extend(query_all(&self.conn, DUE, &one(now), |row| key(row, 0))?);
-            Ok(())
+            state = run.state;
+            state.is_dirty |= !changed.is_empty();
+            if state != self.state { state.write(&self.conn) } else { Ok(()) }
         })?;
         self.changed.extend(changed);
-        self.added = 0;
+        self.state = state;
         Ok(removed == REMOVED_MAX || !self.changed.is_empty())
     }
 
@@ -81,8 +77,9 @@ impl<C: SqlConn> Registry<C> {
         if query_one(&self.conn, is_known, &one(*provider), |_| Ok(()))?.is_none() {
             return Ok(());
         }
-        let evidence = self.evidence_of(provider, now)?;
-        let found = figures(&jobs(provider, now, &evidence), now);
+        let since = bounds::since(&self.conn, provider)?;
+        let evidence = self.evidence_of(provider, now, since)?;
+        let found = figures(&jobs(provider, now, since, &evidence), now);
         let offers = apply::offers(&self.conn, provider, now)?;
         let msat = offers.iter().filter_map(|offer| offer.price.msat()).min();
         let beat = query_one(

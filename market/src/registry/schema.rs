@@ -1,17 +1,22 @@
 //! The tables.
 //!
 //! ```text
-//! market_meta       name PRIMARY KEY, value              schema version, position in the relay's stream
+//! market_meta       name PRIMARY KEY, value              schema version
+//! market_state      a row: position in the relay's stream, how much is kept (state.rs)
 //! market_evidence   row, id UNIQUE, ...                  requests, results and demands for payment of the window, of anybody
 //!                   index (author, at)                   bounds of authors, requests to vanish
 //!                   index (request, role)                answers of a request
 //!                   index (at)                           the end of the window
 //! market_named      PRIMARY KEY (provider, at, request)  which requests name which keys
 //!                   index (request)
+//! market_horizons   author PRIMARY KEY, at               the newest evidence of an author that was forgotten for their number
 //! market_offers     PRIMARY KEY (provider, d)            announcements
+//!                   index (expires)
 //! market_beats      provider PRIMARY KEY                 the last heartbeat of a key
+//!                   index (at)
 //! market_providers  pubkey PRIMARY KEY                   keys with an announcement, and their figures as of `as_of`
 //!                   index (refigure_at)                  those whose figures time alone will change
+//!                   index (customers, seen)              who makes room for others
 //! ```
 //!
 //! `expires` is 0 if an event never does, and `json` of evidence is empty unless it expires and is small: then the event itself is
@@ -23,16 +28,20 @@ use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
 /// The schema version that this version writes. The tables of an older one are made again: all that they have is in the relay's store.
 const SCHEMA: u64 = 2;
 
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 8] = [
     "market_meta",
+    "market_state",
     "market_evidence",
     "market_named",
     "market_offers",
     "market_beats",
+    "market_horizons",
     "market_providers",
 ];
-const CREATE: [&str; 10] = [
+const CREATE: [&str; 15] = [
     "CREATE TABLE market_meta (name BLOB PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE market_state (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, horizon INTEGER NOT NULL, \
+     events INTEGER NOT NULL, named INTEGER NOT NULL, kept_bytes INTEGER NOT NULL, dirty INTEGER NOT NULL)",
     "CREATE TABLE market_evidence (row INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, role INTEGER NOT NULL, author BLOB NOT NULL, \
      at INTEGER NOT NULL, kind INTEGER NOT NULL, request BLOB NOT NULL, open INTEGER NOT NULL, expires INTEGER NOT NULL, \
      json BLOB NOT NULL)",
@@ -42,6 +51,7 @@ const CREATE: [&str; 10] = [
     "CREATE TABLE market_named (provider BLOB NOT NULL, at INTEGER NOT NULL, request BLOB NOT NULL, \
      PRIMARY KEY (provider, at, request)) WITHOUT ROWID",
     "CREATE INDEX market_named_request ON market_named (request)",
+    "CREATE TABLE market_horizons (author BLOB PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE market_offers (provider BLOB NOT NULL, d BLOB NOT NULL, id BLOB NOT NULL, at INTEGER NOT NULL, \
      expires INTEGER NOT NULL, msat INTEGER NOT NULL, kinds BLOB NOT NULL, tags BLOB NOT NULL, search BLOB NOT NULL, \
      body BLOB NOT NULL, PRIMARY KEY (provider, d)) WITHOUT ROWID",
@@ -51,6 +61,9 @@ const CREATE: [&str; 10] = [
      refigure_at INTEGER NOT NULL, customers INTEGER NOT NULL, delivered INTEGER NOT NULL, failed INTEGER NOT NULL, \
      unpaid INTEGER NOT NULL, pending INTEGER NOT NULL, success INTEGER NOT NULL, bound INTEGER NOT NULL, \
      latency INTEGER NOT NULL, capped INTEGER NOT NULL, answered_open INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX market_offers_expires ON market_offers (expires)",
+    "CREATE INDEX market_beats_at ON market_beats (at)",
+    "CREATE INDEX market_providers_least ON market_providers (customers, seen)",
 ];
 const REFIGURE_INDEX: &str = "CREATE INDEX market_providers_refigure ON market_providers (refigure_at)";
 

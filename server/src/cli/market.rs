@@ -1,6 +1,6 @@
 //! `relay market verify`: recomputes the figures of a provider from signed events, and compares them with what a relay claims.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -91,6 +91,8 @@ struct Found {
     left_out: Vec<EventId>,
     /// Jobs that do not count because an answer has expired.
     expired: usize,
+    /// Requests that name the provider, are on the relay, and do not count because its registry has forgotten some of that time.
+    forgotten: usize,
 }
 
 impl Found {
@@ -111,6 +113,7 @@ impl Found {
             "missing": ids(&self.missing),
             "left_out": ids(&self.left_out),
             "expired": self.expired,
+            "forgotten": self.forgotten,
         })
     }
 
@@ -127,6 +130,7 @@ impl Found {
             (self.missing.len(), "events of the proof are not on the relay"),
             (self.left_out.len(), "requests that name the provider are on the relay and not in the proof"),
             (self.expired, "jobs do not count, because an answer has expired"),
+            (self.forgotten, "requests do not count, because the registry has forgotten others of their time"),
         ] {
             if count > 0 {
                 text.push_str(&format!("  {count} {what}\n"));
@@ -170,14 +174,15 @@ async fn verify(http: &str, ws: &RelayUrl, provider: &PubKey) -> Result<Found, F
         event.created_at + SETTLED_SECONDS <= proof.as_of || known.binary_search(&event.id).is_ok()
     };
     let used: Vec<&Event> = events.values().filter(is_settled).collect();
-    let names = |event: &&&Event| {
-        Evidence::of(event).is_some_and(|one| {
-            one.role == Role::Request && one.author != *provider && one.named.contains(provider)
-        })
+    let names = |one: &Evidence| {
+        one.role == Role::Request && one.author != *provider && one.named.contains(provider)
     };
-    let is_in_proof = |id: &EventId| proof.requests.contains(id) || proof.expired.contains(id);
+    let requests = used.iter().filter_map(|event| Evidence::of(event)).filter(names);
+    let (forgotten, requests): (Vec<Evidence>, Vec<Evidence>) =
+        requests.partition(|one| proof.is_forgotten(one));
+    let is_in_proof: HashSet<&EventId> = proof.requests.iter().chain(&proof.expired).collect();
     let mut left_out: Vec<EventId> =
-        used.iter().filter(names).map(|event| event.id).filter(|id| !is_in_proof(id)).collect();
+        requests.iter().map(|one| one.id).filter(|id| !is_in_proof.contains(id)).collect();
     left_out.sort_unstable();
     Ok(Found {
         provider: *provider,
@@ -187,6 +192,7 @@ async fn verify(http: &str, ws: &RelayUrl, provider: &PubKey) -> Result<Found, F
         missing,
         left_out,
         expired: proof.expired.len(),
+        forgotten: forgotten.len(),
     })
 }
 

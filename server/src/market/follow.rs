@@ -59,14 +59,10 @@ async fn follow(market: &Arc<Market>) -> Result<(), String> {
                     next = if items.len() < ITEMS_MAX { stream.try_next() } else { None };
                 }
                 let settings = Arc::clone(market);
-                let must_sweep = work(market, move |registry| {
+                work(market, move |registry| {
                     let url = settings.settings.url.as_deref();
-                    registry.apply(&items, now().seconds(), &|event| names_relay(event, url))?;
-                    Ok(registry.must_sweep())
+                    registry.apply(&items, now().seconds(), &|event| names_relay(event, url))
                 }).await?;
-                if must_sweep {
-                    sweep_at = Instant::now();
-                }
                 refresh_at = refresh_at.or(Some(Instant::now() + pause));
             }
             () = tokio::time::sleep_until(due) => {}

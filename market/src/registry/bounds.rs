@@ -1,0 +1,109 @@
+//! How much evidence is kept, and since when all of it is: what is forgotten does not count, whether or not a relay still has it, so
+//! that figures stay those of all events since then.
+
+use std::collections::BTreeMap;
+
+use relay_engine::sql::column::{int, key};
+use relay_engine::sql::{SqlConn, StoreError, exec, query_all, query_one};
+use relay_engine::types::{PubKey, Timestamp};
+
+use super::one;
+use super::state::State;
+
+/// Authors of whom something was forgotten.
+const HORIZONS_MAX: u64 = 1_000;
+
+/// The most that is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Requests, results and demands for payment: the newest.
+    pub events: u64,
+    /// Those of one author: the newest.
+    pub author_events: u64,
+    /// Keys that the requests name.
+    pub named: u64,
+    /// Bytes of events that are kept whole.
+    pub kept_bytes: u64,
+    /// Providers. A new one takes the place of the one that has the fewest customers and was seen least recently.
+    pub providers: u64,
+    /// Announcements of all. A list with `q` reads them, some kilobytes each at most.
+    pub offers: u64,
+    /// Announcements of a provider.
+    pub provider_offers: u64,
+    /// Heartbeats. They come before the announcement, too.
+    pub beats: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            events: 100_000,
+            author_events: 4_000,
+            named: 200_000,
+            kept_bytes: 64 << 20,
+            providers: 5_000,
+            offers: 10_000,
+            provider_offers: 16,
+            beats: 20_000,
+        }
+    }
+}
+
+/// All that is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) events: u64,
+    pub(super) named: u64,
+    pub(super) kept_bytes: u64,
+}
+
+impl Totals {
+    /// Whether the oldest evidence is to be forgotten.
+    pub(super) fn is_over(&self, bounds: &Bounds) -> bool {
+        self.events > bounds.events || self.named > bounds.named || self.kept_bytes > bounds.kept_bytes
+    }
+
+    pub(super) fn add(&mut self, named: u64, kept_bytes: u64) {
+        self.events += 1;
+        self.named += named;
+        self.kept_bytes += kept_bytes;
+    }
+
+    pub(super) fn subtract(&mut self, named: u64, kept_bytes: u64) {
+        self.events = self.events.saturating_sub(1);
+        self.named = self.named.saturating_sub(named);
+        self.kept_bytes = self.kept_bytes.saturating_sub(kept_bytes);
+    }
+}
+
+/// Something of this author that states this time has been forgotten.
+pub(super) fn forgotten_of(conn: &impl SqlConn, author: &PubKey, at: Timestamp) -> Result<(), StoreError> {
+    const PUT: &str = "INSERT INTO market_horizons (author, at) VALUES (?, ?) \
+                       ON CONFLICT (author) DO UPDATE SET at = max(at, excluded.at)";
+    exec(conn, PUT, &[(*author).into(), at.into()])?;
+    let count = query_one(conn, "SELECT count(*) FROM market_horizons", &[], |row| int(row, 0))?;
+    if count.unwrap_or(0) > HORIZONS_MAX {
+        const LEAST: &str = "DELETE FROM market_horizons WHERE author = \
+                             (SELECT author FROM market_horizons ORDER BY at, author LIMIT 1)";
+        exec(conn, LEAST, &[])?;
+    }
+    Ok(())
+}
+
+/// What has left the window need not be remembered.
+pub(super) fn forget_horizons(conn: &impl SqlConn, window: Timestamp) -> Result<(), StoreError> {
+    exec(conn, "DELETE FROM market_horizons WHERE at <= ?", &one(window))
+}
+
+/// All of a provider's answers that state a later time are kept, and all requests but those of [`forgotten`] authors.
+pub(super) fn since(conn: &impl SqlConn, provider: &PubKey) -> Result<Timestamp, StoreError> {
+    const OWN: &str = "SELECT at FROM market_horizons WHERE author = ?";
+    let own = query_one(conn, OWN, &one(*provider), |row| int(row, 0))?;
+    Ok(State::read(conn)?.horizon.max(own.unwrap_or(0)))
+}
+
+/// Authors of whom requests that state a time up to this do not count.
+pub(super) fn forgotten(conn: &impl SqlConn) -> Result<BTreeMap<PubKey, Timestamp>, StoreError> {
+    const ALL: &str = "SELECT author, at FROM market_horizons";
+    Ok(query_all(conn, ALL, &[], |row| Ok((key(row, 0)?, int(row, 1)?)))?.into_iter().collect())
+}

@@ -1,0 +1,53 @@
+//! What the registry knows of itself: a row, written with each transaction that changes it.
+
+use relay_engine::sql::column::{int, signed};
+use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
+use relay_engine::types::Timestamp;
+
+use super::bounds::Totals;
+use super::sql::optional_param;
+
+/// See the module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    /// The last sequence number of the relay that has been applied.
+    pub(super) position: Option<u64>,
+    /// Evidence of anybody that states a time up to this may have been forgotten.
+    pub(super) horizon: Timestamp,
+    pub(super) totals: Totals,
+    /// Figures are to be counted again, of whom is in memory only.
+    pub(super) is_dirty: bool,
+}
+
+const READ: &str =
+    "SELECT position, horizon, events, named, kept_bytes, dirty FROM market_state WHERE id = 1";
+const WRITE: &str = "INSERT OR REPLACE INTO market_state (id, position, horizon, events, named, kept_bytes, dirty) \
+                     VALUES (1, ?, ?, ?, ?, ?, ?)";
+
+impl State {
+    pub(super) fn read(conn: &impl SqlConn) -> Result<State, StoreError> {
+        let found = query_one(conn, READ, &[], |row| {
+            Ok(State {
+                position: signed(row, 0)?.try_into().ok(),
+                horizon: int(row, 1)?,
+                totals: Totals { events: int(row, 2)?, named: int(row, 3)?, kept_bytes: int(row, 4)? },
+                is_dirty: int(row, 5)? == 1,
+            })
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// One row.
+    pub(super) fn write(&self, conn: &impl SqlConn) -> Result<(), StoreError> {
+        let State { position, horizon, totals, is_dirty } = *self;
+        let params = [
+            optional_param(position),
+            horizon.into(),
+            totals.events.into(),
+            totals.named.into(),
+            totals.kept_bytes.into(),
+            is_dirty.into(),
+        ];
+        exec(conn, WRITE, &params)
+    }
+}
