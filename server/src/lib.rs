@@ -15,6 +15,7 @@
 //! | [`lmdb`] | the default store |
 //! | [`log_store`] | a store on files: a log and pages of keys |
 //! | `outcomes` | what became of events that were given to it |
+//! | `permits` | who may work now: fair turns of transfers of blobs, and of requests to the market |
 //! | `market` | the registry of job providers, which follows the relay's stream |
 //! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77), or all is followed live |
 //! | `metrics` | what the process reports about itself; its documents are `relay-site`'s |
@@ -36,6 +37,7 @@ mod market;
 mod metrics;
 mod net;
 mod outcomes;
+mod permits;
 mod serve;
 mod serve_lock;
 mod shard;

@@ -16,12 +16,12 @@ use relay_site::nip98::SignerTrust;
 use relay_site::{BlossomRoute, HttpResponse};
 use tower_http::timeout::TimeoutError;
 
-use super::permits::{Holder, Permit};
 use super::store::{BlobStore, Reading};
 use super::{Blossom, RequestOrigin, background, fetch};
 use crate::host::now;
 use crate::net::api::{self, Upload};
 use crate::net::response;
+use crate::permits::{Holder, Permit};
 
 /// What a body brings at least in this time.
 const PACE_BYTES: usize = 64 << 10;

@@ -5,7 +5,6 @@
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
 //! media       pictures: how many are in memory and processed at a time
 //! store       bytes, in a folder or a bucket; index: which blobs there are
-//! permits     who may move bytes now
 //! internal_upload: blobs that agents store and read, without HTTP
 //! counters    for /metrics; startup_log: what the start-up lines say
 //! startup_cleanup: what an earlier process has left; background: removals, sweeps, the relay's events
@@ -19,7 +18,6 @@ mod fetch;
 mod index;
 mod internal_upload;
 mod media;
-mod permits;
 mod startup_cleanup;
 mod startup_log;
 mod store;
@@ -43,13 +41,13 @@ use tokio::sync::Notify;
 use self::counters::Counters;
 use self::index::IndexHandle;
 use self::media::Media;
-use self::permits::Permits;
 use self::store::BlobStore;
 use crate::agents::http::Client;
 use crate::agents::owner;
 use crate::config::Settings;
 use crate::handle::RelayHandle;
 use crate::host::now;
+use crate::permits::Permits;
 
 pub(crate) use self::counters::{BlossomSnapshot, OPERATIONS, STATUSES};
 pub(crate) use self::exchange::Answered;

@@ -59,10 +59,13 @@ async fn follow(market: &Arc<Market>) -> Result<(), String> {
                     next = if items.len() < ITEMS_MAX { stream.try_next() } else { None };
                 }
                 let settings = Arc::clone(market);
+                let begun = Instant::now();
                 work(market, move |registry| {
                     let url = settings.settings.url.as_deref();
                     registry.apply(&items, now().seconds(), &|event| names_relay(event, url))
                 }).await?;
+                // A first start may have a million events to read: others need the processor too.
+                tokio::time::sleep(begun.elapsed().min(REFRESH)).await;
                 refresh_at = refresh_at.or(Some(Instant::now() + pause));
             }
             () = tokio::time::sleep_until(due) => {}

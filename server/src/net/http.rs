@@ -143,7 +143,9 @@ async fn respond<B: Backend + 'static>(
                     blossom::respond(host, route, param, bounds, request, peer, client.address).await
                 }
                 Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
-                Route::Market(route) => market::respond(host, route, npub, bounds, request).await,
+                Route::Market(route) => {
+                    market::respond(host, route, npub, bounds, client.address, request).await
+                }
                 Route::Health | Route::Metrics | Route::Config => {
                     serve_admin_endpoint(host, route, bounds, request, peer).await
                 }

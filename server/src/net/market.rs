@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::{Request, Response};
+use relay_engine::types::ClientAddress;
 use relay_site::route::Bounds;
 use relay_site::{HttpResponse, MarketRoute};
 
@@ -17,6 +18,7 @@ pub(super) async fn respond(
     route: MarketRoute,
     npub: Option<String>,
     bounds: Bounds,
+    address: Option<ClientAddress>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let Some(market) = host.market.get() else {
@@ -27,7 +29,7 @@ pub(super) async fn respond(
     let market = Arc::clone(market);
     let query = request.uri().query().unwrap_or_default().to_owned();
     let handler = move |request: Request<api::Upload>| async move {
-        let answered = response(market.answer(route, npub, query).await);
+        let answered = response(market.answer(route, npub, query, address).await);
         api::discard(request);
         answered
     };

@@ -1,4 +1,4 @@
-//! Limits transfers: a number of them at a time, of which a holder has at most a share; the others wait in turns.
+//! Limits work, such as transfers of blobs: a number at a time, of which a holder has at most a share; the others wait in turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ const SHARE: usize = 8;
 
 /// Whose share a permit is of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Holder {
+pub(crate) enum Holder {
     /// A public key in hexadecimal.
     Key(String),
     Address(ClientAddress),
@@ -22,7 +22,7 @@ impl Holder {
     /// A key that the operator has listed has a share of its own. Other keys cost nothing to make, so the share is that of the
     /// client's address. A client without limits by address (a program of this machine, which may be a proxy) has none here: then
     /// its key counts.
-    pub(super) fn of(uploader: &Uploader, address: Option<ClientAddress>) -> Self {
+    pub(crate) fn of(uploader: &Uploader, address: Option<ClientAddress>) -> Self {
         match address {
             Some(address) if !uploader.is_listed => Holder::Address(address),
             _ => Holder::Key(uploader.pubkey.clone()),
@@ -32,7 +32,7 @@ impl Holder {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Permits {
+pub(crate) struct Permits {
     max: usize,
     /// Most requests of a holder that wait.
     waiting_max: usize,
@@ -50,19 +50,19 @@ struct State {
 }
 
 /// Held until it is dropped.
-pub(super) struct Permit<'a> {
+pub(crate) struct Permit<'a> {
     permits: &'a Permits,
     holder: Holder,
 }
 
 impl Permits {
-    pub(super) fn new(max: usize, waiting_max: usize) -> Self {
+    pub(crate) fn new(max: usize, waiting_max: usize) -> Self {
         Permits { max, waiting_max, state: Mutex::default() }
     }
 
     /// Waits for a permit. Holders who wait have their turns one after the other, however many requests each has waiting; `None`
     /// if the holder already has `waiting_max` requests that wait.
-    pub(super) async fn acquire(&self, holder: Holder) -> Option<Permit<'_>> {
+    pub(crate) async fn acquire(&self, holder: Holder) -> Option<Permit<'_>> {
         let granted = {
             let mut state = self.lock();
             let (sender, receiver) = oneshot::channel();
@@ -83,7 +83,7 @@ impl Permits {
     }
 
     /// Permits that are held.
-    pub(super) fn given(&self) -> usize {
+    pub(crate) fn given(&self) -> usize {
         self.lock().given
     }
 
