@@ -18,6 +18,7 @@ use super::remote::print;
 use crate::agents::tls;
 use crate::config::Settings;
 use crate::sync::peer::{Connection, Connector, RelayUrl};
+use relay_sync::session::quoted;
 
 /// Longest time without an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,6 +28,10 @@ const PROOF_BYTES_MAX: usize = 64 << 20;
 const IDS_MAX: usize = 200;
 /// Events that are asked for at once.
 const EVENTS_MAX: usize = 500;
+/// Parts that are asked for of one filter.
+const PARTS_MAX: usize = 20_000;
+/// Events that are taken of a relay.
+const EVENTS_TAKEN_MAX: usize = 500_000;
 /// Events that the relay may have stored after it made the proof, though they state an earlier time.
 const SETTLED_SECONDS: u64 = 10;
 
@@ -122,15 +127,20 @@ impl Found {
         let names = self.recomputed.as_object().into_iter().flatten();
         for (name, recomputed) in names {
             let claimed = &self.claimed[name];
-            let verdict =
-                if claimed == recomputed { String::new() } else { format!("  WRONG: {claimed} is claimed") };
+            let verdict = match claimed == recomputed {
+                true => String::new(),
+                false => format!("  WRONG: {} is claimed", quoted(&claimed.to_string())),
+            };
             text.push_str(&format!("  {name:<38} {recomputed}{verdict}\n"));
         }
         for (count, what) in [
             (self.missing.len(), "events of the proof are not on the relay"),
             (self.left_out.len(), "requests that name the provider are on the relay and not in the proof"),
             (self.expired, "jobs do not count, because an answer has expired"),
-            (self.forgotten, "requests do not count, because the registry has forgotten others of their time"),
+            (
+                self.forgotten,
+                "requests do not count, because the registry has forgotten others of their time",
+            ),
         ] {
             if count > 0 {
                 text.push_str(&format!("  {count} {what}\n"));
@@ -174,9 +184,8 @@ async fn verify(http: &str, ws: &RelayUrl, provider: &PubKey) -> Result<Found, F
         event.created_at + SETTLED_SECONDS <= proof.as_of || known.binary_search(&event.id).is_ok()
     };
     let used: Vec<&Event> = events.values().filter(is_settled).collect();
-    let names = |one: &Evidence| {
-        one.role == Role::Request && one.author != *provider && one.named.contains(provider)
-    };
+    let names =
+        |one: &Evidence| one.role == Role::Request && one.author != *provider && one.named.contains(provider);
     let requests = used.iter().filter_map(|event| Evidence::of(event)).filter(names);
     let (forgotten, requests): (Vec<Evidence>, Vec<Evidence>) =
         requests.partition(|one| proof.is_forgotten(one));
@@ -221,7 +230,7 @@ async fn proof(http: &str, provider: &PubKey) -> Result<Value, Failure> {
     if status.is_success() {
         return Ok(document);
     }
-    let why = document["error"].as_str().unwrap_or("it has no market");
+    let why = document["error"].as_str().map_or_else(|| "it has no market".to_owned(), quoted);
     Err(failed(&format!("no proof ({}): {why}", status.as_u16())))
 }
 
@@ -284,6 +293,9 @@ impl Relay<'_> {
                     }
                     count += 1;
                     lowest = lowest.min(event.created_at);
+                    if self.events.len() >= EVENTS_TAKEN_MAX || count > EVENTS_MAX {
+                        return Err(no_answer(url, "it sends more events than it was asked for"));
+                    }
                     let event = event.to_event();
                     if !self.events.contains_key(&event.id) {
                         self.add(event)?;
@@ -291,8 +303,8 @@ impl Relay<'_> {
                 }
                 Some("EOSE") if is_ours => return Ok((count, lowest)),
                 Some("CLOSED") if is_ours => {
-                    let why = message.get(2).and_then(Value::as_str).unwrap_or("no reason is given");
-                    return Err(no_answer(url, &format!("it refuses the request: {why}")));
+                    let why = message.get(2).and_then(Value::as_str).unwrap_or_default();
+                    return Err(no_answer(url, &format!("it refuses the request: {}", quoted(why))));
                 }
                 _ => {}
             }
@@ -301,8 +313,9 @@ impl Relay<'_> {
 
     /// All that a filter matches in this time, a part after the other, the newest first.
     async fn request_all(&mut self, filter: &Value, since: u64, mut until: u64) -> Result<(), Failure> {
-        loop {
+        for _ in 0..PARTS_MAX {
             let before = self.events.len();
+            let asked_until = until;
             let mut part = filter.clone();
             part["since"] = json!(since);
             part["until"] = json!(until);
@@ -311,6 +324,9 @@ impl Relay<'_> {
             if count == 0 || lowest < since {
                 return Ok(());
             }
+            if lowest > asked_until {
+                return Err(no_answer(self.url, "it sends events of other times than it was asked for"));
+            }
             // The lowest second may have more; a part that has nothing new has all of that second that a part can have.
             until =
                 if self.events.len() > before && lowest < until { lowest } else { lowest.saturating_sub(1) };
@@ -318,12 +334,33 @@ impl Relay<'_> {
                 return Ok(());
             }
         }
+        Err(no_answer(self.url, "its answers come to no end"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Regression: a relay's words reached the terminal as they were.
+    #[test]
+    fn what_a_relay_claims_cannot_control_a_terminal() {
+        let hostile = "0\u{1b}[2J\u{9b}2J\r\n";
+        let found = Found {
+            provider: PubKey([7; 32]),
+            claimed: json!({ "jobs_failed": hostile, "window_seconds": [hostile] }),
+            recomputed: json!({ "jobs_failed": 0, "window_seconds": 9 }),
+            events: 1,
+            missing: Vec::new(),
+            left_out: Vec::new(),
+            expired: 0,
+            forgotten: 0,
+        };
+        let words = found.words();
+        assert!(words.ends_with("\nWRONG") && words.matches("is claimed").count() == 2, "{words}");
+        assert!(words.lines().all(|line| !line.contains(char::is_control)), "{words:?}");
+        assert_eq!(words.lines().count(), 4);
+    }
 
     #[test]
     fn a_relay_is_named_by_any_of_its_urls() {
