@@ -4,7 +4,8 @@
 //! intake     events become jobs, or are refused (limits); cancel: cancellations, requests to vanish
 //! inputs     the texts of events, other jobs and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries
-//! payments   what a job costs, when it is paid, what becomes of the money; wallet: the wallet is asked
+//! payments   what a job costs, when it is paid; invoices: from the wallet to the customer and back; books: what becomes of the money;
+//!            wallet: the wallet is asked
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
@@ -25,6 +26,7 @@
 
 mod admin;
 mod announce;
+mod books;
 mod cancel;
 mod commit;
 mod deleted_agent;
@@ -33,6 +35,7 @@ mod export;
 mod heartbeats;
 mod inputs;
 mod intake;
+mod invoices;
 mod jobs;
 mod limits;
 mod log;

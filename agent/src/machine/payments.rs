@@ -8,16 +8,14 @@ use std::collections::BTreeMap;
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now, PubKey};
 
+use super::invoices::Watched;
 use super::jobs::{Active, Stage};
 use super::wallet::Wallet;
 use super::{Agent, Deployed};
-use crate::bolt11;
-use crate::job::{InputKind, JobEvent, JobRequest, JobState};
+use crate::job::{JobEvent, JobRequest, JobState};
 use crate::manifest::PaymentPolicy;
-use crate::nip47::{Claim, Transaction};
-use crate::nip90::Feedback;
-use crate::payment::{self, GRACE_MILLIS, INVOICE_SECONDS, InvoiceTimes, Quote};
-use crate::store::{self, Account, InvoiceRow, InvoiceState, JobPayment, JobRow, Reason, Transfer};
+use crate::payment::{self, Quote};
+use crate::store::{self, JobPayment, UnfinishedRow};
 
 /// Milliseconds in which the wallet has to make an invoice.
 const INVOICE_MILLIS_MAX: u64 = 60_000;
@@ -25,10 +23,6 @@ const INVOICE_MILLIS_MAX: u64 = 60_000;
 const AWAITING_MAX: usize = 8;
 /// The part of the queue that jobs may take which wait for a payment: one of so many.
 const AWAITING_PART: usize = 4;
-/// Invoices that the wallet is asked for.
-const WATCHED_MAX: usize = 2_000;
-/// Milliseconds between two claims of a wallet that an invoice is paid, which it does not prove.
-const UNPROVEN_MILLIS: u64 = 2_000;
 
 /// What is in memory about payments.
 pub(super) struct Payments {
@@ -39,31 +33,7 @@ pub(super) struct Payments {
     /// Invoices that the wallet is asked for, by job; also those that are paid, until that is stored.
     pub(super) invoices: BTreeMap<EventId, Watched>,
     /// The number of the newest entry in the books.
-    last_transfer: u64,
-}
-
-/// An invoice that the wallet is asked for.
-#[derive(Clone, Debug)]
-pub(super) struct Watched {
-    pub(super) row: InvoiceRow,
-    /// When the wallet is asked, in milliseconds since 1970.
-    pub(super) poll_at: u64,
-    /// When the wallet first claimed that it is paid, without showing it.
-    claimed_at: Option<u64>,
-}
-
-impl Watched {
-    fn new(row: InvoiceRow, poll_at: u64) -> Self {
-        Watched { row, poll_at, claimed_at: None }
-    }
-
-    pub(super) fn times(&self) -> InvoiceTimes {
-        InvoiceTimes { made_at: self.row.made_at, expires_at: self.row.expires_at.saturating_mul(1_000) }
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.row.state == InvoiceState::Open
-    }
+    pub(super) last_transfer: u64,
 }
 
 impl Payments {
@@ -145,63 +115,6 @@ impl<C: SqlConn> Agent<C> {
         Ok(used < quota)
     }
 
-    /// What a customer has paid and not spent, in millisatoshis.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn credit_of(&self, customer: &PubKey) -> Result<u64, StoreError> {
-        let balance = store::balance(&self.conn, &self.batch, &Account::Customer(*customer))?;
-        Ok(balance.min(0).unsigned_abs())
-    }
-
-    /// The balance of an account: debits less credits, in millisatoshis.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn balance(&self, account: &Account) -> Result<i64, StoreError> {
-        store::balance(&self.conn, &self.batch, account)
-    }
-
-    /// At most `limit` entries of the books after number `after`, oldest first.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn transfers(&self, after: u64, limit: usize) -> Result<Vec<Transfer>, StoreError> {
-        store::transfers(&self.conn, after, limit)
-    }
-
-    /// The customers that have credit, and how much, in millisatoshis.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn credits(&self) -> Result<Vec<(PubKey, u64)>, StoreError> {
-        store::credits(&self.conn)
-    }
-
-    /// Adds an entry to the books.
-    pub(super) fn transfer(
-        &mut self,
-        now: Now,
-        (debit, credit): (Account, Account),
-        msat: u64,
-        reason: Reason,
-        job: Option<EventId>,
-    ) {
-        if msat > 0 {
-            self.payments.last_transfer += 1;
-            let seq = self.payments.last_transfer;
-            self.batch.put_transfer(Transfer { seq, at: now.millis(), debit, credit, msat, reason, job });
-        }
-    }
-
-    /// Takes so much of a customer's credit for a job.
-    fn charge(&mut self, now: Now, row: &mut JobRow, msat: u64) {
-        let Some(payment) = &mut row.trace.payment else { return };
-        payment.paid += msat;
-        let accounts = (Account::Customer(row.customer), Account::Held);
-        self.transfer(now, accounts, msat, Reason::Charge, Some(row.id));
-    }
-
     /// An accepted request: it begins if it costs nothing or its customer has credit, or waits for its payment.
     ///
     /// # Errors
@@ -232,7 +145,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The wallet has to make an invoice for a job.
-    fn want_invoice(&mut self, now: Now, mut active: Active) {
+    pub(super) fn want_invoice(&mut self, now: Now, mut active: Active) {
         active.row.wake_at = now.millis() + INVOICE_MILLIS_MAX;
         self.save(&active);
         self.await_payment(&active);
@@ -240,13 +153,13 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Its timer is that of its payment.
-    fn await_payment(&mut self, active: &Active) {
+    pub(super) fn await_payment(&mut self, active: &Active) {
         self.jobs.put(active.unfinished_row());
         self.jobs.set_timer(active.id(), Some(active.row.wake_at));
     }
 
     /// A job that waited for its payment when the agent was closed.
-    pub(super) fn resume_awaiting(&mut self, open: crate::store::UnfinishedRow) {
+    pub(super) fn resume_awaiting(&mut self, open: UnfinishedRow) {
         self.jobs.put(open);
         self.jobs.set_timer(open.id, Some(open.wake_at));
         if !self.payments.invoices.contains_key(&open.id) {
@@ -255,7 +168,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// A job that waits for its payment, from the database; `None` if it does not wait any more.
-    fn awaiting(&self, job: &EventId) -> Result<Option<Active>, StoreError> {
+    pub(super) fn awaiting(&self, job: &EventId) -> Result<Option<Active>, StoreError> {
         let Some(open) = self.jobs.get(job).filter(|open| open.state == JobState::AwaitingPayment) else {
             return Ok(None);
         };
@@ -274,188 +187,11 @@ impl<C: SqlConn> Agent<C> {
         Ok(Some((msat, format!("{name}: job {}", &job.to_string()[..16]))))
     }
 
-    /// The wallet has made an invoice for a job: its customer is asked to pay it.
-    ///
-    /// # Errors
-    /// What is wrong with the invoice.
-    pub(super) fn invoice_made(&mut self, now: Now, job: &EventId, made: &Transaction) -> Result<(), String> {
-        let failed = |error: StoreError| format!("{error:?}");
-        let Some(mut active) = self.awaiting(job).map_err(failed)? else { return Ok(()) };
-        let Some(JobPayment { price, paid, invoiced }) = active.row.trace.payment else { return Ok(()) };
-        let bolt11 = made.invoice.as_deref().ok_or("the wallet has made no invoice")?;
-        let invoice = bolt11::Invoice::parse(bolt11).map_err(|error| format!("the wallet: {error}"))?;
-        if invoice.msat != Some(invoiced) {
-            return Err(format!("the wallet has made an invoice for another amount than {invoiced} msat"));
-        }
-        if made.payment_hash.is_some_and(|hash| hash != invoice.payment_hash) {
-            return Err("the wallet names another payment hash than its invoice".to_owned());
-        }
-        if invoice.expires_at <= now.seconds() {
-            return Err("the wallet has made an invoice that has expired".to_owned());
-        }
-        let mut known = self.payments.invoices.values();
-        if known.any(|watched| watched.row.payment_hash == invoice.payment_hash)
-            || store::has_invoice(&self.conn, &invoice.payment_hash).map_err(failed)?
-        {
-            return Err("the wallet has made the same invoice before".to_owned());
-        }
-        let message = match paid {
-            0 => format!("the price is {price} msat"),
-            paid => format!("the price is {price} msat, of which {paid} are paid by your credit"),
-        };
-        let required = Feedback::PaymentRequired { msat: invoiced, bolt11, message: &message };
-        self.send_feedback(now, &mut active, required);
-        let row = InvoiceRow {
-            job: *job,
-            customer: active.row.customer,
-            state: InvoiceState::Open,
-            msat: invoiced,
-            payment_hash: invoice.payment_hash,
-            made_at: now.millis(),
-            expires_at: invoice.expires_at.min(now.seconds() + INVOICE_SECONDS),
-            received: 0,
-        };
-        let mut watched = Watched::new(row, 0);
-        watched.poll_at = watched.times().next_poll(now.millis());
-        active.row.wake_at = watched.times().expires_at + GRACE_MILLIS;
-        store::put_invoice(&mut self.batch, &watched.row);
-        self.make_room_for_invoice(now);
-        self.payments.invoices.insert(*job, watched);
-        self.payments.wanted.remove(&active.row.seq);
-        self.metrics.payment("invoiced");
-        self.save(&active);
-        self.await_payment(&active);
-        Ok(())
-    }
-
-    /// The wallet makes no invoice for a job.
-    pub(super) fn invoice_refused(&mut self, now: Now, job: &EventId, detail: &str) {
-        self.log(now, Some(*job), detail);
-        let Ok(Some(active)) = self.awaiting(job) else { return };
-        self.payments.wanted.remove(&active.row.seq);
-        let message = "this agent's wallet makes no invoice; try again later";
-        self.fail(now, active, JobEvent::Fail, "wallet", message);
-    }
-
-    /// What the wallet says about an invoice, when it was asked or by itself.
-    ///
-    /// # Errors
-    /// If the store fails; it is asked again.
-    pub(super) fn invoice_told(
-        &mut self,
-        now: Now,
-        job: &EventId,
-        told: &Transaction,
-    ) -> Result<(), StoreError> {
-        let Some(watched) = self.payments.invoices.get_mut(job).filter(|watched| watched.is_open()) else {
-            return Ok(());
-        };
-        let at = now.millis();
-        let claim = match (told.claim(&watched.row.payment_hash), told.msat) {
-            // Nothing came.
-            (Claim::Proven | Claim::Unproven, Some(0)) => Claim::False,
-            (claim, _) => claim,
-        };
-        match claim {
-            Claim::Unpaid if watched.times().is_over(at) => self.give_up_invoice(job),
-            Claim::Unpaid => {
-                watched.poll_at = watched.times().next_poll(at);
-                if watched.claimed_at.take().is_some() {
-                    self.log(now, Some(*job), "the wallet has taken back that the invoice is paid");
-                }
-            }
-            Claim::False => {
-                watched.poll_at = watched.times().next_poll(at);
-                self.log(
-                    now,
-                    Some(*job),
-                    "the wallet claims a payment that cannot be: another preimage or hash, or nothing",
-                );
-            }
-            Claim::Unproven => match watched.claimed_at {
-                Some(before) if at >= before + UNPROVEN_MILLIS => {
-                    return self.invoice_paid(now, job, told.msat);
-                }
-                Some(before) => watched.poll_at = before + UNPROVEN_MILLIS,
-                None => {
-                    watched.claimed_at = Some(at);
-                    watched.poll_at = at + UNPROVEN_MILLIS;
-                }
-            },
-            Claim::Proven => return self.invoice_paid(now, job, told.msat),
-        }
-        Ok(())
-    }
-
-    /// Of very many invoices that nobody has paid, the one that expired first is given up.
-    fn make_room_for_invoice(&mut self, now: Now) {
-        if self.payments.invoices.len() < WATCHED_MAX {
-            return;
-        }
-        let expired =
-            self.payments.invoices.values().filter(|watched| {
-                watched.is_open() && now.millis() > watched.times().expires_at + GRACE_MILLIS
-            });
-        let first = expired.min_by_key(|watched| watched.row.expires_at).map(|watched| watched.row.job);
-        first.into_iter().for_each(|job| self.give_up_invoice(&job));
-    }
-
-    /// Nothing more is expected of an invoice.
-    pub(super) fn give_up_invoice(&mut self, job: &EventId) {
-        let Some(watched) = self.payments.invoices.get_mut(job) else { return };
-        watched.row.state = InvoiceState::Unpaid;
-        store::put_invoice(&mut self.batch, &watched.row);
-        self.metrics.payment("unpaid");
-    }
-
-    /// An invoice is paid: what has come is its customer's credit, and the job that waits for it begins.
-    fn invoice_paid(&mut self, now: Now, job: &EventId, told: Option<u64>) -> Result<(), StoreError> {
-        let Some(watched) = self.payments.invoices.get(job) else { return Ok(()) };
-        let (asked, customer) = (watched.row.msat, watched.row.customer);
-        let msat = payment::received(asked, told);
-        // What may fail comes first.
-        let awaiting = self.awaiting(job)?;
-        let credit = self.credit_of(&customer)? + msat;
-        if let Some(watched) = self.payments.invoices.get_mut(job) {
-            (watched.row.state, watched.row.received) = (InvoiceState::Paid, msat);
-            store::put_invoice(&mut self.batch, &watched.row);
-        }
-        let accounts = (Account::Wallet, Account::Customer(customer));
-        self.transfer(now, accounts, msat, Reason::Payment, Some(*job));
-        self.metrics.received(msat);
-        let Some(mut active) = awaiting else {
-            self.metrics.payment("late");
-            self.log(now, Some(*job), format!("{msat} msat came when the job was over: they are credit"));
-            return Ok(());
-        };
-        let rest = active.row.trace.payment.map_or(0, |payment| payment.price - payment.paid);
-        if let Quote::Invoice(missing) = payment::quote(rest, credit) {
-            self.metrics.payment("partial");
-            self.log(now, Some(*job), format!("{msat} msat came, and {asked} were asked for"));
-            self.charge(now, &mut active.row, credit);
-            if let Some(payment) = &mut active.row.trace.payment {
-                payment.invoiced = missing;
-            }
-            self.want_invoice(now, active);
-            return Ok(());
-        }
-        self.metrics.payment("settled");
-        self.log(now, Some(*job), format!("{msat} msat came"));
-        self.charge(now, &mut active.row, rest);
-        // Its inputs have their time from now on.
-        active.row.wake_at = now.millis();
-        self.send_feedback(now, &mut active, Feedback::Processing(""));
-        let needs_fetching = active.request.inputs.iter().any(|input| input.kind != InputKind::Text);
-        // It is queued whatever becomes of its start.
-        let _ = self.begin(now, active, needs_fetching);
-        Ok(())
-    }
-
     /// The time of a job's payment may be over.
     pub(super) fn payment_timeout(
         &mut self,
         now: Now,
-        open: crate::store::UnfinishedRow,
+        open: UnfinishedRow,
     ) -> Result<(), StoreError> {
         if now.millis() < open.wake_at {
             self.jobs.set_timer(open.id, Some(open.wake_at));
@@ -469,32 +205,5 @@ impl<C: SqlConn> Agent<C> {
         self.payments.wanted.remove(&open.seq);
         self.fail(now, active, JobEvent::Expire, cause, message);
         Ok(())
-    }
-
-    /// A job ends in the state of its row: what was taken for it is the agent's if it has a result, else it is credit again.
-    pub(super) fn close_account(&mut self, now: Now, row: &mut JobRow) {
-        let Some(payment) = row.trace.payment.as_mut().filter(|payment| payment.paid > 0) else { return };
-        if row.state == JobState::Responding {
-            let msat = payment.paid;
-            self.transfer(now, (Account::Held, Account::Income), msat, Reason::Delivery, Some(row.id));
-            return;
-        }
-        let msat = std::mem::take(&mut payment.paid);
-        let accounts = (Account::Held, Account::Customer(row.customer));
-        self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
-    }
-
-    /// The customer of a job has not got its result: what was taken for it is credit again.
-    pub(super) fn give_back(&mut self, now: Now, row: &mut JobRow) {
-        let Some(payment) = row.trace.payment.as_mut() else { return };
-        let msat = std::mem::take(&mut payment.paid);
-        let accounts = (Account::Income, Account::Customer(row.customer));
-        self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
-    }
-
-    /// Forgets what is old of invoices and of the books.
-    pub(super) fn prune_payments(&mut self, now: Now) {
-        store::prune_invoices(&mut self.batch, now.seconds());
-        store::prune_transfers(&mut self.batch, self.payments.last_transfer);
     }
 }

@@ -212,7 +212,7 @@ impl<C: SqlConn> Agent<C> {
                 None => drop(self.payments.wanted.remove(&seq)),
             }
         }
-        let is_given_up = |watched: &super::payments::Watched| {
+        let is_given_up = |watched: &super::invoices::Watched| {
             watched.is_open() && watched.times().is_given_up(now.millis())
         };
         let given_up = self.payments.invoices.iter().filter(|(_, watched)| is_given_up(watched));

@@ -1,0 +1,94 @@
+//! The books of the agent in use: credit, what is taken of it for jobs, and what becomes of it when they end.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{EventId, Now, PubKey};
+
+use super::Agent;
+use crate::job::JobState;
+use crate::store::{self, Account, JobRow, Reason, Transfer};
+
+impl<C: SqlConn> Agent<C> {
+    /// What a customer has paid and not spent, in millisatoshis.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn credit_of(&self, customer: &PubKey) -> Result<u64, StoreError> {
+        let balance = store::balance(&self.conn, &self.batch, &Account::Customer(*customer))?;
+        Ok(balance.min(0).unsigned_abs())
+    }
+
+    /// The balance of an account: debits less credits, in millisatoshis.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn balance(&self, account: &Account) -> Result<i64, StoreError> {
+        store::balance(&self.conn, &self.batch, account)
+    }
+
+    /// At most `limit` entries of the books after number `after`, oldest first.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn transfers(&self, after: u64, limit: usize) -> Result<Vec<Transfer>, StoreError> {
+        store::transfers(&self.conn, after, limit)
+    }
+
+    /// The customers that have credit, and how much, in millisatoshis.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn credits(&self) -> Result<Vec<(PubKey, u64)>, StoreError> {
+        store::credits(&self.conn)
+    }
+
+    /// Adds an entry to the books.
+    pub(super) fn transfer(
+        &mut self,
+        now: Now,
+        (debit, credit): (Account, Account),
+        msat: u64,
+        reason: Reason,
+        job: Option<EventId>,
+    ) {
+        if msat > 0 {
+            self.payments.last_transfer += 1;
+            let seq = self.payments.last_transfer;
+            self.batch.put_transfer(Transfer { seq, at: now.millis(), debit, credit, msat, reason, job });
+        }
+    }
+
+    /// Takes so much of a customer's credit for a job.
+    pub(super) fn charge(&mut self, now: Now, row: &mut JobRow, msat: u64) {
+        let Some(payment) = &mut row.trace.payment else { return };
+        payment.paid += msat;
+        let accounts = (Account::Customer(row.customer), Account::Held);
+        self.transfer(now, accounts, msat, Reason::Charge, Some(row.id));
+    }
+
+    /// A job ends in the state of its row: what was taken for it is the agent's if it has a result, else it is credit again.
+    pub(super) fn close_account(&mut self, now: Now, row: &mut JobRow) {
+        let Some(payment) = row.trace.payment.as_mut().filter(|payment| payment.paid > 0) else { return };
+        if row.state == JobState::Responding {
+            let msat = payment.paid;
+            self.transfer(now, (Account::Held, Account::Income), msat, Reason::Delivery, Some(row.id));
+            return;
+        }
+        let msat = std::mem::take(&mut payment.paid);
+        let accounts = (Account::Held, Account::Customer(row.customer));
+        self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
+    }
+
+    /// The customer of a job has not got its result: what was taken for it is credit again.
+    pub(super) fn give_back(&mut self, now: Now, row: &mut JobRow) {
+        let Some(payment) = row.trace.payment.as_mut() else { return };
+        let msat = std::mem::take(&mut payment.paid);
+        let accounts = (Account::Income, Account::Customer(row.customer));
+        self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
+    }
+
+    /// Forgets what is old of invoices and of the books.
+    pub(super) fn prune_payments(&mut self, now: Now) {
+        store::prune_invoices(&mut self.batch, now.seconds());
+        store::prune_transfers(&mut self.batch, self.payments.last_transfer);
+    }
+}

@@ -1,0 +1,220 @@
+//! Invoices: one that the wallet has made is shown to its customer, the wallet is asked for it, and it is paid or given up.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{EventId, Now};
+
+use super::Agent;
+use crate::bolt11;
+use crate::job::{InputKind, JobEvent};
+use crate::nip47::{Claim, Transaction};
+use crate::nip90::Feedback;
+use crate::payment::{self, GRACE_MILLIS, INVOICE_SECONDS, InvoiceTimes, Quote};
+use crate::store::{self, Account, InvoiceRow, InvoiceState, JobPayment, Reason};
+
+/// Invoices that the wallet is asked for.
+const WATCHED_MAX: usize = 2_000;
+/// Milliseconds between two claims of a wallet that an invoice is paid, which it does not prove.
+const UNPROVEN_MILLIS: u64 = 2_000;
+
+/// An invoice that the wallet is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub(super) row: InvoiceRow,
+    /// When the wallet is asked, in milliseconds since 1970.
+    pub(super) poll_at: u64,
+    /// When the wallet first claimed that it is paid, without showing it.
+    claimed_at: Option<u64>,
+}
+
+impl Watched {
+    pub(super) fn new(row: InvoiceRow, poll_at: u64) -> Self {
+        Watched { row, poll_at, claimed_at: None }
+    }
+
+    pub(super) fn times(&self) -> InvoiceTimes {
+        InvoiceTimes { made_at: self.row.made_at, expires_at: self.row.expires_at.saturating_mul(1_000) }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.row.state == InvoiceState::Open
+    }
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// The wallet has made an invoice for a job: its customer is asked to pay it.
+    ///
+    /// # Errors
+    /// What is wrong with the invoice.
+    pub(super) fn invoice_made(&mut self, now: Now, job: &EventId, made: &Transaction) -> Result<(), String> {
+        let failed = |error: StoreError| format!("{error:?}");
+        let Some(mut active) = self.awaiting(job).map_err(failed)? else { return Ok(()) };
+        let Some(JobPayment { price, paid, invoiced }) = active.row.trace.payment else { return Ok(()) };
+        let bolt11 = made.invoice.as_deref().ok_or("the wallet has made no invoice")?;
+        let invoice = bolt11::Invoice::parse(bolt11).map_err(|error| format!("the wallet: {error}"))?;
+        if invoice.msat != Some(invoiced) {
+            return Err(format!("the wallet has made an invoice for another amount than {invoiced} msat"));
+        }
+        if made.payment_hash.is_some_and(|hash| hash != invoice.payment_hash) {
+            return Err("the wallet names another payment hash than its invoice".to_owned());
+        }
+        if invoice.expires_at <= now.seconds() {
+            return Err("the wallet has made an invoice that has expired".to_owned());
+        }
+        let mut known = self.payments.invoices.values();
+        if known.any(|watched| watched.row.payment_hash == invoice.payment_hash)
+            || store::has_invoice(&self.conn, &invoice.payment_hash).map_err(failed)?
+        {
+            return Err("the wallet has made the same invoice before".to_owned());
+        }
+        let message = match paid {
+            0 => format!("the price is {price} msat"),
+            paid => format!("the price is {price} msat, of which {paid} are paid by your credit"),
+        };
+        let required = Feedback::PaymentRequired { msat: invoiced, bolt11, message: &message };
+        self.send_feedback(now, &mut active, required);
+        let row = InvoiceRow {
+            job: *job,
+            customer: active.row.customer,
+            state: InvoiceState::Open,
+            msat: invoiced,
+            payment_hash: invoice.payment_hash,
+            made_at: now.millis(),
+            expires_at: invoice.expires_at.min(now.seconds() + INVOICE_SECONDS),
+            received: 0,
+        };
+        let mut watched = Watched::new(row, 0);
+        watched.poll_at = watched.times().next_poll(now.millis());
+        active.row.wake_at = watched.times().expires_at + GRACE_MILLIS;
+        store::put_invoice(&mut self.batch, &watched.row);
+        self.make_room_for_invoice(now);
+        self.payments.invoices.insert(*job, watched);
+        self.payments.wanted.remove(&active.row.seq);
+        self.metrics.payment("invoiced");
+        self.save(&active);
+        self.await_payment(&active);
+        Ok(())
+    }
+
+    /// The wallet makes no invoice for a job.
+    pub(super) fn invoice_refused(&mut self, now: Now, job: &EventId, detail: &str) {
+        self.log(now, Some(*job), detail);
+        let Ok(Some(active)) = self.awaiting(job) else { return };
+        self.payments.wanted.remove(&active.row.seq);
+        let message = "this agent's wallet makes no invoice; try again later";
+        self.fail(now, active, JobEvent::Fail, "wallet", message);
+    }
+
+    /// What the wallet says about an invoice, when it was asked or by itself.
+    ///
+    /// # Errors
+    /// If the store fails; it is asked again.
+    pub(super) fn invoice_told(
+        &mut self,
+        now: Now,
+        job: &EventId,
+        told: &Transaction,
+    ) -> Result<(), StoreError> {
+        let Some(watched) = self.payments.invoices.get_mut(job).filter(|watched| watched.is_open()) else {
+            return Ok(());
+        };
+        let at = now.millis();
+        let claim = match (told.claim(&watched.row.payment_hash), told.msat) {
+            // Nothing came.
+            (Claim::Proven | Claim::Unproven, Some(0)) => Claim::False,
+            (claim, _) => claim,
+        };
+        match claim {
+            Claim::Unpaid if watched.times().is_over(at) => self.give_up_invoice(job),
+            Claim::Unpaid => {
+                watched.poll_at = watched.times().next_poll(at);
+                if watched.claimed_at.take().is_some() {
+                    self.log(now, Some(*job), "the wallet has taken back that the invoice is paid");
+                }
+            }
+            Claim::False => {
+                watched.poll_at = watched.times().next_poll(at);
+                self.log(
+                    now,
+                    Some(*job),
+                    "the wallet claims a payment that cannot be: another preimage or hash, or nothing",
+                );
+            }
+            Claim::Unproven => match watched.claimed_at {
+                Some(before) if at >= before + UNPROVEN_MILLIS => {
+                    return self.invoice_paid(now, job, told.msat);
+                }
+                Some(before) => watched.poll_at = before + UNPROVEN_MILLIS,
+                None => {
+                    watched.claimed_at = Some(at);
+                    watched.poll_at = at + UNPROVEN_MILLIS;
+                }
+            },
+            Claim::Proven => return self.invoice_paid(now, job, told.msat),
+        }
+        Ok(())
+    }
+
+    /// Of very many invoices that nobody has paid, the one that expired first is given up.
+    fn make_room_for_invoice(&mut self, now: Now) {
+        if self.payments.invoices.len() < WATCHED_MAX {
+            return;
+        }
+        let expired =
+            self.payments.invoices.values().filter(|watched| {
+                watched.is_open() && now.millis() > watched.times().expires_at + GRACE_MILLIS
+            });
+        let first = expired.min_by_key(|watched| watched.row.expires_at).map(|watched| watched.row.job);
+        first.into_iter().for_each(|job| self.give_up_invoice(&job));
+    }
+
+    /// Nothing more is expected of an invoice.
+    pub(super) fn give_up_invoice(&mut self, job: &EventId) {
+        let Some(watched) = self.payments.invoices.get_mut(job) else { return };
+        watched.row.state = InvoiceState::Unpaid;
+        store::put_invoice(&mut self.batch, &watched.row);
+        self.metrics.payment("unpaid");
+    }
+
+    /// An invoice is paid: what has come is its customer's credit, and the job that waits for it begins.
+    fn invoice_paid(&mut self, now: Now, job: &EventId, told: Option<u64>) -> Result<(), StoreError> {
+        let Some(watched) = self.payments.invoices.get(job) else { return Ok(()) };
+        let (asked, customer) = (watched.row.msat, watched.row.customer);
+        let msat = payment::received(asked, told);
+        // What may fail comes first.
+        let awaiting = self.awaiting(job)?;
+        let credit = self.credit_of(&customer)? + msat;
+        if let Some(watched) = self.payments.invoices.get_mut(job) {
+            (watched.row.state, watched.row.received) = (InvoiceState::Paid, msat);
+            store::put_invoice(&mut self.batch, &watched.row);
+        }
+        let accounts = (Account::Wallet, Account::Customer(customer));
+        self.transfer(now, accounts, msat, Reason::Payment, Some(*job));
+        self.metrics.received(msat);
+        let Some(mut active) = awaiting else {
+            self.metrics.payment("late");
+            self.log(now, Some(*job), format!("{msat} msat came when the job was over: they are credit"));
+            return Ok(());
+        };
+        let rest = active.row.trace.payment.map_or(0, |payment| payment.price - payment.paid);
+        if let Quote::Invoice(missing) = payment::quote(rest, credit) {
+            self.metrics.payment("partial");
+            self.log(now, Some(*job), format!("{msat} msat came, and {asked} were asked for"));
+            self.charge(now, &mut active.row, credit);
+            if let Some(payment) = &mut active.row.trace.payment {
+                payment.invoiced = missing;
+            }
+            self.want_invoice(now, active);
+            return Ok(());
+        }
+        self.metrics.payment("settled");
+        self.log(now, Some(*job), format!("{msat} msat came"));
+        self.charge(now, &mut active.row, rest);
+        // Its inputs have their time from now on.
+        active.row.wake_at = now.millis();
+        self.send_feedback(now, &mut active, Feedback::Processing(""));
+        let needs_fetching = active.request.inputs.iter().any(|input| input.kind != InputKind::Text);
+        // It is queued whatever becomes of its start.
+        let _ = self.begin(now, active, needs_fetching);
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! What becomes of money that no result was given for: it is credit, and is spent first.
+
+use relay_agent::job::JobState;
+use relay_agent::machine::{AgentState, Published};
+use relay_agent::testing::Customer;
+
+use crate::prepaid::{PRICE, books, order, pay, prepaid, prepaying, required};
+use crate::wallet::Wallet;
+use crate::world::{Books, World, owner};
+
+#[test]
+fn what_comes_late_or_for_a_job_that_fails_is_credit_and_is_spent_first() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    // Late.
+    let late = order(&mut world, &mut wallet, &customer, "late");
+    let bolt11 = required(&world, &customer, &late.id).bolt11.unwrap();
+    world.pass_with(&mut wallet, 700);
+    assert_eq!(world.statuses(&late.id), ["payment-required", "error"]);
+    assert_eq!(world.last(&customer, &late.id).1, "the payment did not come in time");
+    assert_eq!(world.agent.job(&late.id).unwrap().unwrap().state, JobState::Expired);
+    wallet.pay(&bolt11, None);
+    world.pass_with(&mut wallet, 3_600);
+    assert_eq!(world.statuses(&late.id), ["payment-required", "error"], "nothing follows an error");
+    assert_eq!(world.agent.credit_of(&customer.pubkey()).unwrap(), PRICE);
+    assert_eq!(world.agent.metrics().payments["late"], 1);
+    // It pays the next one.
+    let next = order(&mut world, &mut wallet, &customer, "next");
+    assert_eq!(world.statuses(&next.id), ["processing", "result"]);
+    assert_eq!(world.check_books(), books(PRICE, PRICE, 0));
+    // Others have none of it.
+    let other = order(&mut world, &mut wallet, &Customer::new(2), "other");
+    assert_eq!(world.statuses(&other.id), ["payment-required"]);
+}
+
+#[test]
+fn a_job_that_fails_after_its_payment_leaves_credit() {
+    let mut world = World::calling(&prepaid(|_| ()));
+    let (mut wallet, customer) = (Wallet::new(), Customer::new(1));
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    pay(&world, &mut wallet, &customer, &request);
+    world.pass_with(&mut wallet, 10);
+    assert_eq!(world.host.calls.len(), 1);
+    assert_eq!(world.check_books(), Books { held: PRICE as i64, ..books(PRICE, 0, 0) });
+    world.answer(404, "");
+    assert_eq!(world.statuses(&request.id), ["payment-required", "processing", "error"]);
+    let message = world.last(&customer, &request.id).1;
+    assert_eq!(message, format!("the work has failed; {PRICE} msat are credit for your next job"));
+    assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
+    assert_eq!(world.agent.job(&request.id).unwrap().unwrap().cost_msat, 0);
+    // Cancelled while it runs.
+    let again = order(&mut world, &mut wallet, &customer, "again");
+    assert_eq!(world.check_books(), Books { held: PRICE as i64, ..books(PRICE, 0, 0) });
+    world.deliver(&customer.cancel(&[again.id], world.now.seconds()));
+    assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
+    // Paid after it was cancelled.
+    let poor = Customer::new(2);
+    let cancelled = order(&mut world, &mut wallet, &poor, "cancelled");
+    let bolt11 = required(&world, &poor, &cancelled.id).bolt11.unwrap();
+    world.deliver(&poor.cancel(&[cancelled.id], world.now.seconds()));
+    wallet.pay(&bolt11, None);
+    world.pass_with(&mut wallet, 60);
+    assert_eq!(world.statuses(&cancelled.id), ["payment-required"]);
+    assert_eq!(world.check_books(), books(2 * PRICE, 0, 2 * PRICE));
+}
+
+#[test]
+fn a_result_that_the_relay_refuses_is_not_paid() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    pay(&world, &mut wallet, &customer, &request);
+    let refused = Published::Refused("blocked: no".to_owned());
+    world.host.outcomes.extend([Published::Accepted, refused]);
+    world.pass_with(&mut wallet, 10);
+    assert_eq!(world.statuses(&request.id), ["payment-required", "processing", "error"]);
+    assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
+}
+
+#[test]
+fn part_of_the_price_is_not_lost_and_more_than_it_neither() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    let first = required(&world, &customer, &request.id).bolt11.unwrap();
+    wallet.pay(&first, Some(5_500));
+    world.pass_with(&mut wallet, 5);
+    // The rest is asked for, in whole satoshis.
+    assert_eq!(world.statuses(&request.id), ["payment-required", "payment-required"]);
+    let second = required(&world, &customer, &request.id);
+    assert_eq!(second.amount_msat, Some(16_000));
+    assert_ne!(second.bolt11.as_ref(), Some(&first));
+    assert_eq!(world.check_books(), Books { held: 5_500, ..books(5_500, 0, 0) });
+    world.crash();
+    world.run();
+    wallet.pay(&second.bolt11.unwrap(), Some(30_000));
+    world.pass_with(&mut wallet, 5);
+    assert_eq!(world.last(&customer, &request.id), ("result".to_owned(), "hello".to_owned()));
+    assert_eq!(world.check_books(), books(35_500, PRICE, 14_500));
+    // Credit that does not suffice is taken first, and given back if the rest does not come.
+    let next = order(&mut world, &mut wallet, &customer, "next");
+    assert_eq!(required(&world, &customer, &next.id).amount_msat, Some(7_000));
+    assert_eq!(world.check_books(), Books { held: 14_500, ..books(35_500, PRICE, 0) });
+    world.pass_with(&mut wallet, 700);
+    assert_eq!(world.check_books(), books(35_500, PRICE, 14_500));
+    // A wallet that says that too much came is believed so far as the network goes.
+    let greedy = order(&mut world, &mut wallet, &Customer::new(2), "greedy");
+    let bolt11 = required(&world, &Customer::new(2), &greedy.id).bolt11.unwrap();
+    wallet.pay(&bolt11, Some(u64::MAX));
+    world.pass_with(&mut wallet, 5);
+    assert_eq!(world.agent.credit_of(&Customer::new(2).pubkey()).unwrap(), PRICE);
+    world.check_books();
+}
+
+#[test]
+fn a_deleted_agent_stays_until_nothing_is_owed() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    let bolt11 = required(&world, &customer, &request.id).bolt11.unwrap();
+    world.agent.set_state(world.now, AgentState::Deleted).unwrap();
+    world.run();
+    assert_eq!(world.statuses(&request.id), ["payment-required", "error"]);
+    assert!(!world.agent.is_removable(), "an invoice is open");
+    wallet.pay(&bolt11, None);
+    world.pass_with(&mut wallet, 60);
+    assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
+    assert!(world.agent.is_idle() && !world.agent.is_removable(), "it is owed");
+    world.crash();
+    world.run();
+    assert!(!world.agent.is_removable());
+    // It is deployed again, and works for it.
+    world.agent.deploy(world.now, &prepaid(|_| ()), &owner()).unwrap();
+    world.run();
+    let next = order(&mut world, &mut wallet, &customer, "next");
+    assert_eq!(world.statuses(&next.id), ["processing", "result"]);
+    world.agent.set_state(world.now, AgentState::Deleted).unwrap();
+    world.run();
+    assert!(world.agent.is_removable());
+}
+
+#[test]
+fn credit_moves_with_an_export() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    let bolt11 = required(&world, &customer, &request.id).bolt11.unwrap();
+    wallet.pay(&bolt11, Some(2 * PRICE));
+    world.pass_with(&mut wallet, 10);
+    let export = world.agent.export().unwrap();
+    let mut other = World::new(&prepaid(|_| ()));
+    other.agent.import(other.now, &export).unwrap();
+    assert_eq!(other.check_books(), books(PRICE, 0, PRICE));
+    assert_eq!(other.agent.job(&request.id).unwrap().unwrap().cost_msat, PRICE);
+    let next = order(&mut other, &mut wallet, &customer, "next");
+    assert_eq!(other.statuses(&next.id), ["processing", "result"]);
+    assert_eq!(other.check_books(), books(PRICE, PRICE, 0));
+}
