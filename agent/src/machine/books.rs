@@ -65,13 +65,18 @@ impl<C: SqlConn> Agent<C> {
         self.transfer(now, accounts, msat, Reason::Charge, Some(row.id));
     }
 
-    /// A job ends in the state of its row: what was taken for it is the agent's if it has a result, else it is credit again.
+    /// A job ends in the state of its row: what was taken for it is the agent's if it has a result, or if its customer takes it back when its
+    /// work has begun; else it is credit again.
     pub(super) fn close_account(&mut self, now: Now, row: &mut JobRow) {
         let Some(payment) = row.trace.payment.as_mut().filter(|payment| payment.paid > 0) else { return };
-        if row.state == JobState::Responding {
+        let earned = match row.state {
+            JobState::Responding => Some(Reason::Delivery),
+            JobState::Cancelled if row.attempts > 0 => Some(Reason::Cancellation),
+            _ => None,
+        };
+        if let Some(reason) = earned {
             let msat = payment.paid;
-            self.transfer(now, (Account::Held, Account::Income), msat, Reason::Delivery, Some(row.id));
-            return;
+            return self.transfer(now, (Account::Held, Account::Income), msat, reason, Some(row.id));
         }
         let msat = std::mem::take(&mut payment.paid);
         let accounts = (Account::Held, Account::Customer(row.customer));

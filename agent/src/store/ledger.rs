@@ -78,13 +78,21 @@ pub enum Reason {
     Delivery,
     /// The job has ended without a result that its customer has: it is credit again.
     Return,
+    /// The customer has taken the job back when its work had begun.
+    Cancellation,
     /// The credit that was brought from another host.
     Import,
 }
 
 impl Reason {
-    const ALL: [Reason; 5] =
-        [Reason::Payment, Reason::Charge, Reason::Delivery, Reason::Return, Reason::Import];
+    const ALL: [Reason; 6] = [
+        Reason::Payment,
+        Reason::Charge,
+        Reason::Delivery,
+        Reason::Return,
+        Reason::Cancellation,
+        Reason::Import,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -92,6 +100,7 @@ impl Reason {
             Reason::Charge => "charge",
             Reason::Delivery => "delivery",
             Reason::Return => "return",
+            Reason::Cancellation => "cancellation",
             Reason::Import => "import",
         }
     }

@@ -1,8 +1,10 @@
 //! What becomes of money that no result was given for: it is credit, and is spent first.
 
+use relay_agent::executor::HttpEvent;
 use relay_agent::job::JobState;
-use relay_agent::machine::{AgentState, Published};
+use relay_agent::machine::{AgentState, Published, Reason};
 use relay_agent::testing::Customer;
+use serde_json::json;
 
 use crate::prepaid::{PRICE, books, order, pay, prepaid, prepaying, required};
 use crate::wallet::Wallet;
@@ -48,11 +50,6 @@ fn a_job_that_fails_after_its_payment_leaves_credit() {
     assert_eq!(message, format!("the work has failed; {PRICE} msat are credit for your next job"));
     assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
     assert_eq!(world.agent.job(&request.id).unwrap().unwrap().cost_msat, 0);
-    // Cancelled while it runs.
-    let again = order(&mut world, &mut wallet, &customer, "again");
-    assert_eq!(world.check_books(), Books { held: PRICE as i64, ..books(PRICE, 0, 0) });
-    world.deliver(&customer.cancel(&[again.id], world.now.seconds()));
-    assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
     // Paid after it was cancelled.
     let poor = Customer::new(2);
     let cancelled = order(&mut world, &mut wallet, &poor, "cancelled");
@@ -62,6 +59,34 @@ fn a_job_that_fails_after_its_payment_leaves_credit() {
     world.pass_with(&mut wallet, 60);
     assert_eq!(world.statuses(&cancelled.id), ["payment-required"]);
     assert_eq!(world.check_books(), books(2 * PRICE, 0, 2 * PRICE));
+}
+
+/// Regression: all of it became credit, so whoever cancelled before the end had the work, and what was sent of it, for nothing, again and
+/// again.
+#[test]
+fn a_job_that_is_cancelled_when_its_work_has_begun_is_paid() {
+    let mut world = World::calling(&prepaid(|json| json["limits"] = json!({"concurrency": 1})));
+    let (mut wallet, customer) = (Wallet::new(), Customer::new(1));
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    pay(&world, &mut wallet, &customer, &request);
+    world.pass_with(&mut wallet, 10);
+    let (id, _) = world.host.calls[0];
+    world.agent.handle_http(world.now, id, HttpEvent::Head(206, Vec::new()));
+    world.agent.handle_http(world.now, id, HttpEvent::Chunk("most of it".into()));
+    world.run();
+    assert_eq!(world.last(&customer, &request.id), ("partial".to_owned(), "most of it".to_owned()));
+    // Another one waits for its turn.
+    let next = order(&mut world, &mut wallet, &customer, "next");
+    pay(&world, &mut wallet, &customer, &next);
+    world.pass_with(&mut wallet, 10);
+    assert_eq!(world.check_books(), Books { held: 2 * PRICE as i64, ..books(2 * PRICE, 0, 0) });
+    world.deliver(&customer.cancel(&[next.id, request.id], world.now.seconds()));
+    assert_eq!(world.check_books(), books(2 * PRICE, PRICE, PRICE));
+    let cost = |id| world.agent.job(id).unwrap().map(|job| (job.state, job.cost_msat));
+    assert_eq!(cost(&request.id), Some((JobState::Cancelled, PRICE)));
+    assert_eq!(cost(&next.id), Some((JobState::Cancelled, 0)));
+    let reasons: Vec<Reason> = world.agent.transfers(0, 100).unwrap().iter().map(|one| one.reason).collect();
+    assert!(reasons.ends_with(&[Reason::Return, Reason::Cancellation]) || reasons.ends_with(&[Reason::Cancellation, Reason::Return]));
 }
 
 #[test]

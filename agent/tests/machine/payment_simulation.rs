@@ -3,7 +3,7 @@
 //!
 //! The books in the database sum to zero after every step, entry by entry and account by account, and never say that more came than was
 //! paid. No call is made for a job that is not paid. At the end everything works again, and then what each customer has paid is what was
-//! delivered to them and their credit.
+//! delivered to them, what they have cancelled when its work had begun, and their credit.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -428,7 +428,7 @@ impl Simulation {
         assert!(self.world.agent.is_idle(), "seed {seed}");
         let accounts = self.check_database();
         let of = |name: &[u8]| accounts.get(name).copied().unwrap_or_default();
-        let mut delivered = BTreeMap::<PubKey, u64>::new();
+        let (mut earned, mut delivered) = (BTreeMap::<PubKey, u64>::new(), 0);
         for (customer, request) in &self.requests {
             let job = self.world.agent.job(&request.id).unwrap().expect("a job");
             assert!(job.state.is_final(), "seed {seed}: {:?}", job.state);
@@ -443,7 +443,13 @@ impl Simulation {
                         "seed {seed}"
                     );
                     assert_eq!(answers.last().unwrap().0, "result", "seed {seed}");
-                    *delivered.entry(customer.pubkey()).or_default() += 1;
+                    *earned.entry(customer.pubkey()).or_default() += 1;
+                    delivered += 1;
+                }
+                // Its work had begun.
+                JobState::Cancelled if job.attempts > 0 => {
+                    assert_eq!((count("result"), job.cost_msat), (0, PRICE), "seed {seed}");
+                    *earned.entry(customer.pubkey()).or_default() += 1;
                 }
                 _ => assert_eq!((count("result"), job.cost_msat), (0, 0), "seed {seed}: {:?}", job.state),
             }
@@ -451,13 +457,13 @@ impl Simulation {
         for number in 1..=CUSTOMERS {
             let customer = Customer::new(number).pubkey();
             let paid = self.paid.get(&customer).copied().unwrap_or_default();
-            let done = delivered.get(&customer).copied().unwrap_or_default();
+            let done = earned.get(&customer).copied().unwrap_or_default();
             let credit = self.world.agent.credit_of(&customer).unwrap();
             assert_eq!(paid, done * PRICE + credit, "seed {seed}: customer {number}");
         }
-        let done: u64 = delivered.values().sum();
+        let done: u64 = earned.values().sum();
         assert_eq!((of(b"held"), of(b"income")), (0, -((done * PRICE) as i64)), "seed {seed}");
-        done
+        delivered
     }
 }
 
