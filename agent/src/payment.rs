@@ -12,6 +12,8 @@ const POLL_MILLIS: u64 = 2_000;
 const POLL_MILLIS_MAX: u64 = 30_000;
 /// An invoice is asked for as often as this part of its age, between these.
 const POLL_AGE_PART: u64 = 6;
+/// Milliseconds between a question and the opening of an agent for it.
+const OPENING_MILLIS_MAX: u64 = 30_000;
 /// Milliseconds for which a wallet is asked for an invoice that has expired: a payment that was held up becomes credit.
 const LATE_MILLIS: u64 = 86_400_000;
 /// Milliseconds after which an invoice is given up even if the wallet has not answered.
@@ -42,24 +44,59 @@ pub fn received(asked: u64, told: Option<u64>) -> u64 {
     told.unwrap_or(asked).min(asked.saturating_mul(2))
 }
 
-/// The times of an invoice, in milliseconds since 1970.
+/// The times of an invoice, in milliseconds since 1970. When the wallet is asked for it follows from them, so an agent that is opened again
+/// goes on where it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvoiceTimes {
     /// When it was made.
     pub made_at: u64,
-    /// Until when it can be paid.
+    /// Until when it can be paid. That may be longer than was asked for.
     pub expires_at: u64,
 }
 
 impl InvoiceTimes {
-    /// When the wallet is asked again, if it says now that the invoice is not paid.
-    pub fn next_poll(&self, now: u64) -> u64 {
-        let late = now.saturating_sub(self.expires_at);
-        now + match late <= GRACE_MILLIS {
-            true => (now.saturating_sub(self.made_at) / POLL_AGE_PART).clamp(POLL_MILLIS, POLL_MILLIS_MAX),
+    /// Until when its job is to be paid.
+    fn job_ends_at(&self) -> u64 {
+        self.expires_at.min(self.made_at.saturating_add(INVOICE_SECONDS * 1_000))
+    }
+
+    /// Until when its job waits for it.
+    pub fn job_waits_until(&self) -> u64 {
+        self.job_ends_at().saturating_add(GRACE_MILLIS)
+    }
+
+    /// The question after the one at this time.
+    fn question_after(&self, at: u64) -> u64 {
+        let late = at.saturating_sub(self.job_ends_at());
+        at + match late <= GRACE_MILLIS {
+            true => (at.saturating_sub(self.made_at) / POLL_AGE_PART).clamp(POLL_MILLIS, POLL_MILLIS_MAX),
             // Each time twice as long after.
             false => late,
         }
+    }
+
+    /// The first of the questions of which `is_wanted`, given its time and that of the next one.
+    fn first_question(&self, is_wanted: impl Fn(u64, u64) -> bool) -> u64 {
+        let mut at = self.question_after(self.made_at);
+        loop {
+            let next = self.question_after(at);
+            if is_wanted(at, next) {
+                return at;
+            }
+            at = next;
+        }
+    }
+
+    /// When the wallet is asked again, if it says now that the invoice is not paid.
+    pub fn next_poll(&self, now: u64) -> u64 {
+        self.first_question(|at, _| at >= now.saturating_add(POLL_MILLIS / 2))
+    }
+
+    /// When the wallet is asked by an agent that is opened now. A question that has just become due is not passed over: the agent may have
+    /// been opened for it.
+    pub fn poll_at_opening(&self, now: u64) -> u64 {
+        let slack = |at: u64, next: u64| (next.saturating_sub(at) / 8).min(OPENING_MILLIS_MAX);
+        self.first_question(|at, next| at.saturating_add(slack(at, next)) >= now)
     }
 
     /// Whether the wallet's word that it is not paid is the last one.
@@ -67,9 +104,9 @@ impl InvoiceTimes {
         now >= self.expires_at.saturating_add(LATE_MILLIS)
     }
 
-    /// Whether it is not worth another question.
-    pub fn is_given_up(&self, now: u64) -> bool {
-        now >= self.expires_at.saturating_add(GIVEN_UP_MILLIS)
+    /// When it is not worth another question, whatever the wallet has answered.
+    pub fn given_up_at(&self) -> u64 {
+        self.expires_at.saturating_add(GIVEN_UP_MILLIS)
     }
 }
 
@@ -119,5 +156,36 @@ mod tests {
         assert!(
             polls.iter().any(|at| (times.expires_at + 1_000..times.expires_at + GRACE_MILLIS).contains(at))
         );
+    }
+    /// An agent that is opened for each question, a little later, asks each; one that is opened at other times asks none.
+    #[test]
+    fn questions_are_the_same_after_a_restart() {
+        let times = InvoiceTimes { made_at: 1_000, expires_at: 1_000 + 3_600_000 };
+        let mut at = times.next_poll(times.made_at);
+        while !times.is_over(at) {
+            let next = times.next_poll(at);
+            assert_eq!(times.poll_at_opening(at), at);
+            assert_eq!(times.poll_at_opening(at + 200), at);
+            assert_eq!(times.poll_at_opening(at + (next - at) / 2), next);
+            at = next;
+        }
+        // Long after the end there is one more.
+        let late = times.given_up_at();
+        assert!((late..2 * late).contains(&times.poll_at_opening(late)));
+    }
+
+    #[test]
+    fn an_invoice_that_can_be_paid_for_longer_is_asked_for_as_long() {
+        let day = 86_400_000;
+        let times = InvoiceTimes { made_at: 0, expires_at: 2 * day };
+        assert_eq!(times.job_waits_until(), INVOICE_SECONDS * 1_000 + GRACE_MILLIS);
+        assert!(!times.is_over(3 * day - 1) && times.is_over(3 * day));
+        let (mut at, mut polls) = (0, 0);
+        while !times.is_over(at) {
+            (at, polls) = (times.next_poll(at), polls + 1);
+        }
+        assert!(polls < 70, "{polls}");
+        let short = InvoiceTimes { made_at: 0, expires_at: 5_000 };
+        assert_eq!(short.job_waits_until(), 5_000 + GRACE_MILLIS);
     }
 }

@@ -8,11 +8,13 @@ use crate::bolt11;
 use crate::job::{InputKind, JobEvent};
 use crate::nip47::{Claim, Transaction};
 use crate::nip90::Feedback;
-use crate::payment::{self, GRACE_MILLIS, INVOICE_SECONDS, InvoiceTimes, Quote};
+use crate::payment::{self, GRACE_MILLIS, InvoiceTimes, Quote};
 use crate::store::{self, Account, InvoiceRow, InvoiceState, JobPayment, Reason};
 
 /// Invoices that the wallet is asked for.
 const WATCHED_MAX: usize = 2_000;
+/// Seconds for which an invoice can be paid at most.
+const EXPIRY_SECONDS_MAX: u64 = 366 * 86_400;
 /// Milliseconds between two claims of a wallet that an invoice is paid, which it does not prove.
 const UNPROVEN_MILLIS: u64 = 2_000;
 
@@ -22,13 +24,17 @@ pub(super) struct Watched {
     pub(super) row: InvoiceRow,
     /// When the wallet is asked, in milliseconds since 1970.
     pub(super) poll_at: u64,
-    /// When the wallet first claimed that it is paid, without showing it.
-    claimed_at: Option<u64>,
 }
 
 impl Watched {
-    pub(super) fn new(row: InvoiceRow, poll_at: u64) -> Self {
-        Watched { row, poll_at, claimed_at: None }
+    /// One that is read from the database.
+    pub(super) fn open(now: Now, row: InvoiceRow) -> Self {
+        let mut watched = Watched { row, poll_at: 0 };
+        watched.poll_at = match watched.row.claimed_at {
+            Some(before) => before + UNPROVEN_MILLIS,
+            None => watched.times().poll_at_opening(now.millis()),
+        };
+        watched
     }
 
     pub(super) fn times(&self) -> InvoiceTimes {
@@ -60,9 +66,12 @@ impl<C: SqlConn> Agent<C> {
         if invoice.expires_at <= now.seconds() {
             return Err("the wallet has made an invoice that has expired".to_owned());
         }
+        if invoice.expires_at > now.seconds() + EXPIRY_SECONDS_MAX {
+            return Err("the wallet has made an invoice that can be paid for longer than a year".to_owned());
+        }
         let mut known = self.payments.invoices.values();
         if known.any(|watched| watched.row.payment_hash == invoice.payment_hash)
-            || store::has_invoice(&self.conn, &invoice.payment_hash).map_err(failed)?
+            || store::has_invoice(&self.conn, &self.batch, &invoice.payment_hash).map_err(failed)?
         {
             return Err("the wallet has made the same invoice before".to_owned());
         }
@@ -79,13 +88,14 @@ impl<C: SqlConn> Agent<C> {
             msat: invoiced,
             payment_hash: invoice.payment_hash,
             made_at: now.millis(),
-            expires_at: invoice.expires_at.min(now.seconds() + INVOICE_SECONDS),
+            expires_at: invoice.expires_at,
             received: 0,
+            claimed_at: None,
         };
-        let mut watched = Watched::new(row, 0);
+        let mut watched = Watched { row, poll_at: 0 };
         watched.poll_at = watched.times().next_poll(now.millis());
-        active.row.wake_at = watched.times().expires_at + GRACE_MILLIS;
-        store::put_invoice(&mut self.batch, &watched.row);
+        active.row.wake_at = watched.times().job_waits_until();
+        self.batch.put_invoice(watched.row.clone());
         self.make_room_for_invoice(now);
         self.payments.invoices.insert(*job, watched);
         self.payments.wanted.remove(&active.row.seq);
@@ -127,7 +137,8 @@ impl<C: SqlConn> Agent<C> {
             Claim::Unpaid if watched.times().is_over(at) => self.give_up_invoice(job),
             Claim::Unpaid => {
                 watched.poll_at = watched.times().next_poll(at);
-                if watched.claimed_at.take().is_some() {
+                if watched.row.claimed_at.take().is_some() {
+                    self.batch.put_invoice(watched.row.clone());
                     self.log(now, Some(*job), "the wallet has taken back that the invoice is paid");
                 }
             }
@@ -139,14 +150,15 @@ impl<C: SqlConn> Agent<C> {
                     "the wallet claims a payment that cannot be: another preimage or hash, or nothing",
                 );
             }
-            Claim::Unproven => match watched.claimed_at {
+            Claim::Unproven => match watched.row.claimed_at {
                 Some(before) if at >= before + UNPROVEN_MILLIS => {
                     return self.invoice_paid(now, job, told.msat);
                 }
                 Some(before) => watched.poll_at = before + UNPROVEN_MILLIS,
                 None => {
-                    watched.claimed_at = Some(at);
+                    watched.row.claimed_at = Some(at);
                     watched.poll_at = at + UNPROVEN_MILLIS;
+                    self.batch.put_invoice(watched.row.clone());
                 }
             },
             Claim::Proven => return self.invoice_paid(now, job, told.msat),
@@ -171,7 +183,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn give_up_invoice(&mut self, job: &EventId) {
         let Some(watched) = self.payments.invoices.get_mut(job) else { return };
         watched.row.state = InvoiceState::Unpaid;
-        store::put_invoice(&mut self.batch, &watched.row);
+        self.batch.put_invoice(watched.row.clone());
         self.metrics.payment("unpaid");
     }
 
@@ -185,7 +197,7 @@ impl<C: SqlConn> Agent<C> {
         let credit = self.credit_of(&customer)? + msat;
         if let Some(watched) = self.payments.invoices.get_mut(job) {
             (watched.row.state, watched.row.received) = (InvoiceState::Paid, msat);
-            store::put_invoice(&mut self.batch, &watched.row);
+            self.batch.put_invoice(watched.row.clone());
         }
         let accounts = (Account::Wallet, Account::Customer(customer));
         self.transfer(now, accounts, msat, Reason::Payment, Some(*job));

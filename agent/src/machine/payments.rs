@@ -37,10 +37,10 @@ pub(super) struct Payments {
 }
 
 impl Payments {
-    /// What the database has. All open invoices are asked for at once.
+    /// What the database has.
     pub(super) fn open(now: Now, conn: &impl SqlConn) -> Result<Self, StoreError> {
         let rows = store::open_invoices(conn)?.into_iter();
-        let invoices = rows.map(|row| (row.job, Watched::new(row, now.millis()))).collect();
+        let invoices = rows.map(|row| (row.job, Watched::open(now, row))).collect();
         let last_transfer = store::last_transfer(conn)?;
         Ok(Payments { wallet: None, wanted: BTreeMap::new(), invoices, last_transfer })
     }

@@ -213,7 +213,7 @@ impl<C: SqlConn> Agent<C> {
             }
         }
         let is_given_up = |watched: &super::invoices::Watched| {
-            watched.is_open() && watched.times().is_given_up(now.millis())
+            watched.is_open() && now.millis() >= watched.times().given_up_at()
         };
         let given_up = self.payments.invoices.iter().filter(|(_, watched)| is_given_up(watched));
         for job in given_up.map(|(job, _)| *job).collect::<Vec<_>>() {

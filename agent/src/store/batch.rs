@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use relay_engine::sql::{Param, SqlConn, StoreError, exec};
 use relay_engine::types::{EventId, PubKey};
 
+use super::invoices::{InvoiceRow, write_invoice};
 use super::jobs::{JobRow, write_job};
 use super::ledger::{Transfer, write_transfer};
 use super::sessions::{Session, write_session};
 
-/// See the module. Of a job and of a session only the last write counts.
+/// See the module. Of a job, an invoice and a session only the last write counts.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     statements: Vec<(&'static str, Vec<Param>)>,
@@ -24,6 +25,8 @@ pub(crate) struct Batch {
     cancelled: HashSet<(EventId, PubKey)>,
     /// In their order.
     transfers: Vec<Transfer>,
+    /// By payment hash.
+    invoices: BTreeMap<[u8; 32], InvoiceRow>,
     /// Free jobs that customers have had on a day.
     free_jobs: HashMap<(PubKey, u64), u32>,
 }
@@ -36,6 +39,7 @@ impl Batch {
             && self.jobs.is_empty()
             && self.sessions.is_empty()
             && self.transfers.is_empty()
+            && self.invoices.is_empty()
     }
 
     /// Adds a statement.
@@ -72,6 +76,16 @@ impl Batch {
     /// The entries that are not written yet.
     pub(crate) fn transfers(&self) -> &[Transfer] {
         &self.transfers
+    }
+
+    /// Adds an invoice, or its present state.
+    pub(crate) fn put_invoice(&mut self, row: InvoiceRow) {
+        self.invoices.insert(row.payment_hash, row);
+    }
+
+    /// Whether an invoice is not written yet.
+    pub(super) fn has_invoice(&self, payment_hash: &[u8; 32]) -> bool {
+        self.invoices.contains_key(payment_hash)
     }
 
     /// Notes how many free jobs a customer has had, which is written by its statement.
@@ -121,6 +135,7 @@ impl Batch {
         }
         self.jobs.values().try_for_each(|row| write_job(conn, row))?;
         self.transfers.iter().try_for_each(|transfer| write_transfer(conn, transfer))?;
+        self.invoices.values().try_for_each(|row| write_invoice(conn, row))?;
         for (customer, session) in &self.sessions {
             write_session(conn, customer, session.as_ref())?;
         }

@@ -1,15 +1,15 @@
 //! The invoices of jobs, of which a job has one that is open at most, and how many free jobs a customer has had today.
 
 use relay_engine::sql::column::{bytes, id, int, key, signed};
-use relay_engine::sql::{SqlConn, SqlValue, StoreError};
+use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
 use relay_engine::types::{EventId, PubKey};
 
 use super::{Batch, corrupt};
 
-const PUT: &str = "INSERT OR REPLACE INTO agent_invoice (job, customer, state, msat, hash, made_at, expires_at, received) \
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-const OPEN: &str = "SELECT job, customer, state, msat, hash, made_at, expires_at, received FROM agent_invoice \
-    WHERE state = 0 ORDER BY made_at";
+const PUT: &str = "INSERT OR REPLACE INTO agent_invoice (job, customer, state, msat, hash, made_at, expires_at, received, \
+    claimed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const OPEN: &str = "SELECT job, customer, state, msat, hash, made_at, expires_at, received, claimed_at \
+    FROM agent_invoice WHERE state = 0 ORDER BY made_at";
 const BY_HASH: &str = "SELECT job FROM agent_invoice WHERE hash = ?";
 const PRUNE: &str = "DELETE FROM agent_invoice WHERE state > 0 AND expires_at < ?";
 /// Seconds for which an invoice is kept that is paid or given up.
@@ -45,16 +45,18 @@ pub(crate) struct InvoiceRow {
     pub(crate) payment_hash: [u8; 32],
     /// Milliseconds since 1970.
     pub(crate) made_at: u64,
-    /// Unix seconds.
+    /// Until when it can be paid, in Unix seconds.
     pub(crate) expires_at: u64,
     /// What has come, in millisatoshis.
     pub(crate) received: u64,
+    /// When the wallet first claimed that it is paid, without showing it; milliseconds since 1970.
+    pub(crate) claimed_at: Option<u64>,
 }
 
-/// Adds an invoice, or its present state.
-pub(crate) fn put_invoice(batch: &mut Batch, row: &InvoiceRow) {
+/// Writes an invoice.
+pub(super) fn write_invoice(conn: &impl SqlConn, row: &InvoiceRow) -> Result<(), StoreError> {
     let state = InvoiceState::ALL.iter().position(|state| *state == row.state).unwrap_or_default();
-    let params = vec![
+    let params: [Param; 9] = [
         row.job.0[..].into(),
         row.customer.0[..].into(),
         (state as u64).into(),
@@ -63,8 +65,9 @@ pub(crate) fn put_invoice(batch: &mut Batch, row: &InvoiceRow) {
         row.made_at.into(),
         row.expires_at.into(),
         row.received.into(),
+        row.claimed_at.unwrap_or_default().into(),
     ];
-    batch.push(PUT, params);
+    exec(conn, PUT, &params)
 }
 
 /// The invoices that the wallet is asked for, oldest first.
@@ -81,6 +84,7 @@ pub(crate) fn open_invoices(conn: &impl SqlConn) -> Result<Vec<InvoiceRow>, Stor
             made_at: int(row, 5)?,
             expires_at: int(row, 6)?,
             received: int(row, 7)?,
+            claimed_at: Some(int(row, 8)?).filter(|at| *at > 0),
         });
         Ok(())
     })?;
@@ -88,8 +92,12 @@ pub(crate) fn open_invoices(conn: &impl SqlConn) -> Result<Vec<InvoiceRow>, Stor
 }
 
 /// Whether an invoice with this payment hash is known.
-pub(crate) fn has_invoice(conn: &impl SqlConn, payment_hash: &[u8; 32]) -> Result<bool, StoreError> {
-    let mut found = false;
+pub(crate) fn has_invoice(
+    conn: &impl SqlConn,
+    batch: &Batch,
+    payment_hash: &[u8; 32],
+) -> Result<bool, StoreError> {
+    let mut found = batch.has_invoice(payment_hash);
     conn.query(BY_HASH, &[SqlValue::Blob(payment_hash)], &mut |_| {
         found = true;
         Ok(())

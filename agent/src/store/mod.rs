@@ -38,7 +38,6 @@ pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_jobs, sizes};
 pub(crate) use invoices::{
     InvoiceRow, InvoiceState, free_jobs, has_invoice, open_invoices, prune_invoices, put_free_jobs,
-    put_invoice,
 };
 pub use jobs::SentEvent;
 pub(crate) use jobs::{
@@ -91,23 +90,28 @@ const CREATE_PAYMENTS: [&str; 5] = [
      credit BLOB NOT NULL, msat INTEGER NOT NULL, reason BLOB NOT NULL, job BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS agent_invoice (hash BLOB PRIMARY KEY, job BLOB NOT NULL, customer BLOB NOT NULL, \
      state INTEGER NOT NULL, msat INTEGER NOT NULL, made_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, \
-     received INTEGER NOT NULL) WITHOUT ROWID",
+     received INTEGER NOT NULL, claimed_at INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS agent_invoice_open ON agent_invoice (made_at) WHERE state = 0",
     "CREATE TABLE IF NOT EXISTS agent_quota (customer BLOB PRIMARY KEY, day INTEGER NOT NULL, used INTEGER NOT NULL) \
      WITHOUT ROWID",
 ];
+
+/// Columns of invoices that databases of earlier versions do not have.
+const ADD_COLUMNS: [&str; 1] = ["ALTER TABLE agent_invoice ADD COLUMN claimed_at INTEGER NOT NULL DEFAULT 0"];
 
 /// A customer's history is read, and forgotten, without that of others. Databases of earlier versions have no such index.
 const INDEX_OF_CUSTOMERS: &str = "CREATE INDEX IF NOT EXISTS agent_job_customer ON agent_job (customer, seq)";
 
 /// Makes the tables of an empty database, or checks those that there are.
 pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
-    let names = "SELECT count(*), coalesce(sum(name = 'agent_meta'), 0) FROM sqlite_master \
-                 WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota')";
-    let (mut found, mut has_all) = (false, false);
+    let names = "SELECT count(*), coalesce(sum(name = 'agent_meta'), 0), \
+                 coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%claimed_at%'), 0) FROM sqlite_master \
+                 WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota', 'agent_invoice')";
+    let (mut found, mut has_all, mut lacks_columns) = (false, false, false);
     conn.query(names, &[], &mut |row| {
         found = matches!(row.get(1), Some(SqlValue::Int(1..)));
-        has_all = int(row, 0)? > 2;
+        lacks_columns = int(row, 2)? > 0;
+        has_all = int(row, 0)? > 3 && !lacks_columns;
         Ok(())
     })?;
     if found {
@@ -117,7 +121,9 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
             Some(SCHEMA) => {
                 // On a full disk it works without.
                 let _ = conn.exec(INDEX_OF_CUSTOMERS, &[]);
-                conn.transaction(&mut || CREATE_PAYMENTS.iter().try_for_each(|sql| conn.exec(sql, &[])))
+                let columns = if lacks_columns { &ADD_COLUMNS[..] } else { &[] };
+                let all = || CREATE_PAYMENTS.iter().chain(columns);
+                conn.transaction(&mut || all().try_for_each(|sql| conn.exec(sql, &[])))
             }
             other => Err(StoreError::Corrupt(format!(
                 "the database has schema version {}; this version of the relay reads {SCHEMA}",
@@ -159,7 +165,10 @@ mod tests {
         // A database of an earlier version.
         conn.exec("DROP INDEX agent_job_customer", &[]).unwrap();
         conn.exec("DROP TABLE agent_quota", &[]).unwrap();
+        conn.exec("ALTER TABLE agent_invoice DROP COLUMN claimed_at", &[]).unwrap();
         open(&conn).unwrap();
+        open(&conn).unwrap();
+        open_invoices(&conn).unwrap();
         for sql in [forget::FORGET_JOBS, jobs::HISTORY_OF, jobs::FIGURES_OF] {
             let plan = conn.plan(sql);
             assert!(plan.contains("USING INDEX agent_job_customer"), "{sql}: {plan}");

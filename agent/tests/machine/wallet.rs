@@ -45,6 +45,10 @@ pub(crate) struct Wallet {
     pub(crate) invoices: BTreeMap<String, Invoice>,
     nonce: u64,
     pub(crate) methods: &'static str,
+    /// Seconds for which its invoices can be paid, whatever it is asked for.
+    pub(crate) expiry_s: Option<u64>,
+    /// The methods of the requests that it has answered.
+    pub(crate) asked: Vec<String>,
 }
 
 impl Wallet {
@@ -56,6 +60,8 @@ impl Wallet {
             invoices: BTreeMap::new(),
             nonce: 0,
             methods: "pay_invoice make_invoice lookup_invoice get_info notifications",
+            expiry_s: None,
+            asked: Vec::new(),
         }
     }
 
@@ -88,6 +94,7 @@ impl Wallet {
     /// The answer to a request, as an honest wallet gives it.
     pub(crate) fn answer(&mut self, now: u64, request: &Event) -> Event {
         let (method, params) = self.read(request);
+        self.asked.push(method.clone());
         let (result, error) = match method.as_str() {
             "make_invoice" => (self.make(now, &params), Value::Null),
             "lookup_invoice" => {
@@ -115,7 +122,7 @@ impl Wallet {
 
     fn make(&mut self, now: u64, params: &Value) -> Value {
         let msat = params["amount"].as_u64().unwrap();
-        let expiry_s = params["expiry"].as_u64().unwrap();
+        let expiry_s = self.expiry_s.or(params["expiry"].as_u64()).unwrap();
         let description = params["description"].as_str().unwrap().to_owned();
         let preimage = self.nonce();
         let draft = invoices::Draft {

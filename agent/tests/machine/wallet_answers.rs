@@ -5,6 +5,7 @@ use relay_agent::identity::Draft;
 use relay_agent::job::JobState;
 use relay_agent::machine::{Effect, ExchangeEvent};
 use relay_agent::testing::Customer;
+use relay_engine::types::Event;
 use serde_json::{Value, json};
 
 use crate::prepaid::{PRICE, books, order, pay, prepaid, prepaying, required};
@@ -167,6 +168,84 @@ fn a_wallet_without_preimages_is_believed_the_second_time() {
     assert_eq!(world.check_books(), books(PRICE, PRICE, 0));
 }
 
+/// Regression: a restart forgot the first of the two claims.
+#[test]
+fn a_claim_without_a_preimage_is_remembered_after_a_restart() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    let hash = wallet.invoices.keys().next().unwrap().clone();
+    for statuses in [&["payment-required"][..], &["payment-required", "processing", "result"]] {
+        let (id, asked) = loop {
+            let open = world.host.exchanges.iter();
+            let asked = open.flat_map(|(id, requests)| requests.iter().map(|asked| (*id, asked.clone())));
+            let mut lookups = asked.filter(|(_, asked)| wallet.read(asked).0 == "lookup_invoice");
+            if let Some(found) = lookups.next() {
+                break found;
+            }
+            drop(lookups);
+            world.pass(1);
+        };
+        let honest = wallet.transaction(world.now.seconds(), &hash).unwrap();
+        let answer = wallet.respond(&asked, &json!({"result": with(&honest, &[("state", json!("settled"))])}));
+        world.agent.handle_exchange(world.now, id, ExchangeEvent::Event(answer));
+        world.run();
+        assert_eq!(world.statuses(&request.id), statuses);
+        world.crash();
+        world.run();
+    }
+    assert_eq!(world.check_books(), books(PRICE, PRICE, 0));
+}
+
+/// Regression: after each start all open invoices were asked for at once.
+#[test]
+fn after_a_restart_invoices_are_asked_for_when_they_would_have_been() {
+    let mut world = World::new(&prepaid(|json| json["limits"] = json!({"queue": 400})));
+    let mut wallet = Wallet::new();
+    let mut requests = Vec::new();
+    for number in 1..=40 {
+        let customer = Customer::new(number);
+        requests.push((order(&mut world, &mut wallet, &customer, "hello"), customer));
+        world.pass_with(&mut wallet, 1);
+    }
+    world.pass_with(&mut wallet, 200);
+    let lookups = |wallet: &Wallet| wallet.asked.iter().filter(|method| *method == "lookup_invoice").count();
+    let before = lookups(&wallet);
+    world.crash();
+    world.run();
+    world.pass_with(&mut wallet, 0);
+    assert!(lookups(&wallet) - before < 12, "{} of 40", lookups(&wallet) - before);
+    // However often it is opened, each is asked for.
+    for (request, customer) in &requests {
+        pay(&world, &mut wallet, customer, request);
+    }
+    for _ in 0..10 {
+        world.pass_with(&mut wallet, 7);
+        world.crash();
+        world.run();
+    }
+    let paid = |(request, _): &&(Event, Customer)| world.statuses(&request.id).len() == 3;
+    assert_eq!(requests.iter().filter(paid).count(), 40);
+    assert_eq!(world.check_books(), books(40 * PRICE, 40 * PRICE, 0));
+}
+
+/// Regression: such an invoice was given up a day after its job, although it could still be paid.
+#[test]
+fn an_invoice_that_can_be_paid_for_longer_than_its_job_waits_is_not_given_up() {
+    let (mut world, mut wallet) = prepaying();
+    wallet.expiry_s = Some(3 * 86_400);
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    let bolt11 = required(&world, &customer, &request.id).bolt11.unwrap();
+    world.pass_with(&mut wallet, 700);
+    assert_eq!(world.statuses(&request.id), ["payment-required", "error"]);
+    world.pass_with(&mut wallet, 2 * 86_400);
+    wallet.pay(&bolt11, None);
+    world.pass_with(&mut wallet, 3 * 86_400);
+    assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
+    assert_eq!(world.agent.poll_timeout(), None);
+}
+
 #[test]
 fn an_invoice_that_is_wrong_is_shown_to_nobody() {
     let of = |change: fn(&mut Wallet, &mut Value)| {
@@ -224,6 +303,13 @@ fn an_invoice_that_is_wrong_is_shown_to_nobody() {
                 result["invoice"] = json!(signed(Some(PRICE), 5));
             },
             "has expired",
+        ),
+        (
+            |_, result| {
+                result["payment_hash"] = Value::Null;
+                result["invoice"] = json!(signed(Some(PRICE), 400 * 86_400));
+            },
+            "for longer than a year",
         ),
         (
             |wallet, result| {
