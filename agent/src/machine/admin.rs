@@ -18,6 +18,9 @@ use crate::nip47;
 use crate::nip90::Feedback;
 use crate::store::{self, Batch, JobRow, VersionRow};
 
+/// Wallets before the present one that are asked for their invoices.
+const FORMER_WALLETS_MAX: usize = 4;
+
 /// The stored record of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AgentRecord {
@@ -41,27 +44,44 @@ pub(super) struct AgentRecord {
     /// The secret of the last wallet. It is asked also for invoices of a deleted agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) wallet: Option<String>,
+    /// The secrets of wallets before it, oldest first. They are asked for their invoices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) former_wallets: Vec<String>,
 }
 
 impl AgentRecord {
     /// Where it is stored. The type was called so once.
     pub(super) const NAME: &'static str = "head";
+
+    /// The wallet of this secret makes invoices from now on.
+    fn change_wallet(&mut self, secret: &str) {
+        let Some(before) = self.wallet.replace(secret.to_owned()) else { return };
+        self.former_wallets.retain(|former| *former != before && former != secret);
+        if before != secret {
+            self.former_wallets.push(before);
+        }
+        let excess = self.former_wallets.len().saturating_sub(FORMER_WALLETS_MAX);
+        self.former_wallets.drain(..excess);
+    }
 }
 
 impl<C: SqlConn> Agent<C> {
     /// Reads the manifest that is deployed, and the key.
-    pub(super) fn load_deployed(&mut self, _now: Now) -> Result<(), StoreError> {
+    pub(super) fn load_deployed(&mut self, now: Now) -> Result<(), StoreError> {
         let Some(record) = &self.record else { return Ok(()) };
         self.signer = RemoteSigner::open(&self.conn, record, &*self.context.secrets)?;
-        self.payments.wallet = Wallet::open(&self.conn, record, &*self.context.secrets)?;
-        if record.state == AgentState::Deleted {
+        let (state, version, pubkey) = (record.state, record.version, record.pubkey.clone());
+        let wallets = Wallet::open_all(&self.conn, record, &*self.context.secrets)?;
+        self.adopt_invoices(&wallets);
+        self.set_wallets(now, wallets);
+        if state == AgentState::Deleted {
             return Ok(());
         }
-        let Some(manifest) = store::version(&self.conn, record.version)? else {
-            return Err(StoreError::Corrupt(format!("version {} is missing", record.version)));
+        let Some(manifest) = store::version(&self.conn, version)? else {
+            return Err(StoreError::Corrupt(format!("version {version} is missing")));
         };
         let author = identity::event_signer(&manifest, &*self.context.secrets);
-        let author = author.and_then(|author| match author.pubkey().to_string() == record.pubkey {
+        let author = author.and_then(|author| match author.pubkey().to_string() == pubkey {
             true => Ok(author),
             false => Err("its private key is not the one it was deployed with".to_owned()),
         });
@@ -95,10 +115,10 @@ impl<C: SqlConn> Agent<C> {
             deployed.event_signer = Ok(author);
             let signer = RemoteSigner::open(&self.conn, record, &*self.context.secrets);
             let version = record.version;
-            let wallet = Wallet::open(&self.conn, record, &*self.context.secrets);
-            let wallet = wallet.map_err(CommandError::Store)?;
+            let wallets = Wallet::open_all(&self.conn, record, &*self.context.secrets);
+            let wallets = wallets.map_err(CommandError::Store)?;
             self.replace_signer(now, signer.map_err(CommandError::Store)?);
-            self.replace_wallet(wallet);
+            self.replace_wallets(now, wallets);
             let _ = self.settle(now);
             return Ok(version);
         }
@@ -116,6 +136,7 @@ impl<C: SqlConn> Agent<C> {
                 announced_at: 0,
                 bunker: None,
                 wallet: None,
+                former_wallets: Vec::new(),
             },
         };
         if record.state == AgentState::Deleted {
@@ -129,13 +150,13 @@ impl<C: SqlConn> Agent<C> {
             Identity::Bunker { secret } => Some(secret.clone()),
             Identity::Derived { .. } | Identity::Imported { .. } => None,
         };
-        if manifest.payment.wallet_ref.is_some() {
-            record.wallet.clone_from(&manifest.payment.wallet_ref);
+        if let Some(secret) = &manifest.payment.wallet_ref {
+            record.change_wallet(secret);
         }
         let signer =
             RemoteSigner::open(&self.conn, &record, &*self.context.secrets).map_err(CommandError::Store)?;
-        let wallet =
-            Wallet::open(&self.conn, &record, &*self.context.secrets).map_err(CommandError::Store)?;
+        let wallets =
+            Wallet::open_all(&self.conn, &record, &*self.context.secrets).map_err(CommandError::Store)?;
         let row = VersionRow { version: record.version, deployed_at: now.seconds(), deployed_by: *by };
         store::put_version(&mut self.batch, &row, manifest);
         let message = format!("version {} deployed by {by}", record.version);
@@ -151,7 +172,7 @@ impl<C: SqlConn> Agent<C> {
         }
         self.deployed = Some(deployed);
         self.replace_signer(now, signer);
-        self.replace_wallet(wallet);
+        self.replace_wallets(now, wallets);
         let _ = self.settle(now);
         Ok(version)
     }

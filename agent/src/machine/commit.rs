@@ -32,7 +32,7 @@ impl<C: SqlConn> Agent<C> {
         self.store()?;
         self.publish(now)?;
         self.ask_signer(now);
-        self.ask_wallet(now);
+        self.ask_wallets(now);
         Ok(())
     }
 

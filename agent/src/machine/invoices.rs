@@ -47,11 +47,17 @@ impl Watched {
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// The wallet has made an invoice for a job: its customer is asked to pay it.
+    /// The wallet with the connection of this digest has made an invoice for a job: its customer is asked to pay it.
     ///
     /// # Errors
     /// What is wrong with the invoice.
-    pub(super) fn invoice_made(&mut self, now: Now, job: &EventId, made: &Transaction) -> Result<(), String> {
+    pub(super) fn invoice_made(
+        &mut self,
+        now: Now,
+        wallet: String,
+        job: &EventId,
+        made: &Transaction,
+    ) -> Result<(), String> {
         let failed = |error: StoreError| format!("{error:?}");
         let Some(mut active) = self.awaiting(job).map_err(failed)? else { return Ok(()) };
         let Some(JobPayment { price, paid, invoiced }) = active.row.trace.payment else { return Ok(()) };
@@ -91,6 +97,7 @@ impl<C: SqlConn> Agent<C> {
             expires_at: invoice.expires_at,
             received: 0,
             claimed_at: None,
+            wallet,
         };
         let mut watched = Watched { row, poll_at: 0 };
         watched.poll_at = watched.times().next_poll(now.millis());

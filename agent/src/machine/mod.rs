@@ -5,7 +5,7 @@
 //! inputs     the texts of events, other jobs and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries
 //! payments   what a job costs, when it is paid; invoices: from the wallet to the customer and back; books: what becomes of the money;
-//!            wallet: the wallet is asked
+//!            wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
@@ -54,6 +54,8 @@ mod signer;
 mod stored_result;
 mod sweep;
 mod wallet;
+mod wallet_answers;
+mod wallet_requests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -518,7 +520,7 @@ impl<C: SqlConn> Agent<C> {
         if self.store_retry.is_none() {
             let wake = self.jobs.next_timer().filter(|_| self.event_signer().is_some());
             times.extend([wake, self.outbox.retry_at(), self.signer_retry_at(), self.next_schedule()]);
-            times.extend([self.renewal_at(), self.heartbeat_due_at(), self.wallet_due_at()]);
+            times.extend([self.renewal_at(), self.heartbeat_due_at(), self.wallets_due_at()]);
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -526,7 +528,7 @@ impl<C: SqlConn> Agent<C> {
     /// Time has passed: retries, deadlines, schedules.
     pub fn handle_timeout(&mut self, now: Now) {
         self.signer_timeout(now);
-        self.wallet_timeout(now);
+        self.wallets_timeout(now);
         // Without a signer nothing can be answered, so jobs do not expire either.
         if self.event_signer().is_some() {
             self.handle_due_jobs(now);

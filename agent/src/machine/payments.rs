@@ -26,8 +26,10 @@ const AWAITING_PART: usize = 4;
 
 /// What is in memory about payments.
 pub(super) struct Payments {
-    /// `None` without one.
-    pub(super) wallet: Option<Wallet>,
+    /// The present one first.
+    pub(super) wallets: Vec<Wallet>,
+    /// If there are open invoices that none of them has made.
+    pub(super) wallet_error: Option<String>,
     /// Jobs for which the wallet has still to make an invoice, oldest first.
     pub(super) wanted: BTreeMap<u64, EventId>,
     /// Invoices that the wallet is asked for, by job; also those that are paid, until that is stored.
@@ -42,7 +44,8 @@ impl Payments {
         let rows = store::open_invoices(conn)?.into_iter();
         let invoices = rows.map(|row| (row.job, Watched::open(now, row))).collect();
         let last_transfer = store::last_transfer(conn)?;
-        Ok(Payments { wallet: None, wanted: BTreeMap::new(), invoices, last_transfer })
+        let (wallets, wanted) = (Vec::new(), BTreeMap::new());
+        Ok(Payments { wallets, wallet_error: None, wanted, invoices, last_transfer })
     }
 
     /// The batch is stored.

@@ -1,14 +1,14 @@
 //! The invoices of jobs, of which a job has one that is open at most, and how many free jobs a customer has had today.
 
-use relay_engine::sql::column::{bytes, id, int, key, signed};
+use relay_engine::sql::column::{bytes, id, int, key, signed, text};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
 use relay_engine::types::{EventId, PubKey};
 
 use super::{Batch, corrupt};
 
 const PUT: &str = "INSERT OR REPLACE INTO agent_invoice (job, customer, state, msat, hash, made_at, expires_at, received, \
-    claimed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
-const OPEN: &str = "SELECT job, customer, state, msat, hash, made_at, expires_at, received, claimed_at \
+    claimed_at, wallet) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const OPEN: &str = "SELECT job, customer, state, msat, hash, made_at, expires_at, received, claimed_at, wallet \
     FROM agent_invoice WHERE state = 0 ORDER BY made_at";
 const BY_HASH: &str = "SELECT job FROM agent_invoice WHERE hash = ?";
 const PRUNE: &str = "DELETE FROM agent_invoice WHERE state > 0 AND expires_at < ?";
@@ -51,12 +51,14 @@ pub(crate) struct InvoiceRow {
     pub(crate) received: u64,
     /// When the wallet first claimed that it is paid, without showing it; milliseconds since 1970.
     pub(crate) claimed_at: Option<u64>,
+    /// The digest of the connection to the wallet that has made it; empty in databases of earlier versions.
+    pub(crate) wallet: String,
 }
 
 /// Writes an invoice.
 pub(super) fn write_invoice(conn: &impl SqlConn, row: &InvoiceRow) -> Result<(), StoreError> {
     let state = InvoiceState::ALL.iter().position(|state| *state == row.state).unwrap_or_default();
-    let params: [Param; 9] = [
+    let params: [Param; 10] = [
         row.job.0[..].into(),
         row.customer.0[..].into(),
         (state as u64).into(),
@@ -66,6 +68,7 @@ pub(super) fn write_invoice(conn: &impl SqlConn, row: &InvoiceRow) -> Result<(),
         row.expires_at.into(),
         row.received.into(),
         row.claimed_at.unwrap_or_default().into(),
+        row.wallet.as_bytes().into(),
     ];
     exec(conn, PUT, &params)
 }
@@ -85,6 +88,7 @@ pub(crate) fn open_invoices(conn: &impl SqlConn) -> Result<Vec<InvoiceRow>, Stor
             expires_at: int(row, 6)?,
             received: int(row, 7)?,
             claimed_at: Some(int(row, 8)?).filter(|at| *at > 0),
+            wallet: text(row, 9)?,
         });
         Ok(())
     })?;

@@ -90,14 +90,17 @@ const CREATE_PAYMENTS: [&str; 5] = [
      credit BLOB NOT NULL, msat INTEGER NOT NULL, reason BLOB NOT NULL, job BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS agent_invoice (hash BLOB PRIMARY KEY, job BLOB NOT NULL, customer BLOB NOT NULL, \
      state INTEGER NOT NULL, msat INTEGER NOT NULL, made_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, \
-     received INTEGER NOT NULL, claimed_at INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+     received INTEGER NOT NULL, claimed_at INTEGER NOT NULL DEFAULT 0, wallet BLOB NOT NULL DEFAULT x'') WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS agent_invoice_open ON agent_invoice (made_at) WHERE state = 0",
     "CREATE TABLE IF NOT EXISTS agent_quota (customer BLOB PRIMARY KEY, day INTEGER NOT NULL, used INTEGER NOT NULL) \
      WITHOUT ROWID",
 ];
 
 /// Columns of invoices that databases of earlier versions do not have.
-const ADD_COLUMNS: [&str; 1] = ["ALTER TABLE agent_invoice ADD COLUMN claimed_at INTEGER NOT NULL DEFAULT 0"];
+const ADD_COLUMNS: [&str; 2] = [
+    "ALTER TABLE agent_invoice ADD COLUMN claimed_at INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE agent_invoice ADD COLUMN wallet BLOB NOT NULL DEFAULT x''",
+];
 
 /// A customer's history is read, and forgotten, without that of others. Databases of earlier versions have no such index.
 const INDEX_OF_CUSTOMERS: &str = "CREATE INDEX IF NOT EXISTS agent_job_customer ON agent_job (customer, seq)";
@@ -165,7 +168,9 @@ mod tests {
         // A database of an earlier version.
         conn.exec("DROP INDEX agent_job_customer", &[]).unwrap();
         conn.exec("DROP TABLE agent_quota", &[]).unwrap();
-        conn.exec("ALTER TABLE agent_invoice DROP COLUMN claimed_at", &[]).unwrap();
+        for column in ["claimed_at", "wallet"] {
+            conn.exec(&format!("ALTER TABLE agent_invoice DROP COLUMN {column}"), &[]).unwrap();
+        }
         open(&conn).unwrap();
         open(&conn).unwrap();
         open_invoices(&conn).unwrap();

@@ -4,6 +4,7 @@ use relay_agent::executor::HttpEvent;
 use relay_agent::job::JobState;
 use relay_agent::machine::{AgentState, Published, Reason};
 use relay_agent::testing::Customer;
+use relay_engine::sql::{SqlConn as _, SqlValue};
 use serde_json::json;
 
 use crate::prepaid::{PRICE, books, order, pay, prepaid, prepaying, required};
@@ -162,6 +163,74 @@ fn a_deleted_agent_stays_until_nothing_is_owed() {
     world.agent.set_state(world.now, AgentState::Deleted).unwrap();
     world.run();
     assert!(world.agent.is_removable());
+}
+
+/// Regression: the new wallet knew nothing of the invoices of the one before, so they counted as not paid.
+#[test]
+fn the_wallet_before_is_asked_for_its_invoices() {
+    let (mut world, mut before) = prepaying();
+    let (mut wallet, customer) = (Wallet::other(), Customer::new(1));
+    let waits = order(&mut world, &mut before, &customer, "waits");
+    let late = order(&mut world, &mut before, &Customer::new(2), "late");
+    let bolt11 = required(&world, &Customer::new(2), &late.id).bolt11.unwrap();
+    let other = prepaid(|json| json["payment"]["wallet_ref"] = json!("AGENT_SECOND_WALLET"));
+    world.agent.deploy(world.now, &other, &owner()).unwrap();
+    world.run();
+    let new = order(&mut world, &mut wallet, &customer, "new");
+    assert_eq!(world.statuses(&new.id), ["payment-required"]);
+    pay(&world, &mut before, &customer, &waits);
+    pay(&world, &mut wallet, &customer, &new);
+    let pass = |world: &mut World, before: &mut Wallet, wallet: &mut Wallet, seconds| {
+        for _ in 0..seconds {
+            world.pass_with(before, 1);
+            world.ask_wallet(wallet);
+        }
+    };
+    pass(&mut world, &mut before, &mut wallet, 60);
+    for request in [&waits, &new] {
+        assert_eq!(world.statuses(&request.id), ["payment-required", "processing", "result"]);
+    }
+    world.crash();
+    world.run();
+    pass(&mut world, &mut before, &mut wallet, 700);
+    before.pay(&bolt11, None);
+    pass(&mut world, &mut before, &mut wallet, 1_500);
+    assert_eq!(world.check_books(), books(3 * PRICE, 2 * PRICE, PRICE));
+}
+
+/// If its secret is gone, invoices are nobody's until it is there again, and their owner is told.
+#[test]
+fn invoices_of_a_wallet_that_is_not_known_are_not_given_up_by_another() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    let digest = |world: &World, to: &str| {
+        let sql = format!("UPDATE agent_invoice SET wallet = CAST('{to}' AS BLOB)");
+        world.sqlite.exec(&sql, &[]).unwrap();
+    };
+    let mut known = String::new();
+    world
+        .sqlite
+        .query("SELECT wallet FROM agent_invoice", &[], &mut |row| {
+            let SqlValue::Blob(blob) = &row[0] else { panic!("{row:?}") };
+            known = String::from_utf8(blob.to_vec()).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    digest(&world, "another");
+    world.crash();
+    world.run();
+    let asked = wallet.asked.len();
+    pay(&world, &mut wallet, &customer, &request);
+    world.pass_with(&mut wallet, 2 * 86_400);
+    assert_eq!((wallet.asked.len(), world.statuses(&request.id)), (asked, vec!["payment-required".to_owned(), "error".to_owned()]));
+    assert!(world.agent.error().unwrap().contains("open invoices (1)"), "{:?}", world.agent.error());
+    digest(&world, &known);
+    world.crash();
+    world.run();
+    world.pass_with(&mut wallet, 2 * 86_400);
+    assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
+    assert_eq!(world.agent.error(), None);
 }
 
 #[test]

@@ -14,12 +14,22 @@ use crate::invoices;
 /// The private key of the agent as the wallet's client.
 const CLIENT: [u8; 32] = [0x31; 32];
 const WALLET: [u8; 32] = [0x32; 32];
+const OTHER_WALLET: [u8; 32] = [0x33; 32];
 /// Where it listens.
 pub(crate) const WALLET_RELAY: &str = "wss://wallet.example";
 
 /// The connection string of the wallet.
 pub(crate) fn uri() -> String {
-    let wallet = Keys::from_secret_bytes(WALLET).unwrap().pubkey();
+    uri_of(WALLET)
+}
+
+/// That of [`Wallet::other`].
+pub(crate) fn other_uri() -> String {
+    uri_of(OTHER_WALLET)
+}
+
+fn uri_of(wallet: [u8; 32]) -> String {
+    let wallet = Keys::from_secret_bytes(wallet).unwrap().pubkey();
     let secret: String = CLIENT.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("nostr+walletconnect://{wallet}?relay={WALLET_RELAY}&secret={secret}")
 }
@@ -53,8 +63,18 @@ pub(crate) struct Wallet {
 
 impl Wallet {
     pub(crate) fn new() -> Self {
+        Self::of(WALLET)
+    }
+
+    /// Another one.
+    pub(crate) fn other() -> Self {
+        // Its invoices have other preimages.
+        Wallet { nonce: 1 << 32, ..Self::of(OTHER_WALLET) }
+    }
+
+    fn of(keys: [u8; 32]) -> Self {
         Wallet {
-            keys: Keys::from_secret_bytes(WALLET).unwrap(),
+            keys: Keys::from_secret_bytes(keys).unwrap(),
             client: Keys::from_secret_bytes(CLIENT).unwrap(),
             cipher: Cipher::Nip44,
             invoices: BTreeMap::new(),
@@ -79,6 +99,11 @@ impl Wallet {
         };
         let content = self.methods.to_owned();
         self.keys.sign(&Draft { created_at: 1, kind: KIND_INFO, tags, content })
+    }
+
+    /// Whether a request is to this wallet.
+    pub(crate) fn is_asked(&self, request: &Event) -> bool {
+        request.tags().find(b"p").is_some_and(|key| *key == *self.keys.pubkey().to_string().as_bytes())
     }
 
     /// What a request asks: the method and its parameters.

@@ -48,6 +48,7 @@ pub(crate) fn context(seed: u8) -> Context {
     let secrets = |name: &str| match name {
         "AGENT_MASTER_SECRET" => Some("5a".repeat(32)),
         "AGENT_WALLET" => Some(wallet::uri()),
+        "AGENT_SECOND_WALLET" => Some(wallet::other_uri()),
         _ => None,
     };
     let secrets: Arc<dyn Secrets + Send + Sync> = Arc::new(secrets);
@@ -123,7 +124,7 @@ impl World {
         self.agent = open(self.now, self.sqlite.clone(), self.is_calling, self.openings);
     }
 
-    /// The wallet answers all that it is asked, until it is asked nothing more.
+    /// The wallet answers all that it is asked, until it is asked nothing more. Other wallets do not answer.
     pub(crate) fn ask_wallet(&mut self, wallet: &mut Wallet) {
         let mut answered = HashSet::new();
         while let Some((id, requests)) =
@@ -133,8 +134,10 @@ impl World {
             let info = wallet.info();
             self.agent.handle_exchange(self.now, id, ExchangeEvent::Event(info));
             for request in &requests {
-                let answer = wallet.answer(self.now.seconds(), request);
-                self.agent.handle_exchange(self.now, id, ExchangeEvent::Event(answer));
+                if wallet.is_asked(request) {
+                    let answer = wallet.answer(self.now.seconds(), request);
+                    self.agent.handle_exchange(self.now, id, ExchangeEvent::Event(answer));
+                }
             }
             self.run();
         }

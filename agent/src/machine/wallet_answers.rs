@@ -1,0 +1,143 @@
+//! What wallets answer, and tell by themselves.
+
+use relay_engine::sql::SqlConn;
+use relay_engine::types::{EventId, Now};
+
+use super::remote_signing::cut;
+use super::wallet::{Exchange, WalletRequest};
+use super::{Agent, EffectId, ExchangeEvent};
+use crate::nip47::{Claim, Transaction, WalletError, WalletInfo, WalletMessage};
+
+/// Milliseconds until a wallet is asked again for an invoice of which it has told nothing.
+const SILENT_MILLIS: u64 = 10_000;
+
+impl<C: SqlConn> Agent<C> {
+    /// Something has come of the exchange.
+    pub(super) fn wallet_event(&mut self, now: Now, id: EffectId, event: ExchangeEvent) {
+        let mut wallets = self.payments.wallets.iter_mut().enumerate();
+        let open = wallets.find_map(|(at, wallet)| {
+            let exchange = wallet.exchange.as_mut().filter(|exchange| exchange.id == id)?;
+            Some((at, &wallet.client, exchange))
+        });
+        let Some((at, client, exchange)) = open else { return };
+        let event = match event {
+            ExchangeEvent::Event(event) => event,
+            ExchangeEvent::Failed(why) => {
+                if !exchange.is_listening() {
+                    exchange.failure = Some(format!("the wallet cannot be asked: {}", cut(&why)));
+                }
+                self.awaited.remove(&id);
+                return self.end_wallet_exchange(now, at);
+            }
+        };
+        let message = client.as_ref().ok().and_then(|client| client.read(&event));
+        match message {
+            Some(WalletMessage::Info(info)) => self.wallet_info(now, at, info),
+            Some(WalletMessage::Response(request, outcome)) => {
+                let Some(ask) = exchange.asks.remove(&request) else { return };
+                exchange.is_answered = true;
+                self.wallet_answered(now, at, ask, outcome);
+                let wallet = self.payments.wallets.get(at);
+                let exchange = wallet.and_then(|wallet| wallet.exchange.as_ref());
+                if exchange.is_some_and(Exchange::is_listening) {
+                    self.wallet_is_answered(now, at);
+                }
+            }
+            Some(WalletMessage::Received(transaction)) => self.wallet_notifies(now, &transaction),
+            None => {}
+        }
+    }
+
+    /// What the wallet can do.
+    fn wallet_info(&mut self, now: Now, at: usize, info: WalletInfo) {
+        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+        let is_known = wallet.memory.info.as_ref() == Some(&info);
+        let lacks = ["make_invoice", "lookup_invoice"].into_iter().find(|method| !info.has(method));
+        if !is_known {
+            wallet.memory.info = Some(info);
+            self.store_wallets();
+        }
+        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+        let Some(exchange) = wallet.exchange.as_mut().filter(|exchange| exchange.awaits_info) else { return };
+        exchange.awaits_info = false;
+        if let Some(method) = lacks {
+            // It may be another one tomorrow.
+            wallet.memory.info = None;
+            exchange.failure = Some(format!("the wallet has no method {method}"));
+        }
+        self.end_wallet_exchange(now, at);
+    }
+
+    /// The wallet has answered a request.
+    fn wallet_answered(
+        &mut self,
+        now: Now,
+        at: usize,
+        ask: WalletRequest,
+        outcome: Result<Transaction, WalletError>,
+    ) {
+        if let Err(error) = &outcome
+            && error.code == "UNSUPPORTED_ENCRYPTION"
+            && let Some(wallet) = self.payments.wallets.get_mut(at)
+        {
+            wallet.memory.info = None;
+        }
+        match (ask, outcome) {
+            (WalletRequest::Make(job), Ok(made)) => {
+                let wallet = self.payments.wallets.get(at);
+                let connection = wallet.map(|wallet| wallet.memory.connection.clone()).unwrap_or_default();
+                if let Err(why) = self.invoice_made(now, connection, &job, &made) {
+                    self.wallet_error(now, at, &why);
+                    self.invoice_refused(now, &job, &why);
+                }
+            }
+            (WalletRequest::Make(job), Err(error)) => {
+                let why = format!("the wallet makes no invoice: {}", words(&error));
+                self.wallet_error(now, at, &why);
+                // These may pass.
+                match error.code.as_str() {
+                    "RATE_LIMITED" | "INTERNAL" | "UNSUPPORTED_ENCRYPTION" => {
+                        self.wallet_failed(at, &why);
+                    }
+                    _ => self.invoice_refused(now, &job, &why),
+                }
+            }
+            (WalletRequest::Lookup(job), Ok(told)) => {
+                // If the store fails it is asked again.
+                let _ = self.invoice_told(now, &job, &told);
+            }
+            (WalletRequest::Lookup(job), Err(error)) if error.code == "NOT_FOUND" => {
+                let _ = self.invoice_told(now, &job, &Transaction::default());
+            }
+            (WalletRequest::Lookup(job), Err(error)) => {
+                self.wallet_error(now, at, &format!("the wallet does not tell of an invoice: {}", words(&error)));
+                self.ask_later(now, &job);
+            }
+        }
+    }
+
+    pub(super) fn ask_later(&mut self, now: Now, job: &EventId) {
+        if let Some(watched) = self.payments.invoices.get_mut(job) {
+            watched.poll_at = watched.poll_at.max(now.millis() + SILENT_MILLIS);
+        }
+    }
+
+    /// The wallet tells of a payment by itself: of one that it shows at once it is not asked any more, and of another one it is asked now.
+    fn wallet_notifies(&mut self, now: Now, transaction: &Transaction) {
+        let Some(payment_hash) = transaction.payment_hash else { return };
+        let mut invoices = self.payments.invoices.iter();
+        let invoice =
+            invoices.find(|(_, watched)| watched.is_open() && watched.row.payment_hash == payment_hash);
+        let Some(job) = invoice.map(|(job, _)| *job) else { return };
+        if transaction.claim(&payment_hash) == Claim::Proven {
+            let _ = self.invoice_told(now, &job, transaction);
+        } else if let Some(watched) = self.payments.invoices.get_mut(&job) {
+            watched.poll_at = watched.poll_at.min(now.millis());
+        }
+    }
+}
+
+/// An error of a wallet in a line.
+fn words(error: &WalletError) -> String {
+    format!("{} {}", cut(&error.code), cut(&error.message))
+}
