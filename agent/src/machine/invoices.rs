@@ -186,6 +186,22 @@ impl<C: SqlConn> Agent<C> {
         first.into_iter().for_each(|job| self.give_up_invoice(&job));
     }
 
+    /// When the first of the open invoices is given up, whatever wallets say; milliseconds since 1970.
+    pub(super) fn invoices_end_at(&self) -> Option<u64> {
+        let open = self.payments.invoices.values().filter(|watched| watched.is_open());
+        open.map(|watched| watched.times().given_up_at()).min()
+    }
+
+    /// Gives up invoices that are very old: their wallet may not be known any more, or not answer.
+    pub(super) fn give_up_old_invoices(&mut self, now: Now) {
+        let open = self.payments.invoices.iter().filter(|(_, watched)| watched.is_open());
+        let old = open.filter(|(_, watched)| watched.times().given_up_at() <= now.millis());
+        for job in old.map(|(job, _)| *job).collect::<Vec<_>>() {
+            self.log(now, Some(job), "its invoice is given up: the wallet has not told of it for a month");
+            self.give_up_invoice(&job);
+        }
+    }
+
     /// Nothing more is expected of an invoice.
     pub(super) fn give_up_invoice(&mut self, job: &EventId) {
         let Some(watched) = self.payments.invoices.get_mut(job) else { return };

@@ -520,7 +520,8 @@ impl<C: SqlConn> Agent<C> {
         if self.store_retry.is_none() {
             let wake = self.jobs.next_timer().filter(|_| self.event_signer().is_some());
             times.extend([wake, self.outbox.retry_at(), self.signer_retry_at(), self.next_schedule()]);
-            times.extend([self.renewal_at(), self.heartbeat_due_at(), self.wallets_due_at()]);
+            times.extend([self.renewal_at(), self.heartbeat_due_at()]);
+            times.extend([self.wallets_due_at(), self.invoices_end_at()]);
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -529,6 +530,7 @@ impl<C: SqlConn> Agent<C> {
     pub fn handle_timeout(&mut self, now: Now) {
         self.signer_timeout(now);
         self.wallets_timeout(now);
+        self.give_up_old_invoices(now);
         // Without a signer nothing can be answered, so jobs do not expire either.
         if self.event_signer().is_some() {
             self.handle_due_jobs(now);

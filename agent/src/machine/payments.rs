@@ -170,6 +170,11 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
+    /// Whether a job waits for its payment.
+    pub(super) fn is_awaiting(&self, job: &EventId) -> bool {
+        self.jobs.get(job).is_some_and(|open| open.state == JobState::AwaitingPayment)
+    }
+
     /// A job that waits for its payment, from the database; `None` if it does not wait any more.
     pub(super) fn awaiting(&self, job: &EventId) -> Result<Option<Active>, StoreError> {
         let Some(open) = self.jobs.get(job).filter(|open| open.state == JobState::AwaitingPayment) else {

@@ -44,10 +44,45 @@ pub(super) struct WalletMemory {
     pub(super) connection: String,
     /// What it can do, once it is known.
     pub(super) info: Option<WalletInfo>,
-    /// Exchanges that have failed one after the other.
+    /// Exchanges that have failed.
+    pub(super) exchanges: Backoff,
+    /// Requests for invoices to which it has answered that it cannot now.
+    pub(super) making: Backoff,
+    /// Questions about invoices to which it has answered that it is asked too often.
+    pub(super) looking_up: Backoff,
+}
+
+/// What has failed several times in a row is tried again later and later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Backoff {
     tries: u32,
-    /// When the next one may begin, in milliseconds since 1970.
+    /// In milliseconds since 1970.
     pub(super) retry_at: u64,
+}
+
+impl Backoff {
+    /// Something has failed; of several things at a time it is counted once.
+    pub(super) fn failed(&mut self, now: Now) {
+        if self.retry_at > now.millis() {
+            return;
+        }
+        let wait = (RETRY_MILLIS << self.tries.min(16)).min(RETRY_MILLIS_MAX);
+        self.tries = self.tries.saturating_add(1);
+        self.retry_at = now.millis() + wait;
+    }
+
+    /// Nothing has failed. Whether something had.
+    pub(super) fn reset(&mut self) -> bool {
+        let before = std::mem::take(self);
+        before.tries > 0
+    }
+}
+
+/// See [`Wallet::backoffs`].
+pub(super) struct Backoffs {
+    pub(super) making: u64,
+    pub(super) looking_up: u64,
 }
 
 /// What is under way.
@@ -59,6 +94,8 @@ pub(super) struct Exchange {
     pub(super) asks: HashMap<EventId, WalletRequest>,
     /// Whether it waits for what the wallet can do.
     pub(super) awaits_info: bool,
+    /// The time of the newest info event that has come of it, in Unix seconds.
+    pub(super) info_at: u64,
     /// Whether anything was answered.
     pub(super) is_answered: bool,
     /// Whether there was an error.
@@ -112,6 +149,15 @@ impl Wallet {
         Ok(wallets)
     }
 
+    /// When it may be asked again to make invoices, and about invoices; milliseconds since 1970.
+    pub(super) fn backoffs(&self) -> Backoffs {
+        let WalletMemory { exchanges, making, looking_up, .. } = &self.memory;
+        Backoffs {
+            making: making.retry_at.max(exchanges.retry_at),
+            looking_up: looking_up.retry_at.max(exchanges.retry_at),
+        }
+    }
+
     /// Whether it has made an invoice.
     pub(super) fn has_made(&self, watched: &Watched) -> bool {
         self.client.is_ok() && watched.row.wallet == self.memory.connection
@@ -126,7 +172,8 @@ impl<C: SqlConn> Agent<C> {
             self.cancel_effect(exchange.id);
         }
         for wallet in &mut wallets {
-            (wallet.memory.tries, wallet.memory.retry_at) = (0, 0);
+            let memory = &mut wallet.memory;
+            [&mut memory.exchanges, &mut memory.making, &mut memory.looking_up].map(Backoff::reset);
         }
         self.set_wallets(now, wallets);
     }
@@ -169,15 +216,17 @@ impl<C: SqlConn> Agent<C> {
         self.deployed.is_none() || self.event_signer().is_some()
     }
 
-    /// When an invoice is to be made, or asked for, in milliseconds since 1970.
+    /// When a wallet is to make an invoice, or to be asked for one, in milliseconds since 1970.
     fn next_question_at(&self, wallet: &Wallet) -> Option<u64> {
         if wallet.client.is_err() || !self.may_ask_wallet() {
             return None;
         }
-        let polls = self.payments.invoices.values().filter(|watched| watched.is_open());
-        let poll_at = polls.filter(|watched| wallet.has_made(watched)).map(|watched| watched.poll_at).min();
-        let makes = wallet.is_current && !self.payments.wanted.is_empty();
-        if makes { Some(0) } else { poll_at }
+        let Backoffs { making, looking_up } = wallet.backoffs();
+        let make_at = (wallet.is_current && !self.payments.wanted.is_empty()).then_some(making);
+        let open = self.payments.invoices.values().filter(|watched| watched.is_open());
+        let polls = open.filter(|watched| wallet.has_made(watched)).map(|watched| watched.poll_at);
+        let look_up_at = polls.min().map(|at| at.max(looking_up));
+        make_at.into_iter().chain(look_up_at).min()
     }
 
     /// When something is to be done about wallets, in milliseconds since 1970.
@@ -189,7 +238,7 @@ impl<C: SqlConn> Agent<C> {
                     Some(question_at.map_or(exchange.deadline, |at| at.min(exchange.deadline)))
                 }
                 Some(exchange) => Some(exchange.deadline),
-                None => question_at.map(|at| at.max(wallet.memory.retry_at)),
+                None => question_at,
             }
         };
         self.payments.wallets.iter().filter_map(due_at).min()
@@ -223,7 +272,7 @@ impl<C: SqlConn> Agent<C> {
         let Ok(client) = wallet.client.clone() else { return };
         let is_due = self.next_question_at(wallet).is_some_and(|at| at <= now.millis());
         let is_free = wallet.exchange.as_ref().is_none_or(Exchange::is_listening);
-        if !is_due || !is_free || now.millis() < wallet.memory.retry_at {
+        if !is_due || !is_free {
             return;
         }
         let Some(info) = wallet.memory.info.clone() else {
@@ -231,7 +280,7 @@ impl<C: SqlConn> Agent<C> {
         };
         let Ok(asks) = self.wallet_requests(now, at) else {
             if let Some(wallet) = self.payments.wallets.get_mut(at) {
-                wallet.memory.retry_at = now.millis() + RETRY_MILLIS;
+                wallet.memory.exchanges.retry_at = now.millis() + RETRY_MILLIS;
             }
             return;
         };
@@ -272,6 +321,7 @@ impl<C: SqlConn> Agent<C> {
             id,
             deadline: now.millis() + EXCHANGE_MILLIS,
             awaits_info: asks.is_empty(),
+            info_at: 0,
             asks: asks.into_iter().collect(),
             is_answered: false,
             has_error: false,
@@ -310,27 +360,17 @@ impl<C: SqlConn> Agent<C> {
             Some(failure) => {
                 self.wallet_error(now, at, &failure);
                 let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
-                let wait = (RETRY_MILLIS << wallet.memory.tries.min(16)).min(RETRY_MILLIS_MAX);
-                wallet.memory.tries = wallet.memory.tries.saturating_add(1);
-                wallet.memory.retry_at = now.millis() + wait;
+                wallet.memory.exchanges.failed(now);
                 self.store_wallets();
             }
             None => self.wallet_is_well(now, at, has_error),
         }
     }
 
-    /// The exchange has failed, though there was an answer.
-    pub(super) fn wallet_failed(&mut self, at: usize, why: &str) {
-        if let Some(Wallet { exchange: Some(exchange), .. }) = self.payments.wallets.get_mut(at) {
-            exchange.failure = Some(why.to_owned());
-        }
-    }
-
     fn wallet_is_well(&mut self, now: Now, at: usize, has_error: bool) {
         let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
         let is_over = !has_error && wallet.error.take().is_some();
-        if wallet.memory.tries > 0 {
-            (wallet.memory.tries, wallet.memory.retry_at) = (0, 0);
+        if wallet.memory.exchanges.reset() {
             self.store_wallets();
         }
         if is_over {

@@ -48,24 +48,33 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// What the wallet can do.
+    /// What the wallet can do. Its relays may have several versions, of which the newest counts.
     fn wallet_info(&mut self, now: Now, at: usize, info: WalletInfo) {
         let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
-        let is_known = wallet.memory.info.as_ref() == Some(&info);
-        let lacks = ["make_invoice", "lookup_invoice"].into_iter().find(|method| !info.has(method));
-        if !is_known {
-            wallet.memory.info = Some(info);
-            self.store_wallets();
+        let Some(exchange) = wallet.exchange.as_mut().filter(|exchange| exchange.info_at <= info.created_at)
+        else {
+            return;
+        };
+        exchange.info_at = info.created_at;
+        if wallet.memory.info.as_ref().is_some_and(|known| known.created_at >= info.created_at) {
+            return;
         }
-        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
-        let Some(exchange) = wallet.exchange.as_mut().filter(|exchange| exchange.awaits_info) else { return };
-        exchange.awaits_info = false;
+        let needed = if wallet.is_current { &["make_invoice", "lookup_invoice"][..] } else { &["lookup_invoice"] };
+        let lacks = needed.iter().find(|method| !info.has(method)).filter(|_| exchange.awaits_info);
         if let Some(method) = lacks {
-            // It may be another one tomorrow.
-            wallet.memory.info = None;
+            // Another relay may have a newer version, or this one tomorrow.
             exchange.failure = Some(format!("the wallet has no method {method}"));
+            return;
         }
-        self.end_wallet_exchange(now, at);
+        let awaits_info = std::mem::take(&mut exchange.awaits_info);
+        if awaits_info {
+            exchange.failure = None;
+        }
+        wallet.memory.info = Some(info);
+        self.store_wallets();
+        if awaits_info {
+            self.end_wallet_exchange(now, at);
+        }
     }
 
     /// The wallet has answered a request.
@@ -82,6 +91,7 @@ impl<C: SqlConn> Agent<C> {
         {
             wallet.memory.info = None;
         }
+        self.note_wallet_backoff(now, at, ask, &outcome);
         match (ask, outcome) {
             (WalletRequest::Make(job), Ok(made)) => {
                 let wallet = self.payments.wallets.get(at);
@@ -94,12 +104,8 @@ impl<C: SqlConn> Agent<C> {
             (WalletRequest::Make(job), Err(error)) => {
                 let why = format!("the wallet makes no invoice: {}", words(&error));
                 self.wallet_error(now, at, &why);
-                // These may pass.
-                match error.code.as_str() {
-                    "RATE_LIMITED" | "INTERNAL" | "UNSUPPORTED_ENCRYPTION" => {
-                        self.wallet_failed(at, &why);
-                    }
-                    _ => self.invoice_refused(now, &job, &why),
+                if !may_pass(&error) {
+                    self.invoice_refused(now, &job, &why);
                 }
             }
             (WalletRequest::Lookup(job), Ok(told)) => {
@@ -116,9 +122,38 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
+    /// Whether the wallet makes invoices, or tells of them, now. That it does not make any keeps nobody waiting who has paid.
+    fn note_wallet_backoff(
+        &mut self,
+        now: Now,
+        at: usize,
+        ask: WalletRequest,
+        outcome: &Result<Transaction, WalletError>,
+    ) {
+        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+        let memory = &mut wallet.memory;
+        let (backoff, has_failed) = match (ask, outcome) {
+            (WalletRequest::Make(_), Err(error)) => (&mut memory.making, may_pass(error)),
+            (WalletRequest::Make(_), Ok(_)) => (&mut memory.making, false),
+            // What is wrong with one invoice need not be wrong with others.
+            (WalletRequest::Lookup(_), Err(error)) => (&mut memory.looking_up, error.code == "RATE_LIMITED"),
+            (WalletRequest::Lookup(_), Ok(_)) => (&mut memory.looking_up, false),
+        };
+        let before = *backoff;
+        if has_failed {
+            backoff.failed(now);
+        } else {
+            backoff.reset();
+        }
+        if *backoff != before {
+            self.store_wallets();
+        }
+    }
+
+    /// An invoice of which the wallet has told nothing is asked for later.
     pub(super) fn ask_later(&mut self, now: Now, job: &EventId) {
         if let Some(watched) = self.payments.invoices.get_mut(job) {
-            watched.poll_at = watched.poll_at.max(now.millis() + SILENT_MILLIS);
+            watched.poll_at = watched.times().next_poll(now.millis()).max(now.millis() + SILENT_MILLIS);
         }
     }
 
@@ -135,6 +170,11 @@ impl<C: SqlConn> Agent<C> {
             watched.poll_at = watched.poll_at.min(now.millis());
         }
     }
+}
+
+/// Whether an error may have passed when the wallet is asked again.
+fn may_pass(error: &WalletError) -> bool {
+    matches!(error.code.as_str(), "RATE_LIMITED" | "INTERNAL" | "UNSUPPORTED_ENCRYPTION")
 }
 
 /// An error of a wallet in a line.

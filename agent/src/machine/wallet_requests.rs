@@ -4,12 +4,15 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now};
 
 use super::Agent;
-use super::wallet::WalletRequest;
+use super::wallet::{Wallet, WalletRequest};
 use crate::nip47::Method;
 use crate::payment::INVOICE_SECONDS;
 
 /// Requests of one exchange.
 const REQUESTS_MAX: usize = 16;
+/// Those of them that are left to questions about invoices, if there are so many: whoever only asks for invoices keeps nobody waiting who has
+/// paid one.
+const LOOKUPS_MIN: usize = REQUESTS_MAX / 2;
 
 impl<C: SqlConn> Agent<C> {
     /// What a wallet is asked now.
@@ -18,10 +21,27 @@ impl<C: SqlConn> Agent<C> {
         now: Now,
         at: usize,
     ) -> Result<Vec<(WalletRequest, Method)>, StoreError> {
-        let is_current = self.payments.wallets.get(at).is_some_and(|wallet| wallet.is_current);
+        let mut lookups = self.due_lookups(now, at);
+        let mut asks = self.wanted_invoices(now, at, REQUESTS_MAX - lookups.len().min(LOOKUPS_MIN))?;
+        lookups.truncate(REQUESTS_MAX - asks.len());
+        asks.extend(lookups);
+        Ok(asks)
+    }
+
+    /// At most so many invoices that a wallet has to make, oldest jobs first.
+    fn wanted_invoices(
+        &mut self,
+        now: Now,
+        at: usize,
+        max: usize,
+    ) -> Result<Vec<(WalletRequest, Method)>, StoreError> {
         let mut asks = Vec::new();
-        let wanted = self.payments.wanted.iter().filter(|_| is_current).take(REQUESTS_MAX);
-        let wanted: Vec<(u64, EventId)> = wanted.map(|(seq, job)| (*seq, *job)).collect();
+        let makes = |wallet: &Wallet| wallet.is_current && wallet.backoffs().making <= now.millis();
+        if !self.payments.wallets.get(at).is_some_and(makes) {
+            return Ok(asks);
+        }
+        let wanted: Vec<(u64, EventId)> =
+            self.payments.wanted.iter().take(max).map(|(seq, job)| (*seq, *job)).collect();
         for (seq, job) in wanted {
             match self.invoice_wanted(&job)? {
                 Some((msat, description)) => {
@@ -32,23 +52,30 @@ impl<C: SqlConn> Agent<C> {
                 None => drop(self.payments.wanted.remove(&seq)),
             }
         }
-        let given_up = self.payments.invoices.iter().filter(|(_, watched)| {
-            watched.is_open() && now.millis() >= watched.times().given_up_at()
-        });
-        for job in given_up.map(|(job, _)| *job).collect::<Vec<_>>() {
-            self.give_up_invoice(&job);
+        Ok(asks)
+    }
+
+    /// The invoices of a wallet that are to be asked for: those whose jobs wait for them first, but one of the others among the first.
+    fn due_lookups(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
+        let Some(wallet) = self.payments.wallets.get(at) else { return Vec::new() };
+        if wallet.backoffs().looking_up > now.millis() {
+            return Vec::new();
         }
-        let Some(wallet) = self.payments.wallets.get(at) else { return Ok(asks) };
         let due = self.payments.invoices.iter().filter(|(_, watched)| {
             watched.is_open() && wallet.has_made(watched) && watched.poll_at <= now.millis()
         });
-        let mut due: Vec<_> =
-            due.map(|(job, watched)| (watched.poll_at, *job, watched.row.payment_hash)).collect();
-        due.sort_unstable();
-        let room = REQUESTS_MAX - asks.len();
-        asks.extend(due.into_iter().take(room).map(|(_, job, payment_hash)| {
-            (WalletRequest::Lookup(job), Method::LookupInvoice { payment_hash })
-        }));
-        Ok(asks)
+        let (mut waiting, mut others): (Vec<_>, Vec<_>) = due
+            .map(|(job, watched)| (watched.poll_at, *job, watched.row.payment_hash))
+            .partition(|(_, job, _)| self.is_awaiting(job));
+        waiting.sort_unstable();
+        others.sort_unstable();
+        let first = others.len().min(1);
+        waiting.truncate(REQUESTS_MAX);
+        let place = waiting.len().min(LOOKUPS_MIN - 1);
+        waiting.splice(place..place, others.drain(..first));
+        waiting.extend(others);
+        waiting.truncate(REQUESTS_MAX);
+        let lookup = |(_, job, payment_hash)| (WalletRequest::Lookup(job), Method::LookupInvoice { payment_hash });
+        waiting.into_iter().map(lookup).collect()
     }
 }

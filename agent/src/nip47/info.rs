@@ -13,12 +13,15 @@ pub struct WalletInfo {
     pub cipher: Cipher,
     /// Its methods.
     pub methods: Vec<String>,
+    /// The time of the event, in Unix seconds.
+    #[serde(default)]
+    pub created_at: u64,
 }
 
 impl WalletInfo {
     /// Reads an info event. `None`: it knows no cipher that is known here.
     pub fn read(event: &Event) -> Option<Self> {
-        let Draft { tags, content, .. } = Draft::of(event);
+        let Draft { created_at, tags, content, .. } = Draft::of(event);
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let encryption = tags.iter().find(|tag| tag.first().is_some_and(|name| name == "encryption"));
         let cipher = match encryption.and_then(|tag| tag.get(1)) {
@@ -35,7 +38,7 @@ impl WalletInfo {
             }
         };
         // Some separate them by commas.
-        Some(WalletInfo { cipher, methods: words(&content.replace(',', " ")) })
+        Some(WalletInfo { cipher, methods: words(&content.replace(',', " ")), created_at })
     }
 
     /// Whether it has a method.
@@ -60,6 +63,7 @@ mod tests {
         };
         let info = read(&[["encryption", "nip44_v2 nip04"]], "pay_invoice make_invoice").unwrap();
         assert_eq!(info.cipher, Cipher::Nip44);
+        assert_eq!(info.created_at, 1);
         assert!(info.has("make_invoice") && !info.has("lookup_invoice") && !info.has("make"));
         assert_eq!(read(&[["notifications", "payment_received"]], "").unwrap().cipher, Cipher::Nip04);
         assert_eq!(read(&[["encryption", "nip04"]], "").unwrap().cipher, Cipher::Nip04);

@@ -57,6 +57,10 @@ pub(crate) struct Wallet {
     pub(crate) methods: &'static str,
     /// Seconds for which its invoices can be paid, whatever it is asked for.
     pub(crate) expiry_s: Option<u64>,
+    /// The code of the error with which it answers requests for invoices.
+    pub(crate) makes_none: Option<&'static str>,
+    /// The time of its info event.
+    pub(crate) info_at: u64,
     /// The methods of the requests that it has answered.
     pub(crate) asked: Vec<String>,
 }
@@ -81,6 +85,8 @@ impl Wallet {
             nonce: 0,
             methods: "pay_invoice make_invoice lookup_invoice get_info notifications",
             expiry_s: None,
+            makes_none: None,
+            info_at: 1,
             asked: Vec::new(),
         }
     }
@@ -98,7 +104,7 @@ impl Wallet {
             Cipher::Nip04 => Vec::new(),
         };
         let content = self.methods.to_owned();
-        self.keys.sign(&Draft { created_at: 1, kind: KIND_INFO, tags, content })
+        self.keys.sign(&Draft { created_at: self.info_at, kind: KIND_INFO, tags, content })
     }
 
     /// Whether a request is to this wallet.
@@ -120,7 +126,9 @@ impl Wallet {
     pub(crate) fn answer(&mut self, now: u64, request: &Event) -> Event {
         let (method, params) = self.read(request);
         self.asked.push(method.clone());
+        let refusal = self.makes_none.filter(|_| method == "make_invoice");
         let (result, error) = match method.as_str() {
+            _ if refusal.is_some() => (Value::Null, json!({"code": refusal, "message": "not now"})),
             "make_invoice" => (self.make(now, &params), Value::Null),
             "lookup_invoice" => {
                 match params["payment_hash"].as_str().and_then(|hash| self.transaction(now, hash)) {

@@ -3,8 +3,9 @@
 use relay_agent::cipher::Cipher;
 use relay_agent::identity::Draft;
 use relay_agent::job::JobState;
-use relay_agent::machine::{Effect, ExchangeEvent};
+use relay_agent::machine::{AgentState, Effect, ExchangeEvent};
 use relay_agent::testing::Customer;
+use relay_engine::sql::SqlConn as _;
 use relay_engine::types::Event;
 use serde_json::{Value, json};
 
@@ -374,4 +375,75 @@ fn a_wallet_that_cannot_look_up_invoices_makes_none() {
     assert_eq!(world.statuses(&request.id), ["error"]);
     assert!(wallet.invoices.is_empty());
     assert_eq!(world.agent.error(), Some("the wallet has no method lookup_invoice"));
+}
+
+/// Regression: sixteen requests for invoices left no room for the question whether one is paid, and a wallet that made none for a while was not
+/// asked about others either.
+#[test]
+fn whoever_asks_for_invoices_keeps_nobody_waiting_who_has_paid() {
+    let mut world = World::new(&prepaid(|json| json["limits"] = json!({"queue": 4_000})));
+    let (mut wallet, customer) = (Wallet::new(), Customer::new(1));
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    let late = order(&mut world, &mut wallet, &Customer::new(2), "late");
+    pay(&world, &mut wallet, &customer, &request);
+    wallet.makes_none = Some("RATE_LIMITED");
+    for number in 3..100 {
+        world.deliver(&Customer::new(number).sign(&world.request().text("stranger")));
+    }
+    world.ask_wallet(&mut wallet);
+    // Regression: it was woken at once, again and again.
+    assert!(world.agent.poll_timeout().is_some_and(|at| at > world.now), "{:?}", world.agent.poll_timeout());
+    world.pass_with(&mut wallet, 10);
+    assert_eq!(world.statuses(&request.id), ["payment-required", "processing", "result"]);
+    pay(&world, &mut wallet, &Customer::new(2), &late);
+    world.pass_with(&mut wallet, 30);
+    assert_eq!(world.statuses(&late.id), ["payment-required", "processing", "result"]);
+    assert_eq!(world.check_books(), books(2 * PRICE, 2 * PRICE, 0));
+    let makes = wallet.asked.iter().filter(|method| *method == "make_invoice").count();
+    assert!(makes < 100, "{makes}");
+}
+
+/// Regression: the one that came last counted. Relays may have old ones.
+#[test]
+fn the_newest_info_event_of_a_wallet_counts() {
+    let (mut world, mut wallet) = prepaying();
+    wallet.info_at = 5;
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    let mut old = Wallet::new();
+    (old.cipher, old.info_at) = (Cipher::Nip04, 4);
+    let (open, _) = world.host.exchanges[0];
+    world.agent.handle_exchange(world.now, open, ExchangeEvent::Event(old.info()));
+    world.run();
+    // It asserts that it is asked in its cipher.
+    pay(&world, &mut wallet, &customer, &request);
+    world.pass_with(&mut wallet, 20);
+    assert_eq!(world.statuses(&request.id), ["payment-required", "processing", "result"]);
+    // Before it is known, an older one that has more does not count either.
+    let (mut world, mut wallet) = prepaying();
+    (wallet.info_at, wallet.methods) = (5, "pay_invoice");
+    world.deliver(&customer.sign(&world.request().text("hello")));
+    let (open, _) = world.host.exchanges[0];
+    for info in [wallet.info(), old.info()] {
+        world.agent.handle_exchange(world.now, open, ExchangeEvent::Event(info));
+        world.run();
+    }
+    world.pass(15);
+    assert_eq!(world.agent.error(), Some("the wallet has no method make_invoice"));
+}
+
+/// Regression: without its wallet an invoice stayed open for ever, and a deleted agent with it.
+#[test]
+fn an_invoice_that_nobody_can_be_asked_for_ends() {
+    let (mut world, mut wallet) = prepaying();
+    order(&mut world, &mut wallet, &Customer::new(1), "hello");
+    world.agent.set_state(world.now, AgentState::Deleted).unwrap();
+    world.run();
+    world.sqlite.exec("UPDATE agent_invoice SET wallet = x'00'", &[]).unwrap();
+    world.crash();
+    world.pass(29 * 86_400);
+    assert!(!world.agent.is_removable());
+    world.pass(2 * 86_400);
+    assert!(world.agent.is_removable());
+    assert_eq!(world.agent.poll_timeout(), None);
 }
