@@ -16,7 +16,7 @@ use crate::job::{Command, JobState};
 use crate::manifest::{Identity, Manifest, ManifestError};
 use crate::nip47;
 use crate::nip90::Feedback;
-use crate::store::{self, Batch, JobRow, VersionRow};
+use crate::store::{self, Batch, JobRow, UnfinishedRow, VersionRow};
 
 /// Wallets before the present one that are asked for their invoices.
 const FORMER_WALLETS_MAX: usize = 4;
@@ -157,6 +157,7 @@ impl<C: SqlConn> Agent<C> {
             RemoteSigner::open(&self.conn, &record, &*self.context.secrets).map_err(CommandError::Store)?;
         let wallets =
             Wallet::open_all(&self.conn, &record, &*self.context.secrets).map_err(CommandError::Store)?;
+        let before = self.batch.clone();
         let row = VersionRow { version: record.version, deployed_at: now.seconds(), deployed_by: *by };
         store::put_version(&mut self.batch, &row, manifest);
         let message = format!("version {} deployed by {by}", record.version);
@@ -166,7 +167,7 @@ impl<C: SqlConn> Agent<C> {
         self.announce(now, &author, manifest, &mut record);
         let deployed = Deployed::new(Arc::new(manifest.clone()), Ok(author));
         let version = record.version;
-        if let Err(error) = self.change_record(record) {
+        if let Err(error) = self.change_record(before, record) {
             self.schedules = schedules;
             return Err(error);
         }
@@ -224,33 +225,48 @@ impl<C: SqlConn> Agent<C> {
             self.record = Some(record);
             return Ok(());
         }
+        let before = self.batch.clone();
         self.log(now, None, format!("now {}", after.name()));
-        self.change_record(record)?;
+        self.change_record(before, record)?;
         let _ = self.settle(now);
         Ok(())
     }
 
-    /// Stores a changed record together with what is in the batch; or neither.
-    pub(super) fn change_record(&mut self, record: AgentRecord) -> Result<(), CommandError> {
+    /// Stores a changed record together with what is in the batch; or neither, and `before` is what waits to be stored.
+    pub(super) fn change_record(&mut self, before: Batch, record: AgentRecord) -> Result<(), CommandError> {
         store::put_meta(&mut self.batch, AgentRecord::NAME, &record);
         if let Err(error) = self.store() {
-            self.batch = Batch::default();
-            self.outbox.unstage();
+            self.take_back(before);
             return Err(CommandError::Store(error));
         }
         self.record = Some(record);
         Ok(())
     }
 
+    /// What has been added to the batch is not stored: `before` is what waits to be stored.
+    pub(super) fn take_back(&mut self, before: Batch) {
+        self.batch = before;
+        self.outbox.unstage();
+        // Counters may have been in the batch.
+        self.metrics.count(|_| ());
+    }
+
     fn delete(&mut self, now: Now, record: AgentRecord) -> Result<(), CommandError> {
-        let open: Vec<u64> = self.jobs.iter().map(|open| open.seq).collect();
+        let open: Vec<UnfinishedRow> = self.jobs.iter().copied().collect();
         // What cannot be read is deleted all the same.
-        let open: Vec<JobRow> = open.into_iter().filter_map(|seq| self.read_row(seq).ok()).collect();
-        // The writes that the store does not accept are dropped.
+        let open: Vec<_> = open.into_iter().map(|open| (open, self.read_row(open.seq).ok())).collect();
+        // The writes that the store does not accept are dropped, except those about money: the rows of the jobs follow from them.
         let (batch, unsent) = (std::mem::take(&mut self.batch), self.outbox.set_aside());
-        let deleted = self
-            .try_delete(now, record.clone(), open.clone(), true)
-            .or_else(|_| self.try_delete(now, record, open, false));
+        let last_transfer = self.payments.last_transfer;
+        let mut deleted = Ok(());
+        for are_answered in [true, false] {
+            self.batch = batch.money();
+            deleted = self.try_delete(now, record.clone(), &open, are_answered);
+            if deleted.is_ok() {
+                break;
+            }
+            self.payments.last_transfer = last_transfer;
+        }
         if deleted.is_err() {
             self.batch = batch;
             self.outbox.put_back(unsent);
@@ -261,17 +277,21 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// Deletes everything, with the retraction and, if they are answered, an error for each of these jobs; or changes nothing.
+    /// Deletes everything, with the retraction and, if they are answered, an error for each of these jobs; or changes nothing but the batch.
     fn try_delete(
         &mut self,
         now: Now,
         mut record: AgentRecord,
-        open: Vec<JobRow>,
+        open: &[(UnfinishedRow, Option<JobRow>)],
         are_answered: bool,
     ) -> Result<(), CommandError> {
         // First, so that there is room for what has to be published.
         store::delete_all(&mut self.batch);
-        for mut row in open {
+        for (open, row) in open {
+            let Some(mut row) = row.clone() else {
+                self.return_held(now, open).map_err(CommandError::Store)?;
+                continue;
+            };
             // It has no result.
             row.state = JobState::Failed;
             self.close_account(now, &mut row);
@@ -287,7 +307,7 @@ impl<C: SqlConn> Agent<C> {
             self.retract(now, &author, &relays, &mut record);
         }
         record.version = 0;
-        self.change_record(record)
+        self.change_record(Batch::default(), record)
     }
 
     /// What is in memory of a deleted agent.

@@ -5,7 +5,7 @@ use relay_engine::types::{EventId, Now, PubKey};
 
 use super::Agent;
 use crate::job::JobState;
-use crate::store::{self, Account, JobRow, Reason, Transfer};
+use crate::store::{self, Account, JobRow, Reason, Transfer, UnfinishedRow};
 
 impl<C: SqlConn> Agent<C> {
     /// What a customer has paid and not spent, in millisatoshis.
@@ -83,12 +83,40 @@ impl<C: SqlConn> Agent<C> {
         self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
     }
 
+    /// A job of which nothing can be read has ended: what the books say was taken for it is credit again.
+    pub(super) fn return_held(&mut self, now: Now, open: &UnfinishedRow) -> Result<(), StoreError> {
+        let transfers = store::transfers_of_job(&self.conn, &self.batch, &open.id)?;
+        let balance: i64 = transfers.iter().map(|transfer| transfer.change(&Account::Held)).sum();
+        let accounts = (Account::Held, Account::Customer(open.customer));
+        self.transfer(now, accounts, balance.min(0).unsigned_abs(), Reason::Return, Some(open.id));
+        Ok(())
+    }
+
     /// The customer of a job has not got its result: what was taken for it is credit again.
     pub(super) fn give_back(&mut self, now: Now, row: &mut JobRow) {
-        let Some(payment) = row.trace.payment.as_mut() else { return };
+        let Some(payment) = row.trace.payment.as_mut() else {
+            // What it has cost may have been forgotten with its texts.
+            if row.source.is_empty() {
+                self.give_back_by_books(now, &row.id);
+            }
+            return;
+        };
         let msat = std::mem::take(&mut payment.paid);
         let accounts = (Account::Income, Account::Customer(row.customer));
         self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
+    }
+
+    /// [`Agent::give_back`] of a job of which only the books know.
+    pub(super) fn give_back_by_books(&mut self, now: Now, job: &EventId) {
+        let Ok(transfers) = store::transfers_of_job(&self.conn, &self.batch, job) else { return };
+        let customer = transfers.iter().find_map(|transfer| match (transfer.reason, transfer.debit) {
+            (Reason::Charge, Account::Customer(customer)) => Some(customer),
+            _ => None,
+        });
+        let Some(customer) = customer else { return };
+        let income: i64 = transfers.iter().map(|transfer| transfer.change(&Account::Income)).sum();
+        let accounts = (Account::Income, Account::Customer(customer));
+        self.transfer(now, accounts, income.min(0).unsigned_abs(), Reason::Return, Some(*job));
     }
 
     /// Forgets what is old of invoices and of the books.

@@ -59,7 +59,10 @@ impl<C: SqlConn> Agent<C> {
             return Ok(active.request.created_at);
         }
         let Some(open) = self.jobs.get(id) else { return Ok(0) };
-        let row = self.read_row(open.seq)?;
+        let row = match self.read_row(open.seq) {
+            Err(StoreError::Corrupt(_)) => return Ok(0),
+            row => row?,
+        };
         Ok(match row.source.starts_with(br#"{"id":""#) {
             true => Event::from_canonical(row.source.as_slice().into()).created_at,
             false => 0,
@@ -73,7 +76,7 @@ impl<C: SqlConn> Agent<C> {
         match self.active.remove(id) {
             Some(active) => self.end(now, active, JobEvent::Cancel, None),
             None => {
-                let row = self.read_row(open.seq)?;
+                let Some(row) = self.read_or_end(now, &open)? else { return Ok(()) };
                 self.end_row(now, row, JobEvent::Cancel, None);
             }
         }

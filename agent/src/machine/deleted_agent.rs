@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::AgentRecord;
 use super::{Agent, AgentState, CommandError};
-use crate::store;
+use crate::store::{self, Batch};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl<C: SqlConn> Agent<C> {
         if self.record.is_some() {
             return Ok(());
         }
-        self.change_record(deleted.record.clone()).map_err(|error| match error {
+        self.change_record(Batch::default(), deleted.record.clone()).map_err(|error| match error {
             CommandError::Store(error) => error,
             other => StoreError::Failed(format!("{other:?}")),
         })

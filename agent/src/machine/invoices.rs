@@ -59,7 +59,7 @@ impl<C: SqlConn> Agent<C> {
         made: &Transaction,
     ) -> Result<(), String> {
         let failed = |error: StoreError| format!("{error:?}");
-        let Some(mut active) = self.awaiting(job).map_err(failed)? else { return Ok(()) };
+        let Some(mut active) = self.awaiting(now, job).map_err(failed)? else { return Ok(()) };
         let Some(JobPayment { price, paid, invoiced }) = active.row.trace.payment else { return Ok(()) };
         let bolt11 = made.invoice.as_deref().ok_or("the wallet has made no invoice")?;
         let invoice = bolt11::Invoice::parse(bolt11).map_err(|error| format!("the wallet: {error}"))?;
@@ -115,7 +115,7 @@ impl<C: SqlConn> Agent<C> {
     /// The wallet makes no invoice for a job.
     pub(super) fn invoice_refused(&mut self, now: Now, job: &EventId, detail: &str) {
         self.log(now, Some(*job), detail);
-        let Ok(Some(active)) = self.awaiting(job) else { return };
+        let Ok(Some(active)) = self.awaiting(now, job) else { return };
         self.payments.wanted.remove(&active.row.seq);
         let message = "this agent's wallet makes no invoice; try again later";
         self.fail(now, active, JobEvent::Fail, "wallet", message);
@@ -216,7 +216,7 @@ impl<C: SqlConn> Agent<C> {
         let (asked, customer) = (watched.row.msat, watched.row.customer);
         let msat = payment::received(asked, told);
         // What may fail comes first.
-        let awaiting = self.awaiting(job)?;
+        let awaiting = self.awaiting(now, job)?;
         let credit = self.credit_of(&customer)? + msat;
         if let Some(watched) = self.payments.invoices.get_mut(job) {
             (watched.row.state, watched.row.received) = (InvoiceState::Paid, msat);

@@ -175,21 +175,33 @@ impl<C: SqlConn> Agent<C> {
         self.jobs.get(job).is_some_and(|open| open.state == JobState::AwaitingPayment)
     }
 
-    /// A job that waits for its payment, from the database; `None` if it does not wait any more.
-    pub(super) fn awaiting(&self, job: &EventId) -> Result<Option<Active>, StoreError> {
-        let Some(open) = self.jobs.get(job).filter(|open| open.state == JobState::AwaitingPayment) else {
-            return Ok(None);
-        };
-        let row = self.read_row(open.seq)?;
-        self.load(row).map(Some).map_err(StoreError::Failed)
+    /// A job that waits for its payment, from the database; `None` if it does not wait any more. One that cannot be read has failed.
+    pub(super) fn awaiting(&mut self, now: Now, job: &EventId) -> Result<Option<Active>, StoreError> {
+        let open = self.jobs.get(job).filter(|open| open.state == JobState::AwaitingPayment);
+        let Some(open) = open.copied() else { return Ok(None) };
+        if self.event_signer().is_none() {
+            return Err(StoreError::Failed("the agent has no key".to_owned()));
+        }
+        let Some(row) = self.read_or_end(now, &open)? else { return Ok(None) };
+        match self.load(row.clone()) {
+            Ok(active) => Ok(Some(active)),
+            Err(message) => {
+                self.payments.wanted.remove(&open.seq);
+                self.unreadable(now, row, &message);
+                Ok(None)
+            }
+        }
     }
 
     /// What the wallet is asked for a job: millisatoshis, and what the payer sees. `None` if it does not wait any more.
-    pub(super) fn invoice_wanted(&self, job: &EventId) -> Result<Option<(u64, String)>, StoreError> {
-        let Some(open) = self.jobs.get(job).filter(|open| open.state == JobState::AwaitingPayment) else {
-            return Ok(None);
-        };
-        let row = self.read_row(open.seq)?;
+    pub(super) fn invoice_wanted(
+        &mut self,
+        now: Now,
+        job: &EventId,
+    ) -> Result<Option<(u64, String)>, StoreError> {
+        let open = self.jobs.get(job).filter(|open| open.state == JobState::AwaitingPayment);
+        let Some(open) = open.copied() else { return Ok(None) };
+        let Some(row) = self.read_or_end(now, &open)? else { return Ok(None) };
         let name = self.deployed.as_ref().map_or("", |deployed| &deployed.manifest.name);
         let msat = row.trace.payment.map_or(0, |payment| payment.invoiced);
         Ok(Some((msat, format!("{name}: job {}", &job.to_string()[..16]))))
@@ -205,7 +217,7 @@ impl<C: SqlConn> Agent<C> {
             self.jobs.set_timer(open.id, Some(open.wake_at));
             return Ok(());
         }
-        let Some(active) = self.awaiting(&open.id)? else { return Ok(()) };
+        let Some(active) = self.awaiting(now, &open.id)? else { return Ok(()) };
         let (cause, message) = match self.payments.wanted.contains_key(&open.seq) {
             false => ("payment_timeout", "the payment did not come in time"),
             true => ("wallet", "this agent's wallet cannot be reached; try again later"),

@@ -250,10 +250,11 @@ impl<C: SqlConn> Agent<C> {
     /// [`CommandError::Store`]; then nothing is forgotten.
     pub fn forget(&mut self, now: Now, customer: &PubKey) -> Result<(), CommandError> {
         self.settle(now).map_err(CommandError::Store)?;
+        let before = self.batch.clone();
         self.batch.put_session(*customer, None);
         store::forget_jobs(&mut self.batch, customer, u64::MAX);
         self.store().map_err(|error| {
-            self.batch = store::Batch::default();
+            self.take_back(before);
             CommandError::Store(error)
         })
     }

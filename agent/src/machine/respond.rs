@@ -253,17 +253,26 @@ impl<C: SqlConn> Agent<C> {
             Some(row) => Ok(Some(row.clone())),
             None => store::job_by_id(&self.conn, job),
         };
-        let Ok(Some(row)) = row else { return };
+        let Ok(row) = row else { return };
+        let Some(mut row) = row else {
+            // The agent has been deleted, or this was long ago.
+            return self.give_back_by_books(now, job);
+        };
         if row.state.after(JobEvent::Fail).is_none() {
             return;
         }
-        let Ok(mut active) = self.load(row) else { return };
-        active.row.result_outbox_row = 0;
-        self.give_back(now, &mut active.row);
-        self.send_feedback(now, &mut active, Feedback::Error(message));
-        active.advance(JobEvent::Fail);
-        active.row.cause = cause.to_owned();
+        row.result_outbox_row = 0;
+        row.cause = cause.to_owned();
+        self.give_back(now, &mut row);
         self.metrics.failed(cause);
-        self.save(&active);
+        match self.load(row.clone()) {
+            Ok(mut active) => {
+                self.send_feedback(now, &mut active, Feedback::Error(message));
+                row = active.row;
+            }
+            Err(why) => self.log(now, Some(*job), format!("its customer is not told: {why}")),
+        }
+        row.advance(JobEvent::Fail);
+        self.batch.put_job(row);
     }
 }

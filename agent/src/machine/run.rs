@@ -109,6 +109,28 @@ impl<C: SqlConn> Agent<C> {
         Ok(row)
     }
 
+    /// An unfinished job, as it is stored or will be. One whose row cannot be read has failed, and there is `None`: it must not keep others
+    /// waiting.
+    pub(super) fn read_or_end(
+        &mut self,
+        now: Now,
+        open: &UnfinishedRow,
+    ) -> Result<Option<JobRow>, StoreError> {
+        match self.read_row(open.seq) {
+            Ok(row) => Ok(Some(row)),
+            Err(StoreError::Corrupt(why)) => {
+                self.return_held(now, open)?;
+                self.log(now, Some(open.id), format!("stored job cannot be read: {why}"));
+                store::end_unreadable(&mut self.batch, open.seq, "internal", now.millis());
+                self.jobs.remove(&open.id);
+                self.payments.wanted.remove(&open.seq);
+                self.metrics.ended(JobState::Failed, Some("internal"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Starts jobs while there is room.
     pub(super) fn start_ready(&mut self, now: Now) -> Result<(), StoreError> {
         self.has_more_to_start = false;
@@ -120,7 +142,7 @@ impl<C: SqlConn> Agent<C> {
                 break;
             }
             started += 1;
-            let row = self.read_row(open.seq)?;
+            let Some(row) = self.read_or_end(now, &open)? else { continue };
             match self.load(row.clone()) {
                 Ok(active) => self.start(now, active)?,
                 Err(message) => self.unreadable(now, row, &message),
@@ -130,7 +152,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// A stored job that cannot be loaded: nobody can be answered.
-    fn unreadable(&mut self, now: Now, row: JobRow, message: &str) {
+    pub(super) fn unreadable(&mut self, now: Now, row: JobRow, message: &str) {
         self.log(now, Some(row.id), format!("stored job cannot be loaded: {message}"));
         self.end_row(now, row, JobEvent::Fail, Some("internal"));
     }
@@ -438,7 +460,7 @@ impl<C: SqlConn> Agent<C> {
                 self.fetch_later(now, open.id);
                 return Ok(());
             }
-            let row = self.read_row(open.seq)?;
+            let Some(row) = self.read_or_end(now, &open)? else { return Ok(()) };
             match self.load(row.clone()) {
                 Ok(active) => self.fetch_inputs(now, active),
                 Err(message) => self.unreadable(now, row, &message),
@@ -450,7 +472,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     fn expire(&mut self, now: Now, open: UnfinishedRow) -> Result<(), StoreError> {
-        let row = self.read_row(open.seq)?;
+        let Some(row) = self.read_or_end(now, &open)? else { return Ok(()) };
         let (cause, message) = match open.state {
             JobState::WaitingInput => ("input_timeout", "the inputs did not come in time"),
             _ => ("queue_timeout", "the job waited too long for its turn"),

@@ -43,7 +43,7 @@ impl<C: SqlConn> Agent<C> {
         let wanted: Vec<(u64, EventId)> =
             self.payments.wanted.iter().take(max).map(|(seq, job)| (*seq, *job)).collect();
         for (seq, job) in wanted {
-            match self.invoice_wanted(&job)? {
+            match self.invoice_wanted(now, &job)? {
                 Some((msat, description)) => {
                     let method = Method::MakeInvoice { msat, description, expiry_s: INVOICE_SECONDS };
                     asks.push((WalletRequest::Make(job), method));

@@ -12,7 +12,7 @@ use super::ledger::{Transfer, write_transfer};
 use super::sessions::{Session, write_session};
 
 /// See the module. Of a job, an invoice and a session only the last write counts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Batch {
     statements: Vec<(&'static str, Vec<Param>)>,
     /// After jobs and sessions.
@@ -126,6 +126,12 @@ impl Batch {
         self.jobs.clear();
         self.ids.clear();
         self.sessions.clear();
+    }
+
+    /// What of it is about money.
+    pub(crate) fn money(&self) -> Batch {
+        let (transfers, invoices) = (self.transfers.clone(), self.invoices.clone());
+        Batch { transfers, invoices, ..Batch::default() }
     }
 
     /// Writes everything, in a transaction. It may be repeated if that is rolled back.

@@ -7,7 +7,7 @@ use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{corrupt, json, to_json};
+use super::{Batch, corrupt, json, to_json};
 use crate::cipher::Cipher;
 use crate::job::JobState;
 
@@ -24,6 +24,9 @@ const PUT: &str = "INSERT OR REPLACE INTO agent_job (seq, id, customer, kind, st
 /// What changes; not what the request and the indices are made of.
 const UPDATE: &str = "UPDATE agent_job SET state = ?, finished_at = ?, wake_at = ?, version = ?, attempts = ?, \
     created_at_max = ?, answer = ?, cause = ?, inputs = ?, trace = ? WHERE seq = ?";
+/// Of a row that cannot be read: it is failed, and can be read again.
+const END_UNREADABLE: &str = "UPDATE agent_job SET state = ?, finished_at = ?, cause = ?, inputs = x'', trace = x'7b7d' \
+    WHERE seq = ?";
 const BY_SEQ: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
     created_at_max, answer, cause, source, inputs, trace FROM agent_job WHERE seq = ?";
 const BY_ID: &str = "SELECT seq, id, customer, kind, state, received_at, finished_at, wake_at, version, attempts, \
@@ -296,6 +299,12 @@ fn rows(conn: &impl SqlConn, sql: &str, params: &[SqlValue<'_>]) -> Result<Vec<J
         Ok(())
     })?;
     Ok(found)
+}
+
+/// A job whose row cannot be read has failed, at this time in milliseconds since 1970.
+pub(crate) fn end_unreadable(batch: &mut Batch, seq: u64, cause: &str, now: u64) {
+    let state = Param::Int(JobState::Failed.number());
+    batch.push(END_UNREADABLE, vec![state, now.into(), cause.as_bytes().into(), seq.into()]);
 }
 
 /// A job by its number.

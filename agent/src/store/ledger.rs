@@ -27,6 +27,8 @@ const CREDITS: &str =
 const IS_OWED: &str = "SELECT 1 FROM agent_account WHERE length(account) = 32 AND msat < 0 LIMIT 1";
 const ENTRIES: &str =
     "SELECT seq, at, debit, credit, msat, reason, job FROM agent_ledger WHERE seq > ? ORDER BY seq LIMIT ?";
+const OF_JOB: &str =
+    "SELECT seq, at, debit, credit, msat, reason, job FROM agent_ledger WHERE job = ? ORDER BY seq";
 const PRUNE: &str = "DELETE FROM agent_ledger WHERE seq <= ?";
 /// Entries that are kept. Balances are kept without them.
 const ENTRIES_KEPT: u64 = 300_000;
@@ -127,7 +129,7 @@ pub struct Transfer {
 
 impl Transfer {
     /// What it adds to the balance of an account.
-    fn change(&self, account: &Account) -> i64 {
+    pub(crate) fn change(&self, account: &Account) -> i64 {
         let msat = i64::try_from(self.msat).unwrap_or(i64::MAX);
         match (self.debit == *account, self.credit == *account) {
             (true, false) => msat,
@@ -167,6 +169,17 @@ pub(crate) fn balance(conn: &impl SqlConn, batch: &Batch, account: &Account) -> 
     Ok(batch.transfers().iter().fold(balance, |balance, transfer| balance + transfer.change(account)))
 }
 
+/// All entries of a job, also those that are not written yet, oldest first. Reads the whole ledger: for jobs of which nothing else is known.
+pub(crate) fn transfers_of_job(
+    conn: &impl SqlConn,
+    batch: &Batch,
+    job: &EventId,
+) -> Result<Vec<Transfer>, StoreError> {
+    let mut found = read_transfers(conn, OF_JOB, &[SqlValue::Blob(&job.0)])?;
+    found.extend(batch.transfers().iter().filter(|transfer| transfer.job == Some(*job)));
+    Ok(found)
+}
+
 /// The number of the newest entry; 0 without any.
 pub(crate) fn last_transfer(conn: &impl SqlConn) -> Result<u64, StoreError> {
     let mut last = 0;
@@ -199,8 +212,16 @@ pub(crate) fn has_credits(conn: &impl SqlConn) -> Result<bool, StoreError> {
 
 /// At most `limit` entries after number `after`, oldest first.
 pub(crate) fn transfers(conn: &impl SqlConn, after: u64, limit: usize) -> Result<Vec<Transfer>, StoreError> {
+    read_transfers(conn, ENTRIES, &[SqlValue::Int(after as i64), SqlValue::Int(limit as i64)])
+}
+
+fn read_transfers(
+    conn: &impl SqlConn,
+    sql: &str,
+    params: &[SqlValue<'_>],
+) -> Result<Vec<Transfer>, StoreError> {
     let mut found = Vec::new();
-    conn.query(ENTRIES, &[SqlValue::Int(after as i64), SqlValue::Int(limit as i64)], &mut |row| {
+    conn.query(sql, params, &mut |row| {
         let name = text(row, 5)?;
         let reason = Reason::ALL.into_iter().find(|reason| reason.name() == name);
         found.push(Transfer {

@@ -42,10 +42,10 @@ pub(crate) use invoices::{
 pub use jobs::SentEvent;
 pub(crate) use jobs::{
     Decrypted, JobFigures, JobPayment, JobRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, UnfinishedRow,
-    figures_of, has_job, history, history_of, job, job_by_id, last_seq, received_since, unfinished_jobs,
+    end_unreadable, figures_of, has_job, history, history_of, job, job_by_id, last_seq, received_since, unfinished_jobs,
 };
 pub use ledger::{Account, Reason, Transfer};
-pub(crate) use ledger::{balance, credits, has_credits, last_transfer, prune_transfers, transfers};
+pub(crate) use ledger::{balance, credits, has_credits, last_transfer, prune_transfers, transfers, transfers_of_job};
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};

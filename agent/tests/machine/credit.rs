@@ -2,7 +2,7 @@
 
 use relay_agent::executor::HttpEvent;
 use relay_agent::job::JobState;
-use relay_agent::machine::{AgentState, Published, Reason};
+use relay_agent::machine::{AgentState, CommandError, ExchangeEvent, Published, Reason};
 use relay_agent::testing::Customer;
 use relay_engine::sql::{SqlConn as _, SqlValue};
 use serde_json::json;
@@ -249,4 +249,97 @@ fn credit_moves_with_an_export() {
     let next = order(&mut other, &mut wallet, &customer, "next");
     assert_eq!(other.statuses(&next.id), ["processing", "result"]);
     assert_eq!(other.check_books(), books(PRICE, PRICE, 0));
+}
+
+/// Regression: what was not stored yet was dropped when the agent was deleted, and the price of the job given back all the same.
+#[test]
+fn deleting_an_agent_on_a_full_disk_neither_doubles_nor_loses_money() {
+    // The statement at which the deletion fails, if it does.
+    for fails_at in 0..40 {
+        let mut world = World::calling(&prepaid(|_| ()));
+        let (mut wallet, customer) = (Wallet::new(), Customer::new(1));
+        let request = order(&mut world, &mut wallet, &customer, "hello");
+        let hash = pay(&world, &mut wallet, &customer, &request);
+        world.pass(2);
+        let transaction = wallet.transaction(world.now.seconds(), &hash).unwrap();
+        let open: Vec<_> = world.host.exchanges.iter().map(|(id, _)| *id).collect();
+        world.sqlite.set_full(true);
+        for id in open {
+            let event = wallet.notification(&transaction);
+            world.agent.handle_exchange(world.now, id, ExchangeEvent::Event(event));
+        }
+        let refused = world.agent.set_state(world.now, AgentState::Deleted);
+        assert!(matches!(refused, Err(CommandError::Store(_))), "{refused:?}");
+        assert_eq!(world.agent.state(), Some(AgentState::Active));
+        // The first write fails, and then one more.
+        world.sqlite.set_full(false);
+        world.sqlite.fail_at(2);
+        world.agent.handle_timeout(world.now);
+        if fails_at > 0 {
+            world.sqlite.fail_at(fails_at);
+        }
+        let deleted = world.agent.set_state(world.now, AgentState::Deleted);
+        world.sqlite.fail_with(None);
+        match deleted {
+            Ok(()) => assert_eq!(world.check_books(), books(PRICE, 0, PRICE), "{fails_at}"),
+            Err(_) => {
+                world.pass_with(&mut wallet, 30);
+                assert_eq!(world.check_books(), Books { held: PRICE as i64, ..books(PRICE, 0, 0) }, "{fails_at}");
+            }
+        }
+        world.crash();
+        world.pass_with(&mut wallet, 2 * 86_400);
+        assert_eq!(world.check_books().received, PRICE as i64, "{fails_at}");
+    }
+}
+
+/// Regression: what such a job had cost was not known any more, and stayed the agent's.
+#[test]
+fn a_result_that_the_relay_refuses_is_given_back_when_its_customer_is_forgotten() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    pay(&world, &mut wallet, &customer, &request);
+    world.host.outcomes.extend([Published::Accepted, Published::Failed("busy".to_owned())]);
+    while world.agent.metrics().payments.get("settled").is_none() {
+        world.pass_with(&mut wallet, 1);
+    }
+    assert_eq!(world.check_books(), books(PRICE, PRICE, 0));
+    world.agent.forget(world.now, &customer.pubkey()).unwrap();
+    world.host.outcomes.clear();
+    world.host.outcomes.push_back(Published::Refused("blocked: no".to_owned()));
+    world.pass_with(&mut wallet, 60);
+    assert_eq!(world.agent.job(&request.id).unwrap().unwrap().state, JobState::Failed);
+    assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
+}
+
+/// Regression: the wallet was not asked for anything as long as one job that waited for it could not be read.
+#[test]
+fn a_job_that_cannot_be_read_keeps_no_other_waiting() {
+    let (mut world, mut wallet) = prepaying();
+    let customers = [1, 2, 3].map(Customer::new);
+    // The first is paid in part, and its next invoice has still to be made.
+    let first = order(&mut world, &mut wallet, &customers[0], "first");
+    let bolt11 = required(&world, &customers[0], &first.id).bolt11.unwrap();
+    wallet.makes_none = Some("INTERNAL");
+    wallet.pay(&bolt11, Some(5_000));
+    world.pass_with(&mut wallet, 5);
+    wallet.makes_none = None;
+    assert_eq!(world.check_books(), Books { held: 5_000, ..books(5_000, 0, 0) });
+    let second = customers[1].sign(&world.request().text("second"));
+    world.deliver(&second);
+    world.sqlite.exec("UPDATE agent_job SET trace = x'00' WHERE seq = 1", &[]).unwrap();
+    world.pass_with(&mut wallet, 10);
+    assert_eq!(world.statuses(&second.id), ["payment-required"]);
+    assert_eq!(world.check_books(), books(5_000, 0, 5_000));
+    assert_eq!(world.agent.job(&first.id).unwrap().unwrap().state, JobState::Failed);
+    // One whose invoice is paid.
+    let third = order(&mut world, &mut wallet, &customers[2], "third");
+    pay(&world, &mut wallet, &customers[2], &third);
+    pay(&world, &mut wallet, &customers[1], &second);
+    world.sqlite.exec("UPDATE agent_job SET trace = x'00' WHERE seq = 3", &[]).unwrap();
+    world.pass_with(&mut wallet, 30);
+    assert_eq!(world.last(&customers[1], &second.id).0, "result");
+    assert_eq!(world.agent.credit_of(&customers[2].pubkey()).unwrap(), PRICE);
+    world.check_books();
 }
