@@ -255,8 +255,10 @@ impl<C: SqlConn> Agent<C> {
         active.row.trace.decrypted = Some(Decrypted { cipher, text });
         active.request.cipher = Some(cipher);
         let (cause, message) = match parsed {
-            Ok(request) => match self.admit_decrypted(&request) {
-                Ok(()) => {
+            Ok(request) => match self.admit_decrypted(now, &request) {
+                // It is decrypted again.
+                Err(_) => return self.fetch_later(now, job),
+                Ok(Ok(())) => {
                     let is_large = active.row.bytes() + ROW_ROOM > ROW_BYTES_MAX;
                     active.request = request;
                     if !is_large {
@@ -269,7 +271,7 @@ impl<C: SqlConn> Agent<C> {
                     }
                     ("request_bytes", "the request is too large to be stored".to_owned())
                 }
-                Err((cause, message)) => (cause, message),
+                Ok(Err((cause, message))) => (cause, message),
             },
             Err(RequestError::Malformed { message, .. }) => ("malformed", message),
             Err(RequestError::NotForUs) => ("malformed", "it is not for this agent".to_owned()),

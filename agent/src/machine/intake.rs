@@ -119,7 +119,7 @@ impl<C: SqlConn> Agent<C> {
             self.refuse(now, event, request.cipher, is_addressed, &Refusal { cause: "quota", message });
             return Ok(());
         }
-        match self.admit(&request) {
+        match self.admit(now, &request)? {
             Ok(needs_fetching) => self.accept(now, event, request, needs_fetching),
             Err(refusal) => {
                 self.refuse(now, event, request.cipher, is_addressed, &refusal);
@@ -145,9 +145,10 @@ impl<C: SqlConn> Agent<C> {
             self.end_row(now, row, JobEvent::Cancel, None);
             return Ok(());
         }
-        let admitted = match manifest.encryption {
-            false => refusal("encryption", "this agent takes no encrypted requests"),
-            true => self.admit_queued(&event.pubkey, true),
+        let admitted = match (manifest.encryption, self.admit_quota(now, &event.pubkey)?) {
+            (false, _) => refusal("encryption", "this agent takes no encrypted requests"),
+            (true, Some(message)) => refusal("quota", message),
+            (true, None) => self.admit_queued(&event.pubkey, true),
         };
         if let Err(refusal) = admitted {
             self.refuse(now, event, None, is_addressed, &refusal);
@@ -161,10 +162,20 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Whether a request that has been decrypted by a remote signer is accepted; the cause and a message if not.
-    pub(super) fn admit_decrypted(&self, request: &JobRequest) -> Result<(), (&'static str, String)> {
-        let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(()) };
-        admit_content(manifest, request).map_err(|Refusal { cause, message }| (cause, message))?;
-        self.admit_price(request)
+    pub(super) fn admit_decrypted(
+        &self,
+        now: Now,
+        request: &JobRequest,
+    ) -> Result<Result<(), (&'static str, String)>, StoreError> {
+        let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(Ok(())) };
+        if let Err(Refusal { cause, message }) = admit_content(manifest, request) {
+            return Ok(Err((cause, message)));
+        }
+        // Others may have been decrypted meanwhile.
+        if let Some(message) = self.admit_quota(now, &request.customer)? {
+            return Ok(Err(("quota", message)));
+        }
+        self.admit_price(now, request)
     }
 
     /// Whether a request has been delivered before.
@@ -198,21 +209,28 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// What is decided by the content. Returns whether inputs have to be fetched.
-    fn admit(&self, request: &JobRequest) -> Result<bool, Refusal> {
+    fn admit(&self, now: Now, request: &JobRequest) -> Result<Result<bool, Refusal>, StoreError> {
         let Some(Deployed { manifest, .. }) = &self.deployed else {
-            return refusal("state", "this agent takes no jobs");
+            return Ok(refusal("state", "this agent takes no jobs"));
         };
-        let needs_fetching = admit_content(manifest, request)?;
-        self.admit_price(request).map_err(|(cause, message)| Refusal { cause, message })?;
-        self.admit_queued(&request.customer, needs_fetching)?;
-        Ok(needs_fetching)
+        let needs_fetching = match admit_content(manifest, request) {
+            Ok(needs_fetching) => needs_fetching,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if let Err((cause, message)) = self.admit_price(now, request)? {
+            return Ok(refusal(cause, message));
+        }
+        Ok(self.admit_queued(&request.customer, needs_fetching).map(|()| needs_fetching))
     }
 
-    /// What is decided by the unfinished jobs.
+    /// What is decided by the unfinished jobs. Those that wait for their payment do not count: they have limits of their own.
     fn admit_queued(&self, customer: &PubKey, needs_fetching: bool) -> Result<(), Refusal> {
         let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(()) };
         let limits = &manifest.limits;
-        if self.jobs.of_customer(customer) >= limits.per_customer {
+        let awaiting = self.jobs.iter().filter(|open| open.state == JobState::AwaitingPayment);
+        let (awaiting, own) = awaiting
+            .fold((0, 0), |(all, own), open| (all + 1, own + usize::from(open.customer == *customer)));
+        if self.jobs.of_customer(customer) - own >= limits.per_customer {
             let message =
                 format!("{} of your jobs are not finished yet; try again later", limits.per_customer);
             return refusal("per_customer", message);
@@ -222,8 +240,8 @@ impl<C: SqlConn> Agent<C> {
         }
         let running = self.active.values().filter(|active| active.is_running()).count();
         // One that can start at once does not wait.
-        let is_full = self.jobs.len() - running >= limits.queue;
-        if is_full && (running >= limits.concurrency || self.jobs.len() > running) {
+        let waiting = self.jobs.len() - awaiting - running;
+        if waiting >= limits.queue && (running >= limits.concurrency || waiting > 0) {
             return refusal("queue_full", "this agent's queue is full; try again later");
         }
         Ok(())

@@ -19,8 +19,9 @@ use crate::store::{self, JobPayment, UnfinishedRow};
 
 /// Milliseconds in which the wallet has to make an invoice.
 const INVOICE_MILLIS_MAX: u64 = 60_000;
-/// Jobs of one customer that wait for a payment.
-const AWAITING_MAX: usize = 8;
+/// Invoices of one customer that can be paid, or are still to be made, and those of all customers.
+const UNPAID_MAX: usize = 8;
+const UNPAID_OF_ALL_MAX: usize = 1_000;
 /// The part of the queue that jobs may take which wait for a payment: one of so many.
 const AWAITING_PART: usize = 4;
 
@@ -70,52 +71,77 @@ impl<C: SqlConn> Agent<C> {
         of_kind.next().map_or(0, |handler| handler.price.msat())
     }
 
-    /// Whether a request is refused because of its price: its cause, and a message.
-    pub(super) fn admit_price(&self, request: &JobRequest) -> Result<(), (&'static str, String)> {
-        let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(()) };
-        let price = self.price(request);
+    /// Whether a request is refused because of its price: its cause, and a message. What needs no invoice is not.
+    pub(super) fn admit_price(
+        &self,
+        now: Now,
+        request: &JobRequest,
+    ) -> Result<Result<(), (&'static str, String)>, StoreError> {
+        let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(Ok(())) };
+        let (price, customer) = (self.price(request), &request.customer);
         if price == 0 {
-            return Ok(());
+            return Ok(Ok(()));
         }
         if let Some(bid) = request.bid_msat.filter(|bid| *bid < price) {
-            return Err(("bid", format!("the price is {price} msat, and the bid is {bid} msat")));
+            return Ok(Err(("bid", format!("the price is {price} msat, and the bid is {bid} msat"))));
         }
-        let awaiting = self.jobs.iter().filter(|open| open.state == JobState::AwaitingPayment);
-        let (all, own) = awaiting
-            .fold((0, 0), |(all, own), open| (all + 1, own + usize::from(open.customer == request.customer)));
-        if own >= AWAITING_MAX {
-            let message = format!("{AWAITING_MAX} of your jobs wait for their payment; pay or cancel one");
-            return Err(("per_customer", message));
+        if self.free_jobs_left(now, customer)? > 0 || self.credit_of(customer)? >= price {
+            return Ok(Ok(()));
         }
-        if all >= (manifest.limits.queue / AWAITING_PART).max(1) {
-            return Err(("queue_full", "too many jobs wait for their payment; try again later".to_owned()));
+        let (all, own) = self.unpaid(now, customer);
+        if own >= UNPAID_MAX {
+            let message = format!("{UNPAID_MAX} of your jobs are not paid yet; pay one, or try again later");
+            return Ok(Err(("per_customer", message)));
         }
-        Ok(())
+        let awaiting = self.jobs.iter().filter(|open| open.state == JobState::AwaitingPayment).count();
+        if awaiting >= (manifest.limits.queue / AWAITING_PART).max(1) || all >= UNPAID_OF_ALL_MAX {
+            let message = "too many jobs wait for their payment; try again later";
+            return Ok(Err(("queue_full", message.to_owned())));
+        }
+        Ok(Ok(()))
     }
 
-    /// Whether a customer has had all the jobs of today that an agent without prices does.
+    /// Invoices that can be paid, or are still to be made: of all customers, and of one. Those of jobs that are over count, too, or whoever
+    /// cancels would have ever more of them.
+    fn unpaid(&self, now: Now, customer: &PubKey) -> (usize, usize) {
+        let wanted = self.payments.wanted.values().filter_map(|job| self.jobs.get(job));
+        let open = self.payments.invoices.values().filter(|watched| watched.is_open());
+        let payable = open.filter(|watched| now.millis() < watched.times().expires_at);
+        let customers =
+            wanted.map(|open| open.customer).chain(payable.map(|watched| watched.row.customer));
+        customers.fold((0, 0), |(all, own), of| (all + 1, own + usize::from(of == *customer)))
+    }
+
+    /// Why a customer is refused who has had all the jobs of today that an agent without prices does.
     pub(super) fn admit_quota(&self, now: Now, customer: &PubKey) -> Result<Option<String>, StoreError> {
         let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(None) };
         let quota = manifest.payment.free_quota;
         if manifest.payment.policy != PaymentPolicy::Free || quota == 0 {
             return Ok(None);
         }
+        let left = self.free_jobs_left(now, customer)?;
+        Ok((left == 0).then(|| format!("this agent does {quota} jobs of a customer a day")))
+    }
+
+    /// Free jobs of today that a customer has left.
+    fn free_jobs_left(&self, now: Now, customer: &PubKey) -> Result<u32, StoreError> {
+        let quota = self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.payment.free_quota);
+        if quota == 0 {
+            return Ok(0);
+        }
         let used = store::free_jobs(&self.conn, &self.batch, customer, now.seconds() / 86_400)?;
-        Ok((used >= quota).then(|| format!("this agent does {quota} jobs of a customer a day")))
+        Ok(quota.saturating_sub(used))
     }
 
     /// Uses one of a customer's free jobs of today, if there is one left.
     fn use_free_job(&mut self, now: Now, customer: &PubKey) -> Result<bool, StoreError> {
-        let quota = self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.payment.free_quota);
-        if quota == 0 {
-            return Ok(false);
-        }
-        let day = now.seconds() / 86_400;
-        let used = store::free_jobs(&self.conn, &self.batch, customer, day)?;
-        if used < quota {
+        let left = self.free_jobs_left(now, customer)?;
+        if left > 0 {
+            let day = now.seconds() / 86_400;
+            let used = store::free_jobs(&self.conn, &self.batch, customer, day)?;
             store::put_free_jobs(&mut self.batch, customer, day, used + 1);
         }
-        Ok(used < quota)
+        Ok(left > 0)
     }
 
     /// An accepted request: it begins if it costs nothing or its customer has credit, or waits for its payment.

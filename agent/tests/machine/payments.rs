@@ -7,7 +7,9 @@ use relay_agent::manifest::Manifest;
 use relay_agent::testing::{Customer, Request};
 use serde_json::json;
 
+use crate::bunker::Manner;
 use crate::prepaid::{PRICE, books, order, pay, prepaid, prepaying, required};
+use crate::signer::Signed;
 use crate::wallet::Wallet;
 use crate::world::{World, manifest, owner};
 
@@ -94,6 +96,79 @@ fn the_first_jobs_of_a_day_may_be_free() {
     let second = order(&mut world, &mut wallet, &customer, "two");
     assert_eq!(world.statuses(&second.id), ["error"]);
     assert_eq!(world.last(&customer, &second.id).1, "this agent does 1 jobs of a customer a day");
+}
+
+/// Regression: an encrypted request to an agent whose key a remote signer has was done whatever the quota.
+#[test]
+fn the_quota_counts_encrypted_requests_that_a_remote_signer_decrypts() {
+    let mut world = Signed::with(Manner::Willing, |json| json["payment"] = json!({"free_quota": 2}));
+    let (customer, agent) = (Customer::new(1), world.bunker.user.pubkey());
+    let mut done = 0;
+    for number in 0..4 {
+        let request = world.request().tag(&["param", "n", &number.to_string()]);
+        let id = world.order(&customer, &request.encrypted(Cipher::Nip44, &agent));
+        world.pass(5);
+        let job = world.agent.job(&id).unwrap().unwrap();
+        match job.state {
+            JobState::Done => done += 1,
+            _ => assert_eq!(job.cause, "quota"),
+        }
+    }
+    assert_eq!(done, 2);
+    // Those that wait for the signer at the same time are counted when they are decrypted.
+    let mut world = Signed::with(Manner::Silent, |json| json["payment"] = json!({"free_quota": 2}));
+    let ids = [0, 1, 2, 3].map(|number: u8| {
+        let request = world.request().tag(&["param", "n", &number.to_string()]);
+        world.order(&customer, &request.encrypted(Cipher::Nip44, &agent))
+    });
+    world.bunker.manner = Manner::Willing;
+    world.pass(100);
+    let jobs = ids.map(|id| world.agent.job(&id).unwrap().unwrap());
+    assert_eq!(jobs.iter().filter(|job| job.state == JobState::Done).count(), 2, "{jobs:?}");
+    assert_eq!(jobs.iter().filter(|job| job.cause == "quota").count(), 2, "{jobs:?}");
+}
+
+/// Regression: whoever had credit was refused because of jobs that were not paid, and these took the places of paid ones in the queue.
+#[test]
+fn unpaid_jobs_do_not_stand_in_the_way_of_paid_ones() {
+    let mut world = World::calling(&prepaid(|json| {
+        json["limits"] = json!({"queue": 8, "concurrency": 1, "per_customer": 3});
+    }));
+    let (mut wallet, customer) = (Wallet::new(), Customer::new(1));
+    let credit = order(&mut world, &mut wallet, &customer, "too much");
+    let bolt11 = required(&world, &customer, &credit.id).bolt11.unwrap();
+    wallet.pay(&bolt11, Some(2 * PRICE));
+    world.pass_with(&mut wallet, 5);
+    world.answer(404, "");
+    // It has credit for two jobs. Strangers take all places of those that wait for their payment.
+    for number in 2..4 {
+        let request = order(&mut world, &mut wallet, &Customer::new(number), "unpaid");
+        assert_eq!(world.statuses(&request.id), ["payment-required"]);
+    }
+    let refused = order(&mut world, &mut wallet, &Customer::new(9), "unpaid");
+    assert_eq!(world.statuses(&refused.id), ["error"]);
+    for text in ["one", "two"] {
+        let request = order(&mut world, &mut wallet, &customer, text);
+        assert_eq!(world.statuses(&request.id), ["processing"], "{text}");
+    }
+    world.check_books();
+}
+
+/// Regression: whoever cancelled each job had ever more invoices that could be paid.
+#[test]
+fn invoices_of_cancelled_jobs_count_until_they_expire() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    for at in 0..8 {
+        let request = order(&mut world, &mut wallet, &customer, &format!("job {at}"));
+        assert_eq!(world.statuses(&request.id), ["payment-required"]);
+        world.deliver(&customer.cancel(&[request.id], world.now.seconds()));
+    }
+    let refused = order(&mut world, &mut wallet, &customer, "one more");
+    assert_eq!(world.statuses(&refused.id), ["error"]);
+    world.pass_with(&mut wallet, 600);
+    let later = order(&mut world, &mut wallet, &customer, "later");
+    assert_eq!(world.statuses(&later.id), ["payment-required"]);
 }
 
 #[test]
