@@ -1,6 +1,8 @@
 //! All that an agent is and remembers, as one JSON document, and back: to keep it elsewhere, or to move it to another host. No key
 //! is in it, and no secret.
 
+use std::collections::BTreeMap;
+
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Now, PubKey};
 use serde::{Deserialize, Serialize};
@@ -8,14 +10,14 @@ use serde_json::{Value, json};
 
 use super::{Agent, CommandError, JobRecord, Metrics, SessionRecord};
 use crate::manifest::ManifestError;
-use crate::store::{self, Account, Batch, Reason, Session, VersionRow};
+use crate::store::{self, Account, Reason, Session, VersionRow};
 
 /// The format.
 const FORMAT: u32 = 1;
 /// Jobs and sessions that are exported, newest jobs first.
 const JOBS_MAX: usize = 10_000;
 const SESSIONS_MAX: usize = 10_000;
-/// Largest credit of a customer: all the bitcoin that a Durable Object's integers can count. Millisatoshis.
+/// Largest credit of all customers together: all the bitcoin that a Durable Object's integers can count. Millisatoshis.
 const CREDIT_MSAT_MAX: u64 = 1 << 52;
 /// Jobs read at a time.
 const PAGE: usize = 500;
@@ -96,7 +98,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Takes over what another host has exported: sessions, history, counters, credit. The agent must have been deployed here, have the
-    /// same key, and have done nothing yet. Its manifest stays as it is: versions are listed in the export, and deployed
+    /// same key, and have done nothing yet: no job, no entry in its books, no open invoice. Its manifest stays as it is: versions are listed in the export, and deployed
     /// like any other.
     ///
     /// # Errors
@@ -125,23 +127,17 @@ impl<C: SqlConn> Agent<C> {
                 );
             }
         }
-        let mut credits = Vec::new();
-        for (at, CreditRecord { customer, msat }) in export.credits.into_iter().enumerate() {
+        let credits = self.read_credits(export.credits)?;
+        let mut sessions = Vec::new();
+        for (at, SessionRecord { customer, updated_at, messages }) in export.sessions.into_iter().enumerate() {
             let customer: PubKey = customer
                 .parse()
-                .map_err(|_| invalid(&format!("credits[{at}].customer"), "is not hexadecimal"))?;
-            if msat > CREDIT_MSAT_MAX {
-                return Err(invalid(&format!("credits[{at}].msat"), "is more than there is"));
-            }
-            credits.push((customer, msat));
+                .map_err(|_| invalid(&format!("sessions[{at}].customer"), "is not hexadecimal"))?;
+            sessions.push((customer, Session { updated_at, messages: messages.into() }));
         }
-        for (at, session) in export.sessions.into_iter().enumerate() {
-            let Ok(customer) = session.customer.parse() else {
-                self.batch = Batch::default();
-                return Err(invalid(&format!("sessions[{at}].customer"), "is not hexadecimal"));
-            };
-            let SessionRecord { updated_at, messages, .. } = session;
-            self.batch.put_session(customer, Some(Session { updated_at, messages: messages.into() }));
+        let (before, last_transfer) = (self.batch.clone(), self.payments.last_transfer);
+        for (customer, session) in sessions {
+            self.batch.put_session(customer, Some(session));
         }
         // The newest come first.
         for mut row in jobs.into_iter().rev() {
@@ -151,16 +147,39 @@ impl<C: SqlConn> Agent<C> {
         for (customer, msat) in credits {
             self.transfer(now, (Account::Wallet, Account::Customer(customer)), msat, Reason::Import, None);
         }
-        let before = std::mem::replace(&mut self.metrics, export.metrics);
+        let metrics = std::mem::replace(&mut self.metrics, export.metrics);
         self.metrics.count(|_| ());
         self.log(now, None, format!("imported {} jobs", self.jobs.last_seq()));
         self.store().map_err(|error| {
-            self.batch = Batch::default();
-            self.metrics = before;
+            self.metrics = metrics;
+            self.take_back(before);
             self.jobs = super::Jobs::open(0);
+            self.payments.last_transfer = last_transfer;
             CommandError::Store(error)
         })?;
         Ok(())
+    }
+
+    /// The credit in an export. It is added to what there is, so there must be nothing.
+    fn read_credits(&self, records: Vec<CreditRecord>) -> Result<Vec<(PubKey, u64)>, CommandError> {
+        if self.payments.last_transfer > 0 || !self.payments.invoices.is_empty() {
+            let message = "cannot be imported: this agent has books or open invoices, and credit would count twice";
+            return Err(invalid("credits", message));
+        }
+        let (mut credits, mut sum) = (BTreeMap::new(), 0u64);
+        for (at, CreditRecord { customer, msat }) in records.into_iter().enumerate() {
+            let path = |field: &str| format!("credits[{at}].{field}");
+            let customer: PubKey =
+                customer.parse().map_err(|_| invalid(&path("customer"), "is not hexadecimal"))?;
+            sum = sum.saturating_add(msat);
+            if sum > CREDIT_MSAT_MAX {
+                return Err(invalid(&path("msat"), "is more than there is"));
+            }
+            if credits.insert(customer, msat).is_some() {
+                return Err(invalid(&path("customer"), "is there twice"));
+            }
+        }
+        Ok(credits.into_iter().collect())
     }
 }
 

@@ -5,7 +5,7 @@ use relay_agent::job::JobState;
 use relay_agent::machine::{AgentState, CommandError, ExchangeEvent, Published, Reason};
 use relay_agent::testing::Customer;
 use relay_engine::sql::{SqlConn as _, SqlValue};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::prepaid::{PRICE, books, order, pay, prepaid, prepaying, required};
 use crate::wallet::Wallet;
@@ -249,6 +249,51 @@ fn credit_moves_with_an_export() {
     let next = order(&mut other, &mut wallet, &customer, "next");
     assert_eq!(other.statuses(&next.id), ["processing", "result"]);
     assert_eq!(other.check_books(), books(PRICE, PRICE, 0));
+}
+
+/// Regression: credit was counted twice when an export without jobs was imported again, or over books that a deleted agent had left.
+#[test]
+fn credit_is_imported_once() {
+    let (mut world, mut wallet) = prepaying();
+    let customer = Customer::new(1);
+    let request = order(&mut world, &mut wallet, &customer, "hello");
+    let bolt11 = required(&world, &customer, &request.id).bolt11.unwrap();
+    wallet.pay(&bolt11, Some(2 * PRICE));
+    world.pass_with(&mut wallet, 10);
+    let mut export = world.agent.export().unwrap();
+    let refused = |world: &mut World, export: &Value| match world.agent.import(world.now, export).unwrap_err() {
+        CommandError::Manifest(error) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    // Into the agent that goes on with its books after it was deleted.
+    world.agent.set_state(world.now, AgentState::Deleted).unwrap();
+    world.run();
+    world.agent.deploy(world.now, &prepaid(|_| ()), &owner()).unwrap();
+    world.run();
+    assert!(refused(&mut world, &export).starts_with("credits: cannot be imported"));
+    assert_eq!(world.check_books(), books(2 * PRICE, PRICE, PRICE));
+    export["jobs"] = json!([]);
+    let mut other = World::new(&prepaid(|_| ()));
+    // More than there is, in all.
+    let record = |number: u64, msat: u64| json!({"customer": Customer::new(number).pubkey().to_string(), "msat": msat});
+    for (credits, why) in [
+        (vec![record(1, 1 << 51), record(2, 1 << 51), record(3, 1)], "credits[2].msat: is more than there is"),
+        (vec![record(1, 1), record(1, 1)], "credits[1].customer: is there twice"),
+    ] {
+        let mut wrong = export.clone();
+        wrong["credits"] = json!(credits);
+        assert_eq!(refused(&mut other, &wrong), why);
+    }
+    // A full disk leaves it as it was.
+    other.sqlite.set_full(true);
+    assert!(matches!(other.agent.import(other.now, &export), Err(CommandError::Store(_))));
+    other.sqlite.set_full(false);
+    other.agent.import(other.now, &export).unwrap();
+    assert_eq!(other.check_books(), books(PRICE, 0, PRICE));
+    assert!(refused(&mut other, &export).starts_with("credits: "));
+    other.crash();
+    assert!(refused(&mut other, &export).starts_with("credits: "));
+    assert_eq!(other.check_books(), books(PRICE, 0, PRICE));
 }
 
 /// Regression: what was not stored yet was dropped when the agent was deleted, and the price of the job given back all the same.
