@@ -19,6 +19,9 @@ const LATE_MILLIS: u64 = 86_400_000;
 /// Milliseconds after which an invoice is given up even if the wallet has not answered.
 const GIVEN_UP_MILLIS: u64 = 30 * 86_400_000;
 
+/// Least that is kept for the fees of a payment, in millisatoshis.
+const FEE_RESERVE_MSAT_MIN: u64 = 2_000;
+
 /// What a request costs its customer now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quote {
@@ -42,6 +45,11 @@ pub fn quote(price: u64, credit: u64) -> Quote {
 /// What is believed of the amount that a wallet says was paid: the network takes no more than twice what was asked for (BOLT 4).
 pub fn received(asked: u64, told: Option<u64>) -> u64 {
     told.unwrap_or(asked).min(asked.saturating_mul(2))
+}
+
+/// What is kept of a customer's credit for the fees of paying so much out, in millisatoshis.
+pub fn fee_reserve(msat: u64) -> u64 {
+    (msat / 100).max(FEE_RESERVE_MSAT_MIN)
 }
 
 /// The times of an invoice, in milliseconds since 1970. When the wallet is asked for it follows from them, so an agent that is opened again

@@ -199,7 +199,7 @@ mod tests {
             [("cancelled", 0), ("done", 4), ("expired", 0), ("failed", 2), ("rejected", 0)].into()
         );
         assert_eq!(totals.failures, [("timeout", 2), ("state", 8)].into());
-        assert_eq!((totals.payments["settled"], totals.payments.len(), totals.received_msat), (4, 5, 1_000));
+        assert_eq!((totals.payments["settled"], totals.payments.len(), totals.received_msat), (4, 6, 1_000));
         assert_eq!(totals.latency, [1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
         assert_eq!((totals.attempts, totals.latency_millis), (6, 140));
         assert_eq!((totals.queued, totals.running), (12, 2));

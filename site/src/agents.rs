@@ -79,6 +79,8 @@ pub enum AgentRoute {
     Job,
     /// What it keeps of its customers (NIP-98; customers see only their own).
     Memory,
+    /// Pay a customer's credit out (NIP-98, the customer).
+    Refund,
     /// Its counters (NIP-98).
     Metrics,
     /// NIP-05.
@@ -140,6 +142,12 @@ const ENDPOINTS: &[Endpoint] = &[
     read("/agent/{npub}/history", AgentRoute::History),
     read("/agent/{npub}/history/{id}", AgentRoute::Job),
     read("/agent/{npub}/memory", AgentRoute::Memory),
+    // An invoice has at most 7,089 characters.
+    Endpoint {
+        method: "POST",
+        bounds: Bounds { body_bytes_max: 16 << 10, idle_seconds: 10, total_seconds: 60 },
+        ..read("/agent/{npub}/refund", AgentRoute::Refund)
+    },
     read("/agent/{npub}/metrics", AgentRoute::Metrics),
     read("/.well-known/nostr.json", AgentRoute::Names),
 ];

@@ -78,7 +78,9 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
         R::Command | R::Logs => Needs::Operator,
         R::Metrics => Needs::OperatorOrCustomer,
         R::Deploy | R::Update | R::Delete | R::Versions | R::Export | R::Import => Needs::Owner,
-        R::Sessions | R::Session | R::History | R::Job | R::Memory | R::DeleteCustomer => Needs::Customer,
+        R::Sessions | R::Session | R::History | R::Job | R::Memory | R::DeleteCustomer | R::Refund => {
+            Needs::Customer
+        }
     }
 }
 
@@ -187,6 +189,8 @@ mod tests {
             (R::Metrics, None, owner, all),
             (R::DeleteCustomer, None, customer, own),
             (R::DeleteCustomer, None, Caller::Anyone, Err(401)),
+            (R::Refund, None, customer, own),
+            (R::Refund, None, Caller::Anyone, Err(401)),
         ];
         let entry = entry();
         for (route, command, caller, want) in cases {

@@ -3,6 +3,7 @@
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now, PubKey};
 use relay_site::{AgentRoute, HttpResponse};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::{self, Permission};
@@ -20,6 +21,8 @@ use crate::router::AgentEntry;
 const LIMIT_MAX: u64 = 500;
 const LIMIT: u64 = 100;
 const READ_AT_ONCE: usize = 64;
+/// Refunds of a customer that are shown.
+const REFUNDS_MAX: usize = 20;
 
 /// The answer to a request.
 #[derive(Debug)]
@@ -135,6 +138,7 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
         AgentRoute::Session => json(&session(agent, request, permission)?),
         AgentRoute::History => json(&history(agent, request, permission)?),
         AgentRoute::Job => json(&job(agent, request, permission)?),
+        AgentRoute::Refund => refund(agent, now, request)?,
         AgentRoute::DeleteCustomer => {
             let customer = customer_of(request, permission)?;
             agent.forget(now, &customer).map_err(command_error)?;
@@ -281,9 +285,39 @@ fn memory<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value,
         Permission::OfCustomer(customer) => {
             let session = agent.session(&customer).map_err(store_error)?;
             let credit = agent.credit_of(&customer).map_err(store_error)?;
-            Ok(json!({ "sessions": u32::from(session.is_some()), "session": session, "credit_msat": credit }))
+            let refunds = agent.refunds_of(&customer, REFUNDS_MAX).map_err(store_error)?;
+            Ok(json!({
+                "sessions": u32::from(session.is_some()),
+                "session": session,
+                "credit_msat": credit,
+                "refunds": refunds,
+            }))
         }
     }
+}
+
+/// Pays the caller's credit out. `{"invoice": "ln..."}`; 202 while it is under way.
+fn refund<C: SqlConn>(
+    agent: &mut Agent<C>,
+    now: Now,
+    request: &Request<'_>,
+) -> Result<HttpResponse, HttpResponse> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wanted {
+        invoice: String,
+    }
+    let Wanted { invoice } = serde_json::from_slice(request.body)
+        .map_err(|error| HttpResponse::error_in(400, "body", &error.to_string()))?;
+    // The owner, too, has only their own credit.
+    let customer =
+        request.caller.signer().ok_or_else(|| HttpResponse::error(401, "authorization required (NIP-98)"))?;
+    let record = agent.refund(now, &customer, &invoice).map_err(command_error)?;
+    let mut answer = json(&json!(record));
+    if record.state == "pending" {
+        answer.status = 202;
+    }
+    Ok(answer)
 }
 
 fn sessions<C: SqlConn>(

@@ -122,6 +122,7 @@ impl<C: SqlConn> Agent<C> {
     /// Forgets what is old of invoices and of the books.
     pub(super) fn prune_payments(&mut self, now: Now) {
         store::prune_invoices(&mut self.batch, now.seconds());
+        store::prune_refunds(&mut self.batch, now.millis());
         store::prune_transfers(&mut self.batch, self.payments.last_transfer);
     }
 }

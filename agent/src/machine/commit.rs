@@ -32,8 +32,9 @@ impl<C: SqlConn> Agent<C> {
         self.store()?;
         self.publish(now)?;
         self.ask_signer(now);
-        self.ask_wallets(now);
-        Ok(())
+        self.ask_wallets(now)?;
+        // What they cannot be asked for has ended.
+        self.store()
     }
 
     /// Stores what is to be stored, and releases the effects that were held for it.

@@ -129,7 +129,8 @@ impl<C: SqlConn> Agent<C> {
         }
         let credits = self.read_credits(export.credits)?;
         let mut sessions = Vec::new();
-        for (at, SessionRecord { customer, updated_at, messages }) in export.sessions.into_iter().enumerate() {
+        for (at, SessionRecord { customer, updated_at, messages }) in export.sessions.into_iter().enumerate()
+        {
             let customer: PubKey = customer
                 .parse()
                 .map_err(|_| invalid(&format!("sessions[{at}].customer"), "is not hexadecimal"))?;
@@ -163,7 +164,8 @@ impl<C: SqlConn> Agent<C> {
     /// The credit in an export. It is added to what there is, so there must be nothing.
     fn read_credits(&self, records: Vec<CreditRecord>) -> Result<Vec<(PubKey, u64)>, CommandError> {
         if self.payments.last_transfer > 0 || !self.payments.invoices.is_empty() {
-            let message = "cannot be imported: this agent has books or open invoices, and credit would count twice";
+            let message =
+                "cannot be imported: this agent has books or open invoices, and credit would count twice";
             return Err(invalid("credits", message));
         }
         let (mut credits, mut sum) = (BTreeMap::new(), 0u64);

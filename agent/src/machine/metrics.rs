@@ -47,8 +47,9 @@ pub const CAUSES: [&str; 31] = [
     "wallet",
 ];
 
-/// What becomes of invoices: labels of a metric. `late` came when the job was over, of `partial` more is asked for.
-pub const PAYMENTS: [&str; 5] = ["invoiced", "late", "partial", "settled", "unpaid"];
+/// What becomes of invoices: labels of a metric. `late` came when the job was over, of `partial` more is asked for, `refunded` are customers'
+/// invoices by which credit was paid out.
+pub const PAYMENTS: [&str; 6] = ["invoiced", "late", "partial", "refunded", "settled", "unpaid"];
 
 /// The cause as it is in [`CAUSES`] or [`failure::CAUSES`]; `None` if it is in neither.
 pub(crate) fn known_cause(cause: &str) -> Option<&'static str> {

@@ -5,7 +5,7 @@
 //! inputs     the texts of events, other jobs and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries
 //! payments   what a job costs, when it is paid; invoices: from the wallet to the customer and back; books: what becomes of the money;
-//!            wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
+//!            refunds: credit is paid out; wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
@@ -45,6 +45,7 @@ mod payments;
 mod read_relays;
 mod reads;
 mod ready;
+mod refunds;
 mod remote_signing;
 mod respond;
 mod run;
@@ -84,6 +85,7 @@ pub use self::deleted_agent::DeletedAgent;
 pub(crate) use self::metrics::known_cause;
 pub use self::metrics::{CAUSES, CustomerMetrics, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta, PAYMENTS};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
+pub use self::refunds::RefundRecord;
 pub use crate::store::{Account, Reason, SentEvent, SessionMessage, Transfer};
 
 /// Identifies an effect whose outcome is awaited.
@@ -521,7 +523,7 @@ impl<C: SqlConn> Agent<C> {
             let wake = self.jobs.next_timer().filter(|_| self.event_signer().is_some());
             times.extend([wake, self.outbox.retry_at(), self.signer_retry_at(), self.next_schedule()]);
             times.extend([self.renewal_at(), self.heartbeat_due_at()]);
-            times.extend([self.wallets_due_at(), self.invoices_end_at()]);
+            times.extend([self.wallets_due_at(), self.invoices_end_at(), self.unsent_refunds_end_at()]);
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -531,6 +533,7 @@ impl<C: SqlConn> Agent<C> {
         self.signer_timeout(now);
         self.wallets_timeout(now);
         self.give_up_old_invoices(now);
+        self.end_unsent_refunds(now);
         // Without a signer nothing can be answered, so jobs do not expire either.
         if self.event_signer().is_some() {
             self.handle_due_jobs(now);

@@ -10,6 +10,7 @@ use relay_engine::types::{EventId, Now, PubKey};
 
 use super::invoices::Watched;
 use super::jobs::{Active, Stage};
+use super::refunds::{self, OpenRefund, PaymentHash};
 use super::wallet::Wallet;
 use super::{Agent, Deployed};
 use crate::job::{JobEvent, JobRequest, JobState};
@@ -35,6 +36,8 @@ pub(super) struct Payments {
     pub(super) wanted: BTreeMap<u64, EventId>,
     /// Invoices that the wallet is asked for, by job; also those that are paid, until that is stored.
     pub(super) invoices: BTreeMap<EventId, Watched>,
+    /// Credit that is being paid out; also what is over, until that is stored.
+    pub(super) refunds: BTreeMap<PaymentHash, OpenRefund>,
     /// The number of the newest entry in the books.
     pub(super) last_transfer: u64,
 }
@@ -45,13 +48,15 @@ impl Payments {
         let rows = store::open_invoices(conn)?.into_iter();
         let invoices = rows.map(|row| (row.job, Watched::open(now, row))).collect();
         let last_transfer = store::last_transfer(conn)?;
+        let refunds = refunds::open_refunds(conn)?;
         let (wallets, wanted) = (Vec::new(), BTreeMap::new());
-        Ok(Payments { wallets, wallet_error: None, wanted, invoices, last_transfer })
+        Ok(Payments { wallets, wallet_error: None, wanted, invoices, refunds, last_transfer })
     }
 
     /// The batch is stored.
     pub(super) fn stored(&mut self) {
         self.invoices.retain(|_, watched| watched.is_open());
+        self.refunds.retain(|_, open| open.row.state.is_open());
     }
 }
 
@@ -107,8 +112,7 @@ impl<C: SqlConn> Agent<C> {
         let wanted = self.payments.wanted.values().filter_map(|job| self.jobs.get(job));
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
         let payable = open.filter(|watched| now.millis() < watched.times().expires_at);
-        let customers =
-            wanted.map(|open| open.customer).chain(payable.map(|watched| watched.row.customer));
+        let customers = wanted.map(|open| open.customer).chain(payable.map(|watched| watched.row.customer));
         customers.fold((0, 0), |(all, own), of| (all + 1, own + usize::from(of == *customer)))
     }
 
@@ -234,11 +238,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The time of a job's payment may be over.
-    pub(super) fn payment_timeout(
-        &mut self,
-        now: Now,
-        open: UnfinishedRow,
-    ) -> Result<(), StoreError> {
+    pub(super) fn payment_timeout(&mut self, now: Now, open: UnfinishedRow) -> Result<(), StoreError> {
         if now.millis() < open.wake_at {
             self.jobs.set_timer(open.id, Some(open.wake_at));
             return Ok(());

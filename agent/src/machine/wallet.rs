@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::AgentRecord;
 use super::invoices::Watched;
+use super::refunds::PaymentHash;
 use super::{Agent, Awaited, Effect, EffectId};
 use crate::nip47::{Client, WalletInfo};
 use crate::secrets::Secrets;
 use crate::store;
 
 /// Milliseconds for an exchange.
-const EXCHANGE_MILLIS: u64 = 15_000;
+pub(super) const EXCHANGE_MILLIS: u64 = 15_000;
 /// Milliseconds for which notifications are awaited after an invoice was made.
 const LISTEN_MILLIS: u64 = 60_000;
 /// Milliseconds until the wallet is asked again, at first and at most.
@@ -111,11 +112,17 @@ impl Exchange {
     }
 }
 
-/// About a job.
+/// What a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WalletRequest {
+    /// To make an invoice for a job.
     Make(EventId),
+    /// Whether the invoice of a job is paid.
     Lookup(EventId),
+    /// To pay a customer's invoice.
+    Pay(PaymentHash),
+    /// Whether that is paid.
+    LookupPayment(PaymentHash),
 }
 
 impl WalletMemory {
@@ -173,7 +180,9 @@ impl<C: SqlConn> Agent<C> {
         }
         for wallet in &mut wallets {
             let memory = &mut wallet.memory;
-            [&mut memory.exchanges, &mut memory.making, &mut memory.looking_up].map(Backoff::reset);
+            memory.exchanges.reset();
+            memory.making.reset();
+            memory.looking_up.reset();
         }
         self.set_wallets(now, wallets);
     }
@@ -193,10 +202,13 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn set_wallets(&mut self, now: Now, wallets: Vec<Wallet>) {
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
         let unknown = open.filter(|watched| !wallets.iter().any(|wallet| wallet.has_made(watched))).count();
+        let is_known = |connection: &String| wallets.iter().any(|one| one.memory.connection == *connection);
+        let refunds = self.payments.refunds.values().map(|open| &open.row.wallet);
+        let unknown = unknown + refunds.filter(|wallet| !wallet.is_empty() && !is_known(wallet)).count();
         self.payments.wallets = wallets;
         self.payments.wallet_error = (unknown > 0).then(|| {
             format!(
-                "open invoices ({unknown}) are of a wallet whose connection string is not known any more: set it \
+                "open invoices and refunds ({unknown}) are of a wallet whose connection string is not known any more: set it \
                  again, under the name of payment.wallet_ref or of a version before, to have them asked for"
             )
         });
@@ -226,7 +238,8 @@ impl<C: SqlConn> Agent<C> {
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
         let polls = open.filter(|watched| wallet.has_made(watched)).map(|watched| watched.poll_at);
         let look_up_at = polls.min().map(|at| at.max(looking_up));
-        make_at.into_iter().chain(look_up_at).min()
+        let refund_at = self.refund_question_at(wallet).map(|at| at.max(looking_up));
+        make_at.into_iter().chain(look_up_at).chain(refund_at).min()
     }
 
     /// When something is to be done about wallets, in milliseconds since 1970.
@@ -263,27 +276,33 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Begins exchanges if there is something to ask.
-    pub(super) fn ask_wallets(&mut self, now: Now) {
-        (0..self.payments.wallets.len()).for_each(|at| self.ask_wallet(now, at));
+    ///
+    /// # Errors
+    /// If the store fails, and a wallet must not be asked to pay therefore.
+    pub(super) fn ask_wallets(&mut self, now: Now) -> Result<(), StoreError> {
+        self.end_unsent_refunds(now);
+        (0..self.payments.wallets.len()).try_for_each(|at| self.ask_wallet(now, at))
     }
 
-    fn ask_wallet(&mut self, now: Now, at: usize) {
-        let Some(wallet) = self.payments.wallets.get(at) else { return };
-        let Ok(client) = wallet.client.clone() else { return };
+    fn ask_wallet(&mut self, now: Now, at: usize) -> Result<(), StoreError> {
+        let Some(wallet) = self.payments.wallets.get(at) else { return Ok(()) };
+        let Ok(client) = wallet.client.clone() else { return Ok(()) };
         let is_due = self.next_question_at(wallet).is_some_and(|at| at <= now.millis());
         let is_free = wallet.exchange.as_ref().is_none_or(Exchange::is_listening);
         if !is_due || !is_free {
-            return;
+            return Ok(());
         }
         let Some(info) = wallet.memory.info.clone() else {
-            return self.begin_wallet_exchange(now, at, &client, Vec::new());
+            self.begin_wallet_exchange(now, at, &client, Vec::new());
+            return Ok(());
         };
         let Ok(asks) = self.wallet_requests(now, at) else {
             if let Some(wallet) = self.payments.wallets.get_mut(at) {
                 wallet.memory.exchanges.retry_at = now.millis() + RETRY_MILLIS;
             }
-            return;
+            return Ok(());
         };
+        self.store_sent(now, at, &asks)?;
         let expires_at = (now.millis() + EXCHANGE_MILLIS).div_ceil(1_000);
         let mut requests = Vec::new();
         for (ask, method) in asks {
@@ -296,6 +315,7 @@ impl<C: SqlConn> Agent<C> {
         if !requests.is_empty() {
             self.begin_wallet_exchange(now, at, &client, requests);
         }
+        Ok(())
     }
 
     fn begin_wallet_exchange(
@@ -352,8 +372,12 @@ impl<C: SqlConn> Agent<C> {
         let Some(Exchange { id, asks, failure, has_error, .. }) = wallet.exchange.take() else { return };
         self.cancel_effect(id);
         for ask in asks.into_values() {
-            if let WalletRequest::Lookup(job) = ask {
-                self.ask_later(now, &job);
+            match ask {
+                WalletRequest::Make(_) => {}
+                WalletRequest::Lookup(job) => self.ask_later(now, &job),
+                WalletRequest::Pay(hash) | WalletRequest::LookupPayment(hash) => {
+                    self.payment_not_told(now, &hash);
+                }
             }
         }
         match failure {
@@ -391,7 +415,8 @@ impl<C: SqlConn> Agent<C> {
 
     /// Notes what is stored about wallets.
     pub(super) fn store_wallets(&mut self) {
-        let memories: Vec<&WalletMemory> = self.payments.wallets.iter().map(|wallet| &wallet.memory).collect();
+        let memories: Vec<&WalletMemory> =
+            self.payments.wallets.iter().map(|wallet| &wallet.memory).collect();
         store::put_meta(&mut self.batch, WalletMemory::NAME, &memories);
     }
 }

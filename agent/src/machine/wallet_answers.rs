@@ -59,7 +59,8 @@ impl<C: SqlConn> Agent<C> {
         if wallet.memory.info.as_ref().is_some_and(|known| known.created_at >= info.created_at) {
             return;
         }
-        let needed = if wallet.is_current { &["make_invoice", "lookup_invoice"][..] } else { &["lookup_invoice"] };
+        let needed =
+            if wallet.is_current { &["make_invoice", "lookup_invoice"][..] } else { &["lookup_invoice"] };
         let lacks = needed.iter().find(|method| !info.has(method)).filter(|_| exchange.awaits_info);
         if let Some(method) = lacks {
             // Another relay may have a newer version, or this one tomorrow.
@@ -115,8 +116,19 @@ impl<C: SqlConn> Agent<C> {
             (WalletRequest::Lookup(job), Err(error)) if error.code == "NOT_FOUND" => {
                 let _ = self.invoice_told(now, &job, &Transaction::default());
             }
+            (WalletRequest::Pay(hash), outcome) => {
+                if let Err(error) = &outcome {
+                    self.wallet_error(now, at, &format!("the wallet does not pay: {}", words(error)));
+                }
+                self.payout_answered(now, &hash, outcome);
+            }
+            (WalletRequest::LookupPayment(hash), outcome) => self.payment_told(now, &hash, outcome),
             (WalletRequest::Lookup(job), Err(error)) => {
-                self.wallet_error(now, at, &format!("the wallet does not tell of an invoice: {}", words(&error)));
+                self.wallet_error(
+                    now,
+                    at,
+                    &format!("the wallet does not tell of an invoice: {}", words(&error)),
+                );
                 self.ask_later(now, &job);
             }
         }
@@ -136,8 +148,13 @@ impl<C: SqlConn> Agent<C> {
             (WalletRequest::Make(_), Err(error)) => (&mut memory.making, may_pass(error)),
             (WalletRequest::Make(_), Ok(_)) => (&mut memory.making, false),
             // What is wrong with one invoice need not be wrong with others.
-            (WalletRequest::Lookup(_), Err(error)) => (&mut memory.looking_up, error.code == "RATE_LIMITED"),
-            (WalletRequest::Lookup(_), Ok(_)) => (&mut memory.looking_up, false),
+            (WalletRequest::Lookup(_) | WalletRequest::LookupPayment(_), Err(error)) => {
+                (&mut memory.looking_up, error.code == "RATE_LIMITED")
+            }
+            (WalletRequest::Lookup(_) | WalletRequest::LookupPayment(_), Ok(_)) => {
+                (&mut memory.looking_up, false)
+            }
+            (WalletRequest::Pay(_), _) => return,
         };
         let before = *backoff;
         if has_failed {

@@ -1,4 +1,4 @@
-//! What wallets are asked: to make invoices for jobs that wait, and whether invoices are paid.
+//! What wallets are asked: to make invoices for jobs that wait, whether invoices are paid, and what refunds need.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now};
@@ -21,8 +21,10 @@ impl<C: SqlConn> Agent<C> {
         now: Now,
         at: usize,
     ) -> Result<Vec<(WalletRequest, Method)>, StoreError> {
+        let mut asks = self.refund_requests(now, at);
         let mut lookups = self.due_lookups(now, at);
-        let mut asks = self.wanted_invoices(now, at, REQUESTS_MAX - lookups.len().min(LOOKUPS_MIN))?;
+        let room = REQUESTS_MAX - asks.len() - lookups.len().min(LOOKUPS_MIN);
+        asks.extend(self.wanted_invoices(now, at, room)?);
         lookups.truncate(REQUESTS_MAX - asks.len());
         asks.extend(lookups);
         Ok(asks)
@@ -75,7 +77,8 @@ impl<C: SqlConn> Agent<C> {
         waiting.splice(place..place, others.drain(..first));
         waiting.extend(others);
         waiting.truncate(REQUESTS_MAX);
-        let lookup = |(_, job, payment_hash)| (WalletRequest::Lookup(job), Method::LookupInvoice { payment_hash });
+        let lookup =
+            |(_, job, payment_hash)| (WalletRequest::Lookup(job), Method::LookupInvoice { payment_hash });
         waiting.into_iter().map(lookup).collect()
     }
 }

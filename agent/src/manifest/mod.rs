@@ -32,7 +32,9 @@ pub use handler::{
     TextTool, WebhookConfig, WorkersAiConfig,
 };
 pub use public::PublicParam;
-pub use rules::{AccessRules, Identity, JobLimits, Memory, Network, Payment, PaymentPolicy, Schedule};
+pub use rules::{
+    AccessRules, Identity, JobLimits, Memory, Network, Payment, PaymentPolicy, Refund, Schedule,
+};
 
 /// What is charged for a job, at most: a bitcoin, in millisatoshis.
 pub const PRICE_MSAT_MAX: u64 = 100_000_000_000;

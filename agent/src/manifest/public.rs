@@ -42,7 +42,11 @@ impl Manifest {
             "metadata": self.metadata,
             "handlers": self.handlers.iter().map(public_handler).collect::<Vec<_>>(),
             "nip90Params": self.nip90_params(),
-            "payment": { "policy": self.payment.policy, "free_quota": self.payment.free_quota },
+            "payment": {
+                "policy": self.payment.policy,
+                "free_quota": self.payment.free_quota,
+                "refund": self.payment.refund,
+            },
             "limits": {
                 "timeout_s": limits.timeout_s,
                 "input_bytes": limits.input_bytes,

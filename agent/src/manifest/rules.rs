@@ -41,12 +41,26 @@ pub struct Payment {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wallet_ref: Option<String>,
     /// Jobs of a customer in a day (UTC) that cost nothing; with [`PaymentPolicy::Free`] the most that are done, if it is not 0.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub free_quota: u32,
+    /// What becomes of credit.
+    #[serde(skip_serializing_if = "is_default")]
+    pub refund: Refund,
 }
 
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+/// What becomes of what a customer has paid and not got a result for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refund {
+    /// It is credit for the next jobs.
+    #[default]
+    Credit,
+    /// It is credit, and paid out to an invoice of the customer.
+    Invoice,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// When an agent is paid. `free` and `prepay` work: validation refuses the others.
@@ -88,6 +102,9 @@ pub struct JobLimits {
     pub per_customer: usize,
     /// How many jobs a chain of `job` inputs may have.
     pub chain_depth: u32,
+    /// What is paid out in a day (UTC) at most, fees among it, in millisatoshis.
+    #[serde(skip_serializing_if = "is_default")]
+    pub daily_spend_msat: u64,
 }
 
 impl Default for JobLimits {
@@ -102,6 +119,7 @@ impl Default for JobLimits {
             per_customer_per_min: 60,
             per_customer: 100,
             chain_depth: 4,
+            daily_spend_msat: 0,
         }
     }
 }

@@ -8,7 +8,7 @@ use url::Url;
 use super::secret::{check_key_name, check_token_name};
 use super::{
     AccessRules, ExecutorConfig, Handler, Identity, JobLimits, Manifest, ManifestError, Memory, Network,
-    PRICE_MSAT_MAX, Param, Payment, PaymentPolicy, Price, SCHEMA, Schedule,
+    PRICE_MSAT_MAX, Param, Payment, PaymentPolicy, Price, Refund, SCHEMA, Schedule,
 };
 use crate::identity::parse_pubkey;
 
@@ -21,6 +21,8 @@ const ABOUT_CHARS_MAX: usize = 2_000;
 const PROMPT_CHARS_MAX: usize = 20_000;
 const URL_BYTES_MAX: usize = 1_024;
 const MIB: u64 = 1 << 20;
+/// Ten bitcoins.
+const SPEND_MSAT_MAX: u64 = 1_000_000_000_000;
 const YEAR_S: u64 = 366 * 24 * 60 * 60;
 
 /// Kinds of job requests (NIP-90).
@@ -85,9 +87,21 @@ impl Manifest {
 
     /// Prices need a policy, and a policy needs prices and a wallet.
     fn check_payment(&self) -> Checked {
-        let Payment { policy, wallet_ref, free_quota } = &self.payment;
+        let Payment { policy, wallet_ref, free_quota, refund } = &self.payment;
         let priced = self.handlers.iter().position(|handler| handler.price != Price::Free);
         in_range("payment.free_quota", u64::from(*free_quota), 0..=1_000_000)?;
+        let spend = self.limits.daily_spend_msat;
+        match refund {
+            Refund::Credit if spend > 0 => {
+                let words = "is of no use without payment.refund invoice";
+                return Err(ManifestError::new("limits.daily_spend_msat", words));
+            }
+            Refund::Invoice if *policy == PaymentPolicy::Free => {
+                return Err(ManifestError::new("payment.refund", "is of no use with policy free"));
+            }
+            Refund::Invoice => in_range("limits.daily_spend_msat", spend, 1..=SPEND_MSAT_MAX)?,
+            Refund::Credit => {}
+        }
         match policy {
             PaymentPolicy::Free => match (priced, wallet_ref) {
                 (Some(at), _) => Err(ManifestError::new(
@@ -275,6 +289,8 @@ fn check_limits(limits: &JobLimits) -> Checked {
         per_customer_per_min,
         per_customer,
         chain_depth,
+        // It is checked with the payment.
+        daily_spend_msat: _,
     } = *limits;
     for (name, value, max) in [
         ("concurrency", concurrency as u64, 1_000),

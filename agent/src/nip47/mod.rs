@@ -6,7 +6,7 @@ mod transaction;
 mod uri;
 
 pub use info::WalletInfo;
-pub use transaction::{Claim, Transaction};
+pub use transaction::{Claim, Payout, Transaction};
 pub use uri::WalletUri;
 
 use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
@@ -44,7 +44,12 @@ pub enum Method {
         /// Seconds for which it can be paid.
         expiry_s: u64,
     },
-    /// What has become of the invoice with this payment hash.
+    /// To pay an invoice.
+    PayInvoice {
+        /// The invoice (BOLT 11), which says how much.
+        invoice: String,
+    },
+    /// What has become of the invoice, or the payment, with this payment hash.
     LookupInvoice {
         /// The payment hash.
         payment_hash: [u8; 32],
@@ -56,6 +61,7 @@ impl Method {
     pub fn name(&self) -> &'static str {
         match self {
             Method::MakeInvoice { .. } => "make_invoice",
+            Method::PayInvoice { .. } => "pay_invoice",
             Method::LookupInvoice { .. } => "lookup_invoice",
         }
     }
@@ -65,6 +71,7 @@ impl Method {
             Method::MakeInvoice { msat, description, expiry_s } => {
                 json!({ "amount": msat, "description": description, "expiry": expiry_s })
             }
+            Method::PayInvoice { invoice } => json!({ "invoice": invoice }),
             Method::LookupInvoice { payment_hash } => {
                 json!({ "payment_hash": faster_hex::hex_string(payment_hash) })
             }

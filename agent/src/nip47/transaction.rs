@@ -23,6 +23,21 @@ pub struct Transaction {
     pub msat: Option<u64>,
     /// When it was settled, in Unix seconds.
     pub settled_at: Option<u64>,
+    /// What its way has cost, in millisatoshis.
+    pub fees_msat: Option<u64>,
+}
+
+/// What has become of a payment that a wallet was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payout {
+    /// It is paid.
+    Paid,
+    /// It may still be paid.
+    Pending,
+    /// It is not paid, and will not be.
+    Failed,
+    /// This is about something else.
+    Other,
 }
 
 /// What a wallet's word about an invoice is worth.
@@ -54,6 +69,8 @@ struct Raw {
     amount: Value,
     #[serde(default)]
     settled_at: Value,
+    #[serde(default)]
+    fees_paid: Value,
 }
 
 impl Transaction {
@@ -71,7 +88,28 @@ impl Transaction {
             payment_hash: hash(&raw.payment_hash),
             msat: number(&raw.amount),
             settled_at: number(&raw.settled_at).filter(|at| *at > 0),
+            fees_msat: number(&raw.fees_paid),
         })
+    }
+
+    fn has_preimage_of(&self, payment_hash: &[u8; 32]) -> bool {
+        self.preimage.is_some_and(|preimage| Sha256::digest(preimage)[..] == payment_hash[..])
+    }
+
+    /// What it says about the payment of this hash that the wallet was asked for. A preimage shows that it was made.
+    pub fn payout(&self, payment_hash: &[u8; 32]) -> Payout {
+        let is_other = self.payment_hash.is_some_and(|hash| hash != *payment_hash);
+        if is_other || self.direction.as_deref() == Some("incoming") {
+            return Payout::Other;
+        }
+        if self.has_preimage_of(payment_hash) {
+            return Payout::Paid;
+        }
+        match self.state.as_deref() {
+            Some("failed") => Payout::Failed,
+            Some("settled") if !self.has_preimage => Payout::Paid,
+            _ => Payout::Pending,
+        }
     }
 
     /// What it says about the invoice with this payment hash.
@@ -86,7 +124,7 @@ impl Transaction {
         };
         match self.preimage {
             _ if !is_settled => Claim::Unpaid,
-            Some(preimage) if Sha256::digest(preimage)[..] == payment_hash[..] => Claim::Proven,
+            Some(_) if self.has_preimage_of(payment_hash) => Claim::Proven,
             None if !self.has_preimage => Claim::Unproven,
             Some(_) | None => Claim::False,
         }

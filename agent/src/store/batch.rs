@@ -9,9 +9,10 @@ use relay_engine::types::{EventId, PubKey};
 use super::invoices::{InvoiceRow, write_invoice};
 use super::jobs::{JobRow, write_job};
 use super::ledger::{Transfer, write_transfer};
+use super::refunds::{RefundRow, write_refund};
 use super::sessions::{Session, write_session};
 
-/// See the module. Of a job, an invoice and a session only the last write counts.
+/// See the module. Of a job, an invoice, a refund and a session only the last write counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Batch {
     statements: Vec<(&'static str, Vec<Param>)>,
@@ -27,6 +28,8 @@ pub(crate) struct Batch {
     transfers: Vec<Transfer>,
     /// By payment hash.
     invoices: BTreeMap<[u8; 32], InvoiceRow>,
+    /// By payment hash.
+    refunds: BTreeMap<[u8; 32], RefundRow>,
     /// Free jobs that customers have had on a day.
     free_jobs: HashMap<(PubKey, u64), u32>,
 }
@@ -40,6 +43,7 @@ impl Batch {
             && self.sessions.is_empty()
             && self.transfers.is_empty()
             && self.invoices.is_empty()
+            && self.refunds.is_empty()
     }
 
     /// Adds a statement.
@@ -81,6 +85,11 @@ impl Batch {
     /// Adds an invoice, or its present state.
     pub(crate) fn put_invoice(&mut self, row: InvoiceRow) {
         self.invoices.insert(row.payment_hash, row);
+    }
+
+    /// Adds a refund, or its present state.
+    pub(crate) fn put_refund(&mut self, row: RefundRow) {
+        self.refunds.insert(row.payment_hash, row);
     }
 
     /// Whether an invoice is not written yet.
@@ -130,8 +139,9 @@ impl Batch {
 
     /// What of it is about money.
     pub(crate) fn money(&self) -> Batch {
-        let (transfers, invoices) = (self.transfers.clone(), self.invoices.clone());
-        Batch { transfers, invoices, ..Batch::default() }
+        let (transfers, invoices, refunds) =
+            (self.transfers.clone(), self.invoices.clone(), self.refunds.clone());
+        Batch { transfers, invoices, refunds, ..Batch::default() }
     }
 
     /// Writes everything, in a transaction. It may be repeated if that is rolled back.
@@ -142,6 +152,7 @@ impl Batch {
         self.jobs.values().try_for_each(|row| write_job(conn, row))?;
         self.transfers.iter().try_for_each(|transfer| write_transfer(conn, transfer))?;
         self.invoices.values().try_for_each(|row| write_invoice(conn, row))?;
+        self.refunds.values().try_for_each(|row| write_refund(conn, row))?;
         for (customer, session) in &self.sessions {
             write_session(conn, customer, session.as_ref())?;
         }

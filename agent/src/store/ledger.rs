@@ -6,6 +6,7 @@
 //! <customer>    what customers have paid and not spent: their credit; a customer's balance is not above zero
 //! held          what has been taken of their credit for jobs that are not finished
 //! income        what is the agent's
+//! refunds       what has been taken of their credit to be paid out, until it is
 //! ```
 
 use relay_engine::sql::column::{bytes, int, key, signed, text};
@@ -43,6 +44,8 @@ pub enum Account {
     /// See the module.
     Income,
     /// See the module.
+    Refunds,
+    /// See the module.
     Customer(PubKey),
 }
 
@@ -52,6 +55,7 @@ impl Account {
             Account::Wallet => b"wallet",
             Account::Held => b"held",
             Account::Income => b"income",
+            Account::Refunds => b"refunds",
             Account::Customer(customer) => &customer.0,
         }
     }
@@ -61,6 +65,7 @@ impl Account {
             b"wallet" => Ok(Account::Wallet),
             b"held" => Ok(Account::Held),
             b"income" => Ok(Account::Income),
+            b"refunds" => Ok(Account::Refunds),
             key => {
                 key.try_into().map(|key| Account::Customer(PubKey(key))).map_err(|_| corrupt("an account"))
             }
@@ -84,16 +89,25 @@ pub enum Reason {
     Cancellation,
     /// The credit that was brought from another host.
     Import,
+    /// A customer has asked for credit to be paid out.
+    Refund,
+    /// It has been paid out.
+    Payout,
+    /// What the way of the payment has cost.
+    Fees,
 }
 
 impl Reason {
-    const ALL: [Reason; 6] = [
+    const ALL: [Reason; 9] = [
         Reason::Payment,
         Reason::Charge,
         Reason::Delivery,
         Reason::Return,
         Reason::Cancellation,
         Reason::Import,
+        Reason::Refund,
+        Reason::Payout,
+        Reason::Fees,
     ];
 
     fn name(self) -> &'static str {
@@ -104,6 +118,9 @@ impl Reason {
             Reason::Return => "return",
             Reason::Cancellation => "cancellation",
             Reason::Import => "import",
+            Reason::Refund => "refund",
+            Reason::Payout => "payout",
+            Reason::Fees => "fees",
         }
     }
 }

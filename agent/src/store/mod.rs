@@ -11,6 +11,7 @@
 //! agent_account    account BLOB PRIMARY KEY, msat INTEGER         balances: ledger.rs
 //! agent_ledger     seq INTEGER PRIMARY KEY, ...                   what has made them: ledger.rs
 //! agent_invoice    hash BLOB PRIMARY KEY, ...                     invoices: invoices.rs
+//! agent_refund     hash BLOB PRIMARY KEY, ...                     credit that is paid out: refunds.rs
 //! agent_quota      customer BLOB PRIMARY KEY, ...                 free jobs of today: invoices.rs
 //! ```
 //!
@@ -30,6 +31,7 @@ mod log;
 mod meta;
 mod outbox;
 mod prune;
+mod refunds;
 mod sessions;
 mod versions;
 
@@ -42,14 +44,20 @@ pub(crate) use invoices::{
 pub use jobs::SentEvent;
 pub(crate) use jobs::{
     Decrypted, JobFigures, JobPayment, JobRow, ROW_BYTES_MAX, SOURCE_BYTES_MAX, Trace, UnfinishedRow,
-    end_unreadable, figures_of, has_job, history, history_of, job, job_by_id, last_seq, received_since, unfinished_jobs,
+    end_unreadable, figures_of, has_job, history, history_of, job, job_by_id, last_seq, received_since,
+    unfinished_jobs,
 };
 pub use ledger::{Account, Reason, Transfer};
-pub(crate) use ledger::{balance, credits, has_credits, last_transfer, prune_transfers, transfers, transfers_of_job};
+pub(crate) use ledger::{
+    balance, credits, has_credits, last_transfer, prune_transfers, transfers, transfers_of_job,
+};
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
 pub(crate) use prune::prune_jobs;
+pub(crate) use refunds::{
+    RefundRow, RefundState, open_refunds, prune_refunds, refund, refunded_since, refunds_of,
+};
 pub use sessions::SessionMessage;
 pub(crate) use sessions::{Session, all_sessions, evict_sessions, session, sweep_sessions};
 pub(crate) use versions::{VersionRow, put_version, version, version_rows};
@@ -84,7 +92,7 @@ const CREATE: [&str; 9] = [
 ];
 
 /// What paid jobs need. Databases of earlier versions have none of it.
-const CREATE_PAYMENTS: [&str; 5] = [
+const CREATE_PAYMENTS: [&str; 8] = [
     "CREATE TABLE IF NOT EXISTS agent_account (account BLOB PRIMARY KEY, msat INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS agent_ledger (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, debit BLOB NOT NULL, \
      credit BLOB NOT NULL, msat INTEGER NOT NULL, reason BLOB NOT NULL, job BLOB NOT NULL)",
@@ -92,6 +100,12 @@ const CREATE_PAYMENTS: [&str; 5] = [
      state INTEGER NOT NULL, msat INTEGER NOT NULL, made_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, \
      received INTEGER NOT NULL, claimed_at INTEGER NOT NULL DEFAULT 0, wallet BLOB NOT NULL DEFAULT x'') WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS agent_invoice_open ON agent_invoice (made_at) WHERE state = 0",
+    "CREATE TABLE IF NOT EXISTS agent_refund (hash BLOB PRIMARY KEY, customer BLOB NOT NULL, state INTEGER NOT NULL, \
+     msat INTEGER NOT NULL, reserve INTEGER NOT NULL, fees INTEGER NOT NULL, invoice BLOB NOT NULL, \
+     expires_at INTEGER NOT NULL, made_at INTEGER NOT NULL, changed_at INTEGER NOT NULL, wallet BLOB NOT NULL) \
+     WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS agent_refund_open ON agent_refund (made_at) WHERE state < 2",
+    "CREATE INDEX IF NOT EXISTS agent_refund_customer ON agent_refund (customer, made_at)",
     "CREATE TABLE IF NOT EXISTS agent_quota (customer BLOB PRIMARY KEY, day INTEGER NOT NULL, used INTEGER NOT NULL) \
      WITHOUT ROWID",
 ];
@@ -109,12 +123,12 @@ const INDEX_OF_CUSTOMERS: &str = "CREATE INDEX IF NOT EXISTS agent_job_customer 
 pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
     let names = "SELECT count(*), coalesce(sum(name = 'agent_meta'), 0), \
                  coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%claimed_at%'), 0) FROM sqlite_master \
-                 WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota', 'agent_invoice')";
+                 WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota', 'agent_invoice', 'agent_refund')";
     let (mut found, mut has_all, mut lacks_columns) = (false, false, false);
     conn.query(names, &[], &mut |row| {
         found = matches!(row.get(1), Some(SqlValue::Int(1..)));
         lacks_columns = int(row, 2)? > 0;
-        has_all = int(row, 0)? > 3 && !lacks_columns;
+        has_all = int(row, 0)? > 4 && !lacks_columns;
         Ok(())
     })?;
     if found {
@@ -168,6 +182,7 @@ mod tests {
         // A database of an earlier version.
         conn.exec("DROP INDEX agent_job_customer", &[]).unwrap();
         conn.exec("DROP TABLE agent_quota", &[]).unwrap();
+        conn.exec("DROP TABLE agent_refund", &[]).unwrap();
         for column in ["claimed_at", "wallet"] {
             conn.exec(&format!("ALTER TABLE agent_invoice DROP COLUMN {column}"), &[]).unwrap();
         }

@@ -87,7 +87,10 @@ fn a_job_that_is_cancelled_when_its_work_has_begun_is_paid() {
     assert_eq!(cost(&request.id), Some((JobState::Cancelled, PRICE)));
     assert_eq!(cost(&next.id), Some((JobState::Cancelled, 0)));
     let reasons: Vec<Reason> = world.agent.transfers(0, 100).unwrap().iter().map(|one| one.reason).collect();
-    assert!(reasons.ends_with(&[Reason::Return, Reason::Cancellation]) || reasons.ends_with(&[Reason::Cancellation, Reason::Return]));
+    assert!(
+        reasons.ends_with(&[Reason::Return, Reason::Cancellation])
+            || reasons.ends_with(&[Reason::Cancellation, Reason::Return])
+    );
 }
 
 #[test]
@@ -223,8 +226,15 @@ fn invoices_of_a_wallet_that_is_not_known_are_not_given_up_by_another() {
     let asked = wallet.asked.len();
     pay(&world, &mut wallet, &customer, &request);
     world.pass_with(&mut wallet, 2 * 86_400);
-    assert_eq!((wallet.asked.len(), world.statuses(&request.id)), (asked, vec!["payment-required".to_owned(), "error".to_owned()]));
-    assert!(world.agent.error().unwrap().contains("open invoices (1)"), "{:?}", world.agent.error());
+    assert_eq!(
+        (wallet.asked.len(), world.statuses(&request.id)),
+        (asked, vec!["payment-required".to_owned(), "error".to_owned()])
+    );
+    assert!(
+        world.agent.error().unwrap().contains("open invoices and refunds (1)"),
+        "{:?}",
+        world.agent.error()
+    );
     digest(&world, &known);
     world.crash();
     world.run();
@@ -261,7 +271,8 @@ fn credit_is_imported_once() {
     wallet.pay(&bolt11, Some(2 * PRICE));
     world.pass_with(&mut wallet, 10);
     let mut export = world.agent.export().unwrap();
-    let refused = |world: &mut World, export: &Value| match world.agent.import(world.now, export).unwrap_err() {
+    let refused = |world: &mut World, export: &Value| match world.agent.import(world.now, export).unwrap_err()
+    {
         CommandError::Manifest(error) => error.to_string(),
         other => panic!("{other:?}"),
     };
@@ -277,7 +288,10 @@ fn credit_is_imported_once() {
     // More than there is, in all.
     let record = |number: u64, msat: u64| json!({"customer": Customer::new(number).pubkey().to_string(), "msat": msat});
     for (credits, why) in [
-        (vec![record(1, 1 << 51), record(2, 1 << 51), record(3, 1)], "credits[2].msat: is more than there is"),
+        (
+            vec![record(1, 1 << 51), record(2, 1 << 51), record(3, 1)],
+            "credits[2].msat: is more than there is",
+        ),
         (vec![record(1, 1), record(1, 1)], "credits[1].customer: is there twice"),
     ] {
         let mut wrong = export.clone();
@@ -329,7 +343,11 @@ fn deleting_an_agent_on_a_full_disk_neither_doubles_nor_loses_money() {
             Ok(()) => assert_eq!(world.check_books(), books(PRICE, 0, PRICE), "{fails_at}"),
             Err(_) => {
                 world.pass_with(&mut wallet, 30);
-                assert_eq!(world.check_books(), Books { held: PRICE as i64, ..books(PRICE, 0, 0) }, "{fails_at}");
+                assert_eq!(
+                    world.check_books(),
+                    Books { held: PRICE as i64, ..books(PRICE, 0, 0) },
+                    "{fails_at}"
+                );
             }
         }
         world.crash();

@@ -16,6 +16,7 @@ mod owner;
 mod payment_simulation;
 mod payments;
 mod prepaid;
+mod refunds;
 mod signer;
 mod signer_idle;
 mod simulation;

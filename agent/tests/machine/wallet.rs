@@ -1,12 +1,13 @@
 //! A wallet service (NIP-47) of the tests: it makes signed invoices, and the test pays them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nostr::hashes::{Hash, sha256};
+use relay_agent::bolt11;
 use relay_agent::cipher::{self, Cipher};
 use relay_agent::identity::{Draft, Keys};
 use relay_agent::nip47::{KIND_INFO, KIND_NOTIFICATION, KIND_NOTIFICATION_NIP04, KIND_RESPONSE};
-use relay_engine::types::Event;
+use relay_engine::types::{Event, EventId};
 use serde_json::{Value, json};
 
 use crate::invoices;
@@ -46,6 +47,28 @@ pub(crate) struct Invoice {
     pub(crate) description: String,
 }
 
+/// What it does when it is asked to pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paying {
+    /// It pays, for this fee.
+    Pays(u64),
+    /// It answers this error, and has not paid.
+    Refuses(&'static str),
+    /// It tries, answers PAYMENT_FAILED, and knows that it has failed.
+    Fails,
+    /// It answers PAYMENT_FAILED, and the payment is still on its way.
+    TakesLong,
+}
+
+/// A payment that it was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) state: &'static str,
+    pub(crate) msat: u64,
+    /// How often it was paid.
+    pub(crate) times: u32,
+}
+
 /// See the module.
 pub(crate) struct Wallet {
     keys: Keys,
@@ -57,6 +80,10 @@ pub(crate) struct Wallet {
     pub(crate) methods: &'static str,
     /// Seconds for which its invoices can be paid, whatever it is asked for.
     pub(crate) expiry_s: Option<u64>,
+    pub(crate) paying: Paying,
+    /// By payment hash.
+    pub(crate) outgoing: BTreeMap<String, Outgoing>,
+    asked_to_pay: BTreeSet<EventId>,
     /// The code of the error with which it answers requests for invoices.
     pub(crate) makes_none: Option<&'static str>,
     /// The time of its info event.
@@ -85,6 +112,9 @@ impl Wallet {
             nonce: 0,
             methods: "pay_invoice make_invoice lookup_invoice get_info notifications",
             expiry_s: None,
+            paying: Paying::Pays(0),
+            outgoing: BTreeMap::new(),
+            asked_to_pay: BTreeSet::new(),
             makes_none: None,
             info_at: 1,
             asked: Vec::new(),
@@ -130,8 +160,14 @@ impl Wallet {
         let (result, error) = match method.as_str() {
             _ if refusal.is_some() => (Value::Null, json!({"code": refusal, "message": "not now"})),
             "make_invoice" => (self.make(now, &params), Value::Null),
+            // The same event again is no new request.
+            "pay_invoice" => {
+                let is_new = self.asked_to_pay.insert(request.id);
+                self.pay_out(params["invoice"].as_str().unwrap(), is_new)
+            }
             "lookup_invoice" => {
-                match params["payment_hash"].as_str().and_then(|hash| self.transaction(now, hash)) {
+                let hash = params["payment_hash"].as_str().unwrap();
+                match self.transaction(now, hash).or_else(|| self.outgoing(hash)) {
                     Some(transaction) => (transaction, Value::Null),
                     None => (Value::Null, json!({"code": "NOT_FOUND", "message": "no such invoice"})),
                 }
@@ -173,6 +209,38 @@ impl Wallet {
         self.transaction(now, &hash).unwrap()
     }
 
+    fn pay_out(&mut self, bolt11: &str, is_new: bool) -> (Value, Value) {
+        let invoice = bolt11::Invoice::parse(bolt11).unwrap();
+        let hash = faster_hex::hex_string(&invoice.payment_hash);
+        let error = |code: &str| (Value::Null, json!({"code": code, "message": "no"}));
+        let state = match self.paying {
+            Paying::Refuses(code) => return error(code),
+            Paying::Pays(_) => "settled",
+            Paying::Fails => "failed",
+            Paying::TakesLong => "pending",
+        };
+        let new = Outgoing { state, msat: invoice.msat.unwrap(), times: 0 };
+        let payment = self.outgoing.entry(hash.clone()).or_insert(new);
+        if state != "failed" && is_new {
+            payment.times += 1;
+        }
+        match self.paying {
+            Paying::Pays(fee) => (json!({"preimage": preimage_of(&hash), "fees_paid": fee}), Value::Null),
+            _ => error("PAYMENT_FAILED"),
+        }
+    }
+
+    /// A payment as NIP-47 has it.
+    fn outgoing(&self, hash: &str) -> Option<Value> {
+        let payment = self.outgoing.get(hash)?;
+        let is_paid = payment.state == "settled";
+        let fee = if let Paying::Pays(fee) = self.paying { fee } else { 0 };
+        Some(json!({
+            "type": "outgoing", "state": payment.state, "payment_hash": hash, "amount": payment.msat,
+            "fees_paid": fee, "preimage": is_paid.then(|| preimage_of(hash)),
+        }))
+    }
+
     /// An invoice as NIP-47 has it.
     pub(crate) fn transaction(&self, now: u64, hash: &str) -> Option<Value> {
         let invoice = self.invoices.get(hash)?;
@@ -212,4 +280,11 @@ impl Wallet {
         };
         self.event(kind, tags, &json!({"notification_type": "payment_received", "notification": transaction}))
     }
+}
+
+/// Customers' preimages are of one repeated byte.
+fn preimage_of(hash: &str) -> String {
+    let preimages = (0..=u8::MAX).map(|byte| [byte; 32]);
+    let found = preimages.into_iter().find(|preimage| sha256::Hash::hash(preimage).to_string() == hash);
+    faster_hex::hex_string(&found.expect("a preimage of the tests"))
 }

@@ -188,7 +188,8 @@ fn a_claim_without_a_preimage_is_remembered_after_a_restart() {
             world.pass(1);
         };
         let honest = wallet.transaction(world.now.seconds(), &hash).unwrap();
-        let answer = wallet.respond(&asked, &json!({"result": with(&honest, &[("state", json!("settled"))])}));
+        let answer =
+            wallet.respond(&asked, &json!({"result": with(&honest, &[("state", json!("settled"))])}));
         world.agent.handle_exchange(world.now, id, ExchangeEvent::Event(answer));
         world.run();
         assert_eq!(world.statuses(&request.id), statuses);

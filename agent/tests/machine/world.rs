@@ -24,13 +24,15 @@ pub(crate) struct World {
     openings: u8,
 }
 
-/// Sums of the books, in millisatoshis.
+/// Sums of the books, in millisatoshis; `received` is what came less what was paid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Books {
     pub(crate) received: i64,
     pub(crate) held: i64,
     pub(crate) income: i64,
     pub(crate) credit: i64,
+    /// What is being paid out.
+    pub(crate) refunds: i64,
 }
 
 /// A manifest with a handler of kind 5050, changed by `change`.
@@ -158,7 +160,8 @@ impl World {
         self.ask_wallet(wallet);
     }
 
-    /// The books sum to zero, entry by entry and account by account; what customers own, what is held and what is earned is what came.
+    /// The books sum to zero, entry by entry and account by account; what customers own, what is held or being paid out, and what is earned is
+    /// what came.
     pub(crate) fn check_books(&self) -> Books {
         let all = self.agent.transfers(0, 1_000_000).unwrap();
         let mut balances: HashMap<Account, i64> = HashMap::new();
@@ -177,9 +180,11 @@ impl World {
             held: -of(&Account::Held),
             income: -of(&Account::Income),
             credit: credits.iter().map(|(_, msat)| *msat as i64).sum(),
+            refunds: -of(&Account::Refunds),
         };
-        assert!(books.held >= 0 && books.income >= 0, "{books:?}");
-        assert_eq!(books.received, books.held + books.income + books.credit, "{books:?}");
+        assert!(books.held >= 0 && books.refunds >= 0, "{books:?}");
+        let all = books.held + books.income + books.credit + books.refunds;
+        assert_eq!(books.received, all, "{books:?}");
         books
     }
 

@@ -319,7 +319,7 @@ fn payment() {
     assert_eq!(read.handlers[0].price.msat(), 21_000);
     assert!(read.secret_names().any(|name| name == "AGENT_WALLET"));
     let public = read.public_json(&relay_engine::types::PubKey([1; 32]));
-    assert_eq!(public["payment"], json!({"policy": "prepay", "free_quota": 0}));
+    assert_eq!(public["payment"], json!({"policy": "prepay", "free_quota": 0, "refund": "credit"}));
     assert_eq!(public["handlers"][0]["price"], json!({"model": "per_job", "msat": 21_000}));
 }
 

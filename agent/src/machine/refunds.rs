@@ -1,0 +1,389 @@
+//! Credit that is paid out: to an invoice of the customer, by the agent's wallet, once.
+//!
+//! ```text
+//! wanted -> sent -> paid
+//!   |        |----> failed: it is credit again
+//!   |-------------> failed
+//! ```
+//!
+//! `sent` is stored before the wallet is asked to pay, which it is once for a payment hash. From then on it is only asked what has become of it:
+//! an answer may have been lost, and the payment made all the same. Its word that it knows no such payment counts when the invoice
+//! has expired, or when it has refused to pay.
+
+use std::collections::BTreeMap;
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Now, PubKey};
+use serde::Serialize;
+
+use super::wallet::{Wallet, WalletRequest};
+use super::{Agent, CommandError, Deployed};
+use crate::bolt11;
+use crate::manifest::{ManifestError, Refund};
+use crate::nip47::{Method, Payout, Transaction, WalletError};
+use crate::payment::fee_reserve;
+use crate::store::{self, Account, Reason, RefundRow, RefundState};
+
+/// Seconds for which a customer's invoice must be payable, at least and at most.
+const EXPIRY_SECONDS_MIN: u64 = 120;
+const EXPIRY_SECONDS_MAX: u64 = 7 * 86_400;
+/// Seconds before the end of an invoice in which the wallet is not asked to pay it.
+const SENDING_SECONDS: u64 = 30;
+/// Seconds after the end of an invoice after which a wallet that knows no payment of it has not made one.
+const UNKNOWN_SECONDS: u64 = 600;
+/// Milliseconds until the wallet is asked what has become of a payment, at first and at most.
+const POLL_MILLIS: u64 = 5_000;
+const POLL_MILLIS_MAX: u64 = 3_600_000;
+/// Refunds that are under way.
+const OPEN_MAX: usize = 500;
+/// Requests about refunds in one exchange.
+const REQUESTS_MAX: usize = 4;
+
+/// A payment hash.
+pub(super) type PaymentHash = [u8; 32];
+
+/// A refund that is not over.
+#[derive(Clone, Debug)]
+pub(super) struct OpenRefund {
+    pub(super) row: RefundRow,
+    /// When the wallet is asked what has become of it, in milliseconds since 1970.
+    pub(super) poll_at: u64,
+    /// Whether the wallet has refused to pay.
+    is_refused: bool,
+}
+
+impl OpenRefund {
+    fn new(row: RefundRow) -> Self {
+        let poll_at = row.changed_at + POLL_MILLIS;
+        OpenRefund { row, poll_at, is_refused: false }
+    }
+
+    /// It is asked for later, and ever more seldom.
+    fn ask_later(&mut self, now: Now) {
+        let waited = now.millis().saturating_sub(self.row.changed_at);
+        self.poll_at = now.millis() + (waited / 2).clamp(POLL_MILLIS, POLL_MILLIS_MAX);
+    }
+}
+
+/// What has become of a refund.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefundRecord {
+    /// Of the customer's invoice, in hexadecimal.
+    pub payment_hash: String,
+    /// `pending`, `paid` or `failed`: then it is credit again.
+    pub state: &'static str,
+    /// What the invoice asks for, in millisatoshis.
+    pub msat: u64,
+    /// What routing has cost the customer, in millisatoshis; while it is pending what is kept for that.
+    pub fees_msat: u64,
+    /// When it was asked for, in milliseconds since 1970.
+    pub made_at: u64,
+}
+
+impl From<&RefundRow> for RefundRecord {
+    fn from(row: &RefundRow) -> Self {
+        let (state, fees_msat) = match row.state {
+            RefundState::Wanted | RefundState::Sent => ("pending", row.reserve),
+            RefundState::Paid => ("paid", row.fees),
+            RefundState::Failed => ("failed", 0),
+        };
+        let payment_hash = faster_hex::hex_string(&row.payment_hash);
+        RefundRecord { payment_hash, state, msat: row.msat, fees_msat, made_at: row.made_at }
+    }
+}
+
+/// The refunds that the database has open.
+pub(super) fn open_refunds(conn: &impl SqlConn) -> Result<BTreeMap<PaymentHash, OpenRefund>, StoreError> {
+    let rows = store::open_refunds(conn)?.into_iter();
+    Ok(rows.map(|row| (row.payment_hash, OpenRefund::new(row))).collect())
+}
+
+fn refused(message: impl Into<String>) -> CommandError {
+    CommandError::Manifest(ManifestError { path: "invoice".to_owned(), message: message.into() })
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Pays a customer's credit out, as much as the invoice (BOLT 11) asks for. When it returns, that is durable, and the payment is
+    /// under way. The same invoice again changes nothing and tells what has become of it.
+    ///
+    /// # Errors
+    /// [`CommandError::Manifest`] with what is wrong about `invoice`, or why it is not paid now; then nothing has changed.
+    pub fn refund(
+        &mut self,
+        now: Now,
+        customer: &PubKey,
+        bolt11: &str,
+    ) -> Result<RefundRecord, CommandError> {
+        self.settle(now).map_err(CommandError::Store)?;
+        let text = bolt11.trim();
+        let text = text.strip_prefix("lightning:").unwrap_or(text);
+        let invoice = bolt11::Invoice::parse(text).map_err(|error| refused(error.to_string()))?;
+        let known = store::refund(&self.conn, &invoice.payment_hash).map_err(CommandError::Store)?;
+        match known {
+            Some(row) if row.customer == *customer => {
+                let open = self.payments.refunds.get(&row.payment_hash);
+                return Ok(open.map_or(&row, |open| &open.row).into());
+            }
+            Some(_) => return Err(refused("is another customer's")),
+            None => {}
+        }
+        let (msat, reserve) = self.admit_refund(now, customer, &invoice)?;
+        let (before, last_transfer) = (self.batch.clone(), self.payments.last_transfer);
+        let row = RefundRow {
+            payment_hash: invoice.payment_hash,
+            customer: *customer,
+            state: RefundState::Wanted,
+            msat,
+            reserve,
+            fees: 0,
+            invoice: text.to_owned(),
+            expires_at: invoice.expires_at,
+            made_at: now.millis(),
+            changed_at: now.millis(),
+            wallet: String::new(),
+        };
+        let accounts = (Account::Customer(*customer), Account::Refunds);
+        self.transfer(now, accounts, msat + reserve, Reason::Refund, None);
+        self.batch.put_refund(row.clone());
+        self.log(now, None, format!("{msat} msat of the credit of {customer} are to be paid out"));
+        if let Err(error) = self.store() {
+            self.take_back(before);
+            self.payments.last_transfer = last_transfer;
+            return Err(CommandError::Store(error));
+        }
+        let record = RefundRecord::from(&row);
+        self.payments.refunds.insert(row.payment_hash, OpenRefund::new(row));
+        let _ = self.settle(now);
+        Ok(record)
+    }
+
+    /// What is paid, and what is kept for fees.
+    fn admit_refund(
+        &self,
+        now: Now,
+        customer: &PubKey,
+        invoice: &bolt11::Invoice,
+    ) -> Result<(u64, u64), CommandError> {
+        let manifest = match &self.deployed {
+            Some(Deployed { manifest, .. }) if manifest.payment.refund == Refund::Invoice => manifest,
+            _ => return Err(refused("is not paid: this agent keeps credit for the next jobs")),
+        };
+        let pays = |wallet: &Wallet| {
+            let can = wallet.memory.info.as_ref().is_none_or(|info| info.has("pay_invoice"));
+            wallet.is_current && wallet.client.is_ok() && can
+        };
+        if !self.payments.wallets.iter().any(pays) {
+            return Err(refused("cannot be paid: this agent's wallet does not pay"));
+        }
+        let msat = invoice.msat.filter(|msat| *msat > 0).ok_or_else(|| refused("must ask for an amount"))?;
+        if invoice.expires_at < now.seconds() + EXPIRY_SECONDS_MIN {
+            return Err(refused("expires too soon"));
+        }
+        if invoice.expires_at > now.seconds() + EXPIRY_SECONDS_MAX {
+            return Err(refused("can be paid for longer than a week; make one that expires earlier"));
+        }
+        let is_own = store::has_invoice(&self.conn, &self.batch, &invoice.payment_hash);
+        if is_own.map_err(CommandError::Store)? {
+            return Err(refused("is this agent's own"));
+        }
+        let mut open = self.payments.refunds.values();
+        if open.any(|open| open.row.customer == *customer) {
+            return Err(refused("has to wait: another one of yours is being paid"));
+        }
+        if self.payments.refunds.len() >= OPEN_MAX {
+            return Err(refused("cannot be paid now: too many are; try again later"));
+        }
+        let reserve = fee_reserve(msat);
+        let total = msat.saturating_add(reserve);
+        let credit = self.credit_of(customer).map_err(CommandError::Store)?;
+        if total > credit {
+            let message = format!(
+                "asks for more than your credit: {msat} msat, and {reserve} msat are kept for fees; you have {credit} msat"
+            );
+            return Err(refused(message));
+        }
+        let today = now.seconds() / 86_400 * 86_400_000;
+        let spent = store::refunded_since(&self.conn, today).map_err(CommandError::Store)?;
+        if spent.saturating_add(total) > manifest.limits.daily_spend_msat {
+            return Err(refused("cannot be paid today: this agent has paid out what it may in a day"));
+        }
+        Ok((msat, reserve))
+    }
+
+    /// The newest refunds of a customer, at most `limit`.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn refunds_of(&self, customer: &PubKey, limit: usize) -> Result<Vec<RefundRecord>, StoreError> {
+        Ok(store::refunds_of(&self.conn, customer, limit)?.iter().map(RefundRecord::from).collect())
+    }
+
+    /// When a wallet is to be asked about refunds, in milliseconds since 1970.
+    pub(super) fn refund_question_at(&self, wallet: &Wallet) -> Option<u64> {
+        let due_at = |open: &OpenRefund| match open.row.state {
+            RefundState::Wanted => wallet.is_current.then_some(0),
+            RefundState::Sent => (open.row.wallet == wallet.memory.connection).then_some(open.poll_at),
+            RefundState::Paid | RefundState::Failed => None,
+        };
+        self.payments.refunds.values().filter_map(due_at).min()
+    }
+
+    /// What a wallet is asked about refunds now: to pay, and what has become of payments.
+    pub(super) fn refund_requests(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
+        let may_ask = |wallet: &&Wallet| wallet.backoffs().looking_up <= now.millis();
+        let Some(wallet) = self.payments.wallets.get(at).filter(may_ask) else { return Vec::new() };
+        let request = |open: &OpenRefund| {
+            let RefundRow { payment_hash, invoice, state, .. } = &open.row;
+            match state {
+                RefundState::Wanted if wallet.is_current => {
+                    let method = Method::PayInvoice { invoice: invoice.clone() };
+                    Some((WalletRequest::Pay(*payment_hash), method))
+                }
+                RefundState::Sent
+                    if open.row.wallet == wallet.memory.connection && open.poll_at <= now.millis() =>
+                {
+                    let method = Method::LookupInvoice { payment_hash: *payment_hash };
+                    Some((WalletRequest::LookupPayment(*payment_hash), method))
+                }
+                _ => None,
+            }
+        };
+        let mut open: Vec<&OpenRefund> = self.payments.refunds.values().collect();
+        open.sort_unstable_by_key(|open| (open.row.state == RefundState::Wanted, open.poll_at));
+        open.into_iter().filter_map(request).take(REQUESTS_MAX).collect()
+    }
+
+    /// Stores that a wallet is asked to pay, before it is. If that fails it must not be asked.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(super) fn store_sent(
+        &mut self,
+        now: Now,
+        at: usize,
+        asks: &[(WalletRequest, Method)],
+    ) -> Result<(), StoreError> {
+        let wallet = self.payments.wallets.get(at);
+        let connection = wallet.map(|wallet| wallet.memory.connection.clone()).unwrap_or_default();
+        let mut wanted = Vec::new();
+        for (ask, _) in asks {
+            let WalletRequest::Pay(hash) = ask else { continue };
+            let Some(open) = self.payments.refunds.get_mut(hash) else { continue };
+            wanted.push(open.clone());
+            open.row.state = RefundState::Sent;
+            open.row.changed_at = now.millis();
+            open.row.wallet.clone_from(&connection);
+            open.poll_at = now.millis() + super::wallet::EXCHANGE_MILLIS;
+            self.batch.put_refund(open.row.clone());
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.store().inspect_err(|_| {
+            for open in wanted {
+                self.batch.put_refund(open.row.clone());
+                self.payments.refunds.insert(open.row.payment_hash, open);
+            }
+        })
+    }
+
+    /// Ends refunds that have not been sent and cannot be any more.
+    pub(super) fn end_unsent_refunds(&mut self, now: Now) {
+        let can_pay =
+            |wallet: &Wallet| wallet.memory.info.as_ref().is_none_or(|info| info.has("pay_invoice"));
+        let can_pay = self.payments.wallets.iter().filter(|wallet| wallet.is_current).all(can_pay);
+        let unsent = self.payments.refunds.values().filter(|open| open.row.state == RefundState::Wanted);
+        let is_late = |open: &&OpenRefund| open.row.expires_at <= now.seconds() + SENDING_SECONDS;
+        let over = unsent.filter(|open| !can_pay || is_late(open)).map(|open| open.row.payment_hash);
+        for hash in over.collect::<Vec<_>>() {
+            self.refund_failed(now, &hash, "the wallet could not be asked to pay");
+        }
+    }
+
+    /// When the first refund that has not been sent cannot be any more, in milliseconds since 1970.
+    pub(super) fn unsent_refunds_end_at(&self) -> Option<u64> {
+        let unsent = self.payments.refunds.values().filter(|open| open.row.state == RefundState::Wanted);
+        unsent.map(|open| open.row.expires_at.saturating_sub(SENDING_SECONDS) * 1_000).min()
+    }
+
+    /// The wallet has answered that it pays, or not.
+    pub(super) fn payout_answered(
+        &mut self,
+        now: Now,
+        hash: &PaymentHash,
+        outcome: Result<Transaction, WalletError>,
+    ) {
+        let Some(open) = self.payments.refunds.get_mut(hash) else { return };
+        match outcome {
+            Ok(told) if told.preimage.is_some() && told.payout(hash) == Payout::Paid => {
+                self.refund_paid(now, hash, told.fees_msat);
+            }
+            Ok(_) => open.poll_at = now.millis() + POLL_MILLIS,
+            // Whether it has not paid all the same is asked.
+            Err(error) => {
+                open.is_refused = !matches!(error.code.as_str(), "PAYMENT_FAILED" | "INTERNAL" | "OTHER");
+                open.poll_at = now.millis();
+            }
+        }
+    }
+
+    /// The wallet has answered what has become of a payment.
+    pub(super) fn payment_told(
+        &mut self,
+        now: Now,
+        hash: &PaymentHash,
+        outcome: Result<Transaction, WalletError>,
+    ) {
+        let Some(open) = self.payments.refunds.get_mut(hash) else { return };
+        let is_expired = now.seconds() > open.row.expires_at + UNKNOWN_SECONDS;
+        match outcome {
+            Ok(told) => match told.payout(hash) {
+                Payout::Paid => self.refund_paid(now, hash, told.fees_msat),
+                Payout::Failed => self.refund_failed(now, hash, "the payment has failed"),
+                Payout::Pending | Payout::Other => open.ask_later(now),
+            },
+            Err(error) if error.code == "NOT_FOUND" && (open.is_refused || is_expired) => {
+                self.refund_failed(now, hash, "the wallet has not paid");
+            }
+            Err(_) => open.ask_later(now),
+        }
+    }
+
+    /// Nothing was answered about a payment.
+    pub(super) fn payment_not_told(&mut self, now: Now, hash: &PaymentHash) {
+        if let Some(open) = self.payments.refunds.get_mut(hash) {
+            open.ask_later(now);
+        }
+    }
+
+    /// It is paid: the customer bears the fees as far as they were kept, the agent what is more.
+    fn refund_paid(&mut self, now: Now, hash: &PaymentHash, fees: Option<u64>) {
+        let open = self.payments.refunds.get_mut(hash).filter(|open| open.row.state.is_open());
+        let Some(open) = open else { return };
+        let RefundRow { customer, msat, reserve, .. } = open.row;
+        // What is beyond belief is not entered.
+        let fees = fees.unwrap_or_default().min(msat.saturating_add(reserve));
+        let own = fees.min(reserve);
+        (open.row.state, open.row.fees, open.row.changed_at) = (RefundState::Paid, own, now.millis());
+        self.batch.put_refund(open.row.clone());
+        self.transfer(now, (Account::Refunds, Account::Wallet), msat, Reason::Payout, None);
+        self.transfer(now, (Account::Refunds, Account::Wallet), own, Reason::Fees, None);
+        self.transfer(now, (Account::Income, Account::Wallet), fees - own, Reason::Fees, None);
+        let accounts = (Account::Refunds, Account::Customer(customer));
+        self.transfer(now, accounts, reserve - own, Reason::Return, None);
+        self.metrics.payment("refunded");
+        self.log(now, None, format!("{msat} msat were paid out to {customer}, and {fees} msat for fees"));
+    }
+
+    /// It is not paid: it is credit again.
+    fn refund_failed(&mut self, now: Now, hash: &PaymentHash, why: &str) {
+        let open = self.payments.refunds.get_mut(hash).filter(|open| open.row.state.is_open());
+        let Some(open) = open else { return };
+        let RefundRow { customer, msat, reserve, .. } = open.row;
+        (open.row.state, open.row.changed_at) = (RefundState::Failed, now.millis());
+        self.batch.put_refund(open.row.clone());
+        let accounts = (Account::Refunds, Account::Customer(customer));
+        self.transfer(now, accounts, msat + reserve, Reason::Return, None);
+        self.log(now, None, format!("{msat} msat are not paid out to {customer}: {why}"));
+    }
+}

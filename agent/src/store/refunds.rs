@@ -1,0 +1,143 @@
+//! Credit that is paid out: what was begun, and what has become of it. A payment hash is paid once, whatever happens.
+
+use relay_engine::sql::column::{bytes, int, key, signed, text};
+use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
+use relay_engine::types::PubKey;
+
+use super::{Batch, corrupt};
+
+const PUT: &str = "INSERT OR REPLACE INTO agent_refund (hash, customer, state, msat, reserve, fees, invoice, expires_at, \
+    made_at, changed_at, wallet) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const OPEN: &str = "SELECT hash, customer, state, msat, reserve, fees, invoice, expires_at, made_at, changed_at, wallet \
+    FROM agent_refund WHERE state < 2 ORDER BY made_at";
+const BY_HASH: &str = "SELECT hash, customer, state, msat, reserve, fees, invoice, expires_at, made_at, changed_at, wallet \
+    FROM agent_refund WHERE hash = ?";
+const OF_CUSTOMER: &str = "SELECT hash, customer, state, msat, reserve, fees, invoice, expires_at, made_at, changed_at, \
+    wallet FROM agent_refund WHERE customer = ? ORDER BY made_at DESC LIMIT ?";
+const SPENT: &str =
+    "SELECT coalesce(sum(msat + reserve), 0) FROM agent_refund WHERE made_at >= ? AND state <> 3";
+const PRUNE: &str = "DELETE FROM agent_refund WHERE state > 1 AND made_at < ?";
+/// Milliseconds for which a refund is known that is over. Its invoice has expired long before.
+const KEPT_MILLIS: u64 = 60 * 86_400_000;
+
+/// Where a refund is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefundState {
+    /// The wallet has not been asked to pay.
+    Wanted,
+    /// The wallet may have been asked to pay, and is only asked what has become of it.
+    Sent,
+    /// It is paid.
+    Paid,
+    /// It was not paid, and will not be.
+    Failed,
+}
+
+impl RefundState {
+    const ALL: [RefundState; 4] =
+        [RefundState::Wanted, RefundState::Sent, RefundState::Paid, RefundState::Failed];
+
+    /// Whether it is not over.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, RefundState::Wanted | RefundState::Sent)
+    }
+}
+
+/// A refund as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RefundRow {
+    pub(crate) payment_hash: [u8; 32],
+    pub(crate) customer: PubKey,
+    pub(crate) state: RefundState,
+    /// What the customer's invoice asks for, in millisatoshis.
+    pub(crate) msat: u64,
+    /// What is kept of the credit for routing fees, in millisatoshis.
+    pub(crate) reserve: u64,
+    /// What routing has cost the customer, in millisatoshis.
+    pub(crate) fees: u64,
+    /// The customer's invoice (BOLT 11).
+    pub(crate) invoice: String,
+    /// Until when it can be paid, in Unix seconds.
+    pub(crate) expires_at: u64,
+    /// Milliseconds since 1970.
+    pub(crate) made_at: u64,
+    /// When it came into its state, in milliseconds since 1970.
+    pub(crate) changed_at: u64,
+    /// The digest of the connection to the wallet that pays.
+    pub(crate) wallet: String,
+}
+
+/// Writes a refund.
+pub(super) fn write_refund(conn: &impl SqlConn, row: &RefundRow) -> Result<(), StoreError> {
+    let state = RefundState::ALL.iter().position(|state| *state == row.state).unwrap_or_default();
+    let params: [Param; 11] = [
+        row.payment_hash[..].into(),
+        row.customer.0[..].into(),
+        (state as u64).into(),
+        row.msat.into(),
+        row.reserve.into(),
+        row.fees.into(),
+        row.invoice.as_bytes().into(),
+        row.expires_at.into(),
+        row.made_at.into(),
+        row.changed_at.into(),
+        row.wallet.as_bytes().into(),
+    ];
+    exec(conn, PUT, &params)
+}
+
+fn rows(conn: &impl SqlConn, sql: &str, params: &[SqlValue<'_>]) -> Result<Vec<RefundRow>, StoreError> {
+    let mut found = Vec::new();
+    conn.query(sql, params, &mut |row| {
+        let state = usize::try_from(signed(row, 2)?).ok().and_then(|at| RefundState::ALL.get(at).copied());
+        found.push(RefundRow {
+            payment_hash: bytes(row, 0)?.try_into().map_err(|_| corrupt("a payment hash"))?,
+            customer: key(row, 1)?,
+            state: state.ok_or_else(|| corrupt("a state"))?,
+            msat: int(row, 3)?,
+            reserve: int(row, 4)?,
+            fees: int(row, 5)?,
+            invoice: text(row, 6)?,
+            expires_at: int(row, 7)?,
+            made_at: int(row, 8)?,
+            changed_at: int(row, 9)?,
+            wallet: text(row, 10)?,
+        });
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The refunds that are not over, oldest first.
+pub(crate) fn open_refunds(conn: &impl SqlConn) -> Result<Vec<RefundRow>, StoreError> {
+    rows(conn, OPEN, &[])
+}
+
+/// The refund of this payment hash.
+pub(crate) fn refund(conn: &impl SqlConn, payment_hash: &[u8; 32]) -> Result<Option<RefundRow>, StoreError> {
+    Ok(rows(conn, BY_HASH, &[SqlValue::Blob(payment_hash)])?.pop())
+}
+
+/// At most `limit` refunds of a customer, newest first.
+pub(crate) fn refunds_of(
+    conn: &impl SqlConn,
+    customer: &PubKey,
+    limit: usize,
+) -> Result<Vec<RefundRow>, StoreError> {
+    rows(conn, OF_CUSTOMER, &[SqlValue::Blob(&customer.0), SqlValue::Int(limit as i64)])
+}
+
+/// What was, or may have been, paid out since then, with what is kept for fees; milliseconds since 1970, and millisatoshis.
+pub(crate) fn refunded_since(conn: &impl SqlConn, since: u64) -> Result<u64, StoreError> {
+    let mut spent = 0;
+    conn.query(SPENT, &[SqlValue::Int(since as i64)], &mut |row| {
+        spent = int(row, 0)?;
+        Ok(())
+    })?;
+    Ok(spent)
+}
+
+/// Forgets what is old at this time, in milliseconds since 1970.
+pub(crate) fn prune_refunds(batch: &mut Batch, now: u64) {
+    batch.push(PRUNE, vec![now.saturating_sub(KEPT_MILLIS).into()]);
+}
