@@ -5,17 +5,16 @@
 use std::collections::VecDeque;
 
 use relay_engine::sql::SqlConn;
-use relay_engine::types::{Event, EventId, Filter, Kind, Now, PubKey, TagFilter, unescape};
-use relay_engine::wire::parse_event;
+use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
 
 use super::intake::too_large;
+use super::job_results::{NoResult, job_inputs, result_of, results_of};
 use super::jobs::{Active, Stage};
 use super::payments::Billed;
 use super::{Agent, Awaited, Effect, EffectId};
-use crate::cipher;
 use crate::executor::HttpEvent;
 use crate::fetch::{self, UrlInput};
-use crate::identity::{EventSigner, Sign};
+use crate::identity::Sign;
 use crate::job::{InputKind, JobEvent, JobRequest};
 use crate::nip90::{self, Feedback, RequestError};
 use crate::store::{Decrypted, ROW_BYTES_MAX};
@@ -30,9 +29,6 @@ const POLL_MILLIS_MAX: u64 = 30_000;
 
 /// Bytes left in a job's row for what changes while it waits and runs.
 const ROW_ROOM: usize = 4 << 10;
-
-/// Keys named by the request of another job that are asked for.
-const NAMED_MAX: usize = 16;
 
 /// What is still to be fetched for a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,14 +89,6 @@ impl Resolver {
     fn bytes(&self) -> usize {
         self.texts.iter().flatten().map(String::len).sum()
     }
-}
-
-/// Why the text of another job's result is not to be had.
-enum NoResult {
-    /// Not yet.
-    Missing,
-    /// Never, as a message for the customer.
-    Never(String),
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -426,88 +414,4 @@ fn of_ids(ids: impl Iterator<Item = EventId>) -> Filter {
     let mut filter = Filter { ids: Some(ids.collect()), ..Filter::default() };
     filter.normalise();
     filter
-}
-
-/// The results of a job, by those whom its request names if it names any.
-fn results_of(id: &str, asked: Option<&Event>) -> Filter {
-    let tags = Box::new([TagFilter { letter: b'e', values: Box::new([id.as_bytes().into()]) }]);
-    let mut named = asked.map(nip90::named_keys).unwrap_or_default();
-    named.truncate(NAMED_MAX);
-    let authors = (!named.is_empty()).then(|| named.into());
-    let kinds = Some((6000..=6999).collect::<Vec<Kind>>().into());
-    let mut filter = Filter { kinds, authors, tags, ..Filter::default() };
-    filter.normalise();
-    filter
-}
-
-/// The jobs that a request has as inputs, as far as it is not encrypted.
-fn job_inputs(request: &Event) -> Vec<EventId> {
-    let inputs = request.tags().named(b"i");
-    let jobs = inputs.filter(|tag| tag.fields().nth(2) == Some(b"job"));
-    jobs.filter_map(|tag| EventId::from_hex(&tag.value()?).ok()).collect()
-}
-
-/// The request that a result holds, if it is that of job `id`.
-fn request_in(result: &Event, id: &EventId) -> Option<Event> {
-    let json = result.tags().find(b"request")?;
-    let raw = parse_event(&json).ok()?;
-    (raw.compute_id() == *id).then(|| raw.to_event()).filter(|event| event.id == *id)
-}
-
-/// The text of the oldest result of job `id` that counts, and the jobs that it had as inputs. `asked` is its request if the
-/// relay has it; a result may hold it, too, and does not count if there is neither. A result counts if the request names its
-/// author. If the request names nobody it counts if it holds the request, or is addressed to its customer.
-fn result_of(
-    events: &[Event],
-    id: &EventId,
-    asked: Option<&Event>,
-    request: &JobRequest,
-    author: &EventSigner,
-) -> Result<(String, Vec<EventId>), NoResult> {
-    let hex = id.to_string();
-    let is_about = |event: &&Event| {
-        let e = event.tags().find(b"e");
-        nip90::is_result(event.kind) && e.is_some_and(|e| *e == *hex.as_bytes())
-    };
-    let mut results: Vec<&Event> = events.iter().filter(is_about).collect();
-    results.sort_by_key(|event| (event.created_at, event.id));
-    for result in results {
-        let held = request_in(result, id);
-        let Some(asked) = asked.or(held.as_ref()) else { continue };
-        let named = nip90::named_keys(asked);
-        let counts = match named.is_empty() {
-            true => held.is_some() || nip90::named_keys(result).contains(&asked.pubkey),
-            false => named.contains(&result.pubkey),
-        };
-        if counts {
-            return Ok((text_of_result(result, &asked.pubkey, request, author)?, job_inputs(asked)));
-        }
-    }
-    Err(NoResult::Missing)
-}
-
-/// The text of a result. An encrypted one is read only for the customer whose it is, if this agent has written it, and if
-/// the answer will be encrypted, too.
-fn text_of_result(
-    result: &Event,
-    customer: &PubKey,
-    request: &JobRequest,
-    author: &EventSigner,
-) -> Result<String, NoResult> {
-    let text = |raw: &[u8]| String::from_utf8_lossy(&unescape(raw)).into_owned();
-    let content = text(result.view().raw_content());
-    if result.tags().named(b"encrypted").next().is_none() {
-        return Ok(content);
-    }
-    let is_readable =
-        result.pubkey == author.pubkey() && *customer == request.customer && request.cipher.is_some();
-    // A remote signer is not asked for what it has encrypted itself.
-    let keys = author.keys().filter(|_| is_readable);
-    let opened = keys.map(|keys| cipher::decrypt(keys, customer, content.trim()));
-    match opened {
-        Some(Ok((_, text))) => Ok(text),
-        Some(Err(_)) | None => {
-            Err(NoResult::Never("the result of the job that is an input is encrypted".to_owned()))
-        }
-    }
 }

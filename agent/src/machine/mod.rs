@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! intake     events become jobs, or are refused (limits); cancel: cancellations, requests to vanish
-//! inputs     the texts of events, other jobs and URLs that a request names
-//! run        attempts: executors and their calls, time limits, retries
+//! inputs     the texts of events, other jobs (job_results) and URLs that a request names
+//! run        attempts: executors and their calls, time limits, retries; load: jobs from the database
 //! payments   what a job costs, when it is paid; invoices: from the wallet to the customer and back; books: what becomes of the money;
 //!            refunds: credit is paid out; wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
@@ -14,6 +14,7 @@
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
 //! sweep      deletes old rows
+//! effect     what an agent wants from its host
 //! jobs       what is kept in memory of unfinished jobs; ready: whose turn it is
 //! commit     one transaction a call; heartbeats: those of an agent with a remote signer
 //! ```
@@ -30,14 +31,17 @@ mod books;
 mod cancel;
 mod commit;
 mod deleted_agent;
+mod effect;
 mod expired;
 mod export;
 mod heartbeats;
 mod inputs;
 mod intake;
 mod invoices;
+mod job_results;
 mod jobs;
 mod limits;
+mod load;
 mod log;
 mod metrics;
 mod outbox;
@@ -62,7 +66,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use relay_engine::sql::{SqlConn, StoreError};
-use relay_engine::types::{Event, EventId, Filter, Now, PubKey};
+use relay_engine::types::{Event, EventId, Now, PubKey};
 use serde::{Deserialize, Serialize};
 
 use self::admin::AgentRecord;
@@ -74,148 +78,19 @@ use self::read_relays::ReadRelays;
 use self::schedules::Schedules;
 use self::signer::RemoteSigner;
 use self::sweep::Sweep;
-use crate::exchange::Answers;
-use crate::executor::{Executor, HttpEvent, HttpRequest};
+use crate::executor::{Executor, HttpEvent};
 use crate::identity::{EventSigner, Keys};
 use crate::manifest::{Handler, Manifest, ManifestError};
 use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
 pub use self::deleted_agent::DeletedAgent;
+pub use self::effect::{Effect, EffectId, ExchangeEvent, Published};
 pub(crate) use self::metrics::known_cause;
 pub use self::metrics::{CAUSES, CustomerMetrics, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta, PAYMENTS};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
 pub use self::refunds::RefundRecord;
 pub use crate::store::{Account, Reason, SentEvent, SessionMessage, Transfer};
-
-/// Identifies an effect whose outcome is awaited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EffectId(pub u64);
-
-/// What an agent wants from its host. Effects are polled and are not stored: what has to survive a restart is in the database, and
-/// becomes an effect again.
-#[derive(Clone, Debug)]
-pub enum Effect {
-    /// Publish events on the host's relay, and then on `relays`. Answered by `handle_published` once the host's relay has
-    /// them; the other relays are tried in the background.
-    Publish {
-        /// For the answer.
-        id: EffectId,
-        /// In this order, since feedback must not be published after the result: a host that can stops after one that
-        /// [`Published::Failed`].
-        events: Vec<Event>,
-        /// URLs of other relays.
-        relays: Vec<String>,
-    },
-    /// Send events, which are already on the host's relay, to other relays in the background. It is not answered.
-    Send {
-        /// Of the effect.
-        id: EffectId,
-        /// In this order.
-        events: Vec<Event>,
-        /// URLs of other relays.
-        relays: Vec<String>,
-    },
-    /// Make a call; its events go to `handle_http`.
-    Http {
-        /// For the answers.
-        id: EffectId,
-        /// The request.
-        request: HttpRequest,
-    },
-    /// Call a model of Workers AI; answered like a call.
-    Ai {
-        /// For the answers.
-        id: EffectId,
-        /// The model.
-        model: String,
-        /// Its JSON input.
-        input: bytes::Bytes,
-    },
-    /// End a call; nothing more is expected of it.
-    Cancel {
-        /// The call.
-        id: EffectId,
-    },
-    /// Ask a remote signer (NIP-46) or a wallet (NIP-47): subscribe on each of `relays` to its `answers`, then publish `requests` there. Of
-    /// what comes each event goes to `handle_exchange`, until [`Effect::Cancel`].
-    Exchange {
-        /// For the answers.
-        id: EffectId,
-        /// URLs of relays.
-        relays: Vec<String>,
-        /// Which events are answers.
-        answers: Answers,
-        /// In this order; there may be none.
-        requests: Vec<Event>,
-    },
-    /// Read stored events of the host's relay; answered by `handle_events`.
-    Query {
-        /// For the answer.
-        id: EffectId,
-        /// At most 16 events are returned.
-        filter: Filter,
-    },
-    /// Store a blob on the host's Blossom server ([`Context::blossom`]), without a token; answered by `handle_stored`. It is
-    /// carried out to its end also after [`Effect::Cancel`].
-    StoreBlob {
-        /// For the answer.
-        id: EffectId,
-        /// Whose blob it will be.
-        owner: PubKey,
-        /// The blob.
-        bytes: bytes::Bytes,
-        /// Its MIME type.
-        mime: &'static str,
-    },
-    /// Read a blob of the host's Blossom server; answered like a call over HTTP: status 200 with `content-type`, 404, or
-    /// [`HttpError::TooLarge`](crate::executor::HttpError::TooLarge).
-    ReadBlob {
-        /// For the answers.
-        id: EffectId,
-        /// Its name, 64 lowercase hexadecimal digits.
-        sha256: String,
-        /// Most bytes.
-        bytes_max: usize,
-    },
-}
-
-impl Effect {
-    /// Its id; of [`Effect::Cancel`] that of the call.
-    pub fn id(&self) -> EffectId {
-        match self {
-            Effect::Publish { id, .. }
-            | Effect::Send { id, .. }
-            | Effect::Http { id, .. }
-            | Effect::Ai { id, .. }
-            | Effect::Cancel { id }
-            | Effect::Exchange { id, .. }
-            | Effect::Query { id, .. }
-            | Effect::StoreBlob { id, .. }
-            | Effect::ReadBlob { id, .. } => *id,
-        }
-    }
-}
-
-/// What became of an event that an agent published on the host's relay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Published {
-    /// The relay has it, or has a newer version.
-    Accepted,
-    /// The relay refuses it, for good.
-    Refused(String),
-    /// Not now; try again.
-    Failed(String),
-}
-
-/// What comes of an [`Effect::Exchange`].
-#[derive(Clone, Debug)]
-pub enum ExchangeEvent {
-    /// An answer, or what passes for one.
-    Event(Event),
-    /// None of the relays can be reached, or all have closed. It is the last one.
-    Failed(String),
-}
 
 /// The state of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
