@@ -1,6 +1,6 @@
 //! A relay here and another one, with messages that travel when a seed says so, and connections that it cuts.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 

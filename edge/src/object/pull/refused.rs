@@ -30,7 +30,7 @@ pub(super) type Rules = [u8; 32];
 
 pub(super) fn rules(settings: &Settings) -> Rules {
     let all = json!(settings);
-    let rules = json!([all["limits"], all["policy"], all["url"], env!("CARGO_PKG_VERSION")]);
+    let rules = json!([all.get("limits"), all.get("policy"), all.get("url"), env!("CARGO_PKG_VERSION")]);
     Sha256::digest(rules.to_string()).into()
 }
 

@@ -1,8 +1,10 @@
 //! The set of all events that a client without keys sees, collected before the first client asks for it, and kept up to date:
 //! relays that copy each other whole compare it, and collecting one of a million takes seconds.
 
+use std::sync::Arc;
+
 use super::Relay;
-use super::sets::{Collected, SetKey, SetRequest, SetUse};
+use super::sets::{Collected, Failure, SetKey, SetRequest, SetUse};
 use crate::relay::queries::{Query, StepResult};
 use crate::store::{Backend, Seq};
 use crate::types::{Filter, Now};
@@ -50,14 +52,18 @@ impl<B: Backend> Relay<B> {
 
     /// A step of that.
     pub(in crate::relay) fn step_prepare(&mut self, now: Now, set: SetUse, budget: &mut usize) -> StepResult {
-        let limits = &self.config.limits;
-        let request = SetRequest::new(Seq(0), false, &self.config.policy.guarded_kinds, limits);
-        let (has_more, is_failed) =
-            match self.neg_sets.step(&self.store, &set, now.seconds(), budget, request) {
-                Some(Collected::More) => (true, false),
-                Some(Collected::Failed(_)) => (false, true),
-                Some(Collected::Set(_) | Collected::CommitPending) | None => (false, false),
-            };
+        let config = Arc::clone(&self.config);
+        let limits = &config.limits;
+        let request = SetRequest::new(Seq(0), false, &config.policy.guarded_kinds, limits);
+        let collected = self.neg_sets.step(&self.store, &set, now.seconds(), budget, request);
+        let has_more = matches!(collected, Some(Collected::More));
+        let mut is_failed = false;
+        match collected {
+            // It is tried again in a minute.
+            Some(Collected::Failed(Failure::Store(error))) => _ = self.record_store_error(&error),
+            Some(Collected::Failed(_) | Collected::FailedBefore(_)) => is_failed = true,
+            Some(_) | None => {}
+        }
         let has_room = self.neg_sets.free(0, limits.neg_sets_bytes_max, Some(set.id()));
         let is_large = self.neg_sets.len(&set) > limits.neg_prepared_events_max;
         if has_more && has_room && !is_large {
