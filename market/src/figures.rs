@@ -47,7 +47,7 @@ pub struct Job {
 pub enum Outcome {
     /// There is a result, so many seconds after the request; 0 if it states an earlier time.
     Delivered(u64),
-    /// There is none, whatever the provider's feedback said.
+    /// There is none, and the provider has not asked for payment; its other feedback makes no difference.
     Failed,
     /// There is none, and the provider has asked for payment. Signed events do not tell whether it was paid.
     Unpaid,

@@ -270,7 +270,7 @@ fn rules() {
         // The input of its schedule is longer than the least limit.
         assert!(parse(&manifest).is_ok(), "{path} {max}");
     }
-    check("limits.daily_spend_msat", 1, UNKNOWN);
+    check("limits.daily_spend_msat", 1, "is of no use without payment.refund invoice");
     check("network.max_fetch_bytes", 0, "must be from 1 to 4194304");
     check("network.max_fetch_bytes", (4 << 20) + 1, "must be from 1 to 4194304");
     check("network.allow_domains", texts(101), LONG_LIST);
@@ -321,6 +321,16 @@ fn payment() {
     let public = read.public_json(&relay_engine::types::PubKey([1; 32]));
     assert_eq!(public["payment"], json!({"policy": "prepay", "free_quota": 0, "refund": "credit"}));
     assert_eq!(public["handlers"][0]["price"], json!({"model": "per_job", "msat": 21_000}));
+    // What is paid out is bounded.
+    check("payment.refund", "invoice", "is of no use with policy free");
+    set(&mut manifest, "payment.refund", "invoice".into());
+    let range = "must be from 1 to 1000000000000";
+    for spend in [0_u64, 1_000_000_000_001] {
+        set(&mut manifest, "limits.daily_spend_msat", spend.into());
+        check_refused(&manifest, "limits.daily_spend_msat", range);
+    }
+    set(&mut manifest, "limits.daily_spend_msat", 50_000.into());
+    assert_eq!(parse(&manifest).expect("a manifest").limits.daily_spend_msat, 50_000);
 }
 
 /// Serde also reads a struct from a list of its fields.

@@ -14,7 +14,7 @@ const FULL_MICROS: u64 = 60_000_000;
 const SKEW_MICROS_MAX: u64 = 1_000_000;
 
 /// Token buckets of client addresses: for events, for their fan-out and for requests. An address that has sent nothing for
-/// two minutes is forgotten, unless one of its buckets has a deficit; they would be full.
+/// two minutes is forgotten, unless a deficit has kept one of its buckets from being full again.
 ///
 /// An ordered map, so that no choice of addresses makes a look-up expensive.
 #[derive(Debug, Default)]
@@ -36,10 +36,9 @@ struct Buckets {
 }
 
 impl Buckets {
-    fn has_deficit(mut self, limits: &Limits, now: Now) -> bool {
-        self.events.has_one(limits.address_events_per_minute_max, now);
-        self.fanout.has_one(limits.address_fanout_cost_per_minute_max, now);
-        self.events.has_deficit() || self.fanout.has_deficit()
+    fn are_full(mut self, limits: &Limits, now: Now) -> bool {
+        self.events.is_full(limits.address_events_per_minute_max, now)
+            && self.fanout.is_full(limits.address_fanout_cost_per_minute_max, now)
     }
 }
 
@@ -116,8 +115,8 @@ impl AddressRates {
         let is_over = now < self.began || now.micros_since(self.began) >= FULL_MICROS;
         if is_over || self.active.len() >= ADDRESSES_MAX {
             let silent = std::mem::replace(&mut self.before, std::mem::take(&mut self.active));
-            let with_deficit = silent.into_iter().filter(|(_, buckets)| buckets.has_deficit(limits, now));
-            self.before.extend(with_deficit.take(ADDRESSES_MAX.saturating_sub(self.before.len())));
+            let not_full = silent.into_iter().filter(|(_, buckets)| !buckets.are_full(limits, now));
+            self.before.extend(not_full.take(ADDRESSES_MAX.saturating_sub(self.before.len())));
             self.began = now;
         }
         let before = &mut self.before;

@@ -55,9 +55,10 @@ impl Bucket {
         self.milli_deficit = self.milli_deficit.saturating_add(wanted - taken);
     }
 
-    /// Whether there was a deficit when it was last filled.
-    pub fn has_deficit(&self) -> bool {
-        self.milli_deficit > 0
+    /// Whether nothing is missing; `per_minute` 0 is unlimited.
+    pub fn is_full(&mut self, per_minute: u32, now: Now) -> bool {
+        self.fill(per_minute, now);
+        per_minute == 0 || self.milli_tokens >= u64::from(per_minute) * 1000
     }
 
     fn fill(&mut self, per_minute: u32, now: Now) {
@@ -108,7 +109,7 @@ mod tests {
         assert!(bucket.has_one(60, at(0)) && bucket.has_one(60, at(0)), "asking takes nothing");
         bucket.spend(601, 60, at(0));
         assert!(!bucket.has_one(60, at(600_999)) && bucket.has_one(60, at(601_000)), "600 are made up");
-        assert!(!bucket.has_deficit());
+        assert!(!bucket.is_full(60, at(601_000)) && bucket.is_full(60, at(660_000)), "and then it fills");
         assert!(bucket.has_one(0, at(0)), "no bound");
     }
 }

@@ -225,7 +225,10 @@ impl SqlConn for Sqlite {
         match work().and_then(|()| self.tick()) {
             Ok(()) => self.0.conn.execute_batch("COMMIT").map_err(failed),
             Err(error) => {
-                self.0.conn.execute_batch("ROLLBACK").map_err(failed)?;
+                // SQLite has done so itself where the disk is full.
+                if !self.0.conn.is_autocommit() {
+                    self.0.conn.execute_batch("ROLLBACK").map_err(failed)?;
+                }
                 Err(error)
             }
         }

@@ -227,12 +227,13 @@ fn meaning(body: &mut String) {
         (
             "Success",
             "results for requests that name the provider, in the mean of its customers: each has the same weight, however \
-            much they order. A request without a result after an hour has failed, whatever the reason.",
+            much they order. A request without a result after an hour has failed, unless the provider has asked for payment: then it is \
+            unpaid, and does not count here.",
         ),
         (
             "At least",
-            "the lower end of Wilson’s 95 % interval of that mean. It is low while there are few customers, and the list is \
-            sorted by it.",
+            "the lower end of Wilson’s 95 % interval of that mean. It is low while there are few customers; the order \
+            “success” sorts by it.",
         ),
         (
             "Median time",
@@ -248,8 +249,14 @@ fn meaning(body: &mut String) {
             "requests without a result for which the provider asked for payment. Signed events do not tell whether \
             they were paid.",
         ),
-        ("Online", "the last heartbeat (kind 11998) is at most seven minutes old."),
-        ("Proof", "ids of the events, from which <b>relay market verify</b> recomputes the figures."),
+        (
+            "Online",
+            "the last heartbeat (kind 11998) is at most seven minutes old, has not expired and does not say offline.",
+        ),
+        (
+            "Proof",
+            "the events, by id or, if they expire, whole, from which <b>relay market verify</b> recomputes the figures.",
+        ),
     ] {
         let _ = writeln!(body, "<tr><th scope=\"row\">{name}</th><td>{text}</td></tr>");
     }

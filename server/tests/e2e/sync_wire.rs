@@ -111,7 +111,7 @@ fn check_requests(messages: &[Value], ids: usize) {
 
 #[test]
 fn what_differs_is_found_by_one_reconciliation_and_crosses_the_wire_once() {
-    const MANY: u64 = 3_000;
+    const MANY: u64 = 9_000;
     let peer = RelayProcess::start();
     let recorder = Recorder::before(&peer);
     let there = peer.data().display().to_string();

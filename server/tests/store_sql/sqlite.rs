@@ -25,6 +25,14 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
+    /// Ends a transaction that has failed, if SQLite has not done so itself, as where the disk is full.
+    fn roll_back(&self) -> Result<(), StoreError> {
+        if self.conn.is_autocommit() {
+            return Ok(());
+        }
+        self.conn.execute_batch("ROLLBACK").map_err(failed)
+    }
+
     pub(crate) fn open(path: &Path, as_doubles: bool) -> Self {
         let conn = rusqlite::Connection::open(path).expect("opens");
         let mode: String =
@@ -132,7 +140,7 @@ impl SqlConn for Sqlite {
             Ok(()) => {
                 if let Some(left) = self.fail_commit_after.get() {
                     let Some(left) = left.checked_sub(1) else {
-                        self.conn.execute_batch("ROLLBACK").map_err(failed)?;
+                        self.roll_back()?;
                         return Err(StoreError::Full("on purpose".into()));
                     };
                     self.fail_commit_after.set(Some(left));
@@ -140,7 +148,7 @@ impl SqlConn for Sqlite {
                 self.conn.execute_batch("COMMIT").map_err(failed)
             }
             Err(error) => {
-                self.conn.execute_batch("ROLLBACK").map_err(failed)?;
+                self.roll_back()?;
                 Err(error)
             }
         }

@@ -62,7 +62,8 @@ impl<B: Backend> Relay<B> {
             // It is tried again in a minute.
             Some(Collected::Failed(Failure::Store(error))) => _ = self.record_store_error(&error),
             Some(Collected::Failed(_) | Collected::FailedBefore(_)) => is_failed = true,
-            Some(_) | None => {}
+            // A set that is held is not given up.
+            other => drop(other),
         }
         let has_room = self.neg_sets.free(0, limits.neg_sets_bytes_max, Some(set.id()));
         let is_large = self.neg_sets.len(&set) > limits.neg_prepared_events_max;
