@@ -78,13 +78,16 @@ fn a_full_database_of_an_earlier_version_opens_and_makes_room() {
     let stored = || of_author(&backend, author(1)).len();
     let before = stored();
     assert!(before >= 500, "{before}");
-    // What is deleted is removed at once.
+    // A little room, and what is deleted is removed at once.
+    let pages: i64 = backend.conn().conn.query_row("PRAGMA page_count", [], |row| row.get(0)).expect("pages");
+    backend.conn().conn.execute_batch(&format!("PRAGMA max_page_count = {}", pages + 32)).expect("a limit");
     let tags: Vec<_> = (1..=400).map(|n| ("e", note(n).id.to_string())).collect();
     let request = Made { prefix: 9, tail: 9_999, author: 1, created_at: 9_000, kind: 5, tags }.event();
     let full = StoreError::Full("no room".into());
     let outcomes = commit_removals(&backend, 10_000, &[put(request)], &full);
     assert!(matches!(outcomes[..], [Ok(OpResult { outcome: Outcome::Stored(_), .. })]), "{outcomes:?}");
     assert_eq!(stored(), before - 400 + 1);
+    limit(backend.conn());
     assert!(fill(&backend, 20_000) > 20_000, "there is room for notes again");
     drop(backend);
 
