@@ -73,7 +73,7 @@ pub enum Effect {
         /// At most 16 events are returned.
         filter: Filter,
     },
-    /// Store a blob on the host's Blossom server ([`Context::blossom`]), without a token; answered by `handle_stored`. It is
+    /// Store a blob on the host's Blossom server ([`Context::blossom`](super::Context::blossom)), without a token; answered by `handle_stored`. It is
     /// carried out to its end also after [`Effect::Cancel`].
     StoreBlob {
         /// For the answer.

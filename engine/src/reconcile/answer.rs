@@ -20,7 +20,7 @@ use crate::types::EventId;
 /// Calls that the crate may make into the set for one message: each range of it takes one to three, each of the 16 parts that a
 /// range may be split into two more. An answer of [`SPLIT_BYTES_MAX`] has some 400 ranges that are split, which take 13,000.
 pub const CALLS_MAX: usize = 8 * LOOKUPS_MAX;
-/// Bytes of the answer to more than [`SPLITS_MAX`] ranges with a fingerprint. Each that is not the relay's is split into 16, which
+/// Bytes of the answer to more than some 400 ranges with a fingerprint. Each that is not the relay's is split into 16, which
 /// takes 300 bytes and 33 calls, where the ids of an answer take next to nothing.
 pub const SPLIT_BYTES_MAX: usize = 125_000;
 const SPLITS_MAX: usize = SPLIT_BYTES_MAX / 300;
