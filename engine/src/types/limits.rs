@@ -124,7 +124,7 @@ pub struct Limits {
     /// use, an address may have one set, or sets of a quarter together.
     pub neg_sets_bytes_max: usize,
     /// Most events for which the set of all events (the filter `{}`) is collected before anybody asks for it, and kept up to
-    /// date, so that the first reconciliation of it need not wait for a scan: one to two seconds for a million events. It takes
+    /// date, so that the first reconciliation of it need not wait for a scan: one to three seconds for a million events. It takes
     /// 40 bytes an event in each shard, and memory of `neg_sets_bytes_max`. 0 is never.
     pub neg_prepared_events_max: usize,
 }
