@@ -190,6 +190,8 @@ pub struct Session {
     /// NEG-OPENs refused because they match too much, since one was answered.
     blocked: u32,
     reopened: u32,
+    /// Whether no more events are asked for at present.
+    is_held: bool,
     has_ended: bool,
 }
 
@@ -225,6 +227,7 @@ impl Session {
             malformed: 0,
             blocked: 0,
             reopened: 0,
+            is_held: false,
             has_ended: false,
         };
         if information.negentropy == Some(false) && session.progress.negentropy == Support::Unknown {
@@ -286,6 +289,14 @@ impl Session {
         self.progress.settled.extend(outcomes.refused);
         self.progress.steps += outcomes.counts.stored + (self.progress.settled.len() - settled) as u64;
         self.check_wrong();
+    }
+
+    /// Whether more events are asked for. While it is held, what was asked for before still comes: at most two REQs of 250 events, or a
+    /// page. For hosts that cannot stop reading the connection while events wait for the store.
+    pub fn hold(&mut self, now: Duration, is_held: bool) {
+        if std::mem::replace(&mut self.is_held, is_held) && !is_held {
+            self.work(now);
+        }
     }
 
     /// Does not count this time as silence of the relay: its messages were not read.

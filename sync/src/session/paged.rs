@@ -62,7 +62,7 @@ impl Session {
     /// Asks for the next page once what differs in the last one has been sent. True if the range is done.
     pub(super) fn go_on_paging(&mut self, now: Duration, is_transferred: bool) -> bool {
         let Current::Paging(paging) = &mut self.current else { return false };
-        if paging.sub.is_some() || !is_transferred {
+        if paging.sub.is_some() || !is_transferred || self.is_held {
             return false;
         }
         self.progress.counts.incomplete_seconds += std::mem::take(&mut paging.incomplete_seconds);

@@ -12,7 +12,9 @@ use crate::upload::Answer;
 impl Session {
     /// Asks for and sends what there is room for. True if nothing is left.
     pub(super) fn transfer(&mut self, now: Duration) -> bool {
-        while let Some(request) = self.downloads.next() {
+        while !self.is_held
+            && let Some(request) = self.downloads.next()
+        {
             self.answered_at = now;
             self.send(frames::req(&request.sub, &frames::ids_filter(request.ids.iter())));
         }

@@ -280,6 +280,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         self.act(&mut pulls, now);
         self.store_position(&mut pulls);
         self.publish_copies(&mut pulls, now);
+        self.act(&mut pulls, now);
         // Those that admission refuses are decided at once: nothing else would bring about the next tick.
         self.take_outcomes(&mut pulls, now);
         self.end_if_stored(&mut pulls, now);
@@ -386,6 +387,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                     slice.received += 1;
                     slice.waiting_bytes += event.json().len();
                     slice.waiting.push_back(event);
+                    slice.hold_if_full(now);
                 }
                 // Nothing is sent to it.
                 Action::Load(_) => session.loaded(Slice::elapsed(*begun, now), Vec::new()),
@@ -412,6 +414,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             let ticket = self.relay.publish_copy(now, &event);
             slice.tickets.insert(ticket, (event.id, event.created_at));
         }
+        slice.hold_if_full(now);
     }
 
     /// Stores how far pages have been read, so that they are not sent again if memory is lost.

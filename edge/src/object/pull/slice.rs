@@ -30,6 +30,8 @@ pub(super) const RANGE_EVENTS: u32 = 32_768;
 pub(super) const PUBLISHED_MAX: usize = 64;
 /// Bytes of events that wait, above which the slice ends: the next one asks for the rest.
 pub(super) const WAITING_BYTES_MAX: usize = 8 << 20;
+/// Bytes of events that wait, above which no more are asked for until fewer do.
+pub(super) const HELD_BYTES: usize = 2 << 20;
 /// Longest message of another relay, in bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Messages that may come beyond those that were asked for.
@@ -147,6 +149,13 @@ impl Slice {
     /// Events that have been found.
     pub(super) fn found_count(&self) -> usize {
         self.items.len() + self.hidden.len()
+    }
+
+    /// Asks for more only while little waits: messages come faster than ticks.
+    pub(super) fn hold_if_full(&mut self, now: Now) {
+        if let Some((session, begun)) = &mut self.session {
+            session.hold(Slice::elapsed(*begun, now), self.waiting_bytes > HELD_BYTES);
+        }
     }
 
     /// Whether its bounds are reached.
