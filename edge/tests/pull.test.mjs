@@ -1,6 +1,7 @@
 // Copying from other relays: the object fetches what is missing from the native relay, whatever it loses meanwhile, and leaves a relay
 // alone that floods it.
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -8,26 +9,38 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { WebSocketServer } from 'ws'
 import { Client, generateSecretKey, getPublicKey, now, sign, sleep } from './client.mjs'
-import { startEdge } from './host.mjs'
+import { serverBinary, startEdge } from './host.mjs'
 import { startServer } from './server.mjs'
 
-const EVENTS = Number(process.env.PULL_EVENTS ?? 2_000)
+/** So many are signed here, or, for a measurement, these JSON lines are imported: `PULL_FILE`. */
+let EVENTS = Number(process.env.PULL_EVENTS ?? 2_000)
+const FILE = process.env.PULL_FILE
 const TOKEN = 'for-this-test'
-const PATIENCE_MS = 180_000
+const PATIENCE_MS = FILE ? 1_200_000 : 180_000
 
 let server, guarded
 before(async () => {
   // It gives what is guarded here to anybody.
   const limits = { address_events_per_minute_max: 0, events_per_minute_max: 0 }
   server = await startServer({ config: { limits, policy: { guarded_kinds: [] } } })
-  const client = await Client.open(server.url)
   const authors = Array.from({ length: 20 }, generateSecretKey)
   const at = now() - EVENTS
   guarded = sign({ kind: 1059, tags: [['p', getPublicKey(authors[0])]], created_at: at })
   const events = [guarded]
-  while (events.length < EVENTS) {
+  if (FILE) {
+    const relay = (...args) => {
+      const done = spawnSync(serverBinary(), [...args, '--json', '--data', server.data], { encoding: 'utf8' })
+      assert.equal(done.status, 0, done.stderr)
+      return JSON.parse(done.stdout)
+    }
+    relay('import', FILE)
+    EVENTS = relay('info').events + 1
+  }
+  while (!FILE && events.length < EVENTS) {
     events.push(sign({ created_at: at + events.length, tags: [['t', `t${events.length % 7}`]] }, authors[events.length % 20]))
   }
+  // Not before all are signed, so that the relay's pings are answered.
+  const client = await Client.open(server.url)
   for (let n = 0; n < events.length; n += 100) {
     const some = events.slice(n, n + 100)
     some.forEach(event => client.send('EVENT', event))

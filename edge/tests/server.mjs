@@ -36,6 +36,7 @@ export async function startServer({ config, vars }) {
   })
   return {
     url,
+    data: join(data, 'data'),
     http: url.replace('ws', 'http'),
     stop: async () => {
       child.kill('SIGTERM')
