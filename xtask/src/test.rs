@@ -141,7 +141,20 @@ fn tests_quick() -> anyhow::Result<()> {
     // All but `store_sql` and `store_log`, which take longer than the others together.
     let globs = ["[!s]*", "s[!t]*", "store_m*", "store_lmdb", "store_scan_cost"];
     let mut command = cargo(&["test", "--locked", "--quiet", "--lib"]);
-    run(command.args(QUICK_PACKAGES).args(globs.iter().flat_map(|glob| ["--test", glob])))
+    command.args(QUICK_PACKAGES).args(globs.iter().flat_map(|glob| ["--test", glob]));
+    run(with_threads(&mut command))
+}
+
+/// Two tests at once on each core, because many wait for deadlines and sockets.
+fn with_threads(command: &mut Command) -> &mut Command {
+    const VARIABLE: &str = "RUST_TEST_THREADS";
+    match std::env::var_os(VARIABLE) {
+        Some(_) => command,
+        None => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            command.env(VARIABLE, (2 * cores).to_string())
+        }
+    }
 }
 
 fn docs() -> anyhow::Result<()> {
@@ -178,7 +191,7 @@ fn wasm() -> anyhow::Result<()> {
 
 /// The whole workspace at once, so that every dependency is built once.
 fn tests() -> anyhow::Result<()> {
-    run(&mut cargo(&["test", "--locked", "--workspace"]))
+    run(with_threads(&mut cargo(&["test", "--locked", "--workspace"])))
 }
 
 fn oracle() -> anyhow::Result<()> {
