@@ -5,7 +5,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`agents`] | agents in this process: their calls over HTTP |
-//! | [`cli`] | the command line: serve, import, export, scan, delete, sync, stream, router, info, verify-db, config, agent, blossom, market |
+//! | [`cli`] | the command line: serve, import, export, scan, delete, sync, stream, router, info, verify-db, db convert, config, agent, blossom, market |
 //! | [`config`] | settings by flags, environment and file |
 //! | `blossom` | blobs in this process |
 //! | [`embed`], `handle` | the server embedded in another program; events and streams without a socket |
@@ -14,6 +14,7 @@
 //! | `writer`, `foreign_commits` | the one thread that writes: group commit, sweeps; what other processes have stored |
 //! | [`lmdb`] | the default store |
 //! | [`log_store`] | a store on files: a log and pages of keys |
+//! | `convert` | a database is copied into one of another engine and replaced by it |
 //! | `outcomes` | what became of events that were given to it |
 //! | `permits` | who may work now: fair turns of transfers of blobs, and of requests to the market |
 //! | `market` | the registry of job providers, which follows the relay's stream |
@@ -25,6 +26,7 @@ mod blossom;
 mod cached;
 pub mod cli;
 pub mod config;
+mod convert;
 pub mod embed;
 mod event_reader;
 mod foreign_commits;

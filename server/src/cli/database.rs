@@ -10,8 +10,10 @@ use relay_engine::store::{Backend, Hit, Reader, Scan, ScanLimits, ScanStep, Sink
 use relay_engine::types::{Filter, Timestamp};
 use relay_engine::wire;
 
+use super::db;
 use super::exit::Failure;
 use crate::config::{Settings, StoreEngine};
+use crate::convert;
 use crate::lmdb::{LmdbBackend, LmdbOptions};
 use crate::log_store::{LogBackend, LogOptions};
 
@@ -69,6 +71,7 @@ enum Engine {
 
 /// The configured engine, unless the folder has a database of another one.
 fn engine(settings: &Settings) -> Result<Engine, Failure> {
+    db::refuse_if_begun(settings)?;
     let is_other = |file: &str, is_there: bool, engine: &str| match is_there {
         true => Err(Failure::Usage(format!(
             "the folder {} has a database of another engine ({file}): set store.engine = \"{engine}\", or another folder",
@@ -76,9 +79,16 @@ fn engine(settings: &Settings) -> Result<Engine, Failure> {
         ))),
         false => Ok(()),
     };
-    match settings.store.engine {
+    let configured = match settings.store.engine {
+        StoreEngine::Auto if convert::Engine::of(&settings.data) == Some(convert::Engine::Log) => {
+            StoreEngine::Log
+        }
+        StoreEngine::Auto => StoreEngine::Lmdb,
+        configured => configured,
+    };
+    match configured {
         StoreEngine::Memory => Err(Failure::Usage("store.engine is `memory`: there is no database".into())),
-        StoreEngine::Lmdb => {
+        StoreEngine::Auto | StoreEngine::Lmdb => {
             is_other("a log", LogBackend::is_in(&settings.data), "log")?;
             let map_bytes_max = usize::try_from(settings.store.map_bytes_max).unwrap_or(usize::MAX);
             let reserve_bytes = settings.store.reserve_bytes;

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod blossom;
 mod client;
 pub mod database;
+mod db;
 pub mod delete;
 pub mod exit;
 pub mod export;
@@ -78,6 +79,9 @@ enum Command {
     Info(With<info::InfoArgs>),
     /// Read the whole database and name what is broken; nothing is changed
     VerifyDb(With<verify_db::VerifyDbArgs>),
+    /// Convert the database to another engine
+    #[command(subcommand)]
+    Db(db::DbCommand),
     /// Deploy and manage agents on a running relay
     Agent(agent::AgentArgs),
     /// Manage the blobs of a running relay
@@ -188,6 +192,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Router(With { common, args })) => router::run(args, &common.load(&[])?.settings),
         Some(Command::Info(With { common, args })) => info::run(args, &common.load(&[])?.settings),
         Some(Command::VerifyDb(With { common, args })) => verify_db::run(args, &common.load(&[])?.settings),
+        Some(Command::Db(db::DbCommand::Convert(With { common, args }))) => {
+            db::run(args, &common.load(&[])?.settings)
+        }
         Some(Command::Agent(args)) => agent::run(args),
         Some(Command::Blossom(args)) => blossom::run(args),
         Some(Command::Market(args)) => market::run(args),

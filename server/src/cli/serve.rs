@@ -25,7 +25,7 @@ pub(crate) fn serve_here(settings: Settings, embedded: Option<Embedded>) -> Resu
         Err(error) => tracing::warn!(%error, "the limit on open files stays as it is"),
     }
     let ended = match settings.store.engine {
-        StoreEngine::Lmdb | StoreEngine::Log => {
+        StoreEngine::Auto | StoreEngine::Lmdb | StoreEngine::Log => {
             make_folder(&settings.data)?;
             // Held while the relay serves.
             let _lock = ServeLock::take(&settings.data, &settings.listen)?;

@@ -258,7 +258,7 @@ mod tests {
             ("", &[], &[("limits.event_tags_max", "30000")], "no more than 20966 fit"),
             ("", &[], &[("policy.deny_pubkeys", "abc")], "public key `abc`"),
             ("", &[], &[("policy.deny_kinds", "x")], "is not a list"),
-            ("[store]\nengine = 'sqlite'", &[], &[], "expected one of `lmdb`, `log`, `memory`"),
+            ("[store]\nengine = 'sqlite'", &[], &[], "expected one of `auto`, `lmdb`, `log`, `memory`"),
             ("[blobs]\nbucket = ''", &[], &[], "`blobs.bucket` is empty"),
             ("[blobs]\nprefix = 'x'", &[], &[], "`blobs.prefix` has no effect without blobs.bucket"),
             (

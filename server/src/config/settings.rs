@@ -151,7 +151,7 @@ impl Default for Network {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// `lmdb`, `log`, or `memory`, which forgets everything at the end.
+    /// `auto`, `lmdb`, `log`, or `memory`, which forgets everything at the end.
     pub engine: StoreEngine,
     /// LMDB: largest size the database may reach, in bytes. Address space, not disk: reserve generously.
     pub map_bytes_max: u64,
@@ -167,8 +167,10 @@ pub struct Store {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreEngine {
-    /// LMDB in the data folder.
+    /// The one that the data folder has a database of, LMDB in a new folder.
     #[default]
+    Auto,
+    /// LMDB in the data folder.
     Lmdb,
     /// A log and pages in the data folder, which one process opens at a time.
     Log,
@@ -179,7 +181,7 @@ pub enum StoreEngine {
 impl Default for Store {
     fn default() -> Self {
         Store {
-            engine: StoreEngine::Lmdb,
+            engine: StoreEngine::Auto,
             map_bytes_max: 1 << 40,
             reserve_bytes: 32 << 20,
             commit_events_max: 4_096,
@@ -443,7 +445,7 @@ mod tests {
     /// Regression: there was no market on the store on files.
     #[test]
     fn every_store_that_keeps_its_events_has_a_market() {
-        for engine in [StoreEngine::Lmdb, StoreEngine::Log, StoreEngine::Memory] {
+        for engine in [StoreEngine::Auto, StoreEngine::Lmdb, StoreEngine::Log, StoreEngine::Memory] {
             let mut settings = Settings::default();
             settings.market.enabled = true;
             settings.store.engine = engine;

@@ -6,7 +6,7 @@
 //! key         posting | id | expiry       postings    keys: see relay_engine::store::kv; values: see `posting_blocks`
 //! tombstone   tombstone key               until:8
 //! hidden      number:8                    a row of bits, one for each event that is pending removal (the name is an old one)
-//! meta        "schema"                    1:8, or 2:8 while any event is pending removal
+//! meta        "schema"                    1:8, or 2:8 while any event is pending removal, or 3:8 if there are hashed tombstones
 //!             "last_seq"                  seq:8       only if the event of the last seq was removed
 //!             "unlogged_removals"         count:8     removals that are not in the log; missing counts as 0
 //!
@@ -37,6 +37,7 @@ use relay_engine::store::{Backend, REMOVED_KEYS_MAX, Seq, StoreError, TermClasse
 
 pub use error::OpenError;
 use error::store_error;
+pub(crate) use open::is_in_use;
 use posting_blocks::PostingBlocks;
 pub(crate) use reserve::Reserve;
 use snapshot::Snapshot;
@@ -45,6 +46,10 @@ use snapshot::Snapshot;
 /// Others are refused.
 const SCHEMA: u64 = 1;
 const SCHEMA_WITH_PENDING_REMOVALS: u64 = 2;
+/// The layout once tombstones were copied of which only the hashes are known, whether or not events are pending removal: versions that
+/// do not look for these would store again what they deleted.
+const SCHEMA_WITH_HASHED_TOMBSTONES: u64 = 3;
+const SCHEMAS: std::ops::RangeInclusive<u64> = SCHEMA..=SCHEMA_WITH_HASHED_TOMBSTONES;
 const SCHEMA_KEY: &str = "schema";
 const LAST_SEQ_KEY: &str = "last_seq";
 /// [`Reader::unlogged_removals`](relay_engine::store::Reader::unlogged_removals), of all processes. Missing counts as 0.
@@ -115,13 +120,10 @@ impl LmdbBackend {
         let env = open::environment(path, options)?;
         let found = find(&env, path)?;
         match found {
-            Found::Schema(SCHEMA | SCHEMA_WITH_PENDING_REMOVALS) | Found::Nothing => {}
+            Found::Schema(found) if SCHEMAS.contains(&found) => {}
+            Found::Nothing => {}
             Found::Schema(found) => {
-                return Err(OpenError::Schema {
-                    path: path.to_owned(),
-                    found,
-                    known: SCHEMA_WITH_PENDING_REMOVALS,
-                });
+                return Err(OpenError::Schema { path: path.to_owned(), found, known: *SCHEMAS.end() });
             }
             Found::Something => return Err(OpenError::NotARelayDatabase(path.to_owned())),
         }
@@ -154,13 +156,9 @@ impl LmdbBackend {
         }
         let env = open::environment_to_read(path, options)?;
         match find(&env, path)? {
-            Found::Schema(SCHEMA | SCHEMA_WITH_PENDING_REMOVALS) => {}
+            Found::Schema(found) if SCHEMAS.contains(&found) => {}
             Found::Schema(found) => {
-                return Err(OpenError::Schema {
-                    path: path.to_owned(),
-                    found,
-                    known: SCHEMA_WITH_PENDING_REMOVALS,
-                });
+                return Err(OpenError::Schema { path: path.to_owned(), found, known: *SCHEMAS.end() });
             }
             Found::Nothing | Found::Something => return Err(OpenError::NotARelayDatabase(path.to_owned())),
         }
@@ -221,6 +219,9 @@ impl LmdbBackend {
         }
         for (stored, until) in overlay.tombstones() {
             tombstone.put(txn, stored, &until)?;
+            if is_hashed_tombstone(stored) {
+                meta.put(txn, SCHEMA_KEY, &SCHEMA_WITH_HASHED_TOMBSTONES)?;
+            }
         }
         self.apply_pending_removals(txn, pending_removal_rows)?;
         // The newest stored event has the last sequence number, unless it was removed.
@@ -251,9 +252,17 @@ impl LmdbBackend {
                 pending_removal.put(txn, number, row.as_bytes())?;
             }
         }
+        if self.databases.meta.get(txn, SCHEMA_KEY)? == Some(SCHEMA_WITH_HASHED_TOMBSTONES) {
+            return Ok(());
+        }
         let layout = if pending_removal.is_empty(txn)? { SCHEMA } else { SCHEMA_WITH_PENDING_REMOVALS };
         self.databases.meta.put(txn, SCHEMA_KEY, &layout)
     }
+}
+
+/// Whether only the hash of a tombstone is known, by its key. These are before all others.
+fn is_hashed_tombstone(key: &[u8]) -> bool {
+    key.first() == Some(&b'd')
 }
 
 impl LmdbBackend {

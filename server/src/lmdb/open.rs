@@ -124,7 +124,7 @@ fn allocate_blocks(_: &File, _: u64, _: bool) -> io::Result<()> {
 }
 
 /// Whether some process has the database open: LMDB holds a lock on `lock.mdb` then.
-fn is_in_use(path: &Path) -> io::Result<bool> {
+pub(crate) fn is_in_use(path: &Path) -> io::Result<bool> {
     use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
     let file = match File::open(path.join("lock.mdb")) {
         Ok(file) => file,

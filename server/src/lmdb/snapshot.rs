@@ -6,12 +6,14 @@ use std::ops::Bound;
 
 use heed::types::{Bytes, DecodeIgnore};
 use heed::{AnyTls, Database, RoTxn, RwTxn, WithoutTls};
-use relay_engine::store::kv::{KeySource, PendingRemovalRow};
+use relay_engine::store::kv::{
+    KeySource, PendingRemovalRow, TombstoneHash, hash_of_tombstone, hashed_tombstone,
+};
 use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::Timestamp;
 
 use super::error::store_error;
-use super::{Be64, LAST_SEQ_KEY, LmdbBackend, UNLOGGED_REMOVALS_KEY};
+use super::{Be64, LAST_SEQ_KEY, LmdbBackend, UNLOGGED_REMOVALS_KEY, is_hashed_tombstone};
 
 /// The database as a transaction sees it.
 pub struct Snapshot<'a, T> {
@@ -19,11 +21,18 @@ pub struct Snapshot<'a, T> {
     txn: T,
     /// Whether any event is pending removal, once that has been asked.
     has_pending_removals: OnceCell<bool>,
+    /// Whether there are tombstones of which only the hash is known, likewise.
+    has_hashed_tombstones: OnceCell<bool>,
 }
 
 impl<'a, T> Snapshot<'a, T> {
     pub(super) fn new(backend: &'a LmdbBackend, txn: T) -> Self {
-        Snapshot { backend, txn, has_pending_removals: OnceCell::new() }
+        Snapshot {
+            backend,
+            txn,
+            has_pending_removals: OnceCell::new(),
+            has_hashed_tombstones: OnceCell::new(),
+        }
     }
 
     pub(super) fn into_txn(self) -> T {
@@ -64,6 +73,14 @@ impl<T: Txn> Snapshot<'_, T> {
         };
         let row = pending_removal.get(self.txn.read(), &number).map_err(store_error)?;
         row.map_or(Ok(PendingRemovalRow::EMPTY), PendingRemovalRow::read)
+    }
+
+    fn has_hashed_tombstones(&self) -> Result<bool, StoreError> {
+        if let Some(known) = self.has_hashed_tombstones.get() {
+            return Ok(*known);
+        }
+        let first = self.backend.databases.tombstone.first(self.txn.read()).map_err(store_error)?;
+        Ok(*self.has_hashed_tombstones.get_or_init(|| first.is_some_and(|(key, _)| is_hashed_tombstone(key))))
     }
 
     fn pending_removal_count(&self) -> Result<u64, StoreError> {
@@ -131,7 +148,25 @@ impl<T: Txn> KeySource for Snapshot<'_, T> {
     }
 
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
-        self.backend.databases.tombstone.get(self.txn.read(), key).map_err(store_error)
+        let (txn, tombstones) = (self.txn.read(), self.backend.databases.tombstone);
+        let until = tombstones.get(txn, key).map_err(store_error)?;
+        let hashed = match self.has_hashed_tombstones()? {
+            true => tombstones.get(txn, &hashed_tombstone(&hash_of_tombstone(key))).map_err(store_error)?,
+            false => None,
+        };
+        Ok(until.max(hashed))
+    }
+
+    fn tombstones(
+        &self,
+        each: &mut dyn FnMut(TombstoneHash, Timestamp) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let stored = self.backend.databases.tombstone.iter(self.txn.read()).map_err(store_error)?;
+        for tombstone in stored {
+            let (key, until) = tombstone.map_err(store_error)?;
+            each(hash_of_tombstone(key), until)?;
+        }
+        Ok(())
     }
 
     fn last_seq(&self) -> Result<Seq, StoreError> {

@@ -17,6 +17,11 @@ const LOCK: &str = "LOCK";
 /// Shared by the processes that read while one writes.
 const READERS: &str = "READERS";
 
+/// Whether a file of this name is a lock of a folder.
+pub(super) fn is_lock(name: &str) -> bool {
+    name == LOCK || name == READERS
+}
+
 /// A folder that no other process writes, or one that is read.
 #[derive(Debug)]
 pub struct Folder {

@@ -143,6 +143,19 @@ impl<D: Disk> Store<D> {
     }
 }
 
+/// Whether a file of this name is part of a database.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    is_manifest_name(name)
+        || segment::parse_name(name).is_some()
+        || page_files::parse_name(name).is_some()
+        || folder::is_lock(name)
+}
+
+/// Whether a file of this name says that there is a database.
+pub(crate) fn is_manifest_name(name: &str) -> bool {
+    manifest::parse_name(name).is_some()
+}
+
 impl LogBackend<Folder> {
     /// Opens the database in folder `path`, creating both where missing. `reserve_bytes` of the disk are kept for removing events when
     /// nothing else fits any more; 0: none.
@@ -185,9 +198,7 @@ impl LogBackend<Folder> {
     /// Whether there is such a database in a folder.
     pub fn is_in(path: &Path) -> bool {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries
-            .into_iter()
-            .any(|entry| entry.file_name().to_str().is_some_and(|name| manifest::parse_name(name).is_some()))
+        entries.into_iter().any(|entry| entry.file_name().to_str().is_some_and(is_manifest_name))
     }
 }
 

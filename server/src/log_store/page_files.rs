@@ -53,6 +53,11 @@ fn name(number: usize) -> String {
     format!("pages-{number:08}")
 }
 
+/// The number in a file's name.
+pub(super) fn parse_name(name: &str) -> Option<usize> {
+    name.strip_prefix("pages-")?.parse().ok()
+}
+
 fn failed(number: usize, error: &std::io::Error) -> StoreError {
     store_error(&name(number), error)
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod blossom;
 mod closing;
 mod command_line;
+mod conversion;
 mod crash;
 mod few_files;
 mod full_disk;

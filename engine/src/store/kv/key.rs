@@ -19,6 +19,7 @@
 //! tombstone   = 'i'  id:32  pubkey:32
 //!             | 'r'  kind:2  pubkey:32  hash:16
 //!             | 'v'  pubkey:32
+//!             | 'd'  SHA-256 of one of these:32           where it was copied from a store that knows only that
 //!
 //! in lsm      = 'd'  SHA-256 of tombstone:32  not until:8        tombstones are among the keys in SQL and on files
 //! ```
@@ -33,6 +34,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use super::conversion::TombstoneHash;
 use crate::store::backend::{Posting, Rank, Seq, StartAt, Tombstone};
 use crate::store::terms::Term;
 use crate::types::{EventId, Kind, Timestamp};
@@ -290,7 +292,39 @@ pub(super) fn tombstone(tombstone: &Tombstone) -> Box<[u8]> {
 
 /// A tombstone among the keys. Of several of one tombstone the one with the latest timestamp comes first.
 pub(in crate::store) fn tombstone_key(tombstone: &[u8], until: Timestamp) -> Key {
-    Key::new(&[b"d", &Sha256::digest(tombstone), &(!until).to_be_bytes()])
+    Key::new(&[b"d", &hash_of_tombstone(tombstone), &(!until).to_be_bytes()])
+}
+
+/// SHA-256 of a tombstone, whichever form its key has.
+pub fn hash_of_tombstone(key: &[u8]) -> TombstoneHash {
+    match key {
+        [b'd', hash @ ..] if hash.len() == 32 => *hash.first_chunk().expect("it has 32 bytes"),
+        _ => Sha256::digest(key).into(),
+    }
+}
+
+/// The key of a tombstone of which only the hash is known.
+pub fn hashed_tombstone(hash: &TombstoneHash) -> [u8; 33] {
+    let mut key = [b'd'; 33];
+    key[1..].copy_from_slice(hash);
+    key
+}
+
+/// Bounds of all tombstones among the keys.
+pub(super) fn tombstones_start() -> Key {
+    Key::new(&[b"d"])
+}
+
+pub(super) fn tombstones_end() -> Key {
+    Key::new(&[b"d", &[0xff; 40]])
+}
+
+/// The hash of a tombstone among the keys, and its timestamp.
+pub(super) fn read_tombstone(key: &[u8]) -> Option<(TombstoneHash, Timestamp)> {
+    match key {
+        [b'd', rest @ ..] => Some((*rest.first_chunk()?, read_until(key)?)),
+        _ => None,
+    }
 }
 
 /// The timestamp of a tombstone among the keys.

@@ -5,6 +5,7 @@
 //! `key.rs` defines the bytes, [`Overlay`] collects a write, and [`KvTransaction`] is the [`Reader`] and [`Writer`] of
 //! any [`KeySource`]. A backend only reads ranges of keys and writes an overlay.
 
+mod conversion;
 mod key;
 mod overlay;
 mod pending_removal;
@@ -12,7 +13,8 @@ mod pending_removal;
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-pub use key::{Key, POSTING_BYTES, posting_head};
+pub use conversion::{ConversionReader, ConversionWriter, TombstoneHash};
+pub use key::{Key, POSTING_BYTES, hash_of_tombstone, hashed_tombstone, posting_head};
 pub(in crate::store) use key::{read_until, tombstone_key};
 pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
@@ -46,6 +48,35 @@ pub trait KeySource {
 
     /// The timestamp stored under a tombstone's key.
     fn tombstone(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Calls `each` with every tombstone, by its hash, and its timestamp. One may come twice; then the later timestamp is true. A store
+    /// that keeps tombstones among its keys need not implement it.
+    fn tombstones(
+        &self,
+        each: &mut dyn FnMut(TombstoneHash, Timestamp) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        const KEYS: usize = 1_024;
+        let mut from = Some(key::tombstones_start());
+        while let Some(begin) = from.take() {
+            let (mut seen, mut last, mut found) = (0, None, Ok(()));
+            let end = key::tombstones_end();
+            self.keys(begin.as_bytes(), end.as_bytes(), KEYS, &mut |key| {
+                seen += 1;
+                last = Key::read(key);
+                if found.is_ok() {
+                    found = match key::read_tombstone(key) {
+                        Some((hash, until)) => each(hash, until),
+                        None => Err(malformed("a tombstone is too short")),
+                    };
+                }
+            })?;
+            found?;
+            if seen == KEYS {
+                from = last.and_then(|last| last.successor());
+            }
+        }
+        Ok(())
+    }
 
     /// The highest sequence number ever committed.
     fn last_seq(&self) -> Result<Seq, StoreError>;

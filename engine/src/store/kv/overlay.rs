@@ -77,7 +77,7 @@ impl Overlay {
         self.pending_removal.iter().map(|(seq, is_pending_removal)| (*seq, *is_pending_removal))
     }
 
-    /// The highest sequence number given in this write, 0 if none was.
+    /// The highest sequence number given in this write, or in the store that it is a copy of; 0 if none was.
     pub fn last_seq(&self) -> Seq {
         self.last_seq
     }
@@ -174,6 +174,14 @@ impl Overlay {
 
     pub(super) fn put_tombstone(&mut self, tombstone: &Tombstone, until: Timestamp) {
         self.tombstones.insert(key::tombstone(tombstone), until);
+    }
+
+    pub(super) fn put_tombstone_key(&mut self, key: &[u8], until: Timestamp) {
+        self.tombstones.insert(key.into(), until);
+    }
+
+    pub(super) fn raise_last_seq(&mut self, seq: Seq) {
+        self.last_seq = self.last_seq.max(seq);
     }
 
     /// Keys to add.
