@@ -30,6 +30,7 @@ pub mod cipher;
 pub mod exchange;
 pub mod executor;
 pub mod fetch;
+pub mod http_jobs;
 pub mod identity;
 pub mod job;
 pub mod machine;

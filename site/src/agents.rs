@@ -25,6 +25,9 @@ pub struct AgentSettings {
     pub allow_private_hosts: Vec<String>,
     /// Most agents.
     pub agents_max: usize,
+    /// Jobs that an address may order over HTTP in a minute (`POST /agent/{npub}/jobs`). Orders are published by keys that the relay makes,
+    /// whatever `policy` says of the authors of events; agents' own `access` holds. 0: nobody may.
+    pub http_jobs_per_minute_max: u32,
 }
 
 impl Default for AgentSettings {
@@ -34,6 +37,7 @@ impl Default for AgentSettings {
             deploy_pubkeys: Vec::new(),
             allow_private_hosts: Vec::new(),
             agents_max: 10_000,
+            http_jobs_per_minute_max: 30,
         }
     }
 }
@@ -81,6 +85,8 @@ pub enum AgentRoute {
     Memory,
     /// Pay a customer's credit out (NIP-98, the customer).
     Refund,
+    /// Order a job, or ask for its result (L402).
+    Order,
     /// Its counters (NIP-98).
     Metrics,
     /// NIP-05.
@@ -147,6 +153,12 @@ const ENDPOINTS: &[Endpoint] = &[
         method: "POST",
         bounds: Bounds { body_bytes_max: 16 << 10, idle_seconds: 10, total_seconds: 60 },
         ..read("/agent/{npub}/refund", AgentRoute::Refund)
+    },
+    // As large as a job request may be where limits are the usual ones.
+    Endpoint {
+        method: "POST",
+        bounds: Bounds { body_bytes_max: 64 << 10, idle_seconds: 10, total_seconds: 75 },
+        ..read("/agent/{npub}/jobs", AgentRoute::Order)
     },
     read("/agent/{npub}/metrics", AgentRoute::Metrics),
     read("/.well-known/nostr.json", AgentRoute::Names),

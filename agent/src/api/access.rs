@@ -73,7 +73,7 @@ pub fn needs_signature(route: AgentRoute) -> bool {
 fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
     use AgentRoute as R;
     match route {
-        R::List | R::ListPage | R::Show | R::Page | R::Manifest | R::Names => Needs::Nothing,
+        R::List | R::ListPage | R::Show | R::Page | R::Manifest | R::Names | R::Order => Needs::Nothing,
         R::Command if command == Some("rollback") => Needs::Owner,
         R::Command | R::Logs => Needs::Operator,
         R::Metrics => Needs::OperatorOrCustomer,

@@ -11,12 +11,12 @@ use relay_site::nip98::{self, ServerUrl, SignerTrust, UsedEvents, VerifiedReques
 use relay_site::route::Endpoint;
 use relay_site::{AgentRoute, Found, HttpResponse};
 use wasm_bindgen::JsValue;
-use worker::{Date, Env, Error, Method, Request, RequestInit, Response, Result, Stub};
+use worker::{Context, Date, Env, Error, Method, Request, RequestInit, Response, Result, Stub};
 
 use super::agent::AGENT;
 use super::entry::{address, response};
 use super::shards::{stub, stub_of};
-use super::{variables, verifier};
+use super::{http_jobs, variables, verifier};
 use crate::agent::api_request::{
     ADMIT_PATH, API_PATH, ApiRequest, CAPACITY_PATH, REMOVED_PATH, encode_deployment,
 };
@@ -48,6 +48,7 @@ impl Params {
 pub(super) async fn respond(
     mut request: Request,
     env: &Env,
+    context: &Context,
     settings: &Settings,
     endpoint: &Endpoint,
     route: AgentRoute,
@@ -101,6 +102,11 @@ pub(super) async fn respond(
             return response(rejection.into());
         }
     }
+    let order =
+        match (route == AgentRoute::Order).then(|| http_jobs::Asked::of(&request)).transpose()?.transpose() {
+            Ok(order) => order,
+            Err(answer) => return response(answer),
+        };
     let body = match receive(&mut request, endpoint, signed.as_ref()).await? {
         Ok(body) => body,
         Err(answer) => return response(answer),
@@ -124,6 +130,17 @@ pub(super) async fn respond(
             post(&object(&deployment.pubkey)?, API_PATH, &ask.encode(&body)).await
         }
         (_, None) => post(&relay()?, API_PATH, &ask.encode(&body)).await,
+        (AgentRoute::Order, Some(agent)) => {
+            let Some(order) = order else { return response(HttpResponse::error(404, "not found")) };
+            if order.is_new() {
+                let show = ApiRequest { route: AgentRoute::Show, ..ask };
+                let shown = post(&object(&agent)?, API_PATH, &show.encode(&[])).await?;
+                if shown.status_code() != 200 {
+                    return Ok(shown);
+                }
+            }
+            http_jobs::respond(env, context, settings, agent, order, &body).await
+        }
         (_, Some(agent)) => {
             let answer = post(&object(&agent)?, API_PATH, &ask.encode(&body)).await?;
             if route == AgentRoute::Delete && answer.status_code() == 404 {

@@ -70,7 +70,7 @@ async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Respo
         && let Route::Agents(route) = endpoint.route
     {
         let params = Params::of(&found);
-        let answered = agents_api::respond(request, &env, &settings, endpoint, route, params).await;
+        let answered = agents_api::respond(request, &env, &context, &settings, endpoint, route, params).await;
         let answered = answered.or_else(|error| response(agents_api::unavailable(&error)))?;
         return with_headers(&answered, shared);
     }

@@ -9,6 +9,8 @@ mod blossom_object;
 #[cfg(feature = "libsecp256k1")]
 mod calls;
 mod entry;
+#[cfg(feature = "libsecp256k1")]
+mod http_jobs;
 mod js;
 mod memory;
 mod object;

@@ -9,12 +9,14 @@
 //! registry     which agents are loaded: their databases are open; agent_task: the task of one
 //! reopen_times when unloaded agents are loaded again; sqlite: their files
 //! http         calls of agents; remote_relays: other relays; tls: their certificates; exchanges: asking remote signers and wallets
+//! http_jobs    jobs that are ordered over HTTP
 //! secrets      what manifests name; owner: the owner's key of a local relay
 //! ```
 
 mod agent_task;
 mod exchanges;
 pub mod http;
+mod http_jobs;
 pub(crate) mod owner;
 mod registry;
 mod remote_relays;
@@ -48,6 +50,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::http::CALLS_MAX;
+use self::http_jobs::HttpJobs;
+pub(crate) use self::http_jobs::{OrderRequest, Watch};
 use self::owner::Owner;
 use self::registry::{Message, Registry};
 use self::remote_relays::RemoteRelays;
@@ -102,6 +106,7 @@ pub(crate) struct Agents {
     owner: Owner,
     private_hosts: PrivateHosts,
     secrets: Arc<HostSecrets>,
+    http_jobs: HttpJobs,
     /// Events that have authorised requests.
     used: Mutex<UsedEvents>,
     /// Places for those who follow the log of an agent.
@@ -169,6 +174,7 @@ impl Agents {
             owner: Owner::new(&settings.data),
             private_hosts: PrivateHosts::parse(&settings.agents.allow_private_hosts)?,
             secrets: Arc::new(HostSecrets::new(&folder)),
+            http_jobs: HttpJobs::new(&folder, settings.agents.http_jobs_per_minute_max),
             used: Mutex::default(),
             followers: Mutex::default(),
             state: Mutex::new(State::Empty(handle)),

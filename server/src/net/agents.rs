@@ -7,18 +7,20 @@ use std::time::Duration;
 use http_body_util::Either;
 use http_body_util::channel::Channel;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HOST};
 use hyper::{Request, Response};
 use relay_agent::api::{Caller, Follower, signature, too_many_followers};
+use relay_agent::http_jobs::Wanted;
 use relay_agent::identity::parse_pubkey;
-use relay_engine::types::PubKey;
+use relay_engine::types::{ClientAddress, PubKey};
 use relay_site::nip98::{self, ServerUrl, SignerTrust};
 use relay_site::route::Bounds;
 use relay_site::{AgentRoute, Found, HttpResponse};
 
 use super::api::{self, Upload};
+use super::http_jobs;
 use super::response::{Body, Error, response};
-use crate::agents::{Agents, ApiRequest};
+use crate::agents::{Agents, ApiRequest, OrderRequest};
 use crate::host::{ServerState, now};
 
 /// How often a log that is followed is read.
@@ -45,6 +47,7 @@ pub(super) async fn respond(
     route: AgentRoute,
     params: Params,
     bounds: Bounds,
+    address: Option<ClientAddress>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let Some(agents) = host.agents.get() else {
@@ -53,12 +56,45 @@ pub(super) async fn respond(
     let handler = {
         let (host, agents) = (Arc::clone(host), Arc::clone(agents));
         move |mut request| async move {
-            let answer = answer(&host, &agents, route, params, bounds, &mut request).await;
+            let answer = match route {
+                AgentRoute::Order => order(&host, &agents, params, bounds, address, &mut request).await,
+                _ => answer(&host, &agents, route, params, bounds, &mut request).await,
+            };
             api::discard(request);
             answer
         }
     };
     api::run(&host.api, bounds, request, handler).await
+}
+
+/// A job that is ordered over HTTP. It is not signed: what its `Authorization` is, [`http_jobs`] reads.
+async fn order(
+    host: &Arc<ServerState>,
+    agents: &Arc<Agents>,
+    params: Params,
+    bounds: Bounds,
+    address: Option<ClientAddress>,
+    request: &mut Request<Upload>,
+) -> Response<Body> {
+    let Some(agent) = params.agent.as_deref().and_then(parse_pubkey) else {
+        return response(not_a_key());
+    };
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let wanted = match Wanted::of(header(ACCEPT), request.uri().query().unwrap_or_default()) {
+        Ok(wanted) => wanted,
+        Err(answer) => return response(answer),
+    };
+    let authorization = header(AUTHORIZATION).map(str::to_owned);
+    let mut body = Vec::new();
+    if let Err(answer) = api::receive(request.body_mut(), bounds, |piece| body.extend_from_slice(piece)).await
+    {
+        return response(answer);
+    }
+    http_jobs::respond(host, agents, agent, OrderRequest { authorization, body, address }, wanted).await
+}
+
+fn not_a_key() -> HttpResponse {
+    HttpResponse::error_in(400, "npub", "must be an npub or 64 hexadecimal digits")
 }
 
 async fn answer(
@@ -71,7 +107,7 @@ async fn answer(
 ) -> Response<Body> {
     let agent = params.agent.as_deref().map(parse_pubkey);
     if let Some(None) = agent {
-        return response(HttpResponse::error_in(400, "npub", "must be an npub or 64 hexadecimal digits"));
+        return response(not_a_key());
     }
     let agent = agent.flatten();
     let may = |caller| agents.check(route, agent.as_ref(), params.id.as_deref(), caller);

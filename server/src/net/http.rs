@@ -142,7 +142,9 @@ async fn respond<B: Backend + 'static>(
                 Route::Blossom(route) => {
                     blossom::respond(host, route, param, bounds, request, peer, client.address).await
                 }
-                Route::Agents(route) => agents::respond(host, route, params, bounds, request).await,
+                Route::Agents(route) => {
+                    agents::respond(host, route, params, bounds, client.address, request).await
+                }
                 Route::Market(route) => {
                     market::respond(host, route, npub, bounds, client.address, request).await
                 }

@@ -15,6 +15,7 @@ pub(crate) mod descriptors;
 pub(crate) mod document_listener;
 mod forwarded;
 pub(crate) mod http;
+mod http_jobs;
 mod market;
 pub(crate) mod metrics_listener;
 mod oversize_filter;

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { after, before, test } from 'node:test'
 import { NDKDVMJobFeedback, NDKDVMJobResult, NDKDVMRequest } from '@nostr-dev-kit/ndk'
+import { fetchWithL402, parseL402 } from '@getalby/lightning-tools/402/l402'
 import * as sdk8 from '@getalby/sdk/nwc'
 import * as sdk7 from 'getalby-sdk-7/nwc'
 import bolt11 from 'bolt11'
@@ -226,4 +227,39 @@ test('a bid below the price is answered with the price', { skip }, async t => {
   await until('an error', async () => (await order.statuses()).includes('error'))
   const [feedback] = await order.feedback()
   assert.match(feedback.content, /the price is 21000 msat, and the bid is 20000 msat/)
+})
+
+test("a job is ordered and paid over HTTP by Alby's L402 client", { skip: skipElsewhere }, async t => {
+  const agent = await deploy(host, 'paid over HTTP', 'AGENT_WALLET_HERE')
+  const url = `${host.http}/agent/${agent}/jobs`
+  const body = JSON.stringify({ kind: 5050, input: 'hello', max_msat: 30_000 })
+  const headers = { 'content-type': 'application/json' }
+  const paid = []
+  const payer = {
+    payInvoice: async ({ invoice }) => {
+      wallets.here.pay(invoice)
+      paid.push(invoice)
+      const hash = decode(invoice).sections.find(({ name }) => name === 'payment_hash').value
+      return { preimage: wallets.here.invoices.get(hash).preimage }
+    },
+  }
+  const response = await fetchWithL402(url, { method: 'POST', body, headers }, { wallet: payer })
+  const told = await response.json()
+  assert.equal(response.status, 200, JSON.stringify(told))
+  assert.equal(told.result, 'hello')
+  assert.deepEqual([paid.length, response.payment.paid, response.payment.amount], [1, true, PRICE / 1000])
+  // Asked for again it is not paid again, and is the same job.
+  const again = await fetchWithL402(url, { method: 'POST', body, headers }, { wallet: payer, credentials: response.payment.credentials })
+  assert.equal((await again.json()).request, told.request)
+  assert.equal(paid.length, 1)
+  // Who has not paid gets nothing, whatever preimage he shows.
+  const challenge = await fetch(url, { method: 'POST', body, headers })
+  assert.equal(challenge.status, 402)
+  const { token, invoice } = parseL402(challenge.headers.get('www-authenticate'))
+  assert.equal((await challenge.json()).invoice, invoice)
+  for (const preimage of ['', '00'.repeat(32), response.payment.preimage]) {
+    const refused = await fetch(url, { method: 'POST', headers: { authorization: `L402 ${token}:${preimage}` } })
+    assert.equal(refused.status, 401, preimage)
+    await refused.arrayBuffer()
+  }
 })

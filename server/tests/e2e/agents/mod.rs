@@ -4,6 +4,7 @@ mod blobs;
 mod command_line;
 mod crashes;
 mod hostile;
+mod http_jobs;
 mod jobs;
 mod metrics;
 mod webhook;
