@@ -20,7 +20,7 @@
 //! machine    one agent: accepts events, runs jobs, publishes results
 //! router     all agents of a host: who gets which event, heartbeats, deliveries that survive a crash
 //! totals     what all agents of a host have counted together
-//! api        the HTTP API, without HTTP
+//! api        the HTTP API, without HTTP; http_jobs: jobs that are ordered over it, and paid by L402
 //! testing    (feature `testing`) SQLite in memory, a host that plays the relay
 //! ```
 
