@@ -181,6 +181,7 @@ fn the_wallet_before_is_asked_for_its_invoices() {
     world.run();
     let new = order(&mut world, &mut wallet, &customer, "new");
     assert_eq!(world.statuses(&new.id), ["payment-required"]);
+    assert_eq!((before.invoices.len(), wallet.invoices.len()), (2, 1));
     pay(&world, &mut before, &customer, &waits);
     pay(&world, &mut wallet, &customer, &new);
     let pass = |world: &mut World, before: &mut Wallet, wallet: &mut Wallet, seconds| {
@@ -198,6 +199,8 @@ fn the_wallet_before_is_asked_for_its_invoices() {
     pass(&mut world, &mut before, &mut wallet, 700);
     before.pay(&bolt11, None);
     pass(&mut world, &mut before, &mut wallet, 1_500);
+    // Each was asked once for each job.
+    assert_eq!((before.invoices.len(), wallet.invoices.len()), (2, 1));
     assert_eq!(world.check_books(), books(3 * PRICE, 2 * PRICE, PRICE));
 }
 

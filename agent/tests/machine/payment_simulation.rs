@@ -382,27 +382,14 @@ impl Simulation {
         while !self.undelivered.is_empty() {
             self.deliver();
         }
+        self.world.host.exchanges.append(&mut self.exchanges);
+        self.world.host.calls.append(&mut self.calls);
         for _ in 0..20_000 {
             for effect in std::mem::take(&mut self.effects) {
-                match effect {
-                    Effect::Exchange { id, requests, .. } => self.exchanges.push((id, requests)),
-                    Effect::Cancel { id } => {
-                        self.exchanges.retain(|(open, _)| *open != id);
-                        self.calls.retain(|(open, _)| *open != id);
-                    }
-                    effect => self.world.host.carry_out(self.world.now, &mut self.world.agent, effect),
-                }
+                self.world.host.carry_out(self.world.now, &mut self.world.agent, effect);
             }
-            self.calls.append(&mut self.world.host.calls);
-            let (now, info) = (self.world.now, self.wallet.info());
-            for (id, requests) in std::mem::take(&mut self.exchanges) {
-                self.world.agent.handle_exchange(now, id, ExchangeEvent::Event(info.clone()));
-                for request in requests {
-                    let answer = self.wallet.answer(now.seconds(), &request);
-                    self.world.agent.handle_exchange(now, id, ExchangeEvent::Event(answer));
-                }
-            }
-            for (id, _) in std::mem::take(&mut self.calls) {
+            self.world.hand_to_wallet(&mut self.wallet);
+            for (id, _) in std::mem::take(&mut self.world.host.calls) {
                 self.world.agent.handle_http(now, id, HttpEvent::Head(200, Vec::new()));
                 self.world.agent.handle_http(now, id, HttpEvent::End);
             }
@@ -538,14 +525,7 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
                 wallet.pay(&read_answer(&event, &customer.keys).unwrap().bolt11.unwrap(), None);
                 paid += 1;
             }
-            for (id, requests) in std::mem::take(&mut world.host.exchanges) {
-                let info = wallet.info();
-                world.agent.handle_exchange(world.now, id, ExchangeEvent::Event(info));
-                for asked in &requests {
-                    let answer = wallet.answer(world.now.seconds(), asked);
-                    world.agent.handle_exchange(world.now, id, ExchangeEvent::Event(answer));
-                }
-            }
+            world.hand_to_wallet(&mut wallet);
             if !world.host.calls.is_empty() {
                 let (id, _) = world.host.calls.remove(0);
                 world.agent.handle_http(world.now, id, HttpEvent::Head(200, Vec::new()));

@@ -1,7 +1,7 @@
 //! Credit that is paid out, once.
 
 use relay_agent::api::{self, Caller, Relay, Request};
-use relay_agent::machine::{AgentState, CommandError, Effect, ExchangeEvent, RefundRecord};
+use relay_agent::machine::{AgentState, CommandError, Effect, RefundRecord};
 use relay_agent::manifest::Manifest;
 use relay_agent::testing::Customer;
 use relay_site::{AgentRoute, HttpResponse};
@@ -212,14 +212,7 @@ fn a_crash_at_each_effect_pays_nothing_twice() {
                     }
                 }
             }
-            for (id, requests) in std::mem::take(&mut world.host.exchanges) {
-                let info = wallet.info();
-                world.agent.handle_exchange(world.now, id, ExchangeEvent::Event(info));
-                for asked in &requests {
-                    let answer = wallet.answer(world.now.seconds(), asked);
-                    world.agent.handle_exchange(world.now, id, ExchangeEvent::Event(answer));
-                }
-            }
+            world.hand_to_wallet(&mut wallet);
             // The customer asks again and again.
             assert!(refund(&mut world, &customer, &bolt11).is_ok());
             world.now = world.now.plus_millis(if step < 60 { 2_000 } else { 20_000 });

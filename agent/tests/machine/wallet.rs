@@ -7,7 +7,7 @@ use relay_agent::bolt11;
 use relay_agent::cipher::{self, Cipher};
 use relay_agent::identity::{Draft, Keys};
 use relay_agent::nip47::{KIND_INFO, KIND_NOTIFICATION, KIND_NOTIFICATION_NIP04, KIND_RESPONSE};
-use relay_engine::types::{Event, EventId};
+use relay_engine::types::{Event, EventId, PubKey};
 use serde_json::{Value, json};
 
 use crate::invoices;
@@ -137,9 +137,13 @@ impl Wallet {
         self.keys.sign(&Draft { created_at: self.info_at, kind: KIND_INFO, tags, content })
     }
 
+    pub(crate) fn pubkey(&self) -> PubKey {
+        self.keys.pubkey()
+    }
+
     /// Whether a request is to this wallet.
     pub(crate) fn is_asked(&self, request: &Event) -> bool {
-        request.tags().find(b"p").is_some_and(|key| *key == *self.keys.pubkey().to_string().as_bytes())
+        request.tags().find(b"p").is_some_and(|key| *key == *self.pubkey().to_string().as_bytes())
     }
 
     /// What a request asks: the method and its parameters.

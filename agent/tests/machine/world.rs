@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use relay_agent::machine::{Account, Agent, BlobServer, Context, ExchangeEvent};
+use relay_agent::machine::{Account, Agent, BlobServer, Context, EffectId, ExchangeEvent};
 use relay_agent::manifest::Manifest;
 use relay_agent::secrets::Secrets;
 use relay_agent::testing::{BLOSSOM_URL, Customer, FakeHost, Request, Sqlite, calling_executor};
@@ -22,6 +22,9 @@ pub(crate) struct World {
     pub(crate) now: Now,
     is_calling: bool,
     openings: u8,
+    /// Exchanges in which a wallet has said what it can do, and requests that one has answered.
+    informed: HashSet<(PubKey, EffectId)>,
+    answered: HashSet<EventId>,
 }
 
 /// Sums of the books, in millisatoshis; `received` is what came less what was paid out.
@@ -80,7 +83,8 @@ impl World {
     fn on(sqlite: Sqlite, manifest: &Manifest, is_calling: bool) -> Self {
         let now = Now::from_seconds(START);
         let agent = open(now, sqlite.clone(), is_calling, 0);
-        let mut world = World { sqlite, agent, host: FakeHost::default(), now, is_calling, openings: 0 };
+        let (host, informed, answered) = (FakeHost::default(), HashSet::new(), HashSet::new());
+        let mut world = World { sqlite, agent, host, now, is_calling, openings: 0, informed, answered };
         world.agent.deploy(now, manifest, &owner()).expect("deployed");
         world.run();
         world
@@ -123,24 +127,34 @@ impl World {
         self.openings += 1;
         self.host.calls.clear();
         self.host.exchanges.clear();
+        // The ids of effects begin anew.
+        self.informed.clear();
         self.agent = open(self.now, self.sqlite.clone(), self.is_calling, self.openings);
     }
 
-    /// The wallet answers all that it is asked, until it is asked nothing more. Other wallets do not answer.
-    pub(crate) fn ask_wallet(&mut self, wallet: &mut Wallet) {
-        let mut answered = HashSet::new();
-        while let Some((id, requests)) =
-            self.host.exchanges.iter().find(|(id, _)| !answered.contains(id)).cloned()
-        {
-            answered.insert(id);
-            let info = wallet.info();
-            self.agent.handle_exchange(self.now, id, ExchangeEvent::Event(info));
+    /// The wallet answers what it has not answered yet: exchanges stay open, and a request is answered once, since a real wallet knows its
+    /// event again. Whether there was anything. Other wallets do not answer.
+    pub(crate) fn hand_to_wallet(&mut self, wallet: &mut Wallet) -> bool {
+        let mut is_new = false;
+        for (id, requests) in self.host.exchanges.clone() {
+            if self.informed.insert((wallet.pubkey(), id)) {
+                is_new = true;
+                self.agent.handle_exchange(self.now, id, ExchangeEvent::Event(wallet.info()));
+            }
             for request in &requests {
-                if wallet.is_asked(request) {
+                if wallet.is_asked(request) && self.answered.insert(request.id) {
+                    is_new = true;
                     let answer = wallet.answer(self.now.seconds(), request);
                     self.agent.handle_exchange(self.now, id, ExchangeEvent::Event(answer));
                 }
             }
+        }
+        is_new
+    }
+
+    /// The wallet answers all that it is asked, until it is asked nothing more.
+    pub(crate) fn ask_wallet(&mut self, wallet: &mut Wallet) {
+        while self.hand_to_wallet(wallet) {
             self.run();
         }
     }
