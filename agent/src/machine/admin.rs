@@ -289,7 +289,7 @@ impl<C: SqlConn> Agent<C> {
         store::delete_all(&mut self.batch);
         for (open, row) in open {
             let Some(mut row) = row.clone() else {
-                self.return_held(now, open).map_err(CommandError::Store)?;
+                self.return_reserved(now, open).map_err(CommandError::Store)?;
                 continue;
             };
             // It has no result.

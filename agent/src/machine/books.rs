@@ -61,7 +61,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn charge(&mut self, now: Now, row: &mut JobRow, msat: u64) {
         let Some(payment) = &mut row.trace.payment else { return };
         payment.paid += msat;
-        let accounts = (Account::Customer(row.customer), Account::Held);
+        let accounts = (Account::Customer(row.customer), Account::Reserved);
         self.transfer(now, accounts, msat, Reason::Charge, Some(row.id));
     }
 
@@ -76,18 +76,18 @@ impl<C: SqlConn> Agent<C> {
         };
         if let Some(reason) = earned {
             let msat = payment.paid;
-            return self.transfer(now, (Account::Held, Account::Income), msat, reason, Some(row.id));
+            return self.transfer(now, (Account::Reserved, Account::Income), msat, reason, Some(row.id));
         }
         let msat = std::mem::take(&mut payment.paid);
-        let accounts = (Account::Held, Account::Customer(row.customer));
+        let accounts = (Account::Reserved, Account::Customer(row.customer));
         self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
     }
 
     /// A job of which nothing can be read has ended: what the books say was taken for it is credit again.
-    pub(super) fn return_held(&mut self, now: Now, open: &UnfinishedRow) -> Result<(), StoreError> {
+    pub(super) fn return_reserved(&mut self, now: Now, open: &UnfinishedRow) -> Result<(), StoreError> {
         let transfers = store::transfers_of_job(&self.conn, &self.batch, &open.id)?;
-        let balance: i64 = transfers.iter().map(|transfer| transfer.change(&Account::Held)).sum();
-        let accounts = (Account::Held, Account::Customer(open.customer));
+        let balance: i64 = transfers.iter().map(|transfer| transfer.change(&Account::Reserved)).sum();
+        let accounts = (Account::Reserved, Account::Customer(open.customer));
         self.transfer(now, accounts, balance.min(0).unsigned_abs(), Reason::Return, Some(open.id));
         Ok(())
     }

@@ -83,7 +83,7 @@ impl<C: SqlConn> Agent<C> {
         match self.read_row(open.seq) {
             Ok(row) => Ok(Some(row)),
             Err(StoreError::Corrupt(why)) => {
-                self.return_held(now, open)?;
+                self.return_reserved(now, open)?;
                 self.log(now, Some(open.id), format!("stored job cannot be read: {why}"));
                 store::end_unreadable(&mut self.batch, open.seq, "internal", now.millis());
                 self.jobs.remove(&open.id);

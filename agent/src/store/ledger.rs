@@ -4,7 +4,7 @@
 //! ```text
 //! wallet        what has come into the agent's wallet
 //! <customer>    what customers have paid and not spent: their credit; a customer's balance is not above zero
-//! held          what has been taken of their credit for jobs that are not finished
+//! reserved      what has been taken of their credit for jobs that are not finished; `held` in databases, an old name
 //! income        what is the agent's
 //! refunds       what has been taken of their credit to be paid out, until it is
 //! ```
@@ -40,7 +40,7 @@ pub enum Account {
     /// See the module.
     Wallet,
     /// See the module.
-    Held,
+    Reserved,
     /// See the module.
     Income,
     /// See the module.
@@ -53,7 +53,7 @@ impl Account {
     fn key(&self) -> &[u8] {
         match self {
             Account::Wallet => b"wallet",
-            Account::Held => b"held",
+            Account::Reserved => b"held",
             Account::Income => b"income",
             Account::Refunds => b"refunds",
             Account::Customer(customer) => &customer.0,
@@ -63,7 +63,7 @@ impl Account {
     fn read(key: &[u8]) -> Result<Self, StoreError> {
         match key {
             b"wallet" => Ok(Account::Wallet),
-            b"held" => Ok(Account::Held),
+            b"held" => Ok(Account::Reserved),
             b"income" => Ok(Account::Income),
             b"refunds" => Ok(Account::Refunds),
             key => {

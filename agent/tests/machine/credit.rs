@@ -44,7 +44,7 @@ fn a_job_that_fails_after_its_payment_leaves_credit() {
     pay(&world, &mut wallet, &customer, &request);
     world.pass_with(&mut wallet, 10);
     assert_eq!(world.host.calls.len(), 1);
-    assert_eq!(world.check_books(), Books { held: PRICE as i64, ..books(PRICE, 0, 0) });
+    assert_eq!(world.check_books(), Books { reserved: PRICE as i64, ..books(PRICE, 0, 0) });
     world.answer(404, "");
     assert_eq!(world.statuses(&request.id), ["payment-required", "processing", "error"]);
     let message = world.last(&customer, &request.id).1;
@@ -80,7 +80,7 @@ fn a_job_that_is_cancelled_when_its_work_has_begun_is_paid() {
     let next = order(&mut world, &mut wallet, &customer, "next");
     pay(&world, &mut wallet, &customer, &next);
     world.pass_with(&mut wallet, 10);
-    assert_eq!(world.check_books(), Books { held: 2 * PRICE as i64, ..books(2 * PRICE, 0, 0) });
+    assert_eq!(world.check_books(), Books { reserved: 2 * PRICE as i64, ..books(2 * PRICE, 0, 0) });
     world.deliver(&customer.cancel(&[next.id, request.id], world.now.seconds()));
     assert_eq!(world.check_books(), books(2 * PRICE, PRICE, PRICE));
     let cost = |id| world.agent.job(id).unwrap().map(|job| (job.state, job.cost_msat));
@@ -119,7 +119,7 @@ fn part_of_the_price_is_not_lost_and_more_than_it_neither() {
     let second = required(&world, &customer, &request.id);
     assert_eq!(second.amount_msat, Some(16_000));
     assert_ne!(second.bolt11.as_ref(), Some(&first));
-    assert_eq!(world.check_books(), Books { held: 5_500, ..books(5_500, 0, 0) });
+    assert_eq!(world.check_books(), Books { reserved: 5_500, ..books(5_500, 0, 0) });
     world.crash();
     world.run();
     wallet.pay(&second.bolt11.unwrap(), Some(30_000));
@@ -129,7 +129,7 @@ fn part_of_the_price_is_not_lost_and_more_than_it_neither() {
     // Credit that does not suffice is taken first, and given back if the rest does not come.
     let next = order(&mut world, &mut wallet, &customer, "next");
     assert_eq!(required(&world, &customer, &next.id).amount_msat, Some(7_000));
-    assert_eq!(world.check_books(), Books { held: 14_500, ..books(35_500, PRICE, 0) });
+    assert_eq!(world.check_books(), Books { reserved: 14_500, ..books(35_500, PRICE, 0) });
     world.pass_with(&mut wallet, 700);
     assert_eq!(world.check_books(), books(35_500, PRICE, 14_500));
     // A wallet that says that too much came is believed so far as the network goes.
@@ -348,7 +348,7 @@ fn deleting_an_agent_on_a_full_disk_neither_doubles_nor_loses_money() {
                 world.pass_with(&mut wallet, 30);
                 assert_eq!(
                     world.check_books(),
-                    Books { held: PRICE as i64, ..books(PRICE, 0, 0) },
+                    Books { reserved: PRICE as i64, ..books(PRICE, 0, 0) },
                     "{fails_at}"
                 );
             }
@@ -391,7 +391,7 @@ fn a_job_that_cannot_be_read_keeps_no_other_waiting() {
     wallet.pay(&bolt11, Some(5_000));
     world.pass_with(&mut wallet, 5);
     wallet.makes_none = None;
-    assert_eq!(world.check_books(), Books { held: 5_000, ..books(5_000, 0, 0) });
+    assert_eq!(world.check_books(), Books { reserved: 5_000, ..books(5_000, 0, 0) });
     let second = customers[1].sign(&world.request().text("second"));
     world.deliver(&second);
     world.sqlite.exec("UPDATE agent_job SET trace = x'00' WHERE seq = 1", &[]).unwrap();

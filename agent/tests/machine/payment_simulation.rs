@@ -543,7 +543,7 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
             (PRICE.div_ceil(1_000) as i64 * 1_000, PRICE as i64),
             "{crash_at:?}"
         );
-        assert_eq!(books.held, 0, "{crash_at:?}");
+        assert_eq!(books.reserved, 0, "{crash_at:?}");
         effects
     };
     let effects = scenario(None);

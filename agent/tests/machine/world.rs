@@ -31,7 +31,7 @@ pub(crate) struct World {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Books {
     pub(crate) received: i64,
-    pub(crate) held: i64,
+    pub(crate) reserved: i64,
     pub(crate) income: i64,
     pub(crate) credit: i64,
     /// What is being paid out.
@@ -174,7 +174,7 @@ impl World {
         self.ask_wallet(wallet);
     }
 
-    /// The books sum to zero, entry by entry and account by account; what customers own, what is held or being paid out, and what is earned is
+    /// The books sum to zero, entry by entry and account by account; what customers own, what is reserved or being paid out, and what is earned is
     /// what came.
     pub(crate) fn check_books(&self) -> Books {
         let all = self.agent.transfers(0, 1_000_000).unwrap();
@@ -191,13 +191,13 @@ impl World {
         let credits = self.agent.credits().unwrap();
         let books = Books {
             received: of(&Account::Wallet),
-            held: -of(&Account::Held),
+            reserved: -of(&Account::Reserved),
             income: -of(&Account::Income),
             credit: credits.iter().map(|(_, msat)| *msat as i64).sum(),
             refunds: -of(&Account::Refunds),
         };
-        assert!(books.held >= 0 && books.refunds >= 0, "{books:?}");
-        let all = books.held + books.income + books.credit + books.refunds;
+        assert!(books.reserved >= 0 && books.refunds >= 0, "{books:?}");
+        let all = books.reserved + books.income + books.credit + books.refunds;
         assert_eq!(books.received, all, "{books:?}");
         books
     }
