@@ -5,8 +5,10 @@
 //! Four things limit that. Every customer has the same weight, however much they order; jobs of the provider's own key do not
 //! count; requests that do not name the provider are counted apart, because it may answer those of all strangers with anything; and
 //! providers are sorted by a lower bound, which is low as long as there are few customers. What remains is said here:
-//! all of these figures can be bought for the price of keys. Payments that both sides have signed could not; where they are known
-//! they belong into [`Job`], and into [`Job::outcome`]: a job that was paid and has no result failed, while now it is unpaid.
+//! all of these figures can be bought for the price of keys. Payments, of which nothing is counted here, would make them dearer and no
+//! more: a zap receipt has the payer's signature and that of the payee's own LNURL service, and whoever pays himself has both and gets
+//! the money back but for fees. Where payments are known they belong into [`Job`], and into [`Job::outcome`]: a job that was paid and
+//! has no result failed, while now it is unpaid.
 //!
 //! Times are those that events state (`created_at`), because nothing else is signed.
 
