@@ -196,7 +196,8 @@ mod tests {
         let totals = tally.totals();
         assert_eq!(
             totals.jobs,
-            [("cancelled", 0), ("done", 4), ("expired", 0), ("failed", 2), ("rejected", 0)].into()
+            [("cancelled", 0), ("done", 4), ("expired", 0), ("failed", 2), ("rejected", 0), ("unpaid", 0)]
+                .into()
         );
         assert_eq!(totals.failures, [("timeout", 2), ("state", 8)].into());
         assert_eq!((totals.payments["settled"], totals.payments.len(), totals.received_msat), (4, 6, 1_000));
@@ -226,7 +227,7 @@ mod tests {
             tally.add(&key(n), &MetricsDelta { latency: vec![1; 100], ..odd });
         }
         let totals = tally.totals();
-        assert_eq!(totals.jobs.len(), 5);
+        assert_eq!(totals.jobs.len(), 6);
         assert_eq!(totals.failures, [(OTHER, 256)].into());
         assert_eq!(totals.latency, [256; LATENCY_BOUNDS_MILLIS.len() + 1]);
         let busiest = tally.busiest();

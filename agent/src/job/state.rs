@@ -7,6 +7,9 @@
 //!          -> queued                     |    ^           |
 //!                                        v    | retry     v
 //!                                      failed queued    failed    (the relay refuses the result)
+//!
+//! running -> withheld -> responding    (its result is there, and is published when it is paid)
+//!               |------> unpaid
 //! ```
 //!
 //! An encrypted request that a remote signer has to decrypt is `waiting_input` before it is known what it costs.
@@ -29,6 +32,8 @@ pub enum JobState {
     Queued,
     /// An executor works on it.
     Running,
+    /// Its result is stored, and is published when it is paid.
+    Withheld,
     /// Its result is stored and not yet published.
     Responding,
     /// Its result is published.
@@ -41,6 +46,8 @@ pub enum JobState {
     Cancelled,
     /// It waited too long.
     Expired,
+    /// Its result was not paid, and is dropped.
+    Unpaid,
 }
 
 /// What happens to a job.
@@ -62,6 +69,10 @@ pub enum JobEvent {
     Interrupt,
     /// The executor has a result, which is stored.
     Complete,
+    /// The executor has a result, which has to be paid first.
+    Withhold,
+    /// It is paid: the result that was withheld is stored as what is to be published.
+    Release,
     /// The relay has the result.
     Publish,
     /// The relay refuses the result, or no further attempt follows, or an input cannot be had.
@@ -74,21 +85,23 @@ pub enum JobEvent {
 
 impl JobState {
     /// All states.
-    pub const ALL: [JobState; 11] = [
+    pub const ALL: [JobState; 13] = [
         JobState::Received,
         JobState::AwaitingPayment,
         JobState::WaitingInput,
         JobState::Queued,
         JobState::Running,
+        JobState::Withheld,
         JobState::Responding,
         JobState::Done,
         JobState::Rejected,
         JobState::Failed,
         JobState::Cancelled,
         JobState::Expired,
+        JobState::Unpaid,
     ];
 
-    /// Whether it still needs work: it has no result and no final answer.
+    /// Whether something has still to be done or paid: it has neither a result that is to be published nor a final answer.
     pub fn is_unfinished(self) -> bool {
         matches!(
             self,
@@ -97,13 +110,20 @@ impl JobState {
                 | JobState::WaitingInput
                 | JobState::Queued
                 | JobState::Running
+                | JobState::Withheld
         )
+    }
+
+    /// Whether it waits for a payment: before its work, or before its result.
+    pub fn awaits_payment(self) -> bool {
+        matches!(self, JobState::AwaitingPayment | JobState::Withheld)
     }
 
     /// Its number in databases. Those of unfinished states are below 4, because the index of unfinished jobs ends there.
     pub fn number(self) -> i64 {
         match self {
-            // It came later than the others.
+            // They came later than the others.
+            JobState::Withheld => -2,
             JobState::AwaitingPayment => -1,
             JobState::Received => 0,
             JobState::WaitingInput => 1,
@@ -115,6 +135,7 @@ impl JobState {
             JobState::Failed => 7,
             JobState::Cancelled => 8,
             JobState::Expired => 9,
+            JobState::Unpaid => 10,
         }
     }
 
@@ -131,12 +152,14 @@ impl JobState {
             JobState::WaitingInput => "waiting_input",
             JobState::Queued => "queued",
             JobState::Running => "running",
+            JobState::Withheld => "withheld",
             JobState::Responding => "responding",
             JobState::Done => "done",
             JobState::Rejected => "rejected",
             JobState::Failed => "failed",
             JobState::Cancelled => "cancelled",
             JobState::Expired => "expired",
+            JobState::Unpaid => "unpaid",
         }
     }
 
@@ -151,12 +174,15 @@ impl JobState {
             (S::Received | S::AwaitingPayment | S::WaitingInput, E::Enqueue) => Some(S::Queued),
             (S::Queued, E::Start) => Some(S::Running),
             (S::Running, E::Retry | E::Interrupt) => Some(S::Queued),
-            (S::Running, E::Complete) => Some(S::Responding),
+            (S::Running, E::Withhold) => Some(S::Withheld),
+            (S::Running, E::Complete) | (S::Withheld, E::Release) => Some(S::Responding),
             (S::Responding, E::Publish) => Some(S::Done),
-            (S::AwaitingPayment | S::WaitingInput | S::Queued | S::Running | S::Responding, E::Fail) => {
-                Some(S::Failed)
-            }
+            (
+                S::AwaitingPayment | S::WaitingInput | S::Queued | S::Running | S::Withheld | S::Responding,
+                E::Fail,
+            ) => Some(S::Failed),
             (state, E::Cancel) if state.is_unfinished() => Some(S::Cancelled),
+            (S::Withheld, E::Expire) => Some(S::Unpaid),
             (S::AwaitingPayment | S::WaitingInput | S::Queued | S::Running, E::Expire) => Some(S::Expired),
             _ => None,
         }
@@ -169,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [JobEvent; 12] = [
+    const EVENTS: [JobEvent; 14] = [
         JobEvent::Reject,
         JobEvent::AwaitPayment,
         JobEvent::AwaitInputs,
@@ -178,6 +204,8 @@ mod tests {
         JobEvent::Retry,
         JobEvent::Interrupt,
         JobEvent::Complete,
+        JobEvent::Withhold,
+        JobEvent::Release,
         JobEvent::Publish,
         JobEvent::Fail,
         JobEvent::Cancel,
@@ -215,6 +243,11 @@ mod tests {
             ((S::Running, E::Fail), S::Failed),
             ((S::Running, E::Cancel), S::Cancelled),
             ((S::Running, E::Expire), S::Expired),
+            ((S::Running, E::Withhold), S::Withheld),
+            ((S::Withheld, E::Release), S::Responding),
+            ((S::Withheld, E::Fail), S::Failed),
+            ((S::Withheld, E::Cancel), S::Cancelled),
+            ((S::Withheld, E::Expire), S::Unpaid),
             ((S::Responding, E::Publish), S::Done),
             ((S::Responding, E::Fail), S::Failed),
         ]);
@@ -244,6 +277,8 @@ mod tests {
         let after = reachable(JobState::Responding);
         assert_eq!(after, HashSet::from([JobState::Done, JobState::Failed]));
         assert!(after.iter().all(|state| !state.is_unfinished()));
+        let after = reachable(JobState::Withheld);
+        assert!(after.iter().all(|state| !state.is_unfinished()), "{after:?}");
     }
 
     #[test]
@@ -257,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn no_history_of_six_events_has_two_results_or_two_answers() {
+    fn no_history_of_seven_events_has_two_results_or_two_answers() {
         // All paths from `received`, with what a customer is sent on them.
         fn walk(state: JobState, results: usize, answers: usize, left: usize) {
             assert!(results <= 1, "two results");
@@ -270,11 +305,11 @@ mod tests {
             }
             for event in EVENTS {
                 let Some(next) = state.after(event) else { continue };
-                let result = usize::from(event == JobEvent::Complete);
+                let result = usize::from(matches!(event, JobEvent::Complete | JobEvent::Release));
                 walk(next, results + result, answers + usize::from(next.is_final()), left - 1);
             }
         }
-        walk(JobState::Received, 0, 0, 6);
+        walk(JobState::Received, 0, 0, 7);
     }
 
     #[test]

@@ -66,12 +66,14 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// A job ends in the state of its row: what was taken for it is the agent's if it has a result, or if its customer takes it back when its
-    /// work has begun; else it is credit again.
+    /// work has begun and was paid before; else it is credit again.
     pub(super) fn close_account(&mut self, now: Now, row: &mut JobRow) {
+        self.unpaid_work_ends(now, row);
         let Some(payment) = row.trace.payment.as_mut().filter(|payment| payment.paid > 0) else { return };
         let earned = match row.state {
             JobState::Responding => Some(Reason::Delivery),
-            JobState::Cancelled if row.attempts > 0 => Some(Reason::Cancellation),
+            // What is to be paid after the work is not paid by a part of it.
+            JobState::Cancelled if row.attempts > 0 && !payment.is_postpaid => Some(Reason::Cancellation),
             _ => None,
         };
         if let Some(reason) = earned {
@@ -123,6 +125,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn prune_payments(&mut self, now: Now) {
         store::prune_invoices(&mut self.batch, now.seconds());
         store::prune_refunds(&mut self.batch, now.millis());
+        store::prune_unpaid_results(&mut self.batch, now.millis());
         store::prune_transfers(&mut self.batch, self.payments.last_transfer);
     }
 }

@@ -227,7 +227,7 @@ impl<C: SqlConn> Agent<C> {
     fn admit_queued(&self, customer: &PubKey, needs_fetching: bool) -> Result<(), Refusal> {
         let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(()) };
         let limits = &manifest.limits;
-        let awaiting = self.jobs.iter().filter(|open| open.state == JobState::AwaitingPayment);
+        let awaiting = self.jobs.iter().filter(|open| open.state.awaits_payment());
         let (awaiting, own) = awaiting
             .fold((0, 0), |(all, own), open| (all + 1, own + usize::from(open.customer == *customer)));
         if self.jobs.of_customer(customer) - own >= limits.per_customer {

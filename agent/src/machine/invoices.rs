@@ -5,7 +5,7 @@ use relay_engine::types::{EventId, Now};
 
 use super::Agent;
 use crate::bolt11;
-use crate::job::{InputKind, JobEvent};
+use crate::job::{InputKind, JobEvent, JobState};
 use crate::nip47::{Claim, Transaction};
 use crate::nip90::Feedback;
 use crate::payment::{self, GRACE_MILLIS, InvoiceTimes, Quote};
@@ -60,7 +60,9 @@ impl<C: SqlConn> Agent<C> {
     ) -> Result<(), String> {
         let failed = |error: StoreError| format!("{error:?}");
         let Some(mut active) = self.awaiting(now, job).map_err(failed)? else { return Ok(()) };
-        let Some(JobPayment { price, paid, invoiced }) = active.row.trace.payment else { return Ok(()) };
+        let Some(JobPayment { price, paid, invoiced, is_postpaid }) = active.row.trace.payment else {
+            return Ok(());
+        };
         let bolt11 = made.invoice.as_deref().ok_or("the wallet has made no invoice")?;
         let invoice = bolt11::Invoice::parse(bolt11).map_err(|error| format!("the wallet: {error}"))?;
         if invoice.msat != Some(invoiced) {
@@ -81,10 +83,16 @@ impl<C: SqlConn> Agent<C> {
         {
             return Err("the wallet has made the same invoice before".to_owned());
         }
-        let message = match paid {
+        let mut message = match paid {
             0 => format!("the price is {price} msat"),
             paid => format!("the price is {price} msat, of which {paid} are paid by your credit"),
         };
+        let limit = self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.payment.unpaid_limit());
+        if is_postpaid {
+            message.push_str("; the result is there, and is published when it is paid");
+        } else if limit > 0 {
+            message.push_str("; results of yours are not paid, so this job begins when it is paid");
+        }
         let required = Feedback::PaymentRequired { msat: invoiced, bolt11, message: &message };
         self.send_feedback(now, &mut active, required);
         let row = InvoiceRow {
@@ -210,13 +218,17 @@ impl<C: SqlConn> Agent<C> {
         self.metrics.payment("unpaid");
     }
 
-    /// An invoice is paid: what has come is its customer's credit, and the job that waits for it begins.
+    /// An invoice is paid: what has come is its customer's credit, and the job that waits for it begins, or its result is published.
     fn invoice_paid(&mut self, now: Now, job: &EventId, told: Option<u64>) -> Result<(), StoreError> {
         let Some(watched) = self.payments.invoices.get(job) else { return Ok(()) };
         let (asked, customer) = (watched.row.msat, watched.row.customer);
         let msat = payment::received(asked, told);
         // What may fail comes first.
         let awaiting = self.awaiting(now, job)?;
+        let withheld = match &awaiting {
+            Some(active) if active.row.state == JobState::Withheld => Some(self.withheld(&active.row)?),
+            _ => None,
+        };
         let credit = self.credit_of(&customer)? + msat;
         if let Some(watched) = self.payments.invoices.get_mut(job) {
             (watched.row.state, watched.row.received) = (InvoiceState::Paid, msat);
@@ -244,6 +256,10 @@ impl<C: SqlConn> Agent<C> {
         self.metrics.payment("settled");
         self.log(now, Some(*job), format!("{msat} msat came"));
         self.charge(now, &mut active.row, rest);
+        if let Some(withheld) = withheld {
+            self.release(now, active, withheld);
+            return Ok(());
+        }
         // Its inputs have their time from now on.
         active.row.wake_at = now.millis();
         self.send_feedback(now, &mut active, Feedback::Processing(""));

@@ -20,7 +20,7 @@ impl<C: SqlConn> Agent<C> {
                     open.state = state;
                     self.wait_for_turn(now, open);
                 }
-                None if open.state == JobState::AwaitingPayment => self.resume_awaiting(open),
+                None if open.state.awaits_payment() => self.resume_awaiting(open),
                 None if open.state == JobState::WaitingInput => {
                     self.jobs.put(open);
                     self.jobs.set_timer(open.id, Some(now.millis()));
@@ -86,6 +86,9 @@ impl<C: SqlConn> Agent<C> {
                 self.return_reserved(now, open)?;
                 self.log(now, Some(open.id), format!("stored job cannot be read: {why}"));
                 store::end_unreadable(&mut self.batch, open.seq, "internal", now.millis());
+                if open.state == JobState::Withheld {
+                    self.batch.put_withheld(open.seq, None);
+                }
                 self.jobs.remove(&open.id);
                 self.payments.wanted.remove(&open.seq);
                 self.metrics.ended(JobState::Failed, Some("internal"));

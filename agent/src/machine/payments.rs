@@ -1,5 +1,6 @@
-//! Paid jobs: what is asked for one, when it begins, and what becomes of the money. Nothing begins before it is paid; what came for a job that
-//! has no result, too late, or too much of, is its customer's credit, and is spent first.
+//! Paid jobs: what is asked for one, when it begins, and what becomes of the money. Nothing begins before it is paid, or nothing of its
+//! result is shown before (`postpay`); what came for a job that has no result, too late, or too much of, is its customer's credit, and is spent
+//! first.
 //!
 //! What happens to an invoice, a job and the books is stored in one transaction.
 
@@ -18,12 +19,13 @@ use crate::manifest::PaymentPolicy;
 use crate::payment::{self, Quote};
 use crate::store::{self, JobPayment, UnfinishedRow};
 
-/// Milliseconds in which the wallet has to make an invoice.
+/// Milliseconds in which the wallet has to make an invoice; and in which it has to for a result, which is worth to wait for.
 const INVOICE_MILLIS_MAX: u64 = 60_000;
+const RESULT_INVOICE_MILLIS_MAX: u64 = 600_000;
 /// Invoices of one customer that can be paid, or are still to be made, and those of all customers.
 const UNPAID_MAX: usize = 8;
 const UNPAID_OF_ALL_MAX: usize = 1_000;
-/// The part of the queue that jobs may take which wait for a payment: one of so many.
+/// Jobs that may wait for their payment, as a part of the queue: one of so many.
 const AWAITING_PART: usize = 4;
 
 /// What is in memory about payments.
@@ -94,11 +96,11 @@ impl<C: SqlConn> Agent<C> {
             return Ok(Ok(()));
         }
         let (all, own) = self.unpaid(now, customer);
-        if own >= UNPAID_MAX {
+        if own >= UNPAID_MAX && !self.may_pay_later(customer)? {
             let message = format!("{UNPAID_MAX} of your jobs are not paid yet; pay one, or try again later");
             return Ok(Err(("per_customer", message)));
         }
-        let awaiting = self.jobs.iter().filter(|open| open.state == JobState::AwaitingPayment).count();
+        let awaiting = self.jobs.iter().filter(|open| open.state.awaits_payment()).count();
         if awaiting >= (manifest.limits.queue / AWAITING_PART).max(1) || all >= UNPAID_OF_ALL_MAX {
             let message = "too many jobs wait for their payment; try again later";
             return Ok(Err(("queue_full", message.to_owned())));
@@ -148,7 +150,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(left > 0)
     }
 
-    /// An accepted request: it begins if it costs nothing or its customer has credit, or waits for its payment.
+    /// An accepted request: it begins if it costs nothing, or its customer has credit or may pay later, or waits for its payment.
     ///
     /// # Errors
     /// If the store fails; then nothing has changed.
@@ -166,8 +168,13 @@ impl<C: SqlConn> Agent<C> {
             Quote::Credit => 0,
             Quote::Invoice(msat) => msat,
         };
-        active.row.trace.payment = Some(JobPayment { price, paid: 0, invoiced });
+        let is_postpaid = invoiced > 0 && self.may_pay_later(&customer)?;
+        let invoiced = if is_postpaid { 0 } else { invoiced };
+        active.row.trace.payment = Some(JobPayment { price, paid: 0, invoiced, is_postpaid });
         self.charge(now, &mut active.row, price.min(credit));
+        if is_postpaid {
+            self.unpaid_work_begins(now, &customer);
+        }
         if invoiced == 0 {
             return Ok(Billed::Begins(Box::new(active)));
         }
@@ -179,7 +186,11 @@ impl<C: SqlConn> Agent<C> {
 
     /// The wallet has to make an invoice for a job.
     pub(super) fn want_invoice(&mut self, now: Now, mut active: Active) {
-        active.row.wake_at = now.millis() + INVOICE_MILLIS_MAX;
+        active.row.wake_at = now.millis()
+            + match active.row.state {
+                JobState::Withheld => RESULT_INVOICE_MILLIS_MAX,
+                _ => INVOICE_MILLIS_MAX,
+            };
         self.save(&active);
         self.await_payment(&active);
         self.payments.wanted.insert(active.row.seq, active.id());
@@ -202,12 +213,12 @@ impl<C: SqlConn> Agent<C> {
 
     /// Whether a job waits for its payment.
     pub(super) fn is_awaiting(&self, job: &EventId) -> bool {
-        self.jobs.get(job).is_some_and(|open| open.state == JobState::AwaitingPayment)
+        self.jobs.get(job).is_some_and(|open| open.state.awaits_payment())
     }
 
     /// A job that waits for its payment, from the database; `None` if it does not wait any more. One that cannot be read has failed.
     pub(super) fn awaiting(&mut self, now: Now, job: &EventId) -> Result<Option<Active>, StoreError> {
-        let open = self.jobs.get(job).filter(|open| open.state == JobState::AwaitingPayment);
+        let open = self.jobs.get(job).filter(|open| open.state.awaits_payment());
         let Some(open) = open.copied() else { return Ok(None) };
         if self.event_signer().is_none() {
             return Err(StoreError::Failed("the agent has no key".to_owned()));
@@ -229,7 +240,7 @@ impl<C: SqlConn> Agent<C> {
         now: Now,
         job: &EventId,
     ) -> Result<Option<(u64, String)>, StoreError> {
-        let open = self.jobs.get(job).filter(|open| open.state == JobState::AwaitingPayment);
+        let open = self.jobs.get(job).filter(|open| open.state.awaits_payment());
         let Some(open) = open.copied() else { return Ok(None) };
         let Some(row) = self.read_or_end(now, &open)? else { return Ok(None) };
         let name = self.deployed.as_ref().map_or("", |deployed| &deployed.manifest.name);
@@ -244,12 +255,19 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         let Some(active) = self.awaiting(now, &open.id)? else { return Ok(()) };
-        let (cause, message) = match self.payments.wanted.contains_key(&open.seq) {
-            false => ("payment_timeout", "the payment did not come in time"),
-            true => ("wallet", "this agent's wallet cannot be reached; try again later"),
+        let is_asked_for = self.payments.wanted.remove(&open.seq).is_none();
+        let (event, cause, message) = match (is_asked_for, open.state) {
+            (true, JobState::Withheld) => {
+                (JobEvent::Expire, "payment_timeout", "the result was not paid in time, and is dropped")
+            }
+            (true, _) => (JobEvent::Expire, "payment_timeout", "the payment did not come in time"),
+            // Not by the customer's fault.
+            (false, state) => {
+                let event = if state == JobState::Withheld { JobEvent::Fail } else { JobEvent::Expire };
+                (event, "wallet", "this agent's wallet cannot be reached; try again later")
+            }
         };
-        self.payments.wanted.remove(&open.seq);
-        self.fail(now, active, JobEvent::Expire, cause, message);
+        self.fail(now, active, event, cause, message);
         Ok(())
     }
 }

@@ -339,6 +339,7 @@ impl JobRecord {
                     price: self.cost_msat,
                     paid: self.cost_msat,
                     invoiced: 0,
+                    is_postpaid: false,
                 }),
                 started_at: self.started_at,
                 tokens: self.tokens,

@@ -7,7 +7,7 @@ use super::Agent;
 use super::intake::first_created_at;
 use super::jobs::{Active, Source, Stage};
 use crate::identity::{Draft, Missing, Sign, missing};
-use crate::job::JobEvent;
+use crate::job::{JobEvent, JobState};
 use crate::manifest::Schedule;
 use crate::nip90::{self, Feedback, ReplyTo};
 use crate::store::{self, Decrypted, JobRow, SentEvent};
@@ -132,6 +132,34 @@ impl<C: SqlConn> Agent<C> {
         text: &str,
         tokens: Option<(u64, u64)>,
     ) {
+        self.count_tokens(&mut active, tokens);
+        self.respond(now, active, JobEvent::Complete, content, |agent, active| {
+            if let Stage::Running(attempt) = &active.stage {
+                agent.remember(now, active, attempt.manifest.memory, &attempt.said, text);
+            }
+        });
+    }
+
+    /// Notes the tokens that an executor has read and written for a job.
+    pub(super) fn count_tokens(&mut self, active: &mut Active, tokens: Option<(u64, u64)>) {
+        active.row.trace.tokens = tokens;
+        if let Some((read, written)) = tokens {
+            self.metrics.count(|metrics| {
+                metrics.tokens.0 = metrics.tokens.0.saturating_add(read);
+                metrics.tokens.1 = metrics.tokens.1.saturating_add(written);
+            });
+        }
+    }
+
+    /// Signs the result, and ends the job by an event after which nothing is left but to publish it.
+    pub(super) fn respond(
+        &mut self,
+        now: Now,
+        mut active: Active,
+        event: JobEvent,
+        content: &str,
+        remember: impl FnOnce(&mut Self, &Active),
+    ) {
         let signed = match &active.source {
             Source::Event(event) => {
                 let event = event.clone();
@@ -142,25 +170,18 @@ impl<C: SqlConn> Agent<C> {
                 self.sign_scheduled(now, &mut active, &schedule, content)
             }
         };
-        let event = match signed {
-            Ok(event) => event,
+        let result = match signed {
+            Ok(result) => result,
             Err(message) => return self.fail(now, active, JobEvent::Fail, "output_size", &message),
         };
         self.outbox.drop_partials(&active.id());
         let row = &mut active.row;
-        row.created_at_max = event.created_at;
-        row.trace.tokens = tokens;
-        row.trace.sent.push(SentEvent::of(&event, "success", content));
-        row.result_outbox_row = self.outbox.stage(now, &active.request.relays, event);
-        if let Some((read, written)) = tokens {
-            self.metrics.count(|metrics| {
-                metrics.tokens.0 = metrics.tokens.0.saturating_add(read);
-                metrics.tokens.1 = metrics.tokens.1.saturating_add(written);
-            });
-        }
+        row.created_at_max = result.created_at;
+        row.trace.sent.push(SentEvent::of(&result, "success", content));
+        row.result_outbox_row = self.outbox.stage(now, &active.request.relays, result);
         self.metrics.answered(now.millis().saturating_sub(active.row.received_at));
-        self.remember(now, &active, text);
-        self.end(now, active, JobEvent::Complete, None);
+        remember(self, &active);
+        self.end(now, active, event, None);
     }
 
     fn sign_result(
@@ -233,6 +254,9 @@ impl<C: SqlConn> Agent<C> {
 
     /// Stores the end of a job.
     pub(super) fn end_row(&mut self, now: Now, mut row: JobRow, event: JobEvent, cause: Option<&str>) {
+        if row.state == JobState::Withheld {
+            self.batch.put_withheld(row.seq, None);
+        }
         row.advance(event);
         self.close_account(now, &mut row);
         row.finished_at = now.millis();

@@ -101,7 +101,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The manifest that a job follows: that of its first attempt.
-    fn manifest_of(&self, row: &JobRow) -> Result<Option<(Arc<Manifest>, u32)>, StoreError> {
+    pub(super) fn manifest_of(&self, row: &JobRow) -> Result<Option<(Arc<Manifest>, u32)>, StoreError> {
         let (Some(Deployed { manifest, .. }), Some(record)) = (&self.deployed, &self.record) else {
             return Ok(None);
         };
@@ -195,6 +195,8 @@ impl<C: SqlConn> Agent<C> {
                     Effect::Http { id, request }
                 }),
                 Step::Ai { model, input } => self.call(&mut active, |id, _| Effect::Ai { id, model, input }),
+                // What is not paid is not shown.
+                Step::Partial(_) if active.is_owed() => {}
                 Step::Partial(partial) => {
                     if let Stage::Running(attempt) = &mut active.stage {
                         let max = attempt.manifest.limits.output_bytes;
@@ -358,7 +360,7 @@ impl<C: SqlConn> Agent<C> {
 
     fn wake_waiting(&mut self, now: Now, open: UnfinishedRow) -> Result<(), StoreError> {
         let deadline = match open.state {
-            JobState::AwaitingPayment => return self.payment_timeout(now, open),
+            state if state.awaits_payment() => return self.payment_timeout(now, open),
             JobState::WaitingInput => self.input_deadline(open.received_at, open.wake_at),
             _ => open.received_at + QUEUED_MILLIS_MAX,
         };

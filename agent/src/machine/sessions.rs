@@ -7,7 +7,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Now, PubKey};
 
 use super::Agent;
-use super::jobs::{Active, Source, Stage};
+use super::jobs::{Active, Source};
 use crate::executor::{PromptMessage, Role};
 use crate::manifest::Memory;
 use crate::store::{self, Session, SessionMessage};
@@ -44,10 +44,9 @@ impl<C: SqlConn> Agent<C> {
         Ok(messages.map(message).collect())
     }
 
-    /// Adds a job to its customer's session.
-    pub(super) fn remember(&mut self, now: Now, active: &Active, answer: &str) {
-        let (Source::Event(_), Stage::Running(attempt)) = (&active.source, &active.stage) else { return };
-        let memory = attempt.manifest.memory;
+    /// Adds a job to its customer's session: the texts of its inputs, and the answer.
+    pub(super) fn remember(&mut self, now: Now, active: &Active, memory: Memory, said: &str, answer: &str) {
+        let Source::Event(_) = &active.source else { return };
         if !memory.sessions {
             return;
         }
@@ -56,7 +55,7 @@ impl<C: SqlConn> Agent<C> {
         let is_private = active.request.cipher.is_some();
         // What cannot be read is begun anew: a result is not held back for it.
         let mut session = self.stored_session(&customer).unwrap_or_default();
-        let said = [(false, attempt.said.as_str()), (true, answer)];
+        let said = [(false, said), (true, answer)];
         for (is_agent, text) in said.into_iter().filter(|(_, text)| !text.is_empty()) {
             session.messages.push_back(SessionMessage { at, is_agent, is_private, text: text.to_owned() });
         }

@@ -37,6 +37,18 @@ impl<C: SqlConn> Agent<C> {
             Source::Event(_) => self.fits(&active, &output.content).err(),
             Source::Schedule(_) => None,
         };
+        if active.is_owed() {
+            match large {
+                None => self.withhold(now, active, output),
+                // Whoever knows where it is could read it.
+                Some(message) => {
+                    let message =
+                        format!("{message}; one that is paid after the work is not stored elsewhere");
+                    self.fail(now, active, JobEvent::Fail, "output_size", &message);
+                }
+            }
+            return None;
+        }
         let Some(message) = large else {
             self.complete(now, active, &output.content, &output.content, output.tokens);
             return None;

@@ -6,7 +6,7 @@ use relay_engine::types::PubKey;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Handler, Manifest, Param};
+use super::{Handler, Manifest, Param, Payment};
 use crate::identity::npub;
 
 /// A parameter of any of an agent's handlers, as announcements show it.
@@ -42,11 +42,7 @@ impl Manifest {
             "metadata": self.metadata,
             "handlers": self.handlers.iter().map(public_handler).collect::<Vec<_>>(),
             "nip90Params": self.nip90_params(),
-            "payment": {
-                "policy": self.payment.policy,
-                "free_quota": self.payment.free_quota,
-                "refund": self.payment.refund,
-            },
+            "payment": public_payment(&self.payment),
             "limits": {
                 "timeout_s": limits.timeout_s,
                 "input_bytes": limits.input_bytes,
@@ -85,6 +81,15 @@ impl Manifest {
         });
         merged.collect()
     }
+}
+
+fn public_payment(payment: &Payment) -> Value {
+    let Payment { policy, wallet_ref: _, free_quota, refund, unpaid_max: _ } = payment;
+    let mut public = json!({"policy": policy, "free_quota": free_quota, "refund": refund});
+    if payment.unpaid_limit() > 0 {
+        public["unpaid_max"] = json!(payment.unpaid_limit());
+    }
+    public
 }
 
 fn public_handler(handler: &Handler) -> Value {

@@ -46,7 +46,24 @@ pub struct Payment {
     /// What becomes of credit.
     #[serde(skip_serializing_if = "is_default")]
     pub refund: Refund,
+    /// With [`PaymentPolicy::Postpay`]: see [`Payment::unpaid_limit`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unpaid_max: Option<u32>,
 }
+
+impl Payment {
+    /// Results of a customer that may be unpaid at a time, when it is paid after the work: those that are not paid yet and those that were not
+    /// paid in time. A customer who has as many pays before the work. 0 with other policies.
+    pub fn unpaid_limit(&self) -> u32 {
+        match self.policy {
+            PaymentPolicy::Postpay => self.unpaid_max.unwrap_or(UNPAID_MAX_DEFAULT),
+            PaymentPolicy::Free | PaymentPolicy::Prepay | PaymentPolicy::Sample | PaymentPolicy::Hold => 0,
+        }
+    }
+}
+
+/// [`Payment::unpaid_limit`], if the manifest says nothing.
+const UNPAID_MAX_DEFAULT: u32 = 3;
 
 /// What becomes of what a customer has paid and not got a result for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +80,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// When an agent is paid. `free` and `prepay` work: validation refuses the others.
+/// When an agent is paid. `free`, `prepay` and `postpay` work: validation refuses the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentPolicy {
@@ -72,7 +89,7 @@ pub enum PaymentPolicy {
     Free,
     /// Before it works.
     Prepay,
-    /// With the result.
+    /// When the work is done, before the result is published.
     Postpay,
     /// A part first.
     Sample,

@@ -32,7 +32,8 @@ const OWN_KINDS: [u16; 8] = [0, 5, 62, 7_007, 10_002, 10_050, 11_998, 31_990];
 /// Job requests, results and feedback.
 const NIP90_KINDS: RangeInclusive<u16> = 5_000..=7_000;
 
-const NOT_YET: &str = "is not supported yet: jobs are free, or paid before they begin (prepay)";
+const NOT_YET: &str =
+    "is not supported yet: jobs are free, or paid before (prepay) or after the work (postpay)";
 
 impl Manifest {
     /// Checks every field, and writes public keys as lowercase hexadecimal digits.
@@ -87,7 +88,7 @@ impl Manifest {
 
     /// Prices need a policy, and a policy needs prices and a wallet.
     fn check_payment(&self) -> Checked {
-        let Payment { policy, wallet_ref, free_quota, refund } = &self.payment;
+        let Payment { policy, wallet_ref, free_quota, refund, unpaid_max } = &self.payment;
         let priced = self.handlers.iter().position(|handler| handler.price != Price::Free);
         in_range("payment.free_quota", u64::from(*free_quota), 0..=1_000_000)?;
         let spend = self.limits.daily_spend_msat;
@@ -102,20 +103,28 @@ impl Manifest {
             Refund::Invoice => in_range("limits.daily_spend_msat", spend, 1..=SPEND_MSAT_MAX)?,
             Refund::Credit => {}
         }
+        match unpaid_max {
+            Some(_) if *policy != PaymentPolicy::Postpay => {
+                let words = "is of no use without payment.policy postpay";
+                return Err(ManifestError::new("payment.unpaid_max", words));
+            }
+            Some(max) => in_range("payment.unpaid_max", u64::from(*max), 1..=1_000)?,
+            None => {}
+        }
         match policy {
             PaymentPolicy::Free => match (priced, wallet_ref) {
                 (Some(at), _) => Err(ManifestError::new(
                     format!("handlers[{at}].price"),
-                    "needs payment.policy prepay and a wallet (payment.wallet_ref)",
+                    "needs payment.policy prepay or postpay, and a wallet (payment.wallet_ref)",
                 )),
                 (None, Some(_)) => {
                     Err(ManifestError::new("payment.wallet_ref", "is of no use with policy free"))
                 }
                 (None, None) => Ok(()),
             },
-            PaymentPolicy::Prepay => {
+            PaymentPolicy::Prepay | PaymentPolicy::Postpay => {
                 let Some(secret) = wallet_ref else {
-                    let words = "is required with policy prepay: the name of the secret with the wallet's connection string";
+                    let words = "is required with this policy: the name of the secret with the wallet's connection string";
                     return Err(ManifestError::new("payment.wallet_ref", words));
                 };
                 check_token_name("payment.wallet_ref", secret)?;
@@ -124,9 +133,7 @@ impl Manifest {
                     None => Err(ManifestError::new("payment.policy", "needs a handler with a price")),
                 }
             }
-            PaymentPolicy::Postpay | PaymentPolicy::Sample | PaymentPolicy::Hold => {
-                Err(ManifestError::new("payment.policy", NOT_YET))
-            }
+            PaymentPolicy::Sample | PaymentPolicy::Hold => Err(ManifestError::new("payment.policy", NOT_YET)),
         }
     }
 

@@ -11,8 +11,10 @@ use super::jobs::{JobRow, write_job};
 use super::ledger::{Transfer, write_transfer};
 use super::refunds::{RefundRow, write_refund};
 use super::sessions::{Session, write_session};
+use super::unpaid::UnpaidResults;
+use super::withheld::{Withheld, write_withheld};
 
-/// See the module. Of a job, an invoice, a refund and a session only the last write counts.
+/// See the module. Of a job, its withheld result, an invoice, a refund and a session only the last write counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Batch {
     statements: Vec<(&'static str, Vec<Param>)>,
@@ -21,6 +23,8 @@ pub(crate) struct Batch {
     /// By sequence number.
     jobs: BTreeMap<u64, JobRow>,
     ids: HashMap<EventId, u64>,
+    /// By the numbers of their jobs. `None`: it is deleted.
+    withheld: BTreeMap<u64, Option<Withheld>>,
     /// `None`: it is forgotten.
     sessions: BTreeMap<PubKey, Option<Session>>,
     cancelled: HashSet<(EventId, PubKey)>,
@@ -32,6 +36,8 @@ pub(crate) struct Batch {
     refunds: BTreeMap<[u8; 32], RefundRow>,
     /// Free jobs that customers have had on a day.
     free_jobs: HashMap<(PubKey, u64), u32>,
+    /// How many more results of customers are not paid, in their order.
+    unpaid_results: HashMap<PubKey, Vec<UnpaidResults>>,
 }
 
 impl Batch {
@@ -40,6 +46,7 @@ impl Batch {
         self.statements.is_empty()
             && self.last.is_empty()
             && self.jobs.is_empty()
+            && self.withheld.is_empty()
             && self.sessions.is_empty()
             && self.transfers.is_empty()
             && self.invoices.is_empty()
@@ -70,6 +77,16 @@ impl Batch {
     /// A job that is not written yet, by its id.
     pub(crate) fn job_by_id(&self, id: &EventId) -> Option<&JobRow> {
         self.ids.get(id).and_then(|seq| self.job(*seq))
+    }
+
+    /// Adds a result that waits for its payment; `None` deletes it.
+    pub(crate) fn put_withheld(&mut self, seq: u64, withheld: Option<Withheld>) {
+        self.withheld.insert(seq, withheld);
+    }
+
+    /// What is not written yet of a result that waits for its payment. `Some(None)`: it will be deleted.
+    pub(super) fn withheld(&self, seq: u64) -> Option<&Option<Withheld>> {
+        self.withheld.get(&seq)
     }
 
     /// Adds an entry to the books.
@@ -107,6 +124,16 @@ impl Batch {
         self.free_jobs.get(&(*customer, day)).copied()
     }
 
+    /// Notes how many more results of a customer are not paid, which is written by its statement.
+    pub(super) fn note_unpaid_results(&mut self, customer: PubKey, more: UnpaidResults) {
+        self.unpaid_results.entry(customer).or_default().push(more);
+    }
+
+    /// How many more results of a customer are not paid, as far as that waits to be written.
+    pub(super) fn unpaid_results(&self, customer: &PubKey) -> &[UnpaidResults] {
+        self.unpaid_results.get(customer).map_or(&[][..], Vec::as_slice)
+    }
+
     /// Notes a cancellation, which is written by its statements.
     pub(super) fn note_cancelled(&mut self, id: EventId, author: PubKey) {
         self.cancelled.insert((id, author));
@@ -130,9 +157,10 @@ impl Batch {
         self.sessions.get(customer)
     }
 
-    /// Takes back the jobs and sessions that are not written yet.
+    /// Takes back the jobs, their results and the sessions that are not written yet.
     pub(crate) fn clear_rows(&mut self) {
         self.jobs.clear();
+        self.withheld.clear();
         self.ids.clear();
         self.sessions.clear();
     }
@@ -150,6 +178,7 @@ impl Batch {
             exec(conn, sql, params)?;
         }
         self.jobs.values().try_for_each(|row| write_job(conn, row))?;
+        self.withheld.iter().try_for_each(|(seq, row)| write_withheld(conn, *seq, row.as_ref()))?;
         self.transfers.iter().try_for_each(|transfer| write_transfer(conn, transfer))?;
         self.invoices.values().try_for_each(|row| write_invoice(conn, row))?;
         self.refunds.values().try_for_each(|row| write_refund(conn, row))?;

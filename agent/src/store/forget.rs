@@ -7,8 +7,10 @@ use relay_engine::types::PubKey;
 use super::Batch;
 
 /// What a deleted agent forgets: everything but `agent_meta`, what is to be published, and what it owes and is owed.
-const DELETE_ALL: [&str; 6] = [
+const DELETE_ALL: [&str; 8] = [
     "DELETE FROM agent_quota",
+    "DELETE FROM agent_unpaid",
+    "DELETE FROM agent_withheld",
     "DELETE FROM agent_version",
     "DELETE FROM agent_job",
     "DELETE FROM agent_session",

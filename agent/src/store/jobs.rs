@@ -113,6 +113,9 @@ pub(crate) struct JobPayment {
     pub(crate) paid: u64,
     /// What the customer is asked for; 0 without an invoice.
     pub(crate) invoiced: u64,
+    /// Whether its work begins before all of it is paid.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_postpaid: bool,
 }
 
 /// What a remote signer has decrypted of a request.

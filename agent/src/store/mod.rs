@@ -13,6 +13,8 @@
 //! agent_invoice    hash BLOB PRIMARY KEY, ...                     invoices: invoices.rs
 //! agent_refund     hash BLOB PRIMARY KEY, ...                     credit that is paid out: refunds.rs
 //! agent_quota      customer BLOB PRIMARY KEY, ...                 free jobs of today: invoices.rs
+//! agent_withheld   seq INTEGER PRIMARY KEY, ...                   results that wait for their payment: withheld.rs
+//! agent_unpaid     customer BLOB PRIMARY KEY, ...                 how many results of a customer are not paid: unpaid.rs
 //! ```
 //!
 //! Durable Objects bill rows written, index entries too: a job that is answered at once writes six (three for itself and the
@@ -33,7 +35,9 @@ mod outbox;
 mod prune;
 mod refunds;
 mod sessions;
+mod unpaid;
 mod versions;
+mod withheld;
 
 pub(crate) use batch::Batch;
 pub(crate) use cancelled::{is_cancelled, put_cancelled};
@@ -60,7 +64,9 @@ pub(crate) use refunds::{
 };
 pub use sessions::SessionMessage;
 pub(crate) use sessions::{Session, all_sessions, evict_sessions, session, sweep_sessions};
+pub(crate) use unpaid::{UnpaidResults, add_unpaid_results, prune_unpaid_results, unpaid_results};
 pub(crate) use versions::{VersionRow, put_version, version, version_rows};
+pub(crate) use withheld::{Withheld, withheld};
 
 use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
@@ -92,7 +98,7 @@ const CREATE: [&str; 9] = [
 ];
 
 /// What paid jobs need. Databases of earlier versions have none of it.
-const CREATE_PAYMENTS: [&str; 8] = [
+const CREATE_PAYMENTS: [&str; 10] = [
     "CREATE TABLE IF NOT EXISTS agent_account (account BLOB PRIMARY KEY, msat INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS agent_ledger (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, debit BLOB NOT NULL, \
      credit BLOB NOT NULL, msat INTEGER NOT NULL, reason BLOB NOT NULL, job BLOB NOT NULL)",
@@ -108,6 +114,9 @@ const CREATE_PAYMENTS: [&str; 8] = [
     "CREATE INDEX IF NOT EXISTS agent_refund_customer ON agent_refund (customer, made_at)",
     "CREATE TABLE IF NOT EXISTS agent_quota (customer BLOB PRIMARY KEY, day INTEGER NOT NULL, used INTEGER NOT NULL) \
      WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_withheld (seq INTEGER PRIMARY KEY, content BLOB NOT NULL, said BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS agent_unpaid (customer BLOB PRIMARY KEY, open INTEGER NOT NULL, lapsed INTEGER NOT NULL, \
+     at INTEGER NOT NULL) WITHOUT ROWID",
 ];
 
 /// Columns of invoices that databases of earlier versions do not have.
@@ -123,12 +132,13 @@ const INDEX_OF_CUSTOMERS: &str = "CREATE INDEX IF NOT EXISTS agent_job_customer 
 pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
     let names = "SELECT count(*), coalesce(sum(name = 'agent_meta'), 0), \
                  coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%claimed_at%'), 0) FROM sqlite_master \
-                 WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota', 'agent_invoice', 'agent_refund')";
+                 WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota', 'agent_invoice', 'agent_refund', \
+                 'agent_withheld', 'agent_unpaid')";
     let (mut found, mut has_all, mut lacks_columns) = (false, false, false);
     conn.query(names, &[], &mut |row| {
         found = matches!(row.get(1), Some(SqlValue::Int(1..)));
         lacks_columns = int(row, 2)? > 0;
-        has_all = int(row, 0)? > 4 && !lacks_columns;
+        has_all = int(row, 0)? > 6 && !lacks_columns;
         Ok(())
     })?;
     if found {
@@ -171,6 +181,8 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use relay_engine::types::PubKey;
+
     use super::*;
     use crate::testing::Sqlite;
 
@@ -183,12 +195,16 @@ mod tests {
         conn.exec("DROP INDEX agent_job_customer", &[]).unwrap();
         conn.exec("DROP TABLE agent_quota", &[]).unwrap();
         conn.exec("DROP TABLE agent_refund", &[]).unwrap();
+        conn.exec("DROP TABLE agent_withheld", &[]).unwrap();
+        conn.exec("DROP TABLE agent_unpaid", &[]).unwrap();
         for column in ["claimed_at", "wallet"] {
             conn.exec(&format!("ALTER TABLE agent_invoice DROP COLUMN {column}"), &[]).unwrap();
         }
         open(&conn).unwrap();
         open(&conn).unwrap();
         open_invoices(&conn).unwrap();
+        assert_eq!(withheld(&conn, &Batch::default(), 1), Ok(None));
+        assert!(unpaid_results(&conn, &Batch::default(), &PubKey([1; 32])).is_ok());
         for sql in [forget::FORGET_JOBS, jobs::HISTORY_OF, jobs::FIGURES_OF] {
             let plan = conn.plan(sql);
             assert!(plan.contains("USING INDEX agent_job_customer"), "{sql}: {plan}");

@@ -15,6 +15,7 @@ mod memory;
 mod owner;
 mod payment_simulation;
 mod payments;
+mod postpay;
 mod prepaid;
 mod refunds;
 mod signer;

@@ -11,9 +11,13 @@ use crate::world::{Books, World, manifest};
 pub(crate) const PRICE: u64 = 21_000;
 
 pub(crate) fn prepaid(change: impl FnOnce(&mut Value)) -> Manifest {
+    paid("prepay", change)
+}
+
+pub(crate) fn paid(policy: &str, change: impl FnOnce(&mut Value)) -> Manifest {
     manifest(|json| {
         json["handlers"][0]["price"] = json!({"model": "per_job", "msat": PRICE});
-        json["payment"] = json!({"policy": "prepay", "wallet_ref": "AGENT_WALLET"});
+        json["payment"] = json!({"policy": policy, "wallet_ref": "AGENT_WALLET"});
         change(json);
     })
 }

@@ -173,7 +173,7 @@ fn handlers() {
     check(
         "handlers[0].price",
         json!({"model": "per_job", "msat": 1_000}),
-        "needs payment.policy prepay and a wallet (payment.wallet_ref)",
+        "needs payment.policy prepay or postpay, and a wallet (payment.wallet_ref)",
     );
     for msat in [0, 100_000_000_001u64] {
         let price = json!({"model": "per_job", "msat": msat});
@@ -243,8 +243,9 @@ fn configurations() {
 
 #[test]
 fn rules() {
-    for policy in ["postpay", "sample", "hold"] {
-        let message = "is not supported yet: jobs are free, or paid before they begin (prepay)";
+    for policy in ["sample", "hold"] {
+        let message =
+            "is not supported yet: jobs are free, or paid before (prepay) or after the work (postpay)";
         check("payment.policy", policy, message);
     }
     payment();
@@ -301,8 +302,10 @@ fn rules() {
 fn payment() {
     let check_payment =
         |payment: Value, path: &str, message: &str| check_at("payment", payment, path, message);
-    let wallet = "is required with policy prepay: the name of the secret with the wallet's connection string";
-    check_payment(json!({"policy": "prepay"}), "payment.wallet_ref", wallet);
+    let wallet = "is required with this policy: the name of the secret with the wallet's connection string";
+    for policy in ["prepay", "postpay"] {
+        check_payment(json!({"policy": policy}), "payment.wallet_ref", wallet);
+    }
     for name in ["WALLET", "AGENT_MASTER_SECRET", "AGENT_wallet"] {
         let message = "must be the name of a secret, AGENT_ and upper case letters, digits or _, and not the master secret";
         check_payment(json!({"policy": "prepay", "wallet_ref": name}), "payment.wallet_ref", message);
@@ -321,6 +324,21 @@ fn payment() {
     let public = read.public_json(&relay_engine::types::PubKey([1; 32]));
     assert_eq!(public["payment"], json!({"policy": "prepay", "free_quota": 0, "refund": "credit"}));
     assert_eq!(public["handlers"][0]["price"], json!({"model": "per_job", "msat": 21_000}));
+    // What is not paid is bounded.
+    let mut later = manifest.clone();
+    set(&mut later, "payment.unpaid_max", 3.into());
+    check_refused(&later, "payment.unpaid_max", "is of no use without payment.policy postpay");
+    let mut later = manifest.clone();
+    set(&mut later, "payment.policy", "postpay".into());
+    let read = parse(&later).expect("a manifest");
+    assert_eq!(read.payment.unpaid_limit(), 3);
+    let public = read.public_json(&relay_engine::types::PubKey([1; 32]));
+    let shown = json!({"policy": "postpay", "free_quota": 0, "refund": "credit", "unpaid_max": 3});
+    assert_eq!(public["payment"], shown);
+    for max in [0, 1_001] {
+        set(&mut later, "payment.unpaid_max", max.into());
+        check_refused(&later, "payment.unpaid_max", "must be from 1 to 1000");
+    }
     // What is paid out is bounded.
     check("payment.refund", "invoice", "is of no use with policy free");
     set(&mut manifest, "payment.refund", "invoice".into());
