@@ -1,5 +1,7 @@
 //! What is asked for a job, and when a wallet is asked whether it is paid. Pure functions; the books are in the store.
 
+use unicode_segmentation::UnicodeSegmentation;
+
 /// Millisatoshis of a satoshi. Wallets make invoices of whole ones.
 const SATOSHI_MSAT: u64 = 1_000;
 
@@ -50,6 +52,19 @@ pub fn received(asked: u64, told: Option<u64>) -> u64 {
 /// What is kept of a customer's credit for the fees of paying so much out, in millisatoshis.
 pub fn fee_reserve(msat: u64) -> u64 {
     (msat / 100).max(FEE_RESERVE_MSAT_MIN)
+}
+
+/// What a customer sees of a result before it is paid: its first `chars` characters, but no more than so many percent of it, and no half of
+/// what is read as one character.
+pub fn sample(result: &str, chars: u32, percent: u32) -> &str {
+    let all = result.chars().count() as u64;
+    let mut left = u64::from(chars).min(all * u64::from(percent.min(100)) / 100);
+    let mut end = 0;
+    for (at, character) in result.grapheme_indices(true) {
+        let Some(rest) = left.checked_sub(character.chars().count() as u64) else { break };
+        (left, end) = (rest, at + character.len());
+    }
+    &result[..end]
 }
 
 /// The times of an invoice, in milliseconds since 1970. When the wallet is asked for it follows from them, so an agent that is opened again
@@ -136,6 +151,24 @@ mod tests {
             (1_500, 200, Quote::Invoice(2_000)),
         ] {
             assert_eq!(quote(price, credit), want, "{price} {credit}");
+        }
+    }
+
+    #[test]
+    fn a_sample_is_the_beginning_and_never_most_of_it() {
+        for (result, chars, percent, expected) in [
+            ("", 10, 50, ""),
+            ("abcdefghij", 3, 50, "abc"),
+            ("abcdefghij", 30, 50, "abcde"),
+            ("abcdefghij", 30, 25, "ab"),
+            ("abc", 30, 25, ""),
+            ("äöüß", 30, 50, "äö"),
+            // Two characters that are one.
+            ("ae\u{301}bcdef", 2, 100, "a"),
+            ("👩‍💻👩‍💻abcdef", 30, 50, "👩‍💻👩‍💻"),
+            ("👩‍💻👩‍💻", 30, 40, ""),
+        ] {
+            assert_eq!(sample(result, chars, percent), expected, "{result} {chars} {percent}");
         }
     }
 

@@ -87,13 +87,17 @@ impl<C: SqlConn> Agent<C> {
             0 => format!("the price is {price} msat"),
             paid => format!("the price is {price} msat, of which {paid} are paid by your credit"),
         };
-        let limit = self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.payment.unpaid_limit());
+        let sample = self.sample_of(&active.row);
         if is_postpaid {
-            message.push_str("; the result is there, and is published when it is paid");
-        } else if limit > 0 {
+            message.push_str(match sample.is_empty() {
+                true => "; the result is there, and is published when it is paid",
+                false => "; this is the beginning of the result, all of which is published when it is paid",
+            });
+        } else if self.unpaid_limit() > 0 {
             message.push_str("; results of yours are not paid, so this job begins when it is paid");
         }
-        let required = Feedback::PaymentRequired { msat: invoiced, bolt11, message: &message };
+        let required =
+            Feedback::PaymentRequired { msat: invoiced, bolt11, message: &message, sample: &sample };
         self.send_feedback(now, &mut active, required);
         let row = InvoiceRow {
             job: *job,

@@ -17,6 +17,7 @@ use relay_engine::types::{Now, PubKey};
 
 use super::Agent;
 use super::jobs::{Active, Stage};
+use super::respond::{PARTIAL_BYTES_MAX, REMOTE_PARTIAL_BYTES_MAX, beginning};
 use crate::executor::Output;
 use crate::job::{JobEvent, JobState};
 use crate::payment::{self, Quote};
@@ -38,9 +39,14 @@ impl Active {
 }
 
 impl<C: SqlConn> Agent<C> {
+    /// See [`Payment::unpaid_limit`](crate::manifest::Payment::unpaid_limit).
+    pub(super) fn unpaid_limit(&self) -> u32 {
+        self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.payment.unpaid_limit())
+    }
+
     /// Whether a customer's next job may be paid after its work.
     pub(super) fn may_pay_later(&self, customer: &PubKey) -> Result<bool, StoreError> {
-        let limit = self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.payment.unpaid_limit());
+        let limit = self.unpaid_limit();
         if limit == 0 {
             return Ok(false);
         }
@@ -57,13 +63,11 @@ impl<C: SqlConn> Agent<C> {
     /// A job with a price has ended in the state of its row: whether it is unpaid, or makes up for another that is.
     pub(super) fn unpaid_work_ends(&mut self, now: Now, row: &JobRow) {
         let Some(payment) = row.trace.payment else { return };
-        let keeps_count =
-            self.deployed.as_ref().is_some_and(|deployed| deployed.manifest.payment.unpaid_limit() > 0);
         let lapsed = match row.state {
             JobState::Unpaid => 1,
             // Whoever takes it back instead of paying it has had the work done, too.
             JobState::Cancelled if payment.is_postpaid && row.attempts > 0 => 1,
-            JobState::Responding if keeps_count => -1,
+            JobState::Responding if self.unpaid_limit() > 0 => -1,
             _ => 0,
         };
         let more = UnpaidResults { open: -i64::from(payment.is_postpaid), lapsed };
@@ -107,6 +111,21 @@ impl<C: SqlConn> Agent<C> {
     /// If the store fails.
     pub(super) fn withheld(&self, row: &JobRow) -> Result<Option<Withheld>, StoreError> {
         store::withheld(&self.conn, &self.batch, row.seq)
+    }
+
+    /// What a customer is shown of the result that a job withholds, if its manifest wants that. It is left out if it cannot be read.
+    pub(super) fn sample_of(&self, row: &JobRow) -> String {
+        if row.state != JobState::Withheld {
+            return String::new();
+        }
+        let manifest = self.manifest_of(row).ok().flatten();
+        let limits = manifest.and_then(|(manifest, _)| manifest.payment.sample_limits());
+        let (Some((chars, percent)), Ok(Some(withheld))) = (limits, self.withheld(row)) else {
+            return String::new();
+        };
+        let sample = payment::sample(&withheld.content, chars, percent);
+        let bytes_max = if self.keys().is_some() { PARTIAL_BYTES_MAX } else { REMOTE_PARTIAL_BYTES_MAX };
+        beginning(sample, bytes_max).to_owned()
     }
 
     /// A result that was withheld is paid, and is published.

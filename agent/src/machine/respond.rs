@@ -15,8 +15,8 @@ use crate::store::{self, Decrypted, JobRow, SentEvent};
 /// Seconds for which partial results may be dated ahead of what is stored, so that not each of them is a write.
 const AHEAD_SECONDS: Timestamp = 30;
 /// Longest partial result, in bytes: it must fit into an event, with a remote signer into an event within a request.
-const PARTIAL_BYTES_MAX: usize = 16 << 10;
-const REMOTE_PARTIAL_BYTES_MAX: usize = 2 << 10;
+pub(super) const PARTIAL_BYTES_MAX: usize = 16 << 10;
+pub(super) const REMOTE_PARTIAL_BYTES_MAX: usize = 2 << 10;
 /// Longest text of an event that is kept in the history, in bytes of JSON.
 const SENT_EVENT_BYTES_MAX: usize = 64 << 10;
 
@@ -37,7 +37,7 @@ impl SentEvent {
 }
 
 /// As much of a text as is at most `max` bytes of JSON.
-fn beginning(text: &str, max: usize) -> &str {
+pub(super) fn beginning(text: &str, max: usize) -> &str {
     let mut bytes = 0;
     let end = text.char_indices().find(|(_, character)| {
         bytes += match character {

@@ -84,10 +84,13 @@ impl Manifest {
 }
 
 fn public_payment(payment: &Payment) -> Value {
-    let Payment { policy, wallet_ref: _, free_quota, refund, unpaid_max: _ } = payment;
+    let Payment { policy, free_quota, refund, .. } = payment;
     let mut public = json!({"policy": policy, "free_quota": free_quota, "refund": refund});
     if payment.unpaid_limit() > 0 {
         public["unpaid_max"] = json!(payment.unpaid_limit());
+    }
+    if let Some((chars, percent)) = payment.sample_limits() {
+        (public["sample_chars"], public["sample_percent"]) = (json!(chars), json!(percent));
     }
     public
 }

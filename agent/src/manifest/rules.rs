@@ -46,9 +46,15 @@ pub struct Payment {
     /// What becomes of credit.
     #[serde(skip_serializing_if = "is_default")]
     pub refund: Refund,
-    /// With [`PaymentPolicy::Postpay`]: see [`Payment::unpaid_limit`].
+    /// With [`PaymentPolicy::Postpay`] and [`PaymentPolicy::Sample`]: see [`Payment::unpaid_limit`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unpaid_max: Option<u32>,
+    /// With [`PaymentPolicy::Sample`]: the characters of a result that are shown before it is paid, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_chars: Option<u32>,
+    /// With [`PaymentPolicy::Sample`]: the part of a result that is shown before it is paid at most, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_percent: Option<u32>,
 }
 
 impl Payment {
@@ -56,14 +62,24 @@ impl Payment {
     /// paid in time. A customer who has as many pays before the work. 0 with other policies.
     pub fn unpaid_limit(&self) -> u32 {
         match self.policy {
-            PaymentPolicy::Postpay => self.unpaid_max.unwrap_or(UNPAID_MAX_DEFAULT),
-            PaymentPolicy::Free | PaymentPolicy::Prepay | PaymentPolicy::Sample | PaymentPolicy::Hold => 0,
+            PaymentPolicy::Postpay | PaymentPolicy::Sample => self.unpaid_max.unwrap_or(UNPAID_MAX_DEFAULT),
+            PaymentPolicy::Free | PaymentPolicy::Prepay | PaymentPolicy::Hold => 0,
         }
+    }
+
+    /// How much of a result is shown before it is paid: characters, and percent of it, whichever is less. `None` with other policies.
+    pub fn sample_limits(&self) -> Option<(u32, u32)> {
+        let chars = self.sample_chars.unwrap_or(SAMPLE_CHARS_DEFAULT);
+        let percent = self.sample_percent.unwrap_or(SAMPLE_PERCENT_DEFAULT);
+        (self.policy == PaymentPolicy::Sample).then_some((chars, percent))
     }
 }
 
 /// [`Payment::unpaid_limit`], if the manifest says nothing.
 const UNPAID_MAX_DEFAULT: u32 = 3;
+/// [`Payment::sample_limits`], if the manifest says nothing.
+const SAMPLE_CHARS_DEFAULT: u32 = 280;
+const SAMPLE_PERCENT_DEFAULT: u32 = 20;
 
 /// What becomes of what a customer has paid and not got a result for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +96,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// When an agent is paid. `free`, `prepay` and `postpay` work: validation refuses the others.
+/// When an agent is paid. Validation refuses `hold`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentPolicy {
@@ -91,7 +107,7 @@ pub enum PaymentPolicy {
     Prepay,
     /// When the work is done, before the result is published.
     Postpay,
-    /// A part first.
+    /// Like [`PaymentPolicy::Postpay`]; the beginning of the result is shown before.
     Sample,
     /// By a hold invoice, on success.
     Hold,

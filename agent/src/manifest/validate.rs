@@ -33,7 +33,12 @@ const OWN_KINDS: [u16; 8] = [0, 5, 62, 7_007, 10_002, 10_050, 11_998, 31_990];
 const NIP90_KINDS: RangeInclusive<u16> = 5_000..=7_000;
 
 const NOT_YET: &str =
-    "is not supported yet: jobs are free, or paid before (prepay) or after the work (postpay)";
+    "is not supported yet: jobs are free, or paid before (prepay) or after the work (postpay, sample)";
+
+/// Results that a customer may leave unpaid, and how much is shown of one: characters that feedback has room for, and percent.
+const UNPAID_MAX: u64 = 1_000;
+const SAMPLE_CHARS_MAX: u64 = 2_000;
+const SAMPLE_PERCENT_MAX: u64 = 50;
 
 impl Manifest {
     /// Checks every field, and writes public keys as lowercase hexadecimal digits.
@@ -88,7 +93,7 @@ impl Manifest {
 
     /// Prices need a policy, and a policy needs prices and a wallet.
     fn check_payment(&self) -> Checked {
-        let Payment { policy, wallet_ref, free_quota, refund, unpaid_max } = &self.payment;
+        let Payment { policy, wallet_ref, free_quota, refund, .. } = &self.payment;
         let priced = self.handlers.iter().position(|handler| handler.price != Price::Free);
         in_range("payment.free_quota", u64::from(*free_quota), 0..=1_000_000)?;
         let spend = self.limits.daily_spend_msat;
@@ -103,26 +108,19 @@ impl Manifest {
             Refund::Invoice => in_range("limits.daily_spend_msat", spend, 1..=SPEND_MSAT_MAX)?,
             Refund::Credit => {}
         }
-        match unpaid_max {
-            Some(_) if *policy != PaymentPolicy::Postpay => {
-                let words = "is of no use without payment.policy postpay";
-                return Err(ManifestError::new("payment.unpaid_max", words));
-            }
-            Some(max) => in_range("payment.unpaid_max", u64::from(*max), 1..=1_000)?,
-            None => {}
-        }
+        self.check_postpay()?;
         match policy {
             PaymentPolicy::Free => match (priced, wallet_ref) {
                 (Some(at), _) => Err(ManifestError::new(
                     format!("handlers[{at}].price"),
-                    "needs payment.policy prepay or postpay, and a wallet (payment.wallet_ref)",
+                    "needs payment.policy prepay, postpay or sample, and a wallet (payment.wallet_ref)",
                 )),
                 (None, Some(_)) => {
                     Err(ManifestError::new("payment.wallet_ref", "is of no use with policy free"))
                 }
                 (None, None) => Ok(()),
             },
-            PaymentPolicy::Prepay | PaymentPolicy::Postpay => {
+            PaymentPolicy::Prepay | PaymentPolicy::Postpay | PaymentPolicy::Sample => {
                 let Some(secret) = wallet_ref else {
                     let words = "is required with this policy: the name of the secret with the wallet's connection string";
                     return Err(ManifestError::new("payment.wallet_ref", words));
@@ -133,8 +131,30 @@ impl Manifest {
                     None => Err(ManifestError::new("payment.policy", "needs a handler with a price")),
                 }
             }
-            PaymentPolicy::Sample | PaymentPolicy::Hold => Err(ManifestError::new("payment.policy", NOT_YET)),
+            PaymentPolicy::Hold => Err(ManifestError::new("payment.policy", NOT_YET)),
         }
+    }
+
+    /// What is said only of jobs that are paid after the work.
+    fn check_postpay(&self) -> Checked {
+        let Payment { policy, unpaid_max, sample_chars, sample_percent, .. } = &self.payment;
+        let is_sample = *policy == PaymentPolicy::Sample;
+        let is_postpaid = is_sample || *policy == PaymentPolicy::Postpay;
+        for (path, value, max, is_used, needs) in [
+            ("payment.unpaid_max", unpaid_max, UNPAID_MAX, is_postpaid, "postpay or sample"),
+            ("payment.sample_chars", sample_chars, SAMPLE_CHARS_MAX, is_sample, "sample"),
+            ("payment.sample_percent", sample_percent, SAMPLE_PERCENT_MAX, is_sample, "sample"),
+        ] {
+            match value {
+                Some(_) if !is_used => {
+                    let message = format!("is of no use without payment.policy {needs}");
+                    return Err(ManifestError::new(path, message));
+                }
+                Some(value) => in_range(path, u64::from(*value), 1..=max)?,
+                None => {}
+            }
+        }
+        Ok(())
     }
 
     fn check_description(&self) -> Checked {

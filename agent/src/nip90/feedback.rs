@@ -23,6 +23,8 @@ pub enum Feedback<'a> {
         bolt11: &'a str,
         /// For the customer.
         message: &'a str,
+        /// The beginning of the result; empty without. It is the content then.
+        sample: &'a str,
     },
     /// The job is accepted. A message, or empty.
     Processing(&'a str),
@@ -71,13 +73,15 @@ impl<'a> Feedback<'a> {
     pub fn text(self) -> &'a str {
         match self {
             Feedback::Processing(text) | Feedback::Partial(text) | Feedback::Error(text) => text,
-            Feedback::PaymentRequired { message, .. } => message,
+            Feedback::PaymentRequired { message, sample: "", .. } => message,
+            Feedback::PaymentRequired { sample, .. } => sample,
         }
     }
 
     fn content(self) -> String {
         match self {
-            Feedback::PaymentRequired { message, .. } => cut(message),
+            Feedback::PaymentRequired { message, sample: "", .. } => cut(message),
+            Feedback::PaymentRequired { sample, .. } => sample.to_owned(),
             Feedback::Processing(_) => String::new(),
             Feedback::Partial(partial) => partial.to_owned(),
             Feedback::Error(message) => cut(message),

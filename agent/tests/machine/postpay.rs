@@ -405,3 +405,65 @@ fn a_full_disk_neither_loses_nor_repeats_a_paid_result() {
         assert_eq!((world.check_books(), withheld(&world)), (books(PRICE, PRICE, 0), 0), "{fails_at}");
     }
 }
+
+fn sampling(change: impl FnOnce(&mut Value)) -> Manifest {
+    paid("sample", change)
+}
+
+#[test]
+fn a_sample_of_the_result_is_shown_before_it_is_paid() {
+    let text = "0123456789".repeat(40);
+    let (mut wallet, customer) = (Wallet::new(), Customer::new(1));
+    for (settings, shown) in
+        [(json!({}), 80), (json!({"sample_chars": 7}), 7), (json!({"sample_percent": 50}), 200)]
+    {
+        let mut world = World::new(&sampling(|json| {
+            json["payment"].as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        }));
+        let request = order(&mut world, &mut wallet, &customer, &text);
+        assert_eq!(world.statuses(&request.id), ASKED);
+        let asked = required(&world, &customer, &request.id);
+        assert_eq!(asked.content, text[..shown]);
+        let message = "the price is 21000 msat; this is the beginning of the result, all of which is published when it is paid";
+        assert_eq!(asked.message.as_deref(), Some(message));
+        // The rest is asked for with the same sample.
+        wallet.pay(&asked.bolt11.unwrap(), Some(20_000));
+        world.crash();
+        world.pass_with(&mut wallet, 30);
+        let rest = required(&world, &customer, &request.id);
+        assert_eq!((rest.amount_msat, rest.content.as_str()), (Some(1_000), &text[..shown]));
+        wallet.pay(&rest.bolt11.unwrap(), None);
+        world.pass_with(&mut wallet, 30);
+        assert_eq!(world.last(&customer, &request.id), ("result".to_owned(), text.clone()));
+        assert_eq!(world.check_books(), books(PRICE, PRICE, 0));
+        let history = world.agent.job(&request.id).unwrap().unwrap();
+        assert_eq!(history.sent[1].text, text[..shown]);
+    }
+    // Of a short result there is no part to show, and who pays before has the whole.
+    let mut world = World::new(&sampling(|json| json["payment"]["unpaid_max"] = json!(1)));
+    let short = order(&mut world, &mut wallet, &customer, "yes");
+    let message = "the price is 21000 msat; the result is there, and is published when it is paid";
+    assert_eq!(required(&world, &customer, &short.id).content, message);
+    let next = order(&mut world, &mut wallet, &customer, &text);
+    assert_eq!(world.statuses(&next.id), PREPAID);
+    assert!(!required(&world, &customer, &next.id).content.contains("0123456789"));
+}
+
+#[test]
+fn a_sample_is_encrypted_as_the_result_is() {
+    let text = "0123456789".repeat(40);
+    for cipher in [Cipher::Nip44, Cipher::Nip04] {
+        let (mut world, mut wallet, customer) =
+            (World::new(&sampling(|_| ())), Wallet::new(), Customer::new(1));
+        let agent = world.pubkey();
+        let request = customer.sign(&world.request().text(&text).encrypted(cipher, &agent));
+        world.deliver(&request);
+        world.ask_wallet(&mut wallet);
+        assert_eq!(world.statuses(&request.id), ["encrypted", "encrypted"]);
+        assert!(!is_published(&world, "0123456789"));
+        assert_eq!(required(&world, &customer, &request.id).content, text[..80]);
+        pay(&world, &mut wallet, &customer, &request);
+        world.pass_with(&mut wallet, 10);
+        assert_eq!(world.last(&customer, &request.id), ("result".to_owned(), text.clone()));
+    }
+}

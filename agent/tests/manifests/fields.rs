@@ -173,7 +173,7 @@ fn handlers() {
     check(
         "handlers[0].price",
         json!({"model": "per_job", "msat": 1_000}),
-        "needs payment.policy prepay or postpay, and a wallet (payment.wallet_ref)",
+        "needs payment.policy prepay, postpay or sample, and a wallet (payment.wallet_ref)",
     );
     for msat in [0, 100_000_000_001u64] {
         let price = json!({"model": "per_job", "msat": msat});
@@ -243,11 +243,9 @@ fn configurations() {
 
 #[test]
 fn rules() {
-    for policy in ["sample", "hold"] {
-        let message =
-            "is not supported yet: jobs are free, or paid before (prepay) or after the work (postpay)";
-        check("payment.policy", policy, message);
-    }
+    let message =
+        "is not supported yet: jobs are free, or paid before (prepay) or after the work (postpay, sample)";
+    check("payment.policy", "hold", message);
     payment();
     check("payment.policy", "later", "must be one of: free, prepay, postpay, sample, hold");
     for (field, max) in [
@@ -303,7 +301,7 @@ fn payment() {
     let check_payment =
         |payment: Value, path: &str, message: &str| check_at("payment", payment, path, message);
     let wallet = "is required with this policy: the name of the secret with the wallet's connection string";
-    for policy in ["prepay", "postpay"] {
+    for policy in ["prepay", "postpay", "sample"] {
         check_payment(json!({"policy": policy}), "payment.wallet_ref", wallet);
     }
     for name in ["WALLET", "AGENT_MASTER_SECRET", "AGENT_wallet"] {
@@ -327,7 +325,7 @@ fn payment() {
     // What is not paid is bounded.
     let mut later = manifest.clone();
     set(&mut later, "payment.unpaid_max", 3.into());
-    check_refused(&later, "payment.unpaid_max", "is of no use without payment.policy postpay");
+    check_refused(&later, "payment.unpaid_max", "is of no use without payment.policy postpay or sample");
     let mut later = manifest.clone();
     set(&mut later, "payment.policy", "postpay".into());
     let read = parse(&later).expect("a manifest");
@@ -339,6 +337,25 @@ fn payment() {
         set(&mut later, "payment.unpaid_max", max.into());
         check_refused(&later, "payment.unpaid_max", "must be from 1 to 1000");
     }
+    // A sample is a part.
+    for (field, max) in [("payment.sample_chars", 2_000), ("payment.sample_percent", 50)] {
+        let mut sampling = manifest.clone();
+        set(&mut sampling, field, 1.into());
+        check_refused(&sampling, field, "is of no use without payment.policy sample");
+        set(&mut sampling, "payment.policy", "sample".into());
+        assert!(parse(&sampling).is_ok());
+        for value in [0, max + 1] {
+            set(&mut sampling, field, value.into());
+            check_refused(&sampling, field, &format!("must be from 1 to {max}"));
+        }
+    }
+    let mut sampling = manifest.clone();
+    set(&mut sampling, "payment.policy", "sample".into());
+    let public = parse(&sampling).expect("a manifest").public_json(&relay_engine::types::PubKey([1; 32]));
+    let shown = json!({
+        "policy": "sample", "free_quota": 0, "refund": "credit", "unpaid_max": 3, "sample_chars": 280, "sample_percent": 20
+    });
+    assert_eq!(public["payment"], shown);
     // What is paid out is bounded.
     check("payment.refund", "invoice", "is of no use with policy free");
     set(&mut manifest, "payment.refund", "invoice".into());
