@@ -65,6 +65,7 @@ pub(crate) enum Paying {
 pub(crate) struct Outgoing {
     pub(crate) state: &'static str,
     pub(crate) msat: u64,
+    pub(crate) fee: u64,
     /// How often it was paid.
     pub(crate) times: u32,
 }
@@ -223,7 +224,8 @@ impl Wallet {
             Paying::Fails => "failed",
             Paying::TakesLong => "pending",
         };
-        let new = Outgoing { state, msat: invoice.msat.unwrap(), times: 0 };
+        let fee = if let Paying::Pays(fee) = self.paying { fee } else { 0 };
+        let new = Outgoing { state, msat: invoice.msat.unwrap(), fee, times: 0 };
         let payment = self.outgoing.entry(hash.clone()).or_insert(new);
         if state != "failed" && is_new {
             payment.times += 1;
@@ -238,10 +240,9 @@ impl Wallet {
     fn outgoing(&self, hash: &str) -> Option<Value> {
         let payment = self.outgoing.get(hash)?;
         let is_paid = payment.state == "settled";
-        let fee = if let Paying::Pays(fee) = self.paying { fee } else { 0 };
         Some(json!({
             "type": "outgoing", "state": payment.state, "payment_hash": hash, "amount": payment.msat,
-            "fees_paid": fee, "preimage": is_paid.then(|| preimage_of(hash)),
+            "fees_paid": payment.fee, "preimage": is_paid.then(|| preimage_of(hash)),
         }))
     }
 
