@@ -57,7 +57,7 @@ pub enum AgentRoute {
     Update,
     /// Delete an agent (NIP-98).
     Delete,
-    /// `pause`, `resume` or `drain` an agent, or `rollback?version=N` (NIP-98).
+    /// `pause`, `resume` or `drain` an agent, `rollback?version=N`, or `approve` or `decline` a refund, `?refund=<payment hash>` (NIP-98).
     Command,
     /// Its versions (NIP-98).
     Versions,

@@ -74,7 +74,7 @@ fn needs(route: AgentRoute, command: Option<&str>) -> Needs {
     use AgentRoute as R;
     match route {
         R::List | R::ListPage | R::Show | R::Page | R::Manifest | R::Names | R::Order => Needs::Nothing,
-        R::Command if command == Some("rollback") => Needs::Owner,
+        R::Command if matches!(command, Some("rollback" | "approve" | "decline")) => Needs::Owner,
         R::Command | R::Logs => Needs::Operator,
         R::Metrics => Needs::OperatorOrCustomer,
         R::Deploy | R::Update | R::Delete | R::Versions | R::Export | R::Import => Needs::Owner,
@@ -177,6 +177,9 @@ mod tests {
             (R::Command, Some("pause"), operator, all),
             (R::Command, Some("rollback"), operator, Err(403)),
             (R::Command, Some("rollback"), owner, all),
+            (R::Command, Some("approve"), operator, Err(403)),
+            (R::Command, Some("decline"), customer, Err(403)),
+            (R::Command, Some("approve"), owner, all),
             (R::Update, None, operator, Err(403)),
             (R::Update, None, admin, all),
             (R::Export, None, customer, Err(403)),

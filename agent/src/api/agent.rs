@@ -203,7 +203,7 @@ fn delete_again(deleted: &DeletedAgent, request: &Request<'_>) -> Result<Reply, 
     Ok(Reply { answer: json(&summary(&entry)), changed: Some(entry) })
 }
 
-/// `pause`, `resume`, `drain`, `rollback?version=N`.
+/// `pause`, `resume`, `drain`, `rollback?version=N`, `approve?refund=HASH`, `decline?refund=HASH`.
 fn command<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> Result<Reply, HttpResponse> {
     let state = match request.id {
         Some("pause") => AgentState::Paused,
@@ -220,7 +220,24 @@ fn command<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) ->
             agent.rollback(now, version, &by).map_err(command_error)?;
             return changed(agent);
         }
-        _ => return Err(HttpResponse::error(404, "the commands are pause, resume, drain and rollback")),
+        Some(word @ ("approve" | "decline")) => {
+            let hash = request.query_value("refund").unwrap_or_default();
+            let mut bytes = [0; 32];
+            if hash.len() != 64 || faster_hex::hex_decode(hash.as_bytes(), &mut bytes).is_err() {
+                let message = "must be a payment hash, 64 hexadecimal digits";
+                return Err(HttpResponse::error_in(400, "refund", message));
+            }
+            let record =
+                agent.decide_refund(now, &bytes, word == "approve").map_err(|error| match error {
+                    CommandError::NotFound => no("refund"),
+                    other => command_error(other),
+                })?;
+            return Ok(Reply { answer: json(&json!(record)), changed: None });
+        }
+        _ => {
+            let message = "the commands are pause, resume, drain, rollback, approve and decline";
+            return Err(HttpResponse::error(404, message));
+        }
     };
     agent.set_state(now, state).map_err(command_error)?;
     changed(agent)
@@ -281,7 +298,11 @@ fn metrics<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value
 
 fn memory<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value, HttpResponse> {
     match permission {
-        Permission::Everything => Ok(json!(agent.memory().map_err(store_error)?)),
+        Permission::Everything => {
+            let mut document = json!(agent.memory().map_err(store_error)?);
+            document["refunds_to_approve"] = json!(agent.refunds_to_approve());
+            Ok(document)
+        }
         Permission::OfCustomer(customer) => {
             let session = agent.session(&customer).map_err(store_error)?;
             let credit = agent.credit_of(&customer).map_err(store_error)?;
@@ -314,7 +335,7 @@ fn refund<C: SqlConn>(
         request.caller.signer().ok_or_else(|| HttpResponse::error(401, "authorization required (NIP-98)"))?;
     let record = agent.refund(now, &customer, &invoice).map_err(command_error)?;
     let mut answer = json(&json!(record));
-    if record.state == "pending" {
+    if matches!(record.state, "awaiting_approval" | "pending") {
         answer.status = 202;
     }
     Ok(answer)

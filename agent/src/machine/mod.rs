@@ -5,7 +5,8 @@
 //! inputs     the texts of events, other jobs (job_results) and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries; load: jobs from the database
 //! payments   what a job costs, when it is paid; invoices: from the wallet to the customer and back; books: what becomes of the money;
-//!            postpay: results that wait for their payment; refunds: credit is paid out; wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
+//!            postpay: results that wait for their payment; refunds: credit is paid out (approvals: if the owner
+//!            agrees); wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
@@ -27,6 +28,7 @@
 
 mod admin;
 mod announce;
+mod approvals;
 mod books;
 mod cancel;
 mod commit;
@@ -85,6 +87,7 @@ use crate::manifest::{Handler, Manifest, ManifestError};
 use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
+pub use self::approvals::RefundToApprove;
 pub use self::deleted_agent::DeletedAgent;
 pub use self::effect::{Effect, EffectId, ExchangeEvent, Published};
 pub(crate) use self::metrics::known_cause;

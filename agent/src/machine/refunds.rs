@@ -1,10 +1,12 @@
 //! Credit that is paid out: to an invoice of the customer, by the agent's wallet, once.
 //!
 //! ```text
-//! wanted -> sent -> paid
-//!   |        |----> failed: it is credit again
-//!   |-------------> failed
+//! awaiting approval -> wanted -> sent -> paid
+//!   |                    |        |----> failed: it is credit again
+//!   |--------------------|-------------> failed
 //! ```
+//!
+//! Approval is awaited of what is more than the manifest says.
 //!
 //! `sent` is stored before the wallet is asked to pay, which it is once for a payment hash. From then on it is only asked what has become of it:
 //! an answer may have been lost, and the payment made all the same. Its word that it knows no such payment counts when the invoice
@@ -70,7 +72,7 @@ impl OpenRefund {
 pub struct RefundRecord {
     /// Of the customer's invoice, in hexadecimal.
     pub payment_hash: String,
-    /// `pending`, `paid` or `failed`: then it is credit again.
+    /// `awaiting_approval`, `pending`, `paid` or `failed`: then it is credit again.
     pub state: &'static str,
     /// What the invoice asks for, in millisatoshis.
     pub msat: u64,
@@ -83,6 +85,7 @@ pub struct RefundRecord {
 impl From<&RefundRow> for RefundRecord {
     fn from(row: &RefundRow) -> Self {
         let (state, fees_msat) = match row.state {
+            RefundState::AwaitingApproval => ("awaiting_approval", row.reserve),
             RefundState::Wanted | RefundState::Sent => ("pending", row.reserve),
             RefundState::Paid => ("paid", row.fees),
             RefundState::Failed => ("failed", 0),
@@ -128,11 +131,14 @@ impl<C: SqlConn> Agent<C> {
             None => {}
         }
         let (msat, reserve) = self.admit_refund(now, customer, &invoice)?;
+        let approval_msat =
+            self.deployed.as_ref().and_then(|deployed| deployed.manifest.limits.approval_msat);
+        let is_free = approval_msat.is_none_or(|most| msat + reserve <= most);
         let (before, last_transfer) = (self.batch.clone(), self.payments.last_transfer);
         let row = RefundRow {
             payment_hash: invoice.payment_hash,
             customer: *customer,
-            state: RefundState::Wanted,
+            state: if is_free { RefundState::Wanted } else { RefundState::AwaitingApproval },
             msat,
             reserve,
             fees: 0,
@@ -145,7 +151,13 @@ impl<C: SqlConn> Agent<C> {
         let accounts = (Account::Customer(*customer), Account::Refunds);
         self.transfer(now, accounts, msat + reserve, Reason::Refund, None);
         self.batch.put_refund(row.clone());
-        self.log(now, None, format!("{msat} msat of the credit of {customer} are to be paid out"));
+        let hash = faster_hex::hex_string(&row.payment_hash);
+        self.log(now, None, match is_free {
+            true => format!("{msat} msat of the credit of {customer} are to be paid out"),
+            false => format!(
+                "{msat} msat of the credit of {customer} are to be paid out if the owner approves it: refund {hash}"
+            ),
+        });
         if let Err(error) = self.store() {
             self.take_back(before);
             self.payments.last_transfer = last_transfer;
@@ -223,7 +235,7 @@ impl<C: SqlConn> Agent<C> {
         let due_at = |open: &OpenRefund| match open.row.state {
             RefundState::Wanted => wallet.is_current.then_some(0),
             RefundState::Sent => (open.row.wallet == wallet.memory.connection).then_some(open.poll_at),
-            RefundState::Paid | RefundState::Failed => None,
+            RefundState::AwaitingApproval | RefundState::Paid | RefundState::Failed => None,
         };
         self.payments.refunds.values().filter_map(due_at).min()
     }
@@ -292,17 +304,22 @@ impl<C: SqlConn> Agent<C> {
         let can_pay =
             |wallet: &Wallet| wallet.memory.info.as_ref().is_none_or(|info| info.has("pay_invoice"));
         let can_pay = self.payments.wallets.iter().filter(|wallet| wallet.is_current).all(can_pay);
-        let unsent = self.payments.refunds.values().filter(|open| open.row.state == RefundState::Wanted);
+        let unsent = self.payments.refunds.values().filter(|open| open.row.state.is_unsent());
         let is_late = |open: &&OpenRefund| open.row.expires_at <= now.seconds() + SENDING_SECONDS;
-        let over = unsent.filter(|open| !can_pay || is_late(open)).map(|open| open.row.payment_hash);
-        for hash in over.collect::<Vec<_>>() {
-            self.refund_failed(now, &hash, "the wallet could not be asked to pay");
+        let over = unsent.filter(|open| !can_pay || is_late(open));
+        let over = over.map(|open| (open.row.payment_hash, open.row.state));
+        for (hash, state) in over.collect::<Vec<_>>() {
+            let why = match state {
+                RefundState::AwaitingApproval if can_pay => "nobody has approved it in time",
+                _ => "the wallet could not be asked to pay",
+            };
+            self.refund_failed(now, &hash, why);
         }
     }
 
     /// When the first refund that has not been sent cannot be any more, in milliseconds since 1970.
     pub(super) fn unsent_refunds_end_at(&self) -> Option<u64> {
-        let unsent = self.payments.refunds.values().filter(|open| open.row.state == RefundState::Wanted);
+        let unsent = self.payments.refunds.values().filter(|open| open.row.state.is_unsent());
         unsent.map(|open| open.row.expires_at.saturating_sub(SENDING_SECONDS) * 1_000).min()
     }
 
@@ -376,7 +393,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// It is not paid: it is credit again.
-    fn refund_failed(&mut self, now: Now, hash: &PaymentHash, why: &str) {
+    pub(super) fn refund_failed(&mut self, now: Now, hash: &PaymentHash, why: &str) {
         let open = self.payments.refunds.get_mut(hash).filter(|open| open.row.state.is_open());
         let Some(open) = open else { return };
         let RefundRow { customer, msat, reserve, .. } = open.row;

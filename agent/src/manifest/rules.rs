@@ -138,6 +138,9 @@ pub struct JobLimits {
     /// What is paid out in a day (UTC) at most, fees among it, in millisatoshis.
     #[serde(skip_serializing_if = "is_default")]
     pub daily_spend_msat: u64,
+    /// What is paid out at a time at most without the owner's approval, fees among it, in millisatoshis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval_msat: Option<u64>,
 }
 
 impl Default for JobLimits {
@@ -153,6 +156,7 @@ impl Default for JobLimits {
             per_customer: 100,
             chain_depth: 4,
             daily_spend_msat: 0,
+            approval_msat: None,
         }
     }
 }

@@ -108,6 +108,14 @@ impl Manifest {
             Refund::Invoice => in_range("limits.daily_spend_msat", spend, 1..=SPEND_MSAT_MAX)?,
             Refund::Credit => {}
         }
+        match self.limits.approval_msat {
+            Some(_) if *refund == Refund::Credit => {
+                let words = "is of no use without payment.refund invoice";
+                return Err(ManifestError::new("limits.approval_msat", words));
+            }
+            Some(msat) => in_range("limits.approval_msat", msat, 0..=SPEND_MSAT_MAX)?,
+            None => {}
+        }
         self.check_postpay()?;
         match policy {
             PaymentPolicy::Free => match (priced, wallet_ref) {
@@ -316,8 +324,9 @@ fn check_limits(limits: &JobLimits) -> Checked {
         per_customer_per_min,
         per_customer,
         chain_depth,
-        // It is checked with the payment.
+        // They are checked with the payment.
         daily_spend_msat: _,
+        approval_msat: _,
     } = *limits;
     for (name, value, max) in [
         ("concurrency", concurrency as u64, 1_000),

@@ -23,6 +23,8 @@ const KEPT_MILLIS: u64 = 60 * 86_400_000;
 /// Where a refund is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefundState {
+    /// The owner has not said whether it may be paid.
+    AwaitingApproval,
     /// The wallet has not been asked to pay.
     Wanted,
     /// The wallet may have been asked to pay, and is only asked what has become of it.
@@ -34,12 +36,34 @@ pub(crate) enum RefundState {
 }
 
 impl RefundState {
-    const ALL: [RefundState; 4] =
-        [RefundState::Wanted, RefundState::Sent, RefundState::Paid, RefundState::Failed];
+    const ALL: [RefundState; 5] = [
+        RefundState::AwaitingApproval,
+        RefundState::Wanted,
+        RefundState::Sent,
+        RefundState::Paid,
+        RefundState::Failed,
+    ];
+
+    /// Its number in databases. Those of refunds that are not over are below 2.
+    fn number(self) -> i64 {
+        match self {
+            // It came later than the others.
+            RefundState::AwaitingApproval => -1,
+            RefundState::Wanted => 0,
+            RefundState::Sent => 1,
+            RefundState::Paid => 2,
+            RefundState::Failed => 3,
+        }
+    }
 
     /// Whether it is not over.
     pub(crate) fn is_open(self) -> bool {
-        matches!(self, RefundState::Wanted | RefundState::Sent)
+        self.is_unsent() || self == RefundState::Sent
+    }
+
+    /// Whether the wallet has not been asked to pay, and may be.
+    pub(crate) fn is_unsent(self) -> bool {
+        matches!(self, RefundState::AwaitingApproval | RefundState::Wanted)
     }
 }
 
@@ -69,11 +93,10 @@ pub(crate) struct RefundRow {
 
 /// Writes a refund.
 pub(super) fn write_refund(conn: &impl SqlConn, row: &RefundRow) -> Result<(), StoreError> {
-    let state = RefundState::ALL.iter().position(|state| *state == row.state).unwrap_or_default();
     let params: [Param; 11] = [
         row.payment_hash[..].into(),
         row.customer.0[..].into(),
-        (state as u64).into(),
+        Param::Int(row.state.number()),
         row.msat.into(),
         row.reserve.into(),
         row.fees.into(),
@@ -89,7 +112,8 @@ pub(super) fn write_refund(conn: &impl SqlConn, row: &RefundRow) -> Result<(), S
 fn rows(conn: &impl SqlConn, sql: &str, params: &[SqlValue<'_>]) -> Result<Vec<RefundRow>, StoreError> {
     let mut found = Vec::new();
     conn.query(sql, params, &mut |row| {
-        let state = usize::try_from(signed(row, 2)?).ok().and_then(|at| RefundState::ALL.get(at).copied());
+        let number = signed(row, 2)?;
+        let state = RefundState::ALL.into_iter().find(|state| state.number() == number);
         found.push(RefundRow {
             payment_hash: bytes(row, 0)?.try_into().map_err(|_| corrupt("a payment hash"))?,
             customer: key(row, 1)?,

@@ -1,6 +1,7 @@
 //! One agent, as its customers, its owner and its host see it.
 
 mod admission;
+mod approvals;
 mod attempts;
 mod bunker;
 mod credit;

@@ -12,9 +12,9 @@ use crate::prepaid::{PRICE, books, order, prepaid, required};
 use crate::wallet::{Paying, Wallet};
 use crate::world::{Books, World, manifest, owner};
 
-const CREDIT: u64 = 10 * PRICE;
+pub(crate) const CREDIT: u64 = 10 * PRICE;
 
-fn refunding(change: impl FnOnce(&mut Value)) -> Manifest {
+pub(crate) fn refunding(change: impl FnOnce(&mut Value)) -> Manifest {
     prepaid(|json| {
         json["payment"]["refund"] = json!("invoice");
         json["limits"] = json!({"daily_spend_msat": 500_000});
@@ -23,7 +23,7 @@ fn refunding(change: impl FnOnce(&mut Value)) -> Manifest {
 }
 
 /// An agent of which customer 1 has credit.
-fn indebted(manifest: &Manifest) -> (World, Wallet, Customer) {
+pub(crate) fn indebted(manifest: &Manifest) -> (World, Wallet, Customer) {
     let (mut world, mut wallet, customer) = (World::new(manifest), Wallet::new(), Customer::new(1));
     credit(&mut world, &mut wallet, &customer);
     (world, wallet, customer)
@@ -42,7 +42,7 @@ fn credit(world: &mut World, wallet: &mut Wallet, customer: &Customer) {
 }
 
 /// A customer's invoice, payable for an hour.
-fn invoice(world: &World, number: u8, msat: u64) -> String {
+pub(crate) fn invoice(world: &World, number: u8, msat: u64) -> String {
     of_seconds(world, number, Some(msat), 3_600)
 }
 
@@ -51,7 +51,7 @@ fn of_seconds(world: &World, number: u8, msat: Option<u64>, expiry_s: u64) -> St
     Draft { msat, description: "refund", preimage: [number; 32], created_at, expiry_s }.sign()
 }
 
-fn refund(world: &mut World, customer: &Customer, bolt11: &str) -> Result<RefundRecord, String> {
+pub(crate) fn refund(world: &mut World, customer: &Customer, bolt11: &str) -> Result<RefundRecord, String> {
     match world.agent.refund(world.now, &customer.pubkey(), bolt11) {
         Ok(record) => Ok(record),
         Err(CommandError::Manifest(error)) => Err(error.to_string()),
@@ -59,7 +59,7 @@ fn refund(world: &mut World, customer: &Customer, bolt11: &str) -> Result<Refund
     }
 }
 
-fn times(wallet: &Wallet) -> u32 {
+pub(crate) fn times(wallet: &Wallet) -> u32 {
     wallet.outgoing.values().map(|payment| payment.times).sum()
 }
 

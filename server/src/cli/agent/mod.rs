@@ -54,6 +54,12 @@ enum AgentCommand {
         /// The number of the version
         version: u32,
     },
+    /// List the refunds that wait for the owner's approval
+    Refunds(Agent),
+    /// Approve a refund: it is paid
+    Approve(Refund),
+    /// Decline a refund: it is credit again
+    Decline(Refund),
     /// Print its log
     Logs {
         #[command(flatten)]
@@ -80,6 +86,14 @@ enum AgentCommand {
 struct Agent {
     /// Its npub, its key in hexadecimal, or its name
     agent: String,
+}
+
+#[derive(Args, Debug)]
+struct Refund {
+    #[command(flatten)]
+    agent: Agent,
+    /// Its payment hash
+    refund: String,
 }
 
 /// Runs the command.
@@ -137,6 +151,12 @@ async fn ask(args: &AgentArgs) -> Result<(), Failure> {
         AgentCommand::Rollback { agent, version } => {
             return args.command(&client, agent, &format!("rollback?version={version}")).await;
         }
+        AgentCommand::Refunds(agent) => {
+            let path = format!("/agent/{}/memory", client.key_of(agent).await?);
+            return args.show(&client.send("GET", &path, None).await?, show::refunds);
+        }
+        AgentCommand::Approve(refund) => return args.decide(&client, refund, "approve").await,
+        AgentCommand::Decline(refund) => return args.decide(&client, refund, "decline").await,
         AgentCommand::Delete(agent) => {
             let path = client.path(agent, "").await?;
             let deleted = client.send("DELETE", &path, None).await?;
@@ -186,6 +206,16 @@ impl AgentArgs {
     async fn command(&self, client: &Client, agent: &Agent, command: &str) -> Result<(), Failure> {
         let path = client.path(agent, &format!("/{command}")).await?;
         self.show(&client.send("POST", &path, None).await?, show::state)
+    }
+
+    async fn decide(
+        &self,
+        client: &Client,
+        Refund { agent, refund }: &Refund,
+        word: &str,
+    ) -> Result<(), Failure> {
+        let path = client.path(agent, &format!("/{word}?refund={refund}")).await?;
+        self.show(&client.send("POST", &path, None).await?, show::refund)
     }
 
     fn show(&self, document: &Value, words: fn(&Value) -> String) -> Result<(), Failure> {

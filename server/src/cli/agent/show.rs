@@ -52,6 +52,20 @@ pub(super) fn versions(document: &Value) -> String {
     lines
 }
 
+pub(super) fn refunds(document: &Value) -> String {
+    let mut lines = String::new();
+    for refund in document["refunds_to_approve"].as_array().into_iter().flatten() {
+        let until = time(refund["expires_at"].as_u64().unwrap_or_default() * 1_000);
+        let (hash, customer) = (text(refund, "payment_hash"), text(refund, "customer"));
+        let _ = writeln!(lines, "{hash}  {} msat for {customer}, until {until}", refund["msat"]);
+    }
+    if lines.is_empty() { "no refunds wait for approval".to_owned() } else { lines }
+}
+
+pub(super) fn refund(document: &Value) -> String {
+    format!("refund of {} msat: {}", document["msat"], text(document, "state"))
+}
+
 pub(super) fn history(document: &Value) -> String {
     let mut lines = String::new();
     for job in document["jobs"].as_array().into_iter().flatten() {
