@@ -46,42 +46,56 @@ impl Watched {
     }
 }
 
+/// An invoice for so many millisatoshis, as a wallet has made it.
+///
+/// # Errors
+/// What is wrong with it.
+fn checked(now: Now, made: &Transaction, msat: u64) -> Result<bolt11::Invoice, String> {
+    let bolt11 = made.invoice.as_deref().ok_or("the wallet has made no invoice")?;
+    let invoice = bolt11::Invoice::parse(bolt11).map_err(|error| format!("the wallet: {error}"))?;
+    if invoice.msat != Some(msat) {
+        return Err(format!("the wallet has made an invoice for another amount than {msat} msat"));
+    }
+    if made.payment_hash.is_some_and(|hash| hash != invoice.payment_hash) {
+        return Err("the wallet names another payment hash than its invoice".to_owned());
+    }
+    if invoice.expires_at <= now.seconds() {
+        return Err("the wallet has made an invoice that has expired".to_owned());
+    }
+    if invoice.expires_at > now.seconds() + EXPIRY_SECONDS_MAX {
+        return Err("the wallet has made an invoice that can be paid for longer than a year".to_owned());
+    }
+    Ok(invoice)
+}
+
 impl<C: SqlConn> Agent<C> {
     /// The wallet with the connection of this digest has made an invoice for a job: its customer is asked to pay it.
     ///
+    /// Returns what is wrong with the invoice, if something is.
+    ///
     /// # Errors
-    /// What is wrong with the invoice.
+    /// If the store fails; then another one is to be made.
     pub(super) fn invoice_made(
         &mut self,
         now: Now,
         wallet: String,
         job: &EventId,
         made: &Transaction,
-    ) -> Result<(), String> {
-        let failed = |error: StoreError| format!("{error:?}");
-        let Some(mut active) = self.awaiting(now, job).map_err(failed)? else { return Ok(()) };
+    ) -> Result<Result<(), String>, StoreError> {
+        let Some(mut active) = self.awaiting(now, job)? else { return Ok(Ok(())) };
         let Some(JobPayment { price, paid, invoiced, is_postpaid }) = active.row.trace.payment else {
-            return Ok(());
+            return Ok(Ok(()));
         };
-        let bolt11 = made.invoice.as_deref().ok_or("the wallet has made no invoice")?;
-        let invoice = bolt11::Invoice::parse(bolt11).map_err(|error| format!("the wallet: {error}"))?;
-        if invoice.msat != Some(invoiced) {
-            return Err(format!("the wallet has made an invoice for another amount than {invoiced} msat"));
-        }
-        if made.payment_hash.is_some_and(|hash| hash != invoice.payment_hash) {
-            return Err("the wallet names another payment hash than its invoice".to_owned());
-        }
-        if invoice.expires_at <= now.seconds() {
-            return Err("the wallet has made an invoice that has expired".to_owned());
-        }
-        if invoice.expires_at > now.seconds() + EXPIRY_SECONDS_MAX {
-            return Err("the wallet has made an invoice that can be paid for longer than a year".to_owned());
-        }
+        let bolt11 = made.invoice.as_deref().unwrap_or_default();
+        let invoice = match checked(now, made, invoiced) {
+            Ok(invoice) => invoice,
+            Err(why) => return Ok(Err(why)),
+        };
         let mut known = self.payments.invoices.values();
         if known.any(|watched| watched.row.payment_hash == invoice.payment_hash)
-            || store::has_invoice(&self.conn, &self.batch, &invoice.payment_hash).map_err(failed)?
+            || store::has_invoice(&self.conn, &self.batch, &invoice.payment_hash)?
         {
-            return Err("the wallet has made the same invoice before".to_owned());
+            return Ok(Err("the wallet has made the same invoice before".to_owned()));
         }
         let mut message = match paid {
             0 => format!("the price is {price} msat"),
@@ -121,7 +135,7 @@ impl<C: SqlConn> Agent<C> {
         self.metrics.payment("invoiced");
         self.save(&active);
         self.await_payment(&active);
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// The wallet makes no invoice for a job.

@@ -97,9 +97,19 @@ impl<C: SqlConn> Agent<C> {
             (WalletRequest::Make(job), Ok(made)) => {
                 let wallet = self.payments.wallets.get(at);
                 let connection = wallet.map(|wallet| wallet.memory.connection.clone()).unwrap_or_default();
-                if let Err(why) = self.invoice_made(now, connection, &job, &made) {
-                    self.wallet_error(now, at, &why);
-                    self.invoice_refused(now, &job, &why);
+                match self.invoice_made(now, connection, &job, &made) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(why)) => {
+                        self.wallet_error(now, at, &why);
+                        self.invoice_refused(now, &job, &why);
+                    }
+                    // It is asked for another one, after a while.
+                    Err(_) => {
+                        if let Some(wallet) = self.payments.wallets.get_mut(at) {
+                            wallet.memory.making.failed(now);
+                        }
+                        self.store_wallets();
+                    }
                 }
             }
             (WalletRequest::Make(job), Err(error)) => {

@@ -388,6 +388,8 @@ fn a_deleted_agent_and_a_row_that_cannot_be_read_owe_what_was_paid() {
 }
 
 /// Each statement of the store may fail: the result is published once, and paid once.
+///
+/// Regression: a store that failed when the invoice came ended the job, as if the wallet had made none.
 #[test]
 fn a_full_disk_neither_loses_nor_repeats_a_paid_result() {
     for fails_at in 1..60 {
