@@ -635,3 +635,36 @@ fn a_new_provider_takes_the_place_of_a_silent_one() {
     host.apply(&[announcement(2, "second", &["5050"], "free"), announcement(2, "third", &["5050"], "free")]);
     assert_eq!(host.db.count("market_offers"), 4);
 }
+
+#[test]
+fn a_host_that_sleeps_knows_when_time_changes_something() {
+    let mut host = Host::new();
+    assert_eq!(host.registry.next_due().unwrap(), None);
+    let asked = request(2, 1, NOW);
+    host.apply(&[announcement(1, "shout", &["5050"], "free"), asked.clone()]);
+    assert_eq!(host.registry.next_due().unwrap(), Some(NOW + HOUR), "it would have failed");
+    host.apply(&[result(1, &asked, NOW)]);
+    assert!(!host.registry.has_changes());
+    assert_eq!(host.registry.next_due().unwrap(), Some(NOW + 30 * DAY), "it leaves the window");
+    host.pass(30 * DAY);
+    assert_eq!(host.registry.next_due().unwrap(), Some(NOW + 31 * DAY), "it is forgotten");
+    host.pass(DAY);
+    assert_eq!((host.registry.next_due().unwrap(), host.db.count("market_evidence")), (None, 0));
+    let expires = (host.now + 9).to_string();
+    let again = Draft::new(1, 31_990, host.now).tag(&["d", "shout"]).tag(&["k", "5050"]);
+    host.apply(&[again.tag(&["expiration", &expires])]);
+    assert_eq!(host.registry.next_due().unwrap(), Some(host.now + 9), "the announcement expires");
+}
+
+#[test]
+fn a_heartbeat_writes_three_rows() {
+    let mut host = Host::new();
+    host.apply(&[announcement(1, "shout", &["5050"], "free"), Draft::new(1, 11_998, NOW)]);
+    for _ in 0..10 {
+        host.pass(240);
+        let before = host.db.rows_written();
+        host.apply(&[Draft::new(1, 11_998, host.now)]);
+        assert_eq!(host.db.rows_written() - before, 3);
+        assert_eq!(host.only()["last_seen"], host.now);
+    }
+}

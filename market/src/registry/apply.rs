@@ -8,7 +8,7 @@ use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 use super::bounds::Bounds;
 use super::sql::{expiry_param, optional_param};
 use super::state::State;
-use super::{KEPT_SECONDS, Registry, SILENT_SECONDS, bounds, one, role_number, role_of};
+use super::{KEPT_SECONDS, Registry, SEEN_SECONDS, SILENT_SECONDS, bounds, one, role_number, role_of};
 use crate::evidence::{Evidence, Role};
 use crate::offer::{Beat, Offer};
 
@@ -306,9 +306,10 @@ impl<C: SqlConn> Run<'_, C> {
                 exec(self.conn, OLDEST, &[])?;
             }
         }
-        // Of the figures it changes nothing.
+        // Of the figures it changes nothing, and lists look at the heartbeat too.
         const SEEN: &str = "UPDATE market_providers SET seen = ? WHERE pubkey = ? AND seen < ?";
-        exec(self.conn, SEEN, &[beat.at.into(), event.pubkey.into(), beat.at.into()])
+        let late = beat.at.saturating_sub(SEEN_SECONDS);
+        exec(self.conn, SEEN, &[beat.at.into(), event.pubkey.into(), late.into()])
     }
 
     /// A deletion request (NIP-09) removes what is its author's.

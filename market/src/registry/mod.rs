@@ -38,6 +38,9 @@ const KEPT_SECONDS: u64 = crate::figures::WINDOW_SECONDS + 86_400;
 /// Seconds without a sign of life after which a new provider takes the place of one that has customers, if all have.
 const SILENT_SECONDS: u64 = 86_400;
 
+/// How much later than `seen` of a provider a heartbeat is before it is written there too: that is three rows, and a heartbeat two.
+const SEEN_SECONDS: u64 = 3_600;
+
 const REQUESTS: RangeInclusive<Kind> = 5_000..=5_999;
 const RESULTS: RangeInclusive<Kind> = 6_000..=6_999;
 /// Kinds of the events that the registry acts on, other than requests and results.

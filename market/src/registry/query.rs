@@ -55,7 +55,7 @@ impl Sort {
             Sort::Customers => "(-p.customers)",
             Sort::Latency => "(CASE WHEN p.latency < 0 THEN 9007199254740992 ELSE p.latency END)",
             Sort::Price => "(CASE WHEN p.msat < 0 THEN 9007199254740992 ELSE p.msat END)",
-            Sort::Seen => "(-p.seen)",
+            Sort::Seen => "(-max(p.seen, ifnull(b.at, 0)))",
         }
     }
 }
@@ -141,7 +141,7 @@ pub struct Proven {
     pub kept: Vec<(EventId, Vec<u8>)>,
 }
 
-const COLUMNS: &str = "p.pubkey, p.seen, p.as_of, p.customers, p.delivered, p.failed, p.unpaid, p.pending, p.success, p.bound, \
+const COLUMNS: &str = "p.pubkey, max(p.seen, ifnull(b.at, 0)), p.as_of, p.customers, p.delivered, p.failed, p.unpaid, p.pending, p.success, p.bound, \
      p.latency, p.capped, ifnull(b.at, 0), ifnull(b.expires, 0), ifnull(b.online, 0), p.answered_open";
 
 impl<C: SqlConn> Registry<C> {

@@ -1,18 +1,22 @@
 //! Figures that events or time have changed, and what ends with the window.
 
+use std::collections::HashSet;
+
 use relay_engine::sql::column::{id, int, key};
 use relay_engine::sql::{SqlConn, StoreError, exec, query_all, query_one};
-use relay_engine::types::{NO_EXPIRY, PubKey, Timestamp};
+use relay_engine::types::{EventId, Kind, NO_EXPIRY, PubKey, Timestamp};
 
 use super::apply::Run;
 use super::sql::optional_param;
 use super::state::State;
 use super::{KEPT_SECONDS, Registry, apply, bounds, one};
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Role};
 use crate::figures::{ANSWER_SECONDS, WINDOW_SECONDS, figures, jobs};
 
 /// Rows of evidence that one sweep removes at a time.
 const REMOVED_MAX: u64 = 500;
+/// Later than any time that matters: `refigure_at` of figures that time alone does not change.
+const FAR: Timestamp = 1 << 53;
 /// Providers that one refresh counts again.
 const COUNTED_MAX: usize = 200;
 
@@ -72,6 +76,25 @@ impl<C: SqlConn> Registry<C> {
         Ok(removed == REMOVED_MAX || !self.changed.is_empty())
     }
 
+    /// Whether figures are to be counted again ([`Registry::refresh`]).
+    pub fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// When [`Registry::sweep`] next has something to do, for hosts that sleep meanwhile. Reads a row of three tables.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        const OLDEST: &str = "SELECT at FROM market_evidence ORDER BY at LIMIT 1";
+        const CHANGES: &str = "SELECT refigure_at FROM market_providers ORDER BY refigure_at LIMIT 1";
+        const EXPIRES: &str = "SELECT expires FROM market_offers WHERE expires > 0 ORDER BY expires LIMIT 1";
+        let first = |sql| query_one(&self.conn, sql, &[], |row| int(row, 0));
+        let leaves = first(OLDEST)?.map(|at| at.saturating_add(KEPT_SECONDS));
+        let times = [leaves, first(CHANGES)?, first(EXPIRES)?];
+        Ok(times.into_iter().flatten().min().filter(|at| *at < FAR))
+    }
+
     fn count(&self, provider: &PubKey, now: Timestamp) -> Result<(), StoreError> {
         let is_known = "SELECT 1 FROM market_providers WHERE pubkey = ?";
         if query_one(&self.conn, is_known, &one(*provider), |_| Ok(()))?.is_none() {
@@ -117,9 +140,16 @@ impl<C: SqlConn> Registry<C> {
 
 /// The next time after `now` at which figures may change without an event.
 fn changes_at(evidence: &[Evidence], now: Timestamp) -> Timestamp {
+    let is_delivered = |one: &&Evidence| one.role == Role::Result && one.at <= now;
+    let delivered: HashSet<(EventId, Kind)> =
+        evidence.iter().filter(is_delivered).map(|one| (one.request, one.kind)).collect();
     let times = evidence.iter().flat_map(|one| {
+        let is_request = one.role == Role::Request;
+        let is_open = is_request && !delivered.contains(&(one.id, one.kind + 1_000));
+        let fails = if is_open { one.at.saturating_add(ANSWER_SECONDS) } else { NO_EXPIRY };
+        let leaves = if is_request { one.at.saturating_add(WINDOW_SECONDS) } else { NO_EXPIRY };
         let expires = if one.is_kept { NO_EXPIRY } else { one.expires };
-        [one.at, one.at.saturating_add(ANSWER_SECONDS), one.at.saturating_add(WINDOW_SECONDS), expires]
+        [one.at, fails, leaves, expires]
     });
     times.filter(|at| *at > now).min().unwrap_or(NO_EXPIRY)
 }
