@@ -1,5 +1,6 @@
 //! Requests and their responses. Documents are JSON, errors as [`HttpResponse::error`] makes them.
 
+mod answers;
 mod page;
 
 use relay_agent::api::Relay;
@@ -9,6 +10,8 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{PubKey, Timestamp};
 use relay_site::{HttpResponse, MarketRoute};
 use serde_json::{Value, json};
+
+pub use answers::Answers;
 
 use crate::proof::{self, figures_json};
 use crate::registry::{Entry, ListQuery, Registry, Sort};

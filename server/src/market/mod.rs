@@ -59,7 +59,7 @@ impl Market {
             relay,
             writer: Mutex::new(writer),
             turns: Permits::new(1, WAITING_MAX),
-            cache: Mutex::default(),
+            cache: Mutex::new(Cache::new(Instant::now())),
             reader: Arc::new(tokio::sync::Mutex::new(reader)),
         })
     }
