@@ -21,4 +21,4 @@ pub mod registry;
 pub mod testing;
 
 pub use figures::{Figures, Job};
-pub use registry::{EVENT_KINDS, Registry};
+pub use registry::Registry;

@@ -21,9 +21,10 @@ mod state;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use relay_agent::nip90::KIND_FEEDBACK;
 use relay_engine::sql::column::{bytes, id, int, key};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, query_all};
-use relay_engine::types::{Kind, PubKey, Timestamp};
+use relay_engine::types::{Filter, Kind, PubKey, Timestamp};
 
 use self::sql::expiry;
 use self::state::State;
@@ -32,6 +33,7 @@ use crate::evidence::{Evidence, Role};
 pub use apply::Item;
 pub use bounds::Bounds;
 pub use query::{Cursor, Entry, ListQuery, Page, Proven, Sort};
+pub use schema::SCHEMA;
 
 /// Evidence is kept for a day longer than requests count, because a result may state an earlier time than its request.
 const KEPT_SECONDS: u64 = crate::figures::WINDOW_SECONDS + 86_400;
@@ -48,8 +50,8 @@ const OTHER_KINDS: [Kind; 5] = [5, 62, 7_000, 11_998, 31_990];
 /// How many kinds that are.
 const KINDS: usize = 2_005;
 
-/// Kinds of the relay's events that a host applies.
-pub const EVENT_KINDS: [Kind; KINDS] = event_kinds();
+/// Kinds of the relay's events that the registry acts on.
+const EVENT_KINDS: [Kind; KINDS] = event_kinds();
 
 const fn event_kinds() -> [Kind; KINDS] {
     let mut kinds = [0; KINDS];
@@ -65,6 +67,23 @@ const fn event_kinds() -> [Kind; KINDS] {
         kind += 1;
     }
     kinds
+}
+
+/// What a host reads of the relay's stream: requests and answers of the window; announcements, heartbeats and removals of any time.
+/// Events of guarded kinds are not read: what only some may read does not appear in public figures.
+pub fn filters(guarded: &[Kind], now: Timestamp) -> Vec<Filter> {
+    let kinds = |is_wanted: &dyn Fn(Kind) -> bool| {
+        let wanted = EVENT_KINDS.iter().copied().filter(|kind| is_wanted(*kind) && !guarded.contains(kind));
+        Some(wanted.collect::<Box<[_]>>())
+    };
+    let is_evidence = |kind: Kind| (*REQUESTS.start()..=KIND_FEEDBACK).contains(&kind);
+    let since = now.saturating_sub(crate::figures::WINDOW_SECONDS);
+    let mut filters = vec![
+        Filter { kinds: kinds(&is_evidence), since: Some(since), ..Filter::default() },
+        Filter { kinds: kinds(&|kind| !is_evidence(kind)), ..Filter::default() },
+    ];
+    filters.iter_mut().for_each(Filter::normalise);
+    filters
 }
 
 /// The registry.

@@ -26,7 +26,7 @@ use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
 
 /// The schema version that this version writes. The tables of an older one are made again: all that they have is in the relay's store.
-const SCHEMA: u64 = 2;
+pub const SCHEMA: u64 = 2;
 
 const TABLES: [&str; 8] = [
     "market_meta",

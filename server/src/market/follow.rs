@@ -6,10 +6,8 @@ use std::time::Duration;
 use relay_engine::policy::names_relay;
 use relay_engine::sql::StoreError;
 use relay_engine::store::Seq;
-use relay_engine::types::Filter;
-use relay_market::figures::WINDOW_SECONDS;
-use relay_market::registry::Item;
-use relay_market::{EVENT_KINDS, Registry};
+use relay_market::Registry;
+use relay_market::registry::{Item, filters};
 use tokio::time::Instant;
 
 use super::Market;
@@ -42,7 +40,8 @@ pub(super) async fn run(market: Arc<Market>) {
 
 async fn follow(market: &Arc<Market>) -> Result<(), String> {
     let position = work(market, |registry| registry.position()).await?.unwrap_or(0);
-    let opened = market.relay.open_stream(filters(market), Some(Seq(position))).await;
+    let guarded = &market.settings.policy.guarded_kinds;
+    let opened = market.relay.open_stream(filters(guarded, now().seconds()), Some(Seq(position))).await;
     let mut stream = opened.map_err(|error| error.to_string())?;
     let mut sweep_at = Instant::now();
     let mut refresh_at = Some(Instant::now());
@@ -83,24 +82,6 @@ async fn follow(market: &Arc<Market>) -> Result<(), String> {
             refresh_at = has_more.then(|| Instant::now() + pause / 10);
         }
     }
-}
-
-/// Requests and answers of the window; announcements, heartbeats and removals of any time. What only some may read does not
-/// appear in public figures.
-fn filters(market: &Market) -> Vec<Filter> {
-    let guarded = &market.settings.policy.guarded_kinds;
-    let kinds = |is_wanted: &dyn Fn(u16) -> bool| {
-        let wanted = EVENT_KINDS.iter().copied().filter(|kind| is_wanted(*kind) && !guarded.contains(kind));
-        Some(wanted.collect::<Box<[_]>>())
-    };
-    let is_evidence = |kind: u16| (5_000..=7_000).contains(&kind);
-    let since = now().seconds().saturating_sub(WINDOW_SECONDS);
-    let mut filters = vec![
-        Filter { kinds: kinds(&is_evidence), since: Some(since), ..Filter::default() },
-        Filter { kinds: kinds(&|kind| !is_evidence(kind)), ..Filter::default() },
-    ];
-    filters.iter_mut().for_each(Filter::normalise);
-    filters
 }
 
 fn read(item: handle::Item) -> Option<Item> {
