@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use relay_agent::identity;
 use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 use relay_engine::wire;
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::evidence::{Evidence, Role};
@@ -40,42 +42,72 @@ pub fn figures_json(figures: &Figures, as_of: Timestamp) -> Value {
     })
 }
 
+/// An event as the document shows it. Events that are shown whole are not taken apart for it: they may have thousands of tags.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Id(String),
+    Event(&'a RawValue),
+}
+
+#[derive(Serialize)]
+struct ShownJob<'a> {
+    request: Option<Shown<'a>>,
+    result: Option<Shown<'a>>,
+    payment_required: Option<Shown<'a>>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    pubkey: String,
+    npub: String,
+    as_of: Timestamp,
+    window_seconds: u64,
+    answer_seconds: u64,
+    jobs_max: usize,
+    customer_jobs_max: usize,
+    figures: Value,
+    since: Timestamp,
+    forgotten: BTreeMap<String, Timestamp>,
+    announcements: &'a [String],
+    jobs: Vec<ShownJob<'a>>,
+    expired: Vec<String>,
+}
+
 /// The document of a proof.
-pub fn document(provider: &PubKey, as_of: Timestamp, proven: &Proven, announcements: &[String]) -> Value {
+///
+/// # Errors
+/// If it cannot be written.
+pub fn document(
+    provider: &PubKey,
+    as_of: Timestamp,
+    proven: &Proven,
+    announcements: &[String],
+) -> Result<String, serde_json::Error> {
     let kept: HashMap<EventId, &[u8]> = proven.kept.iter().map(|(id, json)| (*id, json.as_slice())).collect();
-    let shown = |id: Option<EventId>| match id {
-        None => Value::Null,
-        Some(id) => {
-            let event = kept.get(&id).and_then(|json| serde_json::from_slice(json).ok());
-            event.unwrap_or_else(|| json!(id.to_string()))
-        }
+    let shown = |id: EventId| {
+        let event = kept.get(&id).and_then(|json| serde_json::from_slice(json).ok());
+        event.map_or_else(|| Shown::Id(id.to_string()), Shown::Event)
     };
-    let jobs: Vec<Value> = proven
-        .jobs
-        .counted
-        .iter()
-        .map(|job| {
-            json!({
-                "request": shown(Some(job.request)),
-                "result": shown(job.result.map(|(id, _)| id)),
-                "payment_required": shown(job.payment_required),
-            })
-        })
-        .collect();
-    json!({
-        "pubkey": provider.to_string(),
-        "npub": identity::npub(provider),
-        "as_of": as_of,
-        "window_seconds": WINDOW_SECONDS,
-        "answer_seconds": ANSWER_SECONDS,
-        "jobs_max": JOBS_MAX,
-        "customer_jobs_max": CUSTOMER_JOBS_MAX,
-        "figures": figures_json(&figures(&proven.jobs, as_of), as_of),
-        "since": proven.since,
-        "forgotten": proven.forgotten.iter().map(|(author, at)| (author.to_string(), *at)).collect::<BTreeMap<_, _>>(),
-        "announcements": announcements,
-        "jobs": jobs,
-        "expired": proven.jobs.expired.iter().map(EventId::to_string).collect::<Vec<_>>(),
+    let jobs = proven.jobs.counted.iter().map(|job| ShownJob {
+        request: Some(shown(job.request)),
+        result: job.result.map(|(id, _)| shown(id)),
+        payment_required: job.payment_required.map(shown),
+    });
+    serde_json::to_string(&Document {
+        pubkey: provider.to_string(),
+        npub: identity::npub(provider),
+        as_of,
+        window_seconds: WINDOW_SECONDS,
+        answer_seconds: ANSWER_SECONDS,
+        jobs_max: JOBS_MAX,
+        customer_jobs_max: CUSTOMER_JOBS_MAX,
+        figures: figures_json(&figures(&proven.jobs, as_of), as_of),
+        since: proven.since,
+        forgotten: proven.forgotten.iter().map(|(author, at)| (author.to_string(), *at)).collect(),
+        announcements,
+        jobs: jobs.collect(),
+        expired: proven.jobs.expired.iter().map(EventId::to_string).collect(),
     })
 }
 

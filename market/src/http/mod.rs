@@ -93,8 +93,9 @@ fn proof<C: SqlConn>(
     };
     let announcements: Vec<String> = entry.offers.iter().map(|offer| offer.id.clone()).collect();
     let document = proof::document(provider, now, &registry.proven(provider, now)?, &announcements);
+    let document = document.map_err(|error| StoreError::Corrupt(error.to_string()))?;
     // It is as of now, and another one a second later.
-    Ok(json(&document).with("cache-control", "no-store"))
+    Ok(HttpResponse::new(200, "application/json", document + "\n").with("cache-control", "no-store"))
 }
 
 /// A provider in a list.
