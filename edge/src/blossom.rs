@@ -34,6 +34,7 @@ pub fn consumer() -> ConsumerSettings {
         binding: BLOSSOM.to_owned(),
         object: OBJECT.to_owned(),
         filters: vec![serde_json::json!({ "kinds": EVENT_KINDS })],
+        replay: None,
     }
 }
 

@@ -210,12 +210,20 @@ pub struct ConsumerSettings {
     pub object: String,
     /// NIP-01 filters; an event must match one of them.
     pub filters: Vec<serde_json::Value>,
+    /// If there is a number, the first event is the first of all, also when the number has changed. For consumers of this Worker.
+    #[serde(skip)]
+    pub replay: Option<u64>,
 }
 
 impl ConsumerSettings {
-    /// Its name in the store: `BINDING/OBJECT`.
+    /// Its name: `BINDING/OBJECT`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.binding, self.object)
+    }
+
+    /// The name under which the store has what it has confirmed.
+    pub(crate) fn stored_name(&self) -> String {
+        self.replay.map_or_else(|| self.name(), |replay| format!("{} {replay}", self.name()))
     }
 
     /// Its filters, parsed.

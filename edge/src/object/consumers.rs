@@ -69,6 +69,10 @@ pub(super) struct Consumers(Vec<Consumer>);
 #[derive(Debug)]
 struct Consumer {
     name: String,
+    /// Its name in the table.
+    stored_name: String,
+    /// Whether it receives what was stored before it was configured.
+    has_all: bool,
     filters: Vec<Filter>,
     confirmed: Seq,
     state: State,
@@ -99,6 +103,8 @@ impl Consumers {
     pub(super) fn new(configured: &[ConsumerSettings]) -> Self {
         let consumer = |settings: &ConsumerSettings| Consumer {
             name: settings.name(),
+            stored_name: settings.stored_name(),
+            has_all: settings.replay.is_some(),
             filters: settings.filters().unwrap_or_default(),
             confirmed: Seq(0),
             state: State::Backoff(Now::default()),
@@ -132,7 +138,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             && let State::InFlight(stream, through) = consumer.state
         {
             // If the confirmation cannot be written, the batch is delivered again.
-            if accepted && write(store, name, through).is_ok() {
+            if accepted && write(store, &consumer.stored_name, through).is_ok() {
                 (consumer.confirmed, consumer.failures) = (through, 0);
                 consumer.state = State::Ready(stream);
             } else {
@@ -169,7 +175,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
                 consumer.state = State::InFlight(stream, position);
                 self.host.deliver(&consumer.name, batch);
             } else if position.0 >= consumer.confirmed.0 + UNCONFIRMED_MAX
-                && write(self.relay.store().conn(), &consumer.name, position).is_ok()
+                && write(self.relay.store().conn(), &consumer.stored_name, position).is_ok()
             {
                 consumer.confirmed = position;
             }
@@ -181,16 +187,18 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// Opens a consumer's stream after its confirmed sequence number; a new consumer starts after the last stored event.
+    /// Opens a consumer's stream after its confirmed sequence number; a new consumer starts after the last stored event, unless it is to
+    /// have all.
     fn open_stream_for(&mut self, consumer: &mut Consumer) -> Result<(), StoreError> {
         let store = self.relay.store();
         // The table exists, unless the storage was full when the object woke up.
         create(store.conn())?;
-        consumer.confirmed = match read(store.conn(), &consumer.name)? {
+        consumer.confirmed = match read(store.conn(), &consumer.stored_name)? {
             Some(confirmed) => confirmed,
+            None if consumer.has_all => Seq(0),
             None => {
                 let last = store.reader()?.last_seq()?;
-                write(store.conn(), &consumer.name, last)?;
+                write(store.conn(), &consumer.stored_name, last)?;
                 last
             }
         };

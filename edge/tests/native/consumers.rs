@@ -14,6 +14,7 @@ fn settings() -> Settings {
         binding: "AGENTS".into(),
         object: "echo".into(),
         filters: vec![json!({"kinds": [5_050]}), json!({"kinds": [20_000]})],
+        replay: None,
     };
     Settings { consumers: vec![consumer], ..Settings::default() }
 }
@@ -65,6 +66,32 @@ fn a_new_consumer_receives_no_older_events() {
     runtime.reconfigure(settings());
     let later = publish(&mut runtime, 5_050, 1);
     assert_eq!(answer_batch(&mut runtime, true), [later.id]);
+}
+
+#[test]
+fn a_consumer_that_is_to_have_all_receives_older_events_and_again_when_its_number_changes() {
+    let with = |replay| {
+        let mut settings = settings();
+        settings.consumers[0].replay = Some(replay);
+        settings
+    };
+    let mut runtime = Runtime::new(Settings::default(), Hibernates::Never);
+    let jobs: Vec<String> = (0..70).map(|n| publish(&mut runtime, 5_050, n).id.to_string()).collect();
+    runtime.reconfigure(with(1));
+    runtime.drive();
+    assert_eq!(answer_batch(&mut runtime, true), jobs[..64]);
+    // In flight, and never answered.
+    runtime.host.deliveries.borrow_mut().clear();
+    runtime.evict();
+    runtime.drive();
+    assert_eq!(answer_batch(&mut runtime, true), jobs[64..]);
+    runtime.evict();
+    runtime.drive();
+    assert!(answer_batch(&mut runtime, true).is_empty());
+    runtime.reconfigure(with(2));
+    runtime.drive();
+    assert_eq!(answer_batch(&mut runtime, true), jobs[..64]);
+    assert_eq!(answer_batch(&mut runtime, true), jobs[64..]);
 }
 
 #[test]
