@@ -11,6 +11,7 @@
 //! | [`object`] | the host of one shard, generic over sockets and SQLite; tested and fuzzed natively |
 //! | `agent` | the host of one agent, likewise; in builds with the feature `libsecp256k1` |
 //! | [`blossom`] | what the Worker and the index of blobs say to each other |
+//! | `market` | the object of the registry of job providers, likewise |
 //! | [`used_auth_events`] | signed requests that an object has carried out, so that none is carried out twice |
 //! | [`metrics`] | the metrics of all shards in Prometheus' text format |
 //! | `worker` | (wasm32 only) the above over workerd: entry, sockets, SQL, timers, alarms |
@@ -21,6 +22,8 @@
 #[cfg(feature = "libsecp256k1")]
 pub mod agent;
 pub mod blossom;
+#[cfg(feature = "libsecp256k1")]
+pub mod market;
 pub mod metrics;
 pub mod object;
 pub mod relay_key;

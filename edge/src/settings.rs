@@ -10,10 +10,10 @@
 //! | `RELAY_SHARDS` | number of shards; must be 1 in this version |
 //! | `RELAY_LOCATION_HINT` | where new objects are placed: `weur`, `enam`, ... |
 //! | `RELAY_JURISDICTION` | where objects must stay: `eu`, `us`, `fedramp` |
-//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `agents` and `blossom`, which have the keys of the native server's file, and `network`, `store`, `object`, `consumers` and `sync`, whose keys are those below |
+//! | `RELAY_CONFIG` | JSON with `info`, `limits`, `policy`, `agents`, `blossom` and `market`, which have the keys of the native server's file, and `network`, `store`, `object`, `consumers` and `sync`, whose keys are those below |
 //!
 //! A variable of its own overrides the same setting in `RELAY_CONFIG`. `blossom` needs the bindings `BLOBS` (an R2
-//! bucket) and `BLOSSOM` (`BlossomDurableObject`): without them there are no blobs.
+//! bucket) and `BLOSSOM` (`BlossomDurableObject`): without them there are no blobs; `market` needs `MARKET` (`MarketDurableObject`).
 
 mod peers;
 
@@ -23,7 +23,9 @@ use relay_engine::store::sql::EVENT_BYTES_MAX;
 use relay_engine::types::{Class, Filter, Kind, Limits, PubKey, is_removal_request};
 use relay_engine::wire::parse_filter;
 use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
-use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, Networks, PolicyDef, RelayDescription};
+use relay_site::{
+    AgentSettings, BlossomSettings, Info, LimitsDef, MarketSettings, Networks, PolicyDef, RelayDescription,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -94,6 +96,8 @@ pub struct Settings {
     pub agents: AgentSettings,
     /// Blossom beside the relay. `media_bytes_max` is 8 MiB at most.
     pub blossom: BlossomSettings,
+    /// The market of job providers.
+    pub market: MarketSettings,
     /// The number of shards, and where their objects are.
     #[serde(skip)]
     pub placement: Placement,
@@ -440,6 +444,11 @@ impl Settings {
         document
     }
 
+    /// Whether there is a market.
+    pub fn has_market(&self) -> bool {
+        cfg!(feature = "libsecp256k1") && self.market.enabled
+    }
+
     /// Whether agents can be deployed.
     pub fn has_agents(&self) -> bool {
         cfg!(feature = "libsecp256k1") && self.agents.enabled
@@ -453,7 +462,7 @@ impl Settings {
             policy: &self.policy,
             url: self.url.as_deref(),
             has_agents: self.has_agents(),
-            has_market: false,
+            has_market: self.has_market(),
             blossom: self.blossom.enabled.then_some(&self.blossom),
         }
     }

@@ -24,7 +24,9 @@ const secret = createServer((_, response) => {
 let edge, client
 before(async () => {
   for (const server of [hook, secret]) await new Promise(done => server.listen(0, '127.0.0.1', done))
-  const config = { agents: { allow_private_hosts: [`127.0.0.1:${hook.address().port}`], agents_max: 20 } }
+  const agents = { allow_private_hosts: [`127.0.0.1:${hook.address().port}`], agents_max: 20 }
+  // What the market costs is counted in market.test.mjs.
+  const config = { agents, market: { enabled: false } }
   edge = await startEdge({ vars, config, main: counting })
   client = await Client.open(edge.url)
 })

@@ -10,7 +10,7 @@ export const ECHO = { name: 'echo', handlers: [{ kind: 5050, executor: 'echo' }]
 /** The Worker, with the path /counts: by class of objects, requests by path, alarms, and rows written and read as they are billed. Its
  * agents have a model of their own. */
 export const counting = `
-import Entry, { AgentDurableObject as Agent, RelayDurableObject as Relay } from './index.js'
+import Entry, { AgentDurableObject as Agent, MarketDurableObject as Market, RelayDurableObject as Relay } from './index.js'
 export { BlossomDurableObject } from './index.js'
 const counts = {}
 const count = (name, by = 1) => { counts[name] = (counts[name] ?? 0) + by }
@@ -59,6 +59,7 @@ const counted = (Class, name) => class {
   webSocketError(...args) { return this.object.webSocketError(...args) }
 }
 export class AgentDurableObject extends counted(Agent, 'agent') {}
+export class MarketDurableObject extends counted(Market, 'market') {}
 export class RelayDurableObject extends counted(Relay, 'relay') {}
 export default {
   fetch(request, env, ctx) {

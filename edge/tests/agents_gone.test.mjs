@@ -10,7 +10,7 @@ import { startEdge } from './host.mjs'
  * knows nothing of the first. */
 const main = `
 import Entry, { AgentDurableObject as Agent } from './index.js'
-export { BlossomDurableObject, RelayDurableObject } from './index.js'
+export { BlossomDurableObject, MarketDurableObject, RelayDurableObject } from './index.js'
 const sent = []
 export class AgentDurableObject {
   constructor(state, env) {

@@ -12,7 +12,7 @@ const CONFIRMED = 'relay_rows_written_total{purpose="maintenance"}'
 
 let edge, bucket
 before(async () => {
-  edge = await startEdge({ main: controlled, vars: { ADMIN_PUBKEYS: getPublicKey(admin) } })
+  edge = await startEdge({ main: controlled, vars: { ADMIN_PUBKEYS: getPublicKey(admin) }, config: { market: { enabled: false } } })
   bucket = await edge.miniflare.getR2Bucket('BLOBS')
 })
 after(() => edge.stop())

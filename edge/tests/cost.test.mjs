@@ -9,8 +9,9 @@ const READ = 'relay_rows_read_total{purpose="requests"}'
 
 let edge, client
 before(async () => {
-  // The index of blobs is a consumer of deletions: a row for each, and one for a thousand other events (blossom.test.mjs).
-  edge = await startEdge({ config: { blossom: { enabled: false } } })
+  // The index of blobs and the market are consumers of deletions: a row for each, and one for a thousand other events (blossom.test.mjs,
+  // market.test.mjs).
+  edge = await startEdge({ config: { blossom: { enabled: false }, market: { enabled: false } } })
   client = await Client.open(edge.url)
 })
 after(async () => {

@@ -33,11 +33,10 @@ function options({ port = 0, persist, config, vars = {}, main, objects = {} }, c
       RELAY: { className: 'RelayDurableObject', useSQLite: true },
       AGENT: { className: 'AgentDurableObject', useSQLite: true },
       BLOSSOM: { className: 'BlossomDurableObject', useSQLite: true },
+      MARKET: { className: 'MarketDurableObject', useSQLite: true },
       ...objects,
     },
-    d1Databases: { REGISTRY: 'registry' },
     r2Buckets: { BLOBS: 'blobs' },
-    kvNamespaces: { CACHE: 'cache' },
     bindings: { RELAY_NAME: 'openagents-relay', ...(config ? { RELAY_CONFIG: config } : {}), ...vars },
   })
   // The conversion drops it.
@@ -93,6 +92,7 @@ function workerdConfig({ port, persist, config }) {
   const bindings = [
     '(name = "RELAY", durableObjectNamespace = "RelayDurableObject")',
     '(name = "AGENT", durableObjectNamespace = "AgentDurableObject")',
+    '(name = "MARKET", durableObjectNamespace = "MarketDurableObject")',
     '(name = "RELAY_NAME", text = "openagents-relay")',
   ]
   if (config) bindings.push(`(name = "RELAY_CONFIG", json = ${text(text(config))})`)
@@ -114,6 +114,7 @@ const relay :Workerd.Worker = (
   durableObjectNamespaces = [
     (className = "RelayDurableObject", uniqueKey = "relay", enableSql = true),
     (className = "AgentDurableObject", uniqueKey = "agent", enableSql = true),
+    (className = "MarketDurableObject", uniqueKey = "market", enableSql = true),
   ],
   durableObjectStorage = (localDisk = "disk"),
   bindings = [ ${bindings.join(', ')} ],

@@ -16,6 +16,7 @@ mod native {
     mod blossom_worker;
     mod blossom_world;
     mod consumers;
+    mod market;
     mod memory;
     mod pull;
     mod semantics;

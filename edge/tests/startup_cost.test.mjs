@@ -13,6 +13,7 @@ import { DurableObject } from 'cloudflare:workers'
 import module from './index_bg.wasm'
 new WebAssembly.Instance(module)
 export class AgentDurableObject extends DurableObject {}
+export class MarketDurableObject extends DurableObject {}
 export class RelayDurableObject extends DurableObject {
   fetch() {
     const [client, server] = Object.values(new WebSocketPair())

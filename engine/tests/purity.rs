@@ -199,7 +199,7 @@ fn crates_depend_in_one_direction() {
         ("sync", &["engine"]),
         ("simulator", &["agent", "engine", "sync"]),
         ("server", &["agent", "blossom", "engine", "market", "site", "sync"]),
-        ("edge", &["agent", "blossom", "engine", "site", "sync"]),
+        ("edge", &["agent", "blossom", "engine", "market", "site", "sync"]),
     ];
     for (name, allowed) in crates {
         assert_eq!(dependencies(name), allowed, "{name}");

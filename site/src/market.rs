@@ -6,7 +6,7 @@ use crate::feature::Feature;
 use crate::nip11::RelayDescription;
 use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 
-/// The settings of the market: `[market]` of the server. The edge has none.
+/// The settings of the market: `market` of both hosts.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MarketSettings {

@@ -1,7 +1,7 @@
 //! The Worker's entry: answers HTTP requests, asks the objects of shards where needed, and passes WebSocket upgrades to
 //! them.
 
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use relay_site::nip98::{self, ServerUrl};
 use relay_site::{AdminAuth, AdminRequest, FEATURES, HttpResponse, Route, Table, settings as names};
@@ -13,6 +13,8 @@ use worker::{Context, Date, Env, Headers, Request, Response, Result, event};
 use super::agents_api::{self, Params};
 
 use super::blossom;
+#[cfg(feature = "libsecp256k1")]
+use super::market;
 use super::shards::stub;
 use super::{variables, verifier};
 use crate::metrics::{self, Family};
@@ -21,16 +23,14 @@ use crate::shard::Shard;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// By whether there are agents, and blobs.
-static TABLES: LazyLock<[[Table; 2]; 2]> =
-    LazyLock::new(|| [false, true].map(|agents| [false, true].map(|blossom| table(agents, blossom))));
+/// The routing table. The settings of an isolate do not change.
+static TABLE: OnceLock<Table> = OnceLock::new();
 
-fn table(has_agents: bool, has_blossom: bool) -> Table {
+fn table(settings: &Settings) -> Table {
     Table::new(FEATURES, |route| match route {
-        Route::Agents(_) => has_agents,
-        Route::Blossom(_) => has_blossom,
-        // The server alone has a market.
-        Route::Market(_) => false,
+        Route::Agents(_) => settings.has_agents(),
+        Route::Blossom(_) => settings.blossom.enabled,
+        Route::Market(_) => settings.has_market(),
         _ => true,
     })
 }
@@ -60,10 +60,7 @@ async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Respo
         Err(message) => return response(HttpResponse::error(500, &message)),
     };
     let (method, path) = (request.method().to_string(), request.path());
-    let [without_agents, with_agents] = &*TABLES;
-    let [without_blossom, with_blossom] = if settings.has_agents() { with_agents } else { without_agents };
-    let table = if settings.blossom.enabled { with_blossom } else { without_blossom };
-    let found = table.find(&method, &path, &HeaderLines(request.headers()));
+    let found = TABLE.get_or_init(|| table(&settings)).find(&method, &path, &HeaderLines(request.headers()));
     let shared = found.headers();
     #[cfg(feature = "libsecp256k1")]
     if let Ok(endpoint) = &found.endpoint
@@ -82,6 +79,18 @@ async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Respo
         let answered = answered.or_else(|error| {
             worker::console_error!("Blossom: {error}");
             response(HttpResponse::error(503, "temporarily unavailable, try again"))
+        })?;
+        return with_headers(&answered, shared);
+    }
+    #[cfg(feature = "libsecp256k1")]
+    if let Ok(endpoint) = &found.endpoint
+        && let Route::Market(route) = endpoint.route
+    {
+        let answered = market::respond(&request, &env, &settings, route, found.param("npub")).await;
+        let answered = answered.or_else(|error| {
+            worker::console_error!("the market: {error}");
+            let unread = HttpResponse::error(503, "the market's registry cannot be read");
+            response(unread.with("retry-after", "5"))
         })?;
         return with_headers(&answered, shared);
     }

@@ -12,6 +12,8 @@ mod entry;
 #[cfg(feature = "libsecp256k1")]
 mod http_jobs;
 mod js;
+#[cfg(feature = "libsecp256k1")]
+mod market;
 mod memory;
 mod object;
 mod shards;

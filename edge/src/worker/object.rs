@@ -277,7 +277,7 @@ impl Shared {
 
     /// Opens the store and restores the sessions from their sockets' attachments.
     fn open(&self) -> std::result::Result<(Object<DurableSql, Runtime>, NextTick), String> {
-        let settings = variables::settings(&self.env)?;
+        let settings = variables::shard_settings(&self.env)?;
         let storage: Storage = self.storage()?;
         let seed = js::random().map_err(|error| js::error_message(&error))?;
         let others = OtherShards::new(&self.env, &settings.placement, &self.state);

@@ -8,6 +8,8 @@ use super::blossom_object::BLOBS;
 #[cfg(feature = "libsecp256k1")]
 use crate::agent::EnvSecrets;
 use crate::blossom::{self, BLOSSOM};
+#[cfg(feature = "libsecp256k1")]
+use crate::market::{self, MARKET};
 use crate::settings::Settings;
 
 /// Reads the variables. One whose value is an object, as that of `RELAY_CONFIG` may be, is read as JSON text.
@@ -20,10 +22,25 @@ pub(super) fn settings(env: &Env) -> Result<Settings, String> {
         let value = binding(name)?;
         value.as_string().or_else(|| js_sys::JSON::stringify(&value).ok().map(String::from))
     })?;
-    // Without a bucket there are no blobs.
+    // Without a bucket there are no blobs, and without an object no market.
     settings.blossom.enabled &= binding(BLOBS).is_some() && binding(BLOSSOM).is_some();
+    #[cfg(feature = "libsecp256k1")]
+    {
+        settings.market.enabled &= binding(MARKET).is_some();
+    }
+    Ok(settings)
+}
+
+/// The same for an object of the relay: with the objects of this Worker that follow the relay.
+pub(super) fn shard_settings(env: &Env) -> Result<Settings, String> {
+    let mut settings = settings(env)?;
     if settings.blossom.enabled {
         settings.consumers.push(blossom::consumer());
+    }
+    #[cfg(feature = "libsecp256k1")]
+    if settings.has_market() {
+        let now = js_sys::Date::now() as u64 / 1_000;
+        settings.consumers.push(market::consumer(&settings.policy.guarded_kinds, now));
     }
     Ok(settings)
 }
