@@ -157,7 +157,7 @@ impl Token {
             }
         }
         // Last, since it takes longest.
-        if !signed.is_genuine(verifier) {
+        if !signed.is_authentic(verifier) {
             return Err(TokenError::Signature);
         }
         let hashes = tags.named(b"x").filter_map(|tag| std::str::from_utf8(&tag.value()?).ok()?.parse().ok());

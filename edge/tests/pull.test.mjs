@@ -102,7 +102,7 @@ async function gate() {
 }
 
 test('everything arrives, and once it is here nothing is asked for again', async () => {
-  const edge = await start([{ url: server.url, every_s: 60 }])
+  const edge = await start([{ url: server.url, every_seconds: 60 }])
   try {
     const begun = Date.now()
     const done = await until(edge, values => values[of('comparisons', server.url)] >= 1, 'the comparison ends')
@@ -149,13 +149,13 @@ test('it goes on where it was when the Worker is restarted', async () => {
   const persist = mkdtempSync(join(tmpdir(), 'relay-edge-pull-'))
   const way = await gate()
   way.bytes = 250_000
-  let edge = await start([{ url: way.url, every_s: 3_600 }], { persist })
+  let edge = await start([{ url: way.url, every_seconds: 3_600 }], { persist })
   try {
     const some = await until(edge, values => values.relay_store_events > 100, 'some arrive')
     assert.ok(some.relay_store_events < EVENTS, 'it is lost in between')
     await edge.stop()
     way.bytes = Infinity
-    edge = await start([{ url: way.url, every_s: 3_600 }], { persist })
+    edge = await start([{ url: way.url, every_seconds: 3_600 }], { persist })
     const done = await until(edge, values => values[of('comparisons', way.url)] >= 1, 'the comparison ends')
     assert.ok(done.relay_store_events >= EVENTS)
     const here = done.relay_store_events - done[of('events_stored', way.url)]
@@ -188,7 +188,7 @@ test('a relay that floods, or sends a large message, is left alone while clients
     })
     await new Promise(done => hostile.on('listening', done))
     const url = `ws://127.0.0.1:${hostile.address().port}`
-    const edge = await start([{ url, every_s: 60 }])
+    const edge = await start([{ url, every_seconds: 60 }])
     try {
       const cut = await until(edge, values => values[of('cut_offs', url)] === 1, name)
       assert.equal(cut.relay_store_events, 0)

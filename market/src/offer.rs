@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A provider is online while its last heartbeat is at most so many seconds old, as Amethyst has it.
-pub const BEAT_SECONDS_MAX: u64 = 420;
+pub const HEARTBEAT_SECONDS_MAX: u64 = 420;
 /// Longest `d` tag of an announcement, in bytes.
 const D_BYTES_MAX: usize = 256;
 /// Kinds and tags of an announcement that are read.
@@ -145,7 +145,7 @@ impl Offer {
 
 /// A heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// When it came, but not later than it states.
     pub at: Timestamp,
     /// When it expires; [`NO_EXPIRY`] if never.
@@ -154,10 +154,10 @@ pub struct Beat {
     pub says_online: bool,
 }
 
-impl Beat {
+impl Heartbeat {
     /// Reads a heartbeat. One that states a later time than `now` is of now, else its author would be online for longer.
-    pub fn of(event: &Event, now: Timestamp) -> Beat {
-        Beat {
+    pub fn of(event: &Event, now: Timestamp) -> Heartbeat {
+        Heartbeat {
             at: event.created_at.min(now),
             expires: event.expires_at,
             says_online: event.tags().find(b"status").as_deref() != Some(b"offline"),
@@ -167,7 +167,7 @@ impl Beat {
     /// Whether the provider is online.
     pub fn is_online(&self, now: Timestamp) -> bool {
         self.says_online
-            && self.at.saturating_add(BEAT_SECONDS_MAX) >= now
+            && self.at.saturating_add(HEARTBEAT_SECONDS_MAX) >= now
             && (self.expires == NO_EXPIRY || self.expires > now)
     }
 }
@@ -199,16 +199,16 @@ mod tests {
 
     #[test]
     fn a_provider_is_online_for_seven_minutes_after_its_heartbeat() {
-        let beat = Beat { at: 1_000, expires: NO_EXPIRY, says_online: true };
-        for (beat, now, want) in [
-            (beat, 1_000, true),
-            (beat, 1_420, true),
-            (beat, 1_421, false),
-            (Beat { expires: 1_300, ..beat }, 1_299, true),
-            (Beat { expires: 1_300, ..beat }, 1_300, false),
-            (Beat { says_online: false, ..beat }, 1_000, false),
+        let heartbeat = Heartbeat { at: 1_000, expires: NO_EXPIRY, says_online: true };
+        for (heartbeat, now, want) in [
+            (heartbeat, 1_000, true),
+            (heartbeat, 1_420, true),
+            (heartbeat, 1_421, false),
+            (Heartbeat { expires: 1_300, ..heartbeat }, 1_299, true),
+            (Heartbeat { expires: 1_300, ..heartbeat }, 1_300, false),
+            (Heartbeat { says_online: false, ..heartbeat }, 1_000, false),
         ] {
-            assert_eq!(beat.is_online(now), want, "{beat:?} {now}");
+            assert_eq!(heartbeat.is_online(now), want, "{heartbeat:?} {now}");
         }
     }
 }

@@ -230,14 +230,14 @@ fn a_provider_goes_offline_within_15_minutes_of_stopping() {
     let mut host = Host::new();
     host.apply(&[announcement(1, "shout", &["5050"], "free")]);
     assert_eq!(host.only()["online"], false, "it has never sent a heartbeat");
-    let beat = |at: Timestamp| {
+    let heartbeat = |at: Timestamp| {
         Draft::new(1, 11_998, at)
             .tag(&["d", "shout"])
             .tag(&["status", "online"])
             .tag(&["expiration", &(at + 600).to_string()])
     };
     for _ in 0..3 {
-        host.apply(&[beat(host.now)]);
+        host.apply(&[heartbeat(host.now)]);
         assert_eq!(host.only()["online"], true);
         host.pass(240);
         assert_eq!((host.names("online=true").len(), host.names("online=false").len()), (1, 0));
@@ -249,13 +249,13 @@ fn a_provider_goes_offline_within_15_minutes_of_stopping() {
     assert_eq!(host.only()["online"], false);
     assert_eq!((host.names("online=true").len(), host.names("online=false").len()), (0, 1));
     // One that states a later time does not last longer: at most 420 seconds after it came.
-    host.apply(&[beat(host.now + 900)]);
+    host.apply(&[heartbeat(host.now + 900)]);
     assert_eq!(host.only()["online"], true);
     host.pass(421);
     assert_eq!(host.only()["online"], false);
     assert_eq!(host.only()["last_seen"], host.now - 421);
     // It says so itself.
-    host.apply(&[beat(host.now + 901).content("")]);
+    host.apply(&[heartbeat(host.now + 901).content("")]);
     assert_eq!(host.only()["online"], true);
     host.apply(&[Draft::new(1, 11_998, host.now + 902).tag(&["status", "offline"])]);
     assert_eq!(host.only()["online"], false);
@@ -351,14 +351,14 @@ fn deletions_and_requests_to_vanish_remove_what_is_their_authors() {
     let asked = request(2, 1, NOW - 2 * HOUR);
     let done = result(1, &asked, NOW - 2 * HOUR + 5);
     let offer = announcement(1, "shout", &["5050"], "free");
-    let beat = Draft::new(1, 11_998, NOW);
+    let heartbeat = Draft::new(1, 11_998, NOW);
     let by = |author: u8, tags: &[[&str; 2]]| {
         tags.iter().fold(Draft::new(author, 5, NOW), |draft, tag| draft.tag(tag))
     };
     let id = |draft: &Draft| draft.event().id.to_string();
     let listed = |deletion: Draft| {
         let mut host = Host::new();
-        host.apply(&[offer.clone(), asked.clone(), done.clone(), beat.clone(), deletion]);
+        host.apply(&[offer.clone(), asked.clone(), done.clone(), heartbeat.clone(), deletion]);
         let listed = host.list("");
         listed["providers"].as_array().unwrap().first().map(|entry| {
             let figures = &entry["figures"];
@@ -370,13 +370,13 @@ fn deletions_and_requests_to_vanish_remove_what_is_their_authors() {
         })
     };
     let address = format!("31990:{}:shout", key(1));
-    let beats = format!("11998:{}:", key(1));
+    let heartbeats = format!("11998:{}:", key(1));
     for (name, deletion, want) in [
         ("nothing", by(1, &[["e", "zz"]]), Some((1, 0, true))),
         ("the result", by(1, &[["e", &id(&done)]]), Some((0, 1, true))),
         ("the result, by the customer", by(2, &[["e", &id(&done)]]), Some((1, 0, true))),
         ("the request", by(2, &[["e", &id(&asked)]]), Some((0, 0, true))),
-        ("the heartbeat", by(1, &[["a", &beats]]), Some((1, 0, false))),
+        ("the heartbeat", by(1, &[["a", &heartbeats]]), Some((1, 0, false))),
         ("the announcement", by(1, &[["e", &id(&offer)]]), None),
         ("the announcement, by address", by(1, &[["a", &address]]), None),
         ("the announcement, by somebody else", by(2, &[["a", &address]]), Some((1, 0, true))),
@@ -626,8 +626,8 @@ fn a_new_provider_takes_the_place_of_a_silent_one() {
     assert_eq!(host.names("").len(), 3);
     assert!(!host.names("").contains(&"new".to_owned()), "all have been seen today");
     host.pass(DAY + 1);
-    let beat = Draft::new(2, 11_998, host.now);
-    host.apply(&[beat, announcement(4, "new", &["5050"], "free")]);
+    let heartbeat = Draft::new(2, 11_998, host.now);
+    host.apply(&[heartbeat, announcement(4, "new", &["5050"], "free")]);
     let names = host.names("");
     assert_eq!(names.len(), 3);
     assert!(names.contains(&"new".to_owned()) && names.contains(&"2".to_owned()), "{names:?}");

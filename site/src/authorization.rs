@@ -7,7 +7,7 @@ use relay_engine::types::Event;
 use relay_engine::verify::{Verifier, verify_one};
 use relay_engine::wire::parse_event;
 
-/// The event of a header, read but not verified: [`AuthEvent::is_genuine`] does that.
+/// The event of a header, read but not verified: [`AuthEvent::is_authentic`] does that.
 #[derive(Clone, Debug)]
 pub struct AuthEvent {
     /// The event.
@@ -40,7 +40,7 @@ impl AuthEvent {
     }
 
     /// Whether the id is the event's hash and the signature its author's.
-    pub fn is_genuine(&self, verifier: &dyn Verifier) -> bool {
+    pub fn is_authentic(&self, verifier: &dyn Verifier) -> bool {
         self.id_is_right && verify_one(verifier, self.event.clone()).is_some()
     }
 }
@@ -120,7 +120,7 @@ mod tests {
         ];
         for (json, want) in cases {
             let event = AuthEvent::decode(&BASE64_URL_SAFE_NO_PAD.encode(&json)).unwrap();
-            assert_eq!(event.is_genuine(&Libsecp256k1), want, "{json}");
+            assert_eq!(event.is_authentic(&Libsecp256k1), want, "{json}");
         }
         assert_eq!(AuthEvent::decode("e30").map(|_| ()), Err(NotAnEvent));
     }

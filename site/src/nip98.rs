@@ -194,7 +194,7 @@ pub fn check(
     }
     let payload = tag(b"payload").map(|hex| hash(&hex)).transpose()?;
     let Event { id, pubkey, created_at, .. } = *event;
-    if !signed.is_genuine(verifier) {
+    if !signed.is_authentic(verifier) {
         return Err(Nip98Error::Signature);
     }
     // Checked last, so that forged events do not reveal which authors are authorised.

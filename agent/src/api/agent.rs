@@ -12,7 +12,7 @@ use super::page::{self, Figures};
 use super::{Deployment, Request, json, refusal};
 use crate::identity;
 use crate::machine::{
-    Agent, AgentState, CommandError, DeletedAgent, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics,
+    Agent, AgentState, CommandError, JobRecord, LATENCY_BOUNDS_MILLIS, Metrics, RemovalRecord,
 };
 use crate::manifest::Identity;
 use crate::router::AgentEntry;
@@ -179,7 +179,7 @@ fn delete<C: SqlConn>(agent: &mut Agent<C>, now: Now, mut entry: AgentEntry) -> 
 }
 
 /// Answers a request to an agent whose database is removed: a repeated DELETE as the agent did, any other request with 404.
-pub fn answer_for_deleted(deleted: &DeletedAgent, request: &Request<'_>) -> HttpResponse {
+pub fn answer_for_deleted(deleted: &RemovalRecord, request: &Request<'_>) -> HttpResponse {
     match request.route {
         AgentRoute::Delete => match delete_again(deleted, request) {
             Ok(Reply { answer, .. }) | Err(answer) => answer,
@@ -189,7 +189,7 @@ pub fn answer_for_deleted(deleted: &DeletedAgent, request: &Request<'_>) -> Http
 }
 
 /// A client repeats a DELETE, perhaps because the router's entry could not be written: it is written again, without a manifest.
-fn delete_again(deleted: &DeletedAgent, request: &Request<'_>) -> Result<Reply, HttpResponse> {
+fn delete_again(deleted: &RemovalRecord, request: &Request<'_>) -> Result<Reply, HttpResponse> {
     let manifest = serde_json::from_value(json!({ "name": "", "handlers": [] })).map_err(|_| no_agent())?;
     let entry = AgentEntry {
         pubkey: deleted.pubkey(),

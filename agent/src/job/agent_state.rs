@@ -13,7 +13,7 @@ pub enum Command {
     Resume,
     /// Take no new jobs, and finish those that there are.
     Drain,
-    /// Delete the agent. What is kept of it is a `DeletedAgent`.
+    /// Delete the agent. What is kept of it is a `RemovalRecord`.
     Delete,
 }
 

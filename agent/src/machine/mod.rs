@@ -11,7 +11,7 @@
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
 //!            expired: feedback that waited too long
-//! admin      deploy, roll back, pause, delete; announce: how it is found, again and again; deleted_agent: what is kept of a deleted one
+//! admin      deploy, roll back, pause, delete; announce: how it is found, again and again; removal_record: what is kept of a deleted one
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
 //! sweep      deletes old rows
@@ -32,7 +32,6 @@ mod approvals;
 mod books;
 mod cancel;
 mod commit;
-mod deleted_agent;
 mod effect;
 mod expired;
 mod export;
@@ -54,6 +53,7 @@ mod reads;
 mod ready;
 mod refunds;
 mod remote_signing;
+mod removal_record;
 mod respond;
 mod run;
 mod schedules;
@@ -88,12 +88,12 @@ use crate::secrets::Secrets;
 use crate::store::{self, Batch};
 
 pub use self::approvals::RefundToApprove;
-pub use self::deleted_agent::DeletedAgent;
 pub use self::effect::{Effect, EffectId, ExchangeEvent, Published};
 pub(crate) use self::metrics::known_cause;
 pub use self::metrics::{CAUSES, CustomerMetrics, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta, PAYMENTS};
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
 pub use self::refunds::RefundRecord;
+pub use self::removal_record::RemovalRecord;
 pub use crate::store::{Account, Reason, SentEvent, SessionMessage, Transfer};
 
 /// The state of an agent.

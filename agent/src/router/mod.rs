@@ -24,16 +24,16 @@
 //! in_flight  deliveries that the host has not answered
 //! progress   the confirmed position, and the latest requests
 //! heartbeats heartbeats (kind 11998) of all agents
-//! deleted_agents: removal records
+//! removal_records: what is kept of deleted agents
 //! ```
 
 mod batch;
 mod columns;
-mod deleted_agents;
 mod heartbeats;
 mod in_flight;
 mod outbox;
 mod progress;
+mod removal_records;
 mod rules;
 mod table;
 #[cfg(test)]
@@ -46,7 +46,7 @@ use relay_engine::sql::SqlConn;
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 
-use crate::machine::{AgentState, DeletedAgent};
+use crate::machine::{AgentState, RemovalRecord};
 use crate::manifest::Manifest;
 use crate::nip90::{self, Incoming};
 use crate::secrets::Secrets;
@@ -112,7 +112,7 @@ impl<C: SqlConn> Router<C> {
     /// # Errors
     /// If the store fails.
     pub fn open(conn: C, secrets: Arc<dyn Secrets + Send + Sync>) -> Result<Self, StoreError> {
-        deleted_agents::create(&conn)?;
+        removal_records::create(&conn)?;
         Ok(Router {
             table: Table::open(&conn)?,
             progress: Progress::open(&conn)?,
@@ -138,7 +138,7 @@ impl<C: SqlConn> Router<C> {
             Table::save(&self.conn, &entry)?;
             match is_deleted {
                 true => Outbox::delete(&self.conn, &agent),
-                false => deleted_agents::delete(&self.conn, &agent),
+                false => removal_records::delete(&self.conn, &agent),
             }
         })?;
         self.changed(now, entry);
@@ -151,12 +151,12 @@ impl<C: SqlConn> Router<C> {
     ///
     /// # Errors
     /// If the store fails; then nothing has changed.
-    pub fn keep_removal_record(&mut self, now: Now, record: &DeletedAgent) -> Result<bool, StoreError> {
+    pub fn keep_removal_record(&mut self, now: Now, record: &RemovalRecord) -> Result<bool, StoreError> {
         let agent = record.pubkey();
         let known = self.table.get(&agent);
-        let earlier = deleted_agents::get(&self.conn, &agent)?;
+        let earlier = removal_records::get(&self.conn, &agent)?;
         let versions = known.map(|entry| entry.version).into_iter();
-        let mut versions = versions.chain(earlier.as_ref().map(DeletedAgent::last_version));
+        let mut versions = versions.chain(earlier.as_ref().map(RemovalRecord::last_version));
         if versions.any(|version| version > record.last_version()) {
             return Ok(false);
         }
@@ -169,7 +169,7 @@ impl<C: SqlConn> Router<C> {
                 Table::save(&self.conn, entry)?;
             }
             Outbox::delete(&self.conn, &agent)?;
-            deleted_agents::put(&self.conn, record)
+            removal_records::put(&self.conn, record)
         })?;
         if let Some(entry) = deleted {
             self.changed(now, entry);
@@ -181,8 +181,8 @@ impl<C: SqlConn> Router<C> {
     ///
     /// # Errors
     /// If the store fails.
-    pub fn removal_record(&self, agent: &PubKey) -> Result<Option<DeletedAgent>, StoreError> {
-        deleted_agents::get(&self.conn, agent)
+    pub fn removal_record(&self, agent: &PubKey) -> Result<Option<RemovalRecord>, StoreError> {
+        removal_records::get(&self.conn, agent)
     }
 
     /// An entry has been written.

@@ -52,7 +52,7 @@ impl Answer {
     }
 
     /// Whether id and signature are right.
-    pub(super) fn is_genuine(&self) -> bool {
+    pub(super) fn is_authentic(&self) -> bool {
         let hashed =
             serde_json::to_vec(&(0, &self.pubkey, self.created_at, self.kind, &self.tags, &self.content));
         let id: [u8; 32] = Sha256::digest(hashed.expect("strings and numbers are JSON")).into();

@@ -212,7 +212,7 @@ impl JobTracker {
             unanswered: self.unanswered,
             duplicate: self.duplicate,
             wrong: self.wrong,
-            forged: self.unverified.iter().filter(|answer| !answer.is_genuine()).count(),
+            forged: self.unverified.iter().filter(|answer| !answer.is_authentic()).count(),
             late_feedback: self.late_feedback,
             unexpected: self.unexpected,
             verified: self.unverified.len(),

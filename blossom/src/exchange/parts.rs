@@ -53,7 +53,7 @@ enum Stage {
     /// Whether others have completed the blob.
     Look,
     /// The blob is here, and its owner says of what type it is.
-    SetType(Blob),
+    SetObjectType(Blob),
     SetMime(Blob),
     Join {
         upload: u64,
@@ -127,8 +127,8 @@ impl Patch {
                 Input::Answered(Outcome::Begun { upload, key }) => self.receive(context, upload, key),
                 Input::Answered(Outcome::Exists(blob)) => match missing_type(&blob, &self.mime) {
                     Some(mime) => {
-                        let step = Step::SetType { sha256: self.sha256, mime };
-                        self.at(Stage::SetType(blob), step)
+                        let step = Step::SetObjectType { sha256: self.sha256, mime };
+                        self.at(Stage::SetObjectType(blob), step)
                     }
                     None => Err(StoredBlob::Existing(blob).response(context)),
                 },
@@ -139,7 +139,7 @@ impl Patch {
                 }
                 other => Err(problem(other).into()),
             },
-            Stage::SetType(blob) => match input {
+            Stage::SetObjectType(blob) => match input {
                 Input::Done => {
                     let (sha256, owner, mime) = (self.sha256, self.owner.clone(), self.mime.clone());
                     self.at(Stage::SetMime(blob), Step::Ask(Command::SetMime { sha256, owner, mime }))

@@ -65,7 +65,7 @@ fn read(context: &Context<'_>, body: &Bytes) -> Result<RelayEvent, Response> {
     if !hashes.all(|hash| hash.is_some_and(|hash| is_hash(&hash))) {
         return Err(bad("an x tag is not a SHA-256 as 64 lowercase hexadecimal digits"));
     }
-    if !signed.is_genuine(context.verifier) {
+    if !signed.is_authentic(context.verifier) {
         return Err(bad("the event's id or signature is wrong"));
     }
     if context.keys.denied.contains(&event.pubkey) {

@@ -84,7 +84,7 @@ pub enum Step {
     },
     /// Keep this type with the bytes of a blob, where the store has types, if they are there: [`Input::Done`] or [`Input::Failed`].
     /// Changes nothing else of them.
-    SetType {
+    SetObjectType {
         /// The blob.
         sha256: Sha256,
         /// The type.

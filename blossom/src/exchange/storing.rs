@@ -43,7 +43,7 @@ enum Stage {
         upload: u64,
     },
     /// The blob is here, and its owner says of what type it is: the store keeps that, and then the index.
-    SetType {
+    SetObjectType {
         blob: Blob,
         mime: String,
     },
@@ -147,7 +147,7 @@ impl Storing {
                 other => end(Err(problem(other))),
             },
             Stage::Begin => self.begun(context, input),
-            Stage::SetType { blob, mime } => match input {
+            Stage::SetObjectType { blob, mime } => match input {
                 Input::Done => {
                     let (sha256, owner) = (blob.sha256, self.plan.owner.clone());
                     self.at(Stage::SetMime(blob), Step::Ask(Command::SetMime { sha256, owner, mime }))
@@ -229,8 +229,8 @@ impl Storing {
                 let Some(mime) = missing_type(&blob, &plan.taken_mime(context)) else {
                     return end(Ok(StoredBlob::Existing(blob)));
                 };
-                let step = Step::SetType { sha256: blob.sha256, mime: mime.clone() };
-                return self.at(Stage::SetType { blob, mime }, step);
+                let step = Step::SetObjectType { sha256: blob.sha256, mime: mime.clone() };
+                return self.at(Stage::SetObjectType { blob, mime }, step);
             }
             (Input::Answered(Outcome::Missing), _) if plan.pull.is_some() => {
                 return end(Err(StoringError::Failed(StepError::Origin(

@@ -387,7 +387,7 @@ impl<'a> Host<'a> {
                 self.objects.insert(to, Object { mime, expires_at, ..object });
                 Input::Done
             }
-            Step::SetType { sha256, mime } => {
+            Step::SetObjectType { sha256, mime } => {
                 if let Some(object) = self.objects.get_mut(&sha256.to_string()) {
                     object.mime = mime;
                 }

@@ -143,10 +143,10 @@ fn a_type_that_the_store_does_not_take_the_index_does_not_either() {
     host.failure = Some(StepError::Store("the bucket".to_owned()));
     let reply = host.send(&again);
     check("as it was", &reply, 200);
-    assert_eq!(reply.steps, ["Ask(Begin)", "SetType"]);
+    assert_eq!(reply.steps, ["Ask(Begin)", "SetObjectType"]);
     assert_eq!(reply.json()["type"], json!("application/octet-stream"));
     let reply = host.send(&again);
-    assert_eq!(reply.steps, ["Ask(Begin)", "SetType", "Ask(SetMime)"]);
+    assert_eq!(reply.steps, ["Ask(Begin)", "SetObjectType", "Ask(SetMime)"]);
     assert_eq!(reply.json()["type"], json!("text/plain"));
     assert_eq!(host.send(&again).steps, ["Ask(Begin)"]);
     let set = |number: u64, mime: &str| Command::SetMime {

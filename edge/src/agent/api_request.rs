@@ -24,7 +24,7 @@ pub const ADMIT_PATH: &str = "/agents/admit";
 /// The path that stores the removal record of a deleted agent, in the relay's object: 200, or 409 if the agent has
 /// been deployed again.
 pub const STORE_REMOVAL_PATH: &str = "/agents/removal/store";
-/// The path of the removal record (`DeletedAgent`) of an agent, in the relay's object. The body is its key in
+/// The path of the removal record (`RemovalRecord`) of an agent, in the relay's object. The body is its key in
 /// hexadecimal; the response is the record, or empty.
 pub const REMOVAL_PATH: &str = "/agents/removal";
 /// The path of a request to a deleted agent whose database is removed, in the relay's object, which answers it; as [`ADMIT_PATH`].

@@ -19,7 +19,7 @@ use relay_agent::api;
 use relay_agent::exchange::Answers;
 use relay_agent::executor::{HttpError, HttpEvent, HttpRequest};
 use relay_agent::machine::{
-    Agent, AgentState, Context, DeletedAgent, Effect, EffectId, ExchangeEvent, MetricsDelta, Published,
+    Agent, AgentState, Context, Effect, EffectId, ExchangeEvent, MetricsDelta, Published, RemovalRecord,
 };
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::{Event, Filter, Now, PubKey};
@@ -58,7 +58,7 @@ pub trait AgentHost {
     fn read_blob(&self, id: EffectId, sha256: &str, bytes_max: usize);
 
     /// Stores the removal record in the relay's object, and then empties this object if [`AgentObject::is_removed_by`] allows it.
-    fn remove(&self, deleted: &DeletedAgent);
+    fn remove(&self, deleted: &RemovalRecord);
 
     /// Sets the object's one alarm, which calls [`AgentObject::alarm`], and replaces the one that was set.
     fn set_alarm(&self, at: Now);
@@ -279,7 +279,7 @@ impl<C: SqlConn, H: AgentHost> AgentObject<C, H> {
     }
 
     /// Whether this is its removal record: it has not been deployed again since.
-    pub fn is_removed_by(&self, deleted: &DeletedAgent) -> bool {
+    pub fn is_removed_by(&self, deleted: &RemovalRecord) -> bool {
         self.is_removable() && self.agent.removal_record().as_ref() == Some(deleted)
     }
 

@@ -39,7 +39,7 @@ pub const BOUNDS: Bounds = Bounds {
     providers: 1_000,
     offers: 2_000,
     provider_offers: 16,
-    beats: 4_000,
+    heartbeats: 4_000,
 };
 
 /// The object as a consumer of the events of every shard. When the registry's tables are made again, all is delivered again.

@@ -28,7 +28,7 @@ pub struct PeerSettings {
     pub filter: serde_json::Value,
     /// Seconds from the end of a comparison to the next one.
     #[serde(default = "hourly")]
-    pub every_s: u64,
+    pub every_seconds: u64,
 }
 
 fn everything() -> serde_json::Value {
@@ -66,9 +66,9 @@ impl PeerSettings {
             return Err(("url", format!("`{url}` is this relay")));
         }
         self.scope().map_err(|why| ("filter", why))?;
-        match self.every_s {
+        match self.every_seconds {
             EVERY_S_MIN..=EVERY_S_MAX => Ok(()),
-            other => Err(("every_s", format!("{other} is not from {EVERY_S_MIN} to {EVERY_S_MAX}"))),
+            other => Err(("every_seconds", format!("{other} is not from {EVERY_S_MIN} to {EVERY_S_MAX}"))),
         }
     }
 }

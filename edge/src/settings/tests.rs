@@ -54,9 +54,9 @@ fn limits_never_exceed_those_of_the_platform() {
 #[test]
 fn other_relays_are_copied_from() {
     let config = r#"{"sync":{"peers":[{"url":"wss://a.example"},
-        {"url":"ws://b.example/x","filter":{"kinds":[1]},"every_s":60}]}}"#;
+        {"url":"ws://b.example/x","filter":{"kinds":[1]},"every_seconds":60}]}}"#;
     let peers = load(&[("RELAY_CONFIG", config)]).unwrap().sync.peers;
-    let read: Vec<_> = peers.iter().map(|peer| (peer.name(), peer.every_s)).collect();
+    let read: Vec<_> = peers.iter().map(|peer| (peer.name(), peer.every_seconds)).collect();
     let names = ["wss://a.example {}", r#"ws://b.example/x {"kinds":[1]}"#];
     assert_eq!(read, [(names[0].to_owned(), 3_600), (names[1].to_owned(), 60)]);
     let own = load(&[("RELAY_CONFIG", config), ("RELAY_URL", "wss://A.example")]).unwrap_err();
@@ -137,13 +137,13 @@ fn errors_name_the_invalid_variable() {
         ("RELAY_CONFIG", r#"{"sync":{"peers":[{}]}}"#, "RELAY_CONFIG: sync.peers[0]: missing field `url`"),
         (
             "RELAY_CONFIG",
-            r#"{"sync":{"peers":[{"url":"wss://a.example","every_s":"1h"}]}}"#,
-            "RELAY_CONFIG: sync.peers[0].every_s: invalid type: string \"1h\"",
+            r#"{"sync":{"peers":[{"url":"wss://a.example","every_seconds":"1h"}]}}"#,
+            "RELAY_CONFIG: sync.peers[0].every_seconds: invalid type: string \"1h\"",
         ),
         (
             "RELAY_CONFIG",
-            r#"{"sync":{"peers":[{"url":"wss://a.example","every_s":59}]}}"#,
-            "sync.peers[0].every_s: 59 is not from 60 to ",
+            r#"{"sync":{"peers":[{"url":"wss://a.example","every_seconds":59}]}}"#,
+            "sync.peers[0].every_seconds: 59 is not from 60 to ",
         ),
         (
             "RELAY_CONFIG",

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use relay_agent::exchange::Answers;
 use relay_agent::executor::HttpRequest;
 use relay_agent::identity;
-use relay_agent::machine::{BlobServer, Context, DeletedAgent, EffectId};
+use relay_agent::machine::{BlobServer, Context, EffectId, RemovalRecord};
 use relay_agent::manifest::Manifest;
 use relay_agent::nip90;
 use relay_agent::router::AgentEntry;
@@ -30,7 +30,7 @@ pub(super) enum PendingEffect {
     Publish(EffectId, Vec<Event>),
     Query(EffectId, Filter),
     Call(EffectId, HttpRequest),
-    Remove(DeletedAgent),
+    Remove(RemovalRecord),
 }
 
 #[derive(Clone, Default)]
@@ -85,7 +85,7 @@ impl AgentHost for FakeAgentHost {
         panic!("no agent here reads a blob");
     }
 
-    fn remove(&self, deleted: &DeletedAgent) {
+    fn remove(&self, deleted: &RemovalRecord) {
         self.pending_effects.borrow_mut().push_back(PendingEffect::Remove(deleted.clone()));
     }
 

@@ -19,8 +19,8 @@ const URL: &str = "wss://peer.example";
 /// Seconds of events, all in the past.
 const FIRST: u64 = 1_700_000_000;
 
-fn settings(filter: Value, every_s: u64) -> Settings {
-    let peers = vec![PeerSettings { url: URL.into(), filter, every_s }];
+fn settings(filter: Value, every_seconds: u64) -> Settings {
+    let peers = vec![PeerSettings { url: URL.into(), filter, every_seconds }];
     Settings { sync: SyncSettings { peers }, ..Settings::default() }
 }
 

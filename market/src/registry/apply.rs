@@ -10,7 +10,7 @@ use super::sql::{expiry_param, optional_param};
 use super::state::State;
 use super::{KEPT_SECONDS, Registry, SEEN_SECONDS, SILENT_SECONDS, bounds, one, role_number, role_of};
 use crate::evidence::{Evidence, Role};
-use crate::offer::{Beat, Offer};
+use crate::offer::{Heartbeat, Offer};
 
 const INSERT: &str = "INSERT OR IGNORE INTO market_evidence (id, role, author, at, kind, request, open, expires, json) \
                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -45,7 +45,7 @@ impl<C: SqlConn> Registry<C> {
             for event in items.iter().filter_map(|(_, event)| event.as_ref()) {
                 match event.kind {
                     KIND_ANNOUNCEMENT => run.announce(event, now, &mut changed)?,
-                    KIND_HEARTBEAT => run.beat(event, now)?,
+                    KIND_HEARTBEAT => run.heartbeat(event, now)?,
                     KIND_DELETION => run.delete(event, &mut changed)?,
                     KIND_VANISH if names_relay(event) => run.vanish(event, &mut changed)?,
                     _ => run.prove(event, now, &mut changed)?,
@@ -279,7 +279,7 @@ impl<C: SqlConn> Run<'_, C> {
         exec(self.conn, REMOVE, &one(*provider))
     }
 
-    fn beat(&self, event: &Event, now: Timestamp) -> Result<(), StoreError> {
+    fn heartbeat(&self, event: &Event, now: Timestamp) -> Result<(), StoreError> {
         const STORED: &str = "SELECT stated, id FROM market_beats WHERE provider = ?";
         let stored =
             query_one(self.conn, STORED, &one(event.pubkey), |row| Ok((int(row, 0)?, column::id(row, 1)?)))?;
@@ -288,19 +288,19 @@ impl<C: SqlConn> Run<'_, C> {
         }) {
             return Ok(());
         }
-        let beat = Beat::of(event, now);
+        let heartbeat = Heartbeat::of(event, now);
         let params = [
             event.pubkey.into(),
             event.id.into(),
             event.created_at.into(),
-            beat.at.into(),
-            expiry_param(beat.expires),
-            beat.says_online.into(),
+            heartbeat.at.into(),
+            expiry_param(heartbeat.expires),
+            heartbeat.says_online.into(),
         ];
         exec(self.conn, PUT_BEAT, &params)?;
         if stored.is_none() {
             let count = query_one(self.conn, "SELECT count(*) FROM market_beats", &[], |row| int(row, 0))?;
-            if count.unwrap_or(0) > self.bounds.beats {
+            if count.unwrap_or(0) > self.bounds.heartbeats {
                 const OLDEST: &str = "DELETE FROM market_beats WHERE provider = \
                                       (SELECT provider FROM market_beats ORDER BY at, provider LIMIT 1)";
                 exec(self.conn, OLDEST, &[])?;
@@ -308,8 +308,8 @@ impl<C: SqlConn> Run<'_, C> {
         }
         // Of the figures it changes nothing, and lists look at the heartbeat too.
         const SEEN: &str = "UPDATE market_providers SET seen = ? WHERE pubkey = ? AND seen < ?";
-        let late = beat.at.saturating_sub(SEEN_SECONDS);
-        exec(self.conn, SEEN, &[beat.at.into(), event.pubkey.into(), late.into()])
+        let late = heartbeat.at.saturating_sub(SEEN_SECONDS);
+        exec(self.conn, SEEN, &[heartbeat.at.into(), event.pubkey.into(), late.into()])
     }
 
     /// A deletion request (NIP-09) removes what is its author's.

@@ -31,7 +31,7 @@ pub struct Bounds {
     /// Announcements of a provider.
     pub provider_offers: u64,
     /// Heartbeats. They come before the announcement, too.
-    pub beats: u64,
+    pub heartbeats: u64,
 }
 
 impl Default for Bounds {
@@ -44,7 +44,7 @@ impl Default for Bounds {
             providers: 5_000,
             offers: 10_000,
             provider_offers: 16,
-            beats: 20_000,
+            heartbeats: 20_000,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::sql::{expiry, optional};
 use super::{Registry, apply, bounds, kept_json, one};
 use crate::evidence::Evidence;
 use crate::figures::{Figures, Jobs, jobs};
-use crate::offer::{BEAT_SECONDS_MAX, Beat, Offer};
+use crate::offer::{HEARTBEAT_SECONDS_MAX, Heartbeat, Offer};
 
 /// Above all values that a column has.
 const INT_MAX: u64 = 1 << 53;
@@ -175,7 +175,7 @@ impl<C: SqlConn> Registry<C> {
         if let Some(online) = query.online {
             sql.push_str(if online { " AND " } else { " AND NOT " });
             sql.push_str("(ifnull(b.online, 0) = 1 AND b.at >= ? AND (b.expires = 0 OR b.expires > ?))");
-            params.extend([now.saturating_sub(BEAT_SECONDS_MAX).into(), now.into()]);
+            params.extend([now.saturating_sub(HEARTBEAT_SECONDS_MAX).into(), now.into()]);
         }
         if let Some(Cursor(value, key)) = query.cursor {
             sql.push_str(&format!(" AND ({sort} > ? OR ({sort} = ? AND p.pubkey > ?))"));
@@ -236,11 +236,12 @@ impl<C: SqlConn> Registry<C> {
 }
 
 fn read_entry(row: &[SqlValue<'_>], now: Timestamp) -> Result<Entry, StoreError> {
-    let beat = Beat { at: int(row, 12)?, expires: expiry(row, 13)?, says_online: int(row, 14)? == 1 };
+    let heartbeat =
+        Heartbeat { at: int(row, 12)?, expires: expiry(row, 13)?, says_online: int(row, 14)? == 1 };
     Ok(Entry {
         pubkey: key(row, 0)?,
         offers: Vec::new(),
-        is_online: beat.is_online(now),
+        is_online: heartbeat.is_online(now),
         last_seen: int(row, 1)?,
         figures: Figures {
             customers: int(row, 3)?,

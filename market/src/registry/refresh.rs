@@ -105,7 +105,7 @@ impl<C: SqlConn> Registry<C> {
         let found = figures(&jobs(provider, now, since, &evidence), now);
         let offers = apply::offers(&self.conn, provider, now)?;
         let msat = offers.iter().filter_map(|offer| offer.price.msat()).min();
-        let beat = query_one(
+        let heartbeat = query_one(
             &self.conn,
             "SELECT at FROM market_beats WHERE provider = ?",
             &one(*provider),
@@ -113,7 +113,7 @@ impl<C: SqlConn> Registry<C> {
         )?;
         let answers = evidence.iter().filter(|one| one.author == *provider).map(|one| one.at);
         let seen = answers
-            .chain(beat)
+            .chain(heartbeat)
             .chain(offers.iter().map(|offer| offer.updated_at))
             .map(|at| at.min(now))
             .max();

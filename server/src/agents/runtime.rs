@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 
 use relay_agent::api;
-use relay_agent::machine::{Agent, AgentState, BlobServer, DeletedAgent};
+use relay_agent::machine::{Agent, AgentState, BlobServer, RemovalRecord};
 use relay_agent::router::{AgentEntry, Router};
 use relay_agent::totals::Tally;
 use relay_engine::sql::StoreError;
@@ -73,7 +73,7 @@ impl AgentRuntime {
     ///
     /// # Errors
     /// If the router's store fails, or a file cannot be removed.
-    pub(super) fn remove(&self, deleted: &DeletedAgent) -> Result<(), StoreError> {
+    pub(super) fn remove(&self, deleted: &RemovalRecord) -> Result<(), StoreError> {
         let agent = deleted.pubkey();
         let is_kept = self.router().keep_removal_record(now(), deleted)?;
         if !is_kept {

@@ -123,7 +123,7 @@ impl Blossom {
             }
             Step::FindServers { authors } => Ok(Input::Servers(self.servers(&authors))),
             // Types are in the index.
-            Step::SetType { .. } => Ok(Input::Done),
+            Step::SetObjectType { .. } => Ok(Input::Done),
             Step::Process { bytes, mime } => self.media.process(bytes, mime).await.map(Input::Processed),
             Step::Respond(_) => Ok(Input::Done),
         };

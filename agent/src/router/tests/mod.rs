@@ -1,7 +1,7 @@
 //! Tests of the router: who gets what, rows, failures, crashes.
 
 mod crashes;
-mod deleted_agents;
+mod removal_records;
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Which agents there are: entries of the router as the agents' objects report them.
 
 use relay_agent::api;
-use relay_agent::machine::{AgentState, DeletedAgent};
+use relay_agent::machine::{AgentState, RemovalRecord};
 use relay_agent::router::{AgentEntry, Router};
 use relay_engine::sql::StoreError;
 use relay_engine::types::{Now, PubKey};
@@ -29,7 +29,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ///
     /// # Errors
     /// If the store fails, or agents are disabled.
-    pub fn remove_agent(&mut self, now: Now, deleted: &DeletedAgent) -> (Result<bool, String>, NextTick) {
+    pub fn remove_agent(&mut self, now: Now, deleted: &RemovalRecord) -> (Result<bool, String>, NextTick) {
         let Some(mut agents) = self.agents.take() else {
             return (Err("agents are disabled".into()), NextTick::None);
         };
@@ -48,7 +48,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     ///
     /// # Errors
     /// If the store fails.
-    pub fn removal_record_of(&self, agent: &PubKey) -> Result<Option<DeletedAgent>, String> {
+    pub fn removal_record_of(&self, agent: &PubKey) -> Result<Option<RemovalRecord>, String> {
         self.router()
             .map_or(Ok(None), |router| router.removal_record(agent))
             .map_err(|error| error.to_string())

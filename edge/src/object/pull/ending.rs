@@ -86,7 +86,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             Ended::Range if is_complete => {
                 peer.counters.comparisons += 1;
                 self.host.log(&format!("copying from {}: compared; {} events stored", peer.url, peer.stored));
-                peer.begin_anew(now.seconds().saturating_add(peer.every_s));
+                peer.begin_anew(now.seconds().saturating_add(peer.every_seconds));
                 self.end_pull(pulls, now, at);
             }
             Ended::Range if !is_at_its_end => self.next_range(pulls, now),
@@ -135,7 +135,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     /// The relay is asked no more for a long time.
     fn cut_off(&mut self, pulls: &mut Pulls, now: Now, at: usize, why: &str) {
         let Some(peer) = pulls.peers.get_mut(at) else { return };
-        let wait = peer.every_s.max(CUT_OFF_SECONDS);
+        let wait = peer.every_seconds.max(CUT_OFF_SECONDS);
         peer.begin_anew(now.seconds().saturating_add(wait));
         peer.counters.cut_offs += 1;
         self.host.log(&format!("copying from {}: cut off: {why}; again in {wait} s", peer.url));

@@ -6,7 +6,7 @@
 //! slice at a time. Events enter as clients' do, by [`Relay::publish_copy`](relay_engine::relay::Relay::publish_copy).
 //!
 //! When a slice ends, a row says how far the comparison is ([`position`]). If memory is lost before, the alarm repeats the
-//! slice; what it had stored is here already and is not fetched again. When all is compared, the next comparison begins `every_s`
+//! slice; what it had stored is here already and is not fetched again. When all is compared, the next comparison begins `every_seconds`
 //! later.
 //!
 //! | module | role |
@@ -74,7 +74,7 @@ struct Peer {
     plan: Arc<Plan>,
     /// Seconds for which its events are kept, if they are not for ever.
     retention: Option<u64>,
-    every_s: u64,
+    every_seconds: u64,
     position: Position,
     /// Between the slices of a comparison, while the object keeps its memory.
     progress: Option<Progress>,
@@ -94,7 +94,7 @@ impl Peer {
             url: settings.url.clone(),
             plan: Arc::new(plan),
             retention,
-            every_s: settings.every_s,
+            every_seconds: settings.every_seconds,
             position: Position { until, due: 0, failures: 0 },
             progress: None,
             refused: Refused::default(),

@@ -72,7 +72,7 @@ mod tests {
             ..StoreSettings::default()
         };
         let found = |filter: Value, retention| {
-            let peer = PeerSettings { url: "wss://peer.example".into(), filter, every_s: 60 };
+            let peer = PeerSettings { url: "wss://peer.example".into(), filter, every_seconds: 60 };
             let parts = parts(&peer, &store(retention));
             let names: BTreeSet<_> = parts.iter().map(|part| part.name.clone()).collect();
             assert_eq!(names.len(), parts.len(), "each has a row of its own");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use relay_agent::exchange::Answers;
 use relay_agent::executor::HttpRequest;
-use relay_agent::machine::{DeletedAgent, EffectId};
+use relay_agent::machine::{EffectId, RemovalRecord};
 use relay_engine::types::{Event, Filter, Now, PubKey};
 
 use super::super::js::{self, Storage};
@@ -21,7 +21,7 @@ pub(super) enum PendingEffect {
     Query(EffectId, Filter),
     StoreBlob(EffectId, PubKey, Bytes, &'static str),
     ReadBlob(EffectId, String, usize),
-    Remove(DeletedAgent),
+    Remove(RemovalRecord),
 }
 
 /// The runtime, as the agent uses it.
@@ -92,7 +92,7 @@ impl AgentHost for Runtime {
         self.push_effect(PendingEffect::ReadBlob(id, sha256.to_owned(), bytes_max));
     }
 
-    fn remove(&self, deleted: &DeletedAgent) {
+    fn remove(&self, deleted: &RemovalRecord) {
         self.push_effect(PendingEffect::Remove(deleted.clone()));
     }
 

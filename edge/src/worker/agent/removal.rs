@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use js_sys::futures::JsFuture;
-use relay_agent::machine::DeletedAgent;
+use relay_agent::machine::RemovalRecord;
 use relay_engine::types::PubKey;
 
 use super::super::js;
@@ -15,13 +15,13 @@ use crate::used_auth_events;
 impl Shared {
     /// Stores the removal record in the relay's object, and then deletes everything in this object, the alarm too.
     /// After an error, or if the object loses its memory before it is done, the agent's alarm repeats it.
-    pub(super) async fn remove(&self, deleted: &DeletedAgent) {
+    pub(super) async fn remove(&self, deleted: &RemovalRecord) {
         if let Err(message) = self.try_remove(deleted).await {
             worker::console_error!("a deleted agent could not be removed: {message}");
         }
     }
 
-    async fn try_remove(&self, deleted: &DeletedAgent) -> Result<(), String> {
+    async fn try_remove(&self, deleted: &RemovalRecord) -> Result<(), String> {
         // Whoever has read a signed request may send it again as long as it is accepted, also to an agent that is deployed again.
         let remembered = || {
             used_auth_events::remembered(&DurableSql::new(self.storage()?), now().seconds())
@@ -55,13 +55,13 @@ impl Shared {
     pub(super) async fn removal_record_of(
         self: &Rc<Self>,
         agent: &PubKey,
-    ) -> Result<Option<DeletedAgent>, String> {
+    ) -> Result<Option<RemovalRecord>, String> {
         // An object without an agent stays empty as long as nothing is deployed there.
         if self.has_agent()? && self.with(|agent| agent.agent().state().is_some())? {
             return Ok(None);
         }
         let kept = self.ask_relay(REMOVAL_PATH, agent.to_string().into_bytes()).await?;
-        let kept = (!kept.is_empty()).then(|| DeletedAgent::from_json(&kept));
+        let kept = (!kept.is_empty()).then(|| RemovalRecord::from_json(&kept));
         kept.transpose().map_err(|error| error.to_string())
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use relay_agent::api::{self, Follower, Reply, no_agent};
-use relay_agent::machine::DeletedAgent;
+use relay_agent::machine::RemovalRecord;
 use relay_engine::sql::StoreError;
 use relay_engine::types::EventId;
 use relay_site::nip98::{Nip98Error, SignerTrust};
@@ -113,7 +113,7 @@ impl Shared {
     /// Remembers what was used before the object was emptied, unless this request is among it.
     fn recall(
         &self,
-        deleted: &DeletedAgent,
+        deleted: &RemovalRecord,
         ask: &ApiRequest,
     ) -> std::result::Result<std::result::Result<(), Nip98Error>, String> {
         let is_same = |id: EventId| ask.signed.as_ref().is_some_and(|signed| signed.id == id.to_string());

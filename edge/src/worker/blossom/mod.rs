@@ -220,7 +220,7 @@ impl BlossomRequest<'_> {
             Step::Promote { from, to, mime, expires_at } => {
                 self.bodies.promote(&from, &to, &mime, expires_at).await.map(Input::Received)
             }
-            Step::SetType { sha256, mime } => {
+            Step::SetObjectType { sha256, mime } => {
                 self.bodies.set_type(&sha256, &mime).await.map(|()| Input::Done)
             }
             Step::Join { parts, receive } => self.bodies.join(&parts, &receive).await.map(Input::Received),

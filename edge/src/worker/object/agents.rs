@@ -10,7 +10,7 @@ use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
 use relay_agent::api::{self, no_agent};
 use relay_agent::identity::npub;
-use relay_agent::machine::{DeletedAgent, Published};
+use relay_agent::machine::{Published, RemovalRecord};
 use relay_engine::types::PubKey;
 use relay_site::HttpResponse;
 use worker::{Delay, Env, Error, Method, Request, RequestInit, Response, Result};
@@ -201,14 +201,14 @@ impl Shared {
                     let deleted = self.with(|object| (object.removal_record_of(&agent), NextTick::None));
                     match deleted.and_then(|deleted| deleted) {
                         Ok(deleted) => Response::from_bytes(
-                            deleted.as_ref().map(DeletedAgent::to_json).unwrap_or_default(),
+                            deleted.as_ref().map(RemovalRecord::to_json).unwrap_or_default(),
                         ),
                         Err(message) => Response::error(format!("{message}\n"), 503),
                     }
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
-            (Method::Post, STORE_REMOVAL_PATH) => match DeletedAgent::from_json(&body) {
+            (Method::Post, STORE_REMOVAL_PATH) => match RemovalRecord::from_json(&body) {
                 Ok(deleted) => {
                     let kept = self.with(|object| object.remove_agent(now(), &deleted));
                     match kept.and_then(|kept| kept) {

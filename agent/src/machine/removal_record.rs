@@ -11,7 +11,7 @@ use crate::store::{self, Batch};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeletedAgent {
+pub struct RemovalRecord {
     pubkey: PubKey,
     owner: PubKey,
     record: AgentRecord,
@@ -27,11 +27,11 @@ struct Stored {
     used: Vec<(Timestamp, String)>,
 }
 
-impl DeletedAgent {
+impl RemovalRecord {
     fn of(record: &AgentRecord) -> Option<Self> {
         let (pubkey, owner) = (record.pubkey.parse().ok()?, record.owner.parse().ok()?);
         let used = Vec::new();
-        (record.state == AgentState::Deleted).then(|| DeletedAgent {
+        (record.state == AgentState::Deleted).then(|| RemovalRecord {
             pubkey,
             owner,
             record: record.clone(),
@@ -64,10 +64,10 @@ impl DeletedAgent {
     #[must_use]
     pub fn with_used(self, used: impl IntoIterator<Item = (Timestamp, EventId)>) -> Self {
         let used = used.into_iter().map(|(created_at, id)| (created_at, id.to_string())).collect();
-        DeletedAgent { used, ..self }
+        RemovalRecord { used, ..self }
     }
 
-    /// The events of [`DeletedAgent::with_used`].
+    /// The events of [`RemovalRecord::with_used`].
     pub fn used(&self) -> impl Iterator<Item = (Timestamp, EventId)> {
         let id = |id: &str| EventId::from_hex(id.as_bytes()).ok();
         self.used.iter().filter_map(move |(created_at, text)| Some((*created_at, id(text)?)))
@@ -80,23 +80,23 @@ impl DeletedAgent {
         serde_json::to_vec(&stored).unwrap_or_default()
     }
 
-    /// Reads [`DeletedAgent::to_json`].
+    /// Reads [`RemovalRecord::to_json`].
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
     pub fn from_json(json: &[u8]) -> Result<Self, StoreError> {
         let Stored { record, used } = serde_json::from_slice(json)
             .map_err(|error| StoreError::Corrupt(format!("a removal record: {error}")))?;
-        let deleted = DeletedAgent::of(&record)
+        let deleted = RemovalRecord::of(&record)
             .ok_or_else(|| StoreError::Corrupt("not a removal record".to_owned()))?;
-        Ok(DeletedAgent { used, ..deleted })
+        Ok(RemovalRecord { used, ..deleted })
     }
 }
 
 impl<C: SqlConn> Agent<C> {
     /// Its removal record; `None` unless it is deleted.
-    pub fn removal_record(&self) -> Option<DeletedAgent> {
-        self.record.as_ref().and_then(DeletedAgent::of)
+    pub fn removal_record(&self) -> Option<RemovalRecord> {
+        self.record.as_ref().and_then(RemovalRecord::of)
     }
 
     /// Whether it is deleted, all its events are published, no invoice and no refund is open and no customer has credit. A host that keeps
@@ -115,7 +115,7 @@ impl<C: SqlConn> Agent<C> {
     ///
     /// # Errors
     /// If the store fails; then nothing has changed.
-    pub fn restore(&mut self, deleted: &DeletedAgent) -> Result<(), StoreError> {
+    pub fn restore(&mut self, deleted: &RemovalRecord) -> Result<(), StoreError> {
         if self.record.is_some() {
             return Ok(());
         }

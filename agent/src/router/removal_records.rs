@@ -4,7 +4,7 @@ use relay_engine::sql::{SqlConn, SqlValue, StoreError};
 use relay_engine::types::PubKey;
 
 use super::columns;
-use crate::machine::DeletedAgent;
+use crate::machine::RemovalRecord;
 
 /// The table and its column have the name that deleted agents once had.
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS agent_router_tombstone (pubkey BLOB PRIMARY KEY, \
@@ -17,16 +17,16 @@ pub(super) fn create(conn: &impl SqlConn) -> Result<(), StoreError> {
     conn.exec(CREATE, &[])
 }
 
-pub(super) fn get(conn: &impl SqlConn, agent: &PubKey) -> Result<Option<DeletedAgent>, StoreError> {
+pub(super) fn get(conn: &impl SqlConn, agent: &PubKey) -> Result<Option<RemovalRecord>, StoreError> {
     let mut found = None;
     conn.query(GET, &[SqlValue::Blob(&agent.0)], &mut |row| {
-        found = Some(DeletedAgent::from_json(columns::blob(row, 0)?)?);
+        found = Some(RemovalRecord::from_json(columns::blob(row, 0)?)?);
         Ok(())
     })?;
     Ok(found)
 }
 
-pub(super) fn put(conn: &impl SqlConn, record: &DeletedAgent) -> Result<(), StoreError> {
+pub(super) fn put(conn: &impl SqlConn, record: &RemovalRecord) -> Result<(), StoreError> {
     let json = record.to_json();
     conn.exec(PUT, &[SqlValue::Blob(&record.pubkey().0), SqlValue::Blob(&json)])
 }

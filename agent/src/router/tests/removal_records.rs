@@ -1,12 +1,12 @@
 //! What is kept of agents that are gone.
 
 use super::*;
-use crate::machine::DeletedAgent;
+use crate::machine::RemovalRecord;
 
-fn record(number: u64, version: u32) -> DeletedAgent {
+fn record(number: u64, version: u32) -> RemovalRecord {
     let stored = json!({"state": "deleted", "version": 0, "last_version": version, "pubkey": pubkey(number).to_string(),
         "owner": pubkey(99).to_string(), "deployed_at": NOW, "announcement": null, "announced_at": NOW});
-    DeletedAgent::from_json(stored.to_string().as_bytes()).unwrap()
+    RemovalRecord::from_json(stored.to_string().as_bytes()).unwrap()
 }
 
 fn with_version(number: u64, version: u32, state: AgentState) -> AgentEntry {

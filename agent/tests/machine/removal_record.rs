@@ -1,6 +1,6 @@
 //! What is kept of a deleted agent when its database is removed.
 
-use relay_agent::machine::{Agent, AgentState, DeletedAgent, Published};
+use relay_agent::machine::{Agent, AgentState, Published, RemovalRecord};
 use relay_agent::nip90;
 use relay_agent::testing::{Customer, Sqlite};
 use serde_json::json;
@@ -47,7 +47,7 @@ fn an_agent_goes_on_from_its_removal_record() {
     assert_eq!((deleted.pubkey(), deleted.owner()), (world.pubkey(), owner()));
     assert_eq!(deleted.last_version(), 2);
 
-    let kept = DeletedAgent::from_json(&deleted.to_json()).unwrap();
+    let kept = RemovalRecord::from_json(&deleted.to_json()).unwrap();
     assert_eq!(kept, deleted);
     let sqlite = Sqlite::new();
     let mut agent = Agent::open(world.now, sqlite.clone(), context(7)).unwrap();
@@ -78,6 +78,6 @@ fn only_a_deleted_agents_record_is_a_removal_record() {
     for wrong in
         [json.replace("\"deleted\"", "\"active\""), json.replace(&owner().to_string(), "x"), "{}".into()]
     {
-        assert!(DeletedAgent::from_json(wrong.as_bytes()).is_err(), "{wrong}");
+        assert!(RemovalRecord::from_json(wrong.as_bytes()).is_err(), "{wrong}");
     }
 }
