@@ -89,7 +89,8 @@ impl Simulation {
             let job = self.world.agent.job(&request.id).unwrap().expect("a job");
             assert!(job.state.is_final(), "seed {seed}: {:?}", job.state);
             let answers = self.world.host.answers_to(&request.id);
-            assert!(answers.is_sorted_by(|(_, a), (_, b)| a.created_at < b.created_at), "seed {seed}");
+            let times: Vec<_> = answers.iter().map(|(status, event)| (status, event.created_at)).collect();
+            assert!(times.is_sorted_by(|(_, a), (_, b)| a < b), "seed {seed}: {:?} {times:?}", job.state);
             let count = |wanted: &str| answers.iter().filter(|(status, _)| status == wanted).count();
             match job.state {
                 JobState::Done => {
