@@ -65,6 +65,8 @@ struct Simulation {
     effects: Vec<Effect>,
     calls: Vec<(EffectId, HttpRequest)>,
     exchanges: Vec<(EffectId, Vec<Event>)>,
+    /// Events that the relay has refused: it does so each time.
+    refused: Vec<EventId>,
     /// Answers of the wallet that are on their way.
     answers: Vec<(EffectId, Event)>,
     /// Payment hashes of invoices about which the wallet has claimed without a preimage that they are paid.
@@ -94,6 +96,7 @@ impl Simulation {
             effects: Vec::new(),
             calls: Vec::new(),
             exchanges: Vec::new(),
+            refused: Vec::new(),
             answers: Vec::new(),
             claimed: Vec::new(),
             is_full: false,
@@ -177,10 +180,14 @@ impl Simulation {
                 self.world.host.outcomes.clear();
                 for event in &events {
                     let is_known = self.world.host.stored.iter().any(|known| known.id == event.id);
+                    let is_refused = self.refused.contains(&event.id);
                     let outcome = match self.rng.below(30) {
                         0..=2 => Published::Failed("busy".to_owned()),
                         // Not what it has taken already.
-                        3 if !is_known => Published::Refused("blocked: no".to_owned()),
+                        roll if is_refused || roll == 3 && !is_known => {
+                            self.refused.push(event.id);
+                            Published::Refused("blocked: no".to_owned())
+                        }
                         _ => Published::Accepted,
                     };
                     self.world.host.outcomes.push_back(outcome);
