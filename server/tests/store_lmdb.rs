@@ -327,9 +327,9 @@ fn another_version_and_another_programs_database_are_refused_unchanged() {
     let folder = tempfile::tempdir().expect("folder");
     let newer = folder.path().join("newer");
     drop(open(&newer));
-    put_number(&newer, "meta", "schema", 3);
+    put_number(&newer, "meta", "schema", 4);
     let error = LmdbBackend::open(&newer, &options).expect_err("newer");
-    assert!(matches!(error, OpenError::Schema { found: 3, known: 2, .. }), "{error}");
+    assert!(matches!(error, OpenError::Schema { found: 4, known: 3, .. }), "{error}");
 
     let other = folder.path().join("other");
     fs::create_dir(&other).expect("folder");
