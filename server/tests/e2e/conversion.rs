@@ -58,9 +58,8 @@ fn check_refused(output: &Output, code: i32, words: &str) {
 #[test]
 fn a_database_is_converted_and_converted_back() {
     let folder = Folder::new();
-    let notes: Vec<Signed> = (0..500)
-        .map(|n| event(&key(1 + n % 3)).at(1_000 + n).content(n.to_string()).sign())
-        .collect();
+    let notes: Vec<Signed> =
+        (0..500).map(|n| event(&key(1 + n % 3)).at(1_000 + n).content(n.to_string()).sign()).collect();
     let deletion = event(&key(1)).kind(5).at(5_000).tag(["e", &notes[0].id]).sign();
     let vanished = event(&key(3)).kind(62).at(5_000).tag(["relay", "ALL_RELAYS"]).sign();
     folder.import(&notes);
