@@ -367,6 +367,14 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
+    /// Whether the database can be read as far as the job of a result goes.
+    fn can_read_job_of(&self, event: &Event) -> bool {
+        let job = job_of(event).filter(|_| nip90::is_result(event.kind));
+        job.is_none_or(|job| {
+            self.batch.job_by_id(&job).is_some() || store::job_by_id(&self.conn, &job).is_ok()
+        })
+    }
+
     /// What the relay says to what is being published.
     pub(super) fn published(&mut self, now: Now, outcomes: &[Published]) {
         let entries = std::mem::take(&mut self.outbox.in_flight);
@@ -385,6 +393,8 @@ impl<C: SqlConn> Agent<C> {
                         results.push(event);
                     }
                     Some(Published::Accepted) => {}
+                    // It is told again: what it means for the job, and for the money, cannot be written down now.
+                    Some(Published::Refused(_)) if !self.can_read_job_of(&event) => failed.push(event),
                     Some(Published::Refused(reason)) => refused.push((event, reason)),
                     Some(Published::Failed(reason))
                         if event.created_at > now.seconds().saturating_add(AHEAD_SECONDS_MAX) =>

@@ -500,6 +500,13 @@ fn whatever_fails_what_was_paid_is_delivered_or_credit() {
     assert!(paid > delivered * PRICE + refunded && refunded > 2 * PRICE, "{paid} {refunded}");
 }
 
+/// Regression: the relay refused a result at a moment when the database could not be read, and that was forgotten: the job counted as done, and
+/// its customer's money was kept.
+#[test]
+fn a_refusal_of_a_result_outlives_a_database_that_cannot_be_read() {
+    run(1_367..=1_367);
+}
+
 #[test]
 #[ignore = "takes long"]
 fn whatever_fails_from_ten_thousand_seeds() {
