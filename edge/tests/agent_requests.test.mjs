@@ -1,7 +1,7 @@
 // The agents' API, request by request, on both hosts: agent/tests/api_requests.json says what is sent and what comes back.
 //
 // A step is a request (`method`, `path`, `body`, signed by the key that `by` names), a job, or a log that is followed while other
-// steps are taken. `answer` has what the JSON must have at least: arrays as long as given, `null` for what must not be there. In texts
+// steps are taken. `order` is a job request as a body, signed by the key that it names. `answer` has what the JSON must have at least: arrays as long as given, `null` for what must not be there. In texts
 // `{name}` is what a step before kept `as` that name (an agent's npub, a job's id), `{key name}` a public key.
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
@@ -12,11 +12,11 @@ import { startEdge } from './host.mjs'
 import { startServer } from './server.mjs'
 
 const STEPS = JSON.parse(read('../../agent/tests/api_requests.json'))
-const ROLES = ['admin', 'deployer', 'other deployer', 'operator', 'customer', 'stranger']
+const ROLES = ['admin', 'deployer', 'other deployer', 'operator', 'customer', 'stranger', 'denied']
 const keys = Object.fromEntries(ROLES.map(role => [role, generateSecretKey()]))
 const MASTER_SECRET = '0b'.repeat(32)
 const config = {
-  policy: { admin_pubkeys: [getPublicKey(keys.admin)] },
+  policy: { admin_pubkeys: [getPublicKey(keys.admin)], deny_pubkeys: [getPublicKey(keys.denied)] },
   agents: { agents_max: 3, deploy_pubkeys: ['deployer', 'other deployer'].map(role => getPublicKey(keys[role])) },
 }
 
@@ -43,7 +43,13 @@ class Run {
     return JSON.parse(text)
   }
 
-  body({ body, pad = 0 }) {
+  /** A job request for an agent. */
+  jobRequest({ by, to, kind, text }) {
+    return sign({ kind, tags: [['p', this.agents[to].pubkey], ['i', text, 'text']], content: '' }, keys[by])
+  }
+
+  body({ body, order, pad = 0 }) {
+    if (order) return JSON.stringify(this.jobRequest(order))
     if (body === undefined) return undefined
     const kept = typeof body === 'string' && body.match(/^\{kept (.*)\}$/)
     if (kept) return this.documents[kept[1]]
@@ -80,8 +86,8 @@ class Run {
     if (step.keep) this.documents[step.keep] = text
   }
 
-  async job({ by, job: { to, kind, text }, as, answers }) {
-    const event = sign({ kind, tags: [['p', this.agents[to].pubkey], ['i', text, 'text']], content: '' }, keys[by])
+  async job({ by, job, as, answers }) {
+    const event = this.jobRequest({ by, ...job })
     assert.deepEqual(await ask(this.client, event), answers)
     if (as) this.kept[as] = event.id
   }

@@ -82,6 +82,17 @@ impl RelayHandle {
         self.send(event).await.map_err(|_| Stopped)
     }
 
+    /// Publishes an event that somebody else has signed: it is admitted like one of a client that has not authenticated; see
+    /// [`Relay::publish_copy`](relay_engine::relay::Relay::publish_copy).
+    ///
+    /// # Errors
+    /// As [`RelayHandle::publish`].
+    pub(crate) async fn publish_copy(&self, event: Event) -> Result<PublishOutcome, Stopped> {
+        let (sender, outcome) = oneshot::channel();
+        self.first_shard(Inbound::PublishCopy(event, sender));
+        outcome.await.map_err(|_| Stopped)
+    }
+
     /// Publishes an event, behind those that were sent before it. The outcome comes later, or, if the relay stops first, never.
     pub(crate) fn send(&self, event: Event) -> oneshot::Receiver<PublishOutcome> {
         let (sender, outcome) = oneshot::channel();

@@ -43,6 +43,8 @@ pub(crate) enum Inbound {
     Snapshot(oneshot::Sender<ShardSnapshot>),
     /// An event that the host itself publishes.
     Publish(Event, oneshot::Sender<PublishOutcome>),
+    /// An event that somebody else has signed, and that the host passes on.
+    PublishCopy(Event, oneshot::Sender<PublishOutcome>),
     /// A consumer wants a stream.
     OpenStream {
         /// What it wants.

@@ -26,7 +26,7 @@ pub struct AgentSettings {
     /// Most agents.
     pub agents_max: usize,
     /// Jobs that an address may order over HTTP in a minute (`POST /agent/{npub}/jobs`). Orders are published by keys that the relay makes,
-    /// whatever `policy` says of the authors of events; agents' own `access` holds. 0: nobody may.
+    /// on the server whatever `policy` says of the authors of events; agents' own `access` holds. 0: nobody may.
     pub http_jobs_per_minute_max: u32,
 }
 

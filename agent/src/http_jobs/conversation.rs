@@ -99,10 +99,7 @@ impl Conversation {
                 stored.push(event);
                 Step::Nothing
             }
-            None if event.kind == KIND_FEEDBACK => {
-                Step::Progress(Progress::of(&self.token, None, std::slice::from_ref(&event)))
-            }
-            None => Step::Progress(Progress::of(&self.token, Some(&event), &[])),
+            None => Step::Progress(Progress::of_event(&self.token, &event)),
         }
     }
 }

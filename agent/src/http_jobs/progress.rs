@@ -88,6 +88,14 @@ impl Progress {
         }
     }
 
+    /// From one event, the result or feedback.
+    pub fn of_event(token: &Token, event: &Event) -> Self {
+        match event.kind {
+            KIND_FEEDBACK => Progress::of(token, None, std::slice::from_ref(event)),
+            _ => Progress::of(token, Some(event), &[]),
+        }
+    }
+
     /// Whether nothing comes after it unless the buyer does something.
     pub fn is_final(&self) -> bool {
         !matches!(self, Progress::Working { .. })

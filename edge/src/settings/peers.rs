@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// Seconds between comparisons: of a million events one takes some minutes.
-const EVERY_S_MIN: u64 = 60;
-const EVERY_S_MAX: u64 = 366 * 86_400;
+const EVERY_SECONDS_MIN: u64 = 60;
+const EVERY_SECONDS_MAX: u64 = 366 * 86_400;
 
 /// Other relays that events are copied from.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -67,8 +67,11 @@ impl PeerSettings {
         }
         self.scope().map_err(|why| ("filter", why))?;
         match self.every_seconds {
-            EVERY_S_MIN..=EVERY_S_MAX => Ok(()),
-            other => Err(("every_seconds", format!("{other} is not from {EVERY_S_MIN} to {EVERY_S_MAX}"))),
+            EVERY_SECONDS_MIN..=EVERY_SECONDS_MAX => Ok(()),
+            other => Err((
+                "every_seconds",
+                format!("{other} is not from {EVERY_SECONDS_MIN} to {EVERY_SECONDS_MAX}"),
+            )),
         }
     }
 }

@@ -102,15 +102,16 @@ impl Agents {
             Authorization::None => {
                 let body = Body::parse(&request.body, &agent)?;
                 jobs.limiter().take(request.address, jobs.per_minute_max, seconds)?;
-                let event = match body {
-                    Body::Signed(event) => event,
+                let handle = &runtime.handle;
+                let (kind, request, outcome) = match body {
+                    Body::Signed(event) => (event.kind, event.id, handle.publish_copy(event).await),
                     Body::Order(order) => {
                         let nonce = random().map_err(|error| HttpResponse::error(503, &error.to_string()))?;
-                        secret.buyer(&agent, &nonce)?.sign(&order.draft(&agent, seconds))
+                        let event = secret.buyer(&agent, &nonce)?.sign(&order.draft(&agent, seconds));
+                        (event.kind, event.id, handle.publish(event).await)
                     }
                 };
-                let (kind, request) = (event.kind, event.id);
-                publish(&runtime.handle, event).await?;
+                accepted(outcome)?;
                 Token { kind, created_at: seconds, request, payment_hash: None }
             }
         };
@@ -118,8 +119,9 @@ impl Agents {
     }
 }
 
-async fn publish(handle: &RelayHandle, event: Event) -> Result<(), HttpResponse> {
-    match handle.publish(event).await.map_err(|_: Stopped| stopping())? {
+/// Whether the relay has taken a request.
+fn accepted(outcome: Result<PublishOutcome, Stopped>) -> Result<(), HttpResponse> {
+    match outcome.map_err(|_| stopping())? {
         outcome if outcome.is_accepted() => Ok(()),
         PublishOutcome::Forged(message) | PublishOutcome::Refused(message) => {
             Err(HttpResponse::error(400, &message))
@@ -180,11 +182,7 @@ impl Watch {
             if !self.seen.insert(event.id) {
                 continue;
             }
-            let is_result = event.kind != relay_agent::nip90::KIND_FEEDBACK;
-            return Some(match is_result {
-                true => Progress::of(&self.token, Some(&event), &[]),
-                false => Progress::of(&self.token, None, std::slice::from_ref(&event)),
-            });
+            return Some(Progress::of_event(&self.token, &event));
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn run(args: &ConvertArgs, settings: &Settings) -> Result<(), Failure
         };
     }
     if let Some(engine) = completed {
-        return exchange(&place, engine);
+        return swap(&place, engine);
     }
     let from = args.to.other();
     match Engine::of(data) {
@@ -106,11 +106,11 @@ pub(super) fn run(args: &ConvertArgs, settings: &Settings) -> Result<(), Failure
         "{} events and {} tombstones are the same in both databases",
         summary.events, summary.tombstones
     );
-    exchange(&place, args.to)
+    swap(&place, args.to)
 }
 
-fn exchange(place: &Place, engine: Engine) -> Result<(), Failure> {
-    place.exchange(engine)?;
+fn swap(place: &Place, engine: Engine) -> Result<(), Failure> {
+    place.swap(engine)?;
     eprintln!(
         "the folder has a database of {} now; remove {} when you do not want to go back",
         engine.name(),

@@ -125,7 +125,7 @@ impl Place {
     }
 
     /// Moves the old database, which no process has open, away, and the new one, which is complete, to its place.
-    pub(crate) fn exchange(&self, new: Engine) -> io::Result<()> {
+    pub(crate) fn swap(&self, new: Engine) -> io::Result<()> {
         match fs::create_dir(self.before()) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}

@@ -124,7 +124,7 @@ fn another_stores_copy_is_not_gone_on_with() {
 
 /// The databases change places by renames, of which any may be the last one before the process is killed.
 #[test]
-fn an_exchange_that_was_cut_off_is_ended_by_the_next() {
+fn a_swap_that_was_cut_off_is_ended_by_the_next() {
     let old = ["data.mdb", "lock.mdb"];
     let new = ["LOCK", "READERS", "log-00000001", "log-00000002-1", "manifest-00000007", "pages-00000000"];
     let files: Vec<_> = old.iter().chain(&new).collect();
@@ -149,7 +149,7 @@ fn an_exchange_that_was_cut_off_is_ended_by_the_next() {
         }
         assert!(place.is_begun());
         assert_eq!(place.completed().unwrap(), Some(Engine::Log));
-        place.exchange(Engine::Log).unwrap();
+        place.swap(Engine::Log).unwrap();
         assert!(!place.is_begun() && place.completed().unwrap().is_none());
         assert_eq!(Engine::of(data), Some(Engine::Log), "{moved} moved");
         new.iter().for_each(|name| assert!(data.join(name).is_file(), "{name}, {moved} moved"));

@@ -115,6 +115,7 @@ fn handle_inbound<B: Backend + 'static>(shard: &Rc<Shard<B>>, now: Now, inbound:
         Inbound::Live(live) => shard.relay.borrow_mut().handle_live(now, &live),
         Inbound::Snapshot(sender) => drop(sender.send(shard.snapshot())),
         Inbound::Publish(event, sender) => shard.publish(now, &event, sender),
+        Inbound::PublishCopy(event, sender) => shard.publish_copy(now, &event, sender),
         Inbound::OpenStream { filters, after, sender, opened } => {
             let _ = opened.send(shard.open_stream(&filters, after, sender));
         }
@@ -164,6 +165,9 @@ impl<B: Backend> Shard<B> {
                     }
                 }
             }
+        }
+        while let Some((ticket, outcome)) = relay.poll_copied() {
+            self.notify_publisher(ticket, outcome);
         }
         self.forward_ephemeral(ephemeral);
     }

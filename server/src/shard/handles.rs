@@ -33,6 +33,11 @@ impl<B: Backend> Shard<B> {
         self.handles.published.borrow_mut().insert(ticket, sender);
     }
 
+    pub(super) fn publish_copy(&self, now: Now, event: &Event, sender: oneshot::Sender<PublishOutcome>) {
+        let ticket = self.relay.borrow_mut().publish_copy(now, event);
+        self.handles.published.borrow_mut().insert(ticket, sender);
+    }
+
     pub(super) fn notify_publisher(&self, ticket: Ticket, outcome: PublishOutcome) {
         if let Some(sender) = self.handles.published.borrow_mut().remove(&ticket) {
             // The caller may be gone.
