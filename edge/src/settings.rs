@@ -25,6 +25,7 @@ use relay_engine::wire::parse_filter;
 use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
 use relay_site::{
     AgentSettings, BlossomSettings, Info, LimitsDef, MarketSettings, Networks, PolicyDef, RelayDescription,
+    admission,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -376,6 +377,9 @@ impl Settings {
         #[cfg(feature = "libsecp256k1")]
         relay_agent::fetch::PrivateHosts::parse(&self.agents.allow_private_hosts)
             .map_err(|message| format!("agents.allow_private_hosts: {message}"))?;
+        admission::check(&self.policy, &self.info, self.has_agents())
+            .map_err(|(name, message)| format!("{name}: {message}"))?;
+        admission::fill_payments_url(&mut self.policy, self.url.as_deref());
         self.network.exempt().map_err(|message| format!("network.exempt_addresses: {message}"))?;
         let limits = &mut self.limits;
         if limits.limit_default > limits.limit_max {

@@ -12,7 +12,7 @@ use relay_engine::relay::{self, CommitReply, LiveEvent, PublishOutcome};
 use relay_engine::store::{Seq, Stats, StoreError};
 use relay_engine::types::{Event, Filter, Now};
 use relay_engine::verify::Verifier;
-use relay_site::{AdminAuth, FEATURES, Networks, RelayDescription, Route, Table};
+use relay_site::{AdminAuth, FEATURES, Networks, Route, Table};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc as channel, oneshot};
 
@@ -210,15 +210,7 @@ impl ServerState {
             // Frames are written many at a time.
             frame_cost: 0,
         };
-        let relay = RelayDescription {
-            info: &settings.info,
-            limits: &settings.limits,
-            policy: &settings.policy,
-            url: settings.url.as_deref(),
-            has_agents: settings.has_agents(),
-            has_market: settings.has_market(),
-            blossom: settings.has_blossom().then_some(&settings.blossom),
-        };
+        let relay = settings.description();
         let documents = Documents {
             information: relay.information().into(),
             page: relay.page(&format!("ws://{}", settings.listen)).into(),

@@ -5,7 +5,7 @@
 
 use crate::nip11::RelayDescription;
 use crate::route::Endpoint;
-use crate::{agents, blossom, market, relay};
+use crate::{admission, agents, blossom, market, relay};
 
 /// A feature of both hosts.
 #[derive(Debug)]
@@ -21,4 +21,5 @@ pub struct Feature {
 }
 
 /// All features, in the order of their sections on the web page.
-pub const FEATURES: &[Feature] = &[agents::FEATURE, market::FEATURE, blossom::FEATURE, relay::FEATURE];
+pub const FEATURES: &[Feature] =
+    &[admission::FEATURE, agents::FEATURE, market::FEATURE, blossom::FEATURE, relay::FEATURE];

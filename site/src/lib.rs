@@ -13,6 +13,8 @@
 //! | [`blossom`] | the endpoints of Blossom |
 //! | [`market`] | the endpoints of the market |
 //! | [`admin_auth`] | authorization of the administrators' endpoints |
+//! | [`admission`] | the admission fee: the page on which it is paid |
+//! | [`invoice_code`] | invoices as QR codes |
 //! | [`page`] | the web page |
 //! | [`metrics`] | names and help texts of Prometheus metrics |
 //! | [`networks`] | networks in settings, and the limit of connections by client address |
@@ -21,12 +23,14 @@
 //! Pure: nothing here reads a file, an environment variable or a clock.
 
 pub mod admin_auth;
+pub mod admission;
 pub mod agents;
 pub mod authorization;
 pub mod blossom;
 pub mod feature;
 pub mod http_response;
 mod info;
+pub mod invoice_code;
 pub mod market;
 pub mod metrics;
 pub mod networks;

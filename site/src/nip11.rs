@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use relay_engine::policy::Policy;
+use relay_engine::policy::{Admission, Policy};
 use relay_engine::types::{Limits, SubId};
 
+use crate::admission::paid_admission;
 use crate::{BlossomSettings, FEATURES, Info, page};
 
 /// The settings that the NIP-11 document and the web page describe.
@@ -54,9 +55,11 @@ fn information(relay: &RelayDescription<'_>) -> String {
     };
     put("name", json!(info.name));
     put("description", json!(info.description));
+    let of_admission = || policy.admission.as_ref().map(|admission| admission.pubkey.to_string());
+    let own_pubkey = info.own_pubkey.clone().or_else(of_admission);
     for (name, value) in [
         ("pubkey", &info.pubkey),
-        ("self", &info.own_pubkey),
+        ("self", &own_pubkey),
         ("contact", &info.contact),
         ("icon", &info.icon.clone().or_else(|| url.and_then(own_icon))),
         ("banner", &info.banner),
@@ -71,9 +74,17 @@ fn information(relay: &RelayDescription<'_>) -> String {
     put("negentropy", json!(1));
     put("software", json!(env!("CARGO_PKG_REPOSITORY")));
     put("version", json!(env!("CARGO_PKG_VERSION")));
+    let fee = paid_admission(policy);
+    if let Some(Admission { msat, payments_url, .. }) = fee {
+        put("fees", json!({ "admission": [{ "amount": msat, "unit": "msats" }] }));
+        if let Some(url) = payments_url {
+            put("payments_url", json!(url));
+        }
+    }
     let restricted = limits.pow_bits_min > 0
         || policy.auth_required
         || policy.allow_pubkeys.is_some()
+        || policy.admission.is_some()
         || policy.allow_kinds.is_some();
     let mut limitation = json!({
         "max_message_length": limits.message_bytes_max,
@@ -86,7 +97,7 @@ fn information(relay: &RelayDescription<'_>) -> String {
         "max_content_length": limits.content_chars_max,
         "min_pow_difficulty": limits.pow_bits_min,
         "auth_required": policy.auth_required,
-        "payment_required": false,
+        "payment_required": fee.is_some(),
         "restricted_writes": restricted,
         "created_at_upper_limit": limits.created_at_ahead_seconds_max,
     });
@@ -99,10 +110,15 @@ fn information(relay: &RelayDescription<'_>) -> String {
 
 /// URL of the built-in icon, for a relay with this public URL.
 fn own_icon(url: &str) -> Option<String> {
+    own_page(url, "icon.svg")
+}
+
+/// URL of a page of the relay with this public URL.
+pub(crate) fn own_page(url: &str, name: &str) -> Option<String> {
     let (scheme, rest) = url.trim().split_once("://")?;
     let scheme = if scheme.eq_ignore_ascii_case("wss") { "https" } else { "http" };
     let base = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
-    Some(format!("{scheme}://{base}/icon.svg"))
+    Some(format!("{scheme}://{base}/{name}"))
 }
 
 #[cfg(test)]

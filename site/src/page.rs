@@ -1,5 +1,8 @@
 //! The web page and the relay's icon; style sheet and helpers of the pages of agents and of Blossom.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use sha2::{Digest as _, Sha256};
+
 use crate::feature::FEATURES;
 use crate::nip11::RelayDescription;
 
@@ -8,6 +11,25 @@ const TEMPLATE: &str = include_str!("page.html");
 
 /// The style sheet of all pages: light and dark, for phones too.
 pub const STYLE: &str = include_str!("style.css");
+
+/// Rules for forms, and for [`PAYMENT_SECTION`], beside [`STYLE`].
+pub const FORM_STYLE: &str = include_str!("form.css");
+
+/// The part of a page that says what happens and asks for payments, as HTML; [`PAYMENT_SCRIPT`] fills it.
+pub const PAYMENT_SECTION: &str = include_str!("pay.html");
+
+/// What scripts begin with that ask for payments: `at(id)`, `say(text, isError)`, `showInvoice(invoice, msat, onPaid)`.
+pub const PAYMENT_SCRIPT: &str = include_str!("pay.js");
+
+/// What a page may load and do (`Content-Security-Policy`) that has this script: its style sheet, pictures and requests of this relay, and the
+/// script, by its hash.
+pub fn script_policy(script: &str) -> String {
+    let hash = BASE64_STANDARD.encode(Sha256::digest(script));
+    format!(
+        "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
+         script-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
 
 /// The script of the page: it shows the address at which the page was asked for.
 const SCRIPT: &str = include_str!("page.js");
@@ -114,10 +136,8 @@ pub fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use base64::prelude::{BASE64_STANDARD, Engine as _};
     use relay_engine::policy::Policy;
     use relay_engine::types::Limits;
-    use sha2::{Digest as _, Sha256};
 
     use super::*;
     use crate::Info;

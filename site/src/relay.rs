@@ -38,6 +38,7 @@ const ENDPOINTS: &[Endpoint] = &[
     Endpoint { path: "/icon.svg", route: Route::Icon, any_origin: true, ..READ },
     // Browsers request the icon under this name too.
     Endpoint { path: "/favicon.ico", route: Route::Icon, any_origin: true, ..READ },
+    Endpoint { path: "/invoice.svg", route: Route::InvoiceCode, ..READ },
     Endpoint { path: "/health", route: Route::Health, ..READ },
     Endpoint { path: "/relay/config.json", route: Route::Config, ..READ },
     Endpoint { path: "/metrics", route: Route::Metrics, ..READ },

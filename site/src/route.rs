@@ -29,6 +29,10 @@ pub enum Route {
     Metrics,
     /// The effective configuration, for administrators.
     Config,
+    /// The page on which the admission fee is paid.
+    Join,
+    /// An invoice as a QR code.
+    InvoiceCode,
     /// An endpoint of the agents.
     Agents(AgentRoute),
     /// An endpoint of the market.

@@ -1,7 +1,7 @@
 //! The engine's limits and policy as settings, for every format of serde. The engine has no serialisation, so the fields are
 //! repeated here; a missing field or another type does not compile.
 
-use relay_engine::policy::Policy;
+use relay_engine::policy::{Admission, Policy};
 use relay_engine::types::{Kind, Limits, PubKey, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
@@ -75,6 +75,8 @@ pub struct PolicyDef {
     admin_pubkeys: Vec<PubKey>,
     #[serde(with = "some_pubkeys", skip_serializing_if = "Option::is_none")]
     allow_pubkeys: Option<Vec<PubKey>>,
+    #[serde(with = "admission", skip_serializing_if = "Option::is_none")]
+    admission: Option<Admission>,
     #[serde(with = "pubkeys")]
     deny_pubkeys: Vec<PubKey>,
     allow_kinds: Option<Vec<Kind>>,
@@ -124,6 +126,46 @@ mod some_pubkeys {
         deserializer: D,
     ) -> Result<Option<Vec<PubKey>>, D::Error> {
         pubkeys::deserialize(deserializer).map(Some)
+    }
+}
+
+/// [`Admission`], if there is one.
+mod admission {
+    use super::*;
+
+    /// As it is written.
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Fields {
+        pubkey: String,
+        #[serde(default)]
+        msat: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        payments_url: Option<String>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        admission: &Option<Admission>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let fields = admission.as_ref().map(|Admission { pubkey, msat, payments_url }| Fields {
+            pubkey: pubkey.to_string(),
+            msat: *msat,
+            payments_url: payments_url.clone(),
+        });
+        fields.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Admission>, D::Error> {
+        let Some(Fields { pubkey, msat, payments_url }) = Option::deserialize(deserializer)? else {
+            return Ok(None);
+        };
+        let key = PubKey::from_hex(pubkey.as_bytes()).map_err(|error| {
+            de::Error::custom(format!("public key `{pubkey}`: {error}; expected 64 lowercase hex digits"))
+        })?;
+        Ok(Some(Admission { pubkey: key, msat, payments_url }))
     }
 }
 

@@ -99,6 +99,10 @@ async fn fetch(mut request: Request, env: Env, context: Context) -> Result<Respo
         Ok(Route::Information) => HttpResponse::information(settings.description().information()),
         Ok(Route::Page) => HttpResponse::page(settings.description().page(&address(&request))),
         Ok(Route::Icon) => HttpResponse::icon(),
+        Ok(Route::Join) => relay_site::admission::respond(&settings.description()),
+        Ok(Route::InvoiceCode) => {
+            relay_site::invoice_code::respond(request.url()?.query().unwrap_or_default())
+        }
         Ok(Route::Health) => health(&env, &settings).await,
         Ok(Route::Agents(_) | Route::Blossom(_) | Route::Market(_)) => HttpResponse::error(404, "not found"),
         Ok(route @ (Route::Metrics | Route::Config)) => {

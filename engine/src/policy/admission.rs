@@ -31,6 +31,8 @@ pub enum AdmissionError {
     DeniedAuthor,
     /// There is an `allow_pubkeys`, and the author is not in it.
     AuthorNotAllowed,
+    /// The relay takes events of members (NIP-43), and the author is none.
+    NotAMember { payments_url: Option<String> },
     /// NIP-13: the id has too few leading zero bits.
     ProofOfWork { bits: u32, min: u32 },
     /// NIP-13: the `nonce` tag commits to less.
@@ -71,6 +73,8 @@ pub struct Candidate<'a> {
     pub content_chars: usize,
     /// Bytes of its JSON.
     pub json_bytes: usize,
+    /// What [`Admission::admits`](super::Admission::admits) says. Of no meaning for the host's own events and without an admission.
+    pub is_of_member: bool,
 }
 
 /// The publisher of an event.
@@ -167,10 +171,15 @@ fn admit_kind_and_author(event: &Candidate<'_>, policy: &Policy) -> Result<(), A
     if policy.deny_pubkeys.contains(&event.pubkey) {
         return Err(AdmissionError::DeniedAuthor);
     }
-    if policy.allow_pubkeys.as_ref().is_some_and(|authors| !authors.contains(&event.pubkey)) {
-        return Err(AdmissionError::AuthorNotAllowed);
+    let is_listed = policy.allow_pubkeys.as_ref().map(|authors| authors.contains(&event.pubkey));
+    match (&policy.admission, is_listed) {
+        (_, Some(true)) | (None, None) => Ok(()),
+        (Some(_), _) if event.is_of_member => Ok(()),
+        (Some(admission), _) => {
+            Err(AdmissionError::NotAMember { payments_url: admission.payments_url.clone() })
+        }
+        (None, Some(false)) => Err(AdmissionError::AuthorNotAllowed),
     }
-    Ok(())
 }
 
 /// NIP-13: an event that commits to a target below the minimum is refused though luck gave the id more zeros («if you

@@ -8,6 +8,7 @@ mod address_rates;
 mod admission;
 mod auth;
 mod guard;
+mod members;
 mod rate;
 mod vanish;
 
@@ -16,6 +17,7 @@ pub use address_rates::AddressRates;
 pub use admission::{AdmissionError, Candidate, Publisher, admit, admit_sender, is_protected};
 pub use auth::{Auth, AuthError, is_relay_url, same_relay};
 pub use guard::{Access, access, may_match_withheld, may_see};
+pub use members::{Admission, KIND_ADD_USER, KIND_REMOVE_USER, Members};
 pub use rate::Bucket;
 pub use vanish::{VANISH_KIND, names_relay};
 
@@ -37,6 +39,8 @@ pub struct Policy {
     pub admin_pubkeys: Vec<PubKey>,
     /// If set, only these authors' events are taken.
     pub allow_pubkeys: Option<Vec<PubKey>>,
+    /// If set, only events of members are taken, and of `allow_pubkeys`.
+    pub admission: Option<Admission>,
     /// Authors whose events are refused.
     pub deny_pubkeys: Vec<PubKey>,
     /// If set, only events of these kinds are taken.
@@ -59,6 +63,7 @@ impl Default for Policy {
             guarded_kinds: vec![1059, 21059],
             admin_pubkeys: Vec::new(),
             allow_pubkeys: None,
+            admission: None,
             deny_pubkeys: Vec::new(),
             allow_kinds: None,
             deny_kinds: Vec::new(),

@@ -89,7 +89,10 @@ impl<B: Backend> Relay<B> {
     /// first of them are delivered to all their remaining subscriptions in this call.
     pub fn handle_live(&mut self, now: Now, live: &[LiveEvent]) {
         let mut budget = self.delivery_budget();
-        live.iter().for_each(|live| self.neg_sets.record_live(live, &mut budget));
+        for live in live {
+            self.neg_sets.record_live(live, &mut budget);
+            self.members.record_live(self.config.policy.admission.as_ref(), live);
+        }
         let mut budget = self.delivery_budget();
         for live in live.iter().filter(|live| live.seq != Some(ALREADY_DELIVERED)) {
             self.deliver(now, live, &mut budget);

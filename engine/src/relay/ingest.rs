@@ -239,6 +239,17 @@ impl<B: Backend> Relay<B> {
             }
         }
         let event = raw.to_event();
+        let is_of_member = match (&config.policy.admission, sender) {
+            (None, _) | (_, Sender::Host(_)) => Ok(true),
+            (Some(admission), _) => self.members.admit(&self.store, admission, &event, now.seconds()),
+        };
+        let is_of_member = match is_of_member {
+            Ok(is_of_member) => is_of_member,
+            Err(error) => {
+                let message = self.record_store_error(&error);
+                return Decision::Answer(PublishOutcome::Failed(message.into()));
+            }
+        };
         let candidate = Candidate {
             id: event.id,
             pubkey: event.pubkey,
@@ -249,6 +260,7 @@ impl<B: Backend> Relay<B> {
             embeds_protected: matches!(event.kind, 6 | 16) && embeds_protected(event.view().raw_content()),
             content_chars: raw.content_chars(),
             json_bytes: event.json().len(),
+            is_of_member,
         };
         let publisher = match (&session, sender) {
             (Some(session), _) => Publisher::Client { keys: session.auth.keys() },

@@ -114,6 +114,12 @@ pub(super) fn admission_error(error: &AdmissionError) -> String {
         AdmissionError::Kind(kind) => format!("blocked: this relay does not take events of kind {kind}"),
         AdmissionError::DeniedAuthor => "blocked: this relay does not take events of this author".to_owned(),
         AdmissionError::AuthorNotAllowed => "restricted: this author may not write to this relay".to_owned(),
+        AdmissionError::NotAMember { payments_url: Some(url) } => {
+            format!("restricted: this relay takes events of its members: pay the admission fee at {url}")
+        }
+        AdmissionError::NotAMember { payments_url: None } => {
+            "restricted: this relay takes events of its members".to_owned()
+        }
         AdmissionError::ProofOfWork { bits, min } => format!("pow: difficulty {bits} is less than {min}"),
         AdmissionError::CommittedProofOfWork { target, min } => {
             format!("pow: committed target {target} is less than {min}")

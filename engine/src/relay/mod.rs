@@ -28,6 +28,7 @@ mod hash;
 mod ids;
 mod ingest;
 mod input;
+mod members;
 mod messages;
 mod metrics;
 mod neg;
@@ -76,6 +77,7 @@ use commit::CommitQueue;
 use costs::Costs;
 use deliveries::Deliveries;
 use ingest::Ingest;
+use members::KnownMembers;
 use neg::{Holdings, Preparation, SetCache};
 use publish::Published;
 use queries::{FairnessKey, Queries};
@@ -118,6 +120,8 @@ pub struct Relay<B> {
     neg_serial: u64,
     streams: Streams,
     published: Published,
+    /// Who may write, if that is for members.
+    members: KnownMembers,
     /// Connections with output, not yet reported to the host.
     ready: VecDeque<ConnId>,
     closing: VecDeque<(ConnId, Close)>,
@@ -158,6 +162,7 @@ impl<B: Backend> Relay<B> {
             neg_serial: 0,
             streams: Streams::default(),
             published: Published::default(),
+            members: KnownMembers::default(),
             ready: VecDeque::new(),
             closing: VecDeque::new(),
             resumed: VecDeque::new(),

@@ -5,6 +5,7 @@ mod commits;
 mod costs;
 mod deliveries;
 mod filters;
+mod members;
 mod neg;
 mod neg_load;
 mod neg_prepared;

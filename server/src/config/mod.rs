@@ -165,7 +165,7 @@ fn merge(
         layers::insert(&mut table, &key, value);
         origins.insert(key, origin);
     }
-    let settings: Settings = table.try_into().map_err(|error: toml::de::Error| {
+    let mut settings: Settings = table.try_into().map_err(|error: toml::de::Error| {
         let message = error.to_string().trim_end().replace('\n', ": ");
         ConfigError::Settings { message }
     })?;
@@ -173,6 +173,7 @@ fn merge(
         let origin = origins.get(key).map_or_else(String::new, |origin| format!("{origin}: "));
         ConfigError::Settings { message: format!("{origin}`{key}` {why}") }
     })?;
+    relay_site::admission::fill_payments_url(&mut settings.policy, settings.url.as_deref());
     Ok(Loaded { settings, origins })
 }
 

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use relay_agent::fetch::PrivateHosts;
-use relay_engine::policy::{Policy, is_relay_url};
-use relay_engine::types::Limits;
+use relay_engine::policy::{Admission, Policy, is_relay_url};
+use relay_engine::types::{Limits, PubKey};
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
 use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
-use relay_site::{AgentSettings, BlossomSettings, Info, LimitsDef, MarketSettings, Networks, PolicyDef};
+use relay_site::{
+    AgentSettings, BlossomSettings, Info, LimitsDef, MarketSettings, Networks, PolicyDef, RelayDescription,
+    admission,
+};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -310,6 +313,8 @@ impl Settings {
         all.metrics.token = some();
         all.limits.created_at_age_seconds_max = Some(0);
         all.policy.allow_pubkeys = Some(Vec::new());
+        all.policy.admission =
+            Some(Admission { pubkey: PubKey([0; 32]), msat: 0, payments_url: Some(String::new()) });
         all.policy.allow_kinds = Some(Vec::new());
         all.blossom.open = Some(false);
         all.blossom.key_bytes_max = Some(0);
@@ -338,6 +343,19 @@ impl Settings {
         let host = self.listen.rsplit_once(':').map_or("", |(host, _)| host);
         let name = host.trim_start_matches('[').trim_end_matches(']');
         name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// The relay's description of itself: NIP-11 document and page.
+    pub fn description(&self) -> RelayDescription<'_> {
+        RelayDescription {
+            info: &self.info,
+            limits: &self.limits,
+            policy: &self.policy,
+            url: self.url.as_deref(),
+            has_agents: self.has_agents(),
+            has_market: self.has_market(),
+            blossom: self.has_blossom().then_some(&self.blossom),
+        }
     }
 
     /// How many shards to run.
@@ -372,6 +390,7 @@ impl Settings {
         PrivateHosts::parse(&self.agents.allow_private_hosts)
             .map_err(|message| ("agents.allow_private_hosts", message))?;
         self.metrics.readers().map_err(|message| ("metrics.allow", message))?;
+        admission::check(&self.policy, &self.info, self.has_agents())?;
         self.blobs.check()?;
         for (key, pubkey) in [("info.pubkey", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
             if let Some(pubkey) = pubkey {

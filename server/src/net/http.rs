@@ -139,6 +139,10 @@ async fn respond<B: Backend + 'static>(
                 Route::Information => response(HttpResponse::information(host.documents.information.clone())),
                 Route::Page => response(HttpResponse::page(host.documents.page.clone())),
                 Route::Icon => response(HttpResponse::icon()),
+                Route::Join => response(relay_site::admission::respond(&host.settings.description())),
+                Route::InvoiceCode => {
+                    response(relay_site::invoice_code::respond(request.uri().query().unwrap_or_default()))
+                }
                 Route::Blossom(route) => {
                     blossom::respond(host, route, param, bounds, request, peer, client.address).await
                 }

@@ -24,6 +24,7 @@ mod frames;
 mod limits;
 mod live;
 mod machine_world;
+mod members;
 mod oracle;
 mod order;
 mod paging;
@@ -176,6 +177,7 @@ pub fn cases() -> Vec<Case> {
         frames::cases(),
         reconciliation::cases(),
         limits::cases(),
+        members::cases(),
         addresses::cases(),
         slow::cases(),
     ];
