@@ -7,6 +7,7 @@ mod echo;
 pub mod failure;
 mod http;
 mod mcp;
+mod membership;
 mod openai;
 mod response;
 mod sse;
@@ -15,6 +16,7 @@ mod webhook;
 mod workers_ai;
 
 pub use http::{Access, HttpError, HttpEvent, HttpLimits, HttpRequest};
+pub(crate) use membership::wanted as membership_wanted;
 
 use bytes::Bytes;
 use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
@@ -153,6 +155,7 @@ pub fn executor(handler: &Handler) -> Box<dyn Executor + Send> {
         ExecutorConfig::OpenaiHttp(config) => Box::new(openai::Openai::new(config.clone(), listed())),
         ExecutorConfig::WorkersAi(config) => Box::new(workers_ai::WorkersAi::new(config.clone(), listed())),
         ExecutorConfig::Webhook(config) => Box::new(webhook::Webhook::new(config.clone())),
+        ExecutorConfig::Membership(_) => Box::new(membership::Membership),
         ExecutorConfig::Mcp(config) => Box::new(mcp::Mcp::new(config.clone(), listed())),
     }
 }

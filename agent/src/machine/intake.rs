@@ -171,6 +171,9 @@ impl<C: SqlConn> Agent<C> {
         if let Err(Refusal { cause, message }) = admit_content(manifest, request) {
             return Ok(Err((cause, message)));
         }
+        if let Err(message) = self.admit_membership(manifest, request)? {
+            return Ok(Err(("inputs", message)));
+        }
         // Others may have been decrypted meanwhile.
         if let Some(message) = self.admit_quota(now, &request.customer)? {
             return Ok(Err(("quota", message)));
@@ -217,6 +220,9 @@ impl<C: SqlConn> Agent<C> {
             Ok(needs_fetching) => needs_fetching,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if let Err(message) = self.admit_membership(manifest, request)? {
+            return Ok(refusal("inputs", message));
+        }
         if let Err((cause, message)) = self.admit_price(now, request)? {
             return Ok(refusal(cause, message));
         }

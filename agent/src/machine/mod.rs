@@ -44,6 +44,7 @@ mod jobs;
 mod limits;
 mod load;
 mod log;
+mod members;
 mod metrics;
 mod outbox;
 mod payments;

@@ -49,6 +49,10 @@ impl<C: SqlConn> Agent<C> {
             }
             return None;
         }
+        if let Err(message) = self.add_member(now, &active) {
+            self.fail(now, active, JobEvent::Fail, "inputs", &message);
+            return None;
+        }
         let Some(message) = large else {
             self.complete(now, active, &output.content, &output.content, output.tokens);
             return None;

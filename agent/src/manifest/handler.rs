@@ -106,6 +106,8 @@ pub enum ExecutorConfig {
     Webhook(WebhookConfig),
     /// A tool of an MCP server (streamable HTTP).
     Mcp(McpConfig),
+    /// Makes the key in its input a member of the relay (NIP-43).
+    Membership(MembershipConfig),
 }
 
 impl ExecutorConfig {
@@ -118,6 +120,7 @@ impl ExecutorConfig {
             ExecutorConfig::WorkersAi(_) => ExecutorKind::WorkersAi,
             ExecutorConfig::Webhook(_) => ExecutorKind::Webhook,
             ExecutorConfig::Mcp(_) => ExecutorKind::Mcp,
+            ExecutorConfig::Membership(_) => ExecutorKind::Membership,
         }
     }
 
@@ -130,6 +133,7 @@ impl ExecutorConfig {
             ExecutorKind::WorkersAi => json::from_value(config).map(ExecutorConfig::WorkersAi),
             ExecutorKind::Webhook => json::from_value(config).map(ExecutorConfig::Webhook),
             ExecutorKind::Mcp => json::from_value(config).map(ExecutorConfig::Mcp),
+            ExecutorKind::Membership => json::from_value(config).map(ExecutorConfig::Membership),
         };
         config.map_err(|error| ManifestError::new(json::join("config", &error.path), error.message))
     }
@@ -151,6 +155,8 @@ pub enum ExecutorKind {
     Webhook,
     /// [`ExecutorConfig::Mcp`]
     Mcp,
+    /// [`ExecutorConfig::Membership`]
+    Membership,
 }
 
 /// [`ExecutorConfig::Echo`].
@@ -250,6 +256,11 @@ pub struct McpConfig {
     #[serde(default = "text_argument")]
     pub input_argument: String,
 }
+
+/// [`ExecutorConfig::Membership`]. It has no fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MembershipConfig {}
 
 /// The price of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use handler::{
-    EchoConfig, ExecutorConfig, ExecutorKind, Handler, McpConfig, OpenaiConfig, Param, Price, TextConfig,
-    TextTool, WebhookConfig, WorkersAiConfig,
+    EchoConfig, ExecutorConfig, ExecutorKind, Handler, McpConfig, MembershipConfig, OpenaiConfig, Param,
+    Price, TextConfig, TextTool, WebhookConfig, WorkersAiConfig,
 };
 pub use public::PublicParam;
 pub use rules::{

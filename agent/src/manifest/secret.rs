@@ -37,6 +37,7 @@ fn handler_secret(handler: &super::Handler) -> Option<&str> {
         ExecutorConfig::Mcp(config) => config.token.as_deref(),
         ExecutorConfig::Echo(_)
         | ExecutorConfig::Text(_)
+        | ExecutorConfig::Membership(_)
         | ExecutorConfig::WorkersAi(_)
         | ExecutorConfig::Webhook(_) => None,
     }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
+use relay_site::admission::KIND_JOIN_REQUEST;
 use url::Url;
 
 use super::secret::{check_key_name, check_token_name};
@@ -21,6 +22,8 @@ const ABOUT_CHARS_MAX: usize = 2_000;
 const PROMPT_CHARS_MAX: usize = 20_000;
 const URL_BYTES_MAX: usize = 1_024;
 const MIB: u64 = 1 << 20;
+/// The kind of requests for memberships.
+const KIND_JOIN: u64 = KIND_JOIN_REQUEST as u64;
 /// Ten bitcoins.
 const SPEND_MSAT_MAX: u64 = 1_000_000_000_000;
 const YEAR_S: u64 = 366 * 24 * 60 * 60;
@@ -217,8 +220,26 @@ impl Manifest {
                 return Err(ManifestError::new(format!("{path}.kind"), "has a handler already"));
             }
             check_handler(&path, handler)?;
+            self.check_membership(&path, handler)?;
         }
         Ok(())
+    }
+}
+
+impl Manifest {
+    /// A membership is asked for by requests of its own kind, and is for nobody who may still owe its price.
+    fn check_membership(&self, path: &str, handler: &Handler) -> Checked {
+        if !matches!(handler.executor, ExecutorConfig::Membership(_)) {
+            return Ok(());
+        }
+        in_range(&format!("{path}.kind"), u64::from(handler.kind), KIND_JOIN..=KIND_JOIN)?;
+        match self.payment.policy {
+            PaymentPolicy::Free | PaymentPolicy::Prepay => Ok(()),
+            _ => Err(ManifestError::new(
+                "payment.policy",
+                "must be prepay, or free, with the executor membership",
+            )),
+        }
     }
 }
 
@@ -281,7 +302,7 @@ fn check_executor(path: &str, executor: &ExecutorConfig) -> Checked {
     };
     match executor {
         ExecutorConfig::Echo(config) => text(&field("prefix"), &config.prefix, 0..=ABOUT_CHARS_MAX),
-        ExecutorConfig::Text(_) => Ok(()),
+        ExecutorConfig::Text(_) | ExecutorConfig::Membership(_) => Ok(()),
         ExecutorConfig::OpenaiHttp(config) => {
             check_url(&field("base_url"), &config.base_url, &["https", "http"])?;
             if config.base_url.contains('?') {

@@ -28,6 +28,8 @@ pub(crate) struct Batch {
     /// `None`: it is forgotten.
     sessions: BTreeMap<PubKey, Option<Session>>,
     cancelled: HashSet<(EventId, PubKey)>,
+    /// Keys that are made members of the relay.
+    members: HashSet<PubKey>,
     /// In their order.
     transfers: Vec<Transfer>,
     /// By payment hash.
@@ -132,6 +134,16 @@ impl Batch {
     /// How many more results of a customer are not paid, as far as that waits to be written.
     pub(super) fn unpaid_results(&self, customer: &PubKey) -> &[UnpaidResults] {
         self.unpaid_results.get(customer).map_or(&[][..], Vec::as_slice)
+    }
+
+    /// Notes a new member of the relay, which is written by its statement.
+    pub(super) fn note_member(&mut self, key: PubKey) {
+        self.members.insert(key);
+    }
+
+    /// Whether a key's membership waits to be written.
+    pub(super) fn has_member(&self, key: &PubKey) -> bool {
+        self.members.contains(key)
     }
 
     /// Notes a cancellation, which is written by its statements.

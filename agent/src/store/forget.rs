@@ -7,8 +7,9 @@ use relay_engine::types::PubKey;
 use super::Batch;
 
 /// What a deleted agent forgets: everything but `agent_meta`, what is to be published, and what it owes and is owed.
-const DELETE_ALL: [&str; 8] = [
+const DELETE_ALL: [&str; 9] = [
     "DELETE FROM agent_quota",
+    "DELETE FROM agent_member",
     "DELETE FROM agent_unpaid",
     "DELETE FROM agent_withheld",
     "DELETE FROM agent_version",

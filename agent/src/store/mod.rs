@@ -14,6 +14,7 @@
 //! agent_refund     hash BLOB PRIMARY KEY, ...                     credit that is paid out: refunds.rs
 //! agent_quota      customer BLOB PRIMARY KEY, ...                 free jobs of today: invoices.rs
 //! agent_withheld   seq INTEGER PRIMARY KEY, ...                   results that wait for their payment: withheld.rs
+//! agent_member     pubkey BLOB PRIMARY KEY, ...                   whom it has made members of the relay: members.rs
 //! agent_unpaid     customer BLOB PRIMARY KEY, ...                 how many results of a customer are not paid: unpaid.rs
 //! ```
 //!
@@ -30,6 +31,7 @@ mod invoices;
 mod jobs;
 mod ledger;
 mod log;
+mod members;
 mod meta;
 mod outbox;
 mod prune;
@@ -56,6 +58,7 @@ pub(crate) use ledger::{
     balance, credits, has_credits, last_transfer, prune_transfers, transfers, transfers_of_job,
 };
 pub(crate) use log::{last_line, lines, put_line};
+pub(crate) use members::{is_member, put_member};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
 pub(crate) use prune::prune_jobs;
@@ -98,7 +101,7 @@ const CREATE: [&str; 9] = [
 ];
 
 /// What paid jobs need. Databases of earlier versions have none of it.
-const CREATE_PAYMENTS: [&str; 10] = [
+const CREATE_PAYMENTS: [&str; 11] = [
     "CREATE TABLE IF NOT EXISTS agent_account (account BLOB PRIMARY KEY, msat INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS agent_ledger (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, debit BLOB NOT NULL, \
      credit BLOB NOT NULL, msat INTEGER NOT NULL, reason BLOB NOT NULL, job BLOB NOT NULL)",
@@ -117,6 +120,7 @@ const CREATE_PAYMENTS: [&str; 10] = [
     "CREATE TABLE IF NOT EXISTS agent_withheld (seq INTEGER PRIMARY KEY, content BLOB NOT NULL, said BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS agent_unpaid (customer BLOB PRIMARY KEY, open INTEGER NOT NULL, lapsed INTEGER NOT NULL, \
      at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_member (pubkey BLOB PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
 ];
 
 /// Columns of invoices that databases of earlier versions do not have.
@@ -133,12 +137,12 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
     let names = "SELECT count(*), coalesce(sum(name = 'agent_meta'), 0), \
                  coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%claimed_at%'), 0) FROM sqlite_master \
                  WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota', 'agent_invoice', 'agent_refund', \
-                 'agent_withheld', 'agent_unpaid')";
+                 'agent_withheld', 'agent_unpaid', 'agent_member')";
     let (mut found, mut has_all, mut lacks_columns) = (false, false, false);
     conn.query(names, &[], &mut |row| {
         found = matches!(row.get(1), Some(SqlValue::Int(1..)));
         lacks_columns = int(row, 2)? > 0;
-        has_all = int(row, 0)? > 6 && !lacks_columns;
+        has_all = int(row, 0)? > 7 && !lacks_columns;
         Ok(())
     })?;
     if found {
@@ -197,6 +201,7 @@ mod tests {
         conn.exec("DROP TABLE agent_refund", &[]).unwrap();
         conn.exec("DROP TABLE agent_withheld", &[]).unwrap();
         conn.exec("DROP TABLE agent_unpaid", &[]).unwrap();
+        conn.exec("DROP TABLE agent_member", &[]).unwrap();
         for column in ["claimed_at", "wallet"] {
             conn.exec(&format!("ALTER TABLE agent_invoice DROP COLUMN {column}"), &[]).unwrap();
         }
@@ -204,6 +209,7 @@ mod tests {
         open(&conn).unwrap();
         open_invoices(&conn).unwrap();
         assert_eq!(withheld(&conn, &Batch::default(), 1), Ok(None));
+        assert_eq!(is_member(&conn, &Batch::default(), &PubKey([1; 32])), Ok(false));
         assert!(unpaid_results(&conn, &Batch::default(), &PubKey([1; 32])).is_ok());
         for sql in [forget::FORGET_JOBS, jobs::HISTORY_OF, jobs::FIGURES_OF] {
             let plan = conn.plan(sql);

@@ -11,6 +11,7 @@ mod faults;
 mod inputs;
 #[path = "../invoices/mod.rs"]
 mod invoices;
+mod members;
 mod memory;
 mod owner;
 mod payment_simulation;

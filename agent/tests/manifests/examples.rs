@@ -29,6 +29,7 @@ fn every_example_is_read() {
         ExecutorKind::WorkersAi,
         ExecutorKind::Webhook,
         ExecutorKind::Mcp,
+        ExecutorKind::Membership,
     ] {
         assert!(executors.contains(&executor), "no example of {executor:?}");
     }

@@ -156,7 +156,7 @@ fn handlers() {
     check("handlers[0].kind", 5050.5, "must be a whole number from 0 to 65535");
     check_at("handlers[1].kind", 5_050, "handlers[1].kind", "has a handler already");
     check("handlers[0].executor", REMOVED, missing);
-    let executors = "must be one of: echo, text, openai_http, workers_ai, webhook, mcp";
+    let executors = "must be one of: echo, text, openai_http, workers_ai, webhook, mcp, membership";
     check("handlers[0].executor", "shell", executors);
     check("handlers[0].executor", 1, "has the wrong type");
     check_at("handlers[0].executor", json!({"echo": {}}), "handlers[0].executor.echo", "has the wrong type");
