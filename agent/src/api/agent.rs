@@ -119,9 +119,7 @@ fn answer<C: SqlConn>(agent: &mut Agent<C>, now: Now, request: &Request<'_>) -> 
     }
     let answer = match request.route {
         AgentRoute::Show => json(&show(agent, &entry_before)),
-        AgentRoute::Page => {
-            HttpResponse::page(page::agent(&entry_before, &figures(&agent.metrics()), &request.relay))
-        }
+        AgentRoute::Page => page::agent(&entry_before, &figures(&agent.metrics()), &request.relay),
         AgentRoute::Manifest => json(&public(&entry_before)),
         AgentRoute::Versions => json(&versions(agent, request)?),
         AgentRoute::Logs => HttpResponse::new(200, "application/x-ndjson", logs(agent, request)?),

@@ -56,9 +56,9 @@ export async function looksWell(page, name, scheme) {
   assert.deepEqual(page.faults, [])
 }
 
-/** The Tab key reaches every link, or what `selector` finds instead, one after the other, and shows where it is. */
-export async function tabs(page, selector = 'a[href]') {
-  const count = await page.locator(selector).count()
+/** The Tab key reaches every link and field that is shown, one after the other, and shows where it is. */
+export async function tabs(page, selector = 'a[href], input, select, textarea, button') {
+  const count = await page.locator(selector).filter({ visible: true }).count()
   assert.ok(count > 0)
   // From the top, wherever the focus has been.
   await page.evaluate(({ body }) => {
@@ -77,7 +77,8 @@ export async function tabs(page, selector = 'a[href]') {
           return outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2
         }),
       )
-      return { at: [...document.querySelectorAll(selector)].indexOf(element), isShown }
+      const shown = [...document.querySelectorAll(selector)].filter(each => each.checkVisibility())
+      return { at: shown.indexOf(element), isShown }
     }, selector)
     assert.deepEqual(focus, { at: n, isShown: true })
   }

@@ -1,108 +1,30 @@
 // Jobs that are paid before they begin: NDK orders and pays, and the agent's wallet is the wallet service of Alby's SDK (NIP-47), which makes
 // signed invoices (BOLT 11). Nobody moves bitcoin: a payment is what the wallet says of its invoice.
 import assert from 'node:assert/strict'
-import { createHash, randomBytes } from 'node:crypto'
 import { after, before, test } from 'node:test'
 import { NDKDVMJobFeedback, NDKDVMJobResult, NDKDVMRequest } from '@nostr-dev-kit/ndk'
 import { fetchWithL402, parseL402 } from '@getalby/lightning-tools/402/l402'
 import * as sdk8 from '@getalby/sdk/nwc'
 import * as sdk7 from 'getalby-sdk-7/nwc'
-import bolt11 from 'bolt11'
 import { decode } from 'light-bolt11-decoder'
-import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
+import { generateSecretKey, getPublicKey } from 'nostr-tools/pure'
 import { connected, leave } from './jobs.mjs'
-import { MNEMONIC } from './owner.mjs'
+import * as owner from './owner.mjs'
 import { isOtherHost, now, startRelay, until, within } from './relay.mjs'
+import { Wallet } from './wallet.mjs'
 
 const skip = process.env.RELAY_URL ? 'agents are deployed on relays of our own' : false
 // Where it may not be allowed to connect to this machine.
 const skipElsewhere = skip || (isOtherHost ? 'the host under test connects to public addresses only' : false)
 const PRICE = 21_000
-const REGTEST = { bech32: 'bcrt', pubKeyHash: 0x6f, scriptHash: 0xc4, validWitnessVersions: [0, 1] }
-const sha256 = bytes => createHash('sha256').update(bytes).digest('hex')
-
-/** A wallet service, with a client key for the agent. */
-class Wallet {
-  invoices = new Map()
-  asked = []
-  secret = Buffer.from(generateSecretKey()).toString('hex')
-  client = generateSecretKey()
-
-  get pubkey() {
-    return getPublicKey(Buffer.from(this.secret, 'hex'))
-  }
-
-  /** The connection string that an owner gives to the agent's host. */
-  uri(relay) {
-    const secret = Buffer.from(this.client).toString('hex')
-    return `nostr+walletconnect://${this.pubkey}?relay=${encodeURIComponent(relay)}&secret=${secret}`
-  }
-
-  async start({ NWCWalletService, NWCWalletServiceKeyPair }, url) {
-    // Version 7 has one relay.
-    this.service = new NWCWalletService({ relayUrls: [url], relayUrl: url })
-    const keys = new NWCWalletServiceKeyPair(this.secret, getPublicKey(this.client))
-    await within('a subscription', this.service.subscribe(keys, {
-      makeInvoice: async request => this.answer('make_invoice', () => this.make(request)),
-      lookupInvoice: async request => this.answer('lookup_invoice', () => this.transaction(request.payment_hash)),
-    }))
-    await within('its info event', this.service.publishWalletServiceInfoEvent(this.secret, ['make_invoice', 'lookup_invoice'], []))
-  }
-
-  answer(method, result) {
-    this.asked.push(method)
-    return { result: result(), error: undefined }
-  }
-
-  make({ amount, description, expiry }) {
-    const preimage = randomBytes(32)
-    const hash = sha256(preimage)
-    const tags = [
-      { tagName: 'payment_hash', data: hash },
-      { tagName: 'description', data: description },
-      { tagName: 'expire_time', data: expiry },
-      { tagName: 'payment_secret', data: randomBytes(32).toString('hex') },
-    ]
-    const draft = bolt11.encode({ network: REGTEST, millisatoshis: `${amount}`, timestamp: now(), tags })
-    const { paymentRequest } = bolt11.sign(draft, '11'.repeat(32))
-    const invoice = { type: 'incoming', state: 'pending', invoice: paymentRequest, payment_hash: hash, amount, fees_paid: 0 }
-    this.invoices.set(hash, { ...invoice, preimage: preimage.toString('hex'), created_at: now(), expires_at: now() + expiry })
-    return this.transaction(hash)
-  }
-
-  transaction(hash) {
-    const { preimage, ...invoice } = this.invoices.get(hash)
-    return invoice.state === 'settled' ? { ...invoice, preimage } : invoice
-  }
-
-  /** Somebody pays an invoice. */
-  pay(invoice, msat) {
-    const hash = decode(invoice).sections.find(({ name }) => name === 'payment_hash').value
-    const paid = this.invoices.get(hash)
-    Object.assign(paid, { state: 'settled', settled_at: now(), amount: msat ?? paid.amount })
-  }
-
-  stop() {
-    this.service?.close()
-  }
-}
 
 const admin = generateSecretKey()
 const URL_HERE = 'wss://relay.test'
-let signed = 0
-
 /** Deploys an agent that wants to be paid by a wallet. */
-async function deploy(relay, name, wallet) {
+function deploy(relay, name, wallet) {
   const handlers = [{ kind: 5050, executor: 'echo', config: {}, price: { model: 'per_job', msat: PRICE } }]
-  const manifest = { name, handlers, payment: { policy: 'prepay', wallet_ref: wallet } }
-  const body = JSON.stringify(manifest)
-  const tags = [['u', `${URL_HERE.replace('ws', 'http')}/agents`], ['method', 'POST'], ['nonce', `${signed++}`], ['payload', sha256(body)]]
-  const token = finalizeEvent({ kind: 27235, created_at: now(), tags, content: '' }, admin)
-  const authorization = `Nostr ${Buffer.from(JSON.stringify(token)).toString('base64')}`
-  const response = await fetch(`${relay.http}/agents`, { method: 'POST', headers: { authorization }, body })
-  const document = await response.json()
-  assert.equal(response.status, 201, JSON.stringify(document))
-  return document.pubkey
+  const payment = { policy: 'prepay', wallet_ref: wallet }
+  return owner.deploy(relay, URL_HERE, admin, { name, handlers, payment })
 }
 
 /** An order of NDK, and what has been answered. */
@@ -185,7 +107,7 @@ before(async () => {
     AGENT_WALLET_SEVEN: wallets.seven.uri(other.url),
   }
   const [pubkey, privateHost] = [getPublicKey(admin), other.url.replace('ws://', '')]
-  const env = { AGENT_MASTER_SECRET: MNEMONIC, ...secrets }
+  const env = { AGENT_MASTER_SECRET: owner.MNEMONIC, ...secrets }
   const settings = { RELAY_URL: URL_HERE, RELAY_POLICY__ADMIN_PUBKEYS: pubkey, RELAY_AGENTS__ALLOW_PRIVATE_HOSTS: privateHost }
   const config = { url: URL_HERE, policy: { admin_pubkeys: [pubkey] }, agents: { allow_private_hosts: [privateHost] } }
   host = await startRelay(isOtherHost ? { config, env } : { env: { ...env, ...settings } })

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use relay_site::HttpResponse;
 use relay_site::page::{bytes, escape, grouped};
 use url::Url;
 
-use super::{document, kind_label, price, shortened, state_badge, tile};
+use super::{document, kind_label, price, scripted_document, shortened, state_badge, tile, try_it};
 use crate::api::Relay;
 use crate::identity;
 use crate::job::InputKind;
@@ -27,7 +28,7 @@ pub(in crate::api) struct Figures {
 }
 
 /// One agent.
-pub(in crate::api) fn agent(entry: &AgentEntry, figures: &Figures, relay: &Relay<'_>) -> String {
+pub(in crate::api) fn agent(entry: &AgentEntry, figures: &Figures, relay: &Relay<'_>) -> HttpResponse {
     let AgentEntry { pubkey, manifest, state, .. } = entry;
     let mut body = format!(
         "<header class=\"agent\">{tile}<div><h1><bdi>{name}</bdi></h1>{state}</div></header>\n",
@@ -47,7 +48,11 @@ pub(in crate::api) fn agent(entry: &AgentEntry, figures: &Figures, relay: &Relay
     how_to(&mut body, entry, relay);
     conditions(&mut body, manifest);
     about_it(&mut body, entry);
-    document(&manifest.name, Some(("/agents", "Agents")), body, relay)
+    let above = Some(("/agents", "Agents"));
+    match state {
+        AgentState::Active => scripted_document(&manifest.name, above, body, relay, try_it::SCRIPT),
+        _ => HttpResponse::page(document(&manifest.name, above, body, relay)),
+    }
 }
 
 fn figures_list(body: &mut String, figures: &Figures, handlers: &[Handler]) {
@@ -125,7 +130,7 @@ fn how_to(body: &mut String, entry: &AgentEntry, relay: &Relay<'_>) {
     let Some(handler) = entry.manifest.handlers.first() else { return };
     body.push_str("<h2>Try it</h2>\n");
     match entry.state {
-        AgentState::Active => {}
+        AgentState::Active => body.push_str(&try_it::form(entry)),
         AgentState::Paused => {
             body.push_str("<p><b>It takes no new jobs</b> until its owner resumes it.</p>\n")
         }
@@ -137,8 +142,8 @@ fn how_to(body: &mut String, entry: &AgentEntry, relay: &Relay<'_>) {
     // Without a configured URL the relay's page is linked instead: its script shows the address.
     let place =
         if relay.url.is_empty() { "<a href=\"/\">this relay</a>".to_owned() } else { escape(relay.url) };
-    let _ = writeln!(body, "<p>Publish this on {place}, signed by your key:</p>");
-    let _ = writeln!(body, "<code>{}</code>", escape(&example(entry, handler)));
+    let _ = writeln!(body, "<p>A client publishes this on {place}, signed by your key:</p>");
+    let _ = writeln!(body, "<code id=\"example\">{}</code>", escape(&example(entry, handler)));
     let _ = writeln!(
         body,
         "<p>Feedback comes as kind 7000 and the result as kind {}, with the id of your request in the tag e. {}</p>",

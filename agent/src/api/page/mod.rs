@@ -5,11 +5,13 @@
 
 mod agent;
 mod list;
+mod try_it;
 
 pub(super) use agent::{Figures, agent};
 pub(super) use list::{Part, list};
 use relay_engine::types::PubKey;
-use relay_site::page::{STYLE, escape, fill_in, grouped};
+use relay_site::HttpResponse;
+use relay_site::page::{FORM_STYLE, PAYMENT_SCRIPT, STYLE, escape, fill_in, grouped, script_policy};
 use unicode_segmentation::UnicodeSegmentation as _;
 
 use super::{Relay, kind_name};
@@ -22,6 +24,21 @@ const AGENTS_STYLE: &str = include_str!("style.css");
 /// `above`: the page that this one is reached from, beside the relay's: its path and name.
 fn document(title: &str, above: Option<(&str, &str)>, body: String, relay: &Relay<'_>) -> String {
     styled_document(title, above, body, relay, "")
+}
+
+/// A page with a script of its own, and what it may load and do.
+fn scripted_document(
+    title: &str,
+    above: Option<(&str, &str)>,
+    mut body: String,
+    relay: &Relay<'_>,
+    script: &str,
+) -> HttpResponse {
+    let script = format!("{PAYMENT_SCRIPT}{script}");
+    let policy = script_policy(&script);
+    body.push_str(&format!("<script>{script}</script>\n"));
+    HttpResponse::new(200, "text/html; charset=utf-8", styled_document(title, above, body, relay, FORM_STYLE))
+        .with("content-security-policy", policy)
 }
 
 /// A page with a body of its own, which is HTML, and rules beside the style sheet of agents' pages.
