@@ -56,9 +56,12 @@ export async function looksWell(page, name, scheme) {
   assert.deepEqual(page.faults, [])
 }
 
-/** The Tab key reaches every link and field that is shown, one after the other, and shows where it is. */
+/** The Tab key reaches every link and field that is shown and enabled, one after the other, and shows where it is. */
 export async function tabs(page, selector = 'a[href], input, select, textarea, button') {
-  const count = await page.locator(selector).filter({ visible: true }).count()
+  const count = await page.evaluate(
+    selector => [...document.querySelectorAll(selector)].filter(each => each.checkVisibility() && !each.disabled).length,
+    selector,
+  )
   assert.ok(count > 0)
   // From the top, wherever the focus has been.
   await page.evaluate(({ body }) => {
@@ -77,7 +80,7 @@ export async function tabs(page, selector = 'a[href], input, select, textarea, b
           return outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2
         }),
       )
-      const shown = [...document.querySelectorAll(selector)].filter(each => each.checkVisibility())
+      const shown = [...document.querySelectorAll(selector)].filter(each => each.checkVisibility() && !each.disabled)
       return { at: shown.indexOf(element), isShown }
     }, selector)
     assert.deepEqual(focus, { at: n, isShown: true })

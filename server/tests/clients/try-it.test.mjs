@@ -135,7 +135,7 @@ test('what goes wrong is said', { skip }, async t => {
   // The agent refuses.
   await page.evaluate(() => (window.nostr.signEvent = event => window.signHere({ ...event, tags: [...event.tags, ['i', 'x', 'job']], kind: 5051 })))
   await page.getByRole('button', { name: 'Send' }).click()
-  await page.getByText('inputs of type job are not supported').waitFor()
+  await page.getByText('is not an event id').waitFor()
   assert.deepEqual(page.faults, [])
 })
 
