@@ -46,8 +46,8 @@ pub fn store_ops(data: &[u8]) {
 struct Guarded(String);
 
 impl Viewer for Guarded {
-    fn sees_all_of(&self, kind: Kind) -> bool {
-        kind != 1059
+    fn guarded_kinds(&self) -> &[Kind] {
+        &[1059]
     }
 
     fn sees(&self, event: CanonicalEvent<'_>) -> bool {

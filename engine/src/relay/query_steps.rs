@@ -28,8 +28,12 @@ pub struct ClientViewer<'a> {
 }
 
 impl Viewer for ClientViewer<'_> {
-    fn sees_all_of(&self, kind: Kind) -> bool {
-        !self.guarded_kinds.contains(&kind)
+    fn guarded_kinds(&self) -> &[Kind] {
+        self.guarded_kinds
+    }
+
+    fn may_see_guarded(&self) -> bool {
+        !self.keys.is_empty()
     }
 
     fn sees(&self, event: CanonicalEvent<'_>) -> bool {

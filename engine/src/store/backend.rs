@@ -97,6 +97,22 @@ pub struct Stats {
     pub bytes: u64,
 }
 
+/// How many postings a term has in a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PostingCount {
+    /// The store finds out only by reading them.
+    Unsupported,
+    /// It was too much for the budget. What was found out is kept: asked often enough, it is counted.
+    OutOfBudget,
+    /// So many.
+    Counted {
+        /// Of stored events, also of ones that are expired or pending removal.
+        postings: u64,
+        /// Of these events, removal requests that expire: no list of expiring events has them.
+        expiring_requests: Vec<Seq>,
+    },
+}
+
 /// One consistent state of a store, as a read transaction shows it.
 ///
 /// Short-lived: opened for one scan step or one look-up, never held across a wait.
@@ -135,6 +151,20 @@ pub trait Reader {
         max: usize,
         out: &mut Vec<Posting>,
     ) -> Result<(), StoreError>;
+
+    /// Counts the postings of `term` with a `created_at` from `oldest` to `newest` of events up to `horizon`, without reading each:
+    /// that is far cheaper where there are many. Subtracts from `budget` what it costs; it always spends some, and may overdraw it.
+    fn count_postings(
+        &self,
+        term: &Term,
+        oldest: Timestamp,
+        newest: Timestamp,
+        horizon: Seq,
+        budget: &mut usize,
+    ) -> Result<PostingCount, StoreError> {
+        let _ = (term, oldest, newest, horizon, budget);
+        Ok(PostingCount::Unsupported)
+    }
 
     /// Appends the sequence numbers of up to `max` stored events above `after` to `out`, ascending.
     fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;

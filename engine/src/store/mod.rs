@@ -19,7 +19,8 @@ mod terms;
 mod viewer;
 
 pub use backend::{
-    Backend, Posting, REMOVED_KEYS_MAX, Rank, Reader, Seq, StartAt, Stats, StoreError, Tombstone, Writer,
+    Backend, Posting, PostingCount, REMOVED_KEYS_MAX, Rank, Reader, Seq, StartAt, Stats, StoreError,
+    Tombstone, Writer,
 };
 pub(crate) use cost::in_comparisons;
 pub use count::{Count, CountResult, CountStep, HLL_REGISTERS};

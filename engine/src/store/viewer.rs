@@ -5,9 +5,19 @@ use crate::types::{CanonicalEvent, Filter, Kind};
 
 /// A client, or part of the host, that asks for stored events.
 pub trait Viewer {
+    /// The kinds of which it may not see every event.
+    fn guarded_kinds(&self) -> &[Kind];
+
+    /// Whether it may see some event of these kinds.
+    fn may_see_guarded(&self) -> bool {
+        true
+    }
+
     /// Whether it may see every event of this kind. Then events need not be read to know, and
     /// [`Viewer::sees`] is not asked.
-    fn sees_all_of(&self, kind: Kind) -> bool;
+    fn sees_all_of(&self, kind: Kind) -> bool {
+        !self.guarded_kinds().contains(&kind)
+    }
 
     /// Whether it may see this event.
     fn sees(&self, event: CanonicalEvent<'_>) -> bool;
@@ -22,8 +32,8 @@ pub trait Viewer {
 pub struct Unrestricted;
 
 impl Viewer for Unrestricted {
-    fn sees_all_of(&self, _: Kind) -> bool {
-        true
+    fn guarded_kinds(&self) -> &[Kind] {
+        &[]
     }
 
     fn sees(&self, _: CanonicalEvent<'_>) -> bool {

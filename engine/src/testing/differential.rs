@@ -97,8 +97,8 @@ struct Guarded(String);
 const GUARDED_KINDS: &[u64] = &[1059];
 
 impl Viewer for Guarded {
-    fn sees_all_of(&self, kind: Kind) -> bool {
-        kind != 1059
+    fn guarded_kinds(&self) -> &[Kind] {
+        &[1059]
     }
 
     fn sees(&self, event: CanonicalEvent<'_>) -> bool {

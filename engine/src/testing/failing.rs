@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::{
-    Backend, Posting, Reader, Seq, StartAt, Stats, StoreError, Term, TermClasses, Tombstone, Writer,
+    Backend, Posting, PostingCount, Reader, Seq, StartAt, Stats, StoreError, Term, TermClasses, Tombstone,
+    Writer,
 };
 use crate::types::{Event, EventId, Kind, Timestamp};
 
@@ -177,6 +178,18 @@ macro_rules! reads_inner {
             ) -> Result<(), StoreError> {
                 self.left.tick()?;
                 self.inner.postings(term, start, oldest, max, out)
+            }
+
+            fn count_postings(
+                &self,
+                term: &Term,
+                oldest: Timestamp,
+                newest: Timestamp,
+                horizon: Seq,
+                budget: &mut usize,
+            ) -> Result<PostingCount, StoreError> {
+                self.left.tick()?;
+                self.inner.count_postings(term, oldest, newest, horizon, budget)
             }
 
             fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {

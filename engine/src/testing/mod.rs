@@ -10,6 +10,7 @@ mod event_generator;
 mod failing;
 pub mod index_ops;
 mod oracle;
+mod posting_counts;
 mod real;
 pub mod semantics;
 pub mod signing;
@@ -22,6 +23,7 @@ pub use drain::{drained, settle};
 pub use event_generator::{Draft, EventGenerator, Rng, event_of_json, filter_over};
 pub use failing::FailingBackend;
 pub use oracle::{Oracle, OracleAnswer, OracleCount, OracleOutcome, OracleViewer, filter_json};
+pub use posting_counts::{CountsCompared, check_posting_counts};
 pub use real::real_event_lines;
 #[cfg(feature = "testing-sqlite")]
 pub use sqlite::Sqlite;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use relay_engine::store::lsm::RemovedSeqs;
 use relay_engine::store::{Seq, StoreError};
 
 use super::Store;
@@ -117,7 +118,7 @@ impl<D: Disk> Store<D> {
         let swap = Swap { segments: vec![(segment.number, entry)], ..Swap::default() };
         maintainer.commit(&swap)?;
         maintainer.contents.remove(&segment.number);
-        self.install(maintainer, Vec::new(), |after| {
+        self.install(maintainer, Vec::new(), &[], &RemovedSeqs::default(), |after| {
             let segments = Arc::make_mut(&mut after.segments);
             segments.retain(|known| known.number != segment.number || cleaned.is_some());
             for known in segments.iter_mut().filter(|known| known.number == segment.number) {

@@ -36,7 +36,7 @@ impl<D: Disk> Store<D> {
         let new = maintainer.pages.write(&self.disk, &pages)?;
         let swap = Swap { new, flushed: Some(version.applied.clone()), segments: entries, ..Swap::default() };
         maintainer.commit(&swap)?;
-        self.install(maintainer, Vec::new(), |after| {
+        self.install(maintainer, Vec::new(), &swap.new, removed, |after| {
             after.memtable.remove_frozen(&frozen);
             after.unflushed_bytes -= version.unflushed_bytes;
             let segments = Arc::make_mut(&mut after.segments);

@@ -157,11 +157,14 @@ impl<F: DiskFile> Maintainer<F> {
 }
 
 impl<D: Disk> Store<D> {
-    /// Publishes a version with what the manifest says, changed by `change`.
+    /// Publishes a version with what the manifest says, changed by `change`: pages were replaced, and those that are new were made
+    /// without postings of the events in `removed`.
     pub(super) fn install(
         &self,
         maintainer: &mut Maintainer<D::File>,
         old: Vec<PageId>,
+        new: &[(RunId, PageRef)],
+        removed: &RemovedSeqs,
         change: impl FnOnce(&mut Version<D::File>),
     ) {
         let _log = lock(&self.log);
@@ -169,6 +172,8 @@ impl<D: Disk> Store<D> {
         let mut version = Version::clone(&before);
         version.directory = Arc::new(maintainer.state.directory.clone());
         version.pages = Arc::clone(&maintainer.pages.files);
+        let new = new.iter().map(|(_, page)| page);
+        Arc::make_mut(&mut version.counts).replace(&old, new, removed, &version.applied.removed);
         change(&mut version);
         self.publish(version);
         // In the order of directories: a slot is free when all before are gone too.

@@ -8,7 +8,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use relay_engine::store::lsm::{Merge, Replacement, rewrite};
+use relay_engine::store::lsm::{Merge, RemovedSeqs, Replacement, rewrite};
 use relay_engine::store::{Seq, StoreError};
 
 use super::disk::Disk;
@@ -244,7 +244,8 @@ impl<D: Disk> Store<D> {
         let version = self.version();
         let is_removed = |seq: Seq| version.applied.removed.contains(seq);
         let step = tiers.step(&&*version.pages, &maintainer.state.directory, &is_removed, merge)?;
-        self.replace(maintainer, step.replacement, Some((step.merge, step.is_last))).map(|()| true)
+        let removed = &version.applied.removed;
+        self.replace(maintainer, step.replacement, removed, Some((step.merge, step.is_last))).map(|()| true)
     }
 
     /// Writes a page again of which many keys are of removed events.
@@ -260,7 +261,8 @@ impl<D: Disk> Store<D> {
             let directory = &maintainer.state.directory;
             let found = rewrite(&&*version.pages, directory, &is_removed, page, page_bytes, FILTERED)?;
             if let Some(replacement) = found {
-                return self.replace(maintainer, replacement, None).map(|()| true);
+                let removed = &version.applied.removed;
+                return self.replace(maintainer, replacement, removed, None).map(|()| true);
             }
         }
         Ok(maintainer.rewrites.is_due(&maintainer.state.directory))
@@ -274,17 +276,18 @@ impl<D: Disk> Store<D> {
         Ok(false)
     }
 
-    /// Writes the pages of a replacement and swaps them for the old ones.
+    /// Writes the pages of a replacement, made without the events in `removed`, and swaps them for the old ones.
     fn replace(
         &self,
         maintainer: &mut Maintainer<D::File>,
         replacement: Replacement,
+        removed: &RemovedSeqs,
         merge: Option<(Merge, bool)>,
     ) -> Result<(), StoreError> {
         let new = maintainer.pages.write(&self.disk, &replacement.new)?;
         let swap = Swap { old: replacement.old, new, merge, ..Swap::default() };
         maintainer.commit(&swap)?;
-        self.install(maintainer, swap.old, |_| {});
+        self.install(maintainer, swap.old, &swap.new, removed, |_| {});
         Ok(())
     }
 }

@@ -202,7 +202,9 @@ impl State {
             let run = decode_run(from)?;
             let (id, newest) = (PageId(from.u64()?.cast_signed()), from.u64()?);
             let (first, last, filter) = (from.key()?, from.key()?, from.bytes()?.into());
-            Some((run, PageRef { id, first, last, filter, newest }))
+            // Which events they are of, the end of the manifest bounds.
+            let (postings, seqs) = (None, Seq(0)..=Seq(u64::MAX));
+            Some((run, PageRef { id, first, last, filter, newest, postings, seqs }))
         })?;
         self.directory.insert_all(added);
         let merges = from.list(|from| {
@@ -360,6 +362,7 @@ impl<F: DiskFile> Manifest<F> {
         }
         let is_torn = rest.iter().any(|byte| *byte != 0);
         drop(bytes);
+        state.directory.bound_seqs(state.flushed.last_seq);
         let (end, is_broken) = (end as u64, is_torn || !is_current);
         let manifest = Manifest { head, number, file, first_bytes, end, edits_bytes, is_broken };
         Ok(Some(Opened { manifest, state }))

@@ -317,13 +317,15 @@ impl<D: Disk> Store<D> {
             segments.retain(|segment| segment.number != log.segment.number);
             segments.push(Arc::clone(&log.segment));
         }
-        // This source has no keys to remove.
-        let mut keys: Vec<Key> = overlay.keys().map(|(key, _)| *key).chain(tombstones).collect();
+        let mut keys: Vec<Key> = overlay.added_keys().copied().chain(tombstones).collect();
         keys.sort();
         version.memtable.add(keys);
         version.unflushed_bytes += batch.bytes.len() as u64;
         let removed: Vec<Seq> =
             overlay.bodies().filter(|(_, body)| body.is_none()).map(|(seq, _)| seq).collect();
+        if !removed.is_empty() {
+            Arc::make_mut(&mut version.counts).subtract(&version.directory, overlay.removed_keys());
+        }
         let pending: Vec<(Seq, bool)> = overlay.pending_removals().collect();
         let position = Position { segment: log.segment.number, offset: log.segment.end(), serial };
         let change = Change {

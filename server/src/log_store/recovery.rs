@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use relay_engine::store::kv::{Key, PendingRemovals};
-use relay_engine::store::lsm::{Memtable, RemovedSeqs, push_keys_of, sort_keys};
+use relay_engine::store::lsm::{Memtable, PostingCounts, RemovedSeqs, push_keys_of, sort_keys};
 use relay_engine::store::{Seq, StoreError, TermClasses};
 
 use super::batch::{self, Batch};
@@ -63,6 +63,7 @@ pub(super) fn open<D: Disk>(
         memtable: Memtable::default(),
         unflushed_bytes: 0,
         directory: Arc::new(state.directory.clone()),
+        counts: Arc::default(),
         pages: Arc::clone(&pages.files),
         segments: Arc::default(),
         applied: state.flushed.clone(),
@@ -85,6 +86,7 @@ pub(super) fn open<D: Disk>(
     let log =
         Replay { disk, options, classes, mode, database, names: &names }.run(&mut version, &mut segments)?;
     version.segments = Arc::new(segments);
+    version.counts = Arc::new(PostingCounts::of(&version.directory, &version.applied.removed));
     if mode == Mode::Write {
         // The process that wrote it may have ended before it had made it durable.
         manifest.sync()?;

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use relay_engine::store::kv::KeySource;
-use relay_engine::store::lsm::{Directory, Filtered, Memtable, View, WornPages};
-use relay_engine::store::{Seq, Stats, StoreError};
+use relay_engine::store::lsm::{Directory, Filtered, Memtable, PostingCounts, View, WornPages};
+use relay_engine::store::{PostingCount, Seq, Stats, StoreError};
 use relay_engine::types::Timestamp;
 
 use super::disk::DiskFile;
@@ -24,6 +24,8 @@ pub(super) struct Version<F> {
     /// Bytes of the log that these keys come from.
     pub(super) unflushed_bytes: u64,
     pub(super) directory: Arc<Directory>,
+    /// How many postings its pages hold.
+    pub(super) counts: Arc<PostingCounts>,
     pub(super) pages: Arc<PageFiles<F>>,
     /// By first sequence number.
     pub(super) segments: Arc<Vec<Arc<Segment<F>>>>,
@@ -39,6 +41,7 @@ impl<F> Clone for Version<F> {
             memtable: self.memtable.clone(),
             unflushed_bytes: self.unflushed_bytes,
             directory: Arc::clone(&self.directory),
+            counts: Arc::clone(&self.counts),
             pages: Arc::clone(&self.pages),
             segments: Arc::clone(&self.segments),
             applied: self.applied.clone(),
@@ -83,7 +86,7 @@ impl<F: DiskFile> Version<F> {
 pub struct Snapshot<F>(pub(super) Arc<Version<F>>);
 
 impl<F: DiskFile> KeySource for Snapshot<F> {
-    const WANTS_REMOVED_KEYS: bool = false;
+    const WANTS_REMOVED_KEYS: bool = true;
 
     fn keys(
         &self,
@@ -95,6 +98,16 @@ impl<F: DiskFile> KeySource for Snapshot<F> {
         // Worn pages are found as events are removed.
         let mut worn = WornPages { skipped_max: usize::MAX, pages: Vec::new() };
         self.0.with_view(|view| view.keys(from, to, max, &mut worn, each))
+    }
+
+    fn count_postings(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        horizon: Seq,
+        budget: &mut usize,
+    ) -> Result<PostingCount, StoreError> {
+        self.0.with_view(|view| view.count(&self.0.counts, from, to, horizon, budget))
     }
 
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {

@@ -13,10 +13,14 @@ use std::sync::Mutex;
 
 use backend_contract::{author, check_random_writes, check_removal_across_restarts, insert, note, of_author};
 use crash_disk::{CrashDisk, Kept};
-use relay_engine::store::{Backend, Reader, Seq, StoreError, Tombstone, Writer, terms_of};
-use relay_engine::testing::{
-    Groups, backend_tests, differential, differential_over, event_of_json, real_event_lines,
+use relay_engine::store::{
+    Backend, Count, CountStep, Reader, Seq, StoreError, Tombstone, Unrestricted, Writer, terms_of,
 };
+use relay_engine::testing::{
+    CountsCompared, Groups, backend_tests, check_posting_counts, differential, differential_over,
+    event_of_json, real_event_lines,
+};
+use relay_engine::types::{EventId, Filter};
 use relay_server::log_store::{LogBackend, LogOptions};
 
 /// Everything as small as it works; no thread, and a commit removes nothing at once.
@@ -78,6 +82,85 @@ fn agrees_with_the_oracle() {
     let events: Vec<_> = lines.iter().map(|line| event_of_json(line).expect("an event a line")).collect();
     let options = LogOptions { memtable_keys: 500, segment_bytes: 200_000, slot_bytes: 4_096, ..tiny() };
     differential_over(in_memory(options), &events, 32, groups.real);
+}
+
+#[test]
+fn postings_that_are_not_read_are_counted() {
+    let mut all = CountsCompared::default();
+    for seed in 0..12 {
+        let disk = CrashDisk::new(seed);
+        let options = LogOptions {
+            removed_keys_max: [0, 4_096][seed as usize % 2],
+            has_thread: seed % 3 == 0,
+            ..tiny()
+        };
+        let open = || LogBackend::open_on(disk.clone(), options).expect("opens");
+        let compared = check_posting_counts(seed, open(), |backend| {
+            drop(backend);
+            open()
+        });
+        all.counts += compared.counts;
+        all.postings += compared.postings;
+        all.unfinished += compared.unfinished;
+    }
+    assert!(all.counts > 4_000 && all.postings > 10 * all.counts as u64 && all.unfinished > 100, "{all:?}");
+}
+
+/// What a COUNT costs.
+fn cost_of_count(backend: &impl Backend, filters: &[Filter]) -> (u64, usize) {
+    let horizon = backend.reader().and_then(|reader| reader.last_seq()).expect("last_seq");
+    let mut count = Count::new(filters.into(), backend.classes(), horizon, u64::MAX);
+    let (reader, mut left) = (backend.reader().expect("reader"), usize::MAX);
+    let step = count.step(&reader, 5_000, &mut left, &Unrestricted).expect("step");
+    let CountStep::Done(counted) = step else { panic!("a budget for everything") };
+    (counted.count, usize::MAX - left)
+}
+
+/// Pages in the middle of what is counted are not read, but for those that a removal was in, and all of them once after opening.
+#[test]
+fn a_count_costs_little_where_much_matches() {
+    let options =
+        LogOptions { memtable_keys: 2_000, slot_bytes: 4_096, file_slots: 64, ..LogOptions::default() };
+    let options =
+        LogOptions { memtable_bytes: 1 << 30, has_thread: false, removed_keys_max: 4_096, ..options };
+    let disk = CrashDisk::new(1);
+    let open = || LogBackend::open_on(disk.clone(), options).expect("opens");
+    let backend = open();
+    let classes = backend.classes();
+    for first in (1..8_000u64).step_by(200) {
+        let work = |writer: &mut <LogBackend<CrashDisk> as Backend>::Writer<'_>| {
+            (first..first + 200).try_for_each(|n| {
+                let event = note(n, n);
+                writer.insert(Seq(n), &event, &terms_of(event.view(), classes))
+            })
+        };
+        backend.write(work).expect("writes");
+    }
+    backend.maintain();
+    let everything = [Filter::default()];
+    // A filter by id is always read, and so are those beside it.
+    let read = [Filter::default(), Filter { ids: Some([EventId([9; 32])].into()), ..Filter::default() }];
+    let (stored, cost_read) = cost_of_count(&backend, &read);
+    let (counted, cost) = cost_of_count(&backend, &everything);
+    assert_eq!((stored, counted), (8_000, 8_000));
+    assert!(cost_read > 8_000 && cost * 20 < cost_read, "{cost} instead of {cost_read}");
+
+    // One event of a page in the middle: its number is still known.
+    let id = note(4_000, 4_000).id;
+    relay_engine::store::remove(&backend, &[id]).expect("removes");
+    let (counted, after_removal) = cost_of_count(&backend, &everything);
+    assert_eq!(counted, 7_999);
+    assert!(after_removal <= cost + 20, "{after_removal}, before {cost}");
+
+    drop(backend);
+    let backend = open();
+    let (counted, first) = cost_of_count(&backend, &everything);
+    let (again, then) = cost_of_count(&backend, &everything);
+    assert_eq!((counted, again), (7_999, 7_999));
+    assert!(
+        first * 8 < cost_read && then < first && then * 20 < cost_read,
+        "{first}, then {then}, instead of {cost_read}"
+    );
 }
 
 #[test]

@@ -12,7 +12,8 @@ use backend_contract::{Made, author, check_random_writes, insert, note, of_autho
 use relay_engine::store::sql::{EVENT_BYTES_MAX, SqlBackend, SqlConn, SqlOpenError, SqlSizes};
 use relay_engine::store::{Backend, Rank, Reader, Seq, StartAt, StoreError, Term, Writer, terms_of};
 use relay_engine::testing::{
-    Groups, backend_tests, differential, differential_over, event_of_json, real_event_lines,
+    CountsCompared, Groups, backend_tests, check_posting_counts, differential, differential_over,
+    event_of_json, real_event_lines,
 };
 use relay_engine::types::Event;
 use rusqlite::types::Value;
@@ -38,6 +39,23 @@ fn agrees_with_the_oracle() {
     let events: Vec<_> = lines.iter().map(|line| event_of_json(line).expect("an event a line")).collect();
     differential_over(in_memory(SqlSizes::default()), &events, 31, groups.real / 2);
     differential_over(in_memory(SqlSizes::tiny()), &events, 33, groups.real - groups.real / 2);
+}
+
+#[test]
+fn postings_that_are_not_read_are_counted() {
+    let mut all = CountsCompared::default();
+    for seed in 0..12 {
+        let folder = tempfile::tempdir().expect("folder");
+        let open = || open_with(&folder.path().join("relay.sqlite"), seed % 2 == 0, SqlSizes::tiny());
+        let compared = check_posting_counts(seed, open(), |backend| {
+            drop(backend);
+            open()
+        });
+        all.counts += compared.counts;
+        all.postings += compared.postings;
+        all.unfinished += compared.unfinished;
+    }
+    assert!(all.counts > 4_000 && all.postings > 10 * all.counts as u64 && all.unfinished > 100, "{all:?}");
 }
 
 #[test]

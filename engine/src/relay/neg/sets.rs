@@ -59,8 +59,8 @@ struct SetViewer<'a> {
 }
 
 impl Viewer for SetViewer<'_> {
-    fn sees_all_of(&self, kind: Kind) -> bool {
-        self.keys.is_none() || !self.guarded_kinds.contains(&kind)
+    fn guarded_kinds(&self) -> &[Kind] {
+        if self.keys.is_some() { self.guarded_kinds } else { &[] }
     }
 
     fn sees(&self, event: CanonicalEvent<'_>) -> bool {

@@ -1,7 +1,9 @@
 //! COUNT (NIP-45): distinct stored events over several filters, in steps of bounded work.
 //!
-//! Postings alone are counted wherever they prove the match. `limit` is ignored.
+//! Where a backend counts postings without reading them, terms are counted whole ([`aggregate`]). Otherwise postings alone are counted
+//! wherever they prove the match. `limit` is ignored.
 
+mod aggregate;
 mod hll;
 
 use std::collections::BTreeSet;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use super::merge::{Merge, MergeStep};
 use super::{Reader, Seq, StoreError, TermClasses, Viewer, cost};
 use crate::types::{CanonicalEvent, EventMatcher, Filter, Timestamp, parse_expiration};
+use aggregate::{AggregateStep, Aggregates};
 pub use hll::HLL_REGISTERS;
 use hll::Hll;
 
@@ -39,6 +42,10 @@ pub enum CountStep {
 #[derive(Debug)]
 pub struct Count {
     filters: Arc<[Filter]>,
+    classes: TermClasses,
+    horizon: Seq,
+    /// How terms are counted, if all of the filters are counted so. Nothing has been merged then.
+    aggregates: Option<Aggregates>,
     merge: Merge,
     count: u64,
     cost_left: u64,
@@ -53,9 +60,14 @@ impl Count {
     /// Begins to count what matches any of `filters`, which are normalised, among events up to sequence number
     /// `horizon`. Past a cost of `cost_max` in all the answer is approximate.
     pub fn new(filters: Arc<[Filter]>, classes: TermClasses, horizon: Seq, cost_max: u64) -> Self {
+        let hll = Hll::for_query(&filters);
         Count {
             merge: Merge::new(&filters, |_| u64::MAX, classes, horizon, false),
-            hll: Hll::for_query(&filters),
+            // Registers are of authors, who are in the events.
+            aggregates: Aggregates::new(&filters, classes).filter(|_| hll.is_none()),
+            hll,
+            classes,
+            horizon,
             filters,
             count: 0,
             cost_left: cost_max,
@@ -113,6 +125,15 @@ impl Count {
         budget: &mut usize,
         viewer: &dyn Viewer,
     ) -> Result<bool, StoreError> {
+        if let Some(aggregates) = &mut self.aggregates {
+            let (classes, horizon) = (self.classes, self.horizon);
+            let count = &mut self.count;
+            match aggregates.step(&self.filters, classes, reader, now, horizon, budget, viewer, count)? {
+                AggregateStep::End => return Ok(true),
+                AggregateStep::More => return Ok(false),
+                AggregateStep::Unsupported => (self.aggregates, self.count) = (None, 0),
+            }
+        }
         loop {
             match self.merge.next(&self.filters, reader, budget)? {
                 MergeStep::End => return Ok(true),

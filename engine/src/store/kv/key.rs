@@ -122,6 +122,11 @@ impl Key {
         }
     }
 
+    /// The posting that this is the key of.
+    pub fn posting(&self) -> Option<Posting> {
+        posting_head(self.as_bytes()).and_then(|_| read_posting(self.as_bytes()))
+    }
+
     /// The `created_at` of the posting that this is the key of.
     pub(in crate::store) fn created_at(&self) -> Option<Timestamp> {
         let (_, posting) = posting_head(self.as_bytes())?;

@@ -20,7 +20,9 @@ pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
 pub use pending_removal::{PendingRemovalRow, PendingRemovals};
 
-use super::backend::{Posting, Rank, Reader, Seq, StartAt, Stats, StoreError, Tombstone, Writer};
+use super::backend::{
+    Posting, PostingCount, Rank, Reader, Seq, StartAt, Stats, StoreError, Tombstone, Writer,
+};
 use super::terms::Term;
 use crate::types::{Event, EventId, Kind, Timestamp};
 
@@ -32,6 +34,18 @@ pub trait KeySource {
     /// Calls `each` with up to `max` keys from `from` to `to`, both included, ascending.
     fn keys(&self, from: &[u8], to: &[u8], max: usize, each: &mut dyn FnMut(&[u8]))
     -> Result<(), StoreError>;
+
+    /// [`Reader::count_postings`], of the postings from `from` to `to`, both included.
+    fn count_postings(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        horizon: Seq,
+        budget: &mut usize,
+    ) -> Result<PostingCount, StoreError> {
+        let _ = (from, to, horizon, budget);
+        Ok(PostingCount::Unsupported)
+    }
 
     /// The body stored under a sequence number.
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError>;
@@ -261,6 +275,23 @@ impl<S: KeySource, O: WriteState> Reader for KvTransaction<S, O> {
         let head = key::head(term);
         let range = key::posting_from(head, start)..=key::posting_to(head, oldest);
         self.read_keys(range, max, key::read_posting, out)
+    }
+
+    fn count_postings(
+        &self,
+        term: &Term,
+        oldest: Timestamp,
+        newest: Timestamp,
+        horizon: Seq,
+        budget: &mut usize,
+    ) -> Result<PostingCount, StoreError> {
+        if self.overlay.changes().is_some() {
+            return Ok(PostingCount::Unsupported);
+        }
+        let head = key::head(term);
+        let from = key::posting_from(head, StartAt::Rank(Rank::newest(newest)));
+        let to = key::posting_to(head, oldest);
+        self.source.count_postings(from.as_bytes(), to.as_bytes(), horizon, budget)
     }
 
     fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {

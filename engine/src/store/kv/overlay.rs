@@ -38,6 +38,16 @@ impl Overlay {
         self.keys.iter().map(|(key, change)| (key, *change))
     }
 
+    /// Keys to add, ascending.
+    pub fn added_keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter().filter(|(_, change)| **change == Change::Add).map(|(key, _)| key)
+    }
+
+    /// Keys of stored events that are removed, where the source asks for them; ascending.
+    pub fn removed_keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter().filter(|(_, change)| **change == Change::Remove).map(|(key, _)| key)
+    }
+
     /// Bodies to store, and sequence numbers of stored ones to remove (`None`), ascending. Those to store are above
     /// every stored one.
     pub fn bodies(&self) -> impl Iterator<Item = (Seq, Option<&[u8]>)> {

@@ -4,10 +4,12 @@
 //! that are not changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::page::{PageId, PageRef, RunId};
 use super::tiers::Merge;
+use crate::store::backend::Seq;
 use crate::store::kv::Key;
 use crate::types::Timestamp;
 
@@ -22,6 +24,8 @@ pub struct Run {
     pub newest: Timestamp,
     /// Keys below this one have been merged into another run, though its first pages may still hold some.
     pub from: Key,
+    /// Its keys are of events with these sequence numbers.
+    pub seqs: RangeInclusive<Seq>,
 }
 
 impl Run {
@@ -29,6 +33,23 @@ impl Run {
     pub(super) fn pages_from(&self, from: &[u8]) -> &[PageRef] {
         let below = self.pages.partition_point(|page| page.last.as_bytes() < from);
         self.pages.get(below..).unwrap_or(&[])
+    }
+
+    /// The page that holds this key of an event, if the run does.
+    fn page_of(&self, key: &Key, seq: Seq) -> Option<&PageRef> {
+        if *key < self.from || !self.seqs.contains(&seq) {
+            return None;
+        }
+        let page = self.pages_from(key.as_bytes()).first()?;
+        (page.first <= *key && page.seqs.contains(&seq)).then_some(page)
+    }
+
+    /// Derives from the pages what is known of all of them.
+    fn sum_up(&mut self) {
+        self.newest = self.pages.iter().map(|page| page.newest).max().unwrap_or(0);
+        let first = self.pages.iter().map(|page| *page.seqs.start()).min().unwrap_or(Seq(0));
+        let last = self.pages.iter().map(|page| *page.seqs.end()).max().unwrap_or(Seq(0));
+        self.seqs = first..=last;
     }
 }
 
@@ -95,6 +116,24 @@ impl Directory {
         self.runs().filter(move |run| run.id.level == level)
     }
 
+    /// Pages of earlier versions do not say which events their keys are of: none is above `last`.
+    pub fn bound_seqs(&mut self, last: Seq) {
+        for run in &mut self.runs {
+            if *run.seqs.end() > last {
+                let run = Arc::make_mut(run);
+                for page in &mut run.pages {
+                    page.seqs = *page.seqs.start()..=last.min(*page.seqs.end());
+                }
+                run.sum_up();
+            }
+        }
+    }
+
+    /// The pages that may hold this key of an event; one of them does, if it has been flushed.
+    pub(super) fn pages_of(&self, key: &Key, seq: Seq) -> impl Iterator<Item = &PageRef> {
+        self.runs.iter().filter_map(move |run| run.page_of(key, seq))
+    }
+
     /// A page and its run.
     pub(super) fn find(&self, id: PageId) -> Option<(&Run, &PageRef)> {
         self.runs().find_map(|run| Some((run, run.pages.iter().find(|page| page.id == id)?)))
@@ -127,15 +166,17 @@ impl Directory {
         let index = match self.runs.binary_search_by_key(&id, |run| run.id) {
             Ok(index) => index,
             Err(index) => {
-                self.runs.insert(index, Arc::new(Run { id, pages: Vec::new(), newest: 0, from: Key::EMPTY }));
+                let (newest, from, seqs) = (0, Key::EMPTY, Seq(0)..=Seq(0));
+                self.runs.insert(index, Arc::new(Run { id, pages: Vec::new(), newest, from, seqs }));
                 index
             }
         };
-        let Run { pages: found, newest, .. } = Arc::make_mut(&mut self.runs[index]);
-        *newest = pages.iter().map(|page| page.newest).fold(*newest, Timestamp::max);
-        found.extend(pages);
-        found.sort_unstable_by_key(|page| page.first);
-        debug_assert!(found.windows(2).all(|pair| pair[0].last < pair[1].first), "pages of a run overlap");
+        let run = Arc::make_mut(&mut self.runs[index]);
+        run.pages.extend(pages);
+        run.pages.sort_unstable_by_key(|page| page.first);
+        run.sum_up();
+        let pages = &run.pages;
+        debug_assert!(pages.windows(2).all(|pair| pair[0].last < pair[1].first), "pages of a run overlap");
     }
 
     /// Takes pages out.
@@ -145,7 +186,7 @@ impl Directory {
             if run.pages.iter().any(|page| ids.contains(&page.id)) {
                 let run = Arc::make_mut(run);
                 run.pages.retain(|page| !ids.contains(&page.id));
-                run.newest = run.pages.iter().map(|page| page.newest).max().unwrap_or(0);
+                run.sum_up();
             }
         }
         self.runs.retain(|run| !run.pages.is_empty());

@@ -8,6 +8,7 @@
 //! | `range` | the keys of a range, merged from slices and pages |
 //! | `removed` | events whose keys are left out: a bitmap by sequence number |
 //! | `compaction`, `tiers` | which pages are merged into which: levels of one run, or of several |
+//! | `posting_counts`, `count` | how many postings pages have, without those of removed events; counting a range by that |
 //! | `rewrites` | which pages are written again without the keys of removed events |
 //!
 //! A key refers to an event by its sequence number and is in one place, so there is nothing to reconcile when runs are read or
@@ -16,10 +17,12 @@
 //! or nothing, and gives pages their ids.
 
 mod compaction;
+mod count;
 mod directory;
 mod filter;
 mod memtable;
 mod page;
+mod posting_counts;
 mod range;
 mod removed;
 mod rewrites;
@@ -29,6 +32,7 @@ pub use compaction::{Leveled, LeveledStep};
 pub use directory::{Directory, Run};
 pub use memtable::Memtable;
 pub use page::{Filtered, Page, PageId, PageRef, RunId, paginate};
+pub use posting_counts::PostingCounts;
 pub use range::{View, WornPages};
 pub use removed::{ChangedBits, RemovedSeqs};
 pub use rewrites::{RewriteQueue, rewrite};

@@ -8,10 +8,12 @@
 //! An entry leaves out the bytes that its key shares with the one before. Every sixteenth entry shares none, and
 //! `restart` is its offset, so that a key is found by binary search. Integers are big-endian.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::filter;
-use crate::store::backend::StoreError;
+use super::posting_counts::counted_alone;
+use crate::store::backend::{Seq, StoreError};
 use crate::store::kv::Key;
 use crate::types::Timestamp;
 
@@ -34,6 +36,11 @@ pub struct PageRef {
     pub filter: Arc<[u8]>,
     /// No posting in it has a later `created_at`.
     pub newest: Timestamp,
+    /// How many postings were written into it; `None` if that is unknown, or if counting them is not enough
+    /// ([`PostingCounts`](super::PostingCounts)).
+    pub postings: Option<u32>,
+    /// Its keys are of events with these sequence numbers.
+    pub seqs: RangeInclusive<Seq>,
 }
 
 /// The run that a page belongs to.
@@ -58,6 +65,10 @@ pub struct Page {
     pub filter: Arc<[u8]>,
     /// [`PageRef::newest`].
     pub newest: Timestamp,
+    /// [`PageRef::postings`].
+    pub postings: Option<u32>,
+    /// [`PageRef::seqs`].
+    pub seqs: RangeInclusive<Seq>,
     /// Its keys.
     pub bytes: Vec<u8>,
 }
@@ -71,6 +82,8 @@ impl Page {
             last: self.last,
             filter: Arc::clone(&self.filter),
             newest: self.newest,
+            postings: self.postings,
+            seqs: self.seqs.clone(),
         }
     }
 }
@@ -93,6 +106,7 @@ pub fn paginate(keys: &[Key], run: RunId, bytes_max: usize, filtered: Filtered, 
     while let Some(first) = keys.peek().copied() {
         let mut builder = Builder::new();
         let (mut last, mut newest) = (first, 0);
+        let (mut postings, mut first_seq, mut last_seq) = (Some(0), Seq(u64::MAX), Seq(0));
         let mut hashes = filter::Hashes::new(filtered);
         while builder.len() < share
             && let Some(key) = keys.next()
@@ -101,9 +115,16 @@ pub fn paginate(keys: &[Key], run: RunId, bytes_max: usize, filtered: Filtered, 
             last = key;
             hashes.add(key);
             newest = newest.max(key.created_at().unwrap_or(0));
+            if let Some(seq) = key.seq() {
+                (first_seq, last_seq) = (first_seq.min(seq), last_seq.max(seq));
+            }
+            if let Some(posting) = key.posting() {
+                postings = postings.filter(|_| counted_alone(&posting)).map(|postings| postings + 1);
+            }
         }
-        let filter = hashes.into_filter();
-        out.push(Page { run, first: *first, last: *last, filter, newest, bytes: builder.finish() });
+        let (filter, seqs) = (hashes.into_filter(), first_seq..=last_seq);
+        let bytes = builder.finish();
+        out.push(Page { run, first: *first, last: *last, filter, newest, postings, seqs, bytes });
     }
 }
 

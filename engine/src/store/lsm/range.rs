@@ -82,10 +82,7 @@ impl<S: Shelf> View<'_, S> {
         worn: &mut WornPages,
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<(), StoreError> {
-        let (Some(from), Some(to)) = (Key::read(from), Key::read(to)) else {
-            return Err(StoreError::Failed("a lookup key is too long".into()));
-        };
-        let range = Range { from, to, hash: Hash::of_range(&from, &to, self.filtered) };
+        let range = Range::new(from, to, self.filtered)?;
         let mut sources = self.sources(&range);
         let mut left = max;
         while left > 0
@@ -173,15 +170,23 @@ fn least<B>(sources: &[Next<'_, B>], without: usize) -> Option<usize> {
 }
 
 /// What is read.
-struct Range {
-    from: Key,
-    to: Key,
+pub(super) struct Range {
+    pub(super) from: Key,
+    pub(super) to: Key,
     /// What the range is of, if filters know that; pages whose filter rules it out are not read.
     hash: Option<Hash>,
 }
 
 impl Range {
-    fn may_be_in(&self, page: &PageRef) -> bool {
+    /// From one key to another, both included.
+    pub(super) fn new(from: &[u8], to: &[u8], filtered: Filtered) -> Result<Self, StoreError> {
+        let (Some(from), Some(to)) = (Key::read(from), Key::read(to)) else {
+            return Err(StoreError::Failed("a lookup key is too long".into()));
+        };
+        Ok(Range { from, to, hash: Hash::of_range(&from, &to, filtered) })
+    }
+
+    pub(super) fn may_be_in(&self, page: &PageRef) -> bool {
         self.hash.is_none_or(|hash| filter::may_contain(&page.filter, hash))
     }
 

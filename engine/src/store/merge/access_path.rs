@@ -12,7 +12,7 @@ const PAIRS_PER_AUTHOR: usize = 4;
 
 /// An access path of a filter: terms whose postings together hold every match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AccessPath {
+pub(in crate::store) enum AccessPath {
     /// Kinds × authors, all of replaceable kinds: a posting each.
     Address,
     /// Authors × kinds.
@@ -31,7 +31,7 @@ pub(super) enum AccessPath {
 
 impl AccessPath {
     /// The access paths of `filter`, in a request of `filters` filters, by something better than its kinds alone.
-    pub(super) fn narrow(filter: &Filter, filters: usize, classes: TermClasses) -> Vec<AccessPath> {
+    pub(in crate::store) fn narrow(filter: &Filter, filters: usize, classes: TermClasses) -> Vec<AccessPath> {
         let mut paths = Vec::new();
         if let Some(authors) = &filter.authors {
             let pairs_max = (PAIRS_PER_AUTHOR * authors.len()).max(PAIRS_FREE / filters.max(1));
@@ -76,7 +76,7 @@ impl AccessPath {
     }
 
     /// Whether a posting of these terms whose time and kind fit proves that `filter` matches.
-    pub(super) fn decides(&self, filter: &Filter) -> bool {
+    pub(in crate::store) fn decides(&self, filter: &Filter) -> bool {
         let (authors, tags) = match self {
             AccessPath::Address | AccessPath::AuthorKind | AccessPath::Author => (true, 0),
             AccessPath::Tag(_) => (false, 1),
@@ -86,7 +86,7 @@ impl AccessPath {
     }
 
     /// Number of terms.
-    pub(super) fn len(&self, filter: &Filter) -> usize {
+    pub(in crate::store) fn len(&self, filter: &Filter) -> usize {
         let authors = filter.authors.as_ref().map_or(0, |list| list.len());
         let kinds = filter.kinds.as_ref().map_or(0, |list| list.len());
         match self {
@@ -100,7 +100,7 @@ impl AccessPath {
     }
 
     /// The term at `index`, below [`AccessPath::len`]. Neighbours have neighbouring keys.
-    pub(super) fn term(&self, filter: &Filter, index: usize) -> Term {
+    pub(in crate::store) fn term(&self, filter: &Filter, index: usize) -> Term {
         let (authors, kinds) =
             (filter.authors.as_deref().unwrap_or(&[]), filter.kinds.as_deref().unwrap_or(&[]));
         match self {

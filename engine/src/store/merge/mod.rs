@@ -24,7 +24,7 @@ use std::collections::BinaryHeap;
 
 use super::{Posting, Rank, Reader, Seq, StartAt, StoreError, TermClasses};
 use crate::types::{CanonicalEvent, EventId, Filter};
-use access_path::AccessPath;
+pub(super) use access_path::AccessPath;
 use cursor::{PostingCursor, chunk_max};
 use filter_scan::{FilterScan, PROBE_TERMS_MAX, Progress};
 

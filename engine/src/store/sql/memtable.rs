@@ -133,8 +133,7 @@ impl Memtable {
         removed: &[Seq],
         tombstones: NewTombstones,
     ) {
-        // This source has no keys to remove.
-        let mut keys: Vec<Key> = overlay.keys().map(|(key, _)| *key).chain(tombstones.keys).collect();
+        let mut keys: Vec<Key> = overlay.added_keys().copied().chain(tombstones.keys).collect();
         keys.sort();
         self.keys.add(keys);
         self.tombstone_rows += tombstones.rows;

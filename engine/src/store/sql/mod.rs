@@ -233,7 +233,7 @@ impl<C: SqlConn + 'static> Backend for SqlBackend<C> {
         if let Some(changes) = changes {
             let mut tables = self.tables.borrow_mut();
             tables.commit(&overlay, changes);
-            let keys = overlay.keys().count() + overlay.tombstones().count();
+            let keys = overlay.added_keys().count() + overlay.tombstones().count();
             if tables.maintain(&self.conn, &self.sizes, keys).is_err() {
                 self.maintenance_failures.set(self.maintenance_failures.get() + 1);
             }

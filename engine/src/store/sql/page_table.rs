@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cache::BlobCache;
 use super::queries::{Bulk, SMALL_ROWS, each_row};
 use crate::sql::{SqlConn, SqlValue};
-use crate::store::backend::StoreError;
+use crate::store::backend::{Seq, StoreError};
 use crate::store::kv::Key;
 use crate::store::lsm::{Page, PageId, PageRef, RunId, Shelf};
 use crate::types::Timestamp;
@@ -82,9 +82,10 @@ impl<C: SqlConn> Shelf for SqlShelf<'_, C> {
     }
 }
 
-/// Reads all pages without their keys, and calls `each` with them.
+/// Reads all pages without their keys, which are of events up to `last_seq`, and calls `each` with them.
 pub(super) fn each_page_ref<C: SqlConn>(
     conn: &C,
+    last_seq: Seq,
     each: &mut dyn FnMut(RunId, PageRef),
 ) -> Result<(), StoreError> {
     each_row(conn, READ_PAGE_REFS, 0, SMALL_ROWS, &mut |row| match *row {
@@ -102,9 +103,10 @@ pub(super) fn each_page_ref<C: SqlConn>(
                 )));
             };
             let run = RunId { level: level as usize, run };
-            // Rows do not say how new their postings are.
-            let newest = Timestamp::MAX;
-            each(run, PageRef { id: PageId(id), first, last, filter: filter.into(), newest });
+            // Rows do not say more of their keys.
+            let (newest, postings, seqs) = (Timestamp::MAX, None, Seq(0)..=last_seq);
+            let (id_of_page, filter) = (PageId(id), filter.into());
+            each(run, PageRef { id: id_of_page, first, last, filter, newest, postings, seqs });
             Ok(id)
         }
         _ => Err(StoreError::Corrupt("table relay_page: unexpected column types".into())),

@@ -8,7 +8,7 @@ use super::page_table::SqlShelf;
 use super::tables::Tables;
 use super::tree::FILTERED;
 use crate::sql::SqlConn;
-use crate::store::backend::{Seq, Stats, StoreError};
+use crate::store::backend::{PostingCount, Seq, Stats, StoreError};
 use crate::store::kv::KeySource;
 use crate::store::lsm::{View, WornPages};
 use crate::types::Timestamp;
@@ -40,7 +40,7 @@ impl<C: SqlConn> SqlSource<'_, C> {
 }
 
 impl<C: SqlConn> KeySource for SqlSource<'_, C> {
-    const WANTS_REMOVED_KEYS: bool = false;
+    const WANTS_REMOVED_KEYS: bool = true;
 
     fn keys(
         &self,
@@ -55,6 +55,17 @@ impl<C: SqlConn> KeySource for SqlSource<'_, C> {
             self.tables.borrow_mut().tree.rewrites.push_all(worn.pages);
         }
         Ok(())
+    }
+
+    fn count_postings(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        horizon: Seq,
+        budget: &mut usize,
+    ) -> Result<PostingCount, StoreError> {
+        let tables = self.tables.borrow();
+        self.with_view(|view| view.count(&tables.tree.counts, from, to, horizon, budget))
     }
 
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {

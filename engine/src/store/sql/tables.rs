@@ -39,8 +39,8 @@ impl Tables {
         classes: TermClasses,
         has_pending_removal_table: bool,
     ) -> Result<Self, StoreError> {
-        let tree = Tree::load(conn, sizes.page_cache_bytes)?;
         let memtable = Memtable::load(conn, classes)?;
+        let tree = Tree::load(conn, sizes.page_cache_bytes, memtable.flushed_up_to())?;
         let events = EventTable::load(conn, memtable.flushed_up_to(), sizes.row_cache_bytes)?;
         let pending_removal =
             if has_pending_removal_table { pending_removal::load(conn)? } else { PendingRemovals::default() };
@@ -73,6 +73,7 @@ impl Tables {
         pending_removal::commit(&mut self.pending_removal, pending_removal);
         let (flushed, recent) = self.split_removed(&events);
         self.tree.removed.commit(removed);
+        self.tree.counts.subtract(&self.tree.directory, overlay.removed_keys());
         self.tree.rewrites.count_removed(flushed.len() as u64);
         self.events.commit(&events);
         self.memtable.commit(overlay, &events, recent, tombstones);

@@ -8,7 +8,8 @@ use crate::sql::SqlConn;
 use crate::store::backend::{Seq, StoreError};
 use crate::store::kv::Key;
 use crate::store::lsm::{
-    Directory, Filtered, LeveledStep, Page, PageId, RemovedSeqs, Replacement, RewriteQueue, paginate, rewrite,
+    Directory, Filtered, LeveledStep, Page, PageId, PostingCounts, RemovedSeqs, Replacement, RewriteQueue,
+    paginate, rewrite,
 };
 
 /// Rows are as they were before filters knew of heads.
@@ -19,22 +20,26 @@ pub(super) struct Tree {
     pub(super) directory: Directory,
     pub(super) pages: PageTable,
     pub(super) removed: RemovedSeqs,
+    /// How many postings pages hold.
+    pub(super) counts: PostingCounts,
     pub(super) rewrites: RewriteQueue,
     /// Where the compaction of level 0 continues, while one is under way.
     pub(super) level_0_next: Option<Key>,
 }
 
 impl Tree {
-    /// Reads which pages there are, a row each, and the bitmap of removed events.
-    pub(super) fn load<C: SqlConn>(conn: &C, cache_bytes: usize) -> Result<Self, StoreError> {
+    /// Reads which pages there are, a row each, and the bitmap of removed events. Keys up to those of `last_seq` have been flushed.
+    pub(super) fn load<C: SqlConn>(conn: &C, cache_bytes: usize, last_seq: Seq) -> Result<Self, StoreError> {
         let mut entries = Vec::new();
-        page_table::each_page_ref(conn, &mut |run, page| entries.push((run, page)))?;
+        page_table::each_page_ref(conn, last_seq, &mut |run, page| entries.push((run, page)))?;
         let mut directory = Directory::default();
         directory.insert_all(entries);
+        let removed = removed::load(conn)?;
         Ok(Tree {
+            counts: PostingCounts::of(&directory, &removed),
             directory,
             pages: PageTable::new(cache_bytes),
-            removed: removed::load(conn)?,
+            removed,
             rewrites: RewriteQueue::default(),
             level_0_next: None,
         })
@@ -50,7 +55,16 @@ impl Tree {
 
     /// Records pages that have been written.
     pub(super) fn insert(&mut self, rows: Vec<Row>) {
-        self.directory.insert_all(rows.into_iter().map(|row| (row.page.run, row.page_ref())));
+        self.insert_instead_of(&[], rows);
+    }
+
+    /// Records pages that have been written, and that others are not there any more.
+    fn insert_instead_of(&mut self, old: &[PageId], rows: Vec<Row>) {
+        let new: Vec<_> = rows.into_iter().map(|row| (row.page.run, row.page_ref())).collect();
+        // Nothing is removed while pages are being made.
+        self.counts.replace(old, new.iter().map(|(_, page)| page), &self.removed, &self.removed);
+        self.directory.remove(old);
+        self.directory.insert_all(new);
     }
 
     /// Moves keys of some pages of `level` to the next, in one transaction.
@@ -102,8 +116,7 @@ impl Tree {
         })?;
         self.pages.evict(&old);
         self.rewrites.forget(&old);
-        self.directory.remove(&old);
-        self.insert(rows);
+        self.insert_instead_of(&old, rows);
         Ok(())
     }
 }

@@ -183,8 +183,8 @@ fn order_and_limits<B: Backend>(make: &impl Fn() -> B) {
 struct NoWraps;
 
 impl Viewer for NoWraps {
-    fn sees_all_of(&self, kind: Kind) -> bool {
-        kind != 1059
+    fn guarded_kinds(&self) -> &[Kind] {
+        &[1059]
     }
 
     fn sees(&self, event: CanonicalEvent<'_>) -> bool {
@@ -304,7 +304,8 @@ fn counts<B: Backend>(make: &impl Fn() -> B) {
         25,
         "only visible events count"
     );
-    let counted = count(&backend, &[Filter::default()], 10, &Unrestricted);
+    // Matches of filters that overlap are read whatever the backend; other filters may cost less than what they match.
+    let counted = count(&backend, &[kind(1), author(1)], 10, &Unrestricted);
     assert!(counted.approximate && counted.count <= 10, "a cost of ten is not enough: {counted:?}");
 }
 
