@@ -419,3 +419,83 @@ impl<F: DiskFile> Manifest<F> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::folder::Folder;
+    use super::*;
+    use relay_engine::store::kv::Key;
+    use relay_engine::store::lsm::{Filtered, paginate};
+
+    fn key(n: u64) -> Key {
+        Key::read(&[b"i", &n.to_be_bytes().repeat(4)[..], &n.to_be_bytes()].concat()).expect("short")
+    }
+
+    fn some_state() -> State {
+        let mut state = State::default();
+        let keys: Vec<Key> = (1..=40).map(key).collect();
+        let mut pages = Vec::new();
+        paginate(&keys, RunId { level: 1, run: 3 }, 500, Filtered::HashesAndHeads, &mut pages);
+        assert!(pages.len() > 2);
+        let pages = pages.iter().zip(0..).map(|(page, id)| (page.run, page.page_ref(PageId(id))));
+        state.directory.insert_all(pages);
+        let merge = Merge { level: 1, runs: vec![3], into: RunId { level: 2, run: 1 }, from: key(7) };
+        state.directory.set_merge(merge, false);
+        state.flushed.position = Position { segment: 2, offset: 640, serial: 12 };
+        (state.flushed.last_seq, state.flushed.events) = (Seq(40), 38);
+        let removed = Arc::make_mut(&mut state.flushed.removed);
+        let changed = removed.adding(&[Seq(3), Seq(9)]);
+        removed.commit(changed);
+        let entry = SegmentEntry { generation: 1, first_seq: 1, numbers: 30, end: 9_000 };
+        state.segments.insert(1, entry);
+        state
+    }
+
+    fn assert_same(found: &State, expected: &State) {
+        let pages = |state: &State| -> Vec<_> {
+            let of_run = |run: &relay_engine::store::lsm::Run| {
+                let pages = run.pages.iter();
+                let page =
+                    |page: &PageRef| (page.id, page.first, page.last, page.filter.clone(), page.newest);
+                (run.id, run.from, run.newest, pages.map(page).collect::<Vec<_>>())
+            };
+            state.directory.runs().map(of_run).collect()
+        };
+        assert_eq!(pages(found), pages(expected));
+        assert_eq!(found.directory.merges(), expected.directory.merges());
+        assert_eq!(found.segments, expected.segments);
+        let flushed = |state: &State| {
+            let Applied { position, last_seq, events, unlogged_removals, removed, .. } = &state.flushed;
+            let removed = removed.missing_in(&RemovedSeqs::default(), 9);
+            (*position, *last_seq, *events, *unlogged_removals, removed)
+        };
+        assert_eq!(flushed(found), flushed(expected));
+    }
+
+    #[test]
+    fn a_manifest_of_version_1_is_read_and_written_anew() {
+        let path = tempfile::tempdir().expect("a folder");
+        let disk = Folder::lock(path.path()).expect("locks");
+        let expected = some_state();
+        let head = Head { database: [7; 16], slots: Slots { bytes: 512, of_file: 16 } };
+        let mut bytes = head.encode();
+        bytes[..4].copy_from_slice(&1u32.to_le_bytes());
+        let mut bytes = codec::frame(HEAD_MAGIC, &bytes);
+        // An edit ended before the rows of bodies that are overwritten; there are none.
+        let edit = expected.encode();
+        bytes.extend(codec::frame(EDIT_MAGIC, &edit[..edit.len() - 4]));
+        let file = disk.create(&name(1), bytes.len() as u64 + 64).expect("creates");
+        file.write(0, &bytes).and_then(|()| file.sync()).expect("writes");
+
+        let Opened { mut manifest, state } = Manifest::open(&disk, 1, 1_000).expect("opens").expect("whole");
+        assert_eq!(manifest.head(), head);
+        assert_same(&state, &expected);
+        assert!(manifest.is_broken(), "an edit of this version must not follow those of another");
+
+        manifest.replace(&disk, &state).expect("writes");
+        let Opened { manifest, state } = Manifest::open(&disk, 2, 1_000).expect("opens").expect("whole");
+        assert_same(&state, &expected);
+        assert!(!manifest.is_broken());
+        assert_eq!(disk.list().expect("lists").iter().filter(|name| parse_name(name).is_some()).count(), 1);
+    }
+}
