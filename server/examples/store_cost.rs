@@ -8,10 +8,13 @@
 #![allow(clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use relay_engine::store::{Backend, Posting, Rank, Reader, Seq, StartAt, Term, Writer, terms_of};
-use relay_engine::types::{Event, PubKey};
+use relay_engine::store::{
+    Backend, Count, CountStep, Posting, Rank, Reader, Seq, StartAt, Term, Unrestricted, Writer, terms_of,
+};
+use relay_engine::types::{Event, EventId, Filter, PubKey};
 use relay_server::lmdb::{LmdbBackend, LmdbOptions};
 use relay_server::log_store::{LogBackend, LogOptions};
 
@@ -69,6 +72,7 @@ fn measure<B: Backend>(open: impl Fn() -> B, events: u64, folder: &Path) {
     let backend = open();
     println!("opened in {:.1} ms", begun.elapsed().as_secs_f64() * 1_000.0);
     assert_eq!(backend.reader().and_then(|reader| reader.last_seq()), Ok(Seq(next - 1)));
+    count(&backend);
 }
 
 /// Blocks of all files in a folder.
@@ -139,6 +143,60 @@ fn find<B: Backend>(backend: &B) {
             start.elapsed().as_micros() as f64 / f64::from(rounds)
         });
         println!("{name} | {rows} | {:.1} | {:.1}", us[0], us[1]);
+    }
+}
+
+/// Microseconds of a COUNT and its cost, with every match read, for the first time after opening, and after that.
+fn count<B: Backend>(backend: &B) {
+    println!("COUNT | matches | us and cost with matches read | the first time | then");
+    let last = backend.reader().and_then(|reader| reader.last_seq()).expect("last_seq").0;
+    // Its newest half.
+    let since = Some(1_700_000_000 + last / 4);
+    let filters = [
+        ("everything", Filter::default()),
+        ("the newest half", Filter { since, ..Filter::default() }),
+        ("kind 1", Filter { kinds: Some([1].into()), ..Filter::default() }),
+        ("an author", Filter { authors: Some([author(0)].into()), ..Filter::default() }),
+        (
+            "authors and kinds",
+            Filter {
+                authors: Some(sorted((0..50).map(author).collect())),
+                kinds: Some([1, 7].into()),
+                ..Filter::default()
+            },
+        ),
+    ];
+    for (name, filter) in filters {
+        // A filter by id is always read, and so are those beside it.
+        let by_id = Filter { ids: Some([EventId([1; 32])].into()), ..Filter::default() };
+        let (counted, first_us, first_cost) = time_count(backend, std::slice::from_ref(&filter));
+        let (again, then_us, then_cost) = time_count(backend, std::slice::from_ref(&filter));
+        let (read, read_us, read_cost) = time_count(backend, &[filter, by_id]);
+        assert_eq!((counted, counted), (again, read), "{name}");
+        println!(
+            "{name} | {counted} | {read_us}, {read_cost} | {first_us}, {first_cost} | {then_us}, {then_cost}"
+        );
+    }
+}
+
+fn sorted(mut authors: Vec<PubKey>) -> Box<[PubKey]> {
+    authors.sort_unstable();
+    authors.into()
+}
+
+/// The count, and the microseconds and units of cost that it took.
+fn time_count<B: Backend>(backend: &B, filters: &[Filter]) -> (u64, u128, usize) {
+    let horizon = backend.reader().and_then(|reader| reader.last_seq()).expect("last_seq");
+    let filters: Arc<[Filter]> = filters.into();
+    let (begun, mut cost) = (Instant::now(), 0);
+    let mut count = Count::new(filters, backend.classes(), horizon, u64::MAX);
+    loop {
+        let (reader, mut left) = (backend.reader().expect("reader"), 2_000);
+        let step = count.step(&reader, 1_800_000_000, &mut left, &Unrestricted).expect("step");
+        cost += 2_000 - left;
+        if let CountStep::Done(counted) = step {
+            return (counted.count, begun.elapsed().as_micros(), cost);
+        }
     }
 }
 
