@@ -16,8 +16,11 @@ const HASH_GROUPS: usize = 52;
 /// Types of fields.
 const PAYMENT_HASH: Fe32 = Fe32::P;
 const EXPIRY: Fe32 = Fe32::X;
+const MIN_FINAL_CLTV_EXPIRY: Fe32 = Fe32::C;
 /// Seconds for which an invoice can be paid if it does not say.
 const EXPIRY_SECONDS: u64 = 3_600;
+/// Blocks for which a payment can be held if it does not say.
+const MIN_FINAL_CLTV_EXPIRY_BLOCKS: u64 = 18;
 /// Millisatoshis of a bitcoin.
 const BITCOIN_MSAT: u64 = 100_000_000_000;
 
@@ -32,6 +35,8 @@ pub struct Invoice {
     pub created_at: u64,
     /// Until when it can be paid, in Unix seconds.
     pub expires_at: u64,
+    /// Blocks for which a payment can be held at least (`min_final_cltv_expiry_delta`).
+    pub min_final_cltv_expiry: u64,
 }
 
 /// Why a text is no invoice.
@@ -81,7 +86,7 @@ impl Invoice {
         let (time, mut fields) =
             signed.split_at_checked(TIME_GROUPS).ok_or(not("the invoice is too short"))?;
         let created_at = number(time).unwrap_or_default();
-        let (mut payment_hash, mut expiry) = (None, None);
+        let (mut payment_hash, mut expiry, mut cltv) = (None, None, None);
         while let [kind, high, low, rest @ ..] = fields {
             let length = usize::from(high.to_u8()) * 32 + usize::from(low.to_u8());
             let (field, rest) =
@@ -91,6 +96,7 @@ impl Invoice {
                 // Of another length they are to be skipped; the first one counts.
                 PAYMENT_HASH if length == HASH_GROUPS && payment_hash.is_none() => payment_hash = hash(field),
                 EXPIRY if expiry.is_none() => expiry = number(field),
+                MIN_FINAL_CLTV_EXPIRY if cltv.is_none() => cltv = number(field),
                 _ => {}
             }
         }
@@ -102,6 +108,7 @@ impl Invoice {
             payment_hash: payment_hash.ok_or(not("the invoice has no payment hash"))?,
             created_at,
             expires_at: created_at.saturating_add(expiry.unwrap_or(EXPIRY_SECONDS)),
+            min_final_cltv_expiry: cltv.unwrap_or(MIN_FINAL_CLTV_EXPIRY_BLOCKS),
         })
     }
 }

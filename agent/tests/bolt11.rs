@@ -24,6 +24,7 @@ fn check(text: &str) {
     assert_eq!(read.payment_hash, known.payment_hash().to_byte_array(), "{text}");
     assert_eq!(read.created_at, known.duration_since_epoch().as_secs(), "{text}");
     assert_eq!(read.expires_at - read.created_at, known.expiry_time().as_secs(), "{text}");
+    assert_eq!(read.min_final_cltv_expiry, known.min_final_cltv_expiry_delta(), "{text}");
 }
 
 #[test]
