@@ -21,6 +21,16 @@ const LATE_MILLIS: u64 = 86_400_000;
 /// Milliseconds after which an invoice is given up even if the wallet has not answered.
 const GIVEN_UP_MILLIS: u64 = 30 * 86_400_000;
 
+/// Milliseconds after the time that a payment may be held for its work, in which the wallet has to take it.
+pub const SETTLE_MILLIS: u64 = 3_600_000;
+/// Seconds of a block of Bitcoin: half of what they take on average, so that twice as many may come.
+const BLOCK_SECONDS: u64 = 300;
+/// Blocks before the end of a payment at which nodes give it back by themselves.
+const BLOCKS_KEPT: u64 = 40;
+/// Milliseconds until a wallet is asked again to take a payment, or to give it back, at first and at most.
+const HOLD_RETRY_MILLIS: u64 = 2_000;
+const HOLD_RETRY_MILLIS_MAX: u64 = 60_000;
+
 /// Least that is kept for the fees of a payment, in millisatoshis.
 const FEE_RESERVE_MSAT_MIN: u64 = 2_000;
 
@@ -52,6 +62,16 @@ pub fn received(asked: u64, told: Option<u64>) -> u64 {
 /// What is kept of a customer's credit for the fees of paying so much out, in millisatoshis.
 pub fn fee_reserve(msat: u64) -> u64 {
     (msat / 100).max(FEE_RESERVE_MSAT_MIN)
+}
+
+/// Blocks for which a payment has to be held (`min_final_cltv_expiry_delta`), if its work may take so many seconds.
+pub fn hold_blocks(seconds: u64) -> u64 {
+    BLOCKS_KEPT + seconds.saturating_add(SETTLE_MILLIS / 1_000).div_ceil(BLOCK_SECONDS)
+}
+
+/// Milliseconds until a wallet is asked again what it has not done so many times.
+pub fn hold_retry_millis(tries: u32) -> u64 {
+    (HOLD_RETRY_MILLIS << tries.min(16)).min(HOLD_RETRY_MILLIS_MAX)
 }
 
 /// What a customer sees of a result before it is paid: its first `chars` characters, but no more than so many percent of it, and no half of
@@ -152,6 +172,17 @@ mod tests {
         ] {
             assert_eq!(quote(price, credit), want, "{price} {credit}");
         }
+    }
+
+    #[test]
+    fn a_payment_is_held_for_longer_than_its_work_takes() {
+        for (seconds, blocks) in [(60, 53), (3_600, 64), (21_600, 124)] {
+            assert_eq!(hold_blocks(seconds), blocks);
+            // With blocks twice as often as they come, and those left that nodes do not wait for.
+            assert!((blocks - BLOCKS_KEPT) * BLOCK_SECONDS >= seconds + SETTLE_MILLIS / 1_000);
+        }
+        let waits: Vec<u64> = (0..7).map(hold_retry_millis).collect();
+        assert_eq!(waits, [2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
     }
 
     #[test]

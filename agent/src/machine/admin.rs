@@ -272,7 +272,7 @@ impl<C: SqlConn> Agent<C> {
             self.outbox.put_back(unsent);
             return deleted;
         }
-        self.forget_memory();
+        self.forget_memory(now);
         let _ = self.settle(now);
         Ok(())
     }
@@ -311,7 +311,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// What is in memory of a deleted agent.
-    fn forget_memory(&mut self) {
+    fn forget_memory(&mut self, now: Now) {
         let is_of_job =
             |what: &Awaited| matches!(what, Awaited::Call(_) | Awaited::Input(_) | Awaited::StoreBlob(_));
         let open = self.awaited.iter().filter(|(_, what)| is_of_job(what)).map(|(id, _)| *id);
@@ -322,6 +322,8 @@ impl<C: SqlConn> Agent<C> {
         self.jobs = Jobs::open(0);
         self.schedules = Schedules::default();
         self.payments.wanted.clear();
+        let invoices: Vec<_> = self.payments.invoices.keys().copied().collect();
+        invoices.iter().for_each(|job| self.release_hold(now, job));
         (self.metrics, self.reported) = Default::default();
         self.deployed = None;
     }

@@ -73,7 +73,9 @@ impl<C: SqlConn> Agent<C> {
         let earned = match row.state {
             JobState::Responding => Some(Reason::Delivery),
             // What is to be paid after the work is not paid by a part of it.
-            JobState::Cancelled if row.attempts > 0 && !payment.is_postpaid => Some(Reason::Cancellation),
+            JobState::Cancelled if row.attempts > 0 && !(payment.is_postpaid || payment.is_hold) => {
+                Some(Reason::Cancellation)
+            }
             _ => None,
         };
         if let Some(reason) = earned {

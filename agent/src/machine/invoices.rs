@@ -4,6 +4,8 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now};
 
 use super::Agent;
+use super::holds::{HOLD_MESSAGE, HoldTerms, HoldTries};
+use super::jobs::Active;
 use crate::bolt11;
 use crate::job::{InputKind, JobEvent, JobState};
 use crate::nip47::{Claim, Transaction};
@@ -22,17 +24,21 @@ const UNPROVEN_MILLIS: u64 = 2_000;
 #[derive(Clone, Debug)]
 pub(super) struct Watched {
     pub(super) row: InvoiceRow,
-    /// When the wallet is asked, in milliseconds since 1970.
+    /// When the wallet is asked, in milliseconds since 1970; of a payment that is held for the work, when that has to end.
     pub(super) poll_at: u64,
+    pub(super) hold_tries: HoldTries,
 }
 
 impl Watched {
     /// One that is read from the database.
     pub(super) fn open(now: Now, row: InvoiceRow) -> Self {
-        let mut watched = Watched { row, poll_at: 0 };
+        let mut watched = Watched { row, poll_at: 0, hold_tries: HoldTries::default() };
         watched.poll_at = match watched.row.claimed_at {
             Some(before) => before + UNPROVEN_MILLIS,
-            None => watched.times().poll_at_opening(now.millis()),
+            None => {
+                let hold_poll_at = watched.hold_poll_at_opening(now.millis());
+                hold_poll_at.unwrap_or_else(|| watched.times().poll_at_opening(now.millis()))
+            }
         };
         watched
     }
@@ -69,7 +75,7 @@ fn checked(now: Now, made: &Transaction, msat: u64) -> Result<bolt11::Invoice, S
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// The wallet with the connection of this digest has made an invoice for a job: its customer is asked to pay it.
+    /// The wallet at this place has made an invoice for a job, or a hold invoice on these terms: its customer is asked to pay it.
     ///
     /// Returns what is wrong with the invoice, if something is.
     ///
@@ -78,12 +84,16 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn invoice_made(
         &mut self,
         now: Now,
-        wallet: String,
+        at: usize,
         job: &EventId,
+        terms: Option<HoldTerms>,
         made: &Transaction,
     ) -> Result<Result<(), String>, StoreError> {
+        let Some(Ok(client)) = self.payments.wallets.get(at).map(|wallet| wallet.client.clone()) else {
+            return Ok(Ok(()));
+        };
         let Some(mut active) = self.awaiting(now, job)? else { return Ok(Ok(())) };
-        let Some(JobPayment { price, paid, invoiced, is_postpaid }) = active.row.trace.payment else {
+        let Some(JobPayment { price, paid, invoiced, is_postpaid, .. }) = active.row.trace.payment else {
             return Ok(Ok(()));
         };
         let bolt11 = made.invoice.as_deref().unwrap_or_default();
@@ -91,6 +101,11 @@ impl<C: SqlConn> Agent<C> {
             Ok(invoice) => invoice,
             Err(why) => return Ok(Err(why)),
         };
+        if let Some(terms) = &terms
+            && let Err(why) = Self::check_hold_invoice(&client, job, terms, &invoice)
+        {
+            return Ok(Err(why));
+        }
         let mut known = self.payments.invoices.values();
         if known.any(|watched| watched.row.payment_hash == invoice.payment_hash)
             || store::has_invoice(&self.conn, &self.batch, &invoice.payment_hash)?
@@ -102,7 +117,9 @@ impl<C: SqlConn> Agent<C> {
             paid => format!("the price is {price} msat, of which {paid} are paid by your credit"),
         };
         let sample = self.sample_of(&active.row);
-        if is_postpaid {
+        if terms.is_some() {
+            message.push_str(HOLD_MESSAGE);
+        } else if is_postpaid {
             message.push_str(match sample.is_empty() {
                 true => "; the result is there, and is published when it is paid",
                 false => "; this is the beginning of the result, all of which is published when it is paid",
@@ -123,9 +140,10 @@ impl<C: SqlConn> Agent<C> {
             expires_at: invoice.expires_at,
             received: 0,
             claimed_at: None,
-            wallet,
+            wallet: client.digest(),
+            hold: terms.as_ref().map(HoldTerms::offered),
         };
-        let mut watched = Watched { row, poll_at: 0 };
+        let mut watched = Watched { row, poll_at: 0, hold_tries: HoldTries::default() };
         watched.poll_at = watched.times().next_poll(now.millis());
         active.row.wake_at = watched.times().job_waits_until();
         self.batch.put_invoice(watched.row.clone());
@@ -164,19 +182,25 @@ impl<C: SqlConn> Agent<C> {
         let claim = match (told.claim(&watched.row.payment_hash), told.msat) {
             // Nothing came.
             (Claim::Proven | Claim::Unproven, Some(0)) => Claim::False,
+            // Without the preimage it cannot be.
+            (Claim::Unproven, _) if !watched.can_be_settled() => Claim::False,
             (claim, _) => claim,
         };
         match claim {
+            Claim::Unpaid if watched.row.hold.is_some() => {
+                self.claim_taken_back(now, job);
+                return self.hold_told(now, job, told);
+            }
             Claim::Unpaid if watched.times().is_over(at) => self.give_up_invoice(job),
             Claim::Unpaid => {
                 watched.poll_at = watched.times().next_poll(at);
-                if watched.row.claimed_at.take().is_some() {
-                    self.batch.put_invoice(watched.row.clone());
-                    self.log(now, Some(*job), "the wallet has taken back that the invoice is paid");
-                }
+                self.claim_taken_back(now, job);
             }
             Claim::False => {
-                watched.poll_at = watched.times().next_poll(at);
+                match watched.has_to_end() {
+                    true => watched.try_later(now),
+                    false => watched.poll_at = watched.times().next_poll(at),
+                }
                 self.log(
                     now,
                     Some(*job),
@@ -199,15 +223,24 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
+    /// The wallet says that an invoice is not paid, of which it may have said that it is.
+    fn claim_taken_back(&mut self, now: Now, job: &EventId) {
+        let Some(watched) = self.payments.invoices.get_mut(job) else { return };
+        if watched.row.claimed_at.take().is_some() {
+            self.batch.put_invoice(watched.row.clone());
+            self.log(now, Some(*job), "the wallet has taken back that the invoice is paid");
+        }
+    }
+
     /// Of very many invoices that nobody has paid, the one that expired first is given up.
     fn make_room_for_invoice(&mut self, now: Now) {
         if self.payments.invoices.len() < WATCHED_MAX {
             return;
         }
-        let expired =
-            self.payments.invoices.values().filter(|watched| {
-                watched.is_open() && now.millis() > watched.times().expires_at + GRACE_MILLIS
-            });
+        let expired = self.payments.invoices.values().filter(|watched| {
+            let is_old = now.millis() > watched.times().expires_at + GRACE_MILLIS;
+            watched.is_open() && is_old && !watched.was_held()
+        });
         let first = expired.min_by_key(|watched| watched.row.expires_at).map(|watched| watched.row.job);
         first.into_iter().for_each(|job| self.give_up_invoice(&job));
     }
@@ -232,12 +265,18 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn give_up_invoice(&mut self, job: &EventId) {
         let Some(watched) = self.payments.invoices.get_mut(job) else { return };
         watched.row.state = InvoiceState::Unpaid;
+        let what = if watched.was_held() { "released" } else { "unpaid" };
         self.batch.put_invoice(watched.row.clone());
-        self.metrics.payment("unpaid");
+        self.metrics.payment(what);
     }
 
     /// An invoice is paid: what has come is its customer's credit, and the job that waits for it begins, or its result is published.
-    fn invoice_paid(&mut self, now: Now, job: &EventId, told: Option<u64>) -> Result<(), StoreError> {
+    pub(super) fn invoice_paid(
+        &mut self,
+        now: Now,
+        job: &EventId,
+        told: Option<u64>,
+    ) -> Result<(), StoreError> {
         let Some(watched) = self.payments.invoices.get(job) else { return Ok(()) };
         let (asked, customer) = (watched.row.msat, watched.row.customer);
         let msat = payment::received(asked, told);
@@ -278,12 +317,17 @@ impl<C: SqlConn> Agent<C> {
             self.release(now, active, withheld);
             return Ok(());
         }
+        self.begin_paid(now, active);
+        Ok(())
+    }
+
+    /// A job begins that is paid, or whose payment is held.
+    pub(super) fn begin_paid(&mut self, now: Now, mut active: Active) {
         // Its inputs have their time from now on.
         active.row.wake_at = now.millis();
         self.send_feedback(now, &mut active, Feedback::Processing(""));
         let needs_fetching = active.request.inputs.iter().any(|input| input.kind != InputKind::Text);
         // It is queued whatever becomes of its start.
         let _ = self.begin(now, active, needs_fetching);
-        Ok(())
     }
 }

@@ -90,6 +90,7 @@ impl<C: SqlConn> Agent<C> {
                     self.batch.put_withheld(open.seq, None);
                 }
                 self.jobs.remove(&open.id);
+                self.release_hold(now, &open.id);
                 self.payments.wanted.remove(&open.seq);
                 self.metrics.ended(JobState::Failed, Some("internal"));
                 Ok(None)

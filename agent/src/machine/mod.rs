@@ -5,7 +5,7 @@
 //! inputs     the texts of events, other jobs (job_results) and URLs that a request names
 //! run        attempts: executors and their calls, time limits, retries; load: jobs from the database
 //! payments   what a job costs, when it is paid; invoices: from the wallet to the customer and back; books: what becomes of the money;
-//!            postpay: results that wait for their payment; refunds: credit is paid out (approvals: if the owner
+//!            postpay: results that wait for their payment; holds: payments that are held until there is a result; refunds: credit is paid out (approvals: if the owner
 //!            agrees); wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
@@ -36,6 +36,7 @@ mod effect;
 mod expired;
 mod export;
 mod heartbeats;
+mod holds;
 mod inputs;
 mod intake;
 mod invoices;
@@ -302,6 +303,7 @@ impl<C: SqlConn> Agent<C> {
         };
         agent.load_deployed(now)?;
         agent.load_jobs(now)?;
+        agent.release_orphaned_holds(now);
         // What is stored is resumed; if that needs a write which fails, it is tried again like any other.
         let _ = agent.settle(now);
         Ok(agent)
@@ -404,6 +406,7 @@ impl<C: SqlConn> Agent<C> {
             times.extend([wake, self.outbox.retry_at(), self.signer_retry_at(), self.next_schedule()]);
             times.extend([self.renewal_at(), self.heartbeat_due_at()]);
             times.extend([self.wallets_due_at(), self.invoices_end_at(), self.unsent_refunds_end_at()]);
+            times.push(self.held_work_ends_at().filter(|_| self.event_signer().is_some()));
         }
         times.into_iter().flatten().min().map(Now::from_millis)
     }
@@ -417,6 +420,7 @@ impl<C: SqlConn> Agent<C> {
         // Without a signer nothing can be answered, so jobs do not expire either.
         if self.event_signer().is_some() {
             self.handle_due_jobs(now);
+            self.end_held_work(now);
             self.run_schedules(now);
             self.renew_announcement(now);
             self.heartbeat(now);

@@ -112,7 +112,7 @@ impl<C: SqlConn> Agent<C> {
     /// cancels would have ever more of them.
     fn unpaid(&self, now: Now, customer: &PubKey) -> (usize, usize) {
         let wanted = self.payments.wanted.values().filter_map(|job| self.jobs.get(job));
-        let open = self.payments.invoices.values().filter(|watched| watched.is_open());
+        let open = self.payments.invoices.values().filter(|watched| watched.is_open() && !watched.was_held());
         let payable = open.filter(|watched| now.millis() < watched.times().expires_at);
         let customers = wanted.map(|open| open.customer).chain(payable.map(|watched| watched.row.customer));
         customers.fold((0, 0), |(all, own), of| (all + 1, own + usize::from(of == *customer)))
@@ -170,7 +170,8 @@ impl<C: SqlConn> Agent<C> {
         };
         let is_postpaid = invoiced > 0 && self.may_pay_later(&customer)?;
         let invoiced = if is_postpaid { 0 } else { invoiced };
-        active.row.trace.payment = Some(JobPayment { price, paid: 0, invoiced, is_postpaid });
+        let is_hold = invoiced > 0 && policy == Some(PaymentPolicy::Hold);
+        active.row.trace.payment = Some(JobPayment { price, paid: 0, invoiced, is_postpaid, is_hold });
         self.charge(now, &mut active.row, price.min(credit));
         if is_postpaid {
             self.unpaid_work_begins(now, &customer);
@@ -234,18 +235,21 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// What the wallet is asked for a job: millisatoshis, and what the payer sees. `None` if it does not wait any more.
+    /// What the wallet is asked for a job: millisatoshis, what the payer sees, and whether by a hold invoice. `None` if it does not wait any more.
     pub(super) fn invoice_wanted(
         &mut self,
         now: Now,
         job: &EventId,
-    ) -> Result<Option<(u64, String)>, StoreError> {
+    ) -> Result<Option<(u64, String, bool)>, StoreError> {
         let open = self.jobs.get(job).filter(|open| open.state.awaits_payment());
         let Some(open) = open.copied() else { return Ok(None) };
         let Some(row) = self.read_or_end(now, &open)? else { return Ok(None) };
         let name = self.deployed.as_ref().map_or("", |deployed| &deployed.manifest.name);
         let msat = row.trace.payment.map_or(0, |payment| payment.invoiced);
-        Ok(Some((msat, format!("{name}: job {}", &job.to_string()[..16]))))
+        // What is asked for when there is a result is not held.
+        let is_hold = row.state == JobState::AwaitingPayment
+            && row.trace.payment.is_some_and(|payment| payment.is_hold);
+        Ok(Some((msat, format!("{name}: job {}", &job.to_string()[..16]), is_hold)))
     }
 
     /// The time of a job's payment may be over.
@@ -257,6 +261,11 @@ impl<C: SqlConn> Agent<C> {
         let Some(active) = self.awaiting(now, &open.id)? else { return Ok(()) };
         let is_asked_for = self.payments.wanted.remove(&open.seq).is_none();
         let (event, cause, message) = match (is_asked_for, open.state) {
+            (true, JobState::Withheld) if self.is_held(&open.id) => (
+                JobEvent::Fail,
+                "wallet",
+                "the payment could not be taken in time, and the result is dropped",
+            ),
             (true, JobState::Withheld) => {
                 (JobEvent::Expire, "payment_timeout", "the result was not paid in time, and is dropped")
             }

@@ -28,7 +28,9 @@ const SAID_BYTES_MAX: usize = 1 << 20;
 
 /// Whether a job's result has to be paid before it is published.
 fn is_owed(row: &JobRow) -> bool {
-    row.trace.payment.is_some_and(|payment| payment.is_postpaid && payment.paid < payment.price)
+    row.trace
+        .payment
+        .is_some_and(|payment| (payment.is_postpaid || payment.is_hold) && payment.paid < payment.price)
 }
 
 impl Active {
@@ -79,16 +81,19 @@ impl<C: SqlConn> Agent<C> {
     /// The result is there, and waits for its payment. Credit that has come meanwhile is spent first.
     pub(super) fn withhold(&mut self, now: Now, mut active: Active, output: Output) {
         let Some(payment) = active.row.trace.payment else { return };
-        let rest = payment.price.saturating_sub(payment.paid);
-        // What cannot be read stays credit, and all is asked for.
-        let credit = self.credit_of(&active.row.customer).unwrap_or_default();
-        let Quote::Invoice(invoiced) = payment::quote(rest, credit) else {
-            self.charge(now, &mut active.row, rest);
-            return self.complete(now, active, &output.content, &output.content, output.tokens);
-        };
-        self.charge(now, &mut active.row, credit);
-        if let Some(payment) = &mut active.row.trace.payment {
-            payment.invoiced = invoiced;
+        let is_held = self.is_held(&active.id());
+        if !is_held {
+            let rest = payment.price.saturating_sub(payment.paid);
+            // What cannot be read stays credit, and all is asked for.
+            let credit = self.credit_of(&active.row.customer).unwrap_or_default();
+            let Quote::Invoice(invoiced) = payment::quote(rest, credit) else {
+                self.charge(now, &mut active.row, rest);
+                return self.complete(now, active, &output.content, &output.content, output.tokens);
+            };
+            self.charge(now, &mut active.row, credit);
+            if let Some(payment) = &mut active.row.trace.payment {
+                payment.invoiced = invoiced;
+            }
         }
         self.count_tokens(&mut active, output.tokens);
         let said = match std::mem::replace(&mut active.stage, Stage::Waiting) {
@@ -102,7 +107,10 @@ impl<C: SqlConn> Agent<C> {
         self.batch.put_withheld(active.row.seq, Some(Withheld { content: output.content, said }));
         active.row.inputs = None;
         active.advance(JobEvent::Withhold);
-        self.want_invoice(now, active);
+        match is_held {
+            true => self.settle_hold(now, active),
+            false => self.want_invoice(now, active),
+        }
     }
 
     /// The result that a job withholds.

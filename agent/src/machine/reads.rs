@@ -340,6 +340,7 @@ impl JobRecord {
                     paid: self.cost_msat,
                     invoiced: 0,
                     is_postpaid: false,
+                    is_hold: false,
                 }),
                 started_at: self.started_at,
                 tokens: self.tokens,

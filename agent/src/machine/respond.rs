@@ -233,10 +233,13 @@ impl<C: SqlConn> Agent<C> {
     ) {
         self.outbox.drop_partials(&active.id());
         let credit = active.row.trace.payment.map_or(0, |payment| payment.paid);
-        let text = match credit {
+        let mut text = match credit {
             0 => message.to_owned(),
             credit => format!("{message}; {credit} msat are credit for your next job"),
         };
+        if self.is_held(&active.id()) {
+            text.push_str("; your payment is given back");
+        }
         self.send_feedback(now, &mut active, Feedback::Error(&text));
         self.log(now, Some(active.id()), format!("{cause}: {message}"));
         self.end(now, active, event, Some(cause));
@@ -259,6 +262,7 @@ impl<C: SqlConn> Agent<C> {
         }
         row.advance(event);
         self.close_account(now, &mut row);
+        self.release_hold(now, &row.id);
         row.finished_at = now.millis();
         row.inputs = None;
         row.trace.decrypted.iter_mut().for_each(Decrypted::forget);

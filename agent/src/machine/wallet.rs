@@ -11,9 +11,11 @@ use relay_engine::types::{Event, EventId, Now};
 use serde::{Deserialize, Serialize};
 
 use super::admin::AgentRecord;
+use super::holds::{self, HoldTerms};
 use super::invoices::Watched;
 use super::refunds::PaymentHash;
 use super::{Agent, Awaited, Effect, EffectId};
+use crate::manifest::PaymentPolicy;
 use crate::nip47::{Client, WalletInfo};
 use crate::secrets::Secrets;
 use crate::store;
@@ -117,8 +119,14 @@ impl Exchange {
 pub(super) enum WalletRequest {
     /// To make an invoice for a job.
     Make(EventId),
+    /// To make a hold invoice for a job.
+    MakeHold(EventId, HoldTerms),
     /// Whether the invoice of a job is paid.
     Lookup(EventId),
+    /// To take the payment that is held for a job.
+    Settle(EventId),
+    /// To give it back.
+    Cancel(EventId),
     /// To pay a customer's invoice.
     Pay(PaymentHash),
     /// Whether that is paid.
@@ -236,7 +244,7 @@ impl<C: SqlConn> Agent<C> {
         let Backoffs { making, looking_up } = wallet.backoffs();
         let make_at = (wallet.is_current && !self.payments.wanted.is_empty()).then_some(making);
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
-        let polls = open.filter(|watched| wallet.has_made(watched)).map(|watched| watched.poll_at);
+        let polls = open.filter(|watched| wallet.has_made(watched)).filter_map(Watched::question_at);
         let look_up_at = polls.min().map(|at| at.max(looking_up));
         let refund_at = self.refund_question_at(wallet).map(|at| at.max(looking_up));
         make_at.into_iter().chain(look_up_at).chain(refund_at).min()
@@ -292,7 +300,13 @@ impl<C: SqlConn> Agent<C> {
         if !is_due || !is_free {
             return Ok(());
         }
-        let Some(info) = wallet.memory.info.clone() else {
+        // It may have been asked for other things before.
+        let needed = self.needed_methods(wallet);
+        let can = |info: &WalletInfo| needed.iter().all(|method| info.has(method));
+        let Some(info) = wallet.memory.info.clone().filter(can) else {
+            if let Some(wallet) = self.payments.wallets.get_mut(at) {
+                wallet.memory.info = None;
+            }
             self.begin_wallet_exchange(now, at, &client, Vec::new());
             return Ok(());
         };
@@ -316,6 +330,16 @@ impl<C: SqlConn> Agent<C> {
             self.begin_wallet_exchange(now, at, &client, requests);
         }
         Ok(())
+    }
+
+    /// What a wallet must be able to do for what it is asked now.
+    pub(super) fn needed_methods(&self, wallet: &Wallet) -> &'static [&'static str] {
+        let policy = self.deployed.as_ref().map(|deployed| deployed.manifest.payment.policy);
+        match policy {
+            _ if !wallet.is_current || self.payments.wanted.is_empty() => &["lookup_invoice"],
+            Some(PaymentPolicy::Hold) => &holds::METHODS,
+            _ => &["make_invoice", "lookup_invoice"],
+        }
     }
 
     fn begin_wallet_exchange(
@@ -355,7 +379,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn wallet_is_answered(&mut self, now: Now, at: usize) {
         let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
-        let made = open.filter(|watched| wallet.has_made(watched));
+        let made = open.filter(|watched| wallet.has_made(watched) && watched.question_at().is_some());
         let until = made.map(|watched| watched.row.made_at + LISTEN_MILLIS).max().unwrap_or_default();
         let Some(exchange) = &mut wallet.exchange else { return };
         if exchange.failure.is_some() || until <= now.millis() {
@@ -373,8 +397,11 @@ impl<C: SqlConn> Agent<C> {
         self.cancel_effect(id);
         for ask in asks.into_values() {
             match ask {
-                WalletRequest::Make(_) => {}
+                WalletRequest::Make(_) | WalletRequest::MakeHold(..) => {}
                 WalletRequest::Lookup(job) => self.ask_later(now, &job),
+                WalletRequest::Settle(job) | WalletRequest::Cancel(job) => {
+                    self.hold_not_done(now, &job, false);
+                }
                 WalletRequest::Pay(hash) | WalletRequest::LookupPayment(hash) => {
                     self.payment_not_told(now, &hash);
                 }

@@ -3,10 +3,12 @@
 use relay_engine::sql::SqlConn;
 use relay_engine::types::{EventId, Now};
 
+use super::holds::HoldTerms;
+use super::invoices::Watched;
 use super::remote_signing::cut;
 use super::wallet::{Exchange, WalletRequest};
 use super::{Agent, EffectId, ExchangeEvent};
-use crate::nip47::{Claim, Transaction, WalletError, WalletInfo, WalletMessage};
+use crate::nip47::{Claim, Held, Transaction, WalletError, WalletInfo, WalletMessage};
 
 /// Milliseconds until a wallet is asked again for an invoice of which it has told nothing.
 const SILENT_MILLIS: u64 = 10_000;
@@ -44,12 +46,19 @@ impl<C: SqlConn> Agent<C> {
                 }
             }
             Some(WalletMessage::Received(transaction)) => self.wallet_notifies(now, &transaction),
+            Some(WalletMessage::Accepted(mut transaction)) => {
+                // Some wallets leave out what the notification says already.
+                transaction.state.get_or_insert_with(|| "accepted".to_owned());
+                self.wallet_notifies(now, &transaction);
+            }
             None => {}
         }
     }
 
     /// What the wallet can do. Its relays may have several versions, of which the newest counts.
     fn wallet_info(&mut self, now: Now, at: usize, info: WalletInfo) {
+        let Some(wallet) = self.payments.wallets.get(at) else { return };
+        let needed = self.needed_methods(wallet);
         let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
         let Some(exchange) = wallet.exchange.as_mut().filter(|exchange| exchange.info_at <= info.created_at)
         else {
@@ -59,8 +68,6 @@ impl<C: SqlConn> Agent<C> {
         if wallet.memory.info.as_ref().is_some_and(|known| known.created_at >= info.created_at) {
             return;
         }
-        let needed =
-            if wallet.is_current { &["make_invoice", "lookup_invoice"][..] } else { &["lookup_invoice"] };
         let lacks = needed.iter().find(|method| !info.has(method)).filter(|_| exchange.awaits_info);
         if let Some(method) = lacks {
             // Another relay may have a newer version, or this one tomorrow.
@@ -94,30 +101,28 @@ impl<C: SqlConn> Agent<C> {
         }
         self.note_wallet_backoff(now, at, ask, &outcome);
         match (ask, outcome) {
-            (WalletRequest::Make(job), Ok(made)) => {
-                let wallet = self.payments.wallets.get(at);
-                let connection = wallet.map(|wallet| wallet.memory.connection.clone()).unwrap_or_default();
-                match self.invoice_made(now, connection, &job, &made) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(why)) => {
-                        self.wallet_error(now, at, &why);
-                        self.invoice_refused(now, &job, &why);
-                    }
-                    // It is asked for another one, after a while.
-                    Err(_) => {
-                        if let Some(wallet) = self.payments.wallets.get_mut(at) {
-                            wallet.memory.making.failed(now);
-                        }
-                        self.store_wallets();
-                    }
-                }
+            (WalletRequest::Make(job), Ok(made)) => self.wallet_makes(now, at, &job, None, &made),
+            (WalletRequest::MakeHold(job, terms), Ok(made)) => {
+                self.wallet_makes(now, at, &job, Some(terms), &made);
             }
-            (WalletRequest::Make(job), Err(error)) => {
+            (WalletRequest::Make(job) | WalletRequest::MakeHold(job, _), Err(error)) => {
                 let why = format!("the wallet makes no invoice: {}", words(&error));
                 self.wallet_error(now, at, &why);
                 if !may_pass(&error) {
                     self.invoice_refused(now, &job, &why);
                 }
+            }
+            (WalletRequest::Settle(job), Ok(_)) => self.hold_settled(now, &job),
+            (WalletRequest::Cancel(job), Ok(_)) => self.hold_cancelled(&job),
+            (ask @ (WalletRequest::Settle(job) | WalletRequest::Cancel(job)), Err(error)) => {
+                let does = if ask == WalletRequest::Settle(job) { "take" } else { "give back" };
+                // Some cancel only what they hold.
+                if self.payments.invoices.get(&job).is_some_and(Watched::was_held) {
+                    let why =
+                        format!("the wallet does not {does} a payment that it holds: {}", words(&error));
+                    self.wallet_error(now, at, &why);
+                }
+                self.hold_not_done(now, &job, true);
             }
             (WalletRequest::Lookup(job), Ok(told)) => {
                 // If the store fails it is asked again.
@@ -144,6 +149,31 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
+    /// The wallet has made an invoice.
+    fn wallet_makes(
+        &mut self,
+        now: Now,
+        at: usize,
+        job: &EventId,
+        terms: Option<HoldTerms>,
+        made: &Transaction,
+    ) {
+        match self.invoice_made(now, at, job, terms, made) {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => {
+                self.wallet_error(now, at, &why);
+                self.invoice_refused(now, job, &why);
+            }
+            // It is asked for another one, after a while.
+            Err(_) => {
+                if let Some(wallet) = self.payments.wallets.get_mut(at) {
+                    wallet.memory.making.failed(now);
+                }
+                self.store_wallets();
+            }
+        }
+    }
+
     /// Whether the wallet makes invoices, or tells of them, now. That it does not make any keeps nobody waiting who has paid.
     fn note_wallet_backoff(
         &mut self,
@@ -155,16 +185,14 @@ impl<C: SqlConn> Agent<C> {
         let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
         let memory = &mut wallet.memory;
         let (backoff, has_failed) = match (ask, outcome) {
-            (WalletRequest::Make(_), Err(error)) => (&mut memory.making, may_pass(error)),
-            (WalletRequest::Make(_), Ok(_)) => (&mut memory.making, false),
-            // What is wrong with one invoice need not be wrong with others.
-            (WalletRequest::Lookup(_) | WalletRequest::LookupPayment(_), Err(error)) => {
-                (&mut memory.looking_up, error.code == "RATE_LIMITED")
+            (WalletRequest::Make(_) | WalletRequest::MakeHold(..), Err(error)) => {
+                (&mut memory.making, may_pass(error))
             }
-            (WalletRequest::Lookup(_) | WalletRequest::LookupPayment(_), Ok(_)) => {
-                (&mut memory.looking_up, false)
-            }
+            (WalletRequest::Make(_) | WalletRequest::MakeHold(..), Ok(_)) => (&mut memory.making, false),
             (WalletRequest::Pay(_), _) => return,
+            // What is wrong with one invoice need not be wrong with others.
+            (_, Err(error)) => (&mut memory.looking_up, error.code == "RATE_LIMITED"),
+            (_, Ok(_)) => (&mut memory.looking_up, false),
         };
         let before = *backoff;
         if has_failed {
@@ -180,7 +208,13 @@ impl<C: SqlConn> Agent<C> {
     /// An invoice of which the wallet has told nothing is asked for later.
     pub(super) fn ask_later(&mut self, now: Now, job: &EventId) {
         if let Some(watched) = self.payments.invoices.get_mut(job) {
-            watched.poll_at = watched.times().next_poll(now.millis()).max(now.millis() + SILENT_MILLIS);
+            match watched.has_to_end() {
+                true => watched.try_later(now),
+                false => {
+                    let next = watched.times().next_poll(now.millis());
+                    watched.poll_at = next.max(now.millis() + SILENT_MILLIS);
+                }
+            }
         }
     }
 
@@ -191,7 +225,8 @@ impl<C: SqlConn> Agent<C> {
         let invoice =
             invoices.find(|(_, watched)| watched.is_open() && watched.row.payment_hash == payment_hash);
         let Some(job) = invoice.map(|(job, _)| *job) else { return };
-        if transaction.claim(&payment_hash) == Claim::Proven {
+        let is_held = transaction.held(&payment_hash) == Held::Accepted;
+        if is_held || transaction.claim(&payment_hash) == Claim::Proven {
             let _ = self.invoice_told(now, &job, transaction);
         } else if let Some(watched) = self.payments.invoices.get_mut(&job) {
             watched.poll_at = watched.poll_at.min(now.millis());

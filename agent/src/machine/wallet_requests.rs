@@ -39,14 +39,16 @@ impl<C: SqlConn> Agent<C> {
     ) -> Result<Vec<(WalletRequest, Method)>, StoreError> {
         let mut asks = Vec::new();
         let makes = |wallet: &Wallet| wallet.is_current && wallet.backoffs().making <= now.millis();
-        if !self.payments.wallets.get(at).is_some_and(makes) {
-            return Ok(asks);
-        }
+        let wallet = self.payments.wallets.get(at).filter(|wallet| makes(wallet));
+        let Some(Ok(client)) = wallet.map(|wallet| wallet.client.clone()) else { return Ok(asks) };
         let wanted: Vec<(u64, EventId)> =
             self.payments.wanted.iter().take(max).map(|(seq, job)| (*seq, *job)).collect();
         for (seq, job) in wanted {
             match self.invoice_wanted(now, &job)? {
-                Some((msat, description)) => {
+                Some((msat, description, true)) => {
+                    asks.push(self.hold_invoice_request(&client, &job, msat, description));
+                }
+                Some((msat, description, false)) => {
                     let method = Method::MakeInvoice { msat, description, expiry_s: INVOICE_SECONDS };
                     asks.push((WalletRequest::Make(job), method));
                 }
@@ -57,28 +59,26 @@ impl<C: SqlConn> Agent<C> {
         Ok(asks)
     }
 
-    /// The invoices of a wallet that are to be asked for: those whose jobs wait for them first, but one of the others among the first.
+    /// What a wallet is to be asked about its invoices: about those whose jobs wait for them, and those that it holds, first, but one of the others among the first.
     fn due_lookups(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
         let Some(wallet) = self.payments.wallets.get(at) else { return Vec::new() };
         if wallet.backoffs().looking_up > now.millis() {
             return Vec::new();
         }
         let due = self.payments.invoices.iter().filter(|(_, watched)| {
-            watched.is_open() && wallet.has_made(watched) && watched.poll_at <= now.millis()
+            wallet.has_made(watched) && watched.question_at().is_some_and(|at| at <= now.millis())
         });
         let (mut waiting, mut others): (Vec<_>, Vec<_>) = due
-            .map(|(job, watched)| (watched.poll_at, *job, watched.row.payment_hash))
-            .partition(|(_, job, _)| self.is_awaiting(job));
-        waiting.sort_unstable();
-        others.sort_unstable();
+            .map(|(job, watched)| (watched.poll_at, *job, watched))
+            .partition(|(_, job, watched)| self.is_awaiting(job) || watched.has_to_end());
+        waiting.sort_unstable_by_key(|(at, job, _)| (*at, *job));
+        others.sort_unstable_by_key(|(at, job, _)| (*at, *job));
         let first = others.len().min(1);
         waiting.truncate(REQUESTS_MAX);
         let place = waiting.len().min(LOOKUPS_MIN - 1);
         waiting.splice(place..place, others.drain(..first));
         waiting.extend(others);
         waiting.truncate(REQUESTS_MAX);
-        let lookup =
-            |(_, job, payment_hash)| (WalletRequest::Lookup(job), Method::LookupInvoice { payment_hash });
-        waiting.into_iter().map(lookup).collect()
+        waiting.into_iter().map(|(_, job, watched)| Self::question(wallet, &job, watched)).collect()
     }
 }

@@ -92,6 +92,9 @@ fn public_payment(payment: &Payment) -> Value {
     if let Some((chars, percent)) = payment.sample_limits() {
         (public["sample_chars"], public["sample_percent"]) = (json!(chars), json!(percent));
     }
+    if let Some(seconds) = payment.hold_seconds() {
+        public["hold_s"] = json!(seconds);
+    }
     public
 }
 

@@ -55,6 +55,9 @@ pub struct Payment {
     /// With [`PaymentPolicy::Sample`]: the part of a result that is shown before it is paid at most, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_percent: Option<u32>,
+    /// With [`PaymentPolicy::Hold`]: see [`Payment::hold_seconds`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold_s: Option<u32>,
 }
 
 impl Payment {
@@ -65,6 +68,12 @@ impl Payment {
             PaymentPolicy::Postpay | PaymentPolicy::Sample => self.unpaid_max.unwrap_or(UNPAID_MAX_DEFAULT),
             PaymentPolicy::Free | PaymentPolicy::Prepay | PaymentPolicy::Hold => 0,
         }
+    }
+
+    /// Seconds for which a customer's payment may be held while the job waits for its turn and works. Then the job has failed, and the payment
+    /// is given back. `None` with other policies.
+    pub fn hold_seconds(&self) -> Option<u64> {
+        (self.policy == PaymentPolicy::Hold).then(|| u64::from(self.hold_s.unwrap_or(HOLD_SECONDS_DEFAULT)))
     }
 
     /// How much of a result is shown before it is paid: characters, and percent of it, whichever is less. `None` with other policies.
@@ -81,6 +90,9 @@ const UNPAID_MAX_DEFAULT: u32 = 3;
 const SAMPLE_CHARS_DEFAULT: u32 = 280;
 const SAMPLE_PERCENT_DEFAULT: u32 = 20;
 
+/// [`Payment::hold_seconds`], if the manifest says nothing.
+const HOLD_SECONDS_DEFAULT: u32 = 3_600;
+
 /// What becomes of what a customer has paid and not got a result for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -96,7 +108,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// When an agent is paid. Validation refuses `hold`.
+/// When an agent is paid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentPolicy {
@@ -109,7 +121,7 @@ pub enum PaymentPolicy {
     Postpay,
     /// Like [`PaymentPolicy::Postpay`]; the beginning of the result is shown before.
     Sample,
-    /// By a hold invoice, on success.
+    /// By a hold invoice: its work begins when the payment is held, which is taken when there is a result, and else given back.
     Hold,
 }
 

@@ -35,13 +35,12 @@ const OWN_KINDS: [u16; 8] = [0, 5, 62, 7_007, 10_002, 10_050, 11_998, 31_990];
 /// Job requests, results and feedback.
 const NIP90_KINDS: RangeInclusive<u16> = 5_000..=7_000;
 
-const NOT_YET: &str =
-    "is not supported yet: jobs are free, or paid before (prepay) or after the work (postpay, sample)";
-
 /// Results that a customer may leave unpaid, and how much is shown of one: characters that feedback has room for, and percent.
 const UNPAID_MAX: u64 = 1_000;
 const SAMPLE_CHARS_MAX: u64 = 2_000;
 const SAMPLE_PERCENT_MAX: u64 = 50;
+/// Seconds for which a payment may be held for the work.
+const HOLD_SECONDS: RangeInclusive<u64> = 60..=21_600;
 
 impl Manifest {
     /// Checks every field, and writes public keys as lowercase hexadecimal digits.
@@ -120,18 +119,19 @@ impl Manifest {
             None => {}
         }
         self.check_postpay()?;
+        self.check_hold()?;
         match policy {
             PaymentPolicy::Free => match (priced, wallet_ref) {
                 (Some(at), _) => Err(ManifestError::new(
                     format!("handlers[{at}].price"),
-                    "needs payment.policy prepay, postpay or sample, and a wallet (payment.wallet_ref)",
+                    "needs payment.policy prepay, postpay, sample or hold, and a wallet (payment.wallet_ref)",
                 )),
                 (None, Some(_)) => {
                     Err(ManifestError::new("payment.wallet_ref", "is of no use with policy free"))
                 }
                 (None, None) => Ok(()),
             },
-            PaymentPolicy::Prepay | PaymentPolicy::Postpay | PaymentPolicy::Sample => {
+            PaymentPolicy::Prepay | PaymentPolicy::Postpay | PaymentPolicy::Sample | PaymentPolicy::Hold => {
                 let Some(secret) = wallet_ref else {
                     let words = "is required with this policy: the name of the secret with the wallet's connection string";
                     return Err(ManifestError::new("payment.wallet_ref", words));
@@ -142,7 +142,6 @@ impl Manifest {
                     None => Err(ManifestError::new("payment.policy", "needs a handler with a price")),
                 }
             }
-            PaymentPolicy::Hold => Err(ManifestError::new("payment.policy", NOT_YET)),
         }
     }
 
@@ -166,6 +165,23 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+
+    /// A payment is held for longer than the work takes.
+    fn check_hold(&self) -> Checked {
+        let Some(seconds) = self.payment.hold_seconds() else {
+            let words = "is of no use without payment.policy hold";
+            return self.payment.hold_s.map_or(Ok(()), |_| Err(ManifestError::new("payment.hold_s", words)));
+        };
+        in_range("payment.hold_s", seconds, HOLD_SECONDS)?;
+        match self.limits.timeout_s >= seconds {
+            true => {
+                let message =
+                    format!("must be more than limits.timeout_s, which is {}", self.limits.timeout_s);
+                Err(ManifestError::new("payment.hold_s", message))
+            }
+            false => Ok(()),
+        }
     }
 
     fn check_description(&self) -> Checked {

@@ -1,12 +1,14 @@
 //! Wallets over Nostr (NIP-47, Nostr Wallet Connect): requests to a wallet service, its answers and its notifications. What is asked when is
 //! the machine's; how it travels is the host's.
 
+mod hold;
 mod info;
 mod transaction;
 mod uri;
 
+pub use hold::Preimage;
 pub use info::WalletInfo;
-pub use transaction::{Claim, Payout, Transaction};
+pub use transaction::{Claim, Held, Payout, Transaction};
 pub use uri::WalletUri;
 
 use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
@@ -44,6 +46,29 @@ pub enum Method {
         /// Seconds for which it can be paid.
         expiry_s: u64,
     },
+    /// To make an invoice whose payment is held until it is settled or cancelled.
+    MakeHoldInvoice {
+        /// Millisatoshis.
+        msat: u64,
+        /// What the payer sees.
+        description: String,
+        /// Seconds for which it can be paid. How long a payment can be held is another matter.
+        expiry_s: u64,
+        /// The hash of its preimage.
+        payment_hash: [u8; 32],
+        /// Blocks for which a payment can be held at least.
+        min_cltv_expiry_delta: u64,
+    },
+    /// To take the payment of a hold invoice.
+    SettleHoldInvoice {
+        /// Its preimage.
+        preimage: Preimage,
+    },
+    /// To give the payment of a hold invoice back.
+    CancelHoldInvoice {
+        /// The payment hash.
+        payment_hash: [u8; 32],
+    },
     /// To pay an invoice.
     PayInvoice {
         /// The invoice (BOLT 11), which says how much.
@@ -61,6 +86,9 @@ impl Method {
     pub fn name(&self) -> &'static str {
         match self {
             Method::MakeInvoice { .. } => "make_invoice",
+            Method::MakeHoldInvoice { .. } => "make_hold_invoice",
+            Method::SettleHoldInvoice { .. } => "settle_hold_invoice",
+            Method::CancelHoldInvoice { .. } => "cancel_hold_invoice",
             Method::PayInvoice { .. } => "pay_invoice",
             Method::LookupInvoice { .. } => "lookup_invoice",
         }
@@ -71,8 +99,17 @@ impl Method {
             Method::MakeInvoice { msat, description, expiry_s } => {
                 json!({ "amount": msat, "description": description, "expiry": expiry_s })
             }
+            Method::MakeHoldInvoice { msat, description, expiry_s, payment_hash, min_cltv_expiry_delta } => {
+                json!({
+                    "amount": msat, "description": description, "expiry": expiry_s,
+                    "payment_hash": faster_hex::hex_string(payment_hash), "min_cltv_expiry_delta": min_cltv_expiry_delta
+                })
+            }
+            Method::SettleHoldInvoice { preimage } => {
+                json!({ "preimage": faster_hex::hex_string(&preimage.0) })
+            }
             Method::PayInvoice { invoice } => json!({ "invoice": invoice }),
-            Method::LookupInvoice { payment_hash } => {
+            Method::CancelHoldInvoice { payment_hash } | Method::LookupInvoice { payment_hash } => {
                 json!({ "payment_hash": faster_hex::hex_string(payment_hash) })
             }
         }
@@ -97,6 +134,8 @@ pub enum WalletMessage {
     Response(EventId, Result<Transaction, WalletError>),
     /// A payment was received.
     Received(Transaction),
+    /// The payment of a hold invoice is held.
+    Accepted(Transaction),
 }
 
 /// An agent as the client of its wallet.
@@ -195,8 +234,12 @@ impl Client {
             }
             KIND_NOTIFICATION | KIND_NOTIFICATION_NIP04 => {
                 let Notification { notification_type, notification } = self.decrypt(event)?;
-                let is_received = notification_type == "payment_received";
-                is_received.then(|| Transaction::read(&notification).map(WalletMessage::Received))?
+                let message = match notification_type.as_str() {
+                    "payment_received" => WalletMessage::Received,
+                    "hold_invoice_accepted" => WalletMessage::Accepted,
+                    _ => return None,
+                };
+                Transaction::read(&notification).map(message)
             }
             _ => None,
         }

@@ -53,6 +53,17 @@ pub enum Claim {
     False,
 }
 
+/// What a wallet says about the payment of a hold invoice that is not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// There is none, or the wallet speaks of something else.
+    No,
+    /// It is held.
+    Accepted,
+    /// It was given back.
+    Released,
+}
+
 #[derive(Deserialize)]
 struct Raw {
     #[serde(default, rename = "type")]
@@ -129,6 +140,20 @@ impl Transaction {
             Some(_) | None => Claim::False,
         }
     }
+
+    /// What it says about the hold invoice with this payment hash, if it is not settled.
+    pub fn held(&self, payment_hash: &[u8; 32]) -> Held {
+        // Without a hash it may be any invoice's.
+        let is_this = self.payment_hash.is_some_and(|hash| hash == *payment_hash);
+        if !is_this || self.direction.as_deref() == Some("outgoing") {
+            return Held::No;
+        }
+        match self.state.as_deref() {
+            Some("accepted") => Held::Accepted,
+            Some("failed" | "cancelled" | "canceled") => Held::Released,
+            _ => Held::No,
+        }
+    }
 }
 
 /// 64 hexadecimal digits.
@@ -173,6 +198,22 @@ mod tests {
         ] {
             let read = Transaction::read(&transaction).unwrap();
             assert_eq!(read.claim(&payment_hash), want, "{transaction}");
+        }
+        for (transaction, want) in [
+            (json!({"state": "accepted", "payment_hash": hex}), Held::Accepted),
+            (json!({"state": "ACCEPTED", "type": "incoming", "payment_hash": hex}), Held::Accepted),
+            (json!({"state": "failed", "payment_hash": hex}), Held::Released),
+            (json!({"state": "cancelled", "payment_hash": hex}), Held::Released),
+            (json!({"state": "accepted", "payment_hash": other}), Held::No),
+            (json!({"state": "accepted"}), Held::No),
+            (json!({"state": "accepted", "type": "outgoing", "payment_hash": hex}), Held::No),
+            (json!({"state": "failed", "payment_hash": other}), Held::No),
+            (json!({"state": "pending", "payment_hash": hex}), Held::No),
+            (json!({"state": "expired", "payment_hash": hex}), Held::No),
+            (json!({"payment_hash": hex}), Held::No),
+        ] {
+            let read = Transaction::read(&transaction).unwrap();
+            assert_eq!(read.held(&payment_hash), want, "{transaction}");
         }
         assert_eq!(Transaction::read(&json!({"amount": "21000"})).unwrap().msat, Some(21_000));
         assert_eq!(Transaction::read(&json!({"amount": -1})).unwrap().msat, None);

@@ -3,12 +3,13 @@
 use relay_engine::sql::column::{bytes, id, int, key, signed, text};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
 use relay_engine::types::{EventId, PubKey};
+use serde::{Deserialize, Serialize};
 
-use super::{Batch, corrupt};
+use super::{Batch, corrupt, json, to_json};
 
 const PUT: &str = "INSERT OR REPLACE INTO agent_invoice (job, customer, state, msat, hash, made_at, expires_at, received, \
-    claimed_at, wallet) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-const OPEN: &str = "SELECT job, customer, state, msat, hash, made_at, expires_at, received, claimed_at, wallet \
+    claimed_at, wallet, hold) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const OPEN: &str = "SELECT job, customer, state, msat, hash, made_at, expires_at, received, claimed_at, wallet, hold \
     FROM agent_invoice WHERE state = 0 ORDER BY made_at";
 const BY_HASH: &str = "SELECT job FROM agent_invoice WHERE hash = ?";
 const PRUNE: &str = "DELETE FROM agent_invoice WHERE state > 0 AND expires_at < ?";
@@ -34,6 +35,52 @@ impl InvoiceState {
     const ALL: [InvoiceState; 3] = [InvoiceState::Open, InvoiceState::Paid, InvoiceState::Unpaid];
 }
 
+/// Where a hold invoice is, as long as it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum HoldPhase {
+    /// It can be paid.
+    Offered,
+    /// Its payment is held while the job works.
+    Accepted,
+    /// The result is stored, and the payment is taken.
+    Settling,
+    /// There will be no result, and the payment is given back.
+    Cancelling,
+}
+
+/// What is stored of a hold invoice beside what is stored of every invoice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hold {
+    /// Hexadecimal digits of that from which, with the secret of the wallet's connection, its preimage is made.
+    pub(crate) salt: String,
+    /// Seconds for which a payment is held for the work.
+    pub(crate) seconds: u64,
+    pub(crate) phase: HoldPhase,
+    /// What is held, or was, in millisatoshis; 0 before.
+    pub(crate) msat: u64,
+    /// Until when it is held for the work, in milliseconds since 1970; 0 before.
+    pub(crate) until: u64,
+    /// Whether the wallet may have been given the preimage. Before, nobody can settle it.
+    pub(crate) is_revealed: bool,
+}
+
+impl Hold {
+    /// Of an invoice that can be paid.
+    pub(crate) fn offered(salt: &[u8; 32], seconds: u64) -> Self {
+        let (salt, phase) = (faster_hex::hex_string(salt), HoldPhase::Offered);
+        Hold { salt, seconds, phase, msat: 0, until: 0, is_revealed: false }
+    }
+
+    /// Its salt.
+    pub(crate) fn salt(&self) -> [u8; 32] {
+        let mut salt = [0; 32];
+        // It was written above.
+        let _ = faster_hex::hex_decode(self.salt.as_bytes(), &mut salt);
+        salt
+    }
+}
+
 /// An invoice as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InvoiceRow {
@@ -53,12 +100,15 @@ pub(crate) struct InvoiceRow {
     pub(crate) claimed_at: Option<u64>,
     /// The digest of the connection to the wallet that has made it; empty in databases of earlier versions.
     pub(crate) wallet: String,
+    /// If it is a hold invoice.
+    pub(crate) hold: Option<Hold>,
 }
 
 /// Writes an invoice.
 pub(super) fn write_invoice(conn: &impl SqlConn, row: &InvoiceRow) -> Result<(), StoreError> {
     let state = InvoiceState::ALL.iter().position(|state| *state == row.state).unwrap_or_default();
-    let params: [Param; 10] = [
+    let hold = row.hold.as_ref().map(to_json).unwrap_or_default();
+    let params: [Param; 11] = [
         row.job.0[..].into(),
         row.customer.0[..].into(),
         (state as u64).into(),
@@ -69,6 +119,7 @@ pub(super) fn write_invoice(conn: &impl SqlConn, row: &InvoiceRow) -> Result<(),
         row.received.into(),
         row.claimed_at.unwrap_or_default().into(),
         row.wallet.as_bytes().into(),
+        hold[..].into(),
     ];
     exec(conn, PUT, &params)
 }
@@ -89,6 +140,7 @@ pub(crate) fn open_invoices(conn: &impl SqlConn) -> Result<Vec<InvoiceRow>, Stor
             received: int(row, 7)?,
             claimed_at: Some(int(row, 8)?).filter(|at| *at > 0),
             wallet: text(row, 9)?,
+            hold: Some(bytes(row, 10)?).filter(|hold| !hold.is_empty()).map(json).transpose()?,
         });
         Ok(())
     })?;

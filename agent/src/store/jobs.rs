@@ -116,6 +116,9 @@ pub(crate) struct JobPayment {
     /// Whether its work begins before all of it is paid.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_postpaid: bool,
+    /// Whether it is asked for by a hold invoice: its work begins when the payment is held, which is taken when there is a result.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_hold: bool,
 }
 
 /// What a remote signer has decrypted of a request.

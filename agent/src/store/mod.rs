@@ -45,7 +45,8 @@ pub(crate) use batch::Batch;
 pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_jobs, sizes};
 pub(crate) use invoices::{
-    InvoiceRow, InvoiceState, free_jobs, has_invoice, open_invoices, prune_invoices, put_free_jobs,
+    Hold, HoldPhase, InvoiceRow, InvoiceState, free_jobs, has_invoice, open_invoices, prune_invoices,
+    put_free_jobs,
 };
 pub use jobs::SentEvent;
 pub(crate) use jobs::{
@@ -107,7 +108,8 @@ const CREATE_PAYMENTS: [&str; 11] = [
      credit BLOB NOT NULL, msat INTEGER NOT NULL, reason BLOB NOT NULL, job BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS agent_invoice (hash BLOB PRIMARY KEY, job BLOB NOT NULL, customer BLOB NOT NULL, \
      state INTEGER NOT NULL, msat INTEGER NOT NULL, made_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, \
-     received INTEGER NOT NULL, claimed_at INTEGER NOT NULL DEFAULT 0, wallet BLOB NOT NULL DEFAULT x'') WITHOUT ROWID",
+     received INTEGER NOT NULL, claimed_at INTEGER NOT NULL DEFAULT 0, wallet BLOB NOT NULL DEFAULT x'', \
+     hold BLOB NOT NULL DEFAULT x'') WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS agent_invoice_open ON agent_invoice (made_at) WHERE state = 0",
     "CREATE TABLE IF NOT EXISTS agent_refund (hash BLOB PRIMARY KEY, customer BLOB NOT NULL, state INTEGER NOT NULL, \
      msat INTEGER NOT NULL, reserve INTEGER NOT NULL, fees INTEGER NOT NULL, invoice BLOB NOT NULL, \
@@ -123,10 +125,11 @@ const CREATE_PAYMENTS: [&str; 11] = [
     "CREATE TABLE IF NOT EXISTS agent_member (pubkey BLOB PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
 ];
 
-/// Columns of invoices that databases of earlier versions do not have.
-const ADD_COLUMNS: [&str; 2] = [
+/// Columns of invoices that databases of earlier versions do not have: the last one, or all.
+const ADD_COLUMNS: [&str; 3] = [
     "ALTER TABLE agent_invoice ADD COLUMN claimed_at INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE agent_invoice ADD COLUMN wallet BLOB NOT NULL DEFAULT x''",
+    "ALTER TABLE agent_invoice ADD COLUMN hold BLOB NOT NULL DEFAULT x''",
 ];
 
 /// A customer's history is read, and forgotten, without that of others. Databases of earlier versions have no such index.
@@ -135,14 +138,19 @@ const INDEX_OF_CUSTOMERS: &str = "CREATE INDEX IF NOT EXISTS agent_job_customer 
 /// Makes the tables of an empty database, or checks those that there are.
 pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
     let names = "SELECT count(*), coalesce(sum(name = 'agent_meta'), 0), \
-                 coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%claimed_at%'), 0) FROM sqlite_master \
+                 coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%claimed_at%'), 0), \
+                 coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%hold BLOB%'), 0) FROM sqlite_master \
                  WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota', 'agent_invoice', 'agent_refund', \
                  'agent_withheld', 'agent_unpaid', 'agent_member')";
-    let (mut found, mut has_all, mut lacks_columns) = (false, false, false);
+    let (mut found, mut has_all, mut columns) = (false, false, &ADD_COLUMNS[..0]);
     conn.query(names, &[], &mut |row| {
         found = matches!(row.get(1), Some(SqlValue::Int(1..)));
-        lacks_columns = int(row, 2)? > 0;
-        has_all = int(row, 0)? > 7 && !lacks_columns;
+        columns = match (int(row, 2)?, int(row, 3)?) {
+            (1.., _) => &ADD_COLUMNS[..],
+            (0, 1..) => &ADD_COLUMNS[2..],
+            (0, 0) => &[],
+        };
+        has_all = int(row, 0)? > 7 && columns.is_empty();
         Ok(())
     })?;
     if found {
@@ -152,7 +160,6 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
             Some(SCHEMA) => {
                 // On a full disk it works without.
                 let _ = conn.exec(INDEX_OF_CUSTOMERS, &[]);
-                let columns = if lacks_columns { &ADD_COLUMNS[..] } else { &[] };
                 let all = || CREATE_PAYMENTS.iter().chain(columns);
                 conn.transaction(&mut || all().try_for_each(|sql| conn.exec(sql, &[])))
             }
@@ -202,12 +209,14 @@ mod tests {
         conn.exec("DROP TABLE agent_withheld", &[]).unwrap();
         conn.exec("DROP TABLE agent_unpaid", &[]).unwrap();
         conn.exec("DROP TABLE agent_member", &[]).unwrap();
-        for column in ["claimed_at", "wallet"] {
-            conn.exec(&format!("ALTER TABLE agent_invoice DROP COLUMN {column}"), &[]).unwrap();
+        for columns in [&["claimed_at", "wallet", "hold"][..], &["hold"]] {
+            for column in columns {
+                conn.exec(&format!("ALTER TABLE agent_invoice DROP COLUMN {column}"), &[]).unwrap();
+            }
+            open(&conn).unwrap();
+            open(&conn).unwrap();
+            open_invoices(&conn).unwrap();
         }
-        open(&conn).unwrap();
-        open(&conn).unwrap();
-        open_invoices(&conn).unwrap();
         assert_eq!(withheld(&conn, &Batch::default(), 1), Ok(None));
         assert_eq!(is_member(&conn, &Batch::default(), &PubKey([1; 32])), Ok(false));
         assert!(unpaid_results(&conn, &Batch::default(), &PubKey([1; 32])).is_ok());

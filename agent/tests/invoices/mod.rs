@@ -18,13 +18,18 @@ pub(crate) struct Draft<'a> {
 impl Draft<'_> {
     /// The invoice, signed.
     pub(crate) fn sign(&self) -> String {
+        self.sign_with(sha256::Hash::hash(&self.preimage), 144)
+    }
+
+    /// With this payment hash, whose payment can be held for so many blocks.
+    pub(crate) fn sign_with(&self, payment_hash: sha256::Hash, blocks: u64) -> String {
         let key = SecretKey::from_slice(&[9; 32]).expect("a private key");
         let builder = InvoiceBuilder::new(Currency::Regtest)
             .description(self.description.to_owned())
-            .payment_hash(sha256::Hash::hash(&self.preimage))
+            .payment_hash(payment_hash)
             .payment_secret(PaymentSecret([3; 32]))
             .duration_since_epoch(Duration::from_secs(self.created_at))
-            .min_final_cltv_expiry_delta(144)
+            .min_final_cltv_expiry_delta(blocks)
             .expiry_time(Duration::from_secs(self.expiry_s));
         let builder = match self.msat {
             Some(msat) => builder.amount_milli_satoshis(msat),

@@ -8,6 +8,8 @@ mod credit;
 mod echo;
 mod expired;
 mod faults;
+mod hold_answers;
+mod holds;
 mod inputs;
 #[path = "../invoices/mod.rs"]
 mod invoices;

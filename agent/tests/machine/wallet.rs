@@ -35,6 +35,16 @@ fn uri_of(wallet: [u8; 32]) -> String {
     format!("nostr+walletconnect://{wallet}?relay={WALLET_RELAY}&secret={secret}")
 }
 
+/// Where the payment of a hold invoice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holding {
+    Nothing,
+    /// So much.
+    Held(u64),
+    Settled,
+    Cancelled,
+}
+
 /// An invoice of the wallet.
 #[derive(Clone, Debug)]
 pub(crate) struct Invoice {
@@ -45,6 +55,8 @@ pub(crate) struct Invoice {
     /// What was paid.
     pub(crate) paid: Option<u64>,
     pub(crate) description: String,
+    /// Of a hold invoice, whose preimage it does not know before it is settled.
+    pub(crate) hold: Option<Holding>,
 }
 
 /// What it does when it is asked to pay.
@@ -87,6 +99,10 @@ pub(crate) struct Wallet {
     asked_to_pay: BTreeSet<EventId>,
     /// The code of the error with which it answers requests for invoices.
     pub(crate) makes_none: Option<&'static str>,
+    /// Whether it cancels also hold invoices that are not paid: LND does, Alby Hub does not.
+    pub(crate) cancels_unpaid: bool,
+    /// Blocks for which it holds payments, whatever it is asked for.
+    pub(crate) blocks: Option<u64>,
     /// The time of its info event.
     pub(crate) info_at: u64,
     /// The methods of the requests that it has answered.
@@ -111,12 +127,15 @@ impl Wallet {
             cipher: Cipher::Nip44,
             invoices: BTreeMap::new(),
             nonce: 0,
-            methods: "pay_invoice make_invoice lookup_invoice get_info notifications",
+            methods: "pay_invoice make_invoice lookup_invoice get_info notifications make_hold_invoice settle_hold_invoice \
+                      cancel_hold_invoice",
             expiry_s: None,
             paying: Paying::Pays(0),
             outgoing: BTreeMap::new(),
             asked_to_pay: BTreeSet::new(),
             makes_none: None,
+            cancels_unpaid: true,
+            blocks: None,
             info_at: 1,
             asked: Vec::new(),
         }
@@ -161,10 +180,12 @@ impl Wallet {
     pub(crate) fn answer(&mut self, now: u64, request: &Event) -> Event {
         let (method, params) = self.read(request);
         self.asked.push(method.clone());
-        let refusal = self.makes_none.filter(|_| method == "make_invoice");
+        let refusal = self.makes_none.filter(|_| method.starts_with("make_"));
         let (result, error) = match method.as_str() {
             _ if refusal.is_some() => (Value::Null, json!({"code": refusal, "message": "not now"})),
-            "make_invoice" => (self.make(now, &params), Value::Null),
+            "make_invoice" | "make_hold_invoice" => (self.make(now, &params), Value::Null),
+            "settle_hold_invoice" => self.settle(params["preimage"].as_str().unwrap()),
+            "cancel_hold_invoice" => self.cancel(params["payment_hash"].as_str().unwrap()),
             // The same event again is no new request.
             "pay_invoice" => {
                 let is_new = self.asked_to_pay.insert(request.id);
@@ -198,7 +219,8 @@ impl Wallet {
         let msat = params["amount"].as_u64().unwrap();
         let expiry_s = self.expiry_s.or(params["expiry"].as_u64()).unwrap();
         let description = params["description"].as_str().unwrap().to_owned();
-        let preimage = self.nonce();
+        let given = params["payment_hash"].as_str();
+        let preimage = if given.is_some() { [0; 32] } else { self.nonce() };
         let draft = invoices::Draft {
             msat: Some(msat),
             description: &description,
@@ -206,12 +228,37 @@ impl Wallet {
             created_at: now,
             expiry_s,
         };
-        let bolt11 = draft.sign();
-        let hash = sha256::Hash::hash(&preimage).to_string();
+        let payment_hash = given.map_or(sha256::Hash::hash(&preimage), |hash| hash.parse().unwrap());
+        let blocks = self.blocks.or(params["min_cltv_expiry_delta"].as_u64());
+        let bolt11 = draft.sign_with(payment_hash, blocks.unwrap_or(144));
+        let hash = payment_hash.to_string();
+        assert!(!self.invoices.contains_key(&hash), "a payment hash is used once");
+        let hold = given.map(|_| Holding::Nothing);
         let expires_at = now + expiry_s;
-        let invoice = Invoice { preimage, bolt11, msat, expires_at, paid: None, description };
+        let invoice = Invoice { preimage, bolt11, msat, expires_at, paid: None, description, hold };
         self.invoices.insert(hash.clone(), invoice);
         self.transaction(now, &hash).unwrap()
+    }
+
+    /// It takes a payment that it holds.
+    fn settle(&mut self, preimage: &str) -> (Value, Value) {
+        let mut bytes = [0; 32];
+        faster_hex::hex_decode(preimage.as_bytes(), &mut bytes).unwrap();
+        let invoice = self.invoices.get_mut(&sha256::Hash::hash(&bytes).to_string()).expect("its invoice");
+        let Some(Holding::Held(msat)) = invoice.hold else { return nothing_is_held() };
+        (invoice.preimage, invoice.paid, invoice.hold) = (bytes, Some(msat), Some(Holding::Settled));
+        (json!({}), Value::Null)
+    }
+
+    /// It gives a payment back, and takes none any more.
+    pub(crate) fn cancel(&mut self, hash: &str) -> (Value, Value) {
+        let cancels_unpaid = self.cancels_unpaid;
+        match self.invoices.get_mut(hash).and_then(|invoice| invoice.hold.as_mut()) {
+            Some(hold @ Holding::Nothing) if cancels_unpaid => *hold = Holding::Cancelled,
+            Some(hold @ Holding::Held(_)) => *hold = Holding::Cancelled,
+            _ => return nothing_is_held(),
+        }
+        (json!({}), Value::Null)
     }
 
     fn pay_out(&mut self, bolt11: &str, is_new: bool) -> (Value, Value) {
@@ -249,10 +296,10 @@ impl Wallet {
     /// An invoice as NIP-47 has it.
     pub(crate) fn transaction(&self, now: u64, hash: &str) -> Option<Value> {
         let invoice = self.invoices.get(hash)?;
-        let state = match invoice.paid {
-            Some(_) => "settled",
-            None if now >= invoice.expires_at => "expired",
-            None => "pending",
+        let (state, amount) = match (invoice.paid, invoice.hold) {
+            (_, Some(Holding::Held(msat))) => ("accepted", msat),
+            (_, Some(Holding::Cancelled)) => ("failed", invoice.msat),
+            (paid, _) => (self.state(now, invoice), paid.unwrap_or(invoice.msat)),
         };
         Some(json!({
             "type": "incoming",
@@ -260,7 +307,7 @@ impl Wallet {
             "invoice": invoice.bolt11,
             "preimage": invoice.paid.map(|_| faster_hex::hex_string(&invoice.preimage)),
             "payment_hash": hash,
-            "amount": invoice.paid.unwrap_or(invoice.msat),
+            "amount": amount,
             "fees_paid": 0,
             "created_at": invoice.expires_at - 600,
             "expires_at": invoice.expires_at,
@@ -268,23 +315,45 @@ impl Wallet {
         }))
     }
 
-    /// Somebody pays an invoice. Its payment hash.
+    fn state(&self, now: u64, invoice: &Invoice) -> &'static str {
+        match invoice.paid {
+            Some(_) => "settled",
+            None if now >= invoice.expires_at => "expired",
+            None => "pending",
+        }
+    }
+
+    /// Somebody pays an invoice; the payment of a hold invoice is held. Its payment hash.
     pub(crate) fn pay(&mut self, bolt11: &str, msat: Option<u64>) -> String {
         let (hash, invoice) =
             self.invoices.iter_mut().find(|(_, invoice)| invoice.bolt11 == bolt11).expect("its invoice");
-        invoice.paid = Some(msat.unwrap_or(invoice.msat));
+        let msat = msat.unwrap_or(invoice.msat);
+        match &mut invoice.hold {
+            Some(hold) => *hold = Holding::Held(msat),
+            None => invoice.paid = Some(msat),
+        }
         hash.clone()
     }
 
     /// A notification that a payment was received.
     pub(crate) fn notification(&mut self, transaction: &Value) -> Event {
+        self.notification_of("payment_received", transaction)
+    }
+
+    /// A notification of this type.
+    pub(crate) fn notification_of(&mut self, kind_of: &str, transaction: &Value) -> Event {
         let tags = vec![vec!["p".to_owned(), self.client.pubkey().to_string()]];
         let kind = match self.cipher {
             Cipher::Nip44 => KIND_NOTIFICATION,
             Cipher::Nip04 => KIND_NOTIFICATION_NIP04,
         };
-        self.event(kind, tags, &json!({"notification_type": "payment_received", "notification": transaction}))
+        self.event(kind, tags, &json!({"notification_type": kind_of, "notification": transaction}))
     }
+}
+
+/// The words of Alby Hub.
+fn nothing_is_held() -> (Value, Value) {
+    (Value::Null, json!({"code": "INTERNAL", "message": "failed to find accepted hold invoice"}))
 }
 
 /// Customers' preimages are of one repeated byte.

@@ -132,6 +132,11 @@ impl World {
         self.agent = open(self.now, self.sqlite.clone(), self.is_calling, self.openings);
     }
 
+    /// Whether a request to a wallet has not been answered; from now on it is.
+    pub(crate) fn takes_up(&mut self, request: &EventId) -> bool {
+        self.answered.insert(*request)
+    }
+
     /// The wallet answers what it has not answered yet: exchanges stay open, and a request is answered once, since a real wallet knows its
     /// event again. Whether there was anything. Other wallets do not answer.
     pub(crate) fn hand_to_wallet(&mut self, wallet: &mut Wallet) -> bool {

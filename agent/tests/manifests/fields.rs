@@ -173,7 +173,7 @@ fn handlers() {
     check(
         "handlers[0].price",
         json!({"model": "per_job", "msat": 1_000}),
-        "needs payment.policy prepay, postpay or sample, and a wallet (payment.wallet_ref)",
+        "needs payment.policy prepay, postpay, sample or hold, and a wallet (payment.wallet_ref)",
     );
     for msat in [0, 100_000_000_001u64] {
         let price = json!({"model": "per_job", "msat": msat});
@@ -243,9 +243,6 @@ fn configurations() {
 
 #[test]
 fn rules() {
-    let message =
-        "is not supported yet: jobs are free, or paid before (prepay) or after the work (postpay, sample)";
-    check("payment.policy", "hold", message);
     payment();
     check("payment.policy", "later", "must be one of: free, prepay, postpay, sample, hold");
     for (field, max) in [
@@ -301,7 +298,7 @@ fn payment() {
     let check_payment =
         |payment: Value, path: &str, message: &str| check_at("payment", payment, path, message);
     let wallet = "is required with this policy: the name of the secret with the wallet's connection string";
-    for policy in ["prepay", "postpay", "sample"] {
+    for policy in ["prepay", "postpay", "sample", "hold"] {
         check_payment(json!({"policy": policy}), "payment.wallet_ref", wallet);
     }
     for name in ["WALLET", "AGENT_MASTER_SECRET", "AGENT_wallet"] {
@@ -356,6 +353,27 @@ fn payment() {
         "policy": "sample", "free_quota": 0, "refund": "credit", "unpaid_max": 3, "sample_chars": 280, "sample_percent": 20
     });
     assert_eq!(public["payment"], shown);
+    // A payment is held for longer than the work takes.
+    let mut holding = manifest.clone();
+    set(&mut holding, "payment.hold_s", 600.into());
+    check_refused(&holding, "payment.hold_s", "is of no use without payment.policy hold");
+    set(&mut holding, "payment.policy", "hold".into());
+    for seconds in [59, 21_601] {
+        set(&mut holding, "payment.hold_s", seconds.into());
+        check_refused(&holding, "payment.hold_s", "must be from 60 to 21600");
+    }
+    set(&mut holding, "payment.hold_s", 600.into());
+    set(&mut holding, "limits.timeout_s", 600.into());
+    check_refused(&holding, "payment.hold_s", "must be more than limits.timeout_s, which is 600");
+    set(&mut holding, "limits.timeout_s", 599.into());
+    let public = parse(&holding).expect("a manifest").public_json(&relay_engine::types::PubKey([1; 32]));
+    let shown = json!({"policy": "hold", "free_quota": 0, "refund": "credit", "hold_s": 600});
+    assert_eq!(public["payment"], shown);
+    let mut holding = manifest.clone();
+    set(&mut holding, "payment.policy", "hold".into());
+    assert_eq!(parse(&holding).expect("a manifest").payment.hold_seconds(), Some(3_600));
+    set(&mut holding, "limits.timeout_s", 3_600.into());
+    check_refused(&holding, "payment.hold_s", "must be more than limits.timeout_s, which is 3600");
     // What is paid out is bounded.
     check("payment.refund", "invoice", "is of no use with policy free");
     set(&mut manifest, "payment.refund", "invoice".into());

@@ -1,0 +1,396 @@
+//! Jobs that are paid by hold invoices: a job begins when its customer's payment is held by the agent's wallet, which takes it when there is a
+//! result, and gives it back if there will be none.
+//!
+//! ```text
+//! invoice:  offered --the wallet holds a payment--> accepted --the result is stored--> settling --the wallet has taken it--> paid
+//!              |                                        |                                 |
+//!              '------------- the job ends without a result --------------------------------> cancelling --it is given back--> unpaid
+//!
+//! job:      awaiting_payment ----> (waiting_input) queued running ----> withheld ----> responding
+//! ```
+//!
+//! Each arrow is one transaction, with the state of the job. What the wallet is asked follows from what is stored, so after a crash it is
+//! asked again: settling and cancelling twice do what they do once, and where the wallet refuses it is asked what has become of the invoice.
+//!
+//! **Why in this order.** The result is stored before the wallet is given the preimage: a customer who has paid gets it, whatever dies. It is signed and
+//! published after the wallet has said that it has the payment: nobody has the result who has not paid. Between the two the money may be
+//! taken and the result not be published yet; that ends when the wallet can be asked again. If the payment was given back meanwhile (it is not held for
+//! ever), nobody has anything: the result is dropped and the customer told so. If the wallet then says that it has taken it after
+//! all, it is the customer's credit. Before it is settled nothing of it is in the books.
+//!
+//! An agent that can be cheated of work cannot be cheated of results: a customer who cancels gets the payment back and no result. How much a customer may
+//! have worked for at a time is limited by `limits.per_customer`, and each such job locks money of theirs.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{EventId, Now};
+
+use super::Agent;
+use super::invoices::Watched;
+use super::jobs::Active;
+use super::wallet::{Wallet, WalletRequest};
+use crate::bolt11;
+use crate::job::{JobEvent, JobState};
+use crate::nip47::{Client, Held, Method, Transaction};
+use crate::payment::{self, INVOICE_SECONDS, SETTLE_MILLIS};
+use crate::store::{Hold, HoldPhase};
+
+/// What a wallet must be able to do to make hold invoices.
+pub(super) const METHODS: [&str; 4] =
+    ["make_hold_invoice", "settle_hold_invoice", "cancel_hold_invoice", "lookup_invoice"];
+
+/// Milliseconds until a job is read again whose work has to end.
+const END_WORK_MILLIS: u64 = 1_000;
+/// Seconds for which a payment is held for a job whose agent is not paid so any more.
+const HOLD_SECONDS: u64 = 3_600;
+
+/// What a customer is told beside the price.
+pub(super) const HOLD_MESSAGE: &str =
+    "; your payment is held, taken when there is a result, and else given back";
+
+/// What a hold invoice is asked for with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HoldTerms {
+    /// See [`Client::hold_preimage`].
+    salt: [u8; 32],
+    /// Seconds for which its payment is held for the work.
+    seconds: u64,
+}
+
+impl HoldTerms {
+    /// What is stored of an invoice that can be paid.
+    pub(super) fn offered(&self) -> Hold {
+        Hold::offered(&self.salt, self.seconds)
+    }
+}
+
+/// What is kept in memory of what a wallet is asked to do with a payment that it holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HoldTries {
+    /// How often it has not done it.
+    tries: u32,
+    /// Whether it is asked first what has become of the invoice.
+    is_unknown: bool,
+    /// When it is tried again to end the work for which a payment is held, in milliseconds since 1970.
+    end_work_at: u64,
+}
+
+impl Watched {
+    pub(super) fn hold_phase(&self) -> Option<HoldPhase> {
+        self.row.hold.as_ref().map(|hold| hold.phase)
+    }
+
+    /// When its wallet is to be asked about it, in milliseconds since 1970.
+    pub(super) fn question_at(&self) -> Option<u64> {
+        (self.is_open() && self.hold_phase() != Some(HoldPhase::Accepted)).then_some(self.poll_at)
+    }
+
+    /// Until when its payment is held for the work, in milliseconds since 1970; or, if the job could not be read then, when that is tried again.
+    fn work_ends_at(&self) -> Option<u64> {
+        let hold = self.row.hold.as_ref().filter(|hold| self.is_open() && hold.phase == HoldPhase::Accepted);
+        hold.map(|hold| hold.until.max(self.hold_tries.end_work_at))
+    }
+
+    /// Whether the wallet is to do something with a payment that it may hold.
+    pub(super) fn has_to_end(&self) -> bool {
+        matches!(self.hold_phase(), Some(HoldPhase::Settling | HoldPhase::Cancelling))
+    }
+
+    /// Whether a payment was ever held.
+    pub(super) fn was_held(&self) -> bool {
+        self.row.hold.as_ref().is_some_and(|hold| hold.msat > 0)
+    }
+
+    /// Whether the wallet may have been given the preimage, without which nobody can take the payment. Of other invoices it has made it.
+    pub(super) fn can_be_settled(&self) -> bool {
+        self.row.hold.as_ref().is_none_or(|hold| hold.is_revealed)
+    }
+
+    /// When the wallet is asked by an agent that is opened now, if that does not follow from its age.
+    pub(super) fn hold_poll_at_opening(&self, now: u64) -> Option<u64> {
+        let hold = self.row.hold.as_ref()?;
+        matches!(hold.phase, HoldPhase::Settling | HoldPhase::Cancelling).then_some(now)
+    }
+
+    /// The wallet has not done what it was asked to, or has not answered: it is asked what has become of the invoice, at once or later.
+    fn not_done(&mut self, now: Now, is_answered: bool) {
+        self.hold_tries.is_unknown = true;
+        match is_answered {
+            true => self.poll_at = now.millis(),
+            false => self.try_later(now),
+        }
+    }
+
+    /// It is asked again later, each time longer after.
+    pub(super) fn try_later(&mut self, now: Now) {
+        self.poll_at = now.millis() + payment::hold_retry_millis(self.hold_tries.tries);
+        self.hold_tries.tries = self.hold_tries.tries.saturating_add(1);
+    }
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// A request for a hold invoice.
+    pub(super) fn hold_invoice_request(
+        &mut self,
+        client: &Client,
+        job: &EventId,
+        msat: u64,
+        description: String,
+    ) -> (WalletRequest, Method) {
+        let terms = HoldTerms { salt: self.nonce(), seconds: self.hold_seconds() };
+        let method = Method::MakeHoldInvoice {
+            msat,
+            description,
+            expiry_s: INVOICE_SECONDS,
+            payment_hash: client.hold_preimage(job, &terms.salt).hash(),
+            min_cltv_expiry_delta: payment::hold_blocks(terms.seconds),
+        };
+        (WalletRequest::MakeHold(*job, terms), method)
+    }
+
+    /// Seconds for which payments are held for the work.
+    fn hold_seconds(&self) -> u64 {
+        let seconds = self.deployed.as_ref().and_then(|deployed| deployed.manifest.payment.hold_seconds());
+        // The job may be of an earlier version.
+        seconds.unwrap_or(HOLD_SECONDS)
+    }
+
+    /// Whether a hold invoice is what was asked for.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn check_hold_invoice(
+        client: &Client,
+        job: &EventId,
+        terms: &HoldTerms,
+        invoice: &bolt11::Invoice,
+    ) -> Result<(), String> {
+        if invoice.payment_hash != client.hold_preimage(job, &terms.salt).hash() {
+            return Err(
+                "the wallet has made an invoice with another payment hash than it was given".to_owned()
+            );
+        }
+        let (blocks, needed) = (invoice.min_final_cltv_expiry, payment::hold_blocks(terms.seconds));
+        if blocks < needed {
+            return Err(format!(
+                "the wallet has made an invoice whose payment can be held for {blocks} blocks, and {needed} are needed: it may \
+                 need a shorter payment.hold_s"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a wallet is asked about an invoice that is due.
+    pub(super) fn question(wallet: &Wallet, job: &EventId, watched: &Watched) -> (WalletRequest, Method) {
+        let payment_hash = watched.row.payment_hash;
+        match (&watched.row.hold, &wallet.client) {
+            (Some(hold), Ok(client)) if watched.has_to_end() && !watched.hold_tries.is_unknown => {
+                match hold.phase {
+                    HoldPhase::Settling => {
+                        let preimage = client.hold_preimage(job, &hold.salt());
+                        (WalletRequest::Settle(*job), Method::SettleHoldInvoice { preimage })
+                    }
+                    _ => (WalletRequest::Cancel(*job), Method::CancelHoldInvoice { payment_hash }),
+                }
+            }
+            _ => (WalletRequest::Lookup(*job), Method::LookupInvoice { payment_hash }),
+        }
+    }
+
+    /// What a wallet says about a hold invoice that is not settled.
+    ///
+    /// # Errors
+    /// If the store fails; it is asked again.
+    pub(super) fn hold_told(
+        &mut self,
+        now: Now,
+        job: &EventId,
+        told: &Transaction,
+    ) -> Result<(), StoreError> {
+        let Some(watched) = self.payments.invoices.get_mut(job).filter(|watched| watched.is_open()) else {
+            return Ok(());
+        };
+        let Some(phase) = watched.hold_phase() else { return Ok(()) };
+        let (at, asked) = (now.millis(), watched.row.msat);
+        let held = told.held(&watched.row.payment_hash);
+        match (phase, held) {
+            (HoldPhase::Offered, Held::Accepted) if told.msat.unwrap_or(asked) >= asked => {
+                return self.payment_held(now, job, payment::received(asked, told.msat));
+            }
+            (HoldPhase::Offered, Held::Accepted) => {
+                watched.poll_at = watched.times().next_poll(at);
+                self.log(now, Some(*job), "the wallet holds less than was asked for: that does not count");
+            }
+            // It is asked again when the job is over.
+            (HoldPhase::Accepted, _) => {}
+            (HoldPhase::Settling, Held::Released) => self.payment_lost(now, job)?,
+            (HoldPhase::Cancelling, Held::Released) => self.give_up_invoice(job),
+            (HoldPhase::Settling, _) | (HoldPhase::Cancelling, Held::Accepted) => {
+                watched.hold_tries.is_unknown = false;
+                watched.try_later(now);
+            }
+            // It holds nothing. If it does later, that is given back.
+            (HoldPhase::Offered | HoldPhase::Cancelling, _) if watched.times().is_over(at) => {
+                self.give_up_invoice(job);
+            }
+            (HoldPhase::Offered, _) => watched.poll_at = watched.times().next_poll(at),
+            (HoldPhase::Cancelling, _) => {
+                watched.poll_at = watched.times().next_poll(at);
+                self.put_phase(job, HoldPhase::Offered);
+            }
+        }
+        Ok(())
+    }
+
+    /// A customer's payment is held: the job begins. If it is over, the payment is given back.
+    fn payment_held(&mut self, now: Now, job: &EventId, msat: u64) -> Result<(), StoreError> {
+        // What may fail comes first.
+        let awaiting =
+            self.awaiting(now, job)?.filter(|active| active.row.state == JobState::AwaitingPayment);
+        let Some(watched) = self.payments.invoices.get_mut(job) else { return Ok(()) };
+        let Some(hold) = &mut watched.row.hold else { return Ok(()) };
+        (hold.msat, hold.until) = (msat, now.millis() + hold.seconds * 1_000);
+        hold.phase = if awaiting.is_some() { HoldPhase::Accepted } else { HoldPhase::Cancelling };
+        watched.poll_at = now.millis();
+        watched.hold_tries = HoldTries::default();
+        self.batch.put_invoice(watched.row.clone());
+        self.metrics.payment("held");
+        let Some(active) = awaiting else {
+            self.log(
+                now,
+                Some(*job),
+                format!("{msat} msat are held when the job is over: they are given back"),
+            );
+            return Ok(());
+        };
+        self.log(now, Some(*job), format!("{msat} msat are held"));
+        self.begin_paid(now, active);
+        Ok(())
+    }
+
+    fn put_phase(&mut self, job: &EventId, phase: HoldPhase) {
+        let Some(watched) = self.payments.invoices.get_mut(job) else { return };
+        let Some(hold) = &mut watched.row.hold else { return };
+        hold.phase = phase;
+        self.batch.put_invoice(watched.row.clone());
+    }
+
+    /// Whether the wallet holds a payment for a job.
+    pub(super) fn is_held(&self, job: &EventId) -> bool {
+        let watched = self.payments.invoices.get(job).filter(|watched| watched.is_open());
+        watched.is_some_and(|watched| {
+            matches!(watched.hold_phase(), Some(HoldPhase::Accepted | HoldPhase::Settling))
+        })
+    }
+
+    /// The result of a job is in the batch, and withheld: the payment is taken.
+    pub(super) fn settle_hold(&mut self, now: Now, mut active: Active) {
+        let job = active.id();
+        if let Some(watched) = self.payments.invoices.get_mut(&job)
+            && let Some(hold) = &mut watched.row.hold
+        {
+            (hold.phase, hold.is_revealed) = (HoldPhase::Settling, true);
+            active.row.wake_at = hold.until + SETTLE_MILLIS;
+            (watched.poll_at, watched.hold_tries) = (now.millis(), HoldTries::default());
+            self.batch.put_invoice(watched.row.clone());
+        }
+        self.save(&active);
+        self.await_payment(&active);
+    }
+
+    /// The wallet has taken a payment.
+    pub(super) fn hold_settled(&mut self, now: Now, job: &EventId) {
+        let Some(watched) = self.payments.invoices.get_mut(job).filter(|watched| watched.is_open()) else {
+            return;
+        };
+        // If the store fails it is asked what has become of it.
+        watched.not_done(now, false);
+        let msat = watched.row.hold.as_ref().map(|hold| hold.msat);
+        let _ = self.invoice_paid(now, job, msat);
+    }
+
+    /// The wallet has given a payment back, or takes none any more.
+    pub(super) fn hold_cancelled(&mut self, job: &EventId) {
+        let watched = self.payments.invoices.get(job);
+        if watched.is_some_and(|watched| watched.hold_phase() == Some(HoldPhase::Cancelling)) {
+            self.give_up_invoice(job);
+        }
+    }
+
+    /// The wallet refuses to take a payment or to give it back, or has not answered whether it has.
+    pub(super) fn hold_not_done(&mut self, now: Now, job: &EventId, is_answered: bool) {
+        if let Some(watched) = self.payments.invoices.get_mut(job) {
+            watched.not_done(now, is_answered);
+        }
+    }
+
+    /// The payment was given back before it was taken.
+    fn payment_lost(&mut self, now: Now, job: &EventId) -> Result<(), StoreError> {
+        match self.awaiting(now, job)? {
+            Some(active) => {
+                let message = "the wallet does not hold the payment any more, and the result is dropped";
+                self.fail(now, active, JobEvent::Fail, "wallet", message);
+            }
+            None => self.give_up_invoice(job),
+        }
+        Ok(())
+    }
+
+    /// A job has ended: a payment that is held for it is given back, and its invoice is not to be paid any more. What is paid stays paid.
+    pub(super) fn release_hold(&mut self, now: Now, job: &EventId) {
+        let Some(watched) = self.payments.invoices.get_mut(job).filter(|watched| watched.is_open()) else {
+            return;
+        };
+        let Some(hold) = &mut watched.row.hold else { return };
+        hold.phase = HoldPhase::Cancelling;
+        (watched.poll_at, watched.hold_tries) = (now.millis(), HoldTries::default());
+        self.batch.put_invoice(watched.row.clone());
+    }
+
+    /// Gives back what is held for jobs that there are no more.
+    pub(super) fn release_orphaned_holds(&mut self, now: Now) {
+        let open = self.payments.invoices.values().filter(|watched| watched.is_open());
+        let jobs: Vec<EventId> = open
+            .filter(|watched| watched.was_held() && watched.hold_phase() != Some(HoldPhase::Cancelling))
+            .map(|watched| watched.row.job)
+            .filter(|job| self.jobs.get(job).is_none())
+            .collect();
+        jobs.iter().for_each(|job| self.release_hold(now, job));
+    }
+
+    /// When the work on a job has to end because its payment is not held for longer, in milliseconds since 1970.
+    pub(super) fn held_work_ends_at(&self) -> Option<u64> {
+        self.payments.invoices.values().filter_map(Watched::work_ends_at).min()
+    }
+
+    /// Ends the jobs whose payments are not held for longer.
+    pub(super) fn end_held_work(&mut self, now: Now) {
+        let is_due = |watched: &&Watched| watched.work_ends_at().is_some_and(|at| at <= now.millis());
+        let due: Vec<EventId> =
+            self.payments.invoices.values().filter(is_due).map(|watched| watched.row.job).collect();
+        for job in due {
+            if self.end_held_job(now, &job).is_err()
+                && let Some(watched) = self.payments.invoices.get_mut(&job)
+            {
+                watched.hold_tries.end_work_at = now.millis() + END_WORK_MILLIS;
+            }
+        }
+    }
+
+    fn end_held_job(&mut self, now: Now, job: &EventId) -> Result<(), StoreError> {
+        let message = "the work took longer than a payment is held";
+        if let Some(active) = self.active.remove(job) {
+            self.fail(now, active, JobEvent::Expire, "timeout", message);
+            return Ok(());
+        }
+        let Some(open) = self.jobs.get(job).copied() else {
+            self.release_hold(now, job);
+            return Ok(());
+        };
+        let Some(row) = self.read_or_end(now, &open)? else { return Ok(()) };
+        match self.load(row.clone()) {
+            Ok(active) => self.fail(now, active, JobEvent::Expire, "timeout", message),
+            Err(why) => self.unreadable(now, row, &why),
+        }
+        Ok(())
+    }
+}
