@@ -8,6 +8,7 @@ use relay_engine::sql::{SqlConn as _, SqlValue};
 use relay_engine::types::{Event, PubKey};
 
 use super::{CUSTOMERS, PRICE, Simulation, UNPAID_MAX};
+use crate::wallet::Holding;
 
 impl Simulation {
     /// What is stored, whatever the agent has in memory.
@@ -35,7 +36,7 @@ impl Simulation {
         assert_eq!(accounts, entries, "seed {}", self.seed);
         assert_eq!(accounts.values().sum::<i64>(), 0, "seed {}", self.seed);
         let came = accounts.get(&b"wallet"[..]).copied().unwrap_or_default();
-        let paid = self.paid.values().sum::<u64>() as i64;
+        let paid = self.all_paid().values().sum::<u64>() as i64;
         assert!(came <= paid, "seed {}: {came} came of {paid}", self.seed);
         for (account, balance) in &accounts {
             // What fees were more than customers bear is the agent's loss.
@@ -112,12 +113,15 @@ impl Simulation {
             }
         }
         let (refunded, lost) = self.check_refunds();
+        let paid = self.all_paid();
+        let mut held = self.wallet.invoices.values().filter_map(|invoice| invoice.hold);
+        assert!(!held.any(|hold| matches!(hold, Holding::Held(_))), "seed {seed}: something is held");
         for number in 1..=CUSTOMERS {
             let customer = Customer::new(number).pubkey();
             let of = |sums: &BTreeMap<PubKey, u64>| sums.get(&customer).copied().unwrap_or_default();
             let credit = self.world.agent.credit_of(&customer).unwrap();
             let all = of(&earned) + credit + of(&refunded);
-            assert_eq!(of(&self.paid), all, "seed {seed}: customer {number}");
+            assert_eq!(of(&paid), all, "seed {seed}: customer {number}");
         }
         let income = lost as i64 - earned.values().sum::<u64>() as i64;
         assert_eq!((of(b"held"), of(b"refunds"), of(b"income")), (0, 0, income), "seed {seed}");

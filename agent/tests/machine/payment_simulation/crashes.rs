@@ -5,13 +5,13 @@ use relay_agent::machine::Effect;
 use relay_agent::testing::{Customer, read_answer};
 
 use super::{POLICIES, PRICE, deployed};
-use crate::wallet::Wallet;
+use crate::wallet::{Holding, Invoice, Wallet};
 use crate::world::World;
 
 /// A crash before and after each effect: one payment, one result.
 #[test]
 fn a_crash_at_each_effect_loses_and_repeats_nothing() {
-    let scenario = |policy: &str, crash_at: Option<(usize, bool)>| {
+    let scenario = |policy: &str, fails: bool, crash_at: Option<(usize, bool)>| {
         let mut world = World::calling(&deployed(policy));
         let (mut wallet, customer) = (Wallet::new(), Customer::new(1));
         let request = customer.sign(&world.request().text("hello"));
@@ -53,7 +53,8 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
             world.hand_to_wallet(&mut wallet);
             if !world.host.calls.is_empty() {
                 let (id, _) = world.host.calls.remove(0);
-                world.agent.handle_http(world.now, id, HttpEvent::Head(200, Vec::new()));
+                let status = if fails { 404 } else { 200 };
+                world.agent.handle_http(world.now, id, HttpEvent::Head(status, Vec::new()));
                 world.agent.handle_http(world.now, id, HttpEvent::Chunk("done".into()));
                 world.agent.handle_http(world.now, id, HttpEvent::End);
             }
@@ -62,11 +63,18 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
         }
         let statuses = world.statuses(&request.id);
         let expected = match policy {
-            "prepay" => ["payment-required", "processing", "result"],
+            _ if fails => ["payment-required", "processing", "error"],
+            "prepay" | "hold" => ["payment-required", "processing", "result"],
             _ => ["processing", "payment-required", "result"],
         };
         assert_eq!(statuses, expected, "{policy} {crash_at:?}");
         let books = world.check_books();
+        if fails {
+            let is_given_back = |invoice: &&Invoice| invoice.hold == Some(Holding::Cancelled);
+            assert_eq!(wallet.invoices.values().filter(is_given_back).count(), 1, "{crash_at:?}");
+            assert_eq!((books.received, books.reserved, books.credit), (0, 0, 0), "{crash_at:?}");
+            return effects;
+        }
         assert_eq!(
             (books.received, books.income),
             (PRICE.div_ceil(1_000) as i64 * 1_000, PRICE as i64),
@@ -75,12 +83,13 @@ fn a_crash_at_each_effect_loses_and_repeats_nothing() {
         assert_eq!(books.reserved, 0, "{crash_at:?}");
         effects
     };
-    for policy in POLICIES {
-        let effects = scenario(policy, None);
+    // A job that fails is one whose payment is given back.
+    for (policy, fails) in POLICIES.map(|policy| (policy, false)).into_iter().chain([("hold", true)]) {
+        let effects = scenario(policy, fails, None);
         assert!(effects >= 8, "{effects}");
         for at in 1..=effects {
-            scenario(policy, Some((at, false)));
-            scenario(policy, Some((at, true)));
+            scenario(policy, fails, Some((at, false)));
+            scenario(policy, fails, Some((at, true)));
         }
     }
 }
