@@ -2,74 +2,23 @@
 // signed invoices (BOLT 11). Nobody moves bitcoin: a payment is what the wallet says of its invoice.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import { NDKDVMJobFeedback, NDKDVMJobResult, NDKDVMRequest } from '@nostr-dev-kit/ndk'
 import { fetchWithL402, parseL402 } from '@getalby/lightning-tools/402/l402'
 import * as sdk8 from '@getalby/sdk/nwc'
 import * as sdk7 from 'getalby-sdk-7/nwc'
 import { decode } from 'light-bolt11-decoder'
-import { generateSecretKey, getPublicKey } from 'nostr-tools/pure'
+import { getPublicKey } from 'nostr-tools/pure'
 import { connected, leave } from './jobs.mjs'
-import * as owner from './owner.mjs'
-import { isOtherHost, now, startRelay, until, within } from './relay.mjs'
+import { MNEMONIC } from './owner.mjs'
+import { admin, deployPaid, Order, PRICE, URL_HERE } from './paid.mjs'
+import { isOtherHost, startRelay, until } from './relay.mjs'
 import { Wallet } from './wallet.mjs'
 
 const skip = process.env.RELAY_URL ? 'agents are deployed on relays of our own' : false
 // Where it may not be allowed to connect to this machine.
 const skipElsewhere = skip || (isOtherHost ? 'the host under test connects to public addresses only' : false)
-const PRICE = 21_000
 
-const admin = generateSecretKey()
-const URL_HERE = 'wss://relay.test'
-/** Deploys an agent that wants to be paid by a wallet. */
-function deploy(relay, name, wallet) {
-  const handlers = [{ kind: 5050, executor: 'echo', config: {}, price: { model: 'per_job', msat: PRICE } }]
-  const payment = { policy: 'prepay', wallet_ref: wallet }
-  return owner.deploy(relay, URL_HERE, admin, { name, handlers, payment })
-}
-
-/** An order of NDK, and what has been answered. */
-class Order {
-  answers = []
-
-  static async send(ndk, pubkey, tags, encrypted) {
-    const order = new Order()
-    const request = new NDKDVMRequest(ndk)
-    request.kind = 5050
-    request.tags = [['i', 'hello', 'text'], ...tags]
-    if (encrypted) await request.encryption(ndk.getUser({ pubkey }))
-    else request.dvm = ndk.getUser({ pubkey })
-    await request.sign()
-    const filter = { kinds: [7000, 6050], ...request.filter() }
-    await within('EOSE', new Promise(resolve => {
-      const onEvent = event => order.answers.push(event)
-      order.subscription = ndk.subscribe(filter, { closeOnEose: false, groupable: false, onEvent, onEose: resolve })
-    }))
-    await within('OK', request.publish())
-    return order
-  }
-
-  async feedback() {
-    return Promise.all(this.answers.filter(({ kind }) => kind === 7000).map(NDKDVMJobFeedback.from))
-  }
-
-  async statuses() {
-    return (await this.feedback()).map(({ status }) => status)
-  }
-
-  /** The amount and the invoice that it is asked for. */
-  async asked() {
-    await until('payment-required', async () => (await this.statuses()).includes('payment-required'))
-    const [, msat, invoice] = (await this.feedback()).at(-1).tags.find(([name]) => name === 'amount')
-    return { msat, invoice }
-  }
-
-  async result() {
-    await until('a result', () => this.answers.some(({ kind }) => kind === 6050))
-    const result = NDKDVMJobResult.from(this.answers.find(({ kind }) => kind === 6050))
-    if (result.hasTag('encrypted')) await result.decrypt()
-    return result.content
-  }
-}
+/** Deploys an agent that is paid by a wallet before it works. */
+const deploy = (relay, name, wallet) => deployPaid(relay, { name, policy: 'prepay', wallet })
 
 async function isPaid(t, url, agent, wallet, { encrypted = false } = {}) {
   const ndk = await connected(url)
@@ -107,7 +56,7 @@ before(async () => {
     AGENT_WALLET_SEVEN: wallets.seven.uri(other.url),
   }
   const [pubkey, privateHost] = [getPublicKey(admin), other.url.replace('ws://', '')]
-  const env = { AGENT_MASTER_SECRET: owner.MNEMONIC, ...secrets }
+  const env = { AGENT_MASTER_SECRET: MNEMONIC, ...secrets }
   const settings = { RELAY_URL: URL_HERE, RELAY_POLICY__ADMIN_PUBKEYS: pubkey, RELAY_AGENTS__ALLOW_PRIVATE_HOSTS: privateHost }
   const config = { url: URL_HERE, policy: { admin_pubkeys: [pubkey] }, agents: { allow_private_hosts: [privateHost] } }
   host = await startRelay(isOtherHost ? { config, env } : { env: { ...env, ...settings } })
@@ -161,7 +110,7 @@ test("a job is ordered and paid over HTTP by Alby's L402 client", { skip: skipEl
     payInvoice: async ({ invoice }) => {
       wallets.here.pay(invoice)
       paid.push(invoice)
-      const hash = decode(invoice).sections.find(({ name }) => name === 'payment_hash').value
+      const hash = hashOf(invoice)
       return { preimage: wallets.here.invoices.get(hash).preimage }
     },
   }

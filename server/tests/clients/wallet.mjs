@@ -1,13 +1,8 @@
-// The wallet service of Alby's SDK (NIP-47), which makes signed invoices (BOLT 11). Nobody moves bitcoin: a payment is what the wallet says of
-// its invoice.
-import { createHash, randomBytes } from 'node:crypto'
-import bolt11 from 'bolt11'
-import { decode } from 'light-bolt11-decoder'
+// The wallet service of Alby's SDK (NIP-47). Nobody moves bitcoin: a payment is what the wallet says of its invoice.
+import { randomBytes } from 'node:crypto'
 import { generateSecretKey, getPublicKey } from 'nostr-tools/pure'
+import { hashOf, sha256, signedInvoice } from './paid.mjs'
 import { now, within } from './relay.mjs'
-
-const REGTEST = { bech32: 'bcrt', pubKeyHash: 0x6f, scriptHash: 0xc4, validWitnessVersions: [0, 1] }
-const sha256 = bytes => createHash('sha256').update(bytes).digest('hex')
 
 /** A wallet service, with a client key for the agent. */
 export class Wallet {
@@ -45,15 +40,8 @@ export class Wallet {
   make({ amount, description, expiry }) {
     const preimage = randomBytes(32)
     const hash = sha256(preimage)
-    const tags = [
-      { tagName: 'payment_hash', data: hash },
-      { tagName: 'description', data: description },
-      { tagName: 'expire_time', data: expiry },
-      { tagName: 'payment_secret', data: randomBytes(32).toString('hex') },
-    ]
-    const draft = bolt11.encode({ network: REGTEST, millisatoshis: `${amount}`, timestamp: now(), tags })
-    const { paymentRequest } = bolt11.sign(draft, '11'.repeat(32))
-    const invoice = { type: 'incoming', state: 'pending', invoice: paymentRequest, payment_hash: hash, amount, fees_paid: 0 }
+    const signed = signedInvoice({ amount, description, expiry, hash })
+    const invoice = { type: 'incoming', state: 'pending', invoice: signed, payment_hash: hash, amount, fees_paid: 0 }
     this.invoices.set(hash, { ...invoice, preimage: preimage.toString('hex'), created_at: now(), expires_at: now() + expiry })
     return this.transaction(hash)
   }
@@ -65,7 +53,7 @@ export class Wallet {
 
   /** Somebody pays an invoice. */
   pay(invoice, msat) {
-    const hash = decode(invoice).sections.find(({ name }) => name === 'payment_hash').value
+    const hash = hashOf(invoice)
     const paid = this.invoices.get(hash)
     Object.assign(paid, { state: 'settled', settled_at: now(), amount: msat ?? paid.amount })
   }
