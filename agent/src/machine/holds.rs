@@ -206,6 +206,7 @@ impl<C: SqlConn> Agent<C> {
         job: &EventId,
         told: &Transaction,
     ) -> Result<(), StoreError> {
+        let is_over = !self.is_awaiting(job);
         let Some(watched) = self.payments.invoices.get_mut(job).filter(|watched| watched.is_open()) else {
             return Ok(());
         };
@@ -213,7 +214,8 @@ impl<C: SqlConn> Agent<C> {
         let (at, asked) = (now.millis(), watched.row.msat);
         let held = told.held(&watched.row.payment_hash);
         match (phase, held) {
-            (HoldPhase::Offered, Held::Accepted) if told.msat.unwrap_or(asked) >= asked => {
+            // Of a job that is over it is given back, however much it is.
+            (HoldPhase::Offered, Held::Accepted) if is_over || told.msat.unwrap_or(asked) >= asked => {
                 return self.payment_held(now, job, payment::received(asked, told.msat));
             }
             (HoldPhase::Offered, Held::Accepted) => {

@@ -465,6 +465,12 @@ fn a_refusal_of_a_result_outlives_a_database_that_cannot_be_read() {
     run(1_367..=1_367, &["sample"]);
 }
 
+/// Regression: less than was asked for was held when the job was over, and that was not given back.
+#[test]
+fn a_part_that_is_held_too_late_is_given_back() {
+    run(30_071..=30_071, &["hold"]);
+}
+
 #[test]
 #[ignore = "takes long"]
 fn whatever_fails_from_ten_thousand_seeds() {
