@@ -9,7 +9,7 @@ import { decode } from 'light-bolt11-decoder'
 import { getPublicKey } from 'nostr-tools/pure'
 import { connected, leave } from './jobs.mjs'
 import { MNEMONIC } from './owner.mjs'
-import { admin, deployPaid, Order, PRICE, URL_HERE } from './paid.mjs'
+import { admin, deployPaid, hashOf, Order, PRICE, URL_HERE } from './paid.mjs'
 import { isOtherHost, startRelay, until } from './relay.mjs'
 import { Wallet } from './wallet.mjs'
 

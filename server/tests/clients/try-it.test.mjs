@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import * as sdk8 from '@getalby/sdk/nwc'
-import { decode } from 'light-bolt11-decoder'
 import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
 import * as pages from './browser.mjs'
 import { MNEMONIC, deploy } from './owner.mjs'
+import { hashOf } from './paid.mjs'
 import { isOtherHost, startRelay } from './relay.mjs'
 import { Wallet } from './wallet.mjs'
 
@@ -51,7 +51,7 @@ async function open(t, agent, { extension = true, webln = false, ...options } = 
     })
     await page.exposeFunction('payHere', invoice => {
       wallet.pay(invoice)
-      const hash = decode(invoice).sections.find(({ name }) => name === 'payment_hash').value
+      const hash = hashOf(invoice)
       return { preimage: wallet.invoices.get(hash).preimage }
     })
     await page.addInitScript(([extension, webln]) => {
