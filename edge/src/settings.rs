@@ -20,7 +20,9 @@ mod peers;
 use relay_engine::policy::{Policy, is_relay_url};
 use relay_engine::relay::Config;
 use relay_engine::store::sql::EVENT_BYTES_MAX;
-use relay_engine::types::{Class, Filter, Kind, Limits, PubKey, is_removal_request};
+use relay_engine::types::{
+    Class, Filter, KIND_ADD_USER, KIND_REMOVE_USER, Kind, Limits, PubKey, is_removal_request,
+};
 use relay_engine::wire::parse_filter;
 use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
 use relay_site::{
@@ -380,6 +382,10 @@ impl Settings {
         admission::check(&self.policy, &self.info, self.has_agents())
             .map_err(|(name, message)| format!("{name}: {message}"))?;
         admission::fill_payments_url(&mut self.policy, self.url.as_deref());
+        if self.policy.admission.is_some() {
+            // Who has paid stays a member.
+            self.store.retention_kinds_spared.extend([KIND_ADD_USER, KIND_REMOVE_USER]);
+        }
         self.network.exempt().map_err(|message| format!("network.exempt_addresses: {message}"))?;
         let limits = &mut self.limits;
         if limits.limit_default > limits.limit_max {

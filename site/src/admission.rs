@@ -2,6 +2,7 @@
 //! ([`relay_engine::policy::Admission`]); an agent of the relay sells the membership, so invoices and payments are that agent's.
 
 use relay_engine::policy::{Admission, Policy};
+use relay_engine::types::KIND_MEMBERSHIP_REQUEST;
 
 use crate::Info;
 use crate::feature::Feature;
@@ -11,9 +12,6 @@ use crate::page::{
     FORM_STYLE, PAYMENT_SCRIPT, PAYMENT_SECTION, STYLE, escape, fill_in, grouped, script_policy,
 };
 use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
-
-/// The kind of job requests (NIP-90) that ask for a membership.
-pub const KIND_JOIN_REQUEST: u16 = 5_943;
 
 const TEMPLATE: &str = include_str!("join.html");
 const SCRIPT: &str = include_str!("join.js");
@@ -86,7 +84,7 @@ fn page(relay: &RelayDescription<'_>, admission: &Admission) -> HttpResponse {
         ("{{name}}", escape(&relay.info.name)),
         ("{{fee}}", sats(admission.msat)),
         ("{{pubkey}}", admission.pubkey.to_string()),
-        ("{{kind}}", KIND_JOIN_REQUEST.to_string()),
+        ("{{kind}}", KIND_MEMBERSHIP_REQUEST.to_string()),
         ("{{version}}", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     HttpResponse::new(200, "text/html; charset=utf-8", fill_in(TEMPLATE, &fill))

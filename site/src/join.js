@@ -26,9 +26,16 @@ function watch(hex, found) {
   };
   let newest, isRead = false;
   socket.onmessage = ({ data }) => {
-    const [type, , event] = JSON.parse(data);
+    const [type, id, event] = JSON.parse(data);
+    if (id === "job") {
+      const why = type === "EVENT" && event.tags.find((tag) => tag[0] === "status" && tag[1] === "error");
+      if (!why) return;
+      sessionStorage.removeItem(hex);
+      return say(event.content || why[2] || "The relay has failed.", true);
+    }
     if (type === "EVENT" && !(newest?.created_at >= event.created_at)) newest = event;
-    isRead ||= type === "EOSE";
+    // A relay that does not answer is asked for an invoice all the same.
+    isRead ||= type === "EOSE" || type === "CLOSED";
     if (isRead) found(newest?.kind === 8000 && !isExpired(newest));
   };
   socket.onclose = () => {
@@ -50,13 +57,32 @@ function showMember() {
   say("This key is a member: it may write to this relay.");
 }
 
+// An invoice that has been asked for is shown again, also after a reload, so that nobody pays two.
+const INVOICE_MS = 9 * 60_000;
+const kept = (hex) => JSON.parse(sessionStorage.getItem(hex) ?? "{}");
+
+function show({ request, invoice, msat }) {
+  showInvoice(invoice, msat);
+  if (socket.readyState === WebSocket.OPEN) {
+    socket.send(JSON.stringify(["REQ", "job", { authors: [relay], kinds: [7000], "#e": [request] }]));
+  }
+}
+
 async function order(hex) {
+  if (kept(hex).at > Date.now() - INVOICE_MS) {
+    submit.disabled = false;
+    return show(kept(hex));
+  }
   say("Asking for an invoice …");
   const body = JSON.stringify({ kind: Number(kind), input: hex });
   const response = await fetch(`/agent/${relay}/jobs`, { method: "POST", body, headers: { "content-type": "application/json" } });
   const answer = await response.json();
   submit.disabled = false;
-  if (response.status === 402) return showInvoice(answer.invoice, answer.amount_msat);
+  if (response.status === 402) {
+    const { request, invoice, amount_msat: msat } = answer;
+    sessionStorage.setItem(hex, JSON.stringify({ request, invoice, msat, at: Date.now() }));
+    return show({ request, invoice, msat });
+  }
   if (!response.ok) return say(answer.error ?? "The relay does not answer.", true);
 }
 

@@ -18,7 +18,7 @@ pub const FORM_STYLE: &str = include_str!("form.css");
 /// The part of a page that says what happens and asks for payments, as HTML; [`PAYMENT_SCRIPT`] fills it.
 pub const PAYMENT_SECTION: &str = include_str!("pay.html");
 
-/// What scripts begin with that ask for payments: `at(id)`, `say(text, isError)`, `showInvoice(invoice, msat, onPaid)`.
+/// What scripts begin with that ask for payments: `at(id)`, `say(text, isError)`, `showInvoice(invoice, msat)`.
 pub const PAYMENT_SCRIPT: &str = include_str!("pay.js");
 
 /// What a page may load and do (`Content-Security-Policy`) that has this script: its style sheet, pictures and requests of this relay, and the

@@ -6,10 +6,8 @@ function say(text, isError = false) {
   at("status").classList.toggle("error", isError);
 }
 
-// Shows an invoice in the section «payment». `paid` gets the preimage where the page learns it: from a wallet extension (WebLN).
-let paid = () => {};
-function showInvoice(invoice, msat, onPaid = () => {}) {
-  paid = onPaid;
+// Shows an invoice in the section «payment».
+function showInvoice(invoice, msat) {
   say("Waiting for the payment …");
   at("amount").textContent = `${(msat / 1000).toLocaleString("en")} sats`;
   at("invoice").textContent = invoice;
@@ -28,9 +26,8 @@ at("copy").addEventListener("click", async () => {
 at("extension").addEventListener("click", async () => {
   try {
     await window.webln.enable();
-    const { preimage } = (await window.webln.sendPayment(at("invoice").textContent)) ?? {};
-    say("Paid. Waiting for the wallet to say so …");
-    paid(preimage);
+    await window.webln.sendPayment(at("invoice").textContent);
+    say("Paid. Waiting for the relay to be told …");
   } catch (error) {
     say(error.message, true);
   }

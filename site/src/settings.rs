@@ -134,13 +134,13 @@ mod admission {
     use super::*;
 
     /// As it is written.
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
     struct Fields {
-        pubkey: String,
-        #[serde(default)]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pubkey: Option<String>,
         msat: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         payments_url: Option<String>,
     }
 
@@ -149,18 +149,22 @@ mod admission {
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         let fields = admission.as_ref().map(|Admission { pubkey, msat, payments_url }| Fields {
-            pubkey: pubkey.to_string(),
+            pubkey: Some(pubkey.to_string()),
             msat: *msat,
             payments_url: payments_url.clone(),
         });
         fields.serialize(serializer)
     }
 
+    /// A table in which nothing is set, as `relay config` prints it, is none.
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Admission>, D::Error> {
-        let Some(Fields { pubkey, msat, payments_url }) = Option::deserialize(deserializer)? else {
-            return Ok(None);
+        let fields = Option::<Fields>::deserialize(deserializer)?.unwrap_or_default();
+        let Fields { pubkey, msat, payments_url } = fields;
+        let Some(pubkey) = pubkey else {
+            let is_empty = msat == 0 && payments_url.is_none();
+            return if is_empty { Ok(None) } else { Err(de::Error::missing_field("pubkey")) };
         };
         let key = PubKey::from_hex(pubkey.as_bytes()).map_err(|error| {
             de::Error::custom(format!("public key `{pubkey}`: {error}; expected 64 lowercase hex digits"))

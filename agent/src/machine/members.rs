@@ -1,9 +1,8 @@
 //! Members of the relay (NIP-43) whom an agent admits: the job asks for it, and the event that says so is stored and published with the
 //! result.
 
-use relay_engine::policy::KIND_ADD_USER;
 use relay_engine::sql::{SqlConn, StoreError};
-use relay_engine::types::{Now, PubKey};
+use relay_engine::types::{EventId, KIND_ADD_USER, Now, PubKey};
 
 use super::Agent;
 use super::jobs::{Active, Stage};
@@ -53,15 +52,21 @@ impl<C: SqlConn> Agent<C> {
             Ok(true) => return Err(IS_MEMBER.to_owned()),
             Err(_) => return Err("the database cannot be read; try again later".to_owned()),
         }
-        self.sign_member(now, &key)
+        self.sign_member(now, active.id(), &key)
     }
 
-    fn sign_member(&mut self, now: Now, key: &PubKey) -> Result<(), String> {
+    /// Whether a job whose result cannot be published has been of use all the same: it has made a member.
+    pub(super) fn has_made_member(&self, job: &EventId) -> bool {
+        // What cannot be read is given back.
+        store::has_made_member(&self.conn, &self.batch, job).unwrap_or(false)
+    }
+
+    fn sign_member(&mut self, now: Now, job: EventId, key: &PubKey) -> Result<(), String> {
         let author = self.event_signer().ok_or("this agent has no key")?;
         let tags = vec![vec!["-".to_owned()], vec!["p".to_owned(), key.to_string()]];
         let draft = Draft { created_at: now.seconds(), kind: KIND_ADD_USER, tags, content: String::new() };
         let event = author.sign(&draft);
-        store::put_member(&mut self.batch, key, now.millis());
+        store::put_member(&mut self.batch, key, &job, now.millis());
         self.outbox.stage(now, &[], event);
         Ok(())
     }

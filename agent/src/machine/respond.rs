@@ -291,7 +291,9 @@ impl<C: SqlConn> Agent<C> {
         }
         row.result_outbox_row = 0;
         row.cause = cause.to_owned();
-        self.give_back(now, &mut row);
+        if !self.has_made_member(job) {
+            self.give_back(now, &mut row);
+        }
         self.metrics.failed(cause);
         match self.load(row.clone()) {
             Ok(mut active) => {

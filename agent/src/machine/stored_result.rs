@@ -49,11 +49,11 @@ impl<C: SqlConn> Agent<C> {
             }
             return None;
         }
-        if let Err(message) = self.add_member(now, &active) {
-            self.fail(now, active, JobEvent::Fail, "inputs", &message);
-            return None;
-        }
         let Some(message) = large else {
+            if let Err(message) = self.add_member(now, &active) {
+                self.fail(now, active, JobEvent::Fail, "inputs", &message);
+                return None;
+            }
             self.complete(now, active, &output.content, &output.content, output.tokens);
             return None;
         };

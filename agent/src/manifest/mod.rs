@@ -8,7 +8,7 @@
 //! rules     limits, access, network, memory, schedules
 //! json      JSON with bounds, and where something in it is wrong
 //! secret    what is a secret, and the names of secrets
-//! validate  the bounds of every field
+//! validate  the bounds of every field; validate_payment: of what is said about payment
 //! openagents  the AgentManifest of OpenAgents, converted
 //! public    what everybody may see of a manifest
 //! ```
@@ -20,6 +20,7 @@ mod public;
 mod rules;
 mod secret;
 mod validate;
+mod validate_payment;
 
 use std::fmt;
 

@@ -3,17 +3,16 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
-use relay_site::admission::KIND_JOIN_REQUEST;
 use url::Url;
 
 use super::secret::{check_key_name, check_token_name};
 use super::{
     AccessRules, ExecutorConfig, Handler, Identity, JobLimits, Manifest, ManifestError, Memory, Network,
-    PRICE_MSAT_MAX, Param, Payment, PaymentPolicy, Price, Refund, SCHEMA, Schedule,
+    PRICE_MSAT_MAX, Param, Price, SCHEMA, Schedule,
 };
 use crate::identity::parse_pubkey;
 
-type Checked = Result<(), ManifestError>;
+pub(super) type Checked = Result<(), ManifestError>;
 
 const LIST_MAX: usize = 100;
 const HANDLERS_MAX: usize = 32;
@@ -22,10 +21,6 @@ const ABOUT_CHARS_MAX: usize = 2_000;
 const PROMPT_CHARS_MAX: usize = 20_000;
 const URL_BYTES_MAX: usize = 1_024;
 const MIB: u64 = 1 << 20;
-/// The kind of requests for memberships.
-const KIND_JOIN: u64 = KIND_JOIN_REQUEST as u64;
-/// Ten bitcoins.
-const SPEND_MSAT_MAX: u64 = 1_000_000_000_000;
 const YEAR_S: u64 = 366 * 24 * 60 * 60;
 
 /// Kinds of job requests (NIP-90).
@@ -34,13 +29,6 @@ const JOB_KINDS: RangeInclusive<u16> = 5_000..=5_999;
 const OWN_KINDS: [u16; 8] = [0, 5, 62, 7_007, 10_002, 10_050, 11_998, 31_990];
 /// Job requests, results and feedback.
 const NIP90_KINDS: RangeInclusive<u16> = 5_000..=7_000;
-
-/// Results that a customer may leave unpaid, and how much is shown of one: characters that feedback has room for, and percent.
-const UNPAID_MAX: u64 = 1_000;
-const SAMPLE_CHARS_MAX: u64 = 2_000;
-const SAMPLE_PERCENT_MAX: u64 = 50;
-/// Seconds for which a payment may be held for the work.
-const HOLD_SECONDS: RangeInclusive<u64> = 60..=21_600;
 
 impl Manifest {
     /// Checks every field, and writes public keys as lowercase hexadecimal digits.
@@ -90,97 +78,6 @@ impl Manifest {
                 "cannot be webhook with identity.bunker: the relay must have the key that signs webhook calls (NIP-98)",
             )),
             None => Ok(()),
-        }
-    }
-
-    /// Prices need a policy, and a policy needs prices and a wallet.
-    fn check_payment(&self) -> Checked {
-        let Payment { policy, wallet_ref, free_quota, refund, .. } = &self.payment;
-        let priced = self.handlers.iter().position(|handler| handler.price != Price::Free);
-        in_range("payment.free_quota", u64::from(*free_quota), 0..=1_000_000)?;
-        let spend = self.limits.daily_spend_msat;
-        match refund {
-            Refund::Credit if spend > 0 => {
-                let words = "is of no use without payment.refund invoice";
-                return Err(ManifestError::new("limits.daily_spend_msat", words));
-            }
-            Refund::Invoice if *policy == PaymentPolicy::Free => {
-                return Err(ManifestError::new("payment.refund", "is of no use with policy free"));
-            }
-            Refund::Invoice => in_range("limits.daily_spend_msat", spend, 1..=SPEND_MSAT_MAX)?,
-            Refund::Credit => {}
-        }
-        match self.limits.approval_msat {
-            Some(_) if *refund == Refund::Credit => {
-                let words = "is of no use without payment.refund invoice";
-                return Err(ManifestError::new("limits.approval_msat", words));
-            }
-            Some(msat) => in_range("limits.approval_msat", msat, 0..=SPEND_MSAT_MAX)?,
-            None => {}
-        }
-        self.check_postpay()?;
-        self.check_hold()?;
-        match policy {
-            PaymentPolicy::Free => match (priced, wallet_ref) {
-                (Some(at), _) => Err(ManifestError::new(
-                    format!("handlers[{at}].price"),
-                    "needs payment.policy prepay, postpay, sample or hold, and a wallet (payment.wallet_ref)",
-                )),
-                (None, Some(_)) => {
-                    Err(ManifestError::new("payment.wallet_ref", "is of no use with policy free"))
-                }
-                (None, None) => Ok(()),
-            },
-            PaymentPolicy::Prepay | PaymentPolicy::Postpay | PaymentPolicy::Sample | PaymentPolicy::Hold => {
-                let Some(secret) = wallet_ref else {
-                    let words = "is required with this policy: the name of the secret with the wallet's connection string";
-                    return Err(ManifestError::new("payment.wallet_ref", words));
-                };
-                check_token_name("payment.wallet_ref", secret)?;
-                match priced {
-                    Some(_) => Ok(()),
-                    None => Err(ManifestError::new("payment.policy", "needs a handler with a price")),
-                }
-            }
-        }
-    }
-
-    /// What is said only of jobs that are paid after the work.
-    fn check_postpay(&self) -> Checked {
-        let Payment { policy, unpaid_max, sample_chars, sample_percent, .. } = &self.payment;
-        let is_sample = *policy == PaymentPolicy::Sample;
-        let is_postpaid = is_sample || *policy == PaymentPolicy::Postpay;
-        for (path, value, max, is_used, needs) in [
-            ("payment.unpaid_max", unpaid_max, UNPAID_MAX, is_postpaid, "postpay or sample"),
-            ("payment.sample_chars", sample_chars, SAMPLE_CHARS_MAX, is_sample, "sample"),
-            ("payment.sample_percent", sample_percent, SAMPLE_PERCENT_MAX, is_sample, "sample"),
-        ] {
-            match value {
-                Some(_) if !is_used => {
-                    let message = format!("is of no use without payment.policy {needs}");
-                    return Err(ManifestError::new(path, message));
-                }
-                Some(value) => in_range(path, u64::from(*value), 1..=max)?,
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// A payment is held for longer than the work takes.
-    fn check_hold(&self) -> Checked {
-        let Some(seconds) = self.payment.hold_seconds() else {
-            let words = "is of no use without payment.policy hold";
-            return self.payment.hold_s.map_or(Ok(()), |_| Err(ManifestError::new("payment.hold_s", words)));
-        };
-        in_range("payment.hold_s", seconds, HOLD_SECONDS)?;
-        match self.limits.timeout_s >= seconds {
-            true => {
-                let message =
-                    format!("must be more than limits.timeout_s, which is {}", self.limits.timeout_s);
-                Err(ManifestError::new("payment.hold_s", message))
-            }
-            false => Ok(()),
         }
     }
 
@@ -239,23 +136,6 @@ impl Manifest {
             self.check_membership(&path, handler)?;
         }
         Ok(())
-    }
-}
-
-impl Manifest {
-    /// A membership is asked for by requests of its own kind, and is for nobody who may still owe its price.
-    fn check_membership(&self, path: &str, handler: &Handler) -> Checked {
-        if !matches!(handler.executor, ExecutorConfig::Membership(_)) {
-            return Ok(());
-        }
-        in_range(&format!("{path}.kind"), u64::from(handler.kind), KIND_JOIN..=KIND_JOIN)?;
-        match self.payment.policy {
-            PaymentPolicy::Free | PaymentPolicy::Prepay => Ok(()),
-            _ => Err(ManifestError::new(
-                "payment.policy",
-                "must be prepay, or free, with the executor membership",
-            )),
-        }
     }
 }
 
@@ -436,7 +316,7 @@ fn list<T>(path: &str, items: &[T], check: impl Fn(&str, &T) -> Checked) -> Chec
     items.iter().enumerate().try_for_each(|(at, item)| check(&format!("{path}[{at}]"), item))
 }
 
-fn in_range(path: &str, value: u64, range: RangeInclusive<u64>) -> Checked {
+pub(super) fn in_range(path: &str, value: u64, range: RangeInclusive<u64>) -> Checked {
     if range.contains(&value) {
         return Ok(());
     }

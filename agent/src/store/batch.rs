@@ -28,8 +28,8 @@ pub(crate) struct Batch {
     /// `None`: it is forgotten.
     sessions: BTreeMap<PubKey, Option<Session>>,
     cancelled: HashSet<(EventId, PubKey)>,
-    /// Keys that are made members of the relay.
-    members: HashSet<PubKey>,
+    /// Keys that are made members of the relay, and by which jobs.
+    members: HashMap<PubKey, EventId>,
     /// In their order.
     transfers: Vec<Transfer>,
     /// By payment hash.
@@ -137,13 +137,13 @@ impl Batch {
     }
 
     /// Notes a new member of the relay, which is written by its statement.
-    pub(super) fn note_member(&mut self, key: PubKey) {
-        self.members.insert(key);
+    pub(super) fn note_member(&mut self, key: PubKey, job: EventId) {
+        self.members.insert(key, job);
     }
 
-    /// Whether a key's membership waits to be written.
-    pub(super) fn has_member(&self, key: &PubKey) -> bool {
-        self.members.contains(key)
+    /// Keys whose membership waits to be written, and the jobs that made it.
+    pub(super) fn members(&self) -> &HashMap<PubKey, EventId> {
+        &self.members
     }
 
     /// Notes a cancellation, which is written by its statements.

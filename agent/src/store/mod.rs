@@ -59,7 +59,7 @@ pub(crate) use ledger::{
     balance, credits, has_credits, last_transfer, prune_transfers, transfers, transfers_of_job,
 };
 pub(crate) use log::{last_line, lines, put_line};
-pub(crate) use members::{is_member, put_member};
+pub(crate) use members::{has_made_member, is_member, put_member};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
 pub(crate) use prune::prune_jobs;
@@ -122,7 +122,7 @@ const CREATE_PAYMENTS: [&str; 11] = [
     "CREATE TABLE IF NOT EXISTS agent_withheld (seq INTEGER PRIMARY KEY, content BLOB NOT NULL, said BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS agent_unpaid (customer BLOB PRIMARY KEY, open INTEGER NOT NULL, lapsed INTEGER NOT NULL, \
      at INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS agent_member (pubkey BLOB PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_member (pubkey BLOB PRIMARY KEY, job BLOB NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
 ];
 
 /// Columns of invoices that databases of earlier versions do not have: the last one, or all.

@@ -1,27 +1,27 @@
 //! Memberships of the relay: an agent sells them, and signs the events that say who is a member (NIP-43).
 
+use relay_agent::machine::Published;
 use relay_agent::manifest::Manifest;
 use relay_agent::testing::{Customer, Request};
-use relay_engine::policy::{KIND_ADD_USER, Members};
-use relay_engine::types::{Event, EventId, PubKey};
+use relay_engine::policy::Members;
+use relay_engine::types::{Event, EventId, KIND_ADD_USER, KIND_MEMBERSHIP_REQUEST, PubKey};
 use serde_json::json;
 
 use crate::prepaid::{PRICE, books, pay, prepaid};
 use crate::wallet::Wallet;
 use crate::world::{World, manifest};
 
-const KIND_JOIN_REQUEST: u16 = 5_943;
-
 fn selling() -> Manifest {
     prepaid(|json| {
-        json["handlers"][0]["kind"] = json!(KIND_JOIN_REQUEST);
+        json["handlers"][0]["kind"] = json!(KIND_MEMBERSHIP_REQUEST);
         json["handlers"][0]["executor"] = json!("membership");
         json["handlers"][0]["config"] = json!({});
+        json["handlers"][0]["inputs"] = json!(["text"]);
     })
 }
 
 fn order(world: &mut World, wallet: &mut Wallet, customer: &Customer, inputs: &[&str]) -> Event {
-    let request = Request::new(KIND_JOIN_REQUEST, world.now.seconds()).to(&world.pubkey());
+    let request = Request::new(KIND_MEMBERSHIP_REQUEST, world.now.seconds()).to(&world.pubkey());
     let request = customer.sign(&inputs.iter().fold(request, |request, input| request.text(input)));
     world.deliver(&request);
     world.ask_wallet(wallet);
@@ -122,11 +122,29 @@ fn a_crash_at_any_time_makes_no_second_member_and_loses_none() {
 #[test]
 fn a_relay_may_be_free_to_join() {
     let free = manifest(|json| {
-        json["handlers"][0] = json!({"kind": KIND_JOIN_REQUEST, "executor": "membership"});
+        json["handlers"][0] =
+            json!({"kind": KIND_MEMBERSHIP_REQUEST, "executor": "membership", "inputs": ["text"]});
     });
     let (mut world, mut wallet) = (World::new(&free), Wallet::new());
     let member = Customer::new(2).pubkey();
     let request = order(&mut world, &mut wallet, &Customer::new(1), &[&member.to_string()]);
     assert_eq!(world.statuses(&request.id), ["processing", "result"]);
     assert!(is_member(&world, &member));
+}
+
+/// Regression: a membership was kept and its price given back when the relay took the event that makes the member, and refused the larger
+/// result. So one payment bought any number of memberships.
+#[test]
+fn a_refused_result_gives_nothing_back_for_a_membership() {
+    let (mut world, mut wallet) = (World::new(&selling()), Wallet::new());
+    let (customer, member) = (Customer::new(1), Customer::new(2).pubkey());
+    let request = order(&mut world, &mut wallet, &customer, &[&member.to_string()]);
+    pay(&world, &mut wallet, &customer, &request);
+    // Of `processing`, the member and the result.
+    let refused = Published::Refused("invalid: the event is too large".to_owned());
+    world.host.outcomes.extend([Published::Accepted, Published::Accepted, refused]);
+    world.pass_with(&mut wallet, 40);
+    assert_eq!(world.statuses(&request.id).last().map(String::as_str), Some("error"));
+    assert!(is_member(&world, &member));
+    assert_eq!(world.check_books(), books(PRICE, PRICE, 0));
 }

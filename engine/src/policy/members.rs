@@ -1,14 +1,12 @@
 //! Members of a relay (NIP-43): whoever has been admitted may write, others may not. The relay's own key says who is a member by
 //! events that it signs, so a membership is stored, copied and shown to clients like any event.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
-use crate::types::{Event, EventId, Kind, PubKey, Tags, Timestamp};
-
-/// «Add user»: the keys in its `p` tags are members, until it expires (NIP-40) if it does.
-pub const KIND_ADD_USER: Kind = 8_000;
-/// «Remove user»: the keys in its `p` tags are members no more.
-pub const KIND_REMOVE_USER: Kind = 8_001;
+use crate::types::{
+    Event, EventId, KIND_ADD_USER, KIND_MEMBERSHIP_REQUEST, KIND_REMOVE_USER, Kind, PubKey, Tags, Timestamp,
+};
 
 /// Kinds that others, or throwaway keys, sign for a member: gift wraps (NIP-59) and zap receipts (NIP-57).
 const KINDS_FOR_MEMBERS: [Kind; 2] = [1_059, 9_735];
@@ -27,41 +25,49 @@ pub struct Admission {
 /// The members, from the events that say so.
 #[derive(Debug, Default)]
 pub struct Members {
-    by_key: HashMap<PubKey, Membership>,
+    /// What is said of a key, newest first; of two of one second the one that removes it is first.
+    by_key: HashMap<PubKey, Vec<Statement>>,
     /// The events that say so.
     ids: HashSet<EventId>,
 }
 
+/// What an event says of a key.
 #[derive(Clone, Copy, Debug)]
-struct Membership {
+struct Statement {
     created_at: Timestamp,
-    /// 0: removed.
+    adds: bool,
     expires_at: Timestamp,
 }
 
 impl Members {
-    /// Records an event of [`Admission::pubkey`]; other kinds than 8000 and 8001 say nothing. The newest event about a key counts, and of
-    /// two of one second the one that removes it. The order in which they are recorded does not matter.
+    /// Records an event of [`Admission::pubkey`]; other kinds than 8000 and 8001 say nothing. The order in which events are recorded does
+    /// not matter.
     pub fn record(&mut self, event: &Event) {
-        let expires_at = match event.kind {
-            KIND_ADD_USER => event.expires_at,
-            KIND_REMOVE_USER => 0,
+        let adds = match event.kind {
+            KIND_ADD_USER => true,
+            KIND_REMOVE_USER => false,
             _ => return,
         };
-        self.ids.insert(event.id);
-        let new = Membership { created_at: event.created_at, expires_at };
+        if !self.ids.insert(event.id) {
+            return;
+        }
+        let said = Statement { created_at: event.created_at, adds, expires_at: event.expires_at };
+        let place = |said: &Statement| (Reverse(said.created_at), said.adds);
         for key in named(event.tags()) {
-            let known = self.by_key.entry(key).or_insert(new);
-            let is_newer = new.created_at > known.created_at;
-            if is_newer || new.created_at == known.created_at && new.expires_at < known.expires_at {
-                *known = new;
+            let all = self.by_key.entry(key).or_default();
+            let at = all.partition_point(|other| place(other) <= place(&said));
+            all.insert(at, said);
+            // What is older than one that does not expire says nothing any more.
+            if let Some(last) = all.iter().position(|said| said.expires_at == Timestamp::MAX) {
+                all.truncate(last + 1);
             }
         }
     }
 
-    /// Whether this key is a member now.
+    /// Whether this key is a member now: the newest event about it that has not expired says so.
     pub fn contains(&self, key: &PubKey, now: Timestamp) -> bool {
-        self.by_key.get(key).is_some_and(|membership| membership.expires_at > now)
+        let said = self.by_key.get(key).into_iter().flatten().find(|said| said.expires_at > now);
+        said.is_some_and(|said| said.adds)
     }
 
     /// Whether an event with this id has been recorded.
@@ -72,13 +78,13 @@ impl Members {
 
 impl Admission {
     /// Whether an event may be written, as far as membership goes: its author is a member, or the relay itself; or it is for a member, where others
-    /// sign such events; or it asks the relay's own key for a job (NIP-90), which is how one becomes a member.
+    /// sign such events; or it asks the relay's own key for a membership (NIP-90).
     pub fn admits(&self, members: &Members, event: &Event, now: Timestamp) -> bool {
         event.pubkey == self.pubkey
             || members.contains(&event.pubkey, now)
             || KINDS_FOR_MEMBERS.contains(&event.kind)
                 && named(event.tags()).any(|key| members.contains(&key, now))
-            || matches!(event.kind, 5_000..=5_999) && named(event.tags()).any(|key| key == self.pubkey)
+            || event.kind == KIND_MEMBERSHIP_REQUEST && named(event.tags()).any(|key| key == self.pubkey)
     }
 }
 
@@ -128,7 +134,11 @@ mod tests {
         check(&[(8_000, 10, None), (8_001, 20, None), (8_000, 30, None)], true);
         check(&[(8_000, 10, Some("51"))], true);
         check(&[(8_000, 10, Some("50"))], false);
-        check(&[(8_000, 10, None), (8_000, 20, Some("40"))], false);
+        // What has expired says nothing, as if it had been removed from the store.
+        check(&[(8_000, 10, None), (8_000, 20, Some("40"))], true);
+        check(&[(8_000, 10, None), (8_001, 20, Some("40"))], true);
+        check(&[(8_000, 10, None), (8_001, 20, Some("60"))], false);
+        check(&[(8_000, 10, Some("60")), (8_000, 20, Some("40"))], true);
         check(&[(1, 10, None), (13_534, 20, None)], false);
     }
 
@@ -143,10 +153,10 @@ mod tests {
             (1_059, &member, true),
             (1_059, &other, false),
             (9_735, &member, true),
-            (5_000, &relay, true),
-            (5_999, &relay, true),
-            (6_000, &relay, false),
-            (5_000, &member, false),
+            (5_943, &relay, true),
+            (5_943, &member, false),
+            (5_942, &relay, false),
+            (5_944, &relay, false),
         ] {
             let event = of(kind, 20, &[["p", p]]);
             assert_eq!(admission.admits(&members, &event, 50), expected, "{kind} {p}");

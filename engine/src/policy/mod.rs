@@ -17,7 +17,7 @@ pub use address_rates::AddressRates;
 pub use admission::{AdmissionError, Candidate, Publisher, admit, admit_sender, is_protected};
 pub use auth::{Auth, AuthError, is_relay_url, same_relay};
 pub use guard::{Access, access, may_match_withheld, may_see};
-pub use members::{Admission, KIND_ADD_USER, KIND_REMOVE_USER, Members};
+pub use members::{Admission, Members};
 pub use rate::Bucket;
 pub use vanish::{VANISH_KIND, names_relay};
 

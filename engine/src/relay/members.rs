@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::LiveEvent;
 use super::commit::ALREADY_DELIVERED;
-use crate::policy::{Admission, KIND_ADD_USER, KIND_REMOVE_USER, Members};
+use crate::policy::{Admission, Members};
 use crate::store::{
     Backend, Reader, RemovedEvents, Scan, ScanLimits, ScanStep, Seq, SinkResult, StoreError, Unrestricted,
 };
-use crate::types::{Event, Filter, Timestamp};
+use crate::types::{Event, Filter, KIND_ADD_USER, KIND_REMOVE_USER, Timestamp};
 
 /// The members, as far as they are known.
 #[derive(Debug, Default)]
@@ -38,7 +38,10 @@ impl KnownMembers {
     /// Records what was committed.
     pub(super) fn record_live(&mut self, admission: Option<&Admission>, live: &LiveEvent) {
         let (Some(admission), Some(as_of), Some(seq)) = (admission, self.as_of, live.seq) else { return };
+        // Its events are removed by its own only, so nobody else makes the machine read them again.
+        let is_own = live.event.pubkey == admission.pubkey;
         let is_removed = match &live.removed {
+            _ if !is_own => false,
             RemovedEvents::Unknown => true,
             RemovedEvents::Listed(events) => events.iter().any(|(_, id)| self.members.has_recorded(id)),
         };
@@ -47,7 +50,7 @@ impl KnownMembers {
             self.as_of = None;
             return;
         }
-        if seq != ALREADY_DELIVERED && live.event.pubkey == admission.pubkey {
+        if seq != ALREADY_DELIVERED && is_own {
             self.members.record(&live.event);
         }
         self.as_of = Some(as_of.max(seq));

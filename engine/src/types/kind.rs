@@ -29,6 +29,13 @@ impl Class {
     }
 }
 
+/// NIP-43, «add user»: the keys in its `p` tags are members of the relay whose key has signed it, until it expires (NIP-40) if it does.
+pub const KIND_ADD_USER: Kind = 8_000;
+/// NIP-43, «remove user»: the keys in its `p` tags are members no more.
+pub const KIND_REMOVE_USER: Kind = 8_001;
+/// Job requests (NIP-90) for a membership of the relay: ours, NIP-90 names none.
+pub const KIND_MEMBERSHIP_REQUEST: Kind = 5_943;
+
 /// Whether events of this kind ask for other events to go and stay away: deletion requests (NIP-09) and requests to
 /// vanish (NIP-62). A store keeps them after their expiration and does not serve them: their effect does not end, and a
 /// relay that imports everything that is exported here must refuse what is refused here.

@@ -19,7 +19,9 @@ pub use event::{CanonicalEvent, Event, NO_EXPIRY};
 pub use event_matcher::{EventMatcher, MatchCost};
 pub use filter::{Filter, SubId, TagFilter};
 pub use hex::{EventId, HexError, PubKey, Sig};
-pub use kind::{Class, Kind, is_list, is_removal_request};
+pub use kind::{
+    Class, KIND_ADD_USER, KIND_MEMBERSHIP_REQUEST, KIND_REMOVE_USER, Kind, is_list, is_removal_request,
+};
 pub use limits::Limits;
 pub use seq::Seq;
 pub use tags::{Tag, Tags, parse_expiration, unescape};

@@ -303,6 +303,7 @@ mod tests {
             ("data", "a b"),
         ];
         let loaded = load("", &[], &flags).unwrap();
+        assert!(loaded.settings.policy.admission.is_none());
         let text = loaded.to_toml();
         let again = load(&text, &[], &[]).unwrap();
         assert_eq!(Table::try_from(&again.settings).unwrap(), Table::try_from(&loaded.settings).unwrap());

@@ -46,8 +46,25 @@ async function overNostr({ kind, inputs, params }, mine) {
   for (const [name, value] of Object.entries(params)) tags.push(["param", name, value]);
   tags.push(["p", agent]);
   const request = await window.nostr.signEvent({ kind, created_at: Math.floor(Date.now() / 1000), content: "", tags });
+  watch(request.id, kind, mine, request);
+}
+
+// Without an extension: ordered over HTTP, for a key that the relay makes. Its answers are on the relay like any.
+async function overHttp(order, mine) {
+  say("Sent. Waiting for the agent …");
+  const body = JSON.stringify(order);
+  const headers = { "content-type": "application/json" };
+  const response = await fetch(`/agent/${agent}/jobs`, { method: "POST", headers, body });
+  const told = await response.json();
+  if (mine !== current) return;
+  if (!told.request || told.status === "error") return end(told.error ?? "The relay does not answer.", true);
+  watch(told.request, order.kind, mine);
+}
+
+// Shows what the agent answers to a request, which is published first if it is given.
+function watch(id, kind, mine, request) {
   const socket = new WebSocket((location.protocol === "https:" ? "wss://" : "ws://") + location.host);
-  const answers = { authors: [agent], kinds: [7000, kind + 1000], "#e": [request.id] };
+  const answers = { authors: [agent], kinds: [7000, kind + 1000], "#e": [id] };
   let isOver = false, newest = 0, text = "";
   const finish = (words, isError) => {
     isOver = true;
@@ -56,64 +73,45 @@ async function overNostr({ kind, inputs, params }, mine) {
   };
   socket.onopen = () => {
     socket.send(JSON.stringify(["REQ", "answers", answers]));
-    socket.send(JSON.stringify(["EVENT", request]));
+    if (request) socket.send(JSON.stringify(["EVENT", request]));
     say("Sent. Waiting for the agent …");
   };
   socket.onclose = () => {
     if (!isOver) finish("The connection was lost. The answer is on the relay all the same.", true);
   };
-  socket.onmessage = ({ data }) => {
-    if (mine !== current) return finish();
-    const [type, id, value, why] = JSON.parse(data);
-    if (type === "OK" && id === request.id && !value) return finish(why || "The relay refuses the request.", true);
-    if (type !== "EVENT" || value.created_at < newest) return;
-    newest = value.created_at;
-    if (value.kind !== 7000) {
-      showResult(value.content);
+  const handle = (event) => {
+    if (isOver || event.created_at < newest) return;
+    newest = event.created_at;
+    if (event.kind !== 7000) {
+      showResult(event.content);
       return finish("Done.");
     }
-    const tag = (name) => value.tags.find((each) => each[0] === name) ?? [];
+    const tag = (name) => event.tags.find((each) => each[0] === name) ?? [];
     const [, status, words] = tag("status");
-    if (status === "error") return finish(value.content || words || "The agent has failed.", true);
+    if (status === "error") return finish(event.content || words || "The agent has failed.", true);
     if (status === "payment-required") {
-      if (value.content) showResult(value.content, "The agent says");
+      if (event.content) showResult(event.content, "The agent says");
       const [, msat, invoice] = tag("amount");
       if (invoice) showInvoice(invoice, Number(msat));
       return;
     }
     at("payment").hidden = true;
     say("The agent works on it …");
-    if (status === "partial") showResult((text += value.content), "So far");
+    if (status === "partial") showResult((text += event.content), "So far");
   };
-}
-
-// Without an extension: ordered over HTTP, for a key that the relay makes.
-async function overHttp(order, mine) {
-  say("Sent. Waiting for the agent …");
-  const url = `/agent/${agent}/jobs`;
-  let authorization;
-  while (mine === current) {
-    const headers = { "content-type": "application/json", ...(authorization && { authorization }) };
-    const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(order) });
-    const told = await response.json();
-    if (mine !== current) return;
-    if (response.status === 402) {
-      if (told.content) showResult(told.content, "The agent says");
-      const preimage = await new Promise((resolve) => showInvoice(told.invoice, told.amount_msat, resolve));
-      if (!preimage) return end("Your wallet does not tell the preimage, which shows that you have paid.", true);
-      authorization = `L402 ${told.token}:${preimage}`;
-    } else if (response.status === 202) {
-      authorization ??= `L402 ${told.token}:`;
-      say("The agent works on it …");
-      if (told.content) showResult(told.content, "So far");
-      await new Promise((resolve) => setTimeout(resolve, 1000));
-    } else if (response.ok) {
-      showResult(told.result);
-      return end("Done.");
-    } else {
-      return end(told.error ?? "The relay does not answer.", true);
+  // Stored answers come newest first.
+  let stored = [];
+  socket.onmessage = ({ data }) => {
+    if (mine !== current) return finish();
+    const [type, name, value, why] = JSON.parse(data);
+    if (type === "OK" && name === id && !value) return finish(why || "The relay refuses the request.", true);
+    if (type === "CLOSED") return finish(value || "The relay shows no answers.", true);
+    if (type === "EOSE") {
+      stored.reverse().forEach(handle);
+      stored = undefined;
     }
-  }
+    if (type === "EVENT") stored ? stored.push(value) : handle(value);
+  };
 }
 
 form.addEventListener("submit", async (event) => {
@@ -132,7 +130,5 @@ form.hidden = false;
 setTimeout(() => {
   at("signed").textContent = window.nostr
     ? "Your extension signs the request."
-    : form.dataset.paid === "true" && !window.webln
-      ? "Without a Nostr extension (NIP-07) the relay signs for you. Jobs that cost something need one, or a wallet extension (WebLN)."
-      : "Without a Nostr extension (NIP-07) the relay makes a key for this job.";
+    : "Without a Nostr extension (NIP-07) the relay makes a key for this job; what is paid too much for it is nobody's credit.";
 }, 300);

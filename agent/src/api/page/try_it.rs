@@ -6,7 +6,7 @@ use relay_site::page::{PAYMENT_SECTION, escape};
 
 use super::kind_label;
 use crate::job::InputKind;
-use crate::manifest::{Handler, Manifest, Param, Price};
+use crate::manifest::{Handler, Manifest, Param};
 use crate::router::AgentEntry;
 
 /// The script of the form, after that of payments.
@@ -15,9 +15,7 @@ pub(super) const SCRIPT: &str = include_str!("try_it.js");
 /// The form. It is hidden until the script has made it work.
 pub(super) fn form(entry: &AgentEntry) -> String {
     let Manifest { handlers, .. } = &entry.manifest;
-    let is_paid = handlers.iter().any(|handler| handler.price != Price::Free);
-    let mut out =
-        format!("<form id=\"try\" hidden data-agent=\"{}\" data-paid=\"{is_paid}\">\n", entry.pubkey);
+    let mut out = format!("<form id=\"try\" hidden data-agent=\"{}\">\n", entry.pubkey);
     let hidden = if handlers.len() == 1 { " hidden" } else { "" };
     let _ = write!(out, "<div{hidden}><label for=\"kind\">Job</label>\n<select id=\"kind\">");
     for Handler { kind, .. } in handlers {

@@ -69,9 +69,10 @@ fn only_theirs(stage: &mut Stage<'_>) {
     // Anybody may read.
     let mut other = stage.open();
     assert_eq!(other.ask(json!({"kinds": [1]})).ids().len(), 1);
-    // Whoever is refused may vanish all the same (NIP-62), and may ask the relay for a job (NIP-90): to become a member.
+    // Whoever is refused may vanish all the same (NIP-62), and may ask the relay for a membership (NIP-90).
     other.accept(&event(&key(4)).kind(62).at(stage.t).tag(["relay", "ALL_RELAYS"]).sign());
     other.accept(&event(&key(5)).kind(5_943).at(stage.t).tag(["p", key(1).hex()]).sign());
+    other.refuse(&event(&key(5)).kind(5_050).at(stage.t).tag(["p", key(1).hex()]).sign(), "restricted");
     other.refuse(&event(&key(5)).kind(5_943).at(stage.t).tag(["p", key(2).hex()]).sign(), "restricted");
 }
 
