@@ -73,7 +73,8 @@ pub(super) const RULES: &[Rule] = &[
                 if *is_upload { ctx.upload(&blob) } else { ctx.delete_as(&blob.sha256, &ctx.key) }
             });
             for result in results {
-                result?.expect(&[200, 201, 204, 404])?;
+                // 503: the upload has lost against both deletes, and is to be begun again.
+                result?.expect(&[200, 201, 204, 404, 503])?;
             }
             whole_or_gone(ctx, &blob)?;
             // What the server said last is so: an upload after the race is served.

@@ -7,7 +7,7 @@ import { generateSecretKey, getPublicKey } from 'nostr-tools/pure'
 import { Relay } from 'nostr-tools/relay'
 import * as sdk8 from '@getalby/sdk/nwc'
 import * as pages from './browser.mjs'
-import { deploy } from './owner.mjs'
+import { MNEMONIC, deploy } from './owner.mjs'
 import { author, isOtherHost, startRelay, within } from './relay.mjs'
 import { Wallet } from './wallet.mjs'
 
@@ -21,9 +21,14 @@ let server, browser
 before(async () => {
   if (skip) return
   const admission = { pubkey: getPublicKey(doorkeeper), msat: FEE }
-  // The wallet answers over this relay.
-  const policy = { admin_pubkeys: [getPublicKey(admin)], allow_pubkeys: [wallet.pubkey], admission }
-  const secrets = { AGENT_DOORKEEPER_KEY: Buffer.from(doorkeeper).toString('hex'), AGENT_WALLET: wallet.uri(URL_HERE) }
+  // The wallet answers over this relay; on the edge the agent asks it as a client does.
+  const allow_pubkeys = [wallet.pubkey, ...(isOtherHost ? [getPublicKey(wallet.client)] : [])]
+  const policy = { admin_pubkeys: [getPublicKey(admin)], allow_pubkeys, admission }
+  const secrets = {
+    AGENT_MASTER_SECRET: MNEMONIC,
+    AGENT_DOORKEEPER_KEY: Buffer.from(doorkeeper).toString('hex'),
+    AGENT_WALLET: wallet.uri(URL_HERE),
+  }
   const settings = {
     RELAY_URL: URL_HERE,
     RELAY_POLICY__ADMIN_PUBKEYS: policy.admin_pubkeys[0],
