@@ -17,8 +17,6 @@ const SAMPLE_CHARS_MAX: u64 = 2_000;
 const SAMPLE_PERCENT_MAX: u64 = 50;
 /// Seconds for which a payment may be held for the work.
 const HOLD_SECONDS: RangeInclusive<u64> = 60..=21_600;
-/// The kind of requests for memberships.
-const KIND_JOIN: u64 = KIND_MEMBERSHIP_REQUEST as u64;
 
 impl Manifest {
     /// Prices need a policy, and a policy needs prices and a wallet.
@@ -117,7 +115,10 @@ impl Manifest {
         if !matches!(handler.executor, ExecutorConfig::Membership(_)) {
             return Ok(());
         }
-        in_range(&format!("{path}.kind"), u64::from(handler.kind), KIND_JOIN..=KIND_JOIN)?;
+        if handler.kind != KIND_MEMBERSHIP_REQUEST {
+            let message = format!("must be {KIND_MEMBERSHIP_REQUEST} with the executor membership");
+            return Err(ManifestError::new(format!("{path}.kind"), message));
+        }
         if handler.inputs != [InputKind::Text] {
             return Err(ManifestError::new(
                 format!("{path}.inputs"),

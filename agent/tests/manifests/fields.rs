@@ -186,6 +186,43 @@ fn handlers() {
 }
 
 #[test]
+fn memberships() {
+    let manifest = json!({
+        "name": "Doorkeeper",
+        "payment": {"policy": "prepay", "wallet_ref": "AGENT_WALLET"},
+        "handlers": [{
+            "kind": 5943, "executor": "membership", "inputs": ["text"],
+            "price": {"model": "per_job", "msat": 21_000},
+        }],
+    });
+    let parse = |manifest: &Value| Manifest::parse(manifest.to_string().as_bytes());
+    assert!(parse(&manifest).is_ok(), "{:?}", parse(&manifest));
+    for (pointer, value, path, message) in [
+        ("/handlers/0/kind", json!(5_944), "handlers[0].kind", "must be 5943 with the executor membership"),
+        (
+            "/handlers/0/inputs",
+            json!(["text", "url"]),
+            "handlers[0].inputs",
+            "must be text alone with the executor membership",
+        ),
+        (
+            "/payment/policy",
+            json!("postpay"),
+            "payment.policy",
+            "must be prepay, or free, with the executor membership",
+        ),
+    ] {
+        let mut changed = manifest.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        let error = parse(&changed).unwrap_err();
+        assert_eq!((error.path.as_str(), error.message.as_str()), (path, message));
+    }
+    let mut changed = manifest;
+    changed["payment"]["free_quota"] = json!(1);
+    assert_eq!(parse(&changed).unwrap_err().path, "payment.free_quota");
+}
+
+#[test]
 fn parameters() {
     let many: serde_json::Map<_, _> = (0..101).map(|at| (format!("p{at}"), json!({}))).collect();
     check("handlers[0].params", many, LONG_LIST);
