@@ -16,6 +16,7 @@
 //! | [`log_store`] | a store on files: a log and pages of keys |
 //! | `convert` | a database is copied into one of another engine and replaced by it |
 //! | `outcomes` | what became of events that were given to it |
+//! | `file_lock` | locks of files |
 //! | `permits` | who may work now: fair turns of transfers of blobs, and of requests to the market |
 //! | `market` | the registry of job providers, which follows the relay's stream |
 //! | `sync` | this relay as a client of other relays: what one side lacks is copied (NIP-77), or all is followed live |
@@ -29,6 +30,7 @@ pub mod config;
 mod convert;
 pub mod embed;
 mod event_reader;
+mod file_lock;
 mod foreign_commits;
 mod handle;
 mod host;

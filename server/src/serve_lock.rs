@@ -1,14 +1,14 @@
 //! One serving process for a folder: a second one would store beside it, and each would know nothing of the other's clients,
 //! limits and ephemeral events.
 //!
-//! The lock is `flock`'s on `serve.lock`, which holds across containers and ends with the process however that ends; the
-//! file says who has it. Commands that only read or import take no part.
+//! The lock is that of the file `serve.lock`, which says who has it. Commands that only read or import take no part.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::cli::exit::Failure;
+use crate::file_lock::{FileLock, FileLockError};
 
 /// Longest text of a holder that is shown.
 const HOLDER_BYTES_MAX: u64 = 300;
@@ -16,7 +16,7 @@ const HOLDER_BYTES_MAX: u64 = 300;
 /// The right to serve from a folder, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct ServeLock {
-    _file: Option<File>,
+    _file: Option<FileLock>,
 }
 
 impl ServeLock {
@@ -29,12 +29,11 @@ impl ServeLock {
         let cannot =
             |error: std::io::Error| Failure::External(format!("cannot lock {}: {error}", path.display()));
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(cannot)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+        let file = match FileLock::exclusive(open.map_err(cannot)?) {
+            Ok(file) => file,
+            Err(FileLockError::InUse(file)) => {
                 let mut holder = String::new();
-                let _ = (&mut file).take(HOLDER_BYTES_MAX).read_to_string(&mut holder);
+                let _ = file.take(HOLDER_BYTES_MAX).read_to_string(&mut holder);
                 let holder = match holder.trim() {
                     "" => "another process",
                     holder => holder,
@@ -44,20 +43,20 @@ impl ServeLock {
                     data.display()
                 )));
             }
-            Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+            Err(FileLockError::Unsupported) => {
                 tracing::warn!(
                     "{} can't be locked on this file system: make sure that no other process serves it",
                     path.display()
                 );
                 return Ok(ServeLock { _file: None });
             }
-            Err(TryLockError::Error(error)) => return Err(cannot(error)),
-        }
+            Err(FileLockError::Io(error)) => return Err(cannot(error)),
+        };
         let uname = rustix::system::uname();
         let host = uname.nodename().to_string_lossy();
         let holder = format!("process {} on host {host}, listening on {listen}\n", std::process::id());
         // A full disk does not keep a relay from serving what it has: then the lock names no process.
-        let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
+        let _ = file.set_len(0).and_then(|()| (&*file).write_all(holder.as_bytes()));
         Ok(ServeLock { _file: Some(file) })
     }
 }

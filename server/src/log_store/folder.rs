@@ -11,6 +11,7 @@ use std::time::Duration;
 use memmap2::{Mmap, MmapOptions};
 
 use super::disk::{Disk, DiskFile};
+use crate::file_lock::{FileLock, FileLockError};
 
 /// Locked by the process that writes, or shared by those that read while none writes.
 const LOCK: &str = "LOCK";
@@ -27,7 +28,7 @@ pub(super) fn is_lock(name: &str) -> bool {
 pub struct Folder {
     path: PathBuf,
     access: Access,
-    _lock: Option<File>,
+    _lock: Option<FileLock>,
 }
 
 /// What may be done with the files.
@@ -60,7 +61,7 @@ impl Folder {
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK));
         let file = open.map_err(LockError::Io)?;
-        let lock = held(file.try_lock(), file)?;
+        let lock = held(FileLock::exclusive(file))?;
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(READERS));
         let readers = open.map_err(LockError::Io)?;
@@ -98,25 +99,25 @@ impl Folder {
 }
 
 /// Shares the lock of a file; `None` if there is none, or if files can't be locked.
-fn share(path: &Path) -> Result<Option<File>, LockError> {
+fn share(path: &Path) -> Result<Option<FileLock>, LockError> {
     match File::open(path) {
-        Ok(file) => held(file.try_lock_shared(), file),
+        Ok(file) => held(FileLock::shared(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(LockError::Io(error)),
     }
 }
 
-fn held(locked: Result<(), TryLockError>, file: File) -> Result<Option<File>, LockError> {
+fn held(locked: Result<FileLock, FileLockError>) -> Result<Option<FileLock>, LockError> {
     match locked {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err(LockError::InUse),
-        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+        Ok(lock) => Ok(Some(lock)),
+        Err(FileLockError::InUse(_)) => Err(LockError::InUse),
+        Err(FileLockError::Unsupported) => {
             tracing::warn!(
                 "files can't be locked on this file system: make sure that no other process opens the folder"
             );
             Ok(None)
         }
-        Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
+        Err(FileLockError::Io(error)) => Err(LockError::Io(error)),
     }
 }
 
