@@ -471,6 +471,12 @@ fn a_part_that_is_held_too_late_is_given_back() {
     run(30_071..=30_071, &["hold"]);
 }
 
+/// Regression: the relay took an error and not the `processing` before it, the process ended, and the next one published that.
+#[test]
+fn nothing_follows_the_last_word_about_a_job_after_a_crash() {
+    run(70_154..=70_154, &["sample"]);
+}
+
 #[test]
 #[ignore = "takes long"]
 fn whatever_fails_from_ten_thousand_seeds() {
