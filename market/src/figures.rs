@@ -27,6 +27,11 @@ pub const JOBS_MAX: usize = 2_000;
 /// Of these, those of one customer that count: the newest, so that nobody can push out those of others alone.
 pub const CUSTOMER_JOBS_MAX: usize = 100;
 
+/// Days whose latency is told apart. They begin at midnight UTC.
+pub const DAYS: usize = 30;
+/// Seconds of a day.
+pub const DAY_SECONDS: u64 = 86_400;
+
 /// A request that names a provider, or that it has answered although it names nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -180,6 +185,8 @@ pub struct Figures {
     pub success_bound: u64,
     /// The median of the customers' median times from request to result, in seconds. Of an even number the lower one.
     pub latency: Option<u64>,
+    /// The same of the requests of each of the last [`DAYS`] days, today last. Today's are those until now.
+    pub latency_by_day: [Option<u64>; DAYS],
     /// Whether there are more jobs, so that these are figures of the newest.
     pub is_capped: bool,
 }
@@ -189,6 +196,7 @@ pub fn figures(jobs: &Jobs, as_of: Timestamp) -> Figures {
     let mut figures = Figures { is_capped: jobs.is_capped, ..Figures::default() };
     // Of each customer: delivered and decided jobs, and seconds.
     let mut customers: BTreeMap<PubKey, (u64, u64, Vec<u64>)> = BTreeMap::new();
+    let mut days: [BTreeMap<PubKey, Vec<u64>>; DAYS] = Default::default();
     for job in &jobs.counted {
         if !job.is_named {
             figures.open += 1;
@@ -204,6 +212,10 @@ pub fn figures(jobs: &Jobs, as_of: Timestamp) -> Figures {
         let (delivered, decided, seconds) = customers.entry(job.customer).or_default();
         if let Outcome::Delivered(took) = outcome {
             seconds.push(took);
+            let ago = (as_of / DAY_SECONDS).saturating_sub(job.at / DAY_SECONDS) as usize;
+            if let Some(day) = DAYS.checked_sub(1 + ago) {
+                days[day].entry(job.customer).or_default().push(took);
+            }
             *delivered += 1;
         }
         *decided += u64::from(matches!(outcome, Outcome::Delivered(_) | Outcome::Failed));
@@ -217,11 +229,16 @@ pub fn figures(jobs: &Jobs, as_of: Timestamp) -> Figures {
     let mean = ratios.iter().sum::<u64>().checked_div(count);
     figures.success = mean.map(|millionths| millionths / 1_000);
     figures.success_bound = mean.map_or(0, |millionths| lower_bound(millionths as f64 / 1e6, count as f64));
-    let mut medians: Vec<u64> =
-        customers.values_mut().filter_map(|(_, _, seconds)| median(seconds)).collect();
-    figures.customers = medians.len() as u64;
-    figures.latency = median(&mut medians);
+    let served = customers.values_mut().map(|(_, _, seconds)| seconds);
+    (figures.customers, figures.latency) = median_of_medians(served);
+    figures.latency_by_day = days.map(|mut day| median_of_medians(day.values_mut()).1);
     figures
+}
+
+/// How many of these have any values, and the median of their medians.
+fn median_of_medians<'a>(all: impl Iterator<Item = &'a mut Vec<u64>>) -> (u64, Option<u64>) {
+    let mut medians: Vec<u64> = all.filter_map(|values| median(values)).collect();
+    (medians.len() as u64, median(&mut medians))
 }
 
 /// The lower median.
@@ -286,6 +303,31 @@ mod tests {
         let mut early = job(1, 1, Some(0));
         early.result = Some((EventId([9; 32]), 10));
         assert_eq!(of(vec![early]).latency, Some(0), "a result that states an earlier time");
+    }
+
+    #[test]
+    fn days_begin_at_midnight_and_the_oldest_leave() {
+        const NOON: u64 = 100 * DAY_SECONDS + DAY_SECONDS / 2;
+        let at = |customer: u8, at: u64, took: u64| Job {
+            at,
+            result: Some((EventId([9; 32]), at + took)),
+            ..job(customer, 0, None)
+        };
+        let counted = vec![
+            at(1, NOON, 7),
+            at(1, 100 * DAY_SECONDS, 9),
+            at(2, NOON, 30),
+            at(1, 100 * DAY_SECONDS - 1, 5),
+            at(1, 71 * DAY_SECONDS, 3),
+            at(1, 71 * DAY_SECONDS - 1, 1),
+            Job { is_named: false, ..at(3, NOON, 1) },
+            job(1, 0, None),
+        ];
+        let found = figures(&Jobs { counted, ..Jobs::default() }, NOON);
+        let mut want = [None; DAYS];
+        // Of two customers the lower median; the one's is that of 7 and 9.
+        (want[0], want[DAYS - 2], want[DAYS - 1]) = (Some(3), Some(5), Some(7));
+        assert_eq!(found.latency_by_day, want);
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub fn figures_json(figures: &Figures, as_of: Timestamp) -> Value {
         "success_ratio_mean_of_customers": figures.success.map(ratio),
         "success_ratio_lower_bound_95": ratio(figures.success_bound),
         "latency_seconds_median_of_customers": figures.latency,
+        "latency_seconds_by_day": figures.latency_by_day,
         "newest_jobs_only": figures.is_capped,
     })
 }

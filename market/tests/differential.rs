@@ -274,6 +274,8 @@ fn the_registry_and_a_naive_recomputation_agree() {
                         "seed {seed}, {what}"
                     );
                 }
+                let days = "latency_seconds_by_day";
+                assert_eq!(entry["figures"][days], proof["figures"][days], "seed {seed}");
                 let found: Vec<&str> =
                     proof["expired"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
                 assert_eq!(found, gone, "seed {seed}");

@@ -645,8 +645,18 @@ fn a_host_that_sleeps_knows_when_time_changes_something() {
     assert_eq!(host.registry.next_due().unwrap(), Some(NOW + HOUR), "it would have failed");
     host.apply(&[result(1, &asked, NOW)]);
     assert!(!host.registry.has_changes());
+    let midnight = NOW / DAY * DAY;
+    for day in 1..=29 {
+        assert_eq!(host.registry.next_due().unwrap(), Some(midnight + day * DAY), "it is a day older");
+        host.pass(midnight + day * DAY - host.now);
+    }
+    let by_day = &host.only()["figures"]["latency_seconds_by_day"];
+    assert_eq!((by_day.as_array().unwrap().len(), &by_day[0], &by_day[1]), (30, &json!(0), &Value::Null));
+    assert_eq!(host.registry.next_due().unwrap(), Some(midnight + 30 * DAY), "its day is no longer shown");
+    host.pass(midnight + 30 * DAY - host.now);
+    assert_eq!(host.only()["figures"]["latency_seconds_by_day"][0], Value::Null);
     assert_eq!(host.registry.next_due().unwrap(), Some(NOW + 30 * DAY), "it leaves the window");
-    host.pass(30 * DAY);
+    host.pass(NOW + 30 * DAY - host.now);
     assert_eq!(host.registry.next_due().unwrap(), Some(NOW + 31 * DAY), "it is forgotten");
     host.pass(DAY);
     assert_eq!((host.registry.next_due().unwrap(), host.db.count("market_evidence")), (None, 0));

@@ -2,6 +2,7 @@
 
 mod answers;
 mod page;
+mod sparkline;
 
 use relay_agent::api::Relay;
 use relay_agent::identity;

@@ -10,6 +10,7 @@ use relay_site::HttpResponse;
 use relay_site::page::{escape, grouped};
 use url::form_urlencoded;
 
+use super::sparkline;
 use crate::offer::{Offer, Price};
 use crate::registry::{Entry, ListQuery, Page, Sort};
 
@@ -152,6 +153,9 @@ fn card(body: &mut String, entry: &Entry, now: Timestamp) {
         figures.success.map_or_else(|| "none yet".to_owned(), |_| percent(figures.success_bound)),
     );
     figure("Median time", figures.latency.map_or_else(|| "none yet".to_owned(), duration));
+    if let Some(drawn) = sparkline::by_day(&figures.latency_by_day) {
+        figure("By day", drawn);
+    }
     figure("Customers", grouped(figures.customers));
     figure("Jobs done", format!("{}{more}", grouped(figures.delivered)));
     if figures.open > 0 {
@@ -202,7 +206,8 @@ fn price(offers: &[Offer]) -> String {
     }
 }
 
-fn duration(seconds: u64) -> String {
+/// A time as words.
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0 => "under 1\u{a0}s".to_owned(),
         1..120 => format!("{seconds}\u{a0}s"),
@@ -239,6 +244,10 @@ fn meaning(body: &mut String) {
             "Median time",
             "from request to result, by the times that both state, which is their word alone: the median of the customers’ \
             medians.",
+        ),
+        (
+            "By day",
+            "the same of the requests of each of the last 30 days (UTC), today on the right. A day without results has no bar.",
         ),
         (
             "Open requests",

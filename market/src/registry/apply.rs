@@ -19,7 +19,7 @@ const PUT_OFFER: &str = "INSERT OR REPLACE INTO market_offers (provider, d, id, 
                          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const PUT_BEAT: &str = "INSERT OR REPLACE INTO market_beats (provider, id, stated, at, expires, online) VALUES (?, ?, ?, ?, ?, ?)";
 const PUT_PROVIDER: &str = "INSERT OR IGNORE INTO market_providers (pubkey, seen, msat, as_of, refigure_at, customers, delivered, \
-                            failed, unpaid, pending, success, bound, latency, capped, answered_open) VALUES (?, ?, -1, 0, 0, 0, 0, 0, 0, 0, -1, 0, -1, 0, 0)";
+                            failed, unpaid, pending, success, bound, latency, capped, answered_open, daily) VALUES (?, ?, -1, 0, 0, 0, 0, 0, 0, 0, -1, 0, -1, 0, 0, x'')";
 
 /// An event with its sequence number, if it is one that the registry acts on; or only a position.
 pub type Item = (u64, Option<Event>);

@@ -8,7 +8,7 @@ use relay_engine::sql::column::{int, key, signed};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, query_all, query_one};
 use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
 
-use super::sql::{expiry, optional};
+use super::sql::{daily, expiry, optional};
 use super::{Registry, apply, bounds, kept_json, one};
 use crate::evidence::Evidence;
 use crate::figures::{Figures, Jobs, jobs};
@@ -142,7 +142,7 @@ pub struct Proven {
 }
 
 const COLUMNS: &str = "p.pubkey, max(p.seen, ifnull(b.at, 0)), p.as_of, p.customers, p.delivered, p.failed, p.unpaid, p.pending, p.success, p.bound, \
-     p.latency, p.capped, ifnull(b.at, 0), ifnull(b.expires, 0), ifnull(b.online, 0), p.answered_open";
+     p.latency, p.capped, ifnull(b.at, 0), ifnull(b.expires, 0), ifnull(b.online, 0), p.answered_open, p.daily";
 
 impl<C: SqlConn> Registry<C> {
     /// A part of the list. Reads all providers and their announcements once.
@@ -184,7 +184,7 @@ impl<C: SqlConn> Registry<C> {
         sql.push_str(&format!(" ORDER BY {sort}, p.pubkey LIMIT ?"));
         params.push((query.limit + 1).into());
         let mut rows =
-            query_all(&self.conn, &sql, &params, |row| Ok((read_entry(row, now)?, signed(row, 16)?)))?;
+            query_all(&self.conn, &sql, &params, |row| Ok((read_entry(row, now)?, signed(row, 17)?)))?;
         let has_more = rows.len() as u64 > query.limit;
         rows.truncate(query.limit as usize);
         let next = rows.last().filter(|_| has_more).map(|(entry, value)| Cursor(*value, entry.pubkey));
@@ -253,6 +253,7 @@ fn read_entry(row: &[SqlValue<'_>], now: Timestamp) -> Result<Entry, StoreError>
             success: optional(row, 8)?,
             success_bound: int(row, 9)?,
             latency: optional(row, 10)?,
+            latency_by_day: daily(row, 16)?,
             is_capped: int(row, 11)? == 1,
         },
         as_of: int(row, 2)?,

@@ -7,11 +7,11 @@ use relay_engine::sql::{SqlConn, StoreError, exec, query_all, query_one};
 use relay_engine::types::{EventId, Kind, NO_EXPIRY, PubKey, Timestamp};
 
 use super::apply::Run;
-use super::sql::optional_param;
+use super::sql::{daily_param, optional_param};
 use super::state::State;
 use super::{KEPT_SECONDS, Registry, apply, bounds, one};
 use crate::evidence::{Evidence, Role};
-use crate::figures::{ANSWER_SECONDS, WINDOW_SECONDS, figures, jobs};
+use crate::figures::{ANSWER_SECONDS, DAY_SECONDS, Figures, WINDOW_SECONDS, figures, jobs};
 
 /// Rows of evidence that one sweep removes at a time.
 const REMOVED_MAX: u64 = 500;
@@ -21,7 +21,7 @@ const FAR: Timestamp = 1 << 53;
 const COUNTED_MAX: usize = 200;
 
 const PUT_FIGURES: &str = "UPDATE market_providers SET seen = max(seen, ?), msat = ?, as_of = ?, refigure_at = ?, customers = ?, \
-     delivered = ?, failed = ?, unpaid = ?, pending = ?, success = ?, bound = ?, latency = ?, capped = ?, answered_open = ? WHERE pubkey = ?";
+     delivered = ?, failed = ?, unpaid = ?, pending = ?, success = ?, bound = ?, latency = ?, capped = ?, answered_open = ?, daily = ? WHERE pubkey = ?";
 
 impl<C: SqlConn> Registry<C> {
     /// Counts figures again, of a bounded number of providers. True if there is more to do.
@@ -121,7 +121,7 @@ impl<C: SqlConn> Registry<C> {
             seen.unwrap_or(0).into(),
             optional_param(msat),
             now.into(),
-            changes_at(&evidence, now).into(),
+            changes_at(&evidence, &found, now).into(),
             found.customers.into(),
             found.delivered.into(),
             found.failed.into(),
@@ -132,6 +132,7 @@ impl<C: SqlConn> Registry<C> {
             optional_param(found.latency),
             found.is_capped.into(),
             found.open.into(),
+            daily_param(&found.latency_by_day),
             (*provider).into(),
         ];
         exec(&self.conn, PUT_FIGURES, &params)
@@ -139,7 +140,9 @@ impl<C: SqlConn> Registry<C> {
 }
 
 /// The next time after `now` at which figures may change without an event.
-fn changes_at(evidence: &[Evidence], now: Timestamp) -> Timestamp {
+fn changes_at(evidence: &[Evidence], found: &Figures, now: Timestamp) -> Timestamp {
+    let has_days = found.latency_by_day.iter().any(Option::is_some);
+    let midnight = if has_days { (now / DAY_SECONDS + 1) * DAY_SECONDS } else { NO_EXPIRY };
     let is_delivered = |one: &&Evidence| one.role == Role::Result && one.at <= now;
     let delivered: HashSet<(EventId, Kind)> =
         evidence.iter().filter(is_delivered).map(|one| (one.request, one.kind)).collect();
@@ -151,5 +154,5 @@ fn changes_at(evidence: &[Evidence], now: Timestamp) -> Timestamp {
         let expires = if one.is_kept { NO_EXPIRY } else { one.expires };
         [one.at, fails, leaves, expires]
     });
-    times.filter(|at| *at > now).min().unwrap_or(NO_EXPIRY)
+    times.filter(|at| *at > now).min().unwrap_or(NO_EXPIRY).min(midnight)
 }

@@ -20,13 +20,13 @@
 //! ```
 //!
 //! `expires` is 0 if an event never does, and `json` of evidence is empty unless it expires and is small: then the event itself is
-//! what a proof shows. In columns of figures -1 is nothing.
+//! what a proof shows. In columns of figures -1 is nothing; `daily` has four bytes for each day, of which the largest number is nothing.
 
 use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
 
 /// The schema version that this version writes. The tables of an older one are made again: all that they have is in the relay's store.
-pub const SCHEMA: u64 = 2;
+pub const SCHEMA: u64 = 3;
 
 const TABLES: [&str; 8] = [
     "market_meta",
@@ -60,7 +60,7 @@ const CREATE: [&str; 15] = [
     "CREATE TABLE market_providers (pubkey BLOB PRIMARY KEY, seen INTEGER NOT NULL, msat INTEGER NOT NULL, as_of INTEGER NOT NULL, \
      refigure_at INTEGER NOT NULL, customers INTEGER NOT NULL, delivered INTEGER NOT NULL, failed INTEGER NOT NULL, \
      unpaid INTEGER NOT NULL, pending INTEGER NOT NULL, success INTEGER NOT NULL, bound INTEGER NOT NULL, \
-     latency INTEGER NOT NULL, capped INTEGER NOT NULL, answered_open INTEGER NOT NULL) WITHOUT ROWID",
+     latency INTEGER NOT NULL, capped INTEGER NOT NULL, answered_open INTEGER NOT NULL, daily BLOB NOT NULL) WITHOUT ROWID",
     "CREATE INDEX market_offers_expires ON market_offers (expires)",
     "CREATE INDEX market_beats_at ON market_beats (at)",
     "CREATE INDEX market_providers_least ON market_providers (customers, seen)",
