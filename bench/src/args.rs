@@ -174,6 +174,9 @@ pub(super) struct JobsArgs {
     /// The result must be the input.
     #[arg(long)]
     pub(super) echo: bool,
+    /// The customers pay. The agents have to be paid by the wallet that `relay-bench wallet` names, which this program is then.
+    #[arg(long)]
+    pub(super) paid: bool,
     /// A job without a result after this many seconds counts as unanswered.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub(super) timeout: u32,
@@ -293,6 +296,7 @@ impl JobsArgs {
             customers: self.customers.unwrap_or(self.count.div_ceil(50)) as usize,
             input_bytes: self.bytes as usize,
             echo: self.echo,
+            is_paid: self.paid,
             timeout: Duration::from_secs(u64::from(self.timeout)),
             seed: self.seed.unwrap_or(now.as_millis() as u64),
         })

@@ -40,6 +40,12 @@ enum Command {
     Fanout(FanoutArgs),
     /// Sends job requests to data vending machines (NIP-90), checks each answer, and measures throughput and latency.
     Jobs(JobsArgs),
+    /// Prints the wallet's connection string that paid agents are to be given for `jobs --paid`.
+    Wallet {
+        /// The relay's URL as the agents know it: its `url` setting.
+        #[arg(long)]
+        url: String,
+    },
     /// Uploads and downloads blobs (Blossom), compares every byte, and measures throughput, CPU and memory.
     Blobs(BlobsArgs),
     /// Reconciles sets of ids (NIP-77), checks each difference against the file, and measures time, bytes and CPU.
@@ -135,6 +141,10 @@ fn run(command: Command) -> Result<bool> {
             let report = jobs::run(&endpoint, process, &args.options()?)?;
             print(&report, args.target.json)?;
             Ok(report.is_correct())
+        }
+        Command::Wallet { url } => {
+            println!("{}", jobs::connection_string(&url));
+            Ok(true)
         }
         Command::Blobs(args) => {
             let server = |url: &str, pid: Option<u32>| {

@@ -133,6 +133,7 @@ fn options(agents: Vec<[u8; 32]>) -> Options {
         customers: 3,
         input_bytes: 80,
         echo: true,
+        is_paid: false,
         timeout: Duration::from_secs(2),
         seed: 5,
     }
@@ -197,6 +198,18 @@ fn each_flaw_is_detected() {
             scope.spawn(move || check(flaw, faults));
         }
     });
+}
+
+#[test]
+fn a_result_that_nobody_has_paid_is_wrong() {
+    let url = common::start(common::Fault::None);
+    let options = Options { is_paid: true, ..options(vec![FakeAgent::start(&url, Flaw::None, 0)]) };
+    let report = jobs::run(&Endpoint::new(&url, false).unwrap(), None, &options).unwrap();
+    assert_eq!(
+        (report.results, report.wrong, report.wallet_requests_per_job),
+        (60, 60, Some(0.0)),
+        "{report:?}"
+    );
 }
 
 #[test]

@@ -40,6 +40,11 @@ impl Answer {
         Some(self.tag_fields(name)?.get(1)?)
     }
 
+    /// The invoice that it asks to be paid.
+    pub(super) fn invoice(&self) -> Option<String> {
+        self.tag_fields("amount")?.get(2).cloned()
+    }
+
     /// The status and the words of feedback.
     pub(super) fn status(&self) -> (&str, &str) {
         let fields = self.tag_fields("status").unwrap_or_default();

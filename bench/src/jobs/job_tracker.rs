@@ -22,6 +22,7 @@ pub(super) struct JobTracker {
     agents: Vec<String>,
     result_kind: u16,
     echo: bool,
+    is_paid: bool,
     /// The signatures of every `verify_each`-th job's answers are checked.
     verify_each: usize,
     /// Answers to check, after the clock has stopped.
@@ -50,6 +51,9 @@ struct Job {
     ok_micros: Option<u32>,
     feedback_micros: Option<u32>,
     result_micros: Option<u32>,
+    /// When it was paid, and how long after that the agent said that it works.
+    paid: Option<Duration>,
+    processing_micros: Option<u32>,
     /// The newest `created_at` of its feedback.
     feedback_at: u64,
     /// Ids of its answers.
@@ -67,6 +71,8 @@ impl JobTracker {
             ok_micros: None,
             feedback_micros: None,
             result_micros: None,
+            paid: None,
+            processing_micros: None,
             feedback_at: 0,
             answers: Vec::new(),
             is_finished: false,
@@ -77,6 +83,7 @@ impl JobTracker {
             agents: options.agents.iter().map(|key| hex::encode(key)).collect(),
             result_kind: options.kind + 1000,
             echo: options.echo,
+            is_paid: options.is_paid,
             verify_each: requests.len().div_ceil(VERIFIED_JOBS_MAX).max(1),
             unverified: Vec::new(),
             sent: 0,
@@ -126,22 +133,23 @@ impl JobTracker {
         }
     }
 
-    /// Feedback or a result.
-    pub(super) fn answer(&mut self, answer: Answer, now: Duration) {
+    /// Feedback or a result. Gives the invoice that it asks to be paid, if the customers pay; it counts as paid at `now`.
+    pub(super) fn answer(&mut self, answer: Answer, now: Duration) -> Option<String> {
         let request = answer.tag("e").and_then(|id| hex::decode32(id.as_bytes()));
         let Some(number) = request.and_then(|id| self.by_id.get(&id).copied()) else {
             self.unexpected += 1;
-            return;
+            return None;
         };
         let job = &mut self.jobs[number];
         if answer.pubkey != self.agents[job.agent] || answer.tag("p") != Some(&job.customer) {
             self.wrong += 1;
-            return;
+            return None;
         }
         if job.answers.contains(&answer.id) {
             self.duplicate += 1;
-            return;
+            return None;
         }
+        let mut invoice = None;
         job.answers.push(answer.id.clone());
         let after = micros(now.saturating_sub(job.sent));
         if answer.kind == FEEDBACK {
@@ -151,9 +159,19 @@ impl JobTracker {
             job.feedback_micros.get_or_insert(after);
             job.feedback_at = job.feedback_at.max(answer.created_at);
             let (status, words) = answer.status();
-            if matches!(status, "error" | "payment-required" | "payment_required") {
+            invoice = match status {
+                "payment-required" if self.is_paid && job.paid.is_none() => answer.invoice(),
+                _ => None,
+            };
+            if invoice.is_some() {
+                job.paid = Some(now);
+            } else if matches!(status, "error" | "payment-required" | "payment_required") {
                 *self.failed.entry(format!("{status}: {words}")).or_default() += 1;
                 self.finish(number);
+            } else if status == "processing"
+                && let Some(at) = job.paid
+            {
+                job.processing_micros.get_or_insert(micros(now.saturating_sub(at)));
             }
         } else if answer.kind == self.result_kind {
             if job.result_micros.is_some() {
@@ -161,7 +179,8 @@ impl JobTracker {
             } else {
                 job.result_micros = Some(after);
                 self.same_second += usize::from(job.feedback_at >= answer.created_at);
-                self.wrong += usize::from(self.echo && answer.content != job.input);
+                let is_unpaid = self.is_paid && job.paid.is_none();
+                self.wrong += usize::from(is_unpaid || self.echo && answer.content != job.input);
                 self.last_result = now;
                 self.finish(number);
             }
@@ -171,6 +190,7 @@ impl JobTracker {
         if number.is_multiple_of(self.verify_each) {
             self.unverified.push(answer);
         }
+        invoice
     }
 
     /// Counts jobs as unanswered that were sent longer than `timeout` ago.
@@ -222,6 +242,7 @@ impl JobTracker {
             request_to_ok: Latency::of(of(|job| job.ok_micros)),
             request_to_feedback: Latency::of(of(|job| job.feedback_micros)),
             request_to_result: Latency::of(results),
+            payment_to_processing: self.is_paid.then(|| Latency::of(of(|job| job.processing_micros))),
             refused: self.refused,
             failed: self.failed,
             ..Report::default()

@@ -3,6 +3,7 @@
 mod answer;
 mod job_tracker;
 mod request;
+mod wallet;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
@@ -13,8 +14,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
 use serde_json::json;
+use tungstenite::Message;
 
 pub use request::{key, read_keys};
+pub use wallet::connection_string;
 
 use crate::client::{Connection, Endpoint, Frame, Progress};
 use crate::process::Process;
@@ -22,6 +25,7 @@ use crate::stats::{Latency, micros_each};
 use answer::Answer;
 use job_tracker::JobTracker;
 use request::Request;
+use wallet::Wallet;
 
 /// Options.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct Options {
     pub input_bytes: usize,
     /// Whether the result must be the input.
     pub echo: bool,
+    /// Whether the customers pay. The agents are paid by the wallet of [`connection_string`], which this is.
+    pub is_paid: bool,
     /// A job without a result after this time counts as unanswered.
     pub timeout: Duration,
     /// Seed of the customers' keys and of the inputs.
@@ -69,7 +75,7 @@ pub struct Report {
     /// Results beyond the first of a job, and answers that came twice.
     pub duplicate: usize,
     /// Answers by another key than that of the agent that was asked, not to the customer, or of a content that is not the
-    /// input though it should be.
+    /// input though it should be; and results that were not paid.
     pub wrong: usize,
     /// Answers, of those looked at, whose id or signature is wrong.
     pub forged: usize,
@@ -91,6 +97,10 @@ pub struct Report {
     pub request_to_feedback: Latency,
     /// From sending a request to the result.
     pub request_to_result: Latency,
+    /// From a payment to the feedback `processing`, where customers pay.
+    pub payment_to_processing: Option<Latency>,
+    /// Requests to the wallet a job, where customers pay.
+    pub wallet_requests_per_job: Option<f64>,
     /// CPU a job of the process given, in microseconds.
     pub cpu_us_per_job: Option<f64>,
     /// This program's own CPU a job, in microseconds.
@@ -116,17 +126,18 @@ const CUSTOMERS_PER_SUBSCRIPTION: usize = 200;
 const TICK: Duration = Duration::from_millis(20);
 const LISTENER: Token = Token(0);
 const PUBLISHER: Token = Token(1);
+const WALLET: Token = Token(2);
 
 /// Publishes the requests and waits for their answers. `process` is what is measured besides: the agent or the relay.
 ///
 /// # Errors
 /// If connections fail, a subscription is refused, or `process` is not there.
 pub fn run(endpoint: &Endpoint, process: Option<Process>, options: &Options) -> Result<Report> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
-    let requests = Request::sign_all(options, now.as_secs());
+    let requests = Request::sign_all(options, unix_seconds()?);
     let mut listener = endpoint.connect(64 << 10)?;
     subscribe(&mut listener, options, &requests)?;
     let publisher = endpoint.connect(16 << 10)?;
+    let wallet = options.is_paid.then(|| WalletConnection::open(endpoint)).transpose()?;
     let before = process.map(|process| process.usage()).transpose()?;
     let own_before = Process::new(0).usage()?;
     let driver = Driver {
@@ -134,14 +145,17 @@ pub fn run(endpoint: &Endpoint, process: Option<Process>, options: &Options) -> 
         requests,
         listener,
         publisher,
+        wallet,
         next: 0,
         start: Instant::now(),
     };
-    let tracker = driver.run(options)?;
+    let (tracker, wallet_requests) = driver.run(options)?;
     let own_after = Process::new(0).usage()?;
     let after = process.map(|process| process.usage()).transpose()?;
     let mut report = tracker.report();
     report.window = options.window;
+    report.wallet_requests_per_job =
+        wallet_requests.map(|requests| (requests as f64 / report.jobs as f64 * 100.0).round() / 100.0);
     report.client_cpu_us_per_job = micros_each(own_after.cpu_since(&own_before), report.jobs);
     if let (Some(before), Some(after)) = (before, after) {
         report.cpu_us_per_job = micros_each(after.cpu_since(&before), report.jobs);
@@ -168,21 +182,81 @@ fn subscribe(listener: &mut Connection, options: &Options, requests: &[Request])
     Ok(())
 }
 
+/// The wallet service, and its connection.
+struct WalletConnection {
+    wallet: Wallet,
+    connection: Connection,
+}
+
+impl WalletConnection {
+    fn open(endpoint: &Endpoint) -> Result<Self> {
+        let (wallet, mut connection) = (Wallet::new(), endpoint.connect(16 << 10)?);
+        connection.send(json!(["REQ", "w", wallet.filter()]).to_string())?;
+        connection.send(wallet.info()?)?;
+        let mut answers = 0;
+        connection.read(|text| match Frame::read(text)? {
+            Frame::Closed(_) | Frame::Ok { accepted: false, .. } => bail!("the wallet is refused: {text}"),
+            Frame::Ok { .. } | Frame::Eose(_) => {
+                answers += 1;
+                Ok(answers < 2)
+            }
+            _ => Ok(true),
+        })?;
+        Ok(WalletConnection { wallet, connection })
+    }
+
+    fn pay(&mut self, invoices: Vec<String>) -> Result<()> {
+        for invoice in invoices {
+            let notification = self.wallet.pay(&invoice, unix_seconds()?)?;
+            self.connection.queue(Message::text(notification))?;
+        }
+        Ok(())
+    }
+
+    /// Answers what it has been asked, and sends what waits.
+    fn serve(&mut self) -> Result<()> {
+        let (wallet, now) = (&mut self.wallet, unix_seconds()?);
+        let mut answers = Vec::new();
+        self.connection.read(|text| {
+            match Frame::read(text)? {
+                Frame::Event { .. } => answers.extend(wallet.answer(text, now)?),
+                Frame::Ok { accepted: false, .. } => bail!("the wallet's event was refused: {text}"),
+                Frame::Closed(_) => bail!("the wallet's subscription was ended: {text}"),
+                _ => {}
+            }
+            Ok(true)
+        })?;
+        for answer in answers {
+            self.connection.queue(Message::text(answer))?;
+        }
+        let (Progress::Done | Progress::Blocked) = self.connection.flush()?;
+        Ok(())
+    }
+}
+
+fn unix_seconds() -> Result<u64> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
+    Ok(now.as_secs())
+}
+
 struct Driver {
     tracker: JobTracker,
     requests: Vec<Request>,
     listener: Connection,
     publisher: Connection,
+    wallet: Option<WalletConnection>,
     /// The next request to send.
     next: usize,
     start: Instant,
 }
 
 impl Driver {
-    fn run(mut self, options: &Options) -> Result<JobTracker> {
+    /// What has become of the jobs, and how often the wallet was asked.
+    fn run(mut self, options: &Options) -> Result<(JobTracker, Option<usize>)> {
         let mut poll = Poll::new()?;
         let both = [(&self.listener, LISTENER), (&self.publisher, PUBLISHER)];
-        for (connection, token) in both {
+        let third = self.wallet.as_ref().map(|wallet| (&wallet.connection, WALLET));
+        for (connection, token) in both.into_iter().chain(third) {
             connection.set_nonblocking()?;
             let fd = connection.stream().as_raw_fd();
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -197,7 +271,7 @@ impl Driver {
             if self.next == self.requests.len() && self.tracker.is_finished() {
                 let until = *quiet_at.get_or_insert(now + GRACE);
                 if now >= until {
-                    return Ok(self.tracker);
+                    return Ok((self.tracker, self.wallet.map(|wallet| wallet.wallet.requests)));
                 }
             }
             if let Err(error) = poll.poll(&mut events, Some(TICK))
@@ -221,21 +295,26 @@ impl Driver {
     }
 
     fn read(&mut self) -> Result<()> {
-        let Driver { tracker, start, listener, publisher, .. } = self;
+        let Driver { tracker, start, listener, publisher, wallet, .. } = self;
         publisher.read(|text| {
             if let Frame::Ok { id, accepted, reason } = Frame::read(text)? {
                 tracker.verdict(&id, accepted, reason, start.elapsed());
             }
             Ok(true)
         })?;
+        let mut invoices = Vec::new();
         listener.read(|text| {
             match Frame::read(text)? {
-                Frame::Event { .. } => tracker.answer(Answer::read(text)?, start.elapsed()),
+                Frame::Event { .. } => invoices.extend(tracker.answer(Answer::read(text)?, start.elapsed())),
                 Frame::Closed(_) => bail!("a subscription was ended: {text}"),
                 _ => {}
             }
             Ok(true)
         })?;
+        if let Some(wallet) = wallet {
+            wallet.pay(invoices)?;
+            wallet.serve()?;
+        }
         Ok(())
     }
 }
