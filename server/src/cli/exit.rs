@@ -14,7 +14,7 @@ use crate::log_store::LogOpenError;
 /// | code | meaning |
 /// |---|---|
 /// | 0 | everything was done |
-/// | 1 | some of the input was refused, the rest was done; or a relay refused what it was asked or sent |
+/// | 1 | some of the input was refused or broken, the rest was done; or a relay refused what it was asked or sent |
 /// | 2 | the command line, the configuration or a filter is wrong; nothing was done |
 /// | 3 | the database, a file or a socket failed, or another relay |
 /// | 130 | ended by a signal before everything was done |

@@ -1,5 +1,7 @@
 //! `relay verify-db`: reads all that is stored. The ids of events are computed again, and each event is looked up by its id and under
-//! each of its terms; a store on files also checks its checksums.
+//! each of its terms; a store on files also checks its checksums. With `--salvage`, what is whole in a broken database is written to a file.
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use relay_engine::store::{Backend, Posting, Rank, Reader, Seq, StartAt, StoreError, Term, terms_of};
@@ -11,6 +13,7 @@ use super::database::{self, Database, Lines};
 use super::exit::Failure;
 use super::progress::Progress;
 use crate::config::Settings;
+use crate::log_store::{self, Salvaged};
 
 /// Events read in one read transaction.
 const CHUNK_EVENTS: usize = 4_096;
@@ -23,6 +26,10 @@ pub struct VerifyDbArgs {
     /// Print the counts as one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+    /// Of a database on files that is broken, also one that can't be opened: write each event that is whole to this file (`-`: standard
+    /// output), which `relay import` reads. Nothing else is done
+    #[arg(long, value_name = "FILE")]
+    pub salvage: Option<PathBuf>,
 }
 
 /// What was found.
@@ -43,6 +50,9 @@ impl Found {
 
 /// Runs the command.
 pub fn run(args: &VerifyDbArgs, settings: &Settings) -> Result<(), Failure> {
+    if let Some(file) = &args.salvage {
+        return salvage(args, file, settings);
+    }
     let mut progress = Progress::new("verify-db", None);
     let mut found = Found::default();
     match database::open_to_read(settings)? {
@@ -66,6 +76,41 @@ pub fn run(args: &VerifyDbArgs, settings: &Settings) -> Result<(), Failure> {
         0 => Ok(()),
         _ => Err(Failure::External(format!("{broken} defects found in {}", settings.data.display()))),
     }
+}
+
+/// Writes what is whole to a file.
+fn salvage(args: &VerifyDbArgs, file: &Path, settings: &Settings) -> Result<(), Failure> {
+    let data = &settings.data;
+    if data.join("data.mdb").is_file() {
+        return Err(Failure::Usage(format!(
+            "the database in {} is one of LMDB, and --salvage is for databases on files",
+            data.display()
+        )));
+    }
+    let mut progress = Progress::new("salvage", None);
+    let mut lines = Lines::new(Some(file))?;
+    let result = log_store::salvage(data, &mut |json| {
+        progress.add(1, String::new);
+        lines.write(json)
+    });
+    let (salvaged, result) = match result {
+        Ok(salvaged) => (salvaged, Ok(())),
+        Err(error) => (Default::default(), Err(error)),
+    };
+    lines.finish(result)?;
+    let Salvaged { events, damage } = salvaged;
+    damage.iter().take(SHOWN_MAX).for_each(|what| progress.print(what));
+    progress.finish();
+    eprintln!(
+        "{events} events written, {} defects found; `relay import` reads them into a new folder",
+        damage.len()
+    );
+    if args.json && file != Path::new("-") {
+        let mut lines = Lines::new(None)?;
+        let result = lines.write(json!({ "events": events, "defects": damage.len() }).to_string().as_bytes());
+        lines.finish(result)?;
+    }
+    if damage.is_empty() { Ok(()) } else { Err(Failure::Refused) }
 }
 
 fn verify<B: Backend>(store: &B, found: &mut Found, progress: &mut Progress) -> Result<(), Failure> {

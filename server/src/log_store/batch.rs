@@ -200,8 +200,31 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The lines of the batch that `bytes` begin with, as far as they can be told apart, whether its sums are right or not. If its head is
+/// broken these are the whole ones at its beginning.
+pub(super) fn lines(bytes: &[u8], first_seq: u64) -> Vec<Line<'_>> {
+    let length = length(bytes);
+    let bytes = &bytes[..length.unwrap_or(bytes.len()).min(bytes.len())];
+    let count = length.and_then(|_| Decoder(bytes.get(32..)?).u32()).unwrap_or(usize::MAX);
+    let mut rest = Decoder(bytes.get(HEAD_BYTES..).unwrap_or_default());
+    let mut lines = Vec::new();
+    while lines.len() < count {
+        let at = bytes.len() - rest.0.len();
+        let mut read = || {
+            let (number, len, crc) = (rest.u32()?, rest.u32()?, rest.u32()?);
+            let seq = Seq(first_seq.checked_add(number as u64)?);
+            Some(Line { seq, at, crc: crc as u32, json: rest.take(len)? })
+        };
+        match read() {
+            Some(line) if length.is_some() || !line.json.is_empty() && line.is_whole() => lines.push(line),
+            _ => break,
+        }
+    }
+    lines
+}
+
 /// The length of the batch that `bytes` begin with, if its head is whole.
-fn length(bytes: &[u8]) -> Option<usize> {
+pub(super) fn length(bytes: &[u8]) -> Option<usize> {
     let head = bytes.first_chunk::<HEAD_BYTES>()?;
     let crc = u32::from_le_bytes(*head[4..].first_chunk()?);
     let length = u32::from_le_bytes(*head[12..].first_chunk()?) as usize;
@@ -211,8 +234,14 @@ fn length(bytes: &[u8]) -> Option<usize> {
 
 /// Whether the whole head of a batch is somewhere in `bytes`, at a multiple of 8.
 pub(super) fn has_batch(bytes: &[u8]) -> bool {
+    find(bytes).is_some()
+}
+
+/// Where the first whole head of a batch is in `bytes`, at a multiple of 8.
+pub(super) fn find(bytes: &[u8]) -> Option<usize> {
     let mut chunks = bytes.chunks(8).enumerate();
-    chunks.any(|(at, chunk)| chunk.starts_with(&MAGIC) && length(&bytes[at * 8..]).is_some())
+    let found = chunks.find(|(at, chunk)| chunk.starts_with(&MAGIC) && length(&bytes[at * 8..]).is_some());
+    found.map(|(at, _)| at * 8)
 }
 
 #[cfg(test)]
@@ -237,6 +266,22 @@ mod tests {
         assert!(batch.lines.iter().all(Line::is_whole));
         assert!(batch.removed.is_empty() && batch.pending.is_empty() && batch.tombstones.is_empty());
         assert!(has_batch(&[&[0; 64][..], &bytes].concat()) && !has_batch(&bytes[8..]));
+    }
+
+    #[test]
+    fn lines_are_read_without_sums_and_without_a_head() {
+        let whole = sample();
+        let all = Batch::read(&whole, 64).expect("whole").lines;
+        assert_eq!(lines(&whole, 64), all);
+        for at in 0..whole.len() {
+            let mut broken = whole.clone();
+            broken[at] ^= 0x10;
+            let lines: Vec<_> = lines(&broken, 64).into_iter().filter(Line::is_whole).collect();
+            assert!(lines.iter().all(|line| all.iter().any(|one| one.json == line.json)), "byte {at}");
+            // What is broken is one line, or where the others are.
+            let is_length = all.iter().any(|line| (line.at + 4..line.at + 8).contains(&at));
+            assert!(lines.len() + 1 >= all.len() || is_length, "byte {at}: {lines:?}");
+        }
     }
 
     #[test]

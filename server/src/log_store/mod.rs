@@ -29,6 +29,7 @@
 //! | `maintenance`, `maintainer` | what is done in the background: its thread and steps; what they work on |
 //! | `flush`, `blanking`, `cleaning` | steps: keys to pages; bodies of removed events; segments without removed events |
 //! | `check` | all checksums, for `relay verify-db` |
+//! | `salvage` | what is whole in a broken database, for its `--salvage` |
 
 mod batch;
 mod blanking;
@@ -47,6 +48,7 @@ mod open_error;
 mod options;
 mod page_files;
 mod recovery;
+mod salvage;
 mod segment;
 mod version;
 
@@ -63,6 +65,7 @@ pub use disk::{Disk, DiskFile};
 pub use folder::{Folder, MappedFile};
 pub use open_error::LogOpenError;
 pub use options::LogOptions;
+pub use salvage::{Salvaged, salvage};
 pub use version::Snapshot;
 
 use batch::NewBatch;

@@ -65,6 +65,12 @@ fn integer(bytes: &[u8], index: u32) -> u32 {
     found.map_or(0, |value| u32::from_le_bytes(*value))
 }
 
+/// The bytes of the index that `bytes` begin with; `None` if there is none that is whole.
+pub(super) fn length(bytes: &[u8]) -> Option<usize> {
+    let frame = |magic| codec::read_frame(magic, bytes).map(|(_, length)| length);
+    frame(DENSE_MAGIC).or_else(|| frame(SPARSE_MAGIC))
+}
+
 impl Offsets {
     pub(super) fn new(numbers: u32) -> Self {
         Offsets::Memory((0..numbers).map(|_| AtomicU32::new(0)).collect())

@@ -130,3 +130,44 @@ fn a_served_folder_is_not_converted() {
     relay_process.restart();
     assert_eq!(relay_process.connect().query("{}"), [note], "the engine is found by itself");
 }
+
+#[test]
+fn what_is_whole_in_a_broken_database_goes_into_a_new_one() {
+    let (folder, elsewhere) = (Folder::new(), TempDir::new().unwrap());
+    let out = elsewhere.path().join("salvaged.jsonl").display().to_string();
+    check_refused(&folder.run(&["verify-db", "--salvage", &out], b""), 3, "no database");
+    let notes: Vec<Signed> = (0..200).map(|n| event(&key(1)).at(1_000 + n).sign()).collect();
+    folder.import(&notes);
+    check_refused(&folder.run(&["verify-db", "--salvage", &out], b""), 2, "LMDB");
+    assert!(folder.convert("log").status.success());
+    let deletion = event(&key(1)).kind(5).at(5_000).tag(["e", &notes[7].id]).sign();
+    folder.import(std::slice::from_ref(&deletion));
+    // The list of files is lost, and some bytes of one event.
+    let files = std::fs::read_dir(&folder.data).unwrap().map(|entry| entry.unwrap().path());
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("manifest") {
+            std::fs::remove_file(file).unwrap();
+        } else if name.starts_with("log") {
+            let mut bytes = std::fs::read(&file).unwrap();
+            let id = notes[100].id.as_bytes();
+            let at = bytes.windows(id.len()).position(|window| window == id).unwrap();
+            bytes[at] = b'x';
+            std::fs::write(&file, bytes).unwrap();
+        }
+    }
+    let output = folder.run(&["verify-db", "--salvage", &out, "--json"], b"");
+    check_refused(&output, 1, "199 events written, 2 defects found");
+    assert!(stderr(&output).contains("the event at byte"), "{}", stderr(&output));
+    let counts: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&counts["events"], &counts["defects"]), (&199.into(), &2.into()));
+
+    let salvaged = std::fs::read(&out).unwrap();
+    let new = Folder::new();
+    let output = new.run(&["import", "--json"], &salvaged);
+    let counts: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(counts["stored"], 199, "{counts}");
+    // What was deleted stays deleted.
+    let counts = new.import(&notes);
+    assert_eq!((&counts["stored"], &counts["deleted"]), (&1.into(), &1.into()), "{counts}");
+}

@@ -7,6 +7,7 @@ mod crash_disk;
 mod crashes;
 mod files;
 mod removal;
+mod salvage;
 
 use std::path::Path;
 use std::sync::Mutex;
