@@ -1,6 +1,6 @@
 //! Signed events leave in the order in which they were signed, one publication at a time, each of as many events as
-//! wait by then. They are in the database until the relay has them; after a crash they are published again as they are, but for feedback
-//! that is outdated by then. What a remote signer has to sign waits here for it, too.
+//! wait by then. They are in the database until the relay has them; after a crash they are published again as they are, also feedback
+//! of which the relay had taken only what follows it: its time says that it is older. What a remote signer has to sign waits here for it, too.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -61,8 +61,6 @@ pub(super) struct Outbox {
     /// Rows after this one are in the database only.
     read_to: u64,
     has_more: bool,
-    /// Whether the process has begun, and [`Outbox::overtaken`] has not been asked.
-    is_reopened: bool,
     last_row: u64,
     retry_at: Option<u64>,
     tries: u32,
@@ -76,7 +74,7 @@ pub(super) struct Unsent {
 
 impl Outbox {
     pub(super) fn open(conn: &impl SqlConn) -> Result<Self, StoreError> {
-        let mut outbox = Outbox { has_more: true, is_reopened: true, ..Outbox::default() };
+        let mut outbox = Outbox { has_more: true, ..Outbox::default() };
         outbox.read_more(conn)?;
         Ok(outbox)
     }
@@ -230,19 +228,6 @@ impl Outbox {
             .collect()
     }
 
-    /// After a restart, feedback that a later event of its job follows: the relay may have taken that one alone before the process ended,
-    /// and nothing may follow it. What was being published then is among the entries that are read first.
-    fn overtaken(&mut self) -> Vec<EventId> {
-        if !std::mem::take(&mut self.is_reopened) {
-            return Vec::new();
-        }
-        let mut later = HashSet::new();
-        let all = self.queue.iter().rev().flat_map(|entry| entry.events.iter().rev());
-        let is_followed = |event: &&Event| job_of(event).is_some_and(|job| !later.insert(job));
-        let followed = all.filter(is_followed).filter(|event| event.kind == nip90::KIND_FEEDBACK);
-        followed.map(|event| event.id).collect()
-    }
-
     /// Puts an event in the place of one that waits; `None` drops that.
     pub(super) fn replace_waiting(&mut self, batch: &mut Batch, id: &EventId, with: Option<Event>) {
         for entry in &mut self.queue {
@@ -340,8 +325,7 @@ pub(super) fn job_of(event: &Event) -> Option<EventId> {
     EventId::from_hex(&event.tags().find(b"e")?).ok()
 }
 
-/// Feedback that failed although later events of its job were accepted is not tried again: nothing may follow a result. What a
-/// process does not live to learn is [`Outbox::overtaken`]'s.
+/// Feedback that failed although later events of its job were accepted is not tried again: nothing should follow a result.
 fn drop_overtaken<'a>(events: impl DoubleEndedIterator<Item = &'a Event>, outcomes: &mut [Published]) {
     let mut ahead = HashSet::new();
     for (event, outcome) in events.rev().zip(outcomes.iter_mut().rev()) {
@@ -365,9 +349,7 @@ impl<C: SqlConn> Agent<C> {
         }
         self.outbox.retry_at = None;
         self.outbox.read_more(&self.conn)?;
-        let overtaken = self.outbox.overtaken();
-        overtaken.iter().for_each(|id| self.outbox.replace_waiting(&mut self.batch, id, None));
-        if self.replace_expired(now) || !overtaken.is_empty() {
+        if self.replace_expired(now) {
             self.store()?;
             self.outbox.read_more(&self.conn)?;
         }

@@ -471,9 +471,10 @@ fn a_part_that_is_held_too_late_is_given_back() {
     run(30_071..=30_071, &["hold"]);
 }
 
-/// Regression: the relay took an error and not the `processing` before it, the process ended, and the next one published that.
+/// Regression of the check: the relay took an error and not the `processing` before it, the process ended, and the next one published
+/// that. By its time it is the older one.
 #[test]
-fn nothing_follows_the_last_word_about_a_job_after_a_crash() {
+fn the_last_word_about_a_job_has_the_latest_time() {
     run(70_154..=70_154, &["sample"]);
 }
 
