@@ -2,7 +2,8 @@
 //! but what they can do and how long they have failed: what is to be asked follows from the jobs and invoices in the database.
 //!
 //! One exchange at a time with each, as with a remote signer. It ends when all is answered; but while a customer is about to pay it stays open
-//! for notifications, for a minute at most. Then invoices are asked for at growing intervals, each time in an exchange of its own.
+//! for notifications, for a minute at most; and if it is asked something else meanwhile, until that is answered, so that no notification falls
+//! between two exchanges. Then invoices are asked for at growing intervals, each time in an exchange of its own.
 
 use std::collections::HashMap;
 
@@ -36,6 +37,8 @@ pub(super) struct Wallet {
     pub(super) is_current: bool,
     pub(super) memory: WalletMemory,
     pub(super) exchange: Option<Exchange>,
+    /// The exchange before it, which is only listened to until the present one is answered.
+    pub(super) former_exchange: Option<EffectId>,
     pub(super) error: Option<String>,
 }
 
@@ -143,7 +146,7 @@ impl Wallet {
         let known = memories.iter().find(|memory| memory.connection == connection).cloned();
         let memory = known.unwrap_or_else(|| WalletMemory { connection, ..WalletMemory::default() });
         let error = client.as_ref().err().cloned();
-        Wallet { client, is_current, memory, exchange: None, error }
+        Wallet { client, is_current, memory, exchange: None, former_exchange: None, error }
     }
 
     /// The wallets of an agent, the present one first.
@@ -182,10 +185,11 @@ impl Wallet {
 impl<C: SqlConn> Agent<C> {
     /// Other wallets, or none, or the same ones whose secrets may be others. They are asked at once.
     pub(super) fn replace_wallets(&mut self, now: Now, mut wallets: Vec<Wallet>) {
-        let before = self.payments.wallets.iter_mut().filter_map(|wallet| wallet.exchange.take());
-        for exchange in before.collect::<Vec<_>>() {
-            self.cancel_effect(exchange.id);
-        }
+        let open = |wallet: &mut Wallet| {
+            [wallet.exchange.take().map(|exchange| exchange.id), wallet.former_exchange.take()]
+        };
+        let before: Vec<_> = self.payments.wallets.iter_mut().flat_map(open).flatten().collect();
+        before.into_iter().for_each(|id| self.cancel_effect(id));
         for wallet in &mut wallets {
             let memory = &mut wallet.memory;
             memory.exchanges.reset();
@@ -349,15 +353,11 @@ impl<C: SqlConn> Agent<C> {
         client: &Client,
         asked: Vec<(WalletRequest, Event)>,
     ) {
+        self.end_former_exchange(at);
         let before = self.payments.wallets.get_mut(at).and_then(|wallet| wallet.exchange.take());
-        if let Some(Exchange { id, .. }) = before
-            && self.awaited.remove(&id).is_some()
-        {
-            // Nothing has to be stored first.
-            self.effects.push_back(Effect::Cancel { id });
-        }
         let id = self.new_effect(Awaited::Wallet);
         let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+        wallet.former_exchange = before.map(|exchange| exchange.id);
         let cipher = wallet.memory.info.as_ref().map(|info| info.cipher);
         let (asks, requests): (Vec<_>, Vec<_>) =
             asked.into_iter().map(|(ask, request)| ((request.id, ask), request)).unzip();
@@ -373,6 +373,17 @@ impl<C: SqlConn> Agent<C> {
         });
         let (relays, answers) = (client.relays().to_vec(), client.answers(&requests, cipher));
         self.effects.push_back(Effect::Exchange { id, relays, answers, requests });
+    }
+
+    /// The exchange before the present one is no longer needed.
+    pub(super) fn end_former_exchange(&mut self, at: usize) {
+        let wallet = self.payments.wallets.get_mut(at);
+        if let Some(id) = wallet.and_then(|wallet| wallet.former_exchange.take())
+            && self.awaited.remove(&id).is_some()
+        {
+            // Nothing has to be stored first.
+            self.effects.push_back(Effect::Cancel { id });
+        }
     }
 
     /// All is answered: notifications are awaited while a customer is about to pay.
@@ -395,6 +406,7 @@ impl<C: SqlConn> Agent<C> {
         let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
         let Some(Exchange { id, asks, failure, has_error, .. }) = wallet.exchange.take() else { return };
         self.cancel_effect(id);
+        self.end_former_exchange(at);
         for ask in asks.into_values() {
             match ask {
                 WalletRequest::Make(_) | WalletRequest::MakeHold(..) => {}

@@ -16,6 +16,17 @@ const SILENT_MILLIS: u64 = 10_000;
 impl<C: SqlConn> Agent<C> {
     /// Something has come of the exchange.
     pub(super) fn wallet_event(&mut self, now: Now, id: EffectId, event: ExchangeEvent) {
+        let mut wallets = self.payments.wallets.iter().enumerate();
+        if let Some((at, wallet)) = wallets.find(|(_, wallet)| wallet.former_exchange == Some(id)) {
+            let message = match (&event, &wallet.client) {
+                (ExchangeEvent::Event(event), Ok(client)) => client.read(event),
+                _ => None,
+            };
+            if matches!(event, ExchangeEvent::Failed(_)) {
+                self.end_former_exchange(at);
+            }
+            return self.wallet_tells(now, message);
+        }
         let mut wallets = self.payments.wallets.iter_mut().enumerate();
         let open = wallets.find_map(|(at, wallet)| {
             let exchange = wallet.exchange.as_mut().filter(|exchange| exchange.id == id)?;
@@ -38,6 +49,7 @@ impl<C: SqlConn> Agent<C> {
             Some(WalletMessage::Response(request, outcome)) => {
                 let Some(ask) = exchange.asks.remove(&request) else { return };
                 exchange.is_answered = true;
+                self.end_former_exchange(at);
                 self.wallet_answered(now, at, ask, outcome);
                 let wallet = self.payments.wallets.get(at);
                 let exchange = wallet.and_then(|wallet| wallet.exchange.as_ref());
@@ -45,13 +57,20 @@ impl<C: SqlConn> Agent<C> {
                     self.wallet_is_answered(now, at);
                 }
             }
+            other => self.wallet_tells(now, other),
+        }
+    }
+
+    /// The wallet has told something without having been asked.
+    fn wallet_tells(&mut self, now: Now, message: Option<WalletMessage>) {
+        match message {
             Some(WalletMessage::Received(transaction)) => self.wallet_notifies(now, &transaction),
             Some(WalletMessage::Accepted(mut transaction)) => {
                 // Some wallets leave out what the notification says already.
                 transaction.state.get_or_insert_with(|| "accepted".to_owned());
                 self.wallet_notifies(now, &transaction);
             }
-            None => {}
+            Some(WalletMessage::Info(_) | WalletMessage::Response(..)) | None => {}
         }
     }
 
