@@ -157,6 +157,9 @@ fn beat(provider: u64, at: u64) -> Signed {
     event(&key(provider)).kind(11_998).at(at).tag(["status", "online"]).sign()
 }
 
+/// Rows of a provider with results, each day: the state twice, figures and their indexes, the alarm.
+const DAILY: u64 = 6;
+
 /// `bench/edge.md` has what workerd bills; this is an upper bound of it.
 #[test]
 fn rows_of_jobs_and_heartbeats_are_few() {
@@ -178,12 +181,15 @@ fn rows_of_jobs_and_heartbeats_are_few() {
     assert_eq!(written, 2 + 1, "the heartbeat, its index and the state");
     let written = world.written(|world| world.apply(&[result(1, &asked, now + 1)]));
     assert_eq!(written, 1, "what comes again is only a new position");
-    let written = world.written(|world| world.pass(29 * 86_400));
-    assert_eq!(written, 0, "an answered job changes nothing until it leaves the window");
+    let written = world.written(|world| world.pass(86_400));
+    assert_eq!(written, DAILY, "an answered job is a day older at midnight");
+    let written = world.written(|world| world.pass(28 * 86_400));
+    assert_eq!(written, 28 * DAILY, "and no more until it leaves the window");
     let written = world.written(|world| world.pass(3 * 86_400));
     assert_eq!(
-        written, 29,
-        "its figures are counted again, it is forgotten, and they are counted twice more"
+        written,
+        DAILY + 29,
+        "it is a day older, its figures are counted again, it is forgotten, and they are counted twice more"
     );
     assert_eq!((world.host.db.count("market_evidence"), world.host.db.count("market_named")), (0, 0));
 }
