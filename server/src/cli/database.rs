@@ -124,6 +124,8 @@ pub struct OfflineScan {
     scan: Scan,
     /// Include events that have expired and are still stored.
     include_expired: bool,
+    /// Units of cost so far.
+    cost: u64,
 }
 
 impl OfflineScan {
@@ -140,7 +142,11 @@ impl OfflineScan {
     fn begin<B: Backend>(store: &B, filters: Arc<[Filter]>, include_expired: bool) -> Result<Self, Failure> {
         let limits = ScanLimits { limit_default: u32::MAX, limit_max: u32::MAX };
         let horizon = store.reader()?.last_seq()?;
-        Ok(OfflineScan { scan: Scan::new(filters, limits, store.classes(), horizon), include_expired })
+        Ok(OfflineScan {
+            scan: Scan::new(filters, limits, store.classes(), horizon),
+            include_expired,
+            cost: 0,
+        })
     }
 
     /// Calls `take` with the next events; true if there may be more. No read transaction is open between steps, so a
@@ -150,11 +156,25 @@ impl OfflineScan {
         store: &B,
         take: &mut dyn FnMut(Hit<'_>) -> SinkResult,
     ) -> Result<bool, Failure> {
-        let reader = store.reader()?;
+        self.read(&store.reader()?, take)
+    }
+
+    /// The same with a read transaction of the caller.
+    pub(super) fn read<R: Reader>(
+        &mut self,
+        reader: &R,
+        take: &mut dyn FnMut(Hit<'_>) -> SinkResult,
+    ) -> Result<bool, Failure> {
         let mut budget = STEP_COST_MAX;
         let now = if self.include_expired { 0 } else { unix_now() };
-        let step = self.scan.step(&reader, now, &mut budget, &Unrestricted, take)?;
+        let step = self.scan.step(reader, now, &mut budget, &Unrestricted, take)?;
+        self.cost += (STEP_COST_MAX - budget) as u64;
         Ok(matches!(step, ScanStep::More))
+    }
+
+    /// What it has cost so far, in units of about a microsecond of work.
+    pub(super) fn cost(&self) -> u64 {
+        self.cost
     }
 }
 

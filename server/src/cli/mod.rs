@@ -9,6 +9,7 @@ pub mod database;
 mod db;
 pub mod delete;
 pub mod exit;
+mod explain;
 pub mod export;
 pub mod import;
 pub mod info;

@@ -82,6 +82,30 @@ fn variables_of_kubernetes_are_ignored_and_a_typo_is_refused() {
 }
 
 #[test]
+fn a_scan_is_explained() {
+    let folder = folder();
+    let events = notes();
+    assert!(relay(&["import", "--data", &folder.data], &jsonl(&events)).status.success());
+    let explained = |filter: &str| {
+        let output = relay(&["scan", "--data", &folder.data, "--explain", filter], b"");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    let lines: Vec<String> = explained(&format!(r#"{{"authors":["{}"],"limit":3}}"#, key(1).hex()));
+    assert_eq!(lines[0], "postings of terms reads postings");
+    assert_eq!(lines[1], "author 1 1 5", "three, and two to see whether that is all");
+    assert_eq!(lines[2], "ids looked up: 0");
+    assert!(lines[3].starts_with("events read: 4 ("), "one more, to see whether there are more: {lines:?}");
+    assert!(lines[4].starts_with("answer: 3 events ("), "{lines:?}");
+    let lines: Vec<String> = explained(&format!(r#"{{"ids":["{}","{}"]}}"#, events[0].id, "f".repeat(64)));
+    assert_eq!(lines[1], "ids looked up: 2");
+    assert!(lines[3].starts_with("answer: 1 events ("), "{lines:?}");
+}
+
+#[test]
 fn scan_export_delete_and_info_agree() {
     let folder = folder();
     let events = notes();
