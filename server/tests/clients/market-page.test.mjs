@@ -12,7 +12,7 @@ let server, browser, pool
 const publish = event => within('OK', Promise.all(pool.publish([server.url], event)))
 
 /** A provider with an announcement, and `jobs` delivered of as many customers' requests, `failed` of them not. */
-async function provider(name, { kinds = ['5050'], amount = 'free', about = '', tags = [], customers = 0, failed = 0, online = false } = {}) {
+async function provider(name, { kinds = ['5050'], amount = 'free', about = '', tags = [], customers = 0, failed = 0, online = false, days = [] } = {}) {
   const it = author()
   const content = JSON.stringify({ name, about, amount })
   await publish(it.sign({ kind: 31990, created_at: now() - 5000, content, tags: [['d', 'x'], ...kinds.map(kind => ['k', kind]), ...tags.map(tag => ['t', tag])] }))
@@ -20,6 +20,14 @@ async function provider(name, { kinds = ['5050'], amount = 'free', about = '', t
     const request = author().sign({ kind: 5050, created_at: now() - 7200, content: '', tags: [['p', it.pubkey]] })
     await publish(request)
     if (n < customers) await publish(it.sign({ kind: 6050, created_at: now() - 7195, content: 'done', tags: [['e', request.id], ['p', request.pubkey]] }))
+  }
+  // Earlier days of one customer, the seconds of a job of each; the last one is yesterday's.
+  const regular = author()
+  for (const [at, seconds] of days.entries()) {
+    const created_at = now() - (days.length - at) * 86_400
+    const request = regular.sign({ kind: 5050, created_at, content: '', tags: [['p', it.pubkey]] })
+    await publish(request)
+    await publish(it.sign({ kind: 6050, created_at: created_at + seconds, content: 'done', tags: [['e', request.id], ['p', request.pubkey]] }))
   }
   if (online) await publish(it.sign({ kind: 11998, created_at: now(), content: '', tags: [['status', 'online']] }))
   return it
@@ -32,11 +40,13 @@ before(async () => {
   pool = new SimplePool()
   await provider('Painter', { kinds: ['5100', '5050'], amount: '120', about: 'Pictures of everything, in oil.', tags: ['art', 'images'], customers: 3, online: true })
   await provider('Scribe', { amount: '5', customers: 1, failed: 2 })
+  await provider('Singer', { kinds: ['5250'], amount: '40', tags: ['music'], days: [3, 4, 4, 9, 30, 42, 25, 12, 7, 5, 4, 5, 3, 2, 3] })
   await provider(HOSTILE, { kinds: ['5001'], amount: 'flexible', about: `${HOSTILE}{{style}}${'W'.repeat(500)}`, tags: [HOSTILE.slice(0, 60)] })
   for (let n = 0; n < 51; n++) await provider(`Nobody ${n}`, { kinds: ['5999'], amount: '1' })
   await until('figures', async () => {
     const { providers } = await (await fetch(`${server.http}/market`)).json()
-    return providers[0]?.figures.jobs_delivered === 3 && providers[1]?.figures.jobs_failed === 2
+    const of = name => providers.find(one => one.offers[0].name === name)?.figures
+    return of('Painter')?.jobs_delivered === 3 && of('Scribe')?.jobs_failed === 2 && of('Singer')?.jobs_delivered === 15
   })
 })
 after(async () => {
@@ -87,6 +97,15 @@ test('a reader filters and sorts without scripts, by the keyboard alone', { skip
   const proof = JSON.parse(await page.locator('body').innerText())
   assert.deepEqual([proof.figures.jobs_delivered, proof.figures.jobs_failed, proof.jobs.length], [1, 2, 3])
   assert.deepEqual(page.faults, [])
+})
+
+test('a sparkline shows the course of the latency', { skip }, async t => {
+  const page = await open(t, '/market?tag=music', { javaScriptEnabled: false })
+  const drawn = page.getByRole('img', { name: 'Median time by day' })
+  assert.equal(await drawn.getAttribute('aria-label'), 'Median time by day, of the last 30: from 2 s to 42 s')
+  assert.equal(await drawn.locator('rect').count(), 15)
+  const { width, height } = await drawn.boundingBox()
+  assert.ok(width > 60 && height > 15, `${width} x ${height}`)
 })
 
 test('pages of a long list keep the filter', { skip }, async t => {
