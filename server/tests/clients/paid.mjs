@@ -32,9 +32,9 @@ export function signedInvoice({ amount, description, expiry, hash, blocks = 144 
 }
 
 /** Deploys an agent that wants to be paid by a wallet. Its public key. */
-export function deployPaid(relay, { name, policy, wallet, executor = { executor: 'echo', config: {} } }) {
+export function deployPaid(relay, { name, policy, wallet, executor = { executor: 'echo', config: {} }, payment = {}, limits = {} }) {
   const handlers = [{ kind: 5050, ...executor, price: { model: 'per_job', msat: PRICE } }]
-  return deploy(relay, URL_HERE, admin, { name, handlers, payment: { policy, wallet_ref: wallet } })
+  return deploy(relay, URL_HERE, admin, { name, handlers, payment: { policy, wallet_ref: wallet, ...payment }, limits })
 }
 
 /** An order of NDK, and what has been answered. */
