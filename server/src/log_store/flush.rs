@@ -36,6 +36,8 @@ impl<D: Disk> Store<D> {
         let new = maintainer.pages.write(&self.disk, &pages)?;
         let swap = Swap { new, flushed: Some(version.applied.clone()), segments: entries, ..Swap::default() };
         maintainer.commit(&swap)?;
+        // In the end each page is merged once in each level.
+        maintainer.merge_debt += swap.new.len() * maintainer.state.directory.levels();
         self.install(maintainer, Vec::new(), &swap.new, removed, |after| {
             after.memtable.remove_frozen(&frozen);
             after.unflushed_bytes -= version.unflushed_bytes;

@@ -24,6 +24,8 @@ pub(super) struct Maintainer<F> {
     pub(super) rewrites: RewriteQueue,
     /// Removed events that `rewrites` knows of.
     pub(super) removed: u64,
+    /// Pages that merges have to write before the next flush, so that runs do not become more and more while much is written.
+    pub(super) merge_debt: usize,
     /// Pages that have been replaced, and the last directory that has them.
     retired: VecDeque<(Weak<Directory>, Vec<PageId>)>,
     /// Pages of an edit that failed and may be on the disk nevertheless.
@@ -67,6 +69,7 @@ impl<F: DiskFile> Maintainer<F> {
             pages,
             rewrites: RewriteQueue::default(),
             removed,
+            merge_debt: 0,
             retired: VecDeque::new(),
             uncertain: Vec::new(),
             replaced,

@@ -203,12 +203,17 @@ impl<D: Disk> Store<D> {
         maintainer.reclaim(&self.disk);
         maintainer.remove_leftovers(&self.disk);
         type Kind<D> = fn(&Store<D>, &mut Maintainer<<D as Disk>::File>) -> Result<bool, StoreError>;
+        let (flush, merge): ((Kind<D>, bool), (Kind<D>, bool)) = ((Self::flush, true), (Self::merge, false));
+        let [first, second, third] = match maintainer.merge_debt {
+            0 => [flush, (Self::blank, false), merge],
+            _ => [merge, flush, (Self::blank, false)],
+        };
         // What gives disk back without taking any is first: on a full disk it makes space for the others.
         let kinds: [(Kind<D>, bool); 7] = [
             (Self::drop_dead, false),
-            (Self::flush, true),
-            (Self::blank, false),
-            (Self::merge, false),
+            first,
+            second,
+            third,
             (Self::rewrite_worn, false),
             (Self::clean_one, false),
             (Self::shorten_manifest, false),
@@ -240,12 +245,17 @@ impl<D: Disk> Store<D> {
     /// One step of a merge of runs.
     fn merge(&self, maintainer: &mut Maintainer<D::File>) -> Result<bool, StoreError> {
         let tiers = self.options.tiers(maintainer.manifest.head().slots);
-        let Some(merge) = tiers.due(&maintainer.state.directory) else { return Ok(false) };
+        let Some(merge) = tiers.due(&maintainer.state.directory) else {
+            maintainer.merge_debt = 0;
+            return Ok(false);
+        };
         let version = self.version();
         let is_removed = |seq: Seq| version.applied.removed.contains(seq);
         let step = tiers.step(&&*version.pages, &maintainer.state.directory, &is_removed, merge)?;
-        let removed = &version.applied.removed;
-        self.replace(maintainer, step.replacement, removed, Some((step.merge, step.is_last))).map(|()| true)
+        let (removed, pages) = (&version.applied.removed, step.replacement.new.len());
+        self.replace(maintainer, step.replacement, removed, Some((step.merge, step.is_last)))?;
+        maintainer.merge_debt = maintainer.merge_debt.saturating_sub(pages.max(1));
+        Ok(true)
     }
 
     /// Writes a page again of which many keys are of removed events.

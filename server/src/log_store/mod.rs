@@ -257,6 +257,11 @@ impl<D: Disk> LogBackend<D> {
         self.0.store.maintain_now();
     }
 
+    /// How many runs of pages there are: a look-up may have to look into each.
+    pub fn runs(&self) -> usize {
+        self.0.store.version().directory.runs().count()
+    }
+
     fn has_thread(&self) -> bool {
         lock(&self.0.thread).is_some()
     }

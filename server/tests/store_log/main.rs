@@ -184,6 +184,27 @@ fn random_writes_read_as_the_model_says() {
     }
 }
 
+/// Regression: while much was written without a pause the thread flushed and never merged, and each look-up looked into more runs.
+#[test]
+fn runs_stay_few_while_much_is_written() {
+    let store = in_memory(LogOptions { has_thread: true, ..tiny() });
+    let mut most = 0;
+    for commit in 0..400 {
+        // More than is flushed at a time.
+        let written = store.write(|writer| {
+            for n in 10 * commit + 1..=10 * commit + 10 {
+                let event = note(n, n);
+                writer.insert(Seq(n), &event, &terms_of(event.view(), store.classes()))?;
+            }
+            Ok(())
+        });
+        written.expect("writes");
+        most = most.max(store.runs());
+    }
+    // Six levels of about three runs. There were fifty.
+    assert!(most <= 25, "{most}");
+}
+
 #[test]
 fn removal_goes_on_after_a_restart() {
     let disk = CrashDisk::new(1);
