@@ -17,6 +17,7 @@ const HASH_GROUPS: usize = 52;
 const PAYMENT_HASH: Fe32 = Fe32::P;
 const EXPIRY: Fe32 = Fe32::X;
 const MIN_FINAL_CLTV_EXPIRY: Fe32 = Fe32::C;
+const DESCRIPTION_HASH: Fe32 = Fe32::H;
 /// Seconds for which an invoice can be paid if it does not say.
 const EXPIRY_SECONDS: u64 = 3_600;
 /// Blocks for which a payment can be held if it does not say.
@@ -37,6 +38,8 @@ pub struct Invoice {
     pub expires_at: u64,
     /// Blocks for which a payment can be held at least (`min_final_cltv_expiry_delta`).
     pub min_final_cltv_expiry: u64,
+    /// SHA-256 of what is paid for, if it says that instead of a description.
+    pub description_hash: Option<[u8; 32]>,
 }
 
 /// Why a text is no invoice.
@@ -86,7 +89,7 @@ impl Invoice {
         let (time, mut fields) =
             signed.split_at_checked(TIME_GROUPS).ok_or(not("the invoice is too short"))?;
         let created_at = number(time).unwrap_or_default();
-        let (mut payment_hash, mut expiry, mut cltv) = (None, None, None);
+        let (mut payment_hash, mut expiry, mut cltv, mut description_hash) = (None, None, None, None);
         while let [kind, high, low, rest @ ..] = fields {
             let length = usize::from(high.to_u8()) * 32 + usize::from(low.to_u8());
             let (field, rest) =
@@ -95,6 +98,9 @@ impl Invoice {
             match *kind {
                 // Of another length they are to be skipped; the first one counts.
                 PAYMENT_HASH if length == HASH_GROUPS && payment_hash.is_none() => payment_hash = hash(field),
+                DESCRIPTION_HASH if length == HASH_GROUPS && description_hash.is_none() => {
+                    description_hash = hash(field);
+                }
                 EXPIRY if expiry.is_none() => expiry = number(field),
                 MIN_FINAL_CLTV_EXPIRY if cltv.is_none() => cltv = number(field),
                 _ => {}
@@ -109,6 +115,7 @@ impl Invoice {
             created_at,
             expires_at: created_at.saturating_add(expiry.unwrap_or(EXPIRY_SECONDS)),
             min_final_cltv_expiry: cltv.unwrap_or(MIN_FINAL_CLTV_EXPIRY_BLOCKS),
+            description_hash,
         })
     }
 }

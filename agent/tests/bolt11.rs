@@ -2,7 +2,7 @@
 
 mod invoices;
 
-use lightning_invoice::Bolt11Invoice;
+use lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescriptionRef};
 use nostr::hashes::Hash;
 use proptest::prelude::*;
 use relay_agent::bolt11::Invoice;
@@ -24,6 +24,11 @@ fn check(text: &str) {
     assert_eq!(read.payment_hash, known.payment_hash().to_byte_array(), "{text}");
     assert_eq!(read.created_at, known.duration_since_epoch().as_secs(), "{text}");
     assert_eq!(read.expires_at - read.created_at, known.expiry_time().as_secs(), "{text}");
+    let description_hash = match known.description() {
+        Bolt11InvoiceDescriptionRef::Hash(hash) => Some(hash.0.to_byte_array()),
+        Bolt11InvoiceDescriptionRef::Direct(_) => None,
+    };
+    assert_eq!(read.description_hash, description_hash, "{text}");
     assert_eq!(read.min_final_cltv_expiry, known.min_final_cltv_expiry_delta(), "{text}");
 }
 
@@ -60,6 +65,8 @@ proptest! {
         preimage in any::<[u8; 32]>(),
     ) {
         let msat = sats.map(|sats| sats * 1_000 + rest);
-        check(&Draft { msat, description: &description, preimage, created_at, expiry_s }.sign());
+        let draft = Draft { msat, description: &description, preimage, created_at, expiry_s };
+        check(&draft.sign());
+        check(&draft.sign_hashed());
     }
 }

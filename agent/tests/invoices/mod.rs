@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
+use lightning_invoice::{
+    Bolt11InvoiceDescription, Currency, Description, InvoiceBuilder, PaymentSecret, Sha256,
+};
 use nostr::hashes::{Hash, sha256};
 use nostr::secp256k1::{Secp256k1, SecretKey};
 
@@ -23,9 +25,25 @@ impl Draft<'_> {
 
     /// With this payment hash, whose payment can be held for so many blocks.
     pub(crate) fn sign_with(&self, payment_hash: sha256::Hash, blocks: u64) -> String {
+        let description = Description::new(self.description.to_owned()).expect("a description");
+        self.finish(Bolt11InvoiceDescription::Direct(description), payment_hash, blocks)
+    }
+
+    /// With the hash of its description instead of it.
+    pub(crate) fn sign_hashed(&self) -> String {
+        let description = Sha256(sha256::Hash::hash(self.description.as_bytes()));
+        self.finish(Bolt11InvoiceDescription::Hash(description), sha256::Hash::hash(&self.preimage), 144)
+    }
+
+    fn finish(
+        &self,
+        description: Bolt11InvoiceDescription,
+        payment_hash: sha256::Hash,
+        blocks: u64,
+    ) -> String {
         let key = SecretKey::from_slice(&[9; 32]).expect("a private key");
         let builder = InvoiceBuilder::new(Currency::Regtest)
-            .description(self.description.to_owned())
+            .invoice_description(description)
             .payment_hash(payment_hash)
             .payment_secret(PaymentSecret([3; 32]))
             .duration_since_epoch(Duration::from_secs(self.created_at))
