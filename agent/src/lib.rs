@@ -11,8 +11,8 @@
 //! job        what a job is and the states it passes through; knows nothing of NIP-90
 //! nip90      job requests, feedback, results and announcements as Nostr events
 //! exchange   asking somebody over a relay
-//! bolt11     invoices
-//! nip46      asking a remote signer; nip47: asking a wallet
+//! bolt11     invoices; lnurl: Lightning addresses, and what their services say
+//! nip46      asking a remote signer; nip47: asking a wallet; nip57: zap receipts
 //! payment    what is asked for a job, and when the wallet is asked
 //! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
 //! fetch      where calls may go: URLs, addresses, redirects
@@ -33,10 +33,12 @@ pub mod fetch;
 pub mod http_jobs;
 pub mod identity;
 pub mod job;
+pub mod lnurl;
 pub mod machine;
 pub mod manifest;
 pub mod nip46;
 pub mod nip47;
+pub mod nip57;
 pub mod nip90;
 pub mod payment;
 pub mod router;

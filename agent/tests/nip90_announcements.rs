@@ -95,6 +95,19 @@ fn no_announcement_has_fields_that_clients_misread() {
     assert!(tags_of(announcement).iter().all(|tag| tag[0] != "web"));
 }
 
+#[test]
+fn a_lightning_address_is_in_profile_and_announcement() {
+    let zapped = manifest(json!({
+        "name": "x", "handlers": [{ "kind": 5050, "executor": "echo", "config": {} }],
+        "payment": { "policy": "prepay", "wallet_ref": "AGENT_WALLET", "zap": "x@pay.example" },
+    }));
+    let events = announcements(&agent(), &zapped, None, AT);
+    for kind in [0, 31_990] {
+        let content: Value = serde_json::from_str(&content_of(of_kind(&events, kind))).unwrap();
+        assert_eq!(content["lud16"], "x@pay.example", "{kind}");
+    }
+}
+
 /// Satoshis here, as a string.
 #[test]
 fn prices_are_announced() {

@@ -86,6 +86,7 @@ impl<C: SqlConn> Agent<C> {
             false => Err("its private key is not the one it was deployed with".to_owned()),
         });
         self.deployed = Some(Deployed::new(Arc::new(manifest), author));
+        self.set_zap_address(now, false);
         Ok(())
     }
 
@@ -119,6 +120,7 @@ impl<C: SqlConn> Agent<C> {
             let wallets = wallets.map_err(CommandError::Store)?;
             self.replace_signer(now, signer.map_err(CommandError::Store)?);
             self.replace_wallets(now, wallets);
+            self.set_zap_address(now, true);
             let _ = self.settle(now);
             return Ok(version);
         }
@@ -174,6 +176,7 @@ impl<C: SqlConn> Agent<C> {
         self.deployed = Some(deployed);
         self.replace_signer(now, signer);
         self.replace_wallets(now, wallets);
+        self.set_zap_address(now, true);
         let _ = self.settle(now);
         Ok(version)
     }

@@ -32,6 +32,7 @@ impl<C: SqlConn> Agent<C> {
         self.store()?;
         self.publish(now)?;
         self.ask_signer(now);
+        self.ask_for_zap_key(now);
         self.ask_wallets(now)?;
         // What they cannot be asked for has ended.
         self.store()

@@ -148,6 +148,7 @@ impl<C: SqlConn> Agent<C> {
         for (customer, msat) in credits {
             self.transfer(now, (Account::Wallet, Account::Customer(customer)), msat, Reason::Import, None);
         }
+        self.zaps_count_from_now(now);
         let metrics = std::mem::replace(&mut self.metrics, export.metrics);
         self.metrics.count(|_| ());
         self.log(now, None, format!("imported {} jobs", self.jobs.last_seq()));

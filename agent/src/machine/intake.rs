@@ -53,6 +53,7 @@ impl<C: SqlConn> Agent<C> {
                 self.handle_ping(now, event);
                 Ok(())
             }
+            Incoming::ZapReceipt => self.handle_zap_receipt(now, event),
             Incoming::Other => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use crate::job::{InputKind, JobEvent, JobState};
 use crate::nip47::{Claim, Transaction};
 use crate::nip90::Feedback;
 use crate::payment::{self, GRACE_MILLIS, InvoiceTimes, Quote};
-use crate::store::{self, Account, InvoiceRow, InvoiceState, JobPayment, Reason};
+use crate::store::{self, Account, InvoiceRow, InvoiceState, JobPayment, Reason, Withheld};
 
 /// Invoices that the wallet is asked for.
 const WATCHED_MAX: usize = 2_000;
@@ -27,12 +27,18 @@ pub(super) struct Watched {
     /// When the wallet is asked, in milliseconds since 1970; of a payment that is held for the work, when that has to end.
     pub(super) poll_at: u64,
     pub(super) hold_tries: HoldTries,
+    /// Whether its job was paid by a zap. After a restart that is not known.
+    pub(super) is_superseded: bool,
 }
 
 impl Watched {
+    fn new(row: InvoiceRow) -> Self {
+        Watched { row, poll_at: 0, hold_tries: HoldTries::default(), is_superseded: false }
+    }
+
     /// One that is read from the database.
     pub(super) fn open(now: Now, row: InvoiceRow) -> Self {
-        let mut watched = Watched { row, poll_at: 0, hold_tries: HoldTries::default() };
+        let mut watched = Watched::new(row);
         watched.poll_at = match watched.row.claimed_at {
             Some(before) => before + UNPROVEN_MILLIS,
             None => {
@@ -109,6 +115,7 @@ impl<C: SqlConn> Agent<C> {
         let mut known = self.payments.invoices.values();
         if known.any(|watched| watched.row.payment_hash == invoice.payment_hash)
             || store::has_invoice(&self.conn, &self.batch, &invoice.payment_hash)?
+            || store::receipt_of_zap(&self.conn, &self.batch, &invoice.payment_hash)?.is_some()
         {
             return Ok(Err("the wallet has made the same invoice before".to_owned()));
         }
@@ -143,7 +150,7 @@ impl<C: SqlConn> Agent<C> {
             wallet: client.digest(),
             hold: terms.as_ref().map(HoldTerms::offered),
         };
-        let mut watched = Watched { row, poll_at: 0, hold_tries: HoldTries::default() };
+        let mut watched = Watched::new(row);
         watched.poll_at = watched.times().next_poll(now.millis());
         active.row.wake_at = watched.times().job_waits_until();
         self.batch.put_invoice(watched.row.clone());
@@ -312,13 +319,23 @@ impl<C: SqlConn> Agent<C> {
         }
         self.metrics.payment("settled");
         self.log(now, Some(*job), format!("{msat} msat came"));
-        self.charge(now, &mut active.row, rest);
-        if let Some(withheld) = withheld {
-            self.release(now, active, withheld);
-            return Ok(());
-        }
-        self.begin_paid(now, active);
+        self.job_paid(now, active, rest, withheld);
         Ok(())
+    }
+
+    /// What is missing of a job's price has come: it is taken of the credit, and the job begins, or the result that it withholds is published.
+    pub(super) fn job_paid(
+        &mut self,
+        now: Now,
+        mut active: Active,
+        rest: u64,
+        withheld: Option<Option<Withheld>>,
+    ) {
+        self.charge(now, &mut active.row, rest);
+        match withheld {
+            Some(withheld) => self.release(now, active, withheld),
+            None => self.begin_paid(now, active),
+        }
     }
 
     /// A job begins that is paid, or whose payment is held.

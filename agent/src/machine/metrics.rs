@@ -48,9 +48,20 @@ pub const CAUSES: [&str; 31] = [
 ];
 
 /// What becomes of invoices: labels of a metric. `late` came when the job was over, of `partial` more is asked for, `refunded` are customers'
-/// invoices by which credit was paid out; `held` are payments of hold invoices, and of these `released` were given back.
-pub const PAYMENTS: [&str; 8] =
-    ["held", "invoiced", "late", "partial", "refunded", "released", "settled", "unpaid"];
+/// invoices by which credit was paid out; `held` are payments of hold invoices, and of these `released` were given back; `zapped` came by zaps, and
+/// receipts that are `zap_refused` do not count.
+pub const PAYMENTS: [&str; 10] = [
+    "held",
+    "invoiced",
+    "late",
+    "partial",
+    "refunded",
+    "released",
+    "settled",
+    "unpaid",
+    "zap_refused",
+    "zapped",
+];
 
 /// The cause as it is in [`CAUSES`] or [`failure::CAUSES`]; `None` if it is in neither.
 pub(crate) fn known_cause(cause: &str) -> Option<&'static str> {

@@ -6,7 +6,7 @@
 //! run        attempts: executors and their calls, time limits, retries; load: jobs from the database
 //! payments   what a job costs, when it is paid; invoices: from the wallet to the customer and back; books: what becomes of the money;
 //!            postpay: results that wait for their payment; holds: payments that are held until there is a result; refunds: credit is paid out (approvals: if the owner
-//!            agrees); wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
+//!            agrees); zaps: receipts of zaps (zap_key: who must have signed them); wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
@@ -66,6 +66,8 @@ mod sweep;
 mod wallet;
 mod wallet_answers;
 mod wallet_requests;
+mod zap_key;
+mod zaps;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -239,6 +241,8 @@ enum Awaited {
     Signer,
     /// The wallet.
     Wallet,
+    /// The service of the Lightning address.
+    ZapKey,
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -309,7 +313,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(agent)
     }
 
-    /// Events that concern it: requests, cancellations, pings. What was delivered before is recognised. When it returns
+    /// Events that concern it: requests, cancellations, pings, zap receipts. What was delivered before is recognised. When it returns
     /// `Ok`, all of them are durable.
     ///
     /// # Errors
@@ -353,6 +357,7 @@ impl<C: SqlConn> Agent<C> {
         match awaited {
             Some(Awaited::Call(job)) => self.call_event(now, job, id, event),
             Some(Awaited::Input(job)) => self.fetch_event(now, job, id, event),
+            Some(Awaited::ZapKey) => self.zap_key_event(now, id, event),
             Some(
                 Awaited::Publish
                 | Awaited::RelayList(_)
@@ -406,6 +411,7 @@ impl<C: SqlConn> Agent<C> {
             times.extend([wake, self.outbox.retry_at(), self.signer_retry_at(), self.next_schedule()]);
             times.extend([self.renewal_at(), self.heartbeat_due_at()]);
             times.extend([self.wallets_due_at(), self.invoices_end_at(), self.unsent_refunds_end_at()]);
+            times.extend([self.zap_key_due_at(), self.payments.zaps.due_at()]);
             times.push(self.held_work_ends_at().filter(|_| self.event_signer().is_some()));
         }
         times.into_iter().flatten().min().map(Now::from_millis)
@@ -417,6 +423,8 @@ impl<C: SqlConn> Agent<C> {
         self.wallets_timeout(now);
         self.give_up_old_invoices(now);
         self.end_unsent_refunds(now);
+        self.zap_key_timeout(now);
+        self.zaps_timeout(now);
         // Without a signer nothing can be answered, so jobs do not expire either.
         if self.event_signer().is_some() {
             self.handle_due_jobs(now);

@@ -13,6 +13,7 @@ use super::invoices::Watched;
 use super::jobs::{Active, Stage};
 use super::refunds::{self, OpenRefund, PaymentHash};
 use super::wallet::Wallet;
+use super::zaps::Zaps;
 use super::{Agent, Deployed};
 use crate::job::{JobEvent, JobRequest, JobState};
 use crate::manifest::PaymentPolicy;
@@ -40,6 +41,7 @@ pub(super) struct Payments {
     pub(super) invoices: BTreeMap<EventId, Watched>,
     /// Credit that is being paid out; also what is over, until that is stored.
     pub(super) refunds: BTreeMap<PaymentHash, OpenRefund>,
+    pub(super) zaps: Zaps,
     /// The number of the newest entry in the books.
     pub(super) last_transfer: u64,
 }
@@ -51,8 +53,9 @@ impl Payments {
         let invoices = rows.map(|row| (row.job, Watched::open(now, row))).collect();
         let last_transfer = store::last_transfer(conn)?;
         let refunds = refunds::open_refunds(conn)?;
+        let zaps = Zaps::open(conn)?;
         let (wallets, wanted) = (Vec::new(), BTreeMap::new());
-        Ok(Payments { wallets, wallet_error: None, wanted, invoices, refunds, last_transfer })
+        Ok(Payments { wallets, wallet_error: None, wanted, invoices, refunds, zaps, last_transfer })
     }
 
     /// The batch is stored.
@@ -109,11 +112,12 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Invoices that can be paid, or are still to be made: of all customers, and of one. Those of jobs that are over count, too, or whoever
-    /// cancels would have ever more of them.
+    /// cancels would have ever more of them; but not those of jobs that were paid by a zap.
     fn unpaid(&self, now: Now, customer: &PubKey) -> (usize, usize) {
         let wanted = self.payments.wanted.values().filter_map(|job| self.jobs.get(job));
         let open = self.payments.invoices.values().filter(|watched| watched.is_open() && !watched.was_held());
-        let payable = open.filter(|watched| now.millis() < watched.times().expires_at);
+        let payable =
+            open.filter(|watched| now.millis() < watched.times().expires_at && !watched.is_superseded);
         let customers = wanted.map(|open| open.customer).chain(payable.map(|watched| watched.row.customer));
         customers.fold((0, 0), |(all, own), of| (all + 1, own + usize::from(of == *customer)))
     }

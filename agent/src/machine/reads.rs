@@ -125,11 +125,11 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Why it cannot work: the secret of its key is missing or wrong, until it is opened with the secret; or what is wrong with its
-    /// remote signer, perhaps a URL where it is to be allowed; or with its wallets.
+    /// remote signer, perhaps a URL where it is to be allowed; or with its wallets, or its Lightning address.
     pub fn error(&self) -> Option<&str> {
         let secret = self.deployed.as_ref().and_then(|deployed| deployed.event_signer.as_ref().err());
         let signer = secret.map(String::as_str).or_else(|| self.signer.as_ref()?.error());
-        signer.or_else(|| self.wallet_trouble())
+        signer.or_else(|| self.wallet_trouble()).or(self.payments.zaps.error.as_deref())
     }
 
     /// All versions, oldest first.

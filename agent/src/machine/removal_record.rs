@@ -99,7 +99,7 @@ impl<C: SqlConn> Agent<C> {
         self.record.as_ref().and_then(RemovalRecord::of)
     }
 
-    /// Whether it is deleted, all its events are published, no invoice and no refund is open and no customer has credit. A host that keeps
+    /// Whether it is deleted, all its events are published, no invoice, refund and zap is open and no customer has credit. A host that keeps
     /// [`Agent::removal_record`] may then remove its database.
     pub fn is_removable(&self) -> bool {
         self.state() == Some(AgentState::Deleted)
@@ -107,6 +107,7 @@ impl<C: SqlConn> Agent<C> {
             && self.outbox.is_empty()
             && self.payments.invoices.is_empty()
             && self.payments.refunds.is_empty()
+            && self.payments.zaps.is_empty()
             && store::has_credits(&self.conn).is_ok_and(|has_credits| !has_credits)
     }
 

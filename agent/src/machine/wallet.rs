@@ -134,6 +134,8 @@ pub(super) enum WalletRequest {
     Pay(PaymentHash),
     /// Whether that is paid.
     LookupPayment(PaymentHash),
+    /// Whether it has the payment of a zap.
+    LookupZap(PaymentHash),
 }
 
 impl WalletMemory {
@@ -251,7 +253,8 @@ impl<C: SqlConn> Agent<C> {
         let polls = open.filter(|watched| wallet.has_made(watched)).filter_map(Watched::question_at);
         let look_up_at = polls.min().map(|at| at.max(looking_up));
         let refund_at = self.refund_question_at(wallet).map(|at| at.max(looking_up));
-        make_at.into_iter().chain(look_up_at).chain(refund_at).min()
+        let zap_at = self.zap_question_at(wallet).map(|at| at.max(looking_up));
+        make_at.into_iter().chain(look_up_at).chain(refund_at).chain(zap_at).min()
     }
 
     /// When something is to be done about wallets, in milliseconds since 1970.
@@ -417,6 +420,7 @@ impl<C: SqlConn> Agent<C> {
                 WalletRequest::Pay(hash) | WalletRequest::LookupPayment(hash) => {
                     self.payment_not_told(now, &hash);
                 }
+                WalletRequest::LookupZap(hash) => self.zap_not_told(now, &hash),
             }
         }
         match failure {

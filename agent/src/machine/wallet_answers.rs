@@ -157,6 +157,7 @@ impl<C: SqlConn> Agent<C> {
                 self.payout_answered(now, &hash, outcome);
             }
             (WalletRequest::LookupPayment(hash), outcome) => self.payment_told(now, &hash, outcome),
+            (WalletRequest::LookupZap(hash), outcome) => self.zap_told(now, &hash, outcome),
             (WalletRequest::Lookup(job), Err(error)) => {
                 self.wallet_error(
                     now,

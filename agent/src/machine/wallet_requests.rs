@@ -1,4 +1,4 @@
-//! What wallets are asked: to make invoices for jobs that wait, whether invoices are paid, and what refunds need.
+//! What wallets are asked: to make invoices for jobs that wait, whether invoices are paid, and what refunds and zaps need.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now};
@@ -22,6 +22,7 @@ impl<C: SqlConn> Agent<C> {
         at: usize,
     ) -> Result<Vec<(WalletRequest, Method)>, StoreError> {
         let mut asks = self.refund_requests(now, at);
+        asks.extend(self.zap_requests(now, at));
         let mut lookups = self.due_lookups(now, at);
         let room = REQUESTS_MAX - asks.len() - lookups.len().min(LOOKUPS_MIN);
         asks.extend(self.wanted_invoices(now, at, room)?);

@@ -34,7 +34,7 @@ pub use handler::{
 };
 pub use public::PublicParam;
 pub use rules::{
-    AccessRules, Identity, JobLimits, Memory, Network, Payment, PaymentPolicy, Refund, Schedule,
+    AccessRules, Identity, JobLimits, Memory, Network, Payment, PaymentPolicy, Refund, Schedule, ZapCheck,
 };
 
 /// What is charged for a job, at most: a bitcoin, in millisatoshis.

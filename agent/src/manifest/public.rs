@@ -95,6 +95,9 @@ fn public_payment(payment: &Payment) -> Value {
     if let Some(seconds) = payment.hold_seconds() {
         public["hold_s"] = json!(seconds);
     }
+    if let Some(address) = &payment.zap {
+        public["zap"] = json!(address);
+    }
     public
 }
 

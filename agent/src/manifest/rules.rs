@@ -58,6 +58,24 @@ pub struct Payment {
     /// With [`PaymentPolicy::Hold`]: see [`Payment::hold_seconds`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold_s: Option<u32>,
+    /// The agent's Lightning address (LUD-16): jobs may be paid by zaps (NIP-57) to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zap: Option<String>,
+    /// With [`Payment::zap`]: what shows that a zap has arrived, [`ZapCheck::Wallet`] if the manifest says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zap_check: Option<ZapCheck>,
+}
+
+/// What shows that a zap has arrived. Its receipt, signed by the key that the Lightning address names, is needed in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ZapCheck {
+    /// The agent's wallet says so, which must be where the address leads. Services sign for all their users with one key, so whoever has an
+    /// address of the same service can pay himself and have a receipt that names the agent.
+    #[default]
+    Wallet,
+    /// The receipt: the key signs for this address alone.
+    Receipt,
 }
 
 impl Payment {

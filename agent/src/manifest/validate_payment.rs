@@ -8,6 +8,7 @@ use super::secret::check_token_name;
 use super::validate::{Checked, in_range};
 use super::{ExecutorConfig, Handler, Manifest, ManifestError, Payment, PaymentPolicy, Price, Refund};
 use crate::job::InputKind;
+use crate::lnurl::{InvalidAddress, LightningAddress};
 
 /// Ten bitcoins.
 const SPEND_MSAT_MAX: u64 = 1_000_000_000_000;
@@ -46,6 +47,7 @@ impl Manifest {
         }
         self.check_postpay()?;
         self.check_hold()?;
+        self.check_zap()?;
         match policy {
             PaymentPolicy::Free => match (priced, wallet_ref) {
                 (Some(at), _) => Err(ManifestError::new(
@@ -107,6 +109,26 @@ impl Manifest {
                 Err(ManifestError::new("payment.hold_s", message))
             }
             false => Ok(()),
+        }
+    }
+
+    /// Zaps are payments at once, to a Lightning address.
+    fn check_zap(&self) -> Checked {
+        let Payment { policy, zap, zap_check, .. } = &self.payment;
+        let Some(address) = zap else {
+            let words = "is of no use without payment.zap";
+            return zap_check.map_or(Ok(()), |_| Err(ManifestError::new("payment.zap_check", words)));
+        };
+        match policy {
+            PaymentPolicy::Free => Err(ManifestError::new("payment.zap", "is of no use with policy free")),
+            PaymentPolicy::Hold => {
+                Err(ManifestError::new("payment.zap", "is of no use with policy hold: zaps are not held"))
+            }
+            PaymentPolicy::Prepay | PaymentPolicy::Postpay | PaymentPolicy::Sample => {
+                LightningAddress::parse(address)
+                    .map(|_| ())
+                    .map_err(|InvalidAddress(why)| ManifestError::new("payment.zap", why))
+            }
         }
     }
 

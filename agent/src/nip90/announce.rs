@@ -99,6 +99,8 @@ struct Profile<'a> {
     nip05: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     website: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lud16: Option<&'a str>,
     bot: bool,
 }
 
@@ -110,6 +112,7 @@ impl<'a> Profile<'a> {
             picture: manifest.picture.as_deref(),
             nip05,
             website: manifest.homepage.as_deref(),
+            lud16: manifest.payment.zap.as_deref(),
             bot: true,
         }
     }
@@ -130,6 +133,8 @@ struct Content<'a> {
     supports_encryption: bool,
     encryption_supported: bool,
     accepts_nut_zaps: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lud16: Option<&'a str>,
     #[serde(rename = "nip90Params")]
     params: BTreeMap<String, PublicParam>,
 }
@@ -146,6 +151,7 @@ impl<'a> Content<'a> {
             supports_encryption: manifest.encryption,
             encryption_supported: manifest.encryption,
             accepts_nut_zaps: false,
+            lud16: manifest.payment.zap.as_deref(),
             params: manifest.nip90_params(),
         }
     }

@@ -4,6 +4,7 @@ use relay_engine::types::{Event, EventId, PubKey};
 
 use super::tags::text;
 use super::{KIND_DELETION, KIND_PING, KIND_VANISH, is_request};
+use crate::nip57::KIND_ZAP_RECEIPT;
 
 /// What an event is to an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Incoming {
     Vanish,
     /// A ping (kind 7007), to be answered by those that it names.
     Ping,
+    /// A zap receipt (kind 9735, NIP-57), which names whom it was paid to.
+    ZapReceipt,
     /// None of these.
     Other,
 }
@@ -29,6 +32,7 @@ impl Incoming {
             KIND_DELETION => Incoming::Cancellation,
             KIND_VANISH => Incoming::Vanish,
             KIND_PING => Incoming::Ping,
+            KIND_ZAP_RECEIPT => Incoming::ZapReceipt,
             _ => Incoming::Other,
         }
     }

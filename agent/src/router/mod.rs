@@ -13,6 +13,7 @@
 //! | deletion request (5) | agents that were given a request that it names, if the author is the same |
 //! | request to vanish (62) | agents that were given a request of its author |
 //! | ping (7007) | of the first 16 that it names, the active ones |
+//! | zap receipt (9735) | of the first 16 that it names, those that are paid by zaps |
 //!
 //! The last 16,000 requests are remembered for cancellations, across restarts.
 //!
@@ -48,6 +49,7 @@ use relay_engine::types::{Event, Filter, Now, PubKey, Seq};
 
 use crate::machine::{AgentState, RemovalRecord};
 use crate::manifest::Manifest;
+use crate::nip57::KIND_ZAP_RECEIPT;
 use crate::nip90::{self, Incoming};
 use crate::secrets::Secrets;
 use batch::{Batch, Part, Parts};
@@ -218,14 +220,16 @@ impl<C: SqlConn> Router<C> {
     /// host compares them afterwards, and opens its stream again from [`Router::position`] if they have.
     ///
     /// They name every kind of job request and every ping, deletion and request to vanish, whatever the agents are:
-    /// passing over the others here costs less than a new stream for each deployment.
+    /// passing over the others here costs less than a new stream for each deployment. Zap receipts, which are many, they name if any agent is paid
+    /// by zaps.
     pub fn filters(&self) -> Option<Vec<Filter>> {
         if self.table.is_empty() {
             return None;
         }
         // In order, as filters are compared; hosts ask after every step.
         let deletions = [nip90::KIND_DELETION, nip90::KIND_VANISH].into_iter();
-        let kinds = deletions.chain(nip90::REQUEST_KINDS).chain([nip90::KIND_PING]);
+        let receipts = self.table.any_takes_zaps().then_some(KIND_ZAP_RECEIPT);
+        let kinds = deletions.chain(nip90::REQUEST_KINDS).chain([nip90::KIND_PING]).chain(receipts);
         Some(vec![Filter { kinds: Some(kinds.collect()), ..Filter::default() }])
     }
 
@@ -390,6 +394,7 @@ impl<C: SqlConn> Router<C> {
                 return Ok(agents);
             }
             Incoming::Ping => return Ok(rules::ping(&self.table, event)),
+            Incoming::ZapReceipt => return Ok(rules::zap_receipt(&self.table, event)),
             Incoming::Cancellation => {
                 self.progress.assigned_agents(&self.conn, &event.pubkey, nip90::cancelled(event))?
             }

@@ -2,6 +2,7 @@
 
 use relay_engine::types::{Event, EventId, PubKey};
 
+use super::AgentEntry;
 use super::table::Table;
 use crate::machine::AgentState;
 use crate::nip90;
@@ -27,6 +28,13 @@ pub(super) fn request(table: &Table, event: &Event) -> Vec<PubKey> {
 pub(super) fn ping(table: &Table, event: &Event) -> Vec<PubKey> {
     let mut agents = named(table, event).unwrap_or_default();
     agents.retain(|agent| table.get(agent).is_some_and(|entry| entry.state == AgentState::Active));
+    agents
+}
+
+/// The agents that a zap receipt goes to, whether they take jobs or not.
+pub(super) fn zap_receipt(table: &Table, event: &Event) -> Vec<PubKey> {
+    let mut agents = named(table, event).unwrap_or_default();
+    agents.retain(|agent| table.get(agent).is_some_and(AgentEntry::takes_zaps));
     agents
 }
 

@@ -27,6 +27,15 @@ pub(super) struct Table {
     open_to: BTreeMap<Kind, Vec<PubKey>>,
     /// How many agents have heartbeats.
     heartbeats_count: usize,
+    /// How many agents are paid by zaps.
+    zaps_count: usize,
+}
+
+impl AgentEntry {
+    /// Whether it is paid by zaps.
+    pub(super) fn takes_zaps(&self) -> bool {
+        self.manifest.payment.zap.is_some()
+    }
 }
 
 impl Table {
@@ -63,6 +72,7 @@ impl Table {
     pub(super) fn insert(&mut self, entry: AgentEntry) {
         if let Some(old) = self.entries.remove(&entry.pubkey) {
             self.heartbeats_count -= usize::from(old.sends_heartbeats());
+            self.zaps_count -= usize::from(old.takes_zaps());
             for handler in &old.manifest.handlers {
                 if let Some(agents) = self.open_to.get_mut(&handler.kind) {
                     agents.retain(|agent| *agent != old.pubkey);
@@ -82,6 +92,7 @@ impl Table {
             }
         }
         self.heartbeats_count += usize::from(entry.sends_heartbeats());
+        self.zaps_count += usize::from(entry.takes_zaps());
         self.names.insert((entry.manifest.name.clone(), entry.pubkey));
         self.entries.insert(entry.pubkey, entry);
     }
@@ -97,6 +108,11 @@ impl Table {
     /// Whether any of them has heartbeats.
     pub(super) fn any_sends_heartbeats(&self) -> bool {
         self.heartbeats_count > 0
+    }
+
+    /// Whether any of them is paid by zaps.
+    pub(super) fn any_takes_zaps(&self) -> bool {
+        self.zaps_count > 0
     }
 
     /// All, by name.

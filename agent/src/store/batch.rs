@@ -2,6 +2,7 @@
 //! that fails they are kept, and later writes join them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use relay_engine::sql::{Param, SqlConn, StoreError, exec};
 use relay_engine::types::{EventId, PubKey};
@@ -13,8 +14,9 @@ use super::refunds::{RefundRow, write_refund};
 use super::sessions::{Session, write_session};
 use super::unpaid::UnpaidResults;
 use super::withheld::{Withheld, write_withheld};
+use super::zaps::{ZapRow, write_receipt, write_zap};
 
-/// See the module. Of a job, its withheld result, an invoice, a refund and a session only the last write counts.
+/// See the module. Of a job, its withheld result, an invoice, a refund, a zap and a session only the last write counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Batch {
     statements: Vec<(&'static str, Vec<Param>)>,
@@ -36,6 +38,10 @@ pub(crate) struct Batch {
     invoices: BTreeMap<[u8; 32], InvoiceRow>,
     /// By payment hash.
     refunds: BTreeMap<[u8; 32], RefundRow>,
+    /// By payment hash.
+    zaps: BTreeMap<[u8; 32], ZapRow>,
+    /// The JSON of receipts of zaps that cannot be judged yet. `None`: it has been judged.
+    receipts: BTreeMap<EventId, Option<Arc<[u8]>>>,
     /// Free jobs that customers have had on a day.
     free_jobs: HashMap<(PubKey, u64), u32>,
     /// How many more results of customers are not paid, in their order.
@@ -53,6 +59,8 @@ impl Batch {
             && self.transfers.is_empty()
             && self.invoices.is_empty()
             && self.refunds.is_empty()
+            && self.zaps.is_empty()
+            && self.receipts.is_empty()
     }
 
     /// Adds a statement.
@@ -109,6 +117,21 @@ impl Batch {
     /// Adds a refund, or its present state.
     pub(crate) fn put_refund(&mut self, row: RefundRow) {
         self.refunds.insert(row.payment_hash, row);
+    }
+
+    /// Adds a zap, or its present state.
+    pub(crate) fn put_zap(&mut self, row: ZapRow) {
+        self.zaps.insert(row.payment_hash, row);
+    }
+
+    /// The receipt of a zap that is not written yet.
+    pub(super) fn receipt_of_zap(&self, payment_hash: &[u8; 32]) -> Option<EventId> {
+        self.zaps.get(payment_hash).map(|row| row.receipt)
+    }
+
+    /// Adds the receipt of a zap, as JSON, that cannot be judged yet; `None` deletes it.
+    pub(crate) fn put_receipt(&mut self, id: EventId, receipt: Option<Arc<[u8]>>) {
+        self.receipts.insert(id, receipt);
     }
 
     /// Whether an invoice is not written yet.
@@ -181,7 +204,8 @@ impl Batch {
     pub(crate) fn money(&self) -> Batch {
         let (transfers, invoices, refunds) =
             (self.transfers.clone(), self.invoices.clone(), self.refunds.clone());
-        Batch { transfers, invoices, refunds, ..Batch::default() }
+        let (zaps, receipts) = (self.zaps.clone(), self.receipts.clone());
+        Batch { transfers, invoices, refunds, zaps, receipts, ..Batch::default() }
     }
 
     /// Writes everything, in a transaction. It may be repeated if that is rolled back.
@@ -194,6 +218,8 @@ impl Batch {
         self.transfers.iter().try_for_each(|transfer| write_transfer(conn, transfer))?;
         self.invoices.values().try_for_each(|row| write_invoice(conn, row))?;
         self.refunds.values().try_for_each(|row| write_refund(conn, row))?;
+        self.zaps.values().try_for_each(|row| write_zap(conn, row))?;
+        self.receipts.iter().try_for_each(|(id, receipt)| write_receipt(conn, id, receipt.as_deref()))?;
         for (customer, session) in &self.sessions {
             write_session(conn, customer, session.as_ref())?;
         }

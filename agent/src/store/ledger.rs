@@ -2,7 +2,7 @@
 //! (debits less credits) sum to zero. Amounts are millisatoshis.
 //!
 //! ```text
-//! wallet        what has come into the agent's wallet
+//! wallet        what has come into the agent's wallet, and to its Lightning address
 //! <customer>    what customers have paid and not spent: their credit; a customer's balance is not above zero
 //! reserved      what has been taken of their credit for jobs that are not finished; `held` in databases, an old name
 //! income        what is the agent's
@@ -95,10 +95,12 @@ pub enum Reason {
     Payout,
     /// What the way of the payment has cost.
     Fees,
+    /// A customer has paid by a zap.
+    Zap,
 }
 
 impl Reason {
-    const ALL: [Reason; 9] = [
+    const ALL: [Reason; 10] = [
         Reason::Payment,
         Reason::Charge,
         Reason::Delivery,
@@ -108,6 +110,7 @@ impl Reason {
         Reason::Refund,
         Reason::Payout,
         Reason::Fees,
+        Reason::Zap,
     ];
 
     fn name(self) -> &'static str {
@@ -121,6 +124,7 @@ impl Reason {
             Reason::Refund => "refund",
             Reason::Payout => "payout",
             Reason::Fees => "fees",
+            Reason::Zap => "zap",
         }
     }
 }

@@ -16,6 +16,8 @@
 //! agent_withheld   seq INTEGER PRIMARY KEY, ...                   results that wait for their payment: withheld.rs
 //! agent_member     pubkey BLOB PRIMARY KEY, ...                   whom it has made members of the relay: members.rs
 //! agent_unpaid     customer BLOB PRIMARY KEY, ...                 how many results of a customer are not paid: unpaid.rs
+//! agent_zap        hash BLOB PRIMARY KEY, ...                     zaps: zaps.rs
+//! agent_receipt    id BLOB PRIMARY KEY, ...                       receipts of zaps that cannot be judged yet: zaps.rs
 //! ```
 //!
 //! Durable Objects bill rows written, index entries too: a job that is answered at once writes six (three for itself and the
@@ -40,6 +42,7 @@ mod sessions;
 mod unpaid;
 mod versions;
 mod withheld;
+mod zaps;
 
 pub(crate) use batch::Batch;
 pub(crate) use cancelled::{is_cancelled, put_cancelled};
@@ -71,6 +74,7 @@ pub(crate) use sessions::{Session, all_sessions, evict_sessions, session, sweep_
 pub(crate) use unpaid::{UnpaidResults, add_unpaid_results, prune_unpaid_results, unpaid_results};
 pub(crate) use versions::{VersionRow, put_version, version, version_rows};
 pub(crate) use withheld::{Withheld, withheld};
+pub(crate) use zaps::{ZapRow, ZapState, claimed_zaps, receipt_of_zap, waiting_receipts};
 
 use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
@@ -102,7 +106,7 @@ const CREATE: [&str; 9] = [
 ];
 
 /// What paid jobs need. Databases of earlier versions have none of it.
-const CREATE_PAYMENTS: [&str; 11] = [
+const CREATE_PAYMENTS: [&str; 14] = [
     "CREATE TABLE IF NOT EXISTS agent_account (account BLOB PRIMARY KEY, msat INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS agent_ledger (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, debit BLOB NOT NULL, \
      credit BLOB NOT NULL, msat INTEGER NOT NULL, reason BLOB NOT NULL, job BLOB NOT NULL)",
@@ -123,6 +127,10 @@ const CREATE_PAYMENTS: [&str; 11] = [
     "CREATE TABLE IF NOT EXISTS agent_unpaid (customer BLOB PRIMARY KEY, open INTEGER NOT NULL, lapsed INTEGER NOT NULL, \
      at INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS agent_member (pubkey BLOB PRIMARY KEY, job BLOB NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_zap (hash BLOB PRIMARY KEY, receipt BLOB NOT NULL, payer BLOB NOT NULL, event BLOB NOT NULL, \
+     msat INTEGER NOT NULL, state INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS agent_zap_claimed ON agent_zap (at) WHERE state = 0",
+    "CREATE TABLE IF NOT EXISTS agent_receipt (id BLOB PRIMARY KEY, receipt BLOB NOT NULL) WITHOUT ROWID",
 ];
 
 /// Columns of invoices that databases of earlier versions do not have: the last one, or all.
@@ -141,7 +149,7 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
                  coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%claimed_at%'), 0), \
                  coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%hold BLOB%'), 0) FROM sqlite_master \
                  WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota', 'agent_invoice', 'agent_refund', \
-                 'agent_withheld', 'agent_unpaid', 'agent_member')";
+                 'agent_withheld', 'agent_unpaid', 'agent_member', 'agent_zap')";
     let (mut found, mut has_all, mut columns) = (false, false, &ADD_COLUMNS[..0]);
     conn.query(names, &[], &mut |row| {
         found = matches!(row.get(1), Some(SqlValue::Int(1..)));
@@ -150,7 +158,7 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
             (0, 1..) => &ADD_COLUMNS[2..],
             (0, 0) => &[],
         };
-        has_all = int(row, 0)? > 7 && columns.is_empty();
+        has_all = int(row, 0)? > 8 && columns.is_empty();
         Ok(())
     })?;
     if found {
@@ -209,6 +217,7 @@ mod tests {
         conn.exec("DROP TABLE agent_withheld", &[]).unwrap();
         conn.exec("DROP TABLE agent_unpaid", &[]).unwrap();
         conn.exec("DROP TABLE agent_member", &[]).unwrap();
+        conn.exec("DROP TABLE agent_zap", &[]).unwrap();
         for columns in [&["claimed_at", "wallet", "hold"][..], &["hold"]] {
             for column in columns {
                 conn.exec(&format!("ALTER TABLE agent_invoice DROP COLUMN {column}"), &[]).unwrap();
@@ -218,6 +227,7 @@ mod tests {
             open_invoices(&conn).unwrap();
         }
         assert_eq!(withheld(&conn, &Batch::default(), 1), Ok(None));
+        assert_eq!(receipt_of_zap(&conn, &Batch::default(), &[1; 32]), Ok(None));
         assert_eq!(is_member(&conn, &Batch::default(), &PubKey([1; 32])), Ok(false));
         assert!(unpaid_results(&conn, &Batch::default(), &PubKey([1; 32])).is_ok());
         for sql in [forget::FORGET_JOBS, jobs::HISTORY_OF, jobs::FIGURES_OF] {

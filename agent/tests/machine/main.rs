@@ -30,3 +30,7 @@ mod stored_result;
 mod wallet;
 mod wallet_answers;
 mod world;
+mod zap_keys;
+mod zap_receipts;
+mod zapping;
+mod zaps;

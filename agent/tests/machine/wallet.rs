@@ -101,6 +101,8 @@ pub(crate) struct Wallet {
     pub(crate) makes_none: Option<&'static str>,
     /// Whether it cancels also hold invoices that are not paid: LND does, Alby Hub does not.
     pub(crate) cancels_unpaid: bool,
+    /// Whether it gives preimages.
+    pub(crate) shows_preimages: bool,
     /// Blocks for which it holds payments, whatever it is asked for.
     pub(crate) blocks: Option<u64>,
     /// The time of its info event.
@@ -135,6 +137,7 @@ impl Wallet {
             asked_to_pay: BTreeSet::new(),
             makes_none: None,
             cancels_unpaid: true,
+            shows_preimages: true,
             blocks: None,
             info_at: 1,
             asked: Vec::new(),
@@ -305,7 +308,7 @@ impl Wallet {
             "type": "incoming",
             "state": state,
             "invoice": invoice.bolt11,
-            "preimage": invoice.paid.map(|_| faster_hex::hex_string(&invoice.preimage)),
+            "preimage": invoice.paid.filter(|_| self.shows_preimages).map(|_| faster_hex::hex_string(&invoice.preimage)),
             "payment_hash": hash,
             "amount": amount,
             "fees_paid": 0,
@@ -333,6 +336,16 @@ impl Wallet {
             None => invoice.paid = Some(msat),
         }
         hash.clone()
+    }
+
+    /// Somebody has paid an invoice that the service of the wallet's Lightning address has made.
+    pub(crate) fn receive(&mut self, bolt11: &str, preimage: [u8; 32]) {
+        let parsed = bolt11::Invoice::parse(bolt11).unwrap();
+        let (msat, expires_at) = (parsed.msat.unwrap(), parsed.expires_at);
+        let (bolt11, description) = (bolt11.to_owned(), String::new());
+        let invoice =
+            Invoice { preimage, bolt11, msat, expires_at, paid: Some(msat), description, hold: None };
+        self.invoices.insert(faster_hex::hex_string(&parsed.payment_hash), invoice);
     }
 
     /// A notification that a payment was received.

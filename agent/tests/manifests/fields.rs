@@ -411,6 +411,30 @@ fn payment() {
     assert_eq!(parse(&holding).expect("a manifest").payment.hold_seconds(), Some(3_600));
     set(&mut holding, "limits.timeout_s", 3_600.into());
     check_refused(&holding, "payment.hold_s", "must be more than limits.timeout_s, which is 3600");
+    // Zaps are payments at once, to a Lightning address.
+    check("payment.zap", "agent@pay.example", "is of no use with policy free");
+    check("payment.zap_check", "receipt", "is of no use without payment.zap");
+    let mut zapped = manifest.clone();
+    set(&mut zapped, "payment.zap_check", "wallet".into());
+    check_refused(&zapped, "payment.zap_check", "is of no use without payment.zap");
+    set(&mut zapped, "payment.zap_check", "both".into());
+    check_refused(&zapped, "payment.zap_check", "must be one of: wallet, receipt");
+    set(&mut zapped, "payment.zap_check", "receipt".into());
+    for address in
+        ["", "agent", "agent@", "Agent@pay.example", "agent@pay.example/x", "agent@10.0.0.1", "lnurl1x"]
+    {
+        set(&mut zapped, "payment.zap", address.into());
+        let words = "must be a Lightning address: name@domain, in lower case";
+        check_refused(&zapped, "payment.zap", words);
+    }
+    set(&mut zapped, "payment.zap", "agent@pay.example".into());
+    for policy in ["prepay", "postpay", "sample"] {
+        set(&mut zapped, "payment.policy", policy.into());
+        let public = parse(&zapped).expect("a manifest").public_json(&relay_engine::types::PubKey([1; 32]));
+        assert_eq!(public["payment"]["zap"], "agent@pay.example");
+    }
+    set(&mut zapped, "payment.policy", "hold".into());
+    check_refused(&zapped, "payment.zap", "is of no use with policy hold: zaps are not held");
     // What is paid out is bounded.
     check("payment.refund", "invoice", "is of no use with policy free");
     set(&mut manifest, "payment.refund", "invoice".into());

@@ -18,11 +18,11 @@ export const sha256 = bytes => createHash('sha256').update(bytes).digest('hex')
 /** The payment hash of an invoice. */
 export const hashOf = invoice => decode(invoice).sections.find(({ name }) => name === 'payment_hash').value
 
-/** An invoice whose payment can be held for `blocks`. */
-export function signedInvoice({ amount, description, expiry, hash, blocks = 144 }) {
+/** An invoice whose payment can be held for `blocks`; it has a description, or the hash of what it is for. */
+export function signedInvoice({ amount, description, purpose, expiry, hash, blocks = 144 }) {
   const tags = [
     { tagName: 'payment_hash', data: hash },
-    { tagName: 'description', data: description },
+    purpose ? { tagName: 'purpose_commit_hash', data: purpose } : { tagName: 'description', data: description },
     { tagName: 'expire_time', data: expiry },
     { tagName: 'min_final_cltv_expiry', data: blocks },
     { tagName: 'payment_secret', data: randomBytes(32).toString('hex') },
@@ -31,7 +31,7 @@ export function signedInvoice({ amount, description, expiry, hash, blocks = 144 
   return bolt11.sign(draft, '11'.repeat(32)).paymentRequest
 }
 
-/** Deploys an agent that wants to be paid by a wallet. Its public key. */
+/** Deploys an agent that wants to be paid by a wallet; `payment` and `limits` are what else its manifest says. Its public key. */
 export function deployPaid(relay, { name, policy, wallet, executor = { executor: 'echo', config: {} }, payment = {}, limits = {} }) {
   const handlers = [{ kind: 5050, ...executor, price: { model: 'per_job', msat: PRICE } }]
   return deploy(relay, URL_HERE, admin, { name, handlers, payment: { policy, wallet_ref: wallet, ...payment }, limits })

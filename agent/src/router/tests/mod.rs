@@ -44,6 +44,12 @@ fn entry(number: u64, kinds: &[u16], more: Value) -> AgentEntry {
     }
 }
 
+/// An agent that is paid by zaps.
+fn zapped(number: u64, state: AgentState) -> AgentEntry {
+    let payment = json!({"policy": "prepay", "wallet_ref": "AGENT_WALLET", "zap": "x@pay.example"});
+    AgentEntry { state, ..entry(number, &[5_050], json!({"payment": payment})) }
+}
+
 /// `AGENT_<number>` is the key of this number.
 fn secrets() -> Arc<dyn Secrets + Send + Sync> {
     Arc::new(|name: &str| {
@@ -97,6 +103,44 @@ fn deliver_all(router: &mut Router<Sqlite>) -> Vec<PubKey> {
     let mut agents: Vec<PubKey> = made.iter().map(|delivery| delivery.agent).collect();
     agents.sort();
     agents
+}
+
+/// Those that take no jobs, too: what has come is their customers'.
+#[test]
+fn zap_receipts_go_to_agents_that_are_paid_by_zaps() {
+    let conn = Sqlite::new();
+    let mut router = router_with(&conn, [entry(1, &[5_050], json!({}))]);
+    let has_receipts = |router: &Router<Sqlite>| {
+        let filters = router.filters().unwrap();
+        filters[0].kinds.as_ref().unwrap().contains(&9_735)
+    };
+    assert!(!has_receipts(&router));
+    for (number, state) in [(2, AgentState::Active), (3, AgentState::Paused), (4, AgentState::Draining)] {
+        router.put(at(0), zapped(number, state)).unwrap();
+        assert!(has_receipts(&router));
+    }
+    let mut position = 0;
+    let mut check = |router: &mut Router<Sqlite>, draft: Draft, want: &[u64]| {
+        position += 1;
+        router.accept(at(0), vec![signed(draft)], Seq(position));
+        let mut agents: Vec<PubKey> = want.iter().map(|number| pubkey(*number)).collect();
+        agents.sort();
+        assert_eq!(deliver_all(router), agents);
+    };
+    for (serial, named, want) in [(0, 1, &[][..]), (1, 2, &[2]), (2, 3, &[3]), (3, 4, &[4]), (4, 77, &[])] {
+        check(&mut router, request(9, 9_735, serial).to(named), want);
+    }
+    check(&mut router, request(9, 9_735, 5), &[]);
+    // It knows them again, and forgets them with the last of them.
+    drop(router);
+    let mut router = open(&conn);
+    assert!(has_receipts(&router));
+    router.put(at(0), entry(2, &[5_050], json!({}))).unwrap();
+    for number in [3, 4] {
+        assert!(has_receipts(&router));
+        router.put(at(0), zapped(number, AgentState::Deleted)).unwrap();
+    }
+    assert!(!has_receipts(&router));
 }
 
 #[test]

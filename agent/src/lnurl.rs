@@ -1,0 +1,125 @@
+//! Lightning addresses (LUD-16), and what the services behind them say (LUD-06, NIP-57).
+
+use std::fmt;
+
+use bech32::Bech32;
+use bech32::primitives::decode::CheckedHrpstring;
+use relay_engine::types::PubKey;
+use serde_json::Value;
+use url::{Host, Url};
+
+/// Longest address, in characters.
+const ADDRESS_CHARS_MAX: usize = 320;
+/// Longest words of a service that are repeated, in characters.
+const REASON_CHARS_MAX: usize = 200;
+
+/// A Lightning address, `name@domain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LightningAddress {
+    text: String,
+    url: Url,
+}
+
+/// Why a text is no Lightning address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidAddress(pub &'static str);
+
+impl fmt::Display for LightningAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl LightningAddress {
+    /// Reads an address: letters in lowercase, digits, `-`, `_` and `.`, then `@` and a domain. On this machine, for tests of a service of one's
+    /// own, the domain may be a loopback address with a port, which is asked by http.
+    ///
+    /// # Errors
+    /// [`InvalidAddress`].
+    pub fn parse(text: &str) -> Result<Self, InvalidAddress> {
+        let invalid = InvalidAddress("must be a Lightning address: name@domain, in lower case");
+        let (name, domain) = text.split_once('@').ok_or(invalid)?;
+        let is_letter = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+        if name.is_empty() || !name.bytes().all(is_letter) || text.len() > ADDRESS_CHARS_MAX {
+            return Err(invalid);
+        }
+        let path = format!("/.well-known/lnurlp/{name}");
+        let mut url = Url::parse(&format!("https://{domain}{path}")).map_err(|_| invalid)?;
+        let written = match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (host, _) => host.unwrap_or_default().to_owned(),
+        };
+        // What the parser has changed is another domain, or more than one.
+        if written != domain || url.path() != path || url.query().is_some() || url.fragment().is_some() {
+            return Err(invalid);
+        }
+        let is_loopback = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        let is_domain = url.domain().is_some_and(|name| name.contains('.')) && url.port().is_none();
+        if !is_loopback && !is_domain {
+            return Err(invalid);
+        }
+        if is_loopback {
+            url.set_scheme("http").map_err(|()| invalid)?;
+        }
+        Ok(LightningAddress { text: text.to_owned(), url })
+    }
+
+    /// Where its service is asked.
+    pub fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// Whether an `lnurl` as clients write it means this address: the URL in bech32 (LUD-01), the URL itself, also as `lnurlp://` (LUD-17), or
+    /// the address.
+    pub fn is_meant_by(&self, lnurl: &str) -> bool {
+        let text = lnurl.trim().to_ascii_lowercase();
+        let text = text.strip_prefix("lightning:").unwrap_or(&text);
+        if text == self.text {
+            return true;
+        }
+        let decoded = CheckedHrpstring::new::<Bech32>(text)
+            .ok()
+            .filter(|checked| checked.hrp().as_str() == "lnurl")
+            .and_then(|checked| String::from_utf8(checked.byte_iter().collect()).ok());
+        let url = match (&decoded, text.strip_prefix("lnurlp://")) {
+            (Some(url), _) => url.clone(),
+            (None, Some(rest)) => format!("{}://{rest}", self.url.scheme()),
+            (None, None) => text.to_owned(),
+        };
+        Url::parse(&url).is_ok_and(|url| url == self.url)
+    }
+}
+
+/// Reads the key with which a service signs zap receipts from its answer (`allowsNostr`, `nostrPubkey`).
+///
+/// # Errors
+/// Why there is none, with the service's words.
+pub fn zap_key(body: &[u8]) -> Result<PubKey, String> {
+    let Ok(Value::Object(answer)) = serde_json::from_slice(body) else {
+        return Err("its answer is not a JSON object".to_owned());
+    };
+    let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default();
+    if text("status").eq_ignore_ascii_case("error") {
+        let reason = text("reason").chars().filter(|character| !character.is_control());
+        return Err(format!("it says: {}", reason.take(REASON_CHARS_MAX).collect::<String>()));
+    }
+    if text("tag") != "payRequest" {
+        return Err("its answer is not a payRequest (LUD-06)".to_owned());
+    }
+    if answer.get("allowsNostr") != Some(&Value::Bool(true)) {
+        return Err("it makes no zap receipts (allowsNostr)".to_owned());
+    }
+    let key: PubKey = text("nostrPubkey")
+        .to_ascii_lowercase()
+        .parse()
+        .map_err(|_| "its nostrPubkey is not a public key".to_owned())?;
+    match secp256k1::XOnlyPublicKey::from_byte_array(key.0) {
+        Ok(_) => Ok(key),
+        Err(_) => Err("its nostrPubkey is not a public key".to_owned()),
+    }
+}

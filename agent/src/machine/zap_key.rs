@@ -1,0 +1,243 @@
+//! The key that must have signed the receipts of zaps: the service of the agent's Lightning address is asked for it, by a call like those of
+//! executors, when a receipt is there that cannot be judged without. What it says holds for an hour. If it cannot be asked it is asked again later and later, and
+//! receipts wait.
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Now, PubKey, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{Agent, Awaited, Effect, EffectId};
+use crate::executor::{Access, HttpError, HttpEvent, HttpLimits, HttpRequest};
+use crate::lnurl::{LightningAddress, zap_key};
+use crate::manifest::ZapCheck;
+use crate::store;
+
+/// Seconds for which a key is believed.
+const FRESH_SECONDS: Timestamp = 3_600;
+/// Seconds after which the service is asked whether another key than it has named is its new one.
+const FOREIGN_SECONDS: Timestamp = 60;
+/// Seconds that an answer may take; and milliseconds after which it will not come any more, whatever the host says.
+const ANSWER_SECONDS: Timestamp = 10;
+const ANSWER_MILLIS_MAX: u64 = 15_000;
+/// Largest answer, in bytes: it may have a picture.
+const ANSWER_BYTES_MAX: usize = 256 << 10;
+/// Redirects that are followed: domains of one's own lead to services by them.
+const REDIRECTS_MAX: u32 = 3;
+/// Milliseconds until it is asked again, at first and at most.
+const RETRY_MILLIS: u64 = 2_000;
+const RETRY_MILLIS_MAX: u64 = 3_600_000;
+/// How often it is asked if no receipt waits.
+const TRIES_MAX: u32 = 6;
+
+/// What is stored about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct ZapMemory {
+    /// The Lightning address, if there was ever one.
+    pub(super) address: Option<String>,
+    /// Receipts of before do not count, in Unix seconds: they are of an archive.
+    pub(super) since: Timestamp,
+    pub(super) check: ZapCheck,
+    /// The key, in hexadecimal, and when the service was asked for it, in Unix seconds.
+    key: Option<String>,
+    asked_at: Timestamp,
+    /// How often it could not be asked.
+    tries: u32,
+    /// In milliseconds since 1970.
+    retry_at: u64,
+}
+
+impl ZapMemory {
+    pub(super) const NAME: &'static str = "zaps";
+
+    pub(super) fn key(&self) -> Option<PubKey> {
+        self.key.as_ref()?.parse().ok()
+    }
+
+    pub(super) fn address(&self) -> Option<LightningAddress> {
+        LightningAddress::parse(self.address.as_ref()?).ok()
+    }
+
+    /// What the key that has signed a receipt is.
+    pub(super) fn standing(&self, now: Now, signer: &PubKey) -> Standing {
+        let age = now.seconds().saturating_sub(self.asked_at);
+        match self.key() {
+            Some(key) if key == *signer && age <= FRESH_SECONDS => Standing::Own,
+            Some(key) if key != *signer && age <= FOREIGN_SECONDS => Standing::Foreign,
+            _ => Standing::Unknown,
+        }
+    }
+}
+
+/// See [`ZapMemory::standing`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The service signs with it.
+    Own,
+    /// It does not.
+    Foreign,
+    /// It has to be asked.
+    Unknown,
+}
+
+/// A question to the service.
+#[derive(Debug)]
+pub(super) struct Question {
+    id: EffectId,
+    /// In milliseconds since 1970.
+    deadline: u64,
+    status: u16,
+    body: Vec<u8>,
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Takes the Lightning address of the manifest into use. If it was just deployed its service is asked at once, so that its owner learns
+    /// what is wrong with it.
+    pub(super) fn set_zap_address(&mut self, now: Now, is_deployed_now: bool) {
+        if let Some(Question { id, .. }) = self.payments.zaps.question.take() {
+            self.cancel_effect(id);
+        }
+        let Some(deployed) = &self.deployed else { return };
+        let payment = &deployed.manifest.payment;
+        let zaps = &mut self.payments.zaps;
+        let before = zaps.memory.clone();
+        zaps.error = None;
+        zaps.is_key_wanted = !zaps.waiting.is_empty();
+        let Some(address) = &payment.zap else { return };
+        if zaps.memory.address.as_ref() != Some(address) {
+            zaps.memory =
+                ZapMemory { address: Some(address.clone()), since: now.seconds(), ..ZapMemory::default() };
+        }
+        zaps.memory.check = payment.zap_check.unwrap_or_default();
+        if is_deployed_now {
+            (zaps.memory.tries, zaps.memory.retry_at) = (0, 0);
+            zaps.is_key_wanted = true;
+        }
+        if zaps.memory != before {
+            self.store_zap_memory();
+        }
+    }
+
+    pub(super) fn store_zap_memory(&mut self) {
+        store::put_meta(&mut self.batch, ZapMemory::NAME, &self.payments.zaps.memory);
+    }
+
+    /// When the service is asked, or does not answer any more; in milliseconds since 1970.
+    pub(super) fn zap_key_due_at(&self) -> Option<u64> {
+        let zaps = &self.payments.zaps;
+        match &zaps.question {
+            Some(question) => Some(question.deadline),
+            None => (zaps.is_key_wanted && zaps.memory.address.is_some()).then_some(zaps.memory.retry_at),
+        }
+    }
+
+    /// Asks the service for its key, if it is time for it.
+    pub(super) fn ask_for_zap_key(&mut self, now: Now) {
+        let is_due = self.zap_key_due_at().is_some_and(|at| at <= now.millis());
+        if !is_due || self.payments.zaps.question.is_some() {
+            return;
+        }
+        let Some(address) = self.payments.zaps.memory.address() else { return };
+        let id = self.new_effect(Awaited::ZapKey);
+        let deadline = now.millis() + ANSWER_MILLIS_MAX;
+        self.payments.zaps.question = Some(Question { id, deadline, status: 0, body: Vec::new() });
+        let request = HttpRequest {
+            method: "GET",
+            url: address.url().to_owned(),
+            headers: vec![("accept".to_owned(), "application/json".to_owned())],
+            body: bytes::Bytes::new(),
+            access: Access::Configured,
+            allow_domains: Vec::new(),
+            limits: HttpLimits {
+                response_bytes_max: ANSWER_BYTES_MAX,
+                deadline: now.seconds() + ANSWER_SECONDS,
+                redirects_max: REDIRECTS_MAX,
+            },
+        };
+        self.effects.push_back(Effect::Http { id, request });
+    }
+
+    /// The time for an answer may be over.
+    pub(super) fn zap_key_timeout(&mut self, now: Now) {
+        let question = &mut self.payments.zaps.question;
+        if let Some(Question { id, .. }) = question.take_if(|question| question.deadline <= now.millis()) {
+            self.cancel_effect(id);
+            self.no_zap_key(now, "it takes too long");
+        }
+    }
+
+    /// Something has come of the call.
+    pub(super) fn zap_key_event(&mut self, now: Now, id: EffectId, event: HttpEvent) {
+        let Some(question) = self.payments.zaps.question.as_mut().filter(|question| question.id == id) else {
+            return;
+        };
+        let answer = match event {
+            HttpEvent::Head(status, _) => {
+                question.status = status;
+                return;
+            }
+            HttpEvent::Chunk(bytes) if question.body.len() + bytes.len() <= ANSWER_BYTES_MAX => {
+                question.body.extend_from_slice(&bytes);
+                return;
+            }
+            HttpEvent::Chunk(_) | HttpEvent::Failed(HttpError::TooLarge) => {
+                Err("its answer is too large".to_owned())
+            }
+            HttpEvent::End if (200..300).contains(&question.status) => zap_key(&question.body),
+            HttpEvent::End => Err(format!("it answers with status {}", question.status)),
+            HttpEvent::Failed(HttpError::Forbidden(why)) => Err(format!("it may not be called: {why}")),
+            HttpEvent::Failed(HttpError::Connection(_)) => Err("it cannot be reached".to_owned()),
+            HttpEvent::Failed(HttpError::Timeout) => Err("it takes too long".to_owned()),
+            HttpEvent::Failed(HttpError::Unsupported) => Err("this host makes no calls".to_owned()),
+        };
+        self.payments.zaps.question = None;
+        self.cancel_effect(id);
+        match answer {
+            Ok(key) => self.zap_key_known(now, key),
+            Err(why) => self.no_zap_key(now, &why),
+        }
+    }
+
+    fn zap_key_known(&mut self, now: Now, key: PubKey) {
+        let zaps = &mut self.payments.zaps;
+        let memory = &mut zaps.memory;
+        (memory.key, memory.asked_at) = (Some(key.to_string()), now.seconds());
+        (memory.tries, memory.retry_at) = (0, 0);
+        zaps.is_key_wanted = false;
+        let is_over = zaps.error.take().is_some();
+        self.store_zap_memory();
+        if is_over {
+            self.log(now, None, "the service of the Lightning address answers again");
+        }
+        self.judge_waiting_receipts(now);
+    }
+
+    fn no_zap_key(&mut self, now: Now, why: &str) {
+        let zaps = &mut self.payments.zaps;
+        let memory = &mut zaps.memory;
+        let wait = (RETRY_MILLIS << memory.tries.min(16)).min(RETRY_MILLIS_MAX);
+        memory.tries = memory.tries.saturating_add(1);
+        memory.retry_at = now.millis() + wait;
+        zaps.is_key_wanted = !zaps.waiting.is_empty() || memory.tries < TRIES_MAX;
+        let address = memory.address.clone().unwrap_or_default();
+        let error = format!("payment.zap: the service of {address} does not tell its key: {why}");
+        self.store_zap_memory();
+        if self.payments.zaps.error.as_ref() != Some(&error) {
+            self.log(now, None, &error);
+            self.payments.zaps.error = Some(error);
+        }
+    }
+
+    /// What has been imported was counted elsewhere: what was paid before does not count here.
+    pub(super) fn zaps_count_from_now(&mut self, now: Now) {
+        if self.payments.zaps.memory.address.is_some() {
+            self.payments.zaps.memory.since = now.seconds();
+            self.store_zap_memory();
+        }
+    }
+}
+
+/// What the database has.
+pub(super) fn zap_memory(conn: &impl SqlConn) -> Result<ZapMemory, StoreError> {
+    Ok(store::get_meta(conn, ZapMemory::NAME)?.unwrap_or_default())
+}

@@ -1,0 +1,409 @@
+//! Payment by zaps (NIP-57): receipts that the relay has, of zaps to the agent's Lightning address.
+//!
+//! ```text
+//! receipt --(waits until it is known who must have signed it: zap_key)--> counted
+//!                                                                  |----> claimed, until the wallet says that it has the payment --> counted
+//!                                                                                                                    |----> refused
+//! ```
+//!
+//! A zap that counts is credit of who has signed its zap request, and the job that they have zapped is paid of it, if that suffices: the request, or
+//! any feedback about it, of a job that waits for its payment. Whatever else is zapped, it is credit. The job's invoice can still be paid, and that
+//! is credit then.
+//!
+//! A receipt counts once, by its payment hash, which is stored in the transaction that enters it into the books, and is never forgotten.
+
+use std::collections::BTreeMap;
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Event, EventId, Now, PubKey};
+
+use super::Agent;
+use super::jobs::Active;
+use super::refunds::PaymentHash;
+use super::wallet::{Wallet, WalletRequest};
+use super::zap_key::{Question, Standing, ZapMemory, zap_memory};
+use crate::job::JobState;
+use crate::manifest::ZapCheck;
+use crate::nip47::{Claim, Method, Transaction, WalletError};
+use crate::nip57::Zap;
+use crate::payment::{self, Quote};
+use crate::store::{self, Account, Reason, ZapRow, ZapState};
+
+/// Receipts that wait until it is known who must have signed them: those by the key that was right before, and others, which anybody can make.
+const WAITING_MAX: usize = 1_000;
+const WAITING_FOREIGN_MAX: usize = 64;
+/// Zaps that wait for the wallet's word.
+const CLAIMED_MAX: usize = 1_000;
+/// Requests about zaps in one exchange.
+const REQUESTS_MAX: usize = 2;
+/// Milliseconds until the wallet is asked again, at first and at most.
+const POLL_MILLIS: u64 = 2_000;
+const POLL_MILLIS_MAX: u64 = 3_600_000;
+/// Milliseconds after which the wallet's word that it has no such payment is the last one, and after which it is not asked any more.
+const LATE_MILLIS: u64 = 86_400_000;
+const GIVEN_UP_MILLIS: u64 = 30 * 86_400_000;
+/// Milliseconds until receipts are judged again if the store has failed.
+const RETRY_MILLIS: u64 = 1_000;
+
+/// What is in memory about zaps.
+#[derive(Debug)]
+pub(super) struct Zaps {
+    pub(super) memory: ZapMemory,
+    /// Whether the service of the Lightning address is to be asked for its key, and what is wrong with it.
+    pub(super) is_key_wanted: bool,
+    pub(super) error: Option<String>,
+    pub(super) question: Option<Question>,
+    /// Receipts that wait until it is known who must have signed them.
+    pub(super) waiting: BTreeMap<EventId, Event>,
+    /// When they are judged again, in milliseconds since 1970, if the store has failed.
+    retry_at: Option<u64>,
+    /// Zaps that wait for the wallet's word.
+    claimed: BTreeMap<PaymentHash, ClaimedZap>,
+}
+
+/// A zap that waits for the wallet's word.
+#[derive(Debug)]
+struct ClaimedZap {
+    row: ZapRow,
+    /// When the wallet is asked, in milliseconds since 1970.
+    poll_at: u64,
+    /// When it has first said, without showing it, that it has the payment.
+    told_at: Option<u64>,
+    /// Whether it has said that it has no such payment.
+    is_denied: bool,
+}
+
+impl ClaimedZap {
+    fn new(row: ZapRow) -> Self {
+        ClaimedZap { row, poll_at: 0, told_at: None, is_denied: false }
+    }
+
+    /// The wallet is asked later, and ever more seldom.
+    fn ask_later(&mut self, now: Now) {
+        let waited = now.millis().saturating_sub(self.row.at);
+        self.poll_at = now.millis() + (waited / 2).clamp(POLL_MILLIS, POLL_MILLIS_MAX);
+    }
+}
+
+impl Zaps {
+    /// What the database has.
+    pub(super) fn open(conn: &impl SqlConn) -> Result<Self, StoreError> {
+        let waiting = store::waiting_receipts(conn)?.into_iter();
+        let waiting: BTreeMap<_, _> = waiting.map(|receipt| (receipt.id, receipt)).collect();
+        let claimed = store::claimed_zaps(conn)?.into_iter();
+        Ok(Zaps {
+            memory: zap_memory(conn)?,
+            is_key_wanted: !waiting.is_empty(),
+            error: None,
+            question: None,
+            waiting,
+            retry_at: None,
+            claimed: claimed.map(|row| (row.payment_hash, ClaimedZap::new(row))).collect(),
+        })
+    }
+
+    /// Whether none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.claimed.is_empty()
+    }
+
+    /// When something is to be done about them without the wallet, in milliseconds since 1970.
+    pub(super) fn due_at(&self) -> Option<u64> {
+        let given_up = self.claimed.values().map(|claimed| claimed.row.at + GIVEN_UP_MILLIS).min();
+        self.retry_at.into_iter().chain(given_up).min()
+    }
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// A zap receipt.
+    ///
+    /// # Errors
+    /// If the store fails; then it has to be delivered again.
+    pub(super) fn handle_zap_receipt(&mut self, now: Now, receipt: &Event) -> Result<(), StoreError> {
+        let Some(deployed) = &self.deployed else { return Ok(()) };
+        let zaps = &self.payments.zaps;
+        let is_old = receipt.created_at < zaps.memory.since;
+        if deployed.manifest.payment.zap.is_none() || is_old || zaps.waiting.contains_key(&receipt.id) {
+            return Ok(());
+        }
+        match zaps.memory.standing(now, &receipt.pubkey) {
+            Standing::Own => self.judge_receipt(now, receipt),
+            Standing::Foreign => {
+                self.metrics.payment("zap_refused");
+                Ok(())
+            }
+            Standing::Unknown => {
+                self.keep_receipt(receipt);
+                Ok(())
+            }
+        }
+    }
+
+    /// A receipt waits until its signer is known. What can be found wrong with it without is wrong at once.
+    fn keep_receipt(&mut self, receipt: &Event) {
+        let (Some(agent), Some(address)) = (self.pubkey(), self.payments.zaps.memory.address()) else {
+            return;
+        };
+        if Zap::read(receipt, &agent, &address).is_err() {
+            return self.metrics.payment("zap_refused");
+        }
+        let zaps = &mut self.payments.zaps;
+        let was_own = zaps.memory.key() == Some(receipt.pubkey);
+        if zaps.waiting.len() >= if was_own { WAITING_MAX } else { WAITING_FOREIGN_MAX } {
+            self.metrics.payment("zap_refused");
+            return;
+        }
+        zaps.waiting.insert(receipt.id, receipt.clone());
+        zaps.is_key_wanted = true;
+        self.batch.put_receipt(receipt.id, Some(receipt.shared_json()));
+    }
+
+    /// It is known which key must have signed the receipts that wait.
+    pub(super) fn judge_waiting_receipts(&mut self, now: Now) {
+        self.payments.zaps.retry_at = None;
+        let waiting: Vec<Event> = self.payments.zaps.waiting.values().cloned().collect();
+        let mut foreign = 0;
+        for receipt in waiting {
+            let judged = match self.payments.zaps.memory.standing(now, &receipt.pubkey) {
+                Standing::Own => self.judge_receipt(now, &receipt),
+                Standing::Foreign => {
+                    foreign += 1;
+                    self.metrics.payment("zap_refused");
+                    Ok(())
+                }
+                // The store has failed for long.
+                Standing::Unknown => {
+                    self.payments.zaps.is_key_wanted = true;
+                    break;
+                }
+            };
+            if judged.is_err() {
+                self.payments.zaps.retry_at = Some(now.millis() + RETRY_MILLIS);
+                break;
+            }
+            self.payments.zaps.waiting.remove(&receipt.id);
+            self.batch.put_receipt(receipt.id, None);
+        }
+        if foreign > 0 {
+            let words = "zap receipts do not count: they are not signed by the key of the Lightning address";
+            self.log(now, None, format!("{foreign} {words}"));
+        }
+    }
+
+    fn receipt_refused(&mut self, now: Now, receipt: &EventId, why: &str) {
+        self.metrics.payment("zap_refused");
+        self.log(now, None, format!("zap receipt {receipt} does not count: {why}"));
+    }
+
+    /// A receipt that is signed by whom it must be.
+    fn judge_receipt(&mut self, now: Now, receipt: &Event) -> Result<(), StoreError> {
+        let (Some(agent), Some(address)) = (self.pubkey(), self.payments.zaps.memory.address()) else {
+            return Ok(());
+        };
+        let zap = match Zap::read(receipt, &agent, &address) {
+            Ok(zap) => zap,
+            Err(why) => {
+                self.receipt_refused(now, &receipt.id, why);
+                return Ok(());
+            }
+        };
+        match store::receipt_of_zap(&self.conn, &self.batch, &zap.payment_hash)? {
+            // It was delivered again.
+            Some(before) if before == receipt.id => return Ok(()),
+            Some(_) => {
+                self.receipt_refused(now, &receipt.id, "its invoice has been paid before");
+                return Ok(());
+            }
+            None => {}
+        }
+        if store::has_invoice(&self.conn, &self.batch, &zap.payment_hash)? {
+            self.receipt_refused(
+                now,
+                &receipt.id,
+                "its invoice is one of the wallet's, which is asked for it",
+            );
+            return Ok(());
+        }
+        let Zap { payment_hash, receipt, payer, event, msat, .. } = zap;
+        let state = ZapState::Claimed;
+        let row = ZapRow { payment_hash, receipt, payer, event, msat, state, at: now.millis() };
+        let check = self.payments.zaps.memory.check;
+        match check {
+            ZapCheck::Receipt => self.zap_counts(now, row),
+            ZapCheck::Wallet if !self.has_room_to_claim(now) => {
+                self.receipt_refused(now, &row.receipt, "too many zaps wait for the wallet");
+                Ok(())
+            }
+            ZapCheck::Wallet => {
+                self.batch.put_zap(row);
+                self.payments.zaps.claimed.insert(payment_hash, ClaimedZap::new(row));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether another zap can wait for the wallet's word. Of very many the oldest is given up of which the wallet has said that it has no such
+    /// payment: whoever has an address of the same service can make receipts without paying the agent.
+    fn has_room_to_claim(&mut self, now: Now) -> bool {
+        let claimed = &self.payments.zaps.claimed;
+        if claimed.len() < CLAIMED_MAX {
+            return true;
+        }
+        let denied = claimed.values().filter(|claimed| claimed.is_denied);
+        let oldest = denied.min_by_key(|claimed| claimed.row.at).map(|claimed| claimed.row.payment_hash);
+        oldest.iter().for_each(|hash| self.zap_refused(now, hash));
+        oldest.is_some()
+    }
+
+    /// A zap is paid: it is credit, and pays the job that was zapped.
+    ///
+    /// # Errors
+    /// If the store fails; then nothing has changed.
+    fn zap_counts(&mut self, now: Now, row: ZapRow) -> Result<(), StoreError> {
+        let ZapRow { payer, event, msat, .. } = row;
+        // What may fail comes first.
+        let zapped = match event {
+            Some(event) => self.zapped_job(now, &payer, &event)?,
+            None => None,
+        };
+        let withheld = match &zapped {
+            Some(active) if active.row.state == JobState::Withheld => Some(self.withheld(&active.row)?),
+            _ => None,
+        };
+        let credit = self.credit_of(&payer)? + msat;
+        self.batch.put_zap(ZapRow { state: ZapState::Counted, ..row });
+        let job = zapped.as_ref().map(Active::id);
+        self.transfer(now, (Account::Wallet, Account::Customer(payer)), msat, Reason::Zap, job);
+        self.metrics.received(msat);
+        self.metrics.payment("zapped");
+        let Some(active) = zapped else {
+            self.log(now, None, format!("{msat} msat came by a zap of {payer}: they are credit"));
+            return Ok(());
+        };
+        let rest = active.row.trace.payment.map_or(0, |payment| payment.price - payment.paid);
+        if let Quote::Invoice(missing) = payment::quote(rest, credit) {
+            let words =
+                format!("{msat} msat came by a zap: they are credit, and {missing} more would pay the job");
+            self.log(now, job, words);
+            return Ok(());
+        }
+        self.log(now, job, format!("{msat} msat came by a zap"));
+        self.payments.wanted.remove(&active.row.seq);
+        if let Some(watched) = self.payments.invoices.get_mut(&active.id()) {
+            watched.is_superseded = true;
+        }
+        self.job_paid(now, active, rest, withheld);
+        Ok(())
+    }
+
+    /// The job of this customer that waits for its payment, and was requested by this event or told of by it. One whose payment is held is none.
+    fn zapped_job(
+        &mut self,
+        now: Now,
+        customer: &PubKey,
+        event: &EventId,
+    ) -> Result<Option<Active>, StoreError> {
+        let own = self.jobs.iter().filter(|open| open.customer == *customer && open.state.awaits_payment());
+        let mut own: Vec<(bool, EventId)> = own.map(|open| (open.id != *event, open.id)).collect();
+        own.sort_unstable();
+        let hex = event.to_string();
+        for (is_another, job) in own {
+            let Some(active) = self.awaiting(now, &job)? else { continue };
+            if is_another && active.row.trace.sent.iter().all(|sent| sent.id != hex) {
+                continue;
+            }
+            let is_held = active.row.trace.payment.is_some_and(|payment| payment.is_hold);
+            return Ok((!is_held).then_some(active));
+        }
+        Ok(None)
+    }
+
+    /// When a wallet is to be asked about zaps, in milliseconds since 1970.
+    pub(super) fn zap_question_at(&self, wallet: &Wallet) -> Option<u64> {
+        let claimed = self.payments.zaps.claimed.values();
+        claimed.filter(|_| wallet.is_current).map(|claimed| claimed.poll_at).min()
+    }
+
+    /// What a wallet is asked about zaps now.
+    pub(super) fn zap_requests(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
+        let may_ask = |wallet: &&Wallet| wallet.is_current && wallet.backoffs().looking_up <= now.millis();
+        if self.payments.wallets.get(at).filter(may_ask).is_none() {
+            return Vec::new();
+        }
+        let claimed = self.payments.zaps.claimed.values();
+        let mut due: Vec<&ClaimedZap> = claimed.filter(|claimed| claimed.poll_at <= now.millis()).collect();
+        due.sort_unstable_by_key(|claimed| (claimed.poll_at, claimed.row.at));
+        let request = |claimed: &ClaimedZap| {
+            let payment_hash = claimed.row.payment_hash;
+            (WalletRequest::LookupZap(payment_hash), Method::LookupInvoice { payment_hash })
+        };
+        due.into_iter().map(request).take(REQUESTS_MAX).collect()
+    }
+
+    /// The wallet has answered whether it has the payment of a zap.
+    pub(super) fn zap_told(
+        &mut self,
+        now: Now,
+        hash: &PaymentHash,
+        outcome: Result<Transaction, WalletError>,
+    ) {
+        let Some(claimed) = self.payments.zaps.claimed.get_mut(hash) else { return };
+        claimed.ask_later(now);
+        let told = match outcome {
+            Ok(told) => told,
+            Err(error) if error.code == "NOT_FOUND" => Transaction::default(),
+            Err(_) => return,
+        };
+        let claim = match told.msat {
+            // Nothing came.
+            Some(0) => Claim::False,
+            _ => told.claim(hash),
+        };
+        let row = claimed.row;
+        match (claim, claimed.told_at) {
+            (Claim::Unproven, None) => {
+                claimed.told_at = Some(now.millis());
+                claimed.poll_at = now.millis() + POLL_MILLIS;
+            }
+            (Claim::Unproven, Some(before)) if now.millis() < before + POLL_MILLIS => {
+                claimed.poll_at = before + POLL_MILLIS;
+            }
+            (Claim::Proven | Claim::Unproven, _) => {
+                // If the store fails it is asked again.
+                let msat = payment::received(row.msat, told.msat);
+                if self.zap_counts(now, ZapRow { msat, ..row }).is_ok() {
+                    self.payments.zaps.claimed.remove(hash);
+                }
+            }
+            (Claim::Unpaid | Claim::False, _) if now.millis() >= row.at + LATE_MILLIS => {
+                self.zap_refused(now, hash);
+            }
+            (Claim::Unpaid | Claim::False, _) => (claimed.told_at, claimed.is_denied) = (None, true),
+        }
+    }
+
+    /// The wallet has not answered.
+    pub(super) fn zap_not_told(&mut self, now: Now, hash: &PaymentHash) {
+        if let Some(claimed) = self.payments.zaps.claimed.get_mut(hash) {
+            claimed.ask_later(now);
+        }
+    }
+
+    fn zap_refused(&mut self, now: Now, hash: &PaymentHash) {
+        let Some(ClaimedZap { row, .. }) = self.payments.zaps.claimed.remove(hash) else { return };
+        self.batch.put_zap(ZapRow { state: ZapState::Refused, ..row });
+        let ZapRow { receipt, payer, msat, .. } = row;
+        let why = format!("the wallet has not received the {msat} msat of {payer} (payment.zap_check)");
+        self.receipt_refused(now, &receipt, &why);
+    }
+
+    /// Time has passed.
+    pub(super) fn zaps_timeout(&mut self, now: Now) {
+        if self.payments.zaps.retry_at.is_some_and(|at| at <= now.millis()) {
+            self.judge_waiting_receipts(now);
+        }
+        let claimed = self.payments.zaps.claimed.values().map(|claimed| claimed.row);
+        let over: Vec<ZapRow> = claimed.filter(|row| row.at + GIVEN_UP_MILLIS <= now.millis()).collect();
+        over.iter().for_each(|row| self.zap_refused(now, &row.payment_hash));
+    }
+}
