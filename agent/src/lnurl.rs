@@ -69,6 +69,11 @@ impl LightningAddress {
         Ok(LightningAddress { text: text.to_owned(), url })
     }
 
+    /// Whether its service is on this machine.
+    pub fn is_loopback(&self) -> bool {
+        self.url.scheme() == "http"
+    }
+
     /// Where its service is asked.
     pub fn url(&self) -> &str {
         self.url.as_str()

@@ -148,6 +148,7 @@ impl<C: SqlConn> Agent<C> {
         for (customer, msat) in credits {
             self.transfer(now, (Account::Wallet, Account::Customer(customer)), msat, Reason::Import, None);
         }
+        let zap_memory = self.payments.zaps.memory.clone();
         self.zaps_count_from_now(now);
         let metrics = std::mem::replace(&mut self.metrics, export.metrics);
         self.metrics.count(|_| ());
@@ -157,6 +158,7 @@ impl<C: SqlConn> Agent<C> {
             self.take_back(before);
             self.jobs = super::Jobs::open(0);
             self.payments.last_transfer = last_transfer;
+            self.payments.zaps.memory = zap_memory;
             CommandError::Store(error)
         })?;
         Ok(())
@@ -164,9 +166,9 @@ impl<C: SqlConn> Agent<C> {
 
     /// The credit in an export. It is added to what there is, so there must be nothing.
     fn read_credits(&self, records: Vec<CreditRecord>) -> Result<Vec<(PubKey, u64)>, CommandError> {
-        if self.payments.last_transfer > 0 || !self.payments.invoices.is_empty() {
-            let message =
-                "cannot be imported: this agent has books or open invoices, and credit would count twice";
+        let payments = &self.payments;
+        if payments.last_transfer > 0 || !payments.invoices.is_empty() || !payments.zaps.is_empty() {
+            let message = "cannot be imported: this agent has books, open invoices or zaps, and credit would count twice";
             return Err(invalid("credits", message));
         }
         let (mut credits, mut sum) = (BTreeMap::new(), 0u64);

@@ -198,6 +198,10 @@ impl<C: SqlConn> Agent<C> {
         if is_own.map_err(CommandError::Store)? {
             return Err(refused("is this agent's own"));
         }
+        let zap = store::receipt_of_zap(&self.conn, &self.batch, &invoice.payment_hash);
+        if zap.map_err(CommandError::Store)?.is_some() {
+            return Err(refused("is that of a zap"));
+        }
         let mut open = self.payments.refunds.values();
         if open.any(|open| open.row.customer == *customer) {
             return Err(refused("has to wait: another one of yours is being paid"));

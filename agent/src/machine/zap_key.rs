@@ -58,12 +58,13 @@ impl ZapMemory {
         LightningAddress::parse(self.address.as_ref()?).ok()
     }
 
-    /// What the key that has signed a receipt is.
-    pub(super) fn standing(&self, now: Now, signer: &PubKey) -> Standing {
+    /// What the key is that has signed a receipt of this time. The service may have taken another key since it was asked.
+    pub(super) fn standing(&self, now: Now, signer: &PubKey, created_at: Timestamp) -> Standing {
         let age = now.seconds().saturating_sub(self.asked_at);
+        let is_older = created_at <= self.asked_at;
         match self.key() {
             Some(key) if key == *signer && age <= FRESH_SECONDS => Standing::Own,
-            Some(key) if key != *signer && age <= FOREIGN_SECONDS => Standing::Foreign,
+            Some(key) if key != *signer && age <= FOREIGN_SECONDS && is_older => Standing::Foreign,
             _ => Standing::Unknown,
         }
     }
@@ -146,12 +147,13 @@ impl<C: SqlConn> Agent<C> {
             url: address.url().to_owned(),
             headers: vec![("accept".to_owned(), "application/json".to_owned())],
             body: bytes::Bytes::new(),
-            access: Access::Configured,
+            // Where redirects lead to is not the owner's choice.
+            access: if address.is_loopback() { Access::Configured } else { Access::Public },
             allow_domains: Vec::new(),
             limits: HttpLimits {
                 response_bytes_max: ANSWER_BYTES_MAX,
                 deadline: now.seconds() + ANSWER_SECONDS,
-                redirects_max: REDIRECTS_MAX,
+                redirects_max: if address.is_loopback() { 0 } else { REDIRECTS_MAX },
             },
         };
         self.effects.push_back(Effect::Http { id, request });
@@ -202,7 +204,8 @@ impl<C: SqlConn> Agent<C> {
         let zaps = &mut self.payments.zaps;
         let memory = &mut zaps.memory;
         (memory.key, memory.asked_at) = (Some(key.to_string()), now.seconds());
-        (memory.tries, memory.retry_at) = (0, 0);
+        // Whoever makes receipts of a later time has it asked no more often than this.
+        (memory.tries, memory.retry_at) = (0, now.millis() + FOREIGN_SECONDS * 1_000);
         zaps.is_key_wanted = false;
         let is_over = zaps.error.take().is_some();
         self.store_zap_memory();

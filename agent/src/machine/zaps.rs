@@ -31,7 +31,9 @@ use crate::store::{self, Account, Reason, ZapRow, ZapState};
 
 /// Receipts that wait until it is known who must have signed them: those by the key that was right before, and others, which anybody can make.
 const WAITING_MAX: usize = 1_000;
-const WAITING_FOREIGN_MAX: usize = 64;
+const WAITING_FOREIGN_MAX: usize = 256;
+/// Of others those by one key: whoever wants to keep out those of the service needs many.
+const WAITING_OF_KEY_MAX: usize = 32;
 /// Zaps that wait for the wallet's word.
 const CLAIMED_MAX: usize = 1_000;
 /// Requests about zaps in one exchange.
@@ -109,9 +111,15 @@ impl Zaps {
 
     /// When something is to be done about them without the wallet, in milliseconds since 1970.
     pub(super) fn due_at(&self) -> Option<u64> {
-        let given_up = self.claimed.values().map(|claimed| claimed.row.at + GIVEN_UP_MILLIS).min();
-        self.retry_at.into_iter().chain(given_up).min()
+        let claimed = self.claimed.values().map(|claimed| claimed.row.at + GIVEN_UP_MILLIS);
+        let waiting = self.waiting.values().map(|receipt| gives_up_at(receipt));
+        self.retry_at.into_iter().chain(claimed).chain(waiting).min()
     }
+}
+
+/// When it is no longer waited for who must have signed a receipt, in milliseconds since 1970.
+fn gives_up_at(receipt: &Event) -> u64 {
+    receipt.created_at.saturating_mul(1_000).saturating_add(GIVEN_UP_MILLIS)
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -126,21 +134,21 @@ impl<C: SqlConn> Agent<C> {
         if deployed.manifest.payment.zap.is_none() || is_old || zaps.waiting.contains_key(&receipt.id) {
             return Ok(());
         }
-        match zaps.memory.standing(now, &receipt.pubkey) {
+        match zaps.memory.standing(now, &receipt.pubkey, receipt.created_at) {
             Standing::Own => self.judge_receipt(now, receipt),
             Standing::Foreign => {
                 self.metrics.payment("zap_refused");
                 Ok(())
             }
             Standing::Unknown => {
-                self.keep_receipt(receipt);
+                self.keep_receipt(now, receipt);
                 Ok(())
             }
         }
     }
 
     /// A receipt waits until its signer is known. What can be found wrong with it without is wrong at once.
-    fn keep_receipt(&mut self, receipt: &Event) {
+    fn keep_receipt(&mut self, now: Now, receipt: &Event) {
         let (Some(agent), Some(address)) = (self.pubkey(), self.payments.zaps.memory.address()) else {
             return;
         };
@@ -149,9 +157,19 @@ impl<C: SqlConn> Agent<C> {
         }
         let zaps = &mut self.payments.zaps;
         let was_own = zaps.memory.key() == Some(receipt.pubkey);
-        if zaps.waiting.len() >= if was_own { WAITING_MAX } else { WAITING_FOREIGN_MAX } {
-            self.metrics.payment("zap_refused");
-            return;
+        let key = zaps.memory.key();
+        let of_same = zaps.waiting.values().filter(|one| (Some(one.pubkey) == key) == was_own);
+        let of_key = zaps.waiting.values().filter(|one| one.pubkey == receipt.pubkey).count();
+        let is_full = match was_own {
+            true => of_same.count() >= WAITING_MAX,
+            false => of_same.count() >= WAITING_FOREIGN_MAX || of_key >= WAITING_OF_KEY_MAX,
+        };
+        if is_full {
+            return self.receipt_refused(
+                now,
+                &receipt.id,
+                "too many wait until it is known who must sign them",
+            );
         }
         zaps.waiting.insert(receipt.id, receipt.clone());
         zaps.is_key_wanted = true;
@@ -164,22 +182,23 @@ impl<C: SqlConn> Agent<C> {
         let waiting: Vec<Event> = self.payments.zaps.waiting.values().cloned().collect();
         let mut foreign = 0;
         for receipt in waiting {
-            let judged = match self.payments.zaps.memory.standing(now, &receipt.pubkey) {
+            let standing = self.payments.zaps.memory.standing(now, &receipt.pubkey, receipt.created_at);
+            let judged = match standing {
                 Standing::Own => self.judge_receipt(now, &receipt),
                 Standing::Foreign => {
                     foreign += 1;
                     self.metrics.payment("zap_refused");
                     Ok(())
                 }
-                // The store has failed for long.
+                // The store has failed for long, or it is newer than what the service has said.
                 Standing::Unknown => {
                     self.payments.zaps.is_key_wanted = true;
-                    break;
+                    continue;
                 }
             };
             if judged.is_err() {
                 self.payments.zaps.retry_at = Some(now.millis() + RETRY_MILLIS);
-                break;
+                continue;
             }
             self.payments.zaps.waiting.remove(&receipt.id);
             self.batch.put_receipt(receipt.id, None);
@@ -222,6 +241,10 @@ impl<C: SqlConn> Agent<C> {
                 &receipt.id,
                 "its invoice is one of the wallet's, which is asked for it",
             );
+            return Ok(());
+        }
+        if store::refund(&self.conn, &zap.payment_hash)?.is_some() {
+            self.receipt_refused(now, &receipt.id, "its invoice is one that this agent has paid");
             return Ok(());
         }
         let Zap { payment_hash, receipt, payer, event, msat, .. } = zap;
@@ -357,6 +380,8 @@ impl<C: SqlConn> Agent<C> {
         let claim = match told.msat {
             // Nothing came.
             Some(0) => Claim::False,
+            // Anybody chooses what is paid by a zap: it may be a payment of this very wallet.
+            _ if told.direction.as_deref() != Some("incoming") => Claim::False,
             _ => told.claim(hash),
         };
         let row = claimed.row;
@@ -405,5 +430,12 @@ impl<C: SqlConn> Agent<C> {
         let claimed = self.payments.zaps.claimed.values().map(|claimed| claimed.row);
         let over: Vec<ZapRow> = claimed.filter(|row| row.at + GIVEN_UP_MILLIS <= now.millis()).collect();
         over.iter().for_each(|row| self.zap_refused(now, &row.payment_hash));
+        let waiting = self.payments.zaps.waiting.values();
+        let over = waiting.filter(|receipt| gives_up_at(receipt) <= now.millis()).map(|receipt| receipt.id);
+        for id in over.collect::<Vec<_>>() {
+            self.payments.zaps.waiting.remove(&id);
+            self.batch.put_receipt(id, None);
+            self.receipt_refused(now, &id, "it has not become known who must have signed it");
+        }
     }
 }

@@ -103,6 +103,8 @@ pub(crate) struct Wallet {
     pub(crate) cancels_unpaid: bool,
     /// Whether it gives preimages.
     pub(crate) shows_preimages: bool,
+    /// Whether it says which way payments went.
+    pub(crate) shows_types: bool,
     /// Blocks for which it holds payments, whatever it is asked for.
     pub(crate) blocks: Option<u64>,
     /// The time of its info event.
@@ -138,6 +140,7 @@ impl Wallet {
             makes_none: None,
             cancels_unpaid: true,
             shows_preimages: true,
+            shows_types: true,
             blocks: None,
             info_at: 1,
             asked: Vec::new(),
@@ -305,7 +308,7 @@ impl Wallet {
             (paid, _) => (self.state(now, invoice), paid.unwrap_or(invoice.msat)),
         };
         Some(json!({
-            "type": "incoming",
+            "type": self.shows_types.then_some("incoming"),
             "state": state,
             "invoice": invoice.bolt11,
             "preimage": invoice.paid.filter(|_| self.shows_preimages).map(|_| faster_hex::hex_string(&invoice.preimage)),

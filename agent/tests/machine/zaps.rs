@@ -7,6 +7,7 @@ use relay_engine::types::EventId;
 use serde_json::json;
 
 use crate::prepaid::{PRICE, books, order, pay, prepaid};
+use crate::refunds::refund;
 use crate::wallet::Wallet;
 use crate::world::{Books, World, owner};
 use crate::zapping::{
@@ -301,6 +302,11 @@ fn what_was_paid_before_the_address_was_the_agents_does_not_count() {
     let counted = zap(&mut world, &mut service, &customer, None, PRICE);
     assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
     let export = world.agent.export().unwrap();
+    // A receipt that is not judged yet would count beside the credit.
+    let mut early = World::new(&zapped("prepay", "receipt", |_| ()));
+    early.deliver(&counted);
+    let error = early.agent.import(early.now, &export).unwrap_err();
+    assert!(format!("{error:?}").contains("zaps"), "{error:?}");
     let mut moved = World::new(&zapped("prepay", "receipt", |_| ()));
     service.tell(&mut moved);
     moved.pass(60);
@@ -309,6 +315,53 @@ fn what_was_paid_before_the_address_was_the_agents_does_not_count() {
     assert_eq!(moved.check_books(), books(PRICE, 0, PRICE));
     zap(&mut moved, &mut service, &customer, None, PRICE);
     assert_eq!(moved.check_books(), books(2 * PRICE, 0, 2 * PRICE));
+}
+
+/// Whoever has an address of the same service can have the agent pay the invoice of a zap.
+#[test]
+fn what_the_agent_has_paid_itself_is_no_zap() {
+    let manifest = zapped("prepay", "wallet", |json| {
+        json["payment"]["refund"] = json!("invoice");
+        json["limits"] = json!({"daily_spend_msat": 500_000});
+    });
+    let (mut world, mut wallet, mut service) = (World::new(&manifest), Wallet::new(), Service::new());
+    service.tell(&mut world);
+    let (customer, agent) = (Customer::new(1), world.pubkey());
+    let (receipt, bolt11, preimage) = service.zap(world.now.seconds(), &agent, &customer, None, 5 * PRICE);
+    world.deliver(&receipt);
+    let own = refund(&mut world, &customer, &bolt11).unwrap_err();
+    assert!(own.contains("that of a zap"), "{own}");
+    wallet.receive(&bolt11, preimage);
+    world.pass_with(&mut wallet, 30);
+    assert_eq!(world.check_books(), books(5 * PRICE, 0, 5 * PRICE));
+    let request = zap_request(world.now.seconds(), &agent, None, PRICE);
+    let description = signed(&customer, &request);
+    let bolt11 = zap_invoice(world.now.seconds(), &description, [9; 32], Some(PRICE));
+    let tags = receipt_tags(&agent, &customer, None, &description, &bolt11);
+    let receipt = service.receipt(world.now.seconds(), tags);
+    refund(&mut world, &customer, &bolt11).unwrap();
+    world.pass_with(&mut wallet, 30);
+    let after = world.check_books();
+    world.deliver(&receipt);
+    world.pass_with(&mut wallet, 90);
+    assert_eq!(world.check_books(), after);
+    assert_eq!(world.agent.metrics().payments["zap_refused"], 1);
+}
+
+/// A wallet that does not say which way a payment went may speak of one that it has made.
+#[test]
+fn a_zap_counts_only_if_the_wallet_says_that_it_came_in() {
+    let (mut world, mut wallet, mut service) = zappable("prepay", "wallet");
+    let (customer, agent) = (Customer::new(1), world.pubkey());
+    let (receipt, bolt11, preimage) = service.zap(world.now.seconds(), &agent, &customer, None, PRICE);
+    wallet.receive(&bolt11, preimage);
+    wallet.shows_types = false;
+    world.deliver(&receipt);
+    world.pass_with(&mut wallet, 30);
+    assert_eq!(world.check_books(), books(0, 0, 0));
+    wallet.shows_types = true;
+    world.pass_with(&mut wallet, 90);
+    assert_eq!(world.check_books(), books(PRICE, 0, PRICE));
 }
 
 #[test]
