@@ -92,7 +92,7 @@ fn page(relay: &RelayDescription<'_>, admission: &Admission) -> HttpResponse {
 }
 
 /// An amount for people.
-fn sats(msat: u64) -> String {
+pub(crate) fn sats(msat: u64) -> String {
     match (msat / 1_000, msat % 1_000) {
         (sats, 0) => format!("{} sats", grouped(sats)),
         (sats, rest) => format!("{}.{rest:03} sats", grouped(sats)),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::feature::Feature;
 use crate::nip11::RelayDescription;
+use crate::payment::PaymentSettings;
 use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 
 /// The settings of Blossom: `[blossom]` of the server, `blossom` in the Worker's `RELAY_CONFIG`.
@@ -13,7 +14,8 @@ use crate::route::{Bounds, Endpoint, HeaderCondition, Route};
 pub struct BlossomSettings {
     /// Whether blobs are served and taken.
     pub enabled: bool,
-    /// Whether anybody may upload. Unset: anybody on a relay that only this machine can reach, and the keys below elsewhere.
+    /// Whether anybody may upload. Unset: anybody on a relay that only this machine can reach, or where uploads are paid for, and the keys
+    /// below elsewhere.
     /// An upload needs a token (BUD-11) in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open: Option<bool>,
@@ -49,6 +51,8 @@ pub struct BlossomSettings {
     pub list_public: bool,
     /// Whether anybody may download blobs. Otherwise only keys that may upload, and administrators, with a token (`get`, BUD-11).
     pub get_public: bool,
+    /// What uploads and downloads cost, and who is paid (BUD-07).
+    pub payment: PaymentSettings,
 }
 
 /// When blobs are removed.
@@ -88,6 +92,7 @@ impl Default for BlossomSettings {
             allow_private_addresses: false,
             list_public: true,
             get_public: true,
+            payment: PaymentSettings::default(),
         }
     }
 }
@@ -200,8 +205,10 @@ fn nips(about: &RelayDescription<'_>) -> Vec<u16> {
 }
 
 fn section(about: &RelayDescription<'_>) -> String {
-    if about.blossom.is_none() {
-        return String::new();
-    }
-    "<h2>Files</h2>\n<p><a href=\"/blossom\">Files on this relay</a> are stored by Blossom (BUD-01 to BUD-12, and the drafts BUD-13 and BUD-14).</p>\n".to_owned()
+    let Some(blossom) = about.blossom else { return String::new() };
+    let price = blossom.payment.words().map_or_else(String::new, |words| format!(" There, {words}."));
+    format!(
+        "<h2>Files</h2>\n<p><a href=\"/blossom\">Files on this relay</a> are stored by Blossom (BUD-01 to BUD-12, and the drafts BUD-13 and \
+         BUD-14).{price}</p>\n"
+    )
 }

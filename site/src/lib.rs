@@ -15,6 +15,7 @@
 //! | [`admin_auth`] | authorization of the administrators' endpoints |
 //! | [`admission`] | the admission fee: the page on which it is paid |
 //! | [`invoice_code`] | invoices as QR codes |
+//! | [`payment`] | what Blossom sells: settings, prices, and what the agent that is paid is asked |
 //! | [`page`] | the web page |
 //! | [`metrics`] | names and help texts of Prometheus metrics |
 //! | [`networks`] | networks in settings, and the limit of connections by client address |
@@ -37,6 +38,7 @@ pub mod networks;
 pub mod nip11;
 pub mod nip98;
 pub mod page;
+pub mod payment;
 mod relay;
 pub mod route;
 pub mod settings;
@@ -50,5 +52,6 @@ pub use info::Info;
 pub use market::{MarketRoute, MarketSettings};
 pub use networks::Networks;
 pub use nip11::RelayDescription;
+pub use payment::{Operation, PaymentOutcome, PaymentRequest, PaymentSettings, Purchase};
 pub use route::{Endpoint, Found, Headers, Route, Table};
 pub use settings::{LimitsDef, PolicyDef};

@@ -75,11 +75,16 @@ fn information(relay: &RelayDescription<'_>) -> String {
     put("software", json!(env!("CARGO_PKG_REPOSITORY")));
     put("version", json!(env!("CARGO_PKG_VERSION")));
     let fee = paid_admission(policy);
-    if let Some(Admission { msat, payments_url, .. }) = fee {
-        put("fees", json!({ "admission": [{ "amount": msat, "unit": "msats" }] }));
-        if let Some(url) = payments_url {
-            put("payments_url", json!(url));
-        }
+    let of_blobs = relay.blossom.into_iter().flat_map(|blossom| blossom.payment.fees());
+    let mut fees: Map<String, Value> = of_blobs.map(|(name, fee)| (name.to_owned(), fee)).collect();
+    if let Some(Admission { msat, .. }) = fee {
+        fees.insert("admission".to_owned(), json!([{ "amount": msat, "unit": "msats" }]));
+    }
+    if !fees.is_empty() {
+        put("fees", Value::Object(fees));
+    }
+    if let Some(Admission { payments_url: Some(url), .. }) = fee {
+        put("payments_url", json!(url));
     }
     let restricted = limits.pow_bits_min > 0
         || policy.auth_required

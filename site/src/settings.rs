@@ -129,6 +129,25 @@ mod some_pubkeys {
     }
 }
 
+/// A public key that may not be set.
+pub(crate) mod some_pubkey {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(key: &Option<PubKey>, serializer: S) -> Result<S::Ok, S::Error> {
+        key.as_ref().map(PubKey::to_string).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PubKey>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        let key = PubKey::from_hex(text.as_bytes()).map_err(|error| {
+            de::Error::custom(format!("public key `{text}`: {error}; expected 64 lowercase hex digits"))
+        })?;
+        Ok(Some(key))
+    }
+}
+
 /// [`Admission`], if there is one.
 mod admission {
     use super::*;

@@ -1,6 +1,7 @@
 //! What does the work of a job. Each kind of executor is a small state machine: it is given the task and what its calls
 //! returned, and says what to do next. Which calls it may make, and how long, the machine and the host decide.
 
+mod blob_payment;
 mod call;
 mod chat;
 mod echo;
@@ -156,6 +157,7 @@ pub fn executor(handler: &Handler) -> Box<dyn Executor + Send> {
         ExecutorConfig::WorkersAi(config) => Box::new(workers_ai::WorkersAi::new(config.clone(), listed())),
         ExecutorConfig::Webhook(config) => Box::new(webhook::Webhook::new(config.clone())),
         ExecutorConfig::Membership(_) => Box::new(membership::Membership),
+        ExecutorConfig::BlobPayment(_) => Box::new(blob_payment::BlobPayment),
         ExecutorConfig::Mcp(config) => Box::new(mcp::Mcp::new(config.clone(), listed())),
     }
 }

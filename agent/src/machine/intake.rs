@@ -303,7 +303,11 @@ impl<C: SqlConn> Agent<C> {
         self.end_row(now, row, JobEvent::Reject, Some(cause));
     }
 
-    fn accept(
+    /// A request is accepted: it begins, or waits for its payment.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(super) fn accept(
         &mut self,
         now: Now,
         event: &Event,
@@ -377,6 +381,12 @@ fn admit_content(manifest: &Manifest, request: &JobRequest) -> Result<bool, Refu
         let message = format!("kind {} is not supported; supported: {}", request.kind, kinds.join(", "));
         return refusal("kind", message);
     };
+    if manifest.sells_blobs(request.kind) {
+        return refusal(
+            "kind",
+            "purchases of blobs are ordered by requests to this relay's Blossom server (BUD-07)",
+        );
+    }
     if request.cipher.is_some() && !manifest.encryption {
         return refusal("encryption", "this agent takes no encrypted requests");
     }

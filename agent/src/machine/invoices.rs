@@ -155,6 +155,7 @@ impl<C: SqlConn> Agent<C> {
         active.row.wake_at = watched.times().job_waits_until();
         self.batch.put_invoice(watched.row.clone());
         self.make_room_for_invoice(now);
+        self.note_purchase(&active, bolt11, &invoice);
         self.payments.invoices.insert(*job, watched);
         self.payments.wanted.remove(&active.row.seq);
         self.metrics.payment("invoiced");

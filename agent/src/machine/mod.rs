@@ -12,6 +12,7 @@
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
 //!            expired: feedback that waited too long
 //! admin      deploy, roll back, pause, delete; announce: how it is found, again and again; removal_record: what is kept of a deleted one
+//! purchases  what Blossom sells: an invoice for each, and whether it is paid
 //! sessions   what was said before; schedules: jobs of its own
 //! reads      history, sessions, metrics, logs, for the API; export: all of it
 //! sweep      deletes old rows
@@ -50,6 +51,7 @@ mod metrics;
 mod outbox;
 mod payments;
 mod postpay;
+mod purchases;
 mod read_relays;
 mod reads;
 mod ready;
@@ -81,6 +83,7 @@ use self::jobs::{Active, Jobs};
 use self::limits::Rates;
 use self::outbox::Outbox;
 use self::payments::Payments;
+use self::purchases::Purchases;
 use self::read_relays::ReadRelays;
 use self::schedules::Schedules;
 use self::signer::RemoteSigner;
@@ -95,6 +98,7 @@ pub use self::approvals::RefundToApprove;
 pub use self::effect::{Effect, EffectId, ExchangeEvent, Published};
 pub(crate) use self::metrics::known_cause;
 pub use self::metrics::{CAUSES, CustomerMetrics, LATENCY_BOUNDS_MILLIS, Metrics, MetricsDelta, PAYMENTS};
+pub use self::purchases::PaymentReply;
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
 pub use self::refunds::RefundRecord;
 pub use self::removal_record::RemovalRecord;
@@ -187,6 +191,7 @@ pub struct Agent<C> {
     /// If a remote signer has its key.
     signer: Option<RemoteSigner>,
     payments: Payments,
+    purchases: Purchases,
     outbox: Outbox,
     /// The last round of heartbeats, if a remote signer has its key.
     heartbeat_round: u64,
@@ -285,6 +290,7 @@ impl<C: SqlConn> Agent<C> {
             awaited: HashMap::new(),
             signer: None,
             payments: Payments::open(now, &conn)?,
+            purchases: Purchases::default(),
             outbox: Outbox::open(&conn)?,
             heartbeat_round: store::get_meta(&conn, Self::HEARTBEAT_KEY)?.unwrap_or_default(),
             read_relays: ReadRelays::default(),

@@ -11,6 +11,7 @@ use relay_engine::types::{EventId, Now, PubKey};
 
 use super::invoices::Watched;
 use super::jobs::{Active, Stage};
+use super::purchases::price_of;
 use super::refunds::{self, OpenRefund, PaymentHash};
 use super::wallet::Wallet;
 use super::zaps::Zaps;
@@ -78,7 +79,7 @@ impl<C: SqlConn> Agent<C> {
     fn price(&self, request: &JobRequest) -> u64 {
         let handlers = self.deployed.iter().flat_map(|deployed| &deployed.manifest.handlers);
         let mut of_kind = handlers.filter(|handler| handler.kind == request.kind);
-        of_kind.next().map_or(0, |handler| handler.price.msat())
+        of_kind.next().map_or(0, |handler| price_of(handler, request))
     }
 
     /// Whether a request is refused because of its price: its cause, and a message. What needs no invoice is not.

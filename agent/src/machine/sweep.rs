@@ -56,6 +56,7 @@ impl<C: SqlConn> Agent<C> {
                 store::sweep_sessions(&mut self.batch, since);
             }
             self.prune_payments(now);
+            store::prune_purchases(&mut self.batch, now.seconds());
             self.sweep.at = now.seconds();
             store::put_meta(&mut self.batch, Sweep::NAME, &self.sweep);
         }

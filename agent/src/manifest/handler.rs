@@ -108,6 +108,8 @@ pub enum ExecutorConfig {
     Mcp(McpConfig),
     /// Makes the key in its input a member of the relay (NIP-43).
     Membership(MembershipConfig),
+    /// Is paid for what the relay's Blossom server sells (BUD-07).
+    BlobPayment(BlobPaymentConfig),
 }
 
 impl ExecutorConfig {
@@ -121,6 +123,7 @@ impl ExecutorConfig {
             ExecutorConfig::Webhook(_) => ExecutorKind::Webhook,
             ExecutorConfig::Mcp(_) => ExecutorKind::Mcp,
             ExecutorConfig::Membership(_) => ExecutorKind::Membership,
+            ExecutorConfig::BlobPayment(_) => ExecutorKind::BlobPayment,
         }
     }
 
@@ -134,6 +137,7 @@ impl ExecutorConfig {
             ExecutorKind::Webhook => json::from_value(config).map(ExecutorConfig::Webhook),
             ExecutorKind::Mcp => json::from_value(config).map(ExecutorConfig::Mcp),
             ExecutorKind::Membership => json::from_value(config).map(ExecutorConfig::Membership),
+            ExecutorKind::BlobPayment => json::from_value(config).map(ExecutorConfig::BlobPayment),
         };
         config.map_err(|error| ManifestError::new(json::join("config", &error.path), error.message))
     }
@@ -157,6 +161,8 @@ pub enum ExecutorKind {
     Mcp,
     /// [`ExecutorConfig::Membership`]
     Membership,
+    /// [`ExecutorConfig::BlobPayment`]
+    BlobPayment,
 }
 
 /// [`ExecutorConfig::Echo`].
@@ -261,6 +267,11 @@ pub struct McpConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MembershipConfig {}
+
+/// [`ExecutorConfig::BlobPayment`]. It has no fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlobPaymentConfig {}
 
 /// The price of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

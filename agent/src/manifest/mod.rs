@@ -20,6 +20,7 @@ mod public;
 mod rules;
 mod secret;
 mod validate;
+mod validate_blobs;
 mod validate_payment;
 
 use std::fmt;
@@ -29,13 +30,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use handler::{
-    EchoConfig, ExecutorConfig, ExecutorKind, Handler, McpConfig, MembershipConfig, OpenaiConfig, Param,
-    Price, TextConfig, TextTool, WebhookConfig, WorkersAiConfig,
+    BlobPaymentConfig, EchoConfig, ExecutorConfig, ExecutorKind, Handler, McpConfig, MembershipConfig,
+    OpenaiConfig, Param, Price, TextConfig, TextTool, WebhookConfig, WorkersAiConfig,
 };
 pub use public::PublicParam;
 pub use rules::{
     AccessRules, Identity, JobLimits, Memory, Network, Payment, PaymentPolicy, Refund, Schedule, ZapCheck,
 };
+pub use validate_blobs::KIND_BLOB_PAYMENT;
 
 /// What is charged for a job, at most: a bitcoin, in millisatoshis.
 pub const PRICE_MSAT_MAX: u64 = 100_000_000_000;

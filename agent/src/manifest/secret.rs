@@ -38,6 +38,7 @@ fn handler_secret(handler: &super::Handler) -> Option<&str> {
         ExecutorConfig::Echo(_)
         | ExecutorConfig::Text(_)
         | ExecutorConfig::Membership(_)
+        | ExecutorConfig::BlobPayment(_)
         | ExecutorConfig::WorkersAi(_)
         | ExecutorConfig::Webhook(_) => None,
     }

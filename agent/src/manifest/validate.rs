@@ -134,6 +134,7 @@ impl Manifest {
             }
             check_handler(&path, handler)?;
             self.check_membership(&path, handler)?;
+            self.check_blob_payment(&path, handler)?;
         }
         Ok(())
     }
@@ -198,7 +199,7 @@ fn check_executor(path: &str, executor: &ExecutorConfig) -> Checked {
     };
     match executor {
         ExecutorConfig::Echo(config) => text(&field("prefix"), &config.prefix, 0..=ABOUT_CHARS_MAX),
-        ExecutorConfig::Text(_) | ExecutorConfig::Membership(_) => Ok(()),
+        ExecutorConfig::Text(_) | ExecutorConfig::Membership(_) | ExecutorConfig::BlobPayment(_) => Ok(()),
         ExecutorConfig::OpenaiHttp(config) => {
             check_url(&field("base_url"), &config.base_url, &["https", "http"])?;
             if config.base_url.contains('?') {

@@ -18,6 +18,7 @@
 //! agent_unpaid     customer BLOB PRIMARY KEY, ...                 how many results of a customer are not paid: unpaid.rs
 //! agent_zap        hash BLOB PRIMARY KEY, ...                     zaps: zaps.rs
 //! agent_receipt    id BLOB PRIMARY KEY, ...                       receipts of zaps that cannot be judged yet: zaps.rs
+//! agent_purchase   hash BLOB PRIMARY KEY, ...                     invoices of Blossom's purchases: purchases.rs
 //! ```
 //!
 //! Durable Objects bill rows written, index entries too: a job that is answered at once writes six (three for itself and the
@@ -37,6 +38,7 @@ mod members;
 mod meta;
 mod outbox;
 mod prune;
+mod purchases;
 mod refunds;
 mod sessions;
 mod unpaid;
@@ -66,6 +68,9 @@ pub(crate) use members::{has_made_member, is_member, put_member};
 pub(crate) use meta::{get as get_meta, put as put_meta};
 pub(crate) use outbox::{OutboxRow, delete_outbox, is_in_outbox, outbox_page, put_outbox};
 pub(crate) use prune::prune_jobs;
+pub(crate) use purchases::{
+    PurchaseRow, PurchaseState, open_purchase, prune_purchases, purchase, put_purchase, spend_purchase,
+};
 pub(crate) use refunds::{
     RefundRow, RefundState, open_refunds, prune_refunds, refund, refunded_since, refunds_of,
 };
@@ -106,7 +111,7 @@ const CREATE: [&str; 9] = [
 ];
 
 /// What paid jobs need. Databases of earlier versions have none of it.
-const CREATE_PAYMENTS: [&str; 14] = [
+const CREATE_PAYMENTS: [&str; 16] = [
     "CREATE TABLE IF NOT EXISTS agent_account (account BLOB PRIMARY KEY, msat INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS agent_ledger (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, debit BLOB NOT NULL, \
      credit BLOB NOT NULL, msat INTEGER NOT NULL, reason BLOB NOT NULL, job BLOB NOT NULL)",
@@ -131,6 +136,9 @@ const CREATE_PAYMENTS: [&str; 14] = [
      msat INTEGER NOT NULL, state INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS agent_zap_claimed ON agent_zap (at) WHERE state = 0",
     "CREATE TABLE IF NOT EXISTS agent_receipt (id BLOB PRIMARY KEY, receipt BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS agent_purchase (hash BLOB PRIMARY KEY, job BLOB NOT NULL, purchase BLOB NOT NULL, \
+     msat INTEGER NOT NULL, invoice BLOB NOT NULL, expires_at INTEGER NOT NULL, spent_at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS agent_purchase_open ON agent_purchase (purchase, expires_at)",
 ];
 
 /// Columns of invoices that databases of earlier versions do not have: the last one, or all.
@@ -149,7 +157,7 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
                  coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%claimed_at%'), 0), \
                  coalesce(sum(name = 'agent_invoice' AND sql NOT LIKE '%hold BLOB%'), 0) FROM sqlite_master \
                  WHERE name IN ('agent_meta', 'agent_job_customer', 'agent_quota', 'agent_invoice', 'agent_refund', \
-                 'agent_withheld', 'agent_unpaid', 'agent_member', 'agent_zap')";
+                 'agent_withheld', 'agent_unpaid', 'agent_member', 'agent_zap', 'agent_purchase')";
     let (mut found, mut has_all, mut columns) = (false, false, &ADD_COLUMNS[..0]);
     conn.query(names, &[], &mut |row| {
         found = matches!(row.get(1), Some(SqlValue::Int(1..)));
@@ -158,7 +166,7 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
             (0, 1..) => &ADD_COLUMNS[2..],
             (0, 0) => &[],
         };
-        has_all = int(row, 0)? > 8 && columns.is_empty();
+        has_all = int(row, 0)? > 9 && columns.is_empty();
         Ok(())
     })?;
     if found {
@@ -218,6 +226,7 @@ mod tests {
         conn.exec("DROP TABLE agent_unpaid", &[]).unwrap();
         conn.exec("DROP TABLE agent_member", &[]).unwrap();
         conn.exec("DROP TABLE agent_zap", &[]).unwrap();
+        conn.exec("DROP TABLE agent_purchase", &[]).unwrap();
         for columns in [&["claimed_at", "wallet", "hold"][..], &["hold"]] {
             for column in columns {
                 conn.exec(&format!("ALTER TABLE agent_invoice DROP COLUMN {column}"), &[]).unwrap();
@@ -230,6 +239,7 @@ mod tests {
         assert_eq!(receipt_of_zap(&conn, &Batch::default(), &[1; 32]), Ok(None));
         assert_eq!(is_member(&conn, &Batch::default(), &PubKey([1; 32])), Ok(false));
         assert!(unpaid_results(&conn, &Batch::default(), &PubKey([1; 32])).is_ok());
+        assert_eq!(open_purchase(&conn, "upload", 0), Ok(None));
         for sql in [forget::FORGET_JOBS, jobs::HISTORY_OF, jobs::FIGURES_OF] {
             let plan = conn.plan(sql);
             assert!(plan.contains("USING INDEX agent_job_customer"), "{sql}: {plan}");

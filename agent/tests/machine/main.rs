@@ -20,6 +20,7 @@ mod payment_simulation;
 mod payments;
 mod postpay;
 mod prepaid;
+mod purchases;
 mod refunds;
 mod removal_record;
 mod signer;

@@ -30,6 +30,7 @@ fn every_example_is_read() {
         ExecutorKind::Webhook,
         ExecutorKind::Mcp,
         ExecutorKind::Membership,
+        ExecutorKind::BlobPayment,
     ] {
         assert!(executors.contains(&executor), "no example of {executor:?}");
     }

@@ -156,7 +156,8 @@ fn handlers() {
     check("handlers[0].kind", 5050.5, "must be a whole number from 0 to 65535");
     check_at("handlers[1].kind", 5_050, "handlers[1].kind", "has a handler already");
     check("handlers[0].executor", REMOVED, missing);
-    let executors = "must be one of: echo, text, openai_http, workers_ai, webhook, mcp, membership";
+    let executors =
+        "must be one of: echo, text, openai_http, workers_ai, webhook, mcp, membership, blob_payment";
     check("handlers[0].executor", "shell", executors);
     check("handlers[0].executor", 1, "has the wrong type");
     check_at("handlers[0].executor", json!({"echo": {}}), "handlers[0].executor.echo", "has the wrong type");
@@ -220,6 +221,36 @@ fn memberships() {
     let mut changed = manifest;
     changed["payment"]["free_quota"] = json!(1);
     assert_eq!(parse(&changed).unwrap_err().path, "payment.free_quota");
+}
+
+#[test]
+fn payments_for_blobs() {
+    let manifest = json!({
+        "name": "Files",
+        "payment": {"policy": "prepay", "wallet_ref": "AGENT_WALLET"},
+        "handlers": [{
+            "kind": 5944, "executor": "blob_payment", "inputs": ["text"],
+            "price": {"model": "per_job", "msat": 1_000},
+        }],
+    });
+    let parse = |manifest: &Value| Manifest::parse(manifest.to_string().as_bytes());
+    assert!(parse(&manifest).is_ok(), "{:?}", parse(&manifest));
+    let check = |change: &dyn Fn(&mut Value), path: &str, message: &str| {
+        let mut changed = manifest.clone();
+        change(&mut changed);
+        let error = parse(&changed).unwrap_err();
+        let told = format!("{message} with the executor blob_payment");
+        assert_eq!((error.path.as_str(), error.message.as_str()), (path, told.as_str()));
+    };
+    check(&|all| all["handlers"][0]["kind"] = json!(5_943), "handlers[0].kind", "must be 5944");
+    check(&|all| all["handlers"][0]["inputs"] = json!([]), "handlers[0].inputs", "must be text alone");
+    check(&|all| all["payment"]["policy"] = json!("postpay"), "payment.policy", "must be prepay");
+    check(&|all| all["payment"]["free_quota"] = json!(1), "payment.free_quota", "must be 0");
+    let free = |all: &mut Value| {
+        all["handlers"][0]["price"] = json!({"model": "free"});
+        all["payment"] = json!({});
+    };
+    check(&free, "handlers[0].price", "must be per_job, the least that a payment is for,");
 }
 
 #[test]

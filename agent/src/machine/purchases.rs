@@ -1,0 +1,278 @@
+//! Purchases of Blossom's (BUD-07): the relay's server of blobs has the agent make an invoice for each, asks whether it is paid, and has it
+//! spent. A purchase is a job like any other that is paid first: its invoice, the wallet, the books and what a crash leaves are those of
+//! jobs. It is ordered by a key that is made for it, of which nobody has the private half, so what comes for it is of no use for others.
+//!
+//! A proof is the preimage of an invoice. It is not believed: the wallet has to say that the payment has come.
+
+use std::collections::HashMap;
+
+use relay_engine::sql::{SqlConn, StoreError};
+use relay_engine::types::{Event, EventId, Now};
+use relay_site::{PaymentOutcome, PaymentRequest, Purchase};
+use sha2::{Digest as _, Sha256};
+
+use super::jobs::Active;
+use super::{Agent, Deployed};
+use crate::bolt11;
+use crate::identity::{Draft, Keys, Sign as _};
+use crate::job::JobRequest;
+use crate::manifest::{Handler, KIND_BLOB_PAYMENT};
+use crate::nip90;
+use crate::store::{self, Account, PurchaseRow, PurchaseState, Reason};
+
+/// Seconds that are left at least of an invoice that is shown again.
+const SHOWN_SECONDS_MIN: u64 = 60;
+/// Milliseconds between two questions to the wallet whether an invoice is paid whose preimage somebody has.
+const ASK_MILLIS: u64 = 1_000;
+/// Milliseconds after which the wallet's last word is too old to count.
+const TOLD_MILLIS: u64 = 30_000;
+/// Purchases and proofs that are remembered.
+const KNOWN_MAX: usize = 2_000;
+
+/// The wallet does not make an invoice, or does not say whether one is paid.
+const NO_WALLET: &str = "the wallet does not answer; try again later";
+const NO_DATABASE: &str = "the database of the agent that is paid fails; try again later";
+
+/// What is in memory of purchases.
+#[derive(Default)]
+pub(super) struct Purchases {
+    /// Those whose invoice is being made.
+    ordered: HashMap<String, EventId>,
+    /// Invoices about which the wallet was asked because somebody has their preimage.
+    asked: HashMap<[u8; 32], Asked>,
+}
+
+#[derive(Clone, Copy)]
+struct Asked {
+    /// When, in milliseconds since 1970.
+    at: u64,
+    /// Whether the wallet has said that nothing has come.
+    is_told: bool,
+}
+
+/// The answer to a request of Blossom's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PaymentReply {
+    /// The answer.
+    pub outcome: PaymentOutcome,
+    /// Whether the same request will not be answered otherwise soon. If it may, hosts ask again after
+    /// [`WAIT_PACE`](relay_site::payment::WAIT_PACE), for [`WAIT_MAX`](relay_site::payment::WAIT_MAX) at most.
+    pub is_final: bool,
+}
+
+impl PaymentReply {
+    fn last(outcome: PaymentOutcome) -> Self {
+        PaymentReply { outcome, is_final: true }
+    }
+
+    fn refused(why: impl Into<String>) -> Self {
+        Self::last(PaymentOutcome::Refused(why.into()))
+    }
+
+    fn unavailable(why: impl Into<String>) -> Self {
+        Self::last(PaymentOutcome::Unavailable(why.into()))
+    }
+
+    fn waits() -> Self {
+        PaymentReply { outcome: PaymentOutcome::Unavailable(NO_WALLET.to_owned()), is_final: false }
+    }
+}
+
+/// What a job of this handler costs: of a purchase what the order says, and the handler's price at least.
+pub(super) fn price_of(handler: &Handler, request: &JobRequest) -> u64 {
+    let is_purchase = matches!(handler.executor, crate::manifest::ExecutorConfig::BlobPayment(_));
+    let ordered = request.bid_msat.filter(|_| is_purchase).unwrap_or_default();
+    handler.price.msat().max(ordered)
+}
+
+/// The payment hash of a preimage.
+fn payment_hash(preimage: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    (preimage.len() == 64).then_some(())?;
+    faster_hex::hex_decode(preimage.to_ascii_lowercase().as_bytes(), &mut bytes).ok()?;
+    Some(Sha256::digest(bytes).into())
+}
+
+impl<C: SqlConn> Agent<C> {
+    /// Answers a request of the relay's Blossom server. What it has answered is durable.
+    pub fn handle_payment_request(&mut self, now: Now, request: &PaymentRequest) -> PaymentReply {
+        // So that all is in the database that was written before.
+        let reply = self.settle(now).and_then(|()| match request {
+            PaymentRequest::Quote { purchase, msat } => self.quote_purchase(now, purchase, *msat),
+            PaymentRequest::Check { purchase, preimage, spends } => {
+                self.check_purchase(now, purchase, preimage, *spends)
+            }
+        });
+        let settled = self.settle(now);
+        match (reply, settled) {
+            (Ok(reply), Ok(())) => reply,
+            (Err(_), _) | (_, Err(_)) => PaymentReply::unavailable(NO_DATABASE),
+        }
+    }
+
+    /// The invoice of a purchase, the same one as long as it can be paid.
+    fn quote_purchase(
+        &mut self,
+        now: Now,
+        purchase: &Purchase,
+        msat: u64,
+    ) -> Result<PaymentReply, StoreError> {
+        let text = purchase.to_string();
+        let open = store::open_purchase(&self.conn, &text, now.seconds() + SHOWN_SECONDS_MIN)?;
+        if let Some(row) = open.filter(|row| row.msat == msat && self.is_awaiting(&row.job)) {
+            self.purchases.ordered.remove(&text);
+            return Ok(PaymentReply::last(PaymentOutcome::Invoice(row.bolt11)));
+        }
+        if let Some(job) = self.purchases.ordered.get(&text).copied() {
+            let waits = self.payments.wanted.values().any(|wanted| *wanted == job);
+            if waits {
+                return Ok(PaymentReply::waits());
+            }
+            self.purchases.ordered.remove(&text);
+            // The wallet has made none.
+            if !self.is_awaiting(&job) {
+                return Ok(PaymentReply::unavailable(NO_WALLET));
+            }
+        }
+        self.order_purchase(now, text, msat)
+    }
+
+    /// A job for a purchase.
+    fn order_purchase(&mut self, now: Now, text: String, msat: u64) -> Result<PaymentReply, StoreError> {
+        let (Some(Deployed { manifest, .. }), Some(record)) = (&self.deployed, &self.record) else {
+            return Ok(PaymentReply::unavailable("the agent that is paid is deleted"));
+        };
+        if !record.state.takes_jobs() {
+            let message = format!("the agent that is paid is {}", record.state.name());
+            return Ok(PaymentReply::unavailable(message));
+        }
+        if !manifest.sells_blobs(KIND_BLOB_PAYMENT) {
+            let message = "the agent that is paid has no handler with the executor blob_payment";
+            return Ok(PaymentReply::unavailable(message));
+        }
+        let Some(agent) = self.event_signer().map(|author| author.pubkey()) else {
+            return Ok(PaymentReply::unavailable("the agent that is paid has no key"));
+        };
+        let event = self.purchase_request(now, &agent.to_string(), &text, msat);
+        let request = event.as_ref().and_then(|event| nip90::parse_with(event, &agent, || Err("")).ok());
+        let (Some(event), Some(request)) = (event, request) else {
+            return Ok(PaymentReply::unavailable("no order was made; try again"));
+        };
+        if let Err((_, message)) = self.admit_price(now, &request)? {
+            return Ok(PaymentReply::last(PaymentOutcome::TooMany(message)));
+        }
+        let job = request.id;
+        self.accept(now, &event, request, false)?;
+        if self.purchases.ordered.len() >= KNOWN_MAX {
+            let wanted = &self.payments.wanted;
+            self.purchases.ordered.retain(|_, job| wanted.values().any(|wanted| wanted == job));
+        }
+        self.purchases.ordered.insert(text, job);
+        Ok(PaymentReply::waits())
+    }
+
+    /// The request, of a key that is made for it.
+    fn purchase_request(&mut self, now: Now, agent: &str, text: &str, msat: u64) -> Option<Event> {
+        let keys = Keys::from_secret_bytes(self.nonce()).ok()?;
+        let msat = msat.to_string();
+        let tags: [&[&str]; 3] = [&["i", text, "text"], &["bid", &msat], &["p", agent]];
+        let tags = tags.map(|tag| tag.iter().map(|field| (*field).to_owned()).collect()).to_vec();
+        let draft =
+            Draft { created_at: now.seconds(), kind: KIND_BLOB_PAYMENT, tags, content: String::new() };
+        Some(keys.sign(&draft))
+    }
+
+    /// The wallet has made an invoice for a job, which may be a purchase.
+    pub(super) fn note_purchase(&mut self, active: &Active, bolt11: &str, invoice: &bolt11::Invoice) {
+        let is_purchase =
+            self.deployed.as_ref().is_some_and(|deployed| deployed.manifest.sells_blobs(active.request.kind));
+        let (true, Some(input)) = (is_purchase, active.request.inputs.first()) else { return };
+        let row = PurchaseRow {
+            payment_hash: invoice.payment_hash,
+            job: active.id(),
+            purchase: input.data.clone(),
+            msat: active.request.bid_msat.unwrap_or_default(),
+            bolt11: bolt11.to_owned(),
+            expires_at: invoice.expires_at,
+        };
+        store::put_purchase(&mut self.batch, &row);
+    }
+
+    /// Whether a payment has come for this purchase, and is not spent.
+    fn check_purchase(
+        &mut self,
+        now: Now,
+        purchase: &Purchase,
+        preimage: &str,
+        spends: bool,
+    ) -> Result<PaymentReply, StoreError> {
+        let Some(hash) = payment_hash(preimage) else {
+            return Ok(PaymentReply::refused("X-Lightning must be a preimage, 64 hexadecimal digits"));
+        };
+        let Some((job, text, state)) = store::purchase(&self.conn, &hash)? else {
+            return Ok(PaymentReply::refused("no invoice of this server has this preimage"));
+        };
+        if text != purchase.to_string() {
+            return Ok(PaymentReply::refused(format!("this payment was for something else: {text}")));
+        }
+        match state {
+            PurchaseState::Spent => Ok(PaymentReply::refused("this payment is spent")),
+            PurchaseState::Unpaid => Ok(PaymentReply::refused("this invoice was not paid in time")),
+            PurchaseState::Partly(msat) => {
+                let message = format!("only {msat} msat came; without a proof the rest is asked for");
+                Ok(PaymentReply::refused(message))
+            }
+            PurchaseState::Open => Ok(self.ask_about(now, &job, &hash)),
+            PurchaseState::Paid => {
+                self.purchases.asked.remove(&hash);
+                if spends {
+                    self.earn(now, &job)?;
+                    store::spend_purchase(&mut self.batch, &hash, now.millis());
+                }
+                Ok(PaymentReply::last(PaymentOutcome::Paid))
+            }
+        }
+    }
+
+    /// Somebody has the preimage of an invoice of which the wallet has not said that it is paid: it is asked at once.
+    fn ask_about(&mut self, now: Now, job: &EventId, hash: &[u8; 32]) -> PaymentReply {
+        let at = now.millis();
+        let is_well = self.wallet_trouble().is_none();
+        let Some(watched) = self.payments.invoices.get_mut(job) else { return PaymentReply::waits() };
+        let before = self.purchases.asked.get(hash).copied().filter(|asked| at < asked.at + TOLD_MILLIS);
+        // It has answered, so that the next question is later.
+        let is_told = before.is_some_and(|asked| asked.is_told || (is_well && watched.poll_at > asked.at));
+        let is_due = before.is_none_or(|asked| at >= asked.at + ASK_MILLIS);
+        if is_due {
+            watched.poll_at = watched.poll_at.min(at);
+            if self.purchases.asked.len() >= KNOWN_MAX {
+                self.purchases.asked.clear();
+            }
+        }
+        let asked_at = if is_due { at } else { before.map_or(at, |asked| asked.at) };
+        self.purchases.asked.insert(*hash, Asked { at: asked_at, is_told });
+        match is_told {
+            true => PaymentReply {
+                outcome: PaymentOutcome::Refused("the wallet has not received this payment".to_owned()),
+                is_final: false,
+            },
+            false => PaymentReply::waits(),
+        }
+    }
+
+    /// What was paid for a purchase is the agent's also if it came when the job was over.
+    fn earn(&mut self, now: Now, job: &EventId) -> Result<(), StoreError> {
+        if self.jobs.get(job).is_some() {
+            return Ok(());
+        }
+        let Some(mut row) = store::job_by_id(&self.conn, job)? else { return Ok(()) };
+        let Some(payment) = row.trace.payment.filter(|payment| payment.paid == 0) else { return Ok(()) };
+        if self.credit_of(&row.customer)? < payment.price {
+            return Ok(());
+        }
+        self.charge(now, &mut row, payment.price);
+        self.transfer(now, (Account::Reserved, Account::Income), payment.price, Reason::Delivery, Some(*job));
+        self.batch.put_job(row);
+        Ok(())
+    }
+}
