@@ -8,7 +8,6 @@
 //! | [`mime`] | MIME types and extensions |
 //! | [`descriptor`] | what responses say about a blob (BUD-02, NIP-94) |
 //! | [`token`] | tokens (BUD-11) |
-//! | [`payment`] | the interface to a wallet (BUD-07) |
 //! | [`page`] | the page for browsers |
 //! | [`exchange`] | one request, from its head to its response, as steps that a host carries out |
 //! | [`index`] | which blobs there are and whose, over SQL; all changes are serialised by it |
@@ -21,7 +20,6 @@ pub mod index;
 pub mod media;
 pub mod mime;
 pub mod page;
-pub mod payment;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod token;

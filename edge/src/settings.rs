@@ -381,6 +381,10 @@ impl Settings {
             .map_err(|message| format!("agents.allow_private_hosts: {message}"))?;
         admission::check(&self.policy, &self.info, self.has_agents())
             .map_err(|(name, message)| format!("{name}: {message}"))?;
+        self.blossom
+            .payment
+            .check(self.has_agents())
+            .map_err(|(name, message)| format!("{name}: {message}"))?;
         admission::fill_payments_url(&mut self.policy, self.url.as_deref());
         if self.policy.admission.is_some() {
             // Who has paid stays a member.

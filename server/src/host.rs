@@ -170,7 +170,7 @@ pub(crate) struct ServerState {
     /// Who may read `/metrics`, by address; empty: all.
     metrics_readers: Networks,
     /// Set once they have been started.
-    pub(crate) agents: OnceLock<Arc<Agents>>,
+    pub(crate) agents: Arc<OnceLock<Arc<Agents>>>,
     /// Set once it is open.
     pub(crate) blossom: OnceLock<Arc<Blossom>>,
     /// Set once it is open.
@@ -246,7 +246,7 @@ impl ServerState {
             address_rates: Arc::default(),
             store_health: Cached::new(HEALTH_AGE_MAX),
             metrics_readers,
-            agents: OnceLock::new(),
+            agents: Arc::default(),
             blossom: OnceLock::new(),
             market: OnceLock::new(),
             warned_of_proxy: AtomicBool::new(false),

@@ -223,7 +223,8 @@ fn start_blossom(host: &Arc<ServerState>, handle: &RelayHandle, api: &tokio::run
     let open = {
         let (host, handle, on) = (Arc::clone(host), handle.clone(), api.handle().clone());
         move || {
-            let blossom = Blossom::open(&host.settings, Arc::clone(&host.verifier), handle.clone())?;
+            let (verifier, agents) = (Arc::clone(&host.verifier), Arc::clone(&host.agents));
+            let blossom = Blossom::open(&host.settings, verifier, handle.clone(), agents)?;
             let blossom = Arc::new(blossom);
             blossom.start(&on)?;
             blossom.log_settings();

@@ -2,8 +2,10 @@
 //! whole and is not kept.
 
 use bytes::Bytes;
+use relay_site::Operation;
 use sha2::{Digest, Sha256 as Hasher};
 
+use super::payment::{self, Price};
 use super::request::{UploadHead, UploadHeaders, type_is_taken};
 use super::response::Response;
 use super::step::{Input, Processed, Step, StepError};
@@ -12,7 +14,6 @@ use super::{Context, Head, State, Transition};
 use crate::blob::{Media, Sha256};
 use crate::index::{Command, Outcome};
 use crate::mime;
-use crate::payment::Operation;
 use crate::token::{TokenError, Verb};
 
 /// A picture under way.
@@ -33,6 +34,12 @@ enum Stage {
         original: Sha256,
         mime: String,
     },
+    /// The proof of payment is checked.
+    Pay {
+        bytes: Bytes,
+        original: Sha256,
+        mime: String,
+    },
     Process {
         original: Sha256,
     },
@@ -46,6 +53,12 @@ enum Stage {
         thumbnail: Option<Sha256>,
         /// What is known of this upload.
         media: Media,
+    },
+    /// The picture is stored, and the proof of payment is spent.
+    Spend {
+        response: Response,
+        /// See [`Stage::Clean`].
+        unused: Option<Sha256>,
     },
     /// The thumbnail belongs to no picture and is being deleted.
     Clean(Response),
@@ -100,7 +113,9 @@ impl MediaUpload {
         match std::mem::replace(&mut self.stage, Stage::Read) {
             Stage::Check => match input {
                 Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
-                    self.head.price.require_payment_proof(context)?;
+                    if let Some(price) = self.head.price.as_ref().filter(|price| !price.has_proof()) {
+                        return Ok((State::Invoice, price.quote()));
+                    }
                     let bytes_max = self.head.length;
                     self.at(Stage::Read, Step::Read { bytes_max })
                 }
@@ -112,10 +127,14 @@ impl MediaUpload {
             },
             Stage::CheckHash { bytes, original, mime } => match input {
                 Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
-                    self.process(context, original, bytes, mime)
+                    self.process(original, bytes, mime)
                 }
                 other => Err(problem(other).into()),
             },
+            Stage::Pay { bytes, original, mime } => {
+                payment::paid(input)?;
+                self.at(Stage::Process { original }, Step::Process { bytes, mime })
+            }
             Stage::Process { original } => match input {
                 Input::Processed(processed) => self.processed(context, original, processed),
                 Input::Failed(StepError::Unsupported) => Err(unsupported()),
@@ -143,19 +162,19 @@ impl MediaUpload {
                         }
                         Err(_) => None,
                     };
-                    let response = match end {
-                        Ok(kept) => kept.of_original(&media).response(context),
-                        Err(problem) => problem.into(),
-                    };
-                    match thumbnail.filter(|thumbnail| named != Some(*thumbnail)) {
-                        Some(sha256) => {
-                            let owner = Some(self.head.token.pubkey.to_string());
-                            self.at(Stage::Clean(response), Step::Ask(Command::Delete { sha256, owner }))
+                    let unused = thumbnail.filter(|thumbnail| named != Some(*thumbnail));
+                    match (end, self.head.price.as_ref().map(Price::spend)) {
+                        (Ok(kept), Some(step)) => {
+                            let response = kept.of_original(&media).response(context);
+                            self.at(Stage::Spend { response, unused }, step)
                         }
-                        None => Err(response),
+                        (Ok(kept), None) => self.clean(kept.of_original(&media).response(context), unused),
+                        (Err(problem), _) => self.clean(problem.into(), unused),
                     }
                 }
             },
+            // Whatever came of it: the proof is for no other picture.
+            Stage::Spend { response, unused } => self.clean(response, unused),
             // If it has not worked, it stays: a blob of the uploader.
             Stage::Clean(response) => Err(response),
         }
@@ -164,6 +183,13 @@ impl MediaUpload {
     fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Transition {
         self.stage = stage;
         Ok((State::Media(self), step))
+    }
+
+    /// The response, once a thumbnail that belongs to no picture is deleted.
+    fn clean(self: Box<Self>, response: Response, unused: Option<Sha256>) -> Transition {
+        let Some(sha256) = unused else { return Err(response) };
+        let owner = Some(self.head.token.pubkey.to_string());
+        self.at(Stage::Clean(response), Step::Ask(Command::Delete { sha256, owner }))
     }
 
     fn check(&self, context: &Context<'_>, sha256: Option<Sha256>) -> Command {
@@ -182,20 +208,16 @@ impl MediaUpload {
         let mime = declared.or_else(|| mime::sniff(&bytes)).unwrap_or(mime::UNKNOWN).to_owned();
         type_is_taken(context, &mime)?;
         if self.head.known().is_some() {
-            return self.process(context, original, bytes, mime);
+            return self.process(original, bytes, mime);
         }
         let command = self.check(context, Some(original));
         self.at(Stage::CheckHash { bytes, original, mime }, Step::Ask(command))
     }
 
-    fn process(
-        self: Box<Self>,
-        context: &Context<'_>,
-        original: Sha256,
-        bytes: Bytes,
-        mime: String,
-    ) -> Transition {
-        self.head.price.pay(context)?;
+    fn process(self: Box<Self>, original: Sha256, bytes: Bytes, mime: String) -> Transition {
+        if let Some(step) = self.head.price.as_ref().map(Price::check) {
+            return self.at(Stage::Pay { bytes, original, mime }, step);
+        }
         self.at(Stage::Process { original }, Step::Process { bytes, mime })
     }
 

@@ -1,16 +1,21 @@
-//! `PUT /mirror` (BUD-04): a blob is fetched from another server. The token for the upload there is the token here.
+//! `PUT /mirror` (BUD-04): a blob is fetched from another server. The token for the upload there is the token here. Where it costs
+//! something, the origin is asked how long the blob is, before anything is asked for it; it may not be longer then.
 
 use bytes::Bytes;
+use relay_engine::types::PubKey;
+use relay_site::Operation;
 use serde::Deserialize;
 use url::Url;
 
-use super::request::{PaymentCheck, may_upload, token};
+use super::payment::{Price, is_free, unknown_hash};
+use super::request::{fits, may_upload, token, uploader};
 use super::response::Response;
 use super::step::{Input, Step, StepError};
-use super::storing::{Expected, Plan, Progress, Source, Storing, StoringError, problem};
+use super::storing::{Expected, Plan, Progress, Source, Storing, StoringError, problem, wanted};
 use super::{Context, Head, State, Transition};
 use crate::blob::Sha256;
-use crate::payment::Operation;
+use crate::index::{Command, Outcome};
+use crate::mime;
 use crate::token::{Token, TokenError, Verb};
 
 /// Longest body, in bytes.
@@ -19,7 +24,18 @@ const BODY_BYTES_MAX: u64 = 16 << 10;
 /// A mirroring.
 #[derive(Clone, Debug)]
 pub(super) enum Mirror {
-    Read(Token, PaymentCheck),
+    Read(Token),
+    /// It may cost something: whether the blob is here.
+    Check {
+        plan: Box<Plan>,
+        url: String,
+        pubkey: PubKey,
+    },
+    /// How much it costs.
+    Measure {
+        plan: Box<Plan>,
+        pubkey: PubKey,
+    },
     Store(Box<Storing>),
 }
 
@@ -37,15 +53,34 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
         return Err(TokenError::NoHash.into());
     }
     may_upload(context, &token.pubkey)?;
-    let price = PaymentCheck::new(head, Operation::Mirror, 0, token.only_hash(), Some(token.pubkey));
-    Ok((State::Mirror(Mirror::Read(token, price)), Step::Read { bytes_max: BODY_BYTES_MAX }))
+    Ok((State::Mirror(Mirror::Read(token)), Step::Read { bytes_max: BODY_BYTES_MAX }))
 }
 
 impl Mirror {
-    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Transition {
+    pub(super) fn resume(self, context: &Context<'_>, head: &Head, input: Input) -> Transition {
         match self {
-            Mirror::Read(token, price) => match input {
-                Input::Body(body) => fetch(context, token, price, &body),
+            Mirror::Read(token) => match input {
+                Input::Body(body) => fetch(context, token, &body),
+                other => Err(problem(other).into()),
+            },
+            Mirror::Check { plan, url, pubkey } => match input {
+                Input::Answered(Outcome::Accepted) => {
+                    let uploader = uploader(context, &plan.owner);
+                    Ok((State::Mirror(Mirror::Measure { plan, pubkey }), Step::Measure { url, uploader }))
+                }
+                Input::Answered(Outcome::Exists(_)) => Ok(store(context, *plan)),
+                other => Err(problem(other).into()),
+            },
+            Mirror::Measure { mut plan, pubkey } => match input {
+                Input::Measured(size) => {
+                    fits(size, plan.bytes_max)?;
+                    let known = plan.expected.known();
+                    plan.price = Price::of_upload(context, head, Operation::Upload, size, known, &pubkey)?;
+                    if plan.price.is_some() {
+                        (plan.length, plan.bytes_max) = (Some(size), size);
+                    }
+                    Ok(store(context, *plan))
+                }
                 other => Err(problem(other).into()),
             },
             Mirror::Store(storing) => match storing.resume(context, input) {
@@ -65,7 +100,7 @@ impl Mirror {
     }
 }
 
-fn fetch(context: &Context<'_>, token: Token, price: PaymentCheck, body: &Bytes) -> Transition {
+fn fetch(context: &Context<'_>, token: Token, body: &Bytes) -> Transition {
     let Ok(Body { url }) = serde_json::from_slice(body) else {
         return Err(Response::error(400, "the body must be JSON: {\"url\": \"https://...\"}"));
     };
@@ -88,7 +123,7 @@ fn fetch(context: &Context<'_>, token: Token, price: PaymentCheck, body: &Bytes)
     let known = token.only_hash().or(in_url);
     let plan = Plan {
         owner: token.pubkey.to_string(),
-        source: Source::Fetch(vec![url.into()]),
+        source: Source::Fetch(vec![url.clone().into()]),
         expected: Expected::new(known, token.hashes),
         length: None,
         bytes_max: context.settings.blob_bytes_max,
@@ -97,8 +132,20 @@ fn fetch(context: &Context<'_>, token: Token, price: PaymentCheck, body: &Bytes)
         extension,
         media: None,
         pull: None,
-        price: Some(price),
+        price: None,
     };
+    if !context.settings.payment.sells_uploads() || is_free(context, &token.pubkey) {
+        return Ok(store(context, plan));
+    }
+    if known.is_none() {
+        return Err(unknown_hash());
+    }
+    let wanted = wanted(context, plan.owner.clone(), known, 0, mime::UNKNOWN.to_owned());
+    let (plan, url, pubkey) = (Box::new(plan), url.into(), token.pubkey);
+    Ok((State::Mirror(Mirror::Check { plan, url, pubkey }), Step::Ask(Command::Check(wanted))))
+}
+
+fn store(context: &Context<'_>, plan: Plan) -> (State, Step) {
     let (storing, step) = Storing::begin(context, plan);
-    Ok((State::Mirror(Mirror::Store(storing)), step))
+    (State::Mirror(Mirror::Store(storing)), step)
 }

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `step` | steps and inputs |
 //! | `response` | responses, and the status of every refusal and failure |
-//! | `request` | what heads say: names of blobs, lengths, types, tokens, permission, payment |
+//! | `request` | what heads say: names of blobs, lengths, types, tokens, permission |
+//! | `payment` | what has to be paid, and whether it is |
 //! | `conditions` | preconditions and ranges (RFC 9110) |
 //! | `storing` | from the start of an upload to its end, wherever the bytes come from |
 //! | `read`, `upload`, `parts`, `mirror`, `media`, `delete`, `list`, `report`, `admin` | the endpoints |
@@ -20,6 +21,7 @@ mod list;
 mod media;
 mod mirror;
 mod parts;
+mod payment;
 mod read;
 mod report;
 mod request;
@@ -39,8 +41,6 @@ use relay_engine::types::{PubKey, Timestamp};
 use relay_engine::verify::Verifier;
 use relay_site::nip98::ServerUrl;
 use relay_site::{BlossomRoute, BlossomSettings, Found};
-
-use crate::payment::Payments;
 
 /// What a request is checked against.
 #[derive(Clone, Copy)]
@@ -66,8 +66,6 @@ pub struct Context<'a> {
     pub now: Timestamp,
     /// For tokens.
     pub verifier: &'a dyn Verifier,
-    /// The wallet. Without one everything is free.
-    pub payments: Option<&'a dyn Payments>,
 }
 
 impl std::fmt::Debug for Context<'_> {
@@ -159,6 +157,8 @@ pub struct Exchange {
 #[derive(Clone, Debug)]
 enum State {
     Over,
+    /// It is to be paid, and an invoice is made.
+    Invoice,
     Read(read::Read),
     Upload(upload::Upload),
     Check(upload::Check),
@@ -203,11 +203,12 @@ impl Exchange {
         let head = &self.head;
         let turn = match std::mem::replace(&mut self.state, State::Over) {
             State::Over => Err(Response::internal()),
+            State::Invoice => Err(payment::invoiced(input)),
             State::Read(read) => read.resume(context, head, input),
             State::Upload(upload) => upload.resume(context, input),
-            State::Check(check) => check.resume(context, input),
+            State::Check(check) => check.resume(input),
             State::Part(patch) => patch.resume(context, input),
-            State::Mirror(mirror) => mirror.resume(context, input),
+            State::Mirror(mirror) => mirror.resume(context, head, input),
             State::Media(making) => making.resume(context, input),
             State::Delete(delete) => delete.resume(input),
             State::List(list) => list.resume(context, input),

@@ -1,10 +1,12 @@
 //! `PATCH /<sha256>` (BUD-14): a blob comes in parts, in any order, at once, and again where a connection broke. Whoever brings
 //! the last one has all of them joined, and is told what `PUT` would have been told. The price is that of a `PUT`, by the size of the
-//! blob: whoever brings the first part pays it, and the owner's other parts cost nothing.
+//! blob: whoever brings the first part pays it, and the owner's other parts cost nothing. The index keeps the proof of payment, and whoever
+//! brings the last part has it spent.
 
-use super::request::{
-    PaymentCheck, blob, declared_type, fits, length, may_upload, number, token, type_is_taken,
-};
+use relay_site::{Operation, Purchase};
+
+use super::payment::{self, Price};
+use super::request::{blob, declared_type, fits, length, may_upload, number, token, type_is_taken};
 use super::response::Response;
 use super::step::{Input, Receive, Received, Step, StepError};
 use super::storing::{
@@ -14,7 +16,6 @@ use super::{Context, Head, State, Transition};
 use crate::blob::{Blob, Sha256};
 use crate::index::{Command, Key, Outcome, Part, PartHead, Refusal, Wanted};
 use crate::mime;
-use crate::payment::Operation;
 use crate::token::Verb;
 
 /// A part under way.
@@ -27,7 +28,7 @@ pub(super) struct Patch {
     /// Its type.
     mime: String,
     part: PartHead,
-    price: PaymentCheck,
+    price: Option<Price>,
     /// Whether this part pays.
     pays: bool,
     stage: Stage,
@@ -39,6 +40,11 @@ enum Stage {
     Quote(Wanted),
     Begin,
     Claim {
+        upload: u64,
+        key: Key,
+    },
+    /// The proof of payment is checked.
+    Pay {
         upload: u64,
         key: Key,
     },
@@ -55,14 +61,28 @@ enum Stage {
     /// The blob is here, and its owner says of what type it is.
     SetObjectType(Blob),
     SetMime(Blob),
+    /// `payment`: the proof that its upload is paid.
     Join {
         upload: u64,
+        payment: Option<String>,
     },
     Finish {
         upload: u64,
+        payment: Option<String>,
     },
+    /// The blob is stored, and the proof of payment is spent.
+    Spend(Blob),
     /// The part or the joining is given up.
     Clean(StoringError),
+}
+
+/// All parts of a blob, to be joined.
+struct Pieces {
+    upload: u64,
+    key: Key,
+    parts: Vec<Part>,
+    only_hash: bool,
+    payment: Option<String>,
 }
 
 pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
@@ -92,13 +112,13 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     token.names(&sha256)?;
     may_upload(context, &token.pubkey)?;
     type_is_taken(context, &mime)?;
-    let price = PaymentCheck::new(head, Operation::UploadPart, total, Some(sha256), Some(token.pubkey));
+    let price = Price::of_upload(context, head, Operation::Upload, total, Some(sha256), &token.pubkey)?;
     let mut wanted = wanted(context, token.pubkey.to_string(), Some(sha256), total, mime.clone());
     wanted.abandoned_at = context.now.saturating_add(context.settings.parts_seconds.into());
     let part = PartHead { offset, length: of_part };
-    let (stage, command) = match price.is_due(context) {
-        false => (Stage::Begin, Command::BeginPart(wanted, part)),
-        true => (Stage::Quote(wanted.clone()), Command::CheckPart(wanted)),
+    let (stage, command) = match &price {
+        None => (Stage::Begin, Command::BeginPart(wanted, part)),
+        Some(_) => (Stage::Quote(wanted.clone()), Command::CheckPart(wanted)),
     };
     let owner = token.pubkey.to_string();
     let patch = Patch { owner, sha256, total, mime, part, price, pays: false, stage };
@@ -110,10 +130,10 @@ impl Patch {
         match std::mem::replace(&mut self.stage, Stage::Begin) {
             Stage::Quote(wanted) => {
                 match input {
-                    Input::Answered(Outcome::Accepted) => {
-                        self.price.require_payment_proof(context)?;
-                        self.pays = true;
-                    }
+                    Input::Answered(Outcome::Accepted) => match &self.price {
+                        Some(price) if !price.has_proof() => return Ok((State::Invoice, price.quote())),
+                        price => self.pays = price.is_some(),
+                    },
                     Input::Answered(Outcome::Done | Outcome::Exists(_)) => {}
                     other => return Err(problem(other).into()),
                 }
@@ -122,7 +142,8 @@ impl Patch {
             }
             Stage::Begin => match input {
                 Input::Answered(Outcome::Begun { upload, key }) if self.pays => {
-                    self.at(Stage::Claim { upload, key }, Step::Ask(Command::ClaimPayment { upload }))
+                    let proof = self.price.as_ref().and_then(Price::proof).unwrap_or_default().to_owned();
+                    self.at(Stage::Claim { upload, key }, Step::Ask(Command::ClaimPayment { upload, proof }))
                 }
                 Input::Answered(Outcome::Begun { upload, key }) => self.receive(context, upload, key),
                 Input::Answered(Outcome::Exists(blob)) => match missing_type(&blob, &self.mime) {
@@ -134,8 +155,9 @@ impl Patch {
                 },
                 // Its bytes are here already.
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
-                Input::Answered(Outcome::Complete { upload, key, parts, blob_exists }) => {
-                    self.join(context, upload, key, parts, blob_exists)
+                Input::Answered(Outcome::Complete { upload, key, parts, blob_exists, payment }) => {
+                    let pieces = Pieces { upload, key, parts, only_hash: blob_exists, payment };
+                    self.join(context, pieces)
                 }
                 other => Err(problem(other).into()),
             },
@@ -154,13 +176,17 @@ impl Patch {
                 Err(StoredBlob::Existing(blob).response(context))
             }
             Stage::Claim { upload, key } => match input {
-                Input::Answered(Outcome::Accepted) => match self.price.pay(context) {
-                    Ok(()) => self.receive(context, upload, key),
-                    // Parts that have come meanwhile are not paid either.
-                    Err(unpaid) => self.give_up(Command::AbortParts { upload }, StoringError::Unpaid(unpaid)),
+                Input::Answered(Outcome::Accepted) => match self.price.as_ref().map(Price::check) {
+                    Some(step) => self.at(Stage::Pay { upload, key }, step),
+                    None => self.receive(context, upload, key),
                 },
                 Input::Answered(Outcome::Done) => self.receive(context, upload, key),
                 other => self.give_up(Command::AbortPart { upload, key }, problem(other)),
+            },
+            Stage::Pay { upload, key } => match payment::paid(input) {
+                Ok(()) => self.receive(context, upload, key),
+                // Parts that have come meanwhile are not paid either.
+                Err(unpaid) => self.give_up(Command::AbortParts { upload }, StoringError::Unpaid(unpaid)),
             },
             Stage::Receive { upload, key } => match input {
                 Input::Received(Received { size, .. }) if size == self.part.length => {
@@ -171,8 +197,9 @@ impl Patch {
             },
             Stage::FinishPart { upload, key } => match input {
                 Input::Answered(Outcome::Accepted) => Err(Response::empty(204)),
-                Input::Answered(Outcome::Complete { upload, key, parts, blob_exists }) => {
-                    self.join(context, upload, key, parts, blob_exists)
+                Input::Answered(Outcome::Complete { upload, key, parts, blob_exists, payment }) => {
+                    let pieces = Pieces { upload, key, parts, only_hash: blob_exists, payment };
+                    self.join(context, pieces)
                 }
                 Input::Answered(Outcome::Exists(blob)) => Err(StoredBlob::Existing(blob).response(context)),
                 // The upload has ended: perhaps because others have completed the blob.
@@ -188,7 +215,7 @@ impl Patch {
                 Input::Answered(Outcome::Missing) => Err(Refusal::Gone.into()),
                 other => Err(problem(other).into()),
             },
-            Stage::Join { upload } => match input {
+            Stage::Join { upload, payment } => match input {
                 Input::Received(received) if received.sha256 == self.sha256 => {
                     let Received { first, kept_mime, .. } = &received;
                     let mime = kept_mime.clone();
@@ -197,7 +224,7 @@ impl Patch {
                         return self.give_up(Command::AbortParts { upload }, StoringError::Type(response));
                     }
                     let commit = commit(context, upload, &received, mime, None);
-                    self.at(Stage::Finish { upload }, Step::Ask(Command::Finish(commit)))
+                    self.at(Stage::Finish { upload, payment }, Step::Ask(Command::Finish(commit)))
                 }
                 // Nobody knows which part is wrong.
                 Input::Failed(StepError::WrongHash) => {
@@ -205,12 +232,21 @@ impl Patch {
                 }
                 other => self.give_up(Command::Abort { upload }, problem(other)),
             },
-            Stage::Finish { upload } => match input {
-                Input::Answered(Outcome::Stored(blob)) => Err(StoredBlob::Created(blob).response(context)),
+            Stage::Finish { upload, payment } => match input {
+                Input::Answered(Outcome::Stored(blob)) => match payment {
+                    Some(proof) => {
+                        let (operation, sha256) = (Operation::Upload, self.sha256.to_string());
+                        let purchase = Purchase { operation, sha256, size: self.total };
+                        self.at(Stage::Spend(blob), payment::spend(purchase, proof))
+                    }
+                    None => Err(StoredBlob::Created(blob).response(context)),
+                },
                 Input::Answered(Outcome::Exists(blob)) => Err(StoredBlob::Existing(blob).response(context)),
                 Input::Answered(Outcome::Refused(refusal)) => Err(refusal.into()),
                 other => self.give_up(Command::Abort { upload }, problem(other)),
             },
+            // Whatever came of it: the proof is for no other blob.
+            Stage::Spend(blob) => Err(StoredBlob::Created(blob).response(context)),
             Stage::Clean(problem) => Err(problem.into()),
         }
     }
@@ -221,18 +257,12 @@ impl Patch {
         self.at(Stage::Receive { upload, key }, Step::Receive(receive))
     }
 
-    fn join(
-        self: Box<Self>,
-        context: &Context<'_>,
-        upload: u64,
-        key: Key,
-        parts: Vec<Part>,
-        only_hash: bool,
-    ) -> Transition {
+    fn join(self: Box<Self>, context: &Context<'_>, pieces: Pieces) -> Transition {
+        let Pieces { upload, key, parts, only_hash, payment } = pieces;
         let (hash, length) = (Some(self.sha256), Some(self.total));
         let receive = receive(context, &self.owner, key, hash, length, self.total, self.mime.clone());
         let receive = Receive { only_hash, ..receive };
-        self.at(Stage::Join { upload }, Step::Join { parts, receive })
+        self.at(Stage::Join { upload, payment }, Step::Join { parts, receive })
     }
 
     fn at(mut self: Box<Self>, stage: Stage, step: Step) -> Transition {

@@ -5,7 +5,8 @@ use relay_engine::types::{Event, Filter, PubKey};
 use url::{Url, form_urlencoded};
 
 use super::conditions::{ConditionResult, check_conditions, date, etag};
-use super::request::{PaymentCheck, blob, may_download, number};
+use super::payment::{self, Price};
+use super::request::{blob, may_download, number};
 use super::response::{Body, Response};
 use super::step::{Input, Step, StepError};
 use super::storing::{Expected, Plan, Progress, Source, StoredBlob, Storing, StoringError, problem};
@@ -13,7 +14,6 @@ use super::{Context, Head, State, Transition};
 use crate::blob::{Blob, Sha256};
 use crate::index::{Command, Outcome, Refusal};
 use crate::mime;
-use crate::payment::Operation;
 
 /// Who owns what was pulled from other servers: this relay. It is no point of the curve, so that nobody can sign for it.
 pub const RELAY_OWNER: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -58,6 +58,8 @@ pub(super) enum Read {
     Pull(Box<Storing>),
     /// Somebody has brought it meanwhile.
     LookAgain,
+    /// The proof of payment is checked and spent.
+    Pay(Box<Blob>),
 }
 
 pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
@@ -70,7 +72,7 @@ impl Read {
     pub(super) fn resume(self, context: &Context<'_>, head: &Head, input: Input) -> Transition {
         match self {
             Read::Look(sha256) => match input {
-                Input::Answered(Outcome::Blob(blob)) => Err(serve(context, head, blob)),
+                Input::Answered(Outcome::Blob(blob)) => sell(context, head, blob),
                 // HEAD does not pull: type and length would be known only from the fetched bytes.
                 Input::Answered(Outcome::Missing) if head.is_head() => Err(missing()),
                 Input::Answered(Outcome::Missing) => match Hints::read(context, head, sha256) {
@@ -83,11 +85,15 @@ impl Read {
                 },
                 other => Err(problem(other).into()),
             },
-            Read::LookAgain => Err(match input {
-                Input::Answered(Outcome::Blob(blob)) => serve(context, head, blob),
-                Input::Answered(Outcome::Missing) => missing(),
-                other => problem(other).into(),
-            }),
+            Read::LookAgain => match input {
+                Input::Answered(Outcome::Blob(blob)) => sell(context, head, blob),
+                Input::Answered(Outcome::Missing) => Err(missing()),
+                other => Err(problem(other).into()),
+            },
+            Read::Pay(blob) => {
+                payment::paid(input)?;
+                Err(serve(context, head, *blob))
+            }
             Read::Servers(mut hints) => {
                 if let Input::Servers(servers) = input {
                     for server in servers {
@@ -103,17 +109,17 @@ impl Read {
                     let (sha256, _) = blob(head.param.as_deref())?;
                     Ok((State::Read(Read::LookAgain), Step::Ask(Command::Get(sha256))))
                 }
-                Progress::End(end) => Err(match end {
-                    Ok(StoredBlob::Created(blob) | StoredBlob::Existing(blob)) => serve(context, head, blob),
-                    Err(problem @ (StoringError::Busy | StoringError::Pulling)) => problem.into(),
-                    Err(StoringError::Failed(failure @ (StepError::Full | StepError::Store(_)))) => {
-                        failure.into()
-                    }
-                    Err(StoringError::Refused(refusal @ (Refusal::TotalQuota | Refusal::TooMany))) => {
+                Progress::End(Ok(StoredBlob::Created(blob) | StoredBlob::Existing(blob))) => {
+                    sell(context, head, blob)
+                }
+                Progress::End(Err(problem)) => Err(match problem {
+                    problem @ (StoringError::Busy | StoringError::Pulling) => problem.into(),
+                    StoringError::Failed(failure @ (StepError::Full | StepError::Store(_))) => failure.into(),
+                    StoringError::Refused(refusal @ (Refusal::TotalQuota | Refusal::TooMany)) => {
                         refusal.into()
                     }
-                    Err(StoringError::Internal) => Response::internal(),
-                    Err(_) => Response::error(404, "not found, and none of the named servers gives it"),
+                    StoringError::Internal => Response::internal(),
+                    _ => Response::error(404, "not found, and none of the named servers gives it"),
                 }),
             },
         }
@@ -124,16 +130,22 @@ fn missing() -> Response {
     Response::error(404, "not found")
 }
 
+/// Asks what is to be paid for a blob that is here, if its bytes are sent and cost something.
+fn sell(context: &Context<'_>, head: &Head, blob: Blob) -> Transition {
+    let ConditionResult::Send(range) = check_conditions(head, &blob) else {
+        return Err(serve(context, head, blob));
+    };
+    let size = range.map_or(blob.size, |range| range.end - range.start);
+    match Price::of_download(context, head, size, &blob.sha256) {
+        None => Err(serve(context, head, blob)),
+        Some(price) if price.has_proof() => Ok((State::Read(Read::Pay(Box::new(blob))), price.spend())),
+        Some(price) => Ok((State::Invoice, price.quote())),
+    }
+}
+
 /// The response with a blob that is here.
 fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
     let verdict = check_conditions(head, &blob);
-    if let ConditionResult::Send(range) = &verdict {
-        let size = range.as_ref().map_or(blob.size, |range| range.end - range.start);
-        let price = PaymentCheck::new(head, Operation::Download, size, Some(blob.sha256), None);
-        if let Err(response) = price.pay(context) {
-            return response;
-        }
-    }
     let size = blob.size;
     match verdict {
         ConditionResult::Failed => Response::error(412, "precondition failed"),
@@ -173,7 +185,9 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
 fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Response {
     let left = blob.expires_at.map_or(CACHE_SECONDS, |at| at.saturating_sub(context.now).min(CACHE_SECONDS));
     let shared = left.min(SHARED_CACHE_SECONDS);
-    let cache = match context.settings.get_public {
+    // What is paid for is for nobody else.
+    let is_public = context.settings.get_public && !context.settings.payment.sells_downloads();
+    let cache = match is_public {
         true => format!("public, max-age={left}, s-maxage={shared}, immutable, no-transform"),
         false => format!("private, max-age={left}, immutable, no-transform"),
     };

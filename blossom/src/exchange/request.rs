@@ -1,15 +1,15 @@
-//! What heads say: names of blobs, lengths, types, tokens; and what follows: permission, payment.
+//! What heads say: names of blobs, lengths, types, tokens; and what follows: permission.
 
 use relay_engine::types::PubKey;
-use relay_site::authorization;
 use relay_site::nip98::ServerUrl;
+use relay_site::{Operation, authorization};
 
+use super::payment::Price;
 use super::response::Response;
 use super::step::Uploader;
 use super::{Context, Head};
 use crate::blob::Sha256;
 use crate::mime;
-use crate::payment::{Method, Operation, Payment, Purchase};
 use crate::token::{Token, Verb};
 
 /// The hash and the extension in `{blob}`.
@@ -147,7 +147,8 @@ pub(super) fn may_download(context: &Context<'_>, head: &Head, sha256: &Sha256) 
     may_upload(context, &token.pubkey).map_err(|_| Response::error(403, "this key may not download here"))
 }
 
-fn is_listed(context: &Context<'_>, pubkey: &PubKey) -> bool {
+/// Whether the operator has listed a key that may upload.
+pub(super) fn is_listed(context: &Context<'_>, pubkey: &PubKey) -> bool {
     let keys = &context.keys;
     keys.admins.contains(pubkey)
         || context.settings.upload_pubkeys.contains(pubkey)
@@ -160,79 +161,10 @@ pub(super) fn uploader(context: &Context<'_>, owner: &str) -> Uploader {
     Uploader { pubkey: owner.to_owned(), is_listed }
 }
 
-/// Whether anybody may upload.
+/// Whether anybody may upload, perhaps for money.
 pub(crate) fn is_open(context: &Context<'_>) -> bool {
-    context.settings.open.unwrap_or(context.is_local)
-}
-
-/// What has to be paid for a request, and the proof of payment that it has.
-#[derive(Clone, Debug)]
-pub(super) struct PaymentCheck {
-    operation: Operation,
-    size: u64,
-    sha256: Option<String>,
-    pubkey: Option<PubKey>,
-    /// HEAD never takes one (BUD-07).
-    proof: Option<Payment>,
-}
-
-impl PaymentCheck {
-    pub(super) fn new(
-        head: &Head,
-        operation: Operation,
-        size: u64,
-        sha256: Option<Sha256>,
-        pubkey: Option<PubKey>,
-    ) -> Self {
-        let proof = Method::ALL.into_iter().filter(|_| !head.is_head()).find_map(|method| {
-            let value = head.header(method.header())?.to_owned();
-            Some(Payment { method, value })
-        });
-        PaymentCheck { operation, size, sha256: sha256.map(|sha256| sha256.to_string()), pubkey, proof }
-    }
-
-    fn purchase(&self) -> Purchase<'_> {
-        let PaymentCheck { operation, size, pubkey, .. } = *self;
-        Purchase { operation, size, sha256: self.sha256.as_deref(), pubkey }
-    }
-
-    /// Whether it costs something.
-    pub(super) fn is_due(&self, context: &Context<'_>) -> bool {
-        context.payments.is_some_and(|payments| !payments.quote(&self.purchase()).is_empty())
-    }
-
-    /// Passes if the request is free, or has a proof of payment; [`PaymentCheck::pay`] checks the proof.
-    ///
-    /// # Errors
-    /// 402 with the ways to pay.
-    pub(super) fn require_payment_proof(&self, context: &Context<'_>) -> Result<(), Response> {
-        let Some(payments) = context.payments else { return Ok(()) };
-        if self.proof.is_some() {
-            return Ok(());
-        }
-        let quote = payments.quote(&self.purchase());
-        if quote.is_empty() {
-            return Ok(());
-        }
-        let unpaid = Response::error(402, "payment required");
-        let with =
-            |response: Response, payment: Payment| response.with(payment.method.header(), payment.value);
-        Err(quote.into_iter().fold(unpaid, with))
-    }
-
-    /// Checks the proof of payment, after everything else.
-    ///
-    /// # Errors
-    /// 402 with the ways to pay, 400 for a proof that is not taken.
-    pub(super) fn pay(&self, context: &Context<'_>) -> Result<(), Response> {
-        self.require_payment_proof(context)?;
-        let (Some(payments), Some(proof)) = (context.payments, &self.proof) else { return Ok(()) };
-        let purchase = self.purchase();
-        if payments.quote(&purchase).is_empty() {
-            return Ok(());
-        }
-        payments.check(&purchase, proof).map_err(|why| Response::error(400, &why))
-    }
+    let settings = context.settings;
+    settings.open.unwrap_or(context.is_local || settings.payment.sells_uploads())
 }
 
 /// What the head of an upload says.
@@ -246,8 +178,8 @@ pub(super) struct UploadHead {
     pub(super) length: u64,
     /// The declared type.
     pub(super) mime: Option<String>,
-    /// What it costs.
-    pub(super) price: PaymentCheck,
+    /// What it costs, if it does.
+    pub(super) price: Option<Price>,
 }
 
 /// Which headers describe an upload, and what it is for.
@@ -289,7 +221,7 @@ impl UploadHead {
             type_is_taken(context, mime)?;
         }
         let known = sha256.or_else(|| token.only_hash());
-        let price = PaymentCheck::new(head, by.operation, length, known, Some(token.pubkey));
+        let price = Price::of_upload(context, head, by.operation, length, known, &token.pubkey)?;
         Ok(UploadHead { token, sha256, length, mime, price })
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use relay_site::nip98;
+use relay_site::{PaymentOutcome, PaymentRequest, nip98};
 
 use super::response::Response;
 use crate::blob::{Media, Sha256};
@@ -111,6 +111,17 @@ pub enum Step {
         /// Public keys in hexadecimal.
         authors: Vec<String>,
     },
+    /// Ask a URL how long what it serves is (`HEAD`), following redirects as [`Step::Fetch`] does: [`Input::Measured`] or
+    /// [`Input::Failed`].
+    Measure {
+        /// The URL.
+        url: String,
+        /// For whom.
+        uploader: Uploader,
+    },
+    /// Have the agent of `blossom.payment` answer this, which waits for at most [`relay_site::payment::WAIT_MAX`]:
+    /// [`Input::Paid`]. Of invoices that one address asks for the host bounds the number.
+    Pay(PaymentRequest),
     /// Respond; the exchange is over. The request's body may not have been read: if a good part of it is still to come, the host
     /// closes the connection afterwards.
     Respond(Response),
@@ -204,6 +215,10 @@ pub enum Input {
     Received(Received),
     /// A picture is stripped.
     Processed(Processed),
+    /// What the agent that is paid answers.
+    Paid(PaymentOutcome),
+    /// So many bytes are at a URL.
+    Measured(u64),
     /// It is done.
     Done,
     /// URLs of servers (kind 10063).

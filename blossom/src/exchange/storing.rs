@@ -4,6 +4,7 @@
 mod plan;
 
 use super::Context;
+use super::payment::{self, Price};
 use super::response::{Response, busy, pulling};
 use super::step::{Input, Received, Reservation, Step, StepError};
 use crate::blob::{Blob, Media};
@@ -21,11 +22,15 @@ pub(super) struct Storing {
 #[derive(Clone, Debug)]
 enum Stage {
     /// It is to be paid, and nothing is offered: whether it would be accepted.
-    Quote {
-        wanted: Wanted,
-        unpaid: Response,
-    },
+    Quote(Wanted),
+    /// It is to be paid, and an invoice is made.
+    Invoice,
     Begin,
+    /// The proof of payment is checked.
+    Pay {
+        upload: u64,
+        key: Key,
+    },
     Receive {
         upload: u64,
         key: Key,
@@ -42,6 +47,8 @@ enum Stage {
     Finish {
         upload: u64,
     },
+    /// The blob is stored, and the proof of payment is spent.
+    Spend(Blob),
     /// The blob is here, and its owner says of what type it is: the store keeps that, and then the index.
     SetObjectType {
         blob: Blob,
@@ -123,8 +130,8 @@ impl Storing {
     /// Begins an upload.
     pub(super) fn begin(context: &Context<'_>, plan: Plan) -> (Box<Self>, Step) {
         let wanted = plan.wanted(context);
-        let (stage, command) = match plan.price.as_ref().map(|price| price.require_payment_proof(context)) {
-            Some(Err(unpaid)) => (Stage::Quote { wanted: wanted.clone(), unpaid }, Command::Check(wanted)),
+        let (stage, command) = match &plan.price {
+            Some(price) if !price.has_proof() => (Stage::Quote(wanted.clone()), Command::Check(wanted)),
             _ => (
                 Stage::Begin,
                 match &plan.pull {
@@ -139,12 +146,17 @@ impl Storing {
     /// Goes on with what came of the last step.
     pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
         match std::mem::replace(&mut self.stage, Stage::Begin) {
-            Stage::Quote { wanted, unpaid } => match input {
-                Input::Answered(Outcome::Accepted) => end(Err(StoringError::Unpaid(unpaid))),
-                Input::Answered(Outcome::Exists(_)) => {
+            Stage::Quote(wanted) => match (input, self.plan.price.as_ref().map(Price::quote)) {
+                (Input::Answered(Outcome::Accepted), Some(step)) => self.at(Stage::Invoice, step),
+                (Input::Answered(Outcome::Exists(_)), _) => {
                     self.at(Stage::Begin, Step::Ask(Command::Begin(wanted)))
                 }
-                other => end(Err(problem(other))),
+                (other, _) => end(Err(problem(other))),
+            },
+            Stage::Invoice => end(Err(StoringError::Unpaid(payment::invoiced(input)))),
+            Stage::Pay { upload, key } => match payment::paid(input) {
+                Ok(()) => self.receive(context, upload, key, false),
+                Err(response) => self.abort(upload, None, StoringError::Unpaid(response)),
             },
             Stage::Begin => self.begun(context, input),
             Stage::SetObjectType { blob, mime } => match input {
@@ -202,20 +214,25 @@ impl Storing {
                 other => self.abort(commit.upload, Some(staged), problem(other)),
             },
             Stage::Finish { upload } => match input {
-                Input::Answered(Outcome::Stored(blob)) => end(Ok(StoredBlob::Created(blob))),
+                Input::Answered(Outcome::Stored(blob)) => match self.plan.price.as_ref().map(Price::spend) {
+                    Some(step) => self.at(Stage::Spend(blob), step),
+                    None => end(Ok(StoredBlob::Created(blob))),
+                },
                 Input::Answered(Outcome::Exists(blob)) => end(Ok(StoredBlob::Existing(blob))),
                 // The index has ended the upload.
                 Input::Answered(Outcome::Refused(refusal)) => end(Err(StoringError::Refused(refusal))),
                 other => self.abort(upload, None, problem(other)),
             },
+            // Whatever came of it: the blob is stored, and the proof is for no other.
+            Stage::Spend(blob) => end(Ok(StoredBlob::Created(blob))),
             // Whatever came of cleaning up: what is left is swept later.
             Stage::Clean { staged: Some(staged), end } => self.discard(staged, end),
             Stage::Clean { staged: None, end: ended } => end(ended),
         }
     }
 
-    fn begun(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
-        let plan = &mut self.plan;
+    fn begun(self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
+        let plan = &self.plan;
         let (upload, key, only_hash) = match (input, plan.expected.known()) {
             (Input::Answered(Outcome::Begun { upload, key }), _) => (upload, key, false),
             // Others own it: the uploader has to prove possession, so the bytes are hashed and not stored.
@@ -240,10 +257,26 @@ impl Storing {
             }
             (other, _) => return end(Err(problem(other))),
         };
-        let price = plan.price.as_ref().filter(|_| !only_hash);
-        if let Some(Err(unpaid)) = price.map(|price| price.pay(context)) {
-            return self.abort(upload, None, StoringError::Unpaid(unpaid));
+        match plan.price.as_ref().filter(|_| !only_hash) {
+            Some(price) if price.has_proof() => {
+                let step = price.check();
+                self.at(Stage::Pay { upload, key }, step)
+            }
+            // It was here a moment ago.
+            Some(_) => self.abort(upload, None, StoringError::Refused(Refusal::Gone)),
+            None => self.receive(context, upload, key, only_hash),
         }
+    }
+
+    /// The bytes are wanted.
+    fn receive(
+        mut self: Box<Self>,
+        context: &Context<'_>,
+        upload: u64,
+        key: Key,
+        only_hash: bool,
+    ) -> Progress {
+        let plan = &mut self.plan;
         let mut receive = receive(
             context,
             &plan.owner,

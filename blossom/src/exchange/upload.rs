@@ -4,16 +4,16 @@
 //! there is no `X-SHA-256`. If a blob of a known hash is here and the uploader owns it, its descriptor is the response and the body
 //! is not read. If only others own it, the body is read and hashed, and not stored; then the uploader is an owner too.
 
-use relay_site::BlossomRoute;
+use relay_site::{BlossomRoute, Operation};
 
-use super::request::{PaymentCheck, UploadHead, UploadHeaders, blob};
+use super::payment::Price;
+use super::request::{UploadHead, UploadHeaders, blob};
 use super::response::Response;
 use super::step::{Input, Step, StepError};
 use super::storing::{Expected, Plan, Progress, Source, StoredBlob, Storing, StoringError, problem, wanted};
 use super::{Context, Head, State, Transition};
 use crate::index::{Command, Outcome};
 use crate::mime;
-use crate::payment::Operation;
 use crate::token::{TokenError, Verb};
 
 /// An upload.
@@ -58,7 +58,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
         extension: extension.map(str::to_owned),
         media: None,
         pull: None,
-        price: Some(upload.price),
+        price: upload.price,
     };
     let (storing, step) = Storing::begin(context, plan);
     Ok((State::Upload(Upload { storing, is_declared }), step))
@@ -94,7 +94,7 @@ impl StoredBlob {
 /// The question whether an upload would be accepted.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
-    price: PaymentCheck,
+    price: Option<Price>,
     /// Whether an upload of a blob that is here costs nothing.
     is_free_if_here: bool,
 }
@@ -129,12 +129,13 @@ pub(super) fn check(context: &Context<'_>, head: &Head) -> Transition {
 }
 
 impl Check {
-    pub(super) fn resume(self, context: &Context<'_>, input: Input) -> Transition {
+    pub(super) fn resume(self, input: Input) -> Transition {
         Err(match input {
             Input::Answered(Outcome::Exists(_)) if self.is_free_if_here => Response::empty(200),
-            Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => {
-                self.price.pay(context).map_or_else(|unpaid| unpaid, |()| Response::empty(200))
-            }
+            Input::Answered(Outcome::Accepted | Outcome::Exists(_)) => match &self.price {
+                Some(price) => return Ok((State::Invoice, price.quote())),
+                None => Response::empty(200),
+            },
             other => problem(other).into(),
         })
     }

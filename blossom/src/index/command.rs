@@ -70,6 +70,8 @@ pub enum Command {
     ClaimPayment {
         /// The upload.
         upload: u64,
+        /// The proof of payment, which is kept until the upload ends.
+        proof: String,
     },
     /// A part of a blob comes (BUD-14): [`Outcome::Begun`] with the key for its bytes; [`Outcome::Accepted`] if stored parts have
     /// all of it, so that it need not come; [`Outcome::Complete`] as of [`Command::FinishPart`], if these are all of the blob and
@@ -379,6 +381,9 @@ pub enum Outcome {
         parts: Vec<Part>,
         /// The blob exists: the parts are hashed and not stored.
         blob_exists: bool,
+        /// The proof that the upload is paid ([`Command::ClaimPayment`]).
+        #[serde(default)]
+        payment: Option<String>,
     },
     /// The owner is removed, and the blob with its last owner.
     Deleted,

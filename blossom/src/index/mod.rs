@@ -130,7 +130,7 @@ impl<C: SqlConn> Run<'_, C> {
             Command::RecordDownloads(blobs) => self.record_downloads(&blobs),
             Command::Check(wanted) => self.check(&wanted),
             Command::CheckPart(wanted) => self.check_part(&wanted),
-            Command::ClaimPayment { upload } => self.claim_payment(upload),
+            Command::ClaimPayment { upload, proof } => self.claim_payment(upload, proof),
             Command::SetMime { sha256, owner, mime } => self.set_mime(&sha256, &owner, &mime),
             Command::Begin(wanted) => self.begin(&wanted),
             Command::BeginPull(wanted, urls) => self.begin_pull(&wanted, &urls),

@@ -17,6 +17,7 @@ const DELETE: &str = "DELETE FROM blossom_parts WHERE id = ?";
 const QUEUE_ALL: &str = "INSERT OR IGNORE INTO blossom_removals (key, taken_at, again) \
                          SELECT CAST(? || id AS BLOB), 0, 0 FROM blossom_parts WHERE id BETWEEN ? AND ? AND upload = ?";
 const DELETE_ALL: &str = "DELETE FROM blossom_parts WHERE id BETWEEN ? AND ? AND upload = ?";
+const PUT_PAYMENT: &str = "INSERT OR REPLACE INTO blossom_payments (upload, proof) VALUES (?, ?)";
 const SET_FLAGS: &str = "UPDATE blossom_uploads SET flags = ? WHERE id = ?";
 const EXTEND: &str = "UPDATE blossom_uploads SET abandoned_at = ? WHERE id = ?";
 
@@ -183,21 +184,22 @@ impl<C: SqlConn> Run<'_, C> {
         let owner = parse_key(&wanted.owner)?;
         let found = wanted.sha256.and_then(|sha256| self.upload_in_parts(&owner, &sha256));
         let upload = found.and_then(|(id, _)| self.state.uploads.get(&id));
-        if upload.is_some_and(|upload| upload.is_paid) {
+        if upload.is_some_and(|upload| upload.payment.is_some()) {
             return Ok(Outcome::Done);
         }
         self.check(wanted)
     }
 
-    /// Somebody pays for an upload. One row, once.
-    pub(super) fn claim_payment(&mut self, upload: u64) -> Result<Outcome, StoreError> {
+    /// Somebody pays for an upload. Two rows, once.
+    pub(super) fn claim_payment(&mut self, upload: u64, proof: String) -> Result<Outcome, StoreError> {
         let Some(row) = self.state.uploads.get_mut(&upload).filter(|row| row.parts.is_some()) else {
             return Ok(Outcome::Refused(Refusal::Gone));
         };
-        if row.is_paid {
+        if row.payment.is_some() {
             return Ok(Outcome::Done);
         }
-        row.is_paid = true;
+        exec(self.conn, PUT_PAYMENT, &[upload.into(), proof.as_bytes().into()])?;
+        row.payment = Some(proof);
         exec(self.conn, SET_FLAGS, &[row.flags().into(), upload.into()])?;
         Ok(Outcome::Accepted)
     }
@@ -241,8 +243,8 @@ impl<C: SqlConn> Run<'_, C> {
     fn joins(&mut self, upload: u64) -> Result<Outcome, StoreError> {
         let now = self.now;
         let row = self.state.uploads.get_mut(&upload);
-        let Some((sha256, size, parts)) =
-            row.and_then(|row| Some((row.sha256?, row.size, row.parts.as_mut()?)))
+        let Some((sha256, size, payment, parts)) =
+            row.and_then(|row| Some((row.sha256?, row.size, row.payment.clone(), row.parts.as_mut()?)))
         else {
             return Ok(Outcome::Accepted);
         };
@@ -252,7 +254,7 @@ impl<C: SqlConn> Run<'_, C> {
         let Some(cover) = parts.cover(&sha256, size) else { return Ok(Outcome::Accepted) };
         parts.joining = Some(now);
         let blob_exists = self.blob(&sha256)?.is_some();
-        Ok(Outcome::Complete { upload, key: sha256.to_string(), parts: cover, blob_exists })
+        Ok(Outcome::Complete { upload, key: sha256.to_string(), parts: cover, blob_exists, payment })
     }
 
     /// A part has failed. Two rows; four if its upload has no other.

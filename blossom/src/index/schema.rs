@@ -42,7 +42,10 @@ const UPLOADED: &str =
 /// The first databases of schema version 1 have no such table.
 const THUMBNAILS: &str = "CREATE TABLE IF NOT EXISTS blossom_thumbnails (thumbnail BLOB NOT NULL, picture BLOB NOT NULL, \
                           PRIMARY KEY (thumbnail, picture)) WITHOUT ROWID";
-const CREATE: [&str; 19] = [
+/// Nor this one.
+const PAYMENTS: &str =
+    "CREATE TABLE IF NOT EXISTS blossom_payments (upload INTEGER PRIMARY KEY, proof BLOB NOT NULL)";
+const CREATE: [&str; 20] = [
     "CREATE TABLE IF NOT EXISTS blossom_meta (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS blossom_blobs (sha256 BLOB PRIMARY KEY, owner BLOB NOT NULL, \
      since INTEGER NOT NULL, uploaded INTEGER NOT NULL, size INTEGER NOT NULL, mime BLOB NOT NULL, \
@@ -72,6 +75,7 @@ const CREATE: [&str; 19] = [
     "CREATE INDEX IF NOT EXISTS blossom_events_sha256 ON blossom_events (sha256, author)",
     "CREATE TABLE IF NOT EXISTS blossom_leaving (owner BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID",
     THUMBNAILS,
+    PAYMENTS,
     UPLOADED,
     "INSERT INTO blossom_meta (name, value) VALUES (x'736368656d61', x'31')",
 ];
@@ -87,7 +91,7 @@ pub(super) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
         return conn.transaction(&mut || CREATE.iter().try_for_each(|sql| conn.exec(sql, &[])));
     }
     match get_meta::<u64>(conn, "schema")? {
-        Some(SCHEMA) => [THUMBNAILS, UPLOADED].iter().try_for_each(|sql| conn.exec(sql, &[])),
+        Some(SCHEMA) => [THUMBNAILS, PAYMENTS, UPLOADED].iter().try_for_each(|sql| conn.exec(sql, &[])),
         other => Err(corrupt(&format!(
             "the database has schema version {}; this version of the relay reads {SCHEMA}",
             other.unwrap_or_default()

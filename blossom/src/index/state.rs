@@ -76,8 +76,8 @@ pub(super) struct Upload {
     pub(super) is_given_up: bool,
     /// Its blob was live when it began: its bytes are only hashed, not stored, and count for the owner's quota only.
     pub(super) is_hash_only: bool,
-    /// Of one in parts: somebody pays for it, or has.
-    pub(super) is_paid: bool,
+    /// Of one in parts: somebody pays for it, or has, with this proof. In a table of its own.
+    pub(super) payment: Option<String>,
     pub(super) parts: Option<Parts>,
 }
 
@@ -121,7 +121,7 @@ impl Upload {
             (self.parts.is_some(), FLAG_PARTS),
             (self.is_given_up, FLAG_GIVEN_UP),
             (self.is_hash_only, FLAG_HASH_ONLY),
-            (self.is_paid, FLAG_PAID),
+            (self.payment.is_some(), FLAG_PAID),
         ]
         .into_iter()
         .filter_map(|(is_set, flag)| is_set.then_some(flag))
@@ -157,13 +157,20 @@ impl State {
                 is_staged: flags & FLAG_STAGED != 0,
                 is_given_up: flags & FLAG_GIVEN_UP != 0,
                 is_hash_only: flags & FLAG_HASH_ONLY != 0,
-                is_paid: flags & FLAG_PAID != 0,
+                // Earlier versions kept no proof.
+                payment: (flags & FLAG_PAID != 0).then(String::new),
                 parts: (flags & FLAG_PARTS != 0 && flags & FLAG_GIVEN_UP == 0).then(Parts::default),
             };
             Ok((int(row, 0)?, upload))
         })?
         .into_iter()
         .collect();
+        let payments = "SELECT upload, proof FROM blossom_payments";
+        for (id, proof) in query_all(conn, payments, &[], |row| Ok((int(row, 0)?, text(row, 1)?)))? {
+            if let Some(upload) = state.uploads.get_mut(&id) {
+                upload.payment = Some(proof);
+            }
+        }
         let parts = "SELECT id, upload, start, length, stored FROM blossom_parts";
         let parts = query_all(conn, parts, &[], |row| {
             let part = PartRow { start: int(row, 2)?, length: int(row, 3)?, is_stored: int(row, 4)? > 0 };

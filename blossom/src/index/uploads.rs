@@ -18,6 +18,7 @@ const RESERVE: &str = "UPDATE blossom_uploads SET size = ? WHERE id = ?";
 const SET_HASH: &str = "UPDATE blossom_uploads SET sha256 = ?, size = ? WHERE id = ?";
 const GIVE_UP: &str = "UPDATE blossom_uploads SET size = 0, flags = ? WHERE id = ?";
 const DELETE: &str = "DELETE FROM blossom_uploads WHERE id = ?";
+const DELETE_PAYMENT: &str = "DELETE FROM blossom_payments WHERE upload = ?";
 const IS_BANNED: &str = "SELECT 1 FROM blossom_bans WHERE sha256 = ?";
 
 /// Most uploads of an owner under way.
@@ -235,7 +236,7 @@ impl<C: SqlConn> Run<'_, C> {
             is_staged: wanted.sha256.is_none(),
             is_given_up: false,
             is_hash_only: kind == Kind::HashOnly,
-            is_paid: false,
+            payment: None,
             parts: (kind == Kind::InParts).then(Parts::default),
         };
         // Stored as limit + 1: 0 stands for no limit, and is also a possible limit.
@@ -393,10 +394,13 @@ impl<C: SqlConn> Run<'_, C> {
         self.queue_blob_removal(sha256)
     }
 
-    /// An upload ends, and its parts are removed. One row, and two for each part.
+    /// An upload ends, and its parts are removed. One row, two if it was paid, and two for each part.
     fn end(&mut self, id: u64) -> Result<Option<Upload>, StoreError> {
         let Some(upload) = self.state.uploads.remove(&id) else { return Ok(None) };
         exec(self.conn, DELETE, &[id.into()])?;
+        if upload.payment.is_some() {
+            exec(self.conn, DELETE_PAYMENT, &[id.into()])?;
+        }
         if let (Some(parts), Some(sha256)) = (&upload.parts, &upload.sha256) {
             self.remove_parts(id, sha256, parts)?;
         }

@@ -84,12 +84,12 @@ fn figures(context: &Context<'_>) -> [(&'static str, String); 4] {
         (true, false) => "anybody with a Nostr key",
         (false, _) => "keys that the operator has listed",
     };
-    let price = if context.payments.is_some() { "shown before an upload" } else { "free" };
+    let price = settings.payment.words().unwrap_or_else(|| "free".to_owned());
     let kept = if settings.retention.is_empty() { "until you delete them" } else { "see the limits below" };
     [
         ("Who may upload", who.to_owned()),
         ("Largest file", size(settings.blob_bytes_max)),
-        ("Price", price.to_owned()),
+        ("Price", price),
         ("Files are kept", kept.to_owned()),
     ]
 }
@@ -199,7 +199,6 @@ mod tests {
             upload_seconds_max: 3_600,
             now: 0,
             verifier: &Libsecp256k1,
-            payments: None,
         });
         String::from_utf8(answer.body.to_vec()).unwrap()
     }

@@ -11,13 +11,13 @@ use relay_site::nip98::{ServerUrl, SignerTrust, UsedEvents};
 use relay_site::{BlossomSettings, FEATURES, Route, Table};
 use sha2::{Digest, Sha256 as Hasher};
 
+use super::Seller;
 use crate::blob::Sha256;
 use crate::exchange::{
     Body, Context, Exchange, Head, Input, Keys, Processed, Receive, Received, Response, Step, StepError,
     path_param,
 };
 use crate::index::{Command, Index, Outcome};
-use crate::payment::Payments;
 
 /// Steps after which an exchange counts as endless.
 const STEPS_MAX: usize = 30;
@@ -59,8 +59,8 @@ pub struct Host<'a> {
     pub now: Timestamp,
     /// Verifies events.
     pub verifier: &'a dyn Verifier,
-    /// The wallet.
-    pub payments: Option<&'a dyn Payments>,
+    /// The agent that is paid.
+    pub seller: Seller,
     /// The index.
     pub index: Index<Sqlite>,
     /// Its database.
@@ -180,7 +180,7 @@ impl<'a> Host<'a> {
             is_local: true,
             now,
             verifier,
-            payments: None,
+            seller: Seller::default(),
             index: Index::open(database.clone()).expect("an empty database opens"),
             database,
             objects: BTreeMap::new(),
@@ -300,14 +300,17 @@ impl<'a> Host<'a> {
             upload_seconds_max: 13 * 3_600,
             now: self.now,
             verifier: self.verifier,
-            payments: self.payments,
         }
     }
 
     fn carry_out(&mut self, step: Step, body: &Bytes) -> Input {
         let moves_bytes = !matches!(
             step,
-            Step::Ask(_) | Step::MarkEventUsed(_) | Step::Discard(_) | Step::FindServers { .. }
+            Step::Ask(_)
+                | Step::MarkEventUsed(_)
+                | Step::Discard(_)
+                | Step::FindServers { .. }
+                | Step::Pay(_)
         );
         if moves_bytes && let Some(failure) = self.failure.take() {
             return Input::Failed(failure);
@@ -405,6 +408,12 @@ impl<'a> Host<'a> {
                 let lists = authors.iter().filter_map(|author| self.servers.get(author));
                 Input::Servers(lists.flatten().cloned().collect())
             }
+            Step::Measure { url, .. } => match self.origins.get(&url).cloned() {
+                Some(Ok((bytes, _))) => Input::Measured(bytes.len() as u64),
+                Some(Err(why)) => Input::Failed(why),
+                None => Input::Failed(StepError::Origin("no such server".to_owned())),
+            },
+            Step::Pay(request) => Input::Paid(self.seller.answer(request)),
             Step::Respond(_) => unreachable!("the exchange is over"),
         }
     }

@@ -2,6 +2,8 @@
 
 mod host;
 pub mod model;
+mod seller;
 
 pub use host::{Host, Object, Origins, Processor, Reply, Request};
 pub use relay_engine::testing::Sqlite;
+pub use seller::Seller;

@@ -7,19 +7,18 @@ use bytes::Bytes;
 use relay_blossom::blob::{Blob, Media};
 use relay_blossom::exchange::{Keys, Processed, Received, StepError};
 use relay_blossom::index::{BlobInfo, Part, Refusal};
-use relay_blossom::payment::{Method, Payment, Payments, Purchase};
 use relay_blossom::{Command, Context, Exchange, Head, Input, Outcome, Step};
 use relay_engine::testing::signing::{event, key};
 use relay_engine::verify::Libsecp256k1;
 use relay_site::nip98::{Nip98Error, ServerUrl};
-use relay_site::{BlossomRoute, BlossomSettings};
+use relay_site::{BlossomRoute, BlossomSettings, Operation, PaymentOutcome, PaymentRequest, PaymentSettings};
 
 use crate::world::{NOW, URL, hash, header, pubkey, signed, token};
 
 const BODY: &[u8] = b"the body";
 
 /// Most steps of an exchange, the response among them: a picture of unknown hash with a thumbnail, which goes wrong at the end.
-const STEPS_MAX: usize = 17;
+const STEPS_MAX: usize = 20;
 
 fn blob() -> Blob {
     let media = Media { original: hash(b"o"), dim: None, blurhash: None, thumbnail: Some(hash(b"t")) };
@@ -69,7 +68,13 @@ fn inputs(body: &Bytes) -> Vec<Input> {
         Outcome::Refused(Refusal::Banned),
         Outcome::Refused(Refusal::Gone),
         Outcome::Stored(blob()),
-        Outcome::Complete { upload: 7, key: hash(BODY).to_string(), parts: vec![part], blob_exists: false },
+        Outcome::Complete {
+            upload: 7,
+            key: hash(BODY).to_string(),
+            parts: vec![part],
+            blob_exists: false,
+            payment: Some("proof".to_owned()),
+        },
         Outcome::Deleted,
         Outcome::Blobs(vec![blob()]),
         Outcome::Done,
@@ -90,6 +95,10 @@ fn inputs(body: &Bytes) -> Vec<Input> {
         Input::Processed(Processed { thumbnail: small, ..picture.clone() }),
         Input::Processed(picture),
         Input::Done,
+        Input::Paid(PaymentOutcome::Invoice("lnbc1".to_owned())),
+        Input::Paid(PaymentOutcome::Paid),
+        Input::Paid(PaymentOutcome::Refused("not paid".to_owned())),
+        Input::Measured(8),
         Input::Servers(vec!["home.example".to_owned()]),
         Input::Failed(StepError::WrongHash),
         Input::Failed(StepError::Raced),
@@ -175,6 +184,10 @@ struct Ledger {
     staged: bool,
     /// Whether something has permitted to read the body.
     permitted: bool,
+    /// Whether a blob is stored, and whether a payment is checked and spent.
+    stored: bool,
+    checked: bool,
+    spent: bool,
 }
 
 impl Ledger {
@@ -214,8 +227,13 @@ impl Ledger {
                 self.uploads.remove(upload);
                 self.parts.remove(upload);
             }
+            (Step::Pay(PaymentRequest::Check { spends: false, .. }), _) => {
+                self.checked |= *input == Input::Paid(PaymentOutcome::Paid);
+            }
+            (Step::Pay(PaymentRequest::Check { spends: true, .. }), _) => self.spent = true,
             (Step::Ask(Command::Finish(commit)), Some(O::Stored(_) | O::Exists(_) | O::Refused(_))) => {
                 self.uploads.remove(&commit.upload);
+                self.stored |= matches!(outcome, Some(O::Stored(_)));
             }
             (Step::Ask(Command::FinishPart { upload, .. }), Some(O::Complete { .. })) => {
                 self.parts.remove(upload);
@@ -243,7 +261,14 @@ impl Ledger {
 
 #[test]
 fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
-    let settings = BlossomSettings { pull_through: true, ..BlossomSettings::default() };
+    let free = BlossomSettings { pull_through: true, ..BlossomSettings::default() };
+    let payment = PaymentSettings {
+        pubkey: Some(pubkey(5)),
+        upload_msat_per_mib: 1_000,
+        download_msat_per_mib: 1_000,
+        ..PaymentSettings::default()
+    };
+    let settings = BlossomSettings { payment, ..free.clone() };
     let admins = [pubkey(9)];
     let unpaid = Context {
         settings: &settings,
@@ -256,15 +281,14 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
         upload_seconds_max: 3_600,
         now: NOW,
         verifier: &Libsecp256k1,
-        payments: Some(&Wallet),
     };
-    let paid = Context { payments: None, ..unpaid };
+    let free = Context { settings: &free, ..unpaid };
     let (mut ends, mut longest, mut statuses) = (0_u64, 0, BTreeSet::new());
-    let proof = ("x-cashu".to_owned(), "proof".to_owned());
+    let proof = ("x-lightning".to_owned(), "proof".to_owned());
     let all = requests().into_iter().flat_map(|(head, body)| {
         let mut with_proof = head.clone();
         with_proof.headers.push(proof.clone());
-        [(paid, head.clone(), body.clone()), (unpaid, head, body.clone()), (unpaid, with_proof, body)]
+        [(free, head.clone(), body.clone()), (unpaid, head, body.clone()), (unpaid, with_proof, body)]
     });
     for (context, mut head, body) in all {
         if head.path_and_query == "/blossom" && head.route != BlossomRoute::Page {
@@ -293,6 +317,19 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
                     continue;
                 }
                 Step::Receive(_) => assert!(ledger.permitted, "{:?}", head.route),
+                Step::Pay(PaymentRequest::Check { purchase, spends: true, .. }) => {
+                    assert!(!ledger.spent, "{:?} {path:?}", head.route);
+                    let is_due = match purchase.operation {
+                        Operation::Upload => ledger.stored,
+                        Operation::Media => ledger.checked,
+                        Operation::Download => !ledger.checked,
+                    };
+                    assert!(is_due, "{:?} {path:?}", head.route);
+                }
+                // Nothing is processed before it is paid.
+                Step::Process { .. } if context.settings.payment.sells_uploads() => {
+                    assert!(ledger.checked, "{:?} {path:?}", head.route);
+                }
                 Step::Read { .. } if head.route == BlossomRoute::Media => {
                     assert!(ledger.permitted, "{:?}", head.route);
                 }
@@ -307,7 +344,8 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
                         | Command::AbortPart { .. }
                         | Command::AbortParts { .. }
                 ) | Step::Discard(_)
-            );
+            ) || matches!(&step, Step::Pay(PaymentRequest::Check { purchase, spends: true, .. })
+                if purchase.operation != Operation::Download);
             let given = if is_cleaning { &inputs[inputs.len() - 2..] } else { &inputs[..] };
             for input in given {
                 // One race of an exchange is like another.
@@ -327,20 +365,6 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
     assert!(longest > 8, "{longest}");
     for status in [200, 201, 204, 400, 401, 402, 403, 404, 409, 422, 500, 503] {
         assert!(statuses.contains(&status), "{status} of {statuses:?}");
-    }
-}
-
-/// Takes no proof: where it is asked, an exchange ends.
-#[derive(Debug)]
-struct Wallet;
-
-impl Payments for Wallet {
-    fn quote(&self, _: &Purchase<'_>) -> Vec<Payment> {
-        vec![Payment { method: Method::Cashu, value: "creqA".to_owned() }]
-    }
-
-    fn check(&self, _: &Purchase<'_>, _: &Payment) -> Result<(), String> {
-        Err("not paid".to_owned())
     }
 }
 

@@ -1,107 +1,202 @@
-//! 402 (BUD-07), with a wallet that takes one proof.
-
-use std::sync::atomic::{AtomicUsize, Ordering};
+//! 402 (BUD-07), with an agent that makes an invoice for each purchase.
 
 use relay_blossom::exchange::StepError;
 use relay_blossom::index::{PartHead, Refusal, Wanted};
-use relay_blossom::payment::{Method, Operation, Payment, Payments, Purchase};
-use relay_blossom::testing::Request;
+use relay_blossom::testing::{Host, Reply, Request};
 use relay_blossom::{Command, Outcome};
+use relay_site::PaymentSettings;
 
 use crate::world::{NOW, check, hash, host, pubkey, token, upload};
 
-/// Everything above five bytes costs something.
-#[derive(Debug, Default)]
-struct Wallet {
-    /// Proofs that were judged.
-    judged: AtomicUsize,
+const LONG: &[u8] = b"longer than five";
+
+/// Everything above five bytes costs a satoshi.
+fn selling() -> Host<'static> {
+    let mut host = host();
+    host.settings.payment = PaymentSettings {
+        pubkey: Some(pubkey(50)),
+        upload_msat_per_mib: 1,
+        download_msat_per_mib: 1,
+        free_bytes: 5,
+        ..PaymentSettings::default()
+    };
+    host
 }
 
-impl Payments for Wallet {
-    fn quote(&self, purchase: &Purchase<'_>) -> Vec<Payment> {
-        if purchase.size <= 5 {
-            return Vec::new();
-        }
-        let invoice = |method, value: &str| Payment { method, value: value.to_owned() };
-        vec![invoice(Method::Lightning, "lnbc30n1"), invoice(Method::Cashu, "creqA")]
-    }
+/// The invoice of an unpaid request.
+fn invoice(host: &mut Host<'_>, request: &Request) -> String {
+    let reply = host.send(request);
+    check("unpaid", &reply, 402);
+    assert!(reply.header("x-reason").is_some());
+    reply.header("x-lightning").expect("an invoice").to_owned()
+}
 
-    fn check(&self, purchase: &Purchase<'_>, proof: &Payment) -> Result<(), String> {
-        self.judged.fetch_add(1, Ordering::Relaxed);
-        assert!(purchase.sha256.is_some_and(|hash| hash.len() == 64));
-        assert!(purchase.operation != Operation::UploadPart || purchase.size == 16, "of the blob");
-        assert_eq!(purchase.pubkey.is_none(), purchase.operation == Operation::Download);
-        match (proof.method, &*proof.value) {
-            (Method::Lightning, "966f") | (Method::Cashu, "cashuB") => Ok(()),
-            _ => Err("this invoice is not paid".to_owned()),
-        }
-    }
+/// The request with the proof that its invoice is paid.
+fn paid(host: &mut Host<'_>, request: &Request) -> Request {
+    let invoice = invoice(host, request);
+    let preimage = host.seller.pay(&invoice);
+    request.clone().with("x-lightning", &preimage)
+}
+
+fn download(bytes: &[u8]) -> Request {
+    Request::new("GET", &format!("/{}", hash(bytes)))
+}
+
+fn part(number: u64, offset: usize, length: usize) -> Request {
+    Request::new("PATCH", &format!("/{}", hash(LONG)))
+        .with("authorization", &token(number, "upload", &[hash(LONG)]))
+        .with("content-type", "application/octet-stream")
+        .with("upload-type", "text/plain")
+        .with("upload-length", &LONG.len().to_string())
+        .with("upload-offset", &offset.to_string())
+        .body(&LONG[offset..offset + length])
+}
+
+fn reason(reply: &Reply) -> &str {
+    reply.header("x-reason").unwrap_or_default()
 }
 
 #[test]
 fn unpaid_requests_are_402_and_bad_proofs_400() {
-    let wallet = Wallet::default();
-    let mut host = host();
-    host.payments = Some(&wallet);
-    let long: &[u8] = b"longer than five";
+    let mut host = selling();
     let reply = host.send(&upload(1, b"short".as_slice()));
     check("free", &reply, 201);
     assert_eq!(reply.steps, ["Ask(Begin)", "Receive", "Ask(Finish)"]);
-    let reply = host.send(&upload(1, long));
+    let reply = host.send(&upload(1, LONG));
     check("unpaid", &reply, 402);
-    assert_eq!(reply.header("x-lightning"), Some("lnbc30n1"));
-    assert_eq!(reply.header("x-cashu"), Some("creqA"));
-    assert_eq!(reply.steps, ["Ask(Check)"], "nothing is written");
-    let reply = host.send(&upload(1, long).with("x-lightning", "0000"));
-    check("a bad proof", &reply, 400);
-    assert_eq!(reply.header("x-reason"), Some("this invoice is not paid"));
-    assert_eq!(reply.steps, ["Ask(Begin)", "Ask(Abort)"]);
-    check("nobody pays for a token", &host.send(&Request::new("PUT", "/upload").body(long)), 401);
-    check("paid", &host.send(&upload(1, long).with("x-lightning", "966f")), 201);
+    assert_eq!(reply.header("x-lightning"), Some("lnbc1"));
+    assert_eq!(reply.steps, ["Ask(Check)", "Pay"], "nothing is written");
+    assert_eq!(host.seller.msat("lnbc1"), Some(1_000));
+    assert_eq!(invoice(&mut host, &upload(1, LONG)), "lnbc1", "the same one");
+    let unpaid = format!("{:0>64}", 1);
+    for (proof, why) in [("0000", "no invoice"), ("", "no invoice"), (unpaid.as_str(), "not paid")] {
+        let reply = host.send(&upload(1, LONG).with("x-lightning", proof));
+        check("a bad proof", &reply, 400);
+        assert!(reason(&reply).contains(why), "{proof}: {reply:?}");
+        assert_eq!(reply.steps, ["Ask(Begin)", "Pay", "Ask(Abort)"]);
+    }
+    check("nobody pays for a token", &host.send(&Request::new("PUT", "/upload").body(LONG)), 401);
+    let request = paid(&mut host, &upload(1, LONG));
+    let reply = host.send(&request);
+    check("paid", &reply, 201);
+    assert_eq!(reply.steps, ["Ask(Begin)", "Pay", "Receive", "Ask(Finish)", "Pay"]);
+    assert_eq!((host.seller.spent(), host.seller.invoices()), (1, 1));
+}
 
-    let path = format!("/{}", hash(long));
-    let download = Request::new("GET", &path);
-    check("unpaid", &host.send(&download), 402);
-    check("paid", &host.send(&download.clone().with("x-cashu", "cashuB")), 200);
-    check("a bad proof", &host.send(&download.clone().with("x-cashu", "cashuA")), 400);
-    check("a small part is free", &host.send(&download.with("range", "bytes=0-4")), 206);
+#[test]
+fn a_payment_is_for_one_blob_and_one_upload() {
+    let mut host = selling();
+    let first = paid(&mut host, &upload(1, LONG));
+    let proof = first.headers.last().expect("the proof").1.clone();
+    let reply = host.send(&upload(1, b"another one".as_slice()).with("x-lightning", &proof));
+    check("of another blob", &reply, 400);
+    assert!(reason(&reply).contains("something else"), "{reply:?}");
+    // What has failed may be repeated.
+    host.failure = Some(StepError::Incomplete);
+    check("it breaks", &host.send(&first), 400);
+    assert_eq!(host.seller.spent(), 0);
+    check("once more", &host.send(&first), 201);
+    assert_eq!(host.seller.spent(), 1);
+    check("it is here", &host.send(&first), 200);
+    host.index.run(NOW, Command::Delete { sha256: hash(LONG), owner: None }).unwrap();
+    host.remove();
+    let reply = host.send(&first);
+    check("it was deleted", &reply, 400);
+    assert!(reason(&reply).contains("spent"), "{reply:?}");
+    assert_eq!(invoice(&mut host, &upload(1, LONG)), "lnbc2", "a new one");
+}
+
+#[test]
+fn a_download_is_paid_by_its_bytes_and_once() {
+    let mut host = selling();
+    let request = paid(&mut host, &upload(1, LONG));
+    check("stored", &host.send(&request), 201);
+    let request = paid(&mut host, &download(LONG));
+    let reply = host.send(&request);
+    check("paid", &reply, 200);
+    assert_eq!(reply.body, LONG);
+    assert_eq!(reply.header("cache-control").map(|value| value.contains("private")), Some(true));
+    let reply = host.send(&request);
+    check("spent", &reply, 400);
+    assert!(reason(&reply).contains("spent"), "{reply:?}");
+    check("a small part is free", &host.send(&download(LONG).with("range", "bytes=0-4")), 206);
+    let range = download(LONG).with("range", "bytes=0-9");
+    let whole = paid(&mut host, &download(LONG));
+    let proof = whole.headers.last().expect("the proof").1.clone();
+    check("of other bytes", &host.send(&range.clone().with("x-lightning", &proof)), 400);
+    let range = paid(&mut host, &range);
+    check("paid", &host.send(&range), 206);
+    let reply = host.send(&download(LONG).with("if-none-match", &format!("\"{}\"", hash(LONG))));
+    check("nothing is sent", &reply, 304);
+    check("no such blob", &host.send(&download(b"elsewhere")), 404);
+}
+
+#[test]
+fn who_is_listed_pays_only_if_the_setting_says_so() {
+    let mut host = selling();
+    host.settings.upload_pubkeys = vec![pubkey(1)];
+    check("listed", &host.send(&upload(1, LONG)), 201);
+    host.settings.payment.listed_free = false;
+    invoice(&mut host, &upload(1, b"another one".as_slice()));
+    // Where uploads are sold, anybody may upload, unless that is turned off.
+    host.is_local = false;
+    invoice(&mut host, &upload(2, b"another one".as_slice()));
+    host.settings.open = Some(false);
+    check("closed", &host.send(&upload(2, b"another one".as_slice())), 403);
+}
+
+#[test]
+fn who_cannot_be_answered_may_try_again() {
+    let mut host = selling();
+    host.seller.is_away = true;
+    for request in [upload(1, LONG), upload(1, LONG).with("x-lightning", "00")] {
+        let reply = host.send(&request);
+        check("away", &reply, 503);
+        assert_eq!(reply.header("retry-after"), Some("5"));
+        assert_eq!(reason(&reply), "the wallet does not answer");
+    }
+    (host.seller.is_away, host.seller.is_flooded) = (false, true);
+    let reply = host.send(&upload(1, LONG));
+    check("too many", &reply, 429);
+    assert_eq!(reply.header("retry-after"), Some("60"));
+    assert_eq!(host.seller.invoices(), 0);
+}
+
+#[test]
+fn a_payment_is_for_a_blob_that_is_known() {
+    let mut host = selling();
+    let several = token(1, "upload", &[hash(LONG), hash(b"x")]);
+    let request = Request::new("PUT", "/upload").with("authorization", &several).body(LONG);
+    let reply = host.send(&request);
+    check("of several hashes", &reply, 400);
+    assert!(reason(&reply).contains("X-SHA-256"), "{reply:?}");
+    let ask = Request::new("HEAD", "/upload").with("authorization", &several).with("x-content-length", "16");
+    check("of several hashes", &host.send(&ask), 400);
+    invoice(&mut host, &request.with("x-sha-256", &hash(LONG).to_string()));
 }
 
 /// Regression: who had paid was told afterwards that the blob is banned, or beyond the quota, or here already.
 #[test]
 fn nobody_pays_for_what_is_refused_or_here() {
-    let wallet = Wallet::default();
-    let judged = || wallet.judged.load(Ordering::Relaxed);
-    let mut host = host();
-    host.payments = Some(&wallet);
+    let mut host = selling();
     host.processor = Some(|_, _| unreachable!("nothing is processed"));
-    let (long, banned): (&[u8], &[u8]) = (b"longer than five", b"a banned one");
-    let paid = |number, bytes: &'static [u8]| upload(number, bytes).with("x-lightning", "966f");
-    check("paid", &host.send(&paid(1, long)), 201);
-    assert_eq!(judged(), 1);
+    let banned: &[u8] = b"a banned one";
+    let first = paid(&mut host, &upload(1, LONG));
+    check("paid", &host.send(&first), 201);
+    let asked = host.seller.asked.len();
 
-    for (what, request) in [("with a proof", paid(1, long)), ("without", upload(1, long))] {
+    for (what, request) in [("with a proof", first), ("without", upload(1, LONG))] {
         check(what, &host.send(&request), 200);
     }
-    for number in [2, 3] {
-        let request = if number == 2 { paid(2, long) } else { upload(3, long) };
+    for request in [upload(2, LONG).with("x-lightning", "00"), upload(3, LONG)] {
         let reply = host.send(&request);
         check("of another", &reply, 200);
         assert!(reply.steps.contains(&"Receive".to_owned()), "its bytes have come: {:?}", reply.steps);
     }
-    let target = format!("/{}", hash(long));
-    let part = |number| {
-        Request::new("PATCH", &target)
-            .with("authorization", &token(number, "upload", &[hash(long)]))
-            .with("content-type", "application/octet-stream")
-            .with("upload-type", "text/plain")
-            .with("upload-length", &long.len().to_string())
-            .with("upload-offset", "0")
-            .body(long)
-    };
-    check("a part of it", &host.send(&part(1)), 200);
-    check("a part of another", &host.send(&part(7)), 200);
-    let named = |number| Request { method: "PUT".to_owned(), target: target.clone(), ..upload(number, long) };
+    check("a part of it", &host.send(&part(1, 0, 16)), 200);
+    check("a part of another", &host.send(&part(7, 0, 16)), 200);
+    let target = format!("/{}", hash(LONG));
+    let named = |number| Request { method: "PUT".to_owned(), target: target.clone(), ..upload(number, LONG) };
     for number in [1, 8] {
         check("by its hash", &host.send(&named(number)), 200);
     }
@@ -111,131 +206,202 @@ fn nobody_pays_for_what_is_refused_or_here() {
     for (target, verb) in [("/upload", "upload"), ("/media", "media")] {
         let token = token(1, verb, &[hash(banned)]);
         let request = Request::new("PUT", target).with("authorization", &token).body(banned);
-        check(target, &host.send(&request.clone().with("x-lightning", "966f")), 403);
+        check(target, &host.send(&request.clone().with("x-lightning", "00")), 403);
         check(target, &host.send(&request), 403);
     }
     let request = Request::new("PUT", "/mirror").with("authorization", &token(1, "upload", &[hash(banned)]));
-    check("mirror", &host.send(&mirror(request.with("x-lightning", "966f"))), 403);
+    check("mirror", &host.send(&mirror(request.with("x-lightning", "00"))), 403);
     host.settings.key_bytes_max = Some(20);
-    check("over the quota", &host.send(&paid(1, b"six more")), 429);
+    check("over the quota", &host.send(&upload(1, b"six more".as_slice()).with("x-lightning", "00")), 429);
     check("over the quota", &host.send(&upload(1, b"six more".as_slice())), 429);
     host.settings.total_bytes_max = Some(20);
-    check("no room", &host.send(&paid(9, b"six more")), 507);
-    assert_eq!(judged(), 1, "no proof was spent");
+    check("no room", &host.send(&upload(9, b"six more".as_slice()).with("x-lightning", "00")), 507);
+    assert_eq!(host.seller.asked.len(), asked, "the agent was not asked");
+}
+
+#[test]
+fn a_mirror_is_paid_by_what_its_origin_says() {
+    let mut host = selling();
+    let url = "https://away.example/file";
+    let mirror = Request::new("PUT", "/mirror")
+        .with("authorization", &token(1, "upload", &[hash(LONG)]))
+        .body(format!("{{\"url\":\"{url}\"}}"));
+    check("no origin", &host.send(&mirror), 502);
+    host.origins.insert(url.to_owned(), Ok((LONG.into(), None)));
+    let reply = host.send(&mirror);
+    check("unpaid", &reply, 402);
+    assert_eq!(reply.steps, ["Read", "Ask(Check)", "Measure", "Ask(Check)", "Pay"], "nothing is fetched");
+    let request = paid(&mut host, &mirror);
+    // Meanwhile the origin has a longer one.
+    host.origins.insert(url.to_owned(), Ok((b"much longer than five".as_slice().into(), None)));
+    check("another size", &host.send(&request), 400);
+    host.origins.insert(url.to_owned(), Ok((LONG.into(), None)));
+    let reply = host.send(&request);
+    check("paid", &reply, 201);
+    assert_eq!(
+        reply.steps,
+        ["Read", "Ask(Check)", "Measure", "Ask(Begin)", "Pay", "Fetch", "Ask(Finish)", "Pay"]
+    );
+    assert_eq!(host.seller.spent(), 1);
+    let reply = host.send(&mirror);
+    check("it is here", &reply, 200);
+    assert_eq!(reply.steps, ["Read", "Ask(Check)", "Ask(Begin)"]);
+    let several = Request::new("PUT", "/mirror")
+        .with("authorization", &token(1, "upload", &[hash(LONG), hash(b"x")]))
+        .body(format!("{{\"url\":\"{url}\"}}"));
+    check("of several hashes", &host.send(&several), 400);
+    let short = Request::new("PUT", "/mirror")
+        .with("authorization", &token(1, "upload", &[hash(b"short")]))
+        .body(format!("{{\"url\":\"{url}\"}}"));
+    host.origins.insert(url.to_owned(), Ok((b"short".as_slice().into(), None)));
+    check("free", &host.send(&short), 201);
 }
 
 #[test]
 fn parts_and_pictures_are_paid_before_they_come() {
-    let wallet = Wallet::default();
-    let mut host = host();
-    host.payments = Some(&wallet);
+    let mut host = selling();
     host.processor = Some(|_, _| Err(StepError::Unprocessable("no picture".to_owned())));
-    let long: &[u8] = b"longer than five";
-    let target = format!("/{}", hash(long));
-    let part = Request::new("PATCH", &target)
-        .with("authorization", &token(1, "upload", &[hash(long)]))
-        .with("content-type", "application/octet-stream")
-        .with("upload-type", "text/plain")
-        .with("upload-length", "16")
-        .with("upload-offset", "0");
-    let part = |length: usize| part.clone().body(&long[..length]);
-    let paying = ["Ask(CheckPart)", "Ask(BeginPart)", "Ask(ClaimPayment)"];
+    let proof = {
+        let invoice = invoice(&mut host, &part(1, 0, 2));
+        host.seller.pay(&invoice)
+    };
+    let paying = ["Ask(CheckPart)", "Ask(BeginPart)", "Ask(ClaimPayment)", "Pay"];
     let bad = [&paying[..], &["Ask(AbortParts)"]].concat();
     let paid = [&paying[..], &["Receive", "Ask(FinishPart)"]].concat();
     for (what, request, status, steps) in [
-        ("unpaid", part(8), 402, &paying[..1]),
-        ("unpaid, however short it is", part(2), 402, &paying[..1]),
-        ("a bad proof", part(8).with("x-cashu", "x"), 400, &bad),
-        ("paid", part(8).with("x-cashu", "cashuB"), 204, &paid),
-        ("it is here", part(8).with("x-cashu", "cashuB"), 204, &paying[..2]),
-        ("another one", part(12), 204, &["Ask(CheckPart)", "Ask(BeginPart)", "Receive", "Ask(FinishPart)"]),
+        ("a bad proof", part(1, 0, 8).with("x-lightning", "x"), 400, &bad),
+        ("paid", part(1, 0, 8).with("x-lightning", &proof), 204, &paid),
+        ("it is here", part(1, 0, 8).with("x-lightning", &proof), 204, &paying[..2].to_vec()),
     ] {
         let reply = host.send(&request);
         check(what, &reply, status);
-        assert_eq!(reply.steps, steps, "{what}");
+        assert_eq!(reply.steps, *steps, "{what}");
     }
-    assert_eq!(wallet.judged.load(Ordering::Relaxed), 2, "a blob is paid once");
-    assert_eq!(host.objects.len(), 2, "its parts");
-    let of_another = part(8).with("x-cashu", "x");
-    let of_another = Request { headers: of_another.headers[1..].to_vec(), ..of_another };
-    let of_another = of_another.with("authorization", &token(2, "upload", &[hash(long)]));
-    check("parts of others pay for nothing", &host.send(&of_another), 400);
-    host.objects.clear();
-    wallet.judged.store(2, Ordering::Relaxed);
-    let picture = Request::new("PUT", "/media").with("authorization", &token(1, "media", &[hash(long)]));
-    let picture = picture.with("content-type", "image/png").body(long);
-    for (what, request, status, steps) in [
-        ("unpaid", picture.clone(), 402, &["Ask(Check)"][..]),
-        ("a bad proof", picture.clone().with("x-cashu", "x"), 400, &["Ask(Check)", "Read"]),
-        ("paid", picture.with("x-cashu", "cashuB"), 422, &["Ask(Check)", "Read", "Process"]),
+    assert_eq!((host.seller.checks(), host.seller.spent()), (2, 0), "it is spent at the end");
+    assert_eq!(host.objects.len(), 1, "its part");
+    check("parts of others pay for nothing", &host.send(&part(2, 0, 8).with("x-lightning", "x")), 400);
+    // Whoever brings the last part need not have paid.
+    let reply = host.send(&part(1, 8, 8));
+    check("the last one", &reply, 201);
+    let last =
+        ["Ask(CheckPart)", "Ask(BeginPart)", "Receive", "Ask(FinishPart)", "Join", "Ask(Finish)", "Pay"];
+    assert_eq!(reply.steps, last);
+    assert_eq!((host.seller.checks(), host.seller.spent()), (3, 1));
+
+    let original: &[u8] = b"an original";
+    let picture = Request::new("PUT", "/media").with("authorization", &token(1, "media", &[hash(original)]));
+    let picture = picture.with("content-type", "image/png").body(original);
+    let bill = invoice(&mut host, &picture);
+    let proof = host.seller.pay(&bill);
+    for (what, proof, status, steps) in [
+        ("a bad proof", "x", 400, &["Ask(Check)", "Read", "Pay"][..]),
+        ("paid", &proof, 422, &["Ask(Check)", "Read", "Pay", "Process"]),
     ] {
-        let reply = host.send(&request);
+        let reply = host.send(&picture.clone().with("x-lightning", proof));
         check(what, &reply, status);
         assert_eq!(reply.steps, steps, "{what}");
     }
-    assert_eq!(host.objects.len(), 0);
+    assert_eq!(host.seller.spent(), 1, "what cannot be processed costs nothing");
+}
+
+/// The proof of an upload in parts is kept by the index, also if its process ends.
+#[test]
+fn a_restart_between_parts_loses_no_payment() {
+    let mut host = selling();
+    let first = paid(&mut host, &part(1, 0, 8));
+    check("paid", &host.send(&first), 204);
+    host.index = relay_blossom::Index::open(host.database.clone()).unwrap();
+    check("the last one", &host.send(&part(1, 8, 8)), 201);
+    assert_eq!(host.seller.spent(), 1);
+}
+
+#[test]
+fn a_picture_that_is_stored_spends_its_payment() {
+    use bytes::Bytes;
+    use relay_blossom::blob::Media;
+    use relay_blossom::exchange::Processed;
+    let mut host = selling();
+    host.processor = Some(|_, _| {
+        let media = Media { original: hash(b""), dim: None, blurhash: None, thumbnail: None };
+        let bytes = Bytes::from_static(b"stripped picture");
+        Ok(Processed { bytes, mime: "image/png".to_owned(), media, thumbnail: None })
+    });
+    let picture = Request::new("PUT", "/media")
+        .with("authorization", &token(1, "media", &[hash(LONG)]))
+        .with("content-type", "image/png")
+        .body(LONG);
+    let request = paid(&mut host, &picture);
+    let reply = host.send(&request);
+    check("paid", &reply, 201);
+    assert_eq!(
+        reply.steps,
+        ["Ask(Check)", "Read", "Pay", "Process", "Ask(Begin)", "Put", "Ask(Finish)", "Pay"]
+    );
+    let reply = host.send(&request);
+    check("spent", &reply, 400);
+    assert_eq!(host.seller.spent(), 1);
 }
 
 #[test]
 fn head_never_takes_a_proof() {
-    let wallet = Wallet::default();
-    let mut host = host();
-    host.payments = Some(&wallet);
+    let mut host = selling();
     host.processor = Some(|_, _| unreachable!("HEAD processes nothing"));
-    let long: &[u8] = b"longer than five";
-    check("paid", &host.send(&upload(1, long).with("x-lightning", "966f")), 201);
+    let first = paid(&mut host, &upload(1, LONG));
+    check("paid", &host.send(&first), 201);
+    let checks = host.seller.checks();
     for (target, verb) in [("/upload", "upload"), ("/media", "media")] {
         let ask = |length: &str| {
             Request::new("HEAD", target)
                 .with("authorization", &token(1, verb, &[hash(b"x")]))
                 .with("x-content-length", length)
-                .with("x-lightning", "966f")
         };
-        let reply = host.send(&ask("16"));
+        let invoice = invoice(&mut host, &ask("16"));
+        let proof = host.seller.pay(&invoice);
+        let reply = host.send(&ask("16").with("x-lightning", &proof));
         check(target, &reply, 402);
-        assert_eq!(reply.header("x-lightning"), Some("lnbc30n1"));
+        assert!(reply.header("x-lightning").is_some());
         check(target, &host.send(&ask("5")), 200);
         let of_stored = Request::new("HEAD", target)
-            .with("authorization", &token(2, verb, &[hash(long)]))
+            .with("authorization", &token(2, verb, &[hash(LONG)]))
             .with("x-content-length", "16");
         check(target, &host.send(&of_stored), if verb == "upload" { 200 } else { 402 });
     }
-    assert_eq!(wallet.judged.load(Ordering::Relaxed), 1);
-    let reply = host.send(&Request::new("HEAD", &format!("/{}", hash(long))).with("x-lightning", "966f"));
+    assert_eq!(host.seller.checks(), checks);
+    let reply = host.send(&Request::new("HEAD", &format!("/{}", hash(LONG))).with("x-lightning", "00"));
     check("download", &reply, 402);
+    // What HEAD has asked for pays for what follows.
+    let ask = Request::new("HEAD", "/upload")
+        .with("authorization", &token(1, "upload", &[hash(b"another one")]))
+        .with("x-content-length", "11");
+    let bill = invoice(&mut host, &ask);
+    let proof = host.seller.pay(&bill);
+    check("paid", &host.send(&upload(1, b"another one".as_slice()).with("x-lightning", &proof)), 201);
 }
 
 /// BUD-13: as `PUT /upload`.
 #[test]
 fn a_put_of_a_hash_is_paid_before_it_comes() {
-    let wallet = Wallet::default();
-    let mut host = host();
-    host.payments = Some(&wallet);
-    let long: &[u8] = b"longer than five";
-    let put = Request { target: format!("/{}", hash(long)), ..upload(1, long) };
+    let mut host = selling();
+    let put = Request { target: format!("/{}", hash(LONG)), ..upload(1, LONG) };
+    let with_proof = paid(&mut host, &put);
     for (what, request, status, steps) in [
-        ("unpaid", put.clone(), 402, &["Ask(Check)"][..]),
-        ("a bad proof", put.clone().with("x-cashu", "x"), 400, &["Ask(Begin)", "Ask(Abort)"]),
-        ("paid", put.clone().with("x-cashu", "cashuB"), 201, &["Ask(Begin)", "Receive", "Ask(Finish)"]),
+        ("a bad proof", put.clone().with("x-lightning", "x"), 400, &["Ask(Begin)", "Pay", "Ask(Abort)"][..]),
+        ("paid", with_proof, 201, &["Ask(Begin)", "Pay", "Receive", "Ask(Finish)", "Pay"]),
         ("it is here", put, 200, &["Ask(Check)", "Ask(Begin)"]),
     ] {
         let reply = host.send(&request);
         check(what, &reply, status);
         assert_eq!(reply.steps, steps, "{what}");
     }
-    assert_eq!(wallet.judged.load(Ordering::Relaxed), 2);
 }
 
 /// Two parts at once: one pays, and if it has not, the other one is not paid either.
 #[test]
 fn of_parts_at_once_one_pays() {
-    let wallet = Wallet::default();
-    let mut host = host();
-    host.payments = Some(&wallet);
-    let long: &[u8] = b"longer than five";
+    let mut host = selling();
     let wanted = Wanted {
         owner: pubkey(1).to_string(),
-        sha256: Some(hash(long)),
+        sha256: Some(hash(LONG)),
         size: 16,
         mime: "text/plain".to_owned(),
         key_bytes_max: None,
@@ -251,12 +417,13 @@ fn of_parts_at_once_one_pays() {
     let Outcome::Begun { upload, .. } = run(part(0)) else { panic!("begun") };
     let Outcome::Begun { upload: same, key } = run(part(8)) else { panic!("begun") };
     assert_eq!(upload, same);
-    assert_eq!(run(Command::ClaimPayment { upload }), Outcome::Accepted, "this one pays");
-    assert_eq!(run(Command::ClaimPayment { upload }), Outcome::Done, "and no other");
+    let claim = |proof: &str| Command::ClaimPayment { upload, proof: proof.to_owned() };
+    assert_eq!(run(claim("one")), Outcome::Accepted, "this one pays");
+    assert_eq!(run(claim("other")), Outcome::Done, "and no other");
     assert_eq!(run(Command::CheckPart(wanted.clone())), Outcome::Done);
     // Its proof is bad.
     run(Command::AbortParts { upload });
     assert_eq!(run(Command::FinishPart { upload, key }), Outcome::Refused(Refusal::Gone));
-    assert_eq!(run(Command::ClaimPayment { upload }), Outcome::Refused(Refusal::Gone));
+    assert_eq!(run(claim("one")), Outcome::Refused(Refusal::Gone));
     assert_eq!(run(Command::CheckPart(wanted.clone())), Outcome::Accepted);
 }

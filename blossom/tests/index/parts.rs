@@ -56,7 +56,8 @@ fn only_what_is_stored_counts() {
     world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
     world.check(Command::FinishPart { upload, key: b.clone() }, &Outcome::Accepted);
     let parts = vec![Part { key: a.clone(), skip: 0, take: 50 }, Part { key: b, skip: 0, take: 50 }];
-    let complete = Outcome::Complete { upload, key: sha(1).to_string(), parts, blob_exists: false };
+    let complete =
+        Outcome::Complete { upload, key: sha(1).to_string(), parts, blob_exists: false, payment: None };
     world.check(Command::FinishPart { upload, key: a }, &complete);
 }
 

@@ -32,6 +32,9 @@ use crate::object::bytes::{filters_bytes, filters_from};
 
 /// The path of [`Delivery`] in an agent's object.
 pub const DELIVER_PATH: &str = "/deliver";
+/// The path of what Blossom asks an agent that is paid ([`relay_site::PaymentRequest`], as JSON), in its object. The response is the
+/// [`relay_site::PaymentOutcome`].
+pub const PAYMENT_PATH: &str = "/agents/payment";
 /// The path of events that an agent publishes, in the relay's object.
 pub const PUBLISH_PATH: &str = "/agents/publish";
 /// The path of an agent's queries, in the relay's object.

@@ -52,6 +52,28 @@ fn limits_never_exceed_those_of_the_platform() {
 }
 
 #[test]
+fn uploads_are_sold_by_an_agent_that_is_named() {
+    let config = |payment: &str| format!(r#"{{"blossom":{{"payment":{payment}}}}}"#);
+    let key = "ab".repeat(32);
+    let whole = config(&format!(r#"{{"pubkey":"{key}","upload_msat_per_mib":21000,"free_bytes":9}}"#));
+    let settings = load(&[("RELAY_CONFIG", &whole)]).unwrap();
+    assert_eq!(settings.blossom.payment.upload_msat(10), Some(1_000));
+    let shown = settings.without_secrets();
+    assert_eq!(shown["blossom"]["payment"]["pubkey"], key.as_str());
+    let off = format!(r#"{{"agents":{{"enabled":false}},{}"#, whole.get(1..).unwrap());
+    for (config, error) in [
+        (config(r#"{"upload_msat_per_mib":1}"#), "blossom.payment.upload_msat_per_mib: needs"),
+        (config(&format!(r#"{{"pubkey":"{key}"}}"#)), "blossom.payment.pubkey: is of no use"),
+        (config(r#"{"pubkey":"x"}"#), "public key `x`"),
+        (config(r#"{"msat":1}"#), "unknown field `msat`"),
+        (off, "agents.enabled is off"),
+    ] {
+        let told = load(&[("RELAY_CONFIG", &config)]).unwrap_err();
+        assert!(told.contains(error), "{told}");
+    }
+}
+
+#[test]
 fn other_relays_are_copied_from() {
     let config = r#"{"sync":{"peers":[{"url":"wss://a.example"},
         {"url":"ws://b.example/x","filter":{"kinds":[1]},"every_seconds":60}]}}"#;

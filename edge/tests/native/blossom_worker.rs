@@ -63,7 +63,6 @@ fn context(settings: &BlossomSettings, now: u64) -> Context<'_> {
         upload_seconds_max: UPLOAD_SECONDS_MAX,
         now,
         verifier: &Libsecp256k1,
-        payments: None,
     }
 }
 

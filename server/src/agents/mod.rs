@@ -9,7 +9,7 @@
 //! registry     which agents are loaded: their databases are open; agent_task: the task of one
 //! reopen_times when unloaded agents are loaded again; sqlite: their files
 //! http         calls of agents; remote_relays: other relays; tls: their certificates; exchanges: asking remote signers and wallets
-//! http_jobs    jobs that are ordered over HTTP
+//! http_jobs    jobs that are ordered over HTTP; payments: what Blossom sells
 //! secrets      what manifests name; owner: the owner's key of a local relay
 //! ```
 
@@ -18,6 +18,7 @@ mod exchanges;
 pub mod http;
 mod http_jobs;
 pub(crate) mod owner;
+mod payments;
 mod registry;
 mod remote_relays;
 mod reopen_times;

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::Bytes;
 use relay_blossom::exchange::{
     Body, Exchange, Head, Input, Receive, Received, Reservation, Response, Retries, Step, StepError,
-    listed_servers, server_lists,
+    Uploader, listed_servers, server_lists,
 };
 use relay_blossom::index::{Part, Refusal};
 use relay_blossom::{Command, Outcome};
@@ -45,7 +45,9 @@ impl Blossom {
     /// Answers a request. Goes on if the client of an upload leaves: then the body ends early, which the exchange handles.
     pub(crate) async fn answer(self: Arc<Self>, head: Head, seen: RequestOrigin, body: Upload) -> Answered {
         // Nothing is begun by a download, so there is nothing that would have to be ended.
-        if head.route == BlossomRoute::Blob && !self.settings.blossom.pull_through {
+        let settings = &self.settings.blossom;
+        let only_reads = !settings.pull_through && !settings.payment.sells_downloads();
+        if head.route == BlossomRoute::Blob && only_reads {
             return self.answer_here(head, seen, body).await;
         }
         tokio::spawn(async move { self.answer_here(head, seen, body).await }).await.unwrap_or_else(|error| {
@@ -112,6 +114,8 @@ impl Blossom {
             Step::Fetch { urls, receive, reservation } => {
                 self.fetch(&urls, &receive, reservation, seen).await.map(Input::Received)
             }
+            Step::Measure { url, uploader } => self.measure(&url, &uploader, seen).await.map(Input::Measured),
+            Step::Pay(request) => Ok(Input::Paid(self.pay(request, seen).await)),
             Step::Put { bytes, receive } => self.put(&bytes, &receive).await.map(Input::Received),
             Step::Promote { from, to, .. } => self.bodies.rename(&from, &to).await.map(|()| Input::Done),
             Step::Join { parts, receive } => self.join(&parts, &receive, seen).await.map(Input::Received),
@@ -244,6 +248,13 @@ impl Blossom {
             Input::Answered(Outcome::Refused(refusal)) => Err(StepError::Refused(refusal)),
             _ => Ok(()),
         }
+    }
+
+    /// How long what a URL serves is.
+    async fn measure(&self, url: &str, uploader: &Uploader, seen: &RequestOrigin) -> Result<u64, StepError> {
+        let fetch = self.fetches.acquire(Holder::of(uploader, seen.client)).await;
+        let Some(_fetch) = fetch else { return Err(StepError::Refused(Refusal::TooMany)) };
+        fetch::measure(self, url).await
     }
 
     /// The first of these URLs that answers.

@@ -9,8 +9,59 @@ use crate::host::now;
 
 /// Longest time of a fetch, in seconds.
 const SECONDS_MAX: u64 = 600;
+/// Longest time in which an origin tells how long a blob is, in seconds.
+const MEASURE_SECONDS_MAX: u64 = 20;
 /// Redirects that are followed, each checked like the first URL.
 const REDIRECTS_MAX: u32 = 3;
+
+/// The length that a URL tells of what it serves.
+pub(super) async fn measure(blossom: &Blossom, url: &str) -> Result<u64, StepError> {
+    let mut call = blossom.client.run(request(blossom, "HEAD", url, usize::MAX, MEASURE_SECONDS_MAX));
+    let length = |headers: &[(String, String)]| {
+        headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, value)| value.parse().ok())
+    };
+    match call.next().await {
+        Some(HttpEvent::Head(200, headers)) => length(&headers)
+            .ok_or_else(|| StepError::Origin("it does not tell how long the blob is".to_owned())),
+        Some(HttpEvent::Head(status, _)) => Err(StepError::Origin(format!("status {status}"))),
+        Some(HttpEvent::Failed(error)) => Err(failed(error)),
+        Some(HttpEvent::Chunk(_) | HttpEvent::End) | None => {
+            Err(StepError::Origin("the connection ended".to_owned()))
+        }
+    }
+}
+
+fn request(
+    blossom: &Blossom,
+    method: &'static str,
+    url: &str,
+    bytes_max: usize,
+    seconds: u64,
+) -> HttpRequest {
+    HttpRequest {
+        method,
+        url: url.to_owned(),
+        headers: Vec::new(),
+        body: hyper::body::Bytes::new(),
+        access: blossom.access(),
+        allow_domains: Vec::new(),
+        limits: HttpLimits {
+            response_bytes_max: bytes_max,
+            deadline: now().seconds() + seconds,
+            redirects_max: REDIRECTS_MAX,
+        },
+    }
+}
+
+fn failed(error: HttpError) -> StepError {
+    match error {
+        HttpError::Forbidden(why) => StepError::Forbidden(why),
+        HttpError::TooLarge => StepError::TooLong,
+        HttpError::Timeout => StepError::Origin("timed out".to_owned()),
+        HttpError::Connection(why) => StepError::Origin(why),
+        HttpError::Unsupported => StepError::Unsupported,
+    }
+}
 
 /// Writes what a URL answers with, and returns its type.
 pub(super) async fn fetch(
@@ -20,20 +71,8 @@ pub(super) async fn fetch(
     reservation: &mut Reservation,
     writing: &mut Writing,
 ) -> Result<Option<String>, StepError> {
-    let request = HttpRequest {
-        method: "GET",
-        url: url.to_owned(),
-        headers: Vec::new(),
-        body: hyper::body::Bytes::new(),
-        access: blossom.access(),
-        allow_domains: Vec::new(),
-        limits: HttpLimits {
-            response_bytes_max: usize::try_from(receive.bytes_max).unwrap_or(usize::MAX),
-            deadline: now().seconds() + SECONDS_MAX,
-            redirects_max: REDIRECTS_MAX,
-        },
-    };
-    let mut call = blossom.client.run(request);
+    let bytes_max = usize::try_from(receive.bytes_max).unwrap_or(usize::MAX);
+    let mut call = blossom.client.run(request(blossom, "GET", url, bytes_max, SECONDS_MAX));
     let mut mime = None;
     let mut announced = None;
     while let Some(event) = call.next().await {
@@ -58,13 +97,7 @@ pub(super) async fn fetch(
                 return Err(StepError::Origin("the response ended early".to_owned()));
             }
             HttpEvent::End => return Ok(mime),
-            HttpEvent::Failed(HttpError::Forbidden(why)) => return Err(StepError::Forbidden(why)),
-            HttpEvent::Failed(HttpError::TooLarge) => return Err(StepError::TooLong),
-            HttpEvent::Failed(HttpError::Timeout) => {
-                return Err(StepError::Origin("timed out".to_owned()));
-            }
-            HttpEvent::Failed(HttpError::Connection(why)) => return Err(StepError::Origin(why)),
-            HttpEvent::Failed(HttpError::Unsupported) => return Err(StepError::Unsupported),
+            HttpEvent::Failed(error) => return Err(failed(error)),
         }
     }
     Err(StepError::Origin("the connection ended".to_owned()))

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! exchange    carries out the steps of a request; fetch: blobs of other servers
+//! payment     an agent makes invoices and says whether they are paid
 //! media       pictures: how many are in memory and processed at a time
 //! store       bytes, in a folder or a bucket; index: which blobs there are
 //! internal_upload: blobs that agents store and read, without HTTP
@@ -18,6 +19,7 @@ mod fetch;
 mod index;
 mod internal_upload;
 mod media;
+mod payment;
 mod startup_cleanup;
 mod startup_log;
 mod store;
@@ -25,11 +27,12 @@ mod store;
 mod tests;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use relay_agent::executor::Access;
 use relay_agent::fetch::PrivateHosts;
+use relay_agent::http_jobs::Limiter;
 use relay_blossom::exchange::{Context, Keys};
 use relay_blossom::{Command, Outcome, Sha256};
 use relay_engine::types::{ClientAddress, PubKey};
@@ -43,7 +46,7 @@ use self::index::IndexHandle;
 use self::media::Media;
 use self::store::BlobStore;
 use crate::agents::http::Client;
-use crate::agents::owner;
+use crate::agents::{Agents, owner};
 use crate::config::Settings;
 use crate::handle::RelayHandle;
 use crate::host::now;
@@ -73,6 +76,10 @@ pub(crate) struct Blossom {
     bodies: BlobStore,
     index: IndexHandle,
     client: Client,
+    /// Those of the relay, one of whom may be paid; set once they have been started.
+    agents: Arc<OnceLock<Arc<Agents>>>,
+    /// Invoices that addresses have asked for.
+    quotes: Mutex<Limiter>,
     /// Bodies that are taken at a time.
     uploads: Permits,
     /// Blobs of other servers that are fetched at a time; their servers may be slow.
@@ -119,6 +126,7 @@ impl Blossom {
         settings: &Settings,
         verifier: Arc<dyn Verifier>,
         relay: RelayHandle,
+        agents: Arc<OnceLock<Arc<Agents>>>,
     ) -> Result<Self, String> {
         let words = |error: std::io::Error| error.to_string();
         let bodies = match &settings.blobs.bucket {
@@ -136,7 +144,7 @@ impl Blossom {
         let index =
             IndexHandle::open(&file, bodies.own_folder().is_some()).map_err(|error| error.to_string())?;
         let client = Client::new(PrivateHosts::default()).map_err(words)?;
-        Ok(Blossom::with(settings.clone(), verifier, relay, bodies, index, client))
+        Ok(Blossom { agents, ..Blossom::with(settings.clone(), verifier, relay, bodies, index, client) })
     }
 
     fn with(
@@ -156,6 +164,8 @@ impl Blossom {
             bodies,
             index,
             client,
+            agents: Arc::default(),
+            quotes: Mutex::default(),
             media: Media::new(),
             counters: Counters::default(),
             downloads: Mutex::default(),
@@ -230,7 +240,6 @@ impl Blossom {
             upload_seconds_max: UPLOAD_SECONDS_MAX,
             now: now().seconds(),
             verifier: &*self.verifier,
-            payments: None,
         }
     }
 

@@ -8,6 +8,8 @@ use crate::config::Settings;
 enum Uploaders {
     /// Anybody who can sign a token, from anywhere.
     Anybody,
+    /// Anybody who pays.
+    Paying,
     /// Anybody on this machine; from elsewhere these keys.
     Local(usize),
     /// These keys.
@@ -20,6 +22,7 @@ fn uploaders(settings: &Settings, admins: usize) -> Uploaders {
         + settings.policy.allow_pubkeys.as_ref().map_or(0, Vec::len);
     match settings.blossom.open {
         Some(true) => Uploaders::Anybody,
+        None if settings.blossom.payment.sells_uploads() => Uploaders::Paying,
         None if settings.url.is_none() && settings.is_loopback() => Uploaders::Local(listed),
         _ => Uploaders::Listed(listed),
     }
@@ -48,6 +51,10 @@ pub(super) fn log_settings(settings: &Settings, admins: usize) {
                  blossom.key_bytes_max"
             ),
         },
+        Uploaders::Paying => {
+            let price = settings.blossom.payment.words().unwrap_or_default();
+            tracing::info!("anybody who pays may upload blobs (blossom.payment): {price}");
+        }
         Uploaders::Local(listed) => tracing::info!(
             "anybody on this machine may upload blobs, from elsewhere only the {listed} keys that are listed"
         ),
@@ -84,7 +91,15 @@ mod tests {
             (make(|s| s.blossom.open = Some(false)), 0, Uploaders::Listed(0)),
             (make(|s| s.blossom.open = Some(true)), 0, Uploaders::Anybody),
         ];
-        for (settings, admins, want) in cases {
+        let selling = |open: Option<bool>| {
+            let mut settings = make(|settings| settings.listen = "0.0.0.0:80".to_owned());
+            let payment = &mut settings.blossom.payment;
+            (payment.pubkey, payment.upload_msat_per_mib) = (Some(key), 1);
+            settings.blossom.open = open;
+            settings
+        };
+        let sold = [(selling(None), 1, Uploaders::Paying), (selling(Some(false)), 1, Uploaders::Listed(1))];
+        for (settings, admins, want) in cases.into_iter().chain(sold) {
             assert_eq!(uploaders(&settings, admins), want, "{settings:?}");
         }
         let mut listed = make(public);

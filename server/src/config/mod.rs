@@ -181,6 +181,8 @@ fn merge(
 mod tests {
     use super::*;
 
+    const KEY: &str = "abababababababababababababababababababababababababababababababab";
+
     fn flag(key: &str, value: &str) -> (String, String, String) {
         (key.into(), value.into(), format!("--set {key}"))
     }
@@ -215,7 +217,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         type Pairs<'a> = &'a [(&'a str, &'a str)];
-        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 34] = [
+        let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 38] = [
             ("lisen = 'x'", &[], &[], "r.toml: unknown key `lisen`; did you mean `listen`?"),
             ("[limits]\nlimits_max = 1", &[], &[], "did you mean `limits.limit_max`?"),
             ("limit_max = 1", &[], &[], "unknown key `limit_max`; did you mean `limits.limit_max`?"),
@@ -260,6 +262,20 @@ mod tests {
             ("", &[], &[("policy.deny_pubkeys", "abc")], "public key `abc`"),
             ("", &[], &[("policy.deny_kinds", "x")], "is not a list"),
             ("[store]\nengine = 'sqlite'", &[], &[], "expected one of `auto`, `lmdb`, `log`, `memory`"),
+            (
+                "",
+                &[],
+                &[("blossom.payment.upload_msat_per_mib", "1")],
+                "`blossom.payment.upload_msat_per_mib` needs blossom.payment.pubkey",
+            ),
+            ("", &[], &[("blossom.payment.pubkey", KEY)], "`blossom.payment.pubkey` is of no use without"),
+            ("", &[], &[("blossom.payment.pubkey", "npub1x")], "public key `npub1x`"),
+            (
+                "[agents]\nenabled = false\n[blossom.payment]\ndownload_msat_per_mib = 1",
+                &[],
+                &[("blossom.payment.pubkey", KEY)],
+                "`blossom.payment.pubkey` names an agent of this relay, and agents.enabled is off",
+            ),
             ("[blobs]\nbucket = ''", &[], &[], "`blobs.bucket` is empty"),
             ("[blobs]\nprefix = 'x'", &[], &[], "`blobs.prefix` has no effect without blobs.bucket"),
             (
@@ -301,6 +317,9 @@ mod tests {
             ("policy.allow_pubkeys", key.as_str()),
             ("info.description", "two\n\"lines\""),
             ("data", "a b"),
+            ("blossom.payment.pubkey", key.as_str()),
+            ("blossom.payment.upload_msat_per_mib", "21000"),
+            ("blossom.payment.free_bytes", "1024"),
         ];
         let loaded = load("", &[], &flags).unwrap();
         assert!(loaded.settings.policy.admission.is_none());

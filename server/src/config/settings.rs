@@ -319,6 +319,7 @@ impl Settings {
         all.blossom.open = Some(false);
         all.blossom.key_bytes_max = Some(0);
         all.blossom.total_bytes_max = Some(0);
+        all.blossom.payment.pubkey = Some(PubKey([0; 32]));
         all.blobs = Blobs::example();
         all
     }
@@ -391,6 +392,7 @@ impl Settings {
             .map_err(|message| ("agents.allow_private_hosts", message))?;
         self.metrics.readers().map_err(|message| ("metrics.allow", message))?;
         admission::check(&self.policy, &self.info, self.has_agents())?;
+        self.blossom.payment.check(self.has_agents())?;
         self.blobs.check()?;
         for (key, pubkey) in [("info.pubkey", &self.info.pubkey), ("info.self", &self.info.own_pubkey)] {
             if let Some(pubkey) = pubkey {

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use crate::blob::{Blob, Media, Sha256};
 use crate::exchange::Context;
 use crate::exchange::list::SECONDS_MAX;
-use crate::exchange::request::{self, PaymentCheck};
+use crate::exchange::payment::Price;
+use crate::exchange::request;
 use crate::exchange::response::Response;
 use crate::exchange::step::{Receive, Received};
 use crate::index::{Commit, Key, Wanted};
@@ -37,7 +38,7 @@ impl Expected {
         known.map_or(Expected::OneOf(named), Expected::Is)
     }
 
-    pub(super) fn known(&self) -> Option<Sha256> {
+    pub(in crate::exchange) fn known(&self) -> Option<Sha256> {
         match self {
             Expected::Is(sha256) => Some(*sha256),
             Expected::OneOf(_) => None,
@@ -71,7 +72,7 @@ pub(in crate::exchange) struct Plan {
     /// The relay wants it, from these URLs.
     pub(in crate::exchange) pull: Option<Vec<String>>,
     /// What it costs if it is not here already.
-    pub(in crate::exchange) price: Option<PaymentCheck>,
+    pub(in crate::exchange) price: Option<Price>,
 }
 
 impl Plan {

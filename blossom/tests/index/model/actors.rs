@@ -272,7 +272,7 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
         InPart::Start => match world.ask(Command::BeginPart(job.wanted.clone(), part)) {
             None => Some(InPart::Start),
             Some(Outcome::Begun { upload, key }) => Some(InPart::Begun(upload, key)),
-            Some(Outcome::Complete { upload, key, parts, blob_exists }) => {
+            Some(Outcome::Complete { upload, key, parts, blob_exists, .. }) => {
                 Some(InPart::Joining(upload, key, parts, blob_exists))
             }
             Some(Outcome::Busy) => world.waits().then_some(InPart::Start),
@@ -300,7 +300,7 @@ fn in_part(job: &Job, part: PartHead, state: InPart, world: &mut Simulation) -> 
             }
             match world.ask(Command::FinishPart { upload, key: key.clone() }) {
                 None => Some(InPart::Put(upload, key)),
-                Some(Outcome::Complete { upload, key, parts, blob_exists }) => {
+                Some(Outcome::Complete { upload, key, parts, blob_exists, .. }) => {
                     Some(InPart::Joining(upload, key, parts, blob_exists))
                 }
                 Some(_) => None,

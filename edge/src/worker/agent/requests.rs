@@ -1,4 +1,4 @@
-//! Requests to an agent's object: deliveries of the relay's object, and the API.
+//! Requests to an agent's object: deliveries of the relay's object, the API, and what Blossom sells.
 
 use std::rc::Rc;
 
@@ -7,14 +7,15 @@ use relay_agent::machine::RemovalRecord;
 use relay_engine::sql::StoreError;
 use relay_engine::types::EventId;
 use relay_site::nip98::{Nip98Error, SignerTrust};
-use relay_site::{AgentRoute, HttpResponse};
-use worker::{Method, Request, Response, Result};
+use relay_site::payment::{WAIT_MAX, WAIT_PACE};
+use relay_site::{AgentRoute, HttpResponse, PaymentOutcome, PaymentRequest};
+use worker::{Delay, Method, Request, Response, Result};
 
 use super::super::entry::response;
 use super::super::sql::DurableSql;
 use super::{Shared, make_room, now};
 use crate::agent::api_request::{API_PATH, ApiRequest, ENTRY_PATH, decode_deployment, encode_entry};
-use crate::agent::message::{DELIVER_PATH, Delivery};
+use crate::agent::message::{DELIVER_PATH, Delivery, PAYMENT_PATH};
 use crate::used_auth_events;
 
 impl Shared {
@@ -48,7 +49,30 @@ impl Shared {
                 }
                 Err(error) => Response::error(format!("{error}\n"), 400),
             },
+            (Method::Post, PAYMENT_PATH) => match serde_json::from_slice(&body) {
+                Ok(request) => match self.pay(&request).await {
+                    Ok(outcome) => Response::from_json(&outcome),
+                    Err(message) => Response::error(format!("{message}\n"), 503),
+                },
+                Err(error) => Response::error(format!("{error}\n"), 400),
+            },
             _ => Response::error("not found\n", 404),
+        }
+    }
+
+    /// Answers a request of Blossom's, and waits for the wallet.
+    async fn pay(self: &Rc<Self>, request: &PaymentRequest) -> std::result::Result<PaymentOutcome, String> {
+        if !self.has_agent()? {
+            return Ok(PaymentOutcome::Unavailable("the agent that is paid is not deployed".to_owned()));
+        }
+        let until = now().plus_millis(u64::try_from(WAIT_MAX.as_millis()).unwrap_or(u64::MAX));
+        loop {
+            let reply =
+                self.with(|agent| agent.with(now(), |agent| agent.handle_payment_request(now(), request)))?;
+            if reply.is_final || now() >= until {
+                return Ok(reply.outcome);
+            }
+            Delay::from(WAIT_PACE).await;
         }
     }
 

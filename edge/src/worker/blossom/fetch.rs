@@ -23,6 +23,8 @@ use crate::worker::{calls, shards};
 
 /// Longest time of a fetch.
 const TIME_MAX: Duration = Duration::from_secs(600);
+/// Longest time in which an origin tells how long a blob is.
+const MEASURE_TIME_MAX: Duration = Duration::from_secs(20);
 /// Redirects that are followed, each checked like the first URL.
 const REDIRECTS_MAX: u32 = 3;
 /// Most bytes of a blob whose origin does not say how many they are: the bucket takes only streams of known length, so that
@@ -71,7 +73,7 @@ async fn fetch_one(
     signal: &AbortSignal,
     make_room: &mut impl AsyncFnMut(u64) -> Result<(), StepError>,
 ) -> Result<Received, StepError> {
-    let response = open(access, url, signal).await?;
+    let response = open("GET", access, url, signal).await?;
     let header = |name: &str| response.headers().get(name).ok().flatten();
     let mime = header("content-type");
     // The runtime decodes what is compressed.
@@ -100,10 +102,33 @@ async fn fetch_one(
     }
 }
 
+/// The length that a URL tells of what it serves.
+pub(super) async fn measure(access: Access, url: &str) -> Result<u64, StepError> {
+    let call = AbortController::default();
+    let signal = call.signal();
+    let asked = Box::pin(open("HEAD", access, url, &signal));
+    let response = match select(asked, Delay::from(MEASURE_TIME_MAX)).await {
+        Either::Left((response, _)) => response?,
+        Either::Right(_) => {
+            call.abort();
+            return Err(StepError::Origin("it takes too long".to_owned()));
+        }
+    };
+    let length = response.headers().get("content-length").ok().flatten();
+    length
+        .and_then(|length| length.parse().ok())
+        .ok_or_else(|| StepError::Origin("it does not tell how long the blob is".to_owned()))
+}
+
 /// The response to a request that follows redirects.
-async fn open(access: Access, url: &str, signal: &AbortSignal) -> Result<Response, StepError> {
+async fn open(
+    method: &'static str,
+    access: Access,
+    url: &str,
+    signal: &AbortSignal,
+) -> Result<Response, StepError> {
     let mut request = HttpRequest {
-        method: "GET",
+        method,
         url: url.to_owned(),
         headers: vec![("accept-encoding".to_owned(), "identity".to_owned())],
         body: bytes::Bytes::new(),

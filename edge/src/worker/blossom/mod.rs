@@ -6,12 +6,15 @@
 //! | `bucket` | bytes |
 //! | `fetch` | blobs of other servers, and lists of servers; in builds with the feature `libsecp256k1` |
 //! | `internal_upload` | blobs that agents store and read; likewise |
+//! | `payment` | an agent makes invoices and says whether they are paid; likewise |
 
 mod bucket;
 #[cfg(feature = "libsecp256k1")]
 mod fetch;
 #[cfg(feature = "libsecp256k1")]
 mod internal_upload;
+#[cfg(feature = "libsecp256k1")]
+mod payment;
 
 use std::ops::Range;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -29,7 +32,7 @@ use relay_engine::sql::StoreError;
 use relay_engine::verify::Verifier;
 use relay_site::authorization::is_loopback;
 use relay_site::nip98::{Nip98Error, ServerUrl, VerifiedRequest};
-use relay_site::{BlossomRoute, HttpResponse};
+use relay_site::{BlossomRoute, HttpResponse, PaymentOutcome, PaymentRequest};
 use wasm_bindgen::JsValue;
 use worker::{Data, Date, Delay, Env, Headers, Method, Object, Request, RequestInit, Response, Result};
 
@@ -89,7 +92,6 @@ fn context<'a>(
         is_local,
         now: now(),
         verifier,
-        payments: None,
         processes_media: true,
         upload_seconds_max: UPLOAD_SECONDS_MAX,
     }
@@ -217,6 +219,8 @@ impl BlossomRequest<'_> {
             Step::Fetch { urls, receive, reservation } => {
                 self.fetch(&urls, &receive, reservation).await.map(Input::Received)
             }
+            Step::Measure { url, .. } => self.measure(&url).await.map(Input::Measured),
+            Step::Pay(request) => self.pay(&request).await.map(Input::Paid),
             Step::Promote { from, to, mime, expires_at } => {
                 self.bodies.promote(&from, &to, &mime, expires_at).await.map(Input::Received)
             }
@@ -282,6 +286,19 @@ impl BlossomRequest<'_> {
     }
 
     #[cfg(feature = "libsecp256k1")]
+    async fn measure(&self, url: &str) -> std::result::Result<u64, StepError> {
+        use relay_agent::executor::Access;
+        let is_private = self.settings.blossom.allow_private_addresses;
+        fetch::measure(if is_private { Access::Anywhere } else { Access::Public }, url).await
+    }
+
+    #[cfg(feature = "libsecp256k1")]
+    async fn pay(&self, request: &PaymentRequest) -> std::result::Result<PaymentOutcome, StepError> {
+        let from = self.request.headers().get("cf-connecting-ip").ok().flatten();
+        Ok(payment::pay(self.env, self.settings, request, from.as_deref(), now()).await)
+    }
+
+    #[cfg(feature = "libsecp256k1")]
     async fn servers(&self, authors: &[String]) -> Vec<String> {
         fetch::servers(self.env, self.settings, authors).await.unwrap_or_else(|error| {
             worker::console_error!("lists of servers: {error}");
@@ -296,6 +313,16 @@ impl BlossomRequest<'_> {
         _: &relay_blossom::exchange::Receive,
         _: relay_blossom::exchange::Reservation,
     ) -> std::result::Result<Received, StepError> {
+        Err(StepError::Unsupported)
+    }
+
+    #[cfg(not(feature = "libsecp256k1"))]
+    async fn measure(&self, _: &str) -> std::result::Result<u64, StepError> {
+        Err(StepError::Unsupported)
+    }
+
+    #[cfg(not(feature = "libsecp256k1"))]
+    async fn pay(&self, _: &PaymentRequest) -> std::result::Result<PaymentOutcome, StepError> {
         Err(StepError::Unsupported)
     }
 

@@ -1,0 +1,145 @@
+//! What has to be paid for a request (BUD-07), and the proof that it is: the preimage of an invoice that the agent of
+//! `blossom.payment` has made for just this.
+
+use relay_engine::types::PubKey;
+use relay_site::{Operation, PaymentOutcome, PaymentRequest, Purchase};
+
+use super::request::is_listed;
+use super::response::{Response, unavailable};
+use super::step::{Input, Step};
+use super::{Context, Head};
+use crate::blob::Sha256;
+
+/// The header of an invoice, and of a proof.
+const LIGHTNING: &str = "x-lightning";
+
+/// What a request costs.
+#[derive(Clone, Debug)]
+pub(super) struct Price {
+    purchase: Purchase,
+    msat: u64,
+    /// HEAD never takes one (BUD-07).
+    proof: Option<String>,
+}
+
+impl Price {
+    /// Of an upload; `None` if it costs nothing.
+    ///
+    /// # Errors
+    /// 400 if it costs something and the hash is not known.
+    pub(super) fn of_upload(
+        context: &Context<'_>,
+        head: &Head,
+        operation: Operation,
+        size: u64,
+        sha256: Option<Sha256>,
+        pubkey: &PubKey,
+    ) -> Result<Option<Self>, Response> {
+        let Some(msat) = context.settings.payment.upload_msat(size).filter(|_| !is_free(context, pubkey))
+        else {
+            return Ok(None);
+        };
+        let Some(sha256) = sha256 else { return Err(unknown_hash()) };
+        let purchase = Purchase { operation, sha256: sha256.to_string(), size };
+        Ok(Some(Price { purchase, msat, proof: proof(head) }))
+    }
+
+    /// Of a download of so many bytes; `None` if it costs nothing.
+    pub(super) fn of_download(
+        context: &Context<'_>,
+        head: &Head,
+        size: u64,
+        sha256: &Sha256,
+    ) -> Option<Self> {
+        let msat = context.settings.payment.download_msat(size)?;
+        let purchase = Purchase { operation: Operation::Download, sha256: sha256.to_string(), size };
+        Some(Price { purchase, msat, proof: proof(head) })
+    }
+
+    /// Whether the request says that it is paid.
+    pub(super) fn has_proof(&self) -> bool {
+        self.proof.is_some()
+    }
+
+    /// The proof.
+    pub(super) fn proof(&self) -> Option<&str> {
+        self.proof.as_deref()
+    }
+
+    /// An invoice is wanted: [`invoiced`].
+    pub(super) fn quote(&self) -> Step {
+        Step::Pay(PaymentRequest::Quote { purchase: self.purchase.clone(), msat: self.msat })
+    }
+
+    /// The proof is to be checked: [`paid`].
+    pub(super) fn check(&self) -> Step {
+        self.check_or_spend(self.proof.as_deref(), false)
+    }
+
+    /// The proof is to be checked and spent: [`paid`].
+    pub(super) fn spend(&self) -> Step {
+        self.check_or_spend(self.proof.as_deref(), true)
+    }
+
+    fn check_or_spend(&self, proof: Option<&str>, spends: bool) -> Step {
+        let preimage = proof.unwrap_or_default().to_owned();
+        Step::Pay(PaymentRequest::Check { purchase: self.purchase.clone(), preimage, spends })
+    }
+}
+
+/// Spends the proof of somebody else's request.
+pub(super) fn spend(purchase: Purchase, preimage: String) -> Step {
+    Step::Pay(PaymentRequest::Check { purchase, preimage, spends: true })
+}
+
+/// Whether this key uploads for nothing.
+pub(super) fn is_free(context: &Context<'_>, pubkey: &PubKey) -> bool {
+    context.settings.payment.listed_free && is_listed(context, pubkey)
+}
+
+/// A payment is for a blob of one hash.
+pub(super) fn unknown_hash() -> Response {
+    Response::error(
+        400,
+        "this upload costs something, so its hash must be known: send X-SHA-256, or a token with one x tag",
+    )
+}
+
+fn proof(head: &Head) -> Option<String> {
+    if head.is_head() {
+        return None;
+    }
+    head.header(LIGHTNING).map(|value| value.trim().to_owned())
+}
+
+/// The response with what came of [`Price::quote`]: 402, or why there is no invoice.
+pub(super) fn invoiced(input: Input) -> Response {
+    match input {
+        Input::Paid(PaymentOutcome::Invoice(invoice)) => {
+            Response::error(402, "payment required: pay the invoice and send its preimage in X-Lightning")
+                .with(LIGHTNING, invoice)
+        }
+        other => refused(other),
+    }
+}
+
+/// What came of [`Price::check`] or [`Price::spend`].
+///
+/// # Errors
+/// 400 for a proof that is not taken, 503 if nobody can say.
+pub(super) fn paid(input: Input) -> Result<(), Response> {
+    match input {
+        Input::Paid(PaymentOutcome::Paid) => Ok(()),
+        other => Err(refused(other)),
+    }
+}
+
+fn refused(input: Input) -> Response {
+    match input {
+        Input::Paid(PaymentOutcome::Refused(why)) => Response::error(400, &why),
+        Input::Paid(PaymentOutcome::TooMany(why)) => Response::error(429, &why).with("retry-after", "60"),
+        Input::Paid(PaymentOutcome::Unavailable(why)) => unavailable(&why),
+        Input::Failed(failure) => failure.into(),
+        _ => Response::internal(),
+    }
+}
