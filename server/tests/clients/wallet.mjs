@@ -13,6 +13,8 @@ export class Wallet {
   paid = new Map()
   /** Of invoices of others, by payment hash. */
   preimages = new Map()
+  /** While it is away it answers nothing. */
+  isAway = false
   secret = Buffer.from(generateSecretKey()).toString('hex')
   client = generateSecretKey()
 
@@ -39,7 +41,8 @@ export class Wallet {
     await within('its info event', this.service.publishWalletServiceInfoEvent(this.secret, methods, []))
   }
 
-  answer(method, result) {
+  async answer(method, result) {
+    while (this.isAway) await new Promise(resolve => setTimeout(resolve, 50))
     this.asked.push(method)
     return { result: result(), error: undefined }
   }
