@@ -6,11 +6,12 @@ import { after, before, test } from 'node:test'
 import { Actions, createDeleteAuth, createUploadAuth, encodeAuthorizationHeader } from 'blossom-client-sdk'
 import { generateSecretKey, getPublicKey } from 'nostr-tools/pure'
 import * as sdk8 from '@getalby/sdk/nwc'
+import * as pages from './browser.mjs'
 import { assertBytes } from './bytes.mjs'
 import { MNEMONIC, deploy } from './owner.mjs'
 import { hashOf } from './paid.mjs'
 import { png } from './png.mjs'
-import { author, isOtherHost, startRelay, withoutFiles } from './relay.mjs'
+import { author, isOtherHost, startRelay, until, withoutFiles } from './relay.mjs'
 import { Wallet } from './wallet.mjs'
 
 const skip = withoutFiles
@@ -19,7 +20,7 @@ const PER_MIB = 21_000_000
 const [admin, till] = [generateSecretKey(), generateSecretKey()]
 const wallet = new Wallet()
 
-let server
+let server, browser
 before(async () => {
   if (skip) return
   const payment = {
@@ -50,8 +51,10 @@ before(async () => {
     handlers: [{ kind: 5944, executor: 'blob_payment', inputs: ['text'], price: { model: 'per_job', msat: 1000 } }],
   })
   assert.equal(pubkey, payment.pubkey)
+  browser = await pages.launch()
 })
 after(async () => {
+  await browser?.close()
   wallet.stop()
   await server?.stop()
 })
@@ -202,6 +205,32 @@ test('parts are paid once, pictures as uploads, and mirrors by what their origin
   origin.close()
   assert.equal(mirrored.sha256, blob.sha256)
   assert.equal(wallet.invoices.get(hashOf(mirroring.invoices[0])).amount, sats(far.length) * 1000)
+})
+
+test('on the page a wallet extension pays', { skip }, async t => {
+  const { pubkey, sign } = author()
+  const [bytes, other] = [bytesOf(), bytesOf()]
+  const page = await pages.open(t, browser, server.http, '/blossom', {
+    prepare: async page => {
+      await page.exposeFunction('signByTest', draft => sign(draft))
+      await page.exposeFunction('payByTest', invoice => (wallet.pay(invoice), preimageOf(invoice)))
+      await page.addInitScript(pubkey => {
+        window.nostr = { getPublicKey: async () => pubkey, signEvent: window.signByTest }
+        window.webln = { enable: async () => {}, sendPayment: async invoice => ({ preimage: await window.payByTest(invoice) }) }
+      }, pubkey)
+    },
+  })
+  const choose = (name, buffer) => page.locator('#choose').setInputFiles({ name, mimeType: 'application/octet-stream', buffer })
+  await choose('paid', bytes)
+  await page.getByText('Stored, 1,000 bytes').waitFor()
+  await page.evaluate(() => delete window.webln)
+  await choose('not paid', other)
+  await page.getByText('Not uploaded: it costs something').waitFor()
+  const hasOwn = async hash => (await (await fetch(`${server.http}/list/${pubkey}`)).json()).some(blob => blob.sha256 === hash)
+  await until('the paid one', () => hasOwn(sha256(bytes)))
+  assert.equal(await hasOwn(sha256(other)), false)
+  // That a payment is required is no fault.
+  assert.deepEqual(page.faults.filter(fault => !/status of 402/.test(fault)), [])
 })
 
 test('without its wallet the server says so, and who has paid loses nothing', { skip }, async () => {

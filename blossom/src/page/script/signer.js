@@ -27,11 +27,15 @@ function bytes(count) {
 /** Why a request was refused: the server says it in X-Reason. */
 const reason = (status, header) => header || (status ? `the server has answered ${status}` : "the server cannot be reached");
 
+/** Of what costs something the error has the invoice. */
 async function ask(method, path, headers = {}) {
   const response = await fetch(path, { method, headers, cache: "no-store" }).catch(() => {
     throw new Error(reason(0));
   });
-  if (!response.ok) throw new Error(reason(response.status, response.headers.get("x-reason")));
+  if (!response.ok) {
+    const fault = new Error(reason(response.status, response.headers.get("x-reason")));
+    throw Object.assign(fault, { invoice: response.headers.get("x-lightning") });
+  }
   return response;
 }
 

@@ -33,6 +33,20 @@ function put(file, headers, onProgress) {
   });
 }
 
+/** Asks whether the file would be taken. If it costs something a wallet extension (WebLN) pays; gives the proof as a header. */
+async function admitted(headers, row) {
+  const invoice = await ask("HEAD", "/upload", headers).then(() => null, fault => {
+    if (fault.invoice) return fault.invoice;
+    throw fault;
+  });
+  if (!invoice) return {};
+  if (!window.webln) throw new Error("it costs something, and no wallet extension (WebLN) is there to pay; a Blossom client with a wallet can");
+  row.say("Waiting for your payment");
+  await window.webln.enable();
+  const { preimage } = await window.webln.sendPayment(invoice);
+  return { "x-lightning": preimage };
+}
+
 async function upload(file, row) {
   if (file.size > bytesMax) throw new Error(`it has ${bytes(file.size)}, and at most ${bytes(bytesMax)} are taken`);
   row.say("Computing its SHA-256");
@@ -41,8 +55,9 @@ async function upload(file, row) {
   const token = await authorization("upload", `Upload a file of ${bytes(file.size)}`, sha256);
   const type = file.type || "application/octet-stream";
   const named = { ...token, "x-sha-256": sha256 };
-  await ask("HEAD", "/upload", { ...named, "x-content-length": String(file.size), "x-content-type": type });
-  const { status, responseText } = await put(file, { ...named, "content-type": type }, part => {
+  const size = String(file.size);
+  const proof = await admitted({ ...named, "x-content-length": size, "x-content-type": type }, row);
+  const { status, responseText } = await put(file, { ...named, ...proof, "content-type": type }, part => {
     row.progress.value = part;
     row.say(part < 1 ? `${Math.floor(part * 100)} %` : "The server is storing it");
   });
