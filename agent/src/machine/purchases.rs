@@ -118,12 +118,18 @@ impl<C: SqlConn> Agent<C> {
         msat: u64,
     ) -> Result<PaymentReply, StoreError> {
         let text = purchase.to_string();
-        let open = store::open_purchase(&self.conn, &text, now.seconds() + SHOWN_SECONDS_MIN)?;
-        if let Some(row) = open.filter(|row| row.msat == msat && self.is_awaiting(&row.job)) {
+        let ordered = self.purchases.ordered.get(&text).copied();
+        let open = store::open_purchase(&self.conn, &text, now.seconds())?;
+        // Whoever has waited for one sees it, however short the wallet has made it.
+        let is_shown = |row: &PurchaseRow| {
+            let has_time = row.expires_at > now.seconds() + SHOWN_SECONDS_MIN;
+            row.msat == msat && self.is_awaiting(&row.job) && (has_time || ordered == Some(row.job))
+        };
+        if let Some(row) = open.filter(is_shown) {
             self.purchases.ordered.remove(&text);
             return Ok(PaymentReply::last(PaymentOutcome::Invoice(row.bolt11)));
         }
-        if let Some(job) = self.purchases.ordered.get(&text).copied() {
+        if let Some(job) = ordered {
             let waits = self.payments.wanted.values().any(|wanted| *wanted == job);
             if waits {
                 return Ok(PaymentReply::waits());

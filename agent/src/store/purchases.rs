@@ -9,8 +9,9 @@ use super::{Batch, corrupt};
 const PUT: &str = "INSERT OR REPLACE INTO agent_purchase (hash, job, purchase, msat, invoice, expires_at, spent_at) \
     VALUES (?, ?, ?, ?, ?, ?, 0)";
 const SPEND: &str = "UPDATE agent_purchase SET spent_at = ? WHERE hash = ?";
-const OPEN: &str = "SELECT hash, job, purchase, msat, invoice, expires_at FROM agent_purchase \
-    WHERE purchase = ? AND expires_at > ? AND spent_at = 0 ORDER BY expires_at DESC LIMIT 1";
+const OPEN: &str = "SELECT p.hash, p.job, p.purchase, p.msat, p.invoice, p.expires_at FROM agent_purchase p \
+    JOIN agent_invoice i ON i.hash = p.hash WHERE p.purchase = ? AND p.expires_at > ? AND i.state = 0 \
+    ORDER BY p.expires_at DESC LIMIT 1";
 const GET: &str = "SELECT p.job, p.purchase, p.spent_at, coalesce(i.state, 2), coalesce(i.msat, 0), coalesce(i.received, 0) \
     FROM agent_purchase p LEFT JOIN agent_invoice i ON i.hash = p.hash WHERE p.hash = ?";
 const PRUNE: &str = "DELETE FROM agent_purchase WHERE expires_at < ?";
@@ -64,7 +65,7 @@ pub(crate) fn spend_purchase(batch: &mut Batch, payment_hash: &[u8; 32], now: u6
     batch.push(SPEND, vec![now.into(), payment_hash[..].into()]);
 }
 
-/// The invoice for a purchase that can be paid for longest, and after this time, in Unix seconds.
+/// The invoice for a purchase that nobody has paid and that can be paid for longest, if that is after this time, in Unix seconds.
 pub(crate) fn open_purchase(
     conn: &impl SqlConn,
     purchase: &str,

@@ -138,6 +138,17 @@ fn who_asks_again_gets_the_same_invoice_as_long_as_it_can_be_paid() {
     assert_eq!(wallet.invoices.len(), made + 1);
 }
 
+/// A wallet whose invoices can hardly be paid: each request makes one, and no more.
+#[test]
+fn short_invoices_are_shown_once() {
+    let (mut world, mut wallet) = shop();
+    wallet.expiry_s = Some(30);
+    let first = invoice(&mut world, &mut wallet, &purchase(1));
+    assert_eq!(wallet.invoices.len(), 1);
+    assert_ne!(invoice(&mut world, &mut wallet, &purchase(1)), first);
+    assert_eq!(wallet.invoices.len(), 2);
+}
+
 #[test]
 fn an_invoice_that_runs_out_is_no_proof_and_one_that_settles_late_is() {
     let (mut world, mut wallet) = shop();
