@@ -20,5 +20,5 @@ test('third-party clients find the same relay here', async () => {
 })
 
 test('third-party clients of Blossom find the same server, where there is a bucket', async () => {
-  assert.equal(await clients(' --r2', 'blossom.test.mjs', 'blossom-page.test.mjs'), 0)
+  assert.equal(await clients(' --r2', 'blossom.test.mjs', 'blossom-page.test.mjs', 'blossom-payments.test.mjs'), 0)
 })

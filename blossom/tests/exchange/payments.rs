@@ -378,6 +378,22 @@ fn head_never_takes_a_proof() {
     check("paid", &host.send(&upload(1, b"another one".as_slice()).with("x-lightning", &proof)), 201);
 }
 
+#[test]
+fn the_page_tells_the_price_and_that_anybody_may_pay() {
+    let mut host = selling();
+    host.is_local = false;
+    let page = |host: &mut Host<'_>| {
+        String::from_utf8(host.send(&Request::new("GET", "/blossom")).body.to_vec()).expect("a page")
+    };
+    host.settings.payment.upload_msat_per_mib = 21_000;
+    let told = page(&mut host);
+    for words in ["storing costs 21 sats a MiB", "files up to 5 bytes are free", "anybody with a Nostr key"] {
+        assert!(told.contains(words), "{words}");
+    }
+    host.settings.open = Some(false);
+    assert!(page(&mut host).contains("keys that the operator has listed"));
+}
+
 /// BUD-13: as `PUT /upload`.
 #[test]
 fn a_put_of_a_hash_is_paid_before_it_comes() {
