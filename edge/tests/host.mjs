@@ -3,7 +3,7 @@
 //   node host.mjs [--r2] [--port PORT] [--persist DIR] [--config FILE]
 //
 // runs it in bare workerd, without Miniflare or wrangler, until it gets SIGTERM or SIGINT, with the secrets of agents
-// (AGENT_...) in the environment; with --r2 in Miniflare, which has a bucket, so that there are blobs. startEdge() runs it in
+// (AGENT_...) in the environment; with --r2 likewise in Miniflare, which has a bucket, so that there are blobs. startEdge() runs it in
 // Miniflare, which can also evict objects and open their bindings.
 import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -87,6 +87,9 @@ function workerdBinary() {
 
 const text = value => JSON.stringify(value)
 
+/** Names of the secrets of agents in the environment. */
+const secrets = () => Object.keys(process.env).filter(name => /^AGENT_[A-Z0-9_]+$/.test(name))
+
 /** A configuration of workerd itself, in Cap'n Proto's text form. */
 function workerdConfig({ port, persist, config }) {
   const bindings = [
@@ -97,7 +100,7 @@ function workerdConfig({ port, persist, config }) {
   ]
   if (config) bindings.push(`(name = "RELAY_CONFIG", json = ${text(text(config))})`)
   // The master secret, of which the keys of agents are derived on the server too, and those that manifests name.
-  for (const name of Object.keys(process.env).filter(name => /^AGENT_[A-Z0-9_]+$/.test(name))) {
+  for (const name of secrets()) {
     bindings.push(`(name = "${name}", fromEnvironment = "${name}")`)
   }
   return `using Workerd = import "/workerd/workerd.capnp";
@@ -163,7 +166,8 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   )
   const config = args.config ? JSON.parse(readFileSync(args.config, 'utf8')) : undefined
   const start = Object.hasOwn(args, 'r2') ? startEdge : startWorkerd
-  const relay = await start({ port: Number(args.port ?? 0), persist: args.persist, config })
+  const vars = Object.fromEntries(secrets().map(name => [name, process.env[name]]))
+  const relay = await start({ port: Number(args.port ?? 0), persist: args.persist, config, vars })
   console.error(`listening on ${relay.url} (process ${relay.pid ?? process.pid})`)
   for (const signal of ['SIGTERM', 'SIGINT']) {
     // Miniflare would end the process by itself, as if that were a failure.
