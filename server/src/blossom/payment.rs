@@ -11,9 +11,6 @@ impl Blossom {
     /// Has the agent answer. Of invoices an address may ask for so many in a minute.
     pub(super) async fn pay(&self, request: PaymentRequest, seen: &RequestOrigin) -> PaymentOutcome {
         let settings = &self.settings.blossom.payment;
-        let (Some(agents), Some(pubkey)) = (self.agents.get(), settings.pubkey) else {
-            return PaymentOutcome::Unavailable("the agent that is paid has not been started".to_owned());
-        };
         if matches!(request, PaymentRequest::Quote { .. }) {
             let mut quotes = self.quotes.lock().unwrap_or_else(PoisonError::into_inner);
             let taken = quotes.take(seen.client, settings.quotes_per_minute_max, now().seconds());
@@ -22,6 +19,9 @@ impl Blossom {
                 return PaymentOutcome::TooMany(message.to_owned());
             }
         }
-        agents.pay(pubkey, request).await
+        match (self.agents.get(), settings.pubkey) {
+            (Some(agents), Some(pubkey)) => agents.pay(pubkey, request).await,
+            _ => PaymentOutcome::Unavailable("the agent that is paid has not been started".to_owned()),
+        }
     }
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use relay_agent::fetch::is_public;
 use relay_blossom::testing::Request;
 use relay_blossom::testing::model::{body, sha};
+use relay_engine::types::PubKey;
+use relay_site::PaymentSettings;
 use relay_site::blossom::BlossomSettings;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{RootCertStore, ServerConfig};
@@ -191,6 +193,28 @@ async fn no_mirror_and_no_pull_through_reaches_a_private_address() {
         assert_eq!(pull(&blossom, &at(host)).await.0, 404, "{host}");
     }
     assert!(asked.load(Ordering::SeqCst) >= 3, "it was looked up again");
+    assert_eq!(seen.load(Ordering::SeqCst), 0, "nobody has come");
+
+    // Where a mirror costs something its origin is asked first, by the same rules.
+    let payment = PaymentSettings {
+        pubkey: Some(PubKey([7; 32])),
+        upload_msat_per_mib: 1,
+        ..PaymentSettings::default()
+    };
+    let selling = BlossomSettings { payment, ..BlossomSettings::default() };
+    let blossom = Blossom {
+        settings: crate::config::Settings { blossom: selling, ..blossom.settings.clone() },
+        ..blossom
+    };
+    let (status, reason) = mirror(&blossom, &format!("{}/blob", at("origin.example"))).await;
+    assert_eq!((status, reason.as_str()), (503, "the agent that is paid has not been started"));
+    for host in literals.iter().chain(&named[..2]) {
+        let direct = format!("{}/blob", at(host));
+        let (status, reason) = mirror(&blossom, &direct).await;
+        assert!(matches!(status, 400 | 403), "{direct}: {status} {reason}");
+        let redirected = format!("{}/to?{direct}", at("origin.example"));
+        assert_eq!(mirror(&blossom, &redirected).await.0, 403, "{redirected}");
+    }
     assert_eq!(seen.load(Ordering::SeqCst), 0, "nobody has come");
 
     // The operator may open it: then the listener is reached.

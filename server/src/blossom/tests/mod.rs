@@ -2,6 +2,7 @@
 
 mod addresses;
 mod model;
+mod payments;
 
 use std::path::Path;
 use std::sync::Arc;
