@@ -195,7 +195,9 @@ test('Sunset follows an upload that keeps a blob longer', async () => {
     return ['put', 'get', 'head'].map(name => (after[name] ?? 0) - (before[name] ?? 0))
   }
   const [first, second] = [generateSecretKey(), generateSecretKey()]
-  assert.deepEqual(await uploading(first, 201), [1, 0, 1])
+  // A second may begin during the upload: then the bytes are copied, to end with it.
+  const stored = await uploading(first, 201)
+  assert.ok(['1,0,1', '2,1,1'].includes(`${stored}`), `${stored}`)
   const before = await send(edge, 'GET', `/${hash}`)
   const start = await sunset()
   assert.ok(Math.abs(start - Date.now() - 20_000) < 5_000, `${start}`)
