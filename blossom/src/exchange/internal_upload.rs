@@ -55,6 +55,7 @@ impl InternalUpload {
             media: None,
             pull: None,
             price: None,
+            must_be_here: false,
         };
         let (storing, step) = Storing::begin(context, plan);
         InternalUploadStep::Go(InternalUpload(storing), Box::new(step))

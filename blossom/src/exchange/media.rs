@@ -267,6 +267,7 @@ impl MediaUpload {
             media,
             pull: None,
             price: None,
+            must_be_here: false,
         }
     }
 }

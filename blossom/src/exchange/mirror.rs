@@ -14,7 +14,7 @@ use super::step::{Input, Step, StepError};
 use super::storing::{Expected, Plan, Progress, Source, Storing, StoringError, problem, wanted};
 use super::{Context, Head, State, Transition};
 use crate::blob::Sha256;
-use crate::index::{Command, Outcome};
+use crate::index::{Command, Outcome, Wanted};
 use crate::mime;
 use crate::token::{Token, TokenError, Verb};
 
@@ -68,7 +68,9 @@ impl Mirror {
                     let uploader = uploader(context, &plan.owner);
                     Ok((State::Mirror(Mirror::Measure { plan, pubkey }), Step::Measure { url, uploader }))
                 }
-                Input::Answered(Outcome::Exists(_)) => Ok(store(context, *plan)),
+                Input::Answered(Outcome::Exists(_)) => {
+                    Ok(store(context, Plan { must_be_here: true, ..*plan }))
+                }
                 other => Err(problem(other).into()),
             },
             Mirror::Measure { mut plan, pubkey } => match input {
@@ -76,9 +78,8 @@ impl Mirror {
                     fits(size, plan.bytes_max)?;
                     let known = plan.expected.known();
                     plan.price = Price::of_upload(context, head, Operation::Upload, size, known, &pubkey)?;
-                    if plan.price.is_some() {
-                        (plan.length, plan.bytes_max) = (Some(size), size);
-                    }
+                    // Also of what is free: the origin may send more than it has said.
+                    (plan.length, plan.bytes_max) = (Some(size), size);
                     Ok(store(context, *plan))
                 }
                 other => Err(problem(other).into()),
@@ -133,6 +134,7 @@ fn fetch(context: &Context<'_>, token: Token, body: &Bytes) -> Transition {
         media: None,
         pull: None,
         price: None,
+        must_be_here: false,
     };
     if !context.settings.payment.sells_uploads() || is_free(context, &token.pubkey) {
         return Ok(store(context, plan));
@@ -141,6 +143,7 @@ fn fetch(context: &Context<'_>, token: Token, body: &Bytes) -> Transition {
         return Err(unknown_hash());
     }
     let wanted = wanted(context, plan.owner.clone(), known, 0, mime::UNKNOWN.to_owned());
+    let wanted = Wanted { must_be_paid: true, ..wanted };
     let (plan, url, pubkey) = (Box::new(plan), url.into(), token.pubkey);
     Ok((State::Mirror(Mirror::Check { plan, url, pubkey }), Step::Ask(Command::Check(wanted))))
 }

@@ -1,9 +1,9 @@
 //! `PATCH /<sha256>` (BUD-14): a blob comes in parts, in any order, at once, and again where a connection broke. Whoever brings
 //! the last one has all of them joined, and is told what `PUT` would have been told. The price is that of a `PUT`, by the size of the
-//! blob: whoever brings the first part pays it, and the owner's other parts cost nothing. The index keeps the proof of payment, and whoever
-//! brings the last part has it spent.
+//! blob: whoever brings the first part pays it, and the owner's other parts cost nothing. The proof of payment is checked before the index
+//! hears of the part, and the index keeps it for this upload alone. Whoever brings the last part has it spent before the blob is stored.
 
-use relay_site::{Operation, Purchase};
+use relay_site::{Operation, PaymentOutcome, Purchase};
 
 use super::payment::{self, Price};
 use super::request::{blob, declared_type, fits, length, may_upload, number, token, type_is_taken};
@@ -14,7 +14,7 @@ use super::storing::{
 };
 use super::{Context, Head, State, Transition};
 use crate::blob::{Blob, Sha256};
-use crate::index::{Command, Key, Outcome, Part, PartHead, Refusal, Wanted};
+use crate::index::{Command, Commit, Key, Outcome, Part, PartHead, Refusal, Wanted};
 use crate::mime;
 use crate::token::Verb;
 
@@ -29,8 +29,6 @@ pub(super) struct Patch {
     mime: String,
     part: PartHead,
     price: Option<Price>,
-    /// Whether this part pays.
-    pays: bool,
     stage: Stage,
 }
 
@@ -38,16 +36,9 @@ pub(super) struct Patch {
 enum Stage {
     /// It costs something: whether that is paid, or the part would be accepted.
     Quote(Wanted),
-    Begin,
-    Claim {
-        upload: u64,
-        key: Key,
-    },
     /// The proof of payment is checked.
-    Pay {
-        upload: u64,
-        key: Key,
-    },
+    Pay(Wanted),
+    Begin(Wanted),
     Receive {
         upload: u64,
         key: Key,
@@ -66,12 +57,11 @@ enum Stage {
         upload: u64,
         payment: Option<String>,
     },
+    /// All bytes are there, and the proof of payment is spent.
+    Spend(Commit),
     Finish {
         upload: u64,
-        payment: Option<String>,
     },
-    /// The blob is stored, and the proof of payment is spent.
-    Spend(Blob),
     /// The part or the joining is given up.
     Clean(StoringError),
 }
@@ -116,35 +106,35 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     let mut wanted = wanted(context, token.pubkey.to_string(), Some(sha256), total, mime.clone());
     wanted.abandoned_at = context.now.saturating_add(context.settings.parts_seconds.into());
     let part = PartHead { offset, length: of_part };
+    wanted.must_be_paid = price.is_some();
     let (stage, command) = match &price {
-        None => (Stage::Begin, Command::BeginPart(wanted, part)),
+        None => (Stage::Begin(wanted.clone()), Command::BeginPart(wanted, part)),
         Some(_) => (Stage::Quote(wanted.clone()), Command::CheckPart(wanted)),
     };
     let owner = token.pubkey.to_string();
-    let patch = Patch { owner, sha256, total, mime, part, price, pays: false, stage };
+    let patch = Patch { owner, sha256, total, mime, part, price, stage };
     Ok((State::Part(Box::new(patch)), Step::Ask(command)))
 }
 
 impl Patch {
     pub(super) fn resume(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Transition {
-        match std::mem::replace(&mut self.stage, Stage::Begin) {
-            Stage::Quote(wanted) => {
-                match input {
-                    Input::Answered(Outcome::Accepted) => match &self.price {
-                        Some(price) if !price.has_proof() => return Ok((State::Invoice, price.quote())),
-                        price => self.pays = price.is_some(),
-                    },
-                    Input::Answered(Outcome::Done | Outcome::Exists(_)) => {}
-                    other => return Err(problem(other).into()),
-                }
-                let part = self.part;
-                self.at(Stage::Begin, Step::Ask(Command::BeginPart(wanted, part)))
+        match std::mem::replace(&mut self.stage, Stage::Look) {
+            Stage::Quote(wanted) => match input {
+                Input::Answered(Outcome::Accepted) => self.pay(wanted),
+                Input::Answered(Outcome::Done | Outcome::Exists(_)) => self.begin(wanted),
+                other => Err(problem(other).into()),
+            },
+            Stage::Pay(wanted) => {
+                payment::paid(input)?;
+                let proof = self.price.as_ref().and_then(Price::proof).map(str::to_owned);
+                self.begin(Wanted { proof, ..wanted })
             }
-            Stage::Begin => match input {
-                Input::Answered(Outcome::Begun { upload, key }) if self.pays => {
-                    let proof = self.price.as_ref().and_then(Price::proof).unwrap_or_default().to_owned();
-                    self.at(Stage::Claim { upload, key }, Step::Ask(Command::ClaimPayment { upload, proof }))
-                }
+            Stage::Begin(wanted) => match input {
+                Input::Answered(Outcome::Refused(Refusal::Unpaid)) => match &wanted.proof {
+                    // It was paid, or here, a moment ago.
+                    None => self.pay(wanted),
+                    Some(_) => Err(Response::error(400, "another upload in parts is paid with this payment")),
+                },
                 Input::Answered(Outcome::Begun { upload, key }) => self.receive(context, upload, key),
                 Input::Answered(Outcome::Exists(blob)) => match missing_type(&blob, &self.mime) {
                     Some(mime) => {
@@ -175,19 +165,6 @@ impl Patch {
                 };
                 Err(StoredBlob::Existing(blob).response(context))
             }
-            Stage::Claim { upload, key } => match input {
-                Input::Answered(Outcome::Accepted) => match self.price.as_ref().map(Price::check) {
-                    Some(step) => self.at(Stage::Pay { upload, key }, step),
-                    None => self.receive(context, upload, key),
-                },
-                Input::Answered(Outcome::Done) => self.receive(context, upload, key),
-                other => self.give_up(Command::AbortPart { upload, key }, problem(other)),
-            },
-            Stage::Pay { upload, key } => match payment::paid(input) {
-                Ok(()) => self.receive(context, upload, key),
-                // Parts that have come meanwhile are not paid either.
-                Err(unpaid) => self.give_up(Command::AbortParts { upload }, StoringError::Unpaid(unpaid)),
-            },
             Stage::Receive { upload, key } => match input {
                 Input::Received(Received { size, .. }) if size == self.part.length => {
                     let command = Command::FinishPart { upload, key: key.clone() };
@@ -223,8 +200,16 @@ impl Patch {
                     if let Err(response) = bytes_are_taken(context, &mime, first) {
                         return self.give_up(Command::AbortParts { upload }, StoringError::Type(response));
                     }
-                    let commit = commit(context, upload, &received, mime, None);
-                    self.at(Stage::Finish { upload, payment }, Step::Ask(Command::Finish(commit)))
+                    let is_unpaid = self.price.is_some() && payment.is_none();
+                    let commit = Commit { is_unpaid, ..commit(context, upload, &received, mime, None) };
+                    match payment {
+                        Some(proof) => {
+                            let (operation, sha256) = (Operation::Upload, self.sha256.to_string());
+                            let purchase = Purchase { operation, sha256, size: self.total };
+                            self.at(Stage::Spend(commit), payment::spend(purchase, proof))
+                        }
+                        None => self.finish(commit),
+                    }
                 }
                 // Nobody knows which part is wrong.
                 Input::Failed(StepError::WrongHash) => {
@@ -232,23 +217,47 @@ impl Patch {
                 }
                 other => self.give_up(Command::Abort { upload }, problem(other)),
             },
-            Stage::Finish { upload, payment } => match input {
-                Input::Answered(Outcome::Stored(blob)) => match payment {
-                    Some(proof) => {
-                        let (operation, sha256) = (Operation::Upload, self.sha256.to_string());
-                        let purchase = Purchase { operation, sha256, size: self.total };
-                        self.at(Stage::Spend(blob), payment::spend(purchase, proof))
+            Stage::Spend(commit) => {
+                let upload = commit.upload;
+                // What was paid for these parts was spent for others. Without an answer they stay, and can be joined later.
+                let is_refused = matches!(input, Input::Paid(PaymentOutcome::Refused(_)));
+                match (payment::paid(input), is_refused) {
+                    (Ok(()), _) => self.finish(commit),
+                    (Err(unpaid), true) => {
+                        self.give_up(Command::AbortParts { upload }, StoringError::Unpaid(unpaid))
                     }
-                    None => Err(StoredBlob::Created(blob).response(context)),
-                },
+                    (Err(unpaid), false) => {
+                        self.give_up(Command::Abort { upload }, StoringError::Unpaid(unpaid))
+                    }
+                }
+            }
+            Stage::Finish { upload } => match input {
+                Input::Answered(Outcome::Stored(blob)) => Err(StoredBlob::Created(blob).response(context)),
                 Input::Answered(Outcome::Exists(blob)) => Err(StoredBlob::Existing(blob).response(context)),
                 Input::Answered(Outcome::Refused(refusal)) => Err(refusal.into()),
                 other => self.give_up(Command::Abort { upload }, problem(other)),
             },
-            // Whatever came of it: the proof is for no other blob.
-            Stage::Spend(blob) => Err(StoredBlob::Created(blob).response(context)),
             Stage::Clean(problem) => Err(problem.into()),
         }
+    }
+
+    /// It costs something: its proof is checked, or an invoice is made.
+    fn pay(self: Box<Self>, wanted: Wanted) -> Transition {
+        let Some(price) = &self.price else { return Err(Response::internal()) };
+        if !price.has_proof() {
+            return Ok((State::Invoice, price.quote()));
+        }
+        let step = price.check();
+        self.at(Stage::Pay(wanted), step)
+    }
+
+    fn begin(self: Box<Self>, wanted: Wanted) -> Transition {
+        let command = Command::BeginPart(wanted.clone(), self.part);
+        self.at(Stage::Begin(wanted), Step::Ask(command))
+    }
+
+    fn finish(self: Box<Self>, commit: Commit) -> Transition {
+        self.at(Stage::Finish { upload: commit.upload }, Step::Ask(Command::Finish(commit)))
     }
 
     fn receive(self: Box<Self>, context: &Context<'_>, upload: u64, key: Key) -> Transition {
@@ -259,6 +268,10 @@ impl Patch {
 
     fn join(self: Box<Self>, context: &Context<'_>, pieces: Pieces) -> Transition {
         let Pieces { upload, key, parts, only_hash, payment } = pieces;
+        // The blob was here when the parts came.
+        if self.price.is_some() && payment.is_none() && !only_hash {
+            return self.give_up(Command::AbortParts { upload }, StoringError::Refused(Refusal::Unpaid));
+        }
         let (hash, length) = (Some(self.sha256), Some(self.total));
         let receive = receive(context, &self.owner, key, hash, length, self.total, self.mime.clone());
         let receive = Receive { only_hash, ..receive };

@@ -110,11 +110,14 @@ impl From<Refusal> for Response {
             Refusal::Gone => {
                 (503, "the blob was deleted meanwhile, or the upload took too long: begin again")
             }
+            Refusal::Unpaid => {
+                (503, "the blob was here, so that it cost nothing, and is not any more: begin again")
+            }
             Refusal::OtherLength => (400, "Upload-Length differs from that of the parts before"),
         };
         let response = Self::error(status, message);
         match refusal {
-            Refusal::TooMany | Refusal::Gone => response.with("retry-after", "5"),
+            Refusal::TooMany | Refusal::Gone | Refusal::Unpaid => response.with("retry-after", "5"),
             _ => response,
         }
     }

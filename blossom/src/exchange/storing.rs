@@ -16,6 +16,10 @@ pub(super) use plan::{Expected, Plan, Source, bytes_are_taken, commit, missing_t
 #[derive(Clone, Debug)]
 pub(super) struct Storing {
     plan: Plan,
+    /// Whether the proof of payment is good.
+    is_paid: bool,
+    /// Whether it is paid although the blob is here.
+    is_sold: bool,
     stage: Stage,
 }
 
@@ -30,6 +34,7 @@ enum Stage {
     Pay {
         upload: u64,
         key: Key,
+        only_hash: bool,
     },
     Receive {
         upload: u64,
@@ -48,7 +53,7 @@ enum Stage {
         upload: u64,
     },
     /// The blob is stored, and the proof of payment is spent.
-    Spend(Blob),
+    Spend(StoredBlob),
     /// The blob is here, and its owner says of what type it is: the store keeps that, and then the index.
     SetObjectType {
         blob: Blob,
@@ -140,7 +145,7 @@ impl Storing {
                 },
             ),
         };
-        (Box::new(Storing { plan, stage }), Step::Ask(command))
+        (Box::new(Storing { plan, is_paid: false, is_sold: false, stage }), Step::Ask(command))
     }
 
     /// Goes on with what came of the last step.
@@ -154,8 +159,11 @@ impl Storing {
                 (other, _) => end(Err(problem(other))),
             },
             Stage::Invoice => end(Err(StoringError::Unpaid(payment::invoiced(input)))),
-            Stage::Pay { upload, key } => match payment::paid(input) {
-                Ok(()) => self.receive(context, upload, key, false),
+            Stage::Pay { upload, key, only_hash } => match payment::paid(input) {
+                Ok(()) => {
+                    self.is_paid = true;
+                    self.receive(context, upload, key, only_hash)
+                }
                 Err(response) => self.abort(upload, None, StoringError::Unpaid(response)),
             },
             Stage::Begin => self.begun(context, input),
@@ -177,7 +185,7 @@ impl Storing {
             }
             Stage::Own => match input {
                 Input::Answered(Outcome::Exists(blob)) => end(Ok(StoredBlob::Existing(blob))),
-                Input::Answered(Outcome::OwnedByOthers { upload } | Outcome::Begun { upload, .. }) => {
+                Input::Answered(Outcome::OwnedByOthers { upload, .. } | Outcome::Begun { upload, .. }) => {
                     self.abort(upload, None, StoringError::Failed(StepError::Raced))
                 }
                 other => end(Err(problem(other))),
@@ -215,31 +223,37 @@ impl Storing {
             },
             Stage::Finish { upload } => match input {
                 Input::Answered(Outcome::Stored(blob)) => match self.plan.price.as_ref().map(Price::spend) {
-                    Some(step) => self.at(Stage::Spend(blob), step),
+                    Some(step) => self.at(Stage::Spend(StoredBlob::Created(blob)), step),
                     None => end(Ok(StoredBlob::Created(blob))),
                 },
-                Input::Answered(Outcome::Exists(blob)) => end(Ok(StoredBlob::Existing(blob))),
+                Input::Answered(Outcome::Exists(blob)) => {
+                    match self.plan.price.as_ref().filter(|_| self.is_sold).map(Price::spend) {
+                        Some(step) => self.at(Stage::Spend(StoredBlob::Existing(blob)), step),
+                        None => end(Ok(StoredBlob::Existing(blob))),
+                    }
+                }
                 // The index has ended the upload.
                 Input::Answered(Outcome::Refused(refusal)) => end(Err(StoringError::Refused(refusal))),
                 other => self.abort(upload, None, problem(other)),
             },
             // Whatever came of it: the blob is stored, and the proof is for no other.
-            Stage::Spend(blob) => end(Ok(StoredBlob::Created(blob))),
+            Stage::Spend(stored) => end(Ok(stored)),
             // Whatever came of cleaning up: what is left is swept later.
             Stage::Clean { staged: Some(staged), end } => self.discard(staged, end),
             Stage::Clean { staged: None, end: ended } => end(ended),
         }
     }
 
-    fn begun(self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
+    fn begun(mut self: Box<Self>, context: &Context<'_>, input: Input) -> Progress {
         let plan = &self.plan;
         let (upload, key, only_hash) = match (input, plan.expected.known()) {
             (Input::Answered(Outcome::Begun { upload, key }), _) => (upload, key, false),
             // Others own it: the uploader has to prove possession, so the bytes are hashed and not stored.
-            (Input::Answered(Outcome::OwnedByOthers { upload }), Some(sha256)) => {
+            (Input::Answered(Outcome::OwnedByOthers { upload, is_sold }), Some(sha256)) => {
+                self.is_sold = is_sold;
                 (upload, sha256.to_string(), true)
             }
-            (Input::Answered(Outcome::OwnedByOthers { upload }), None) => {
+            (Input::Answered(Outcome::OwnedByOthers { upload, .. }), None) => {
                 return self.abort(upload, None, StoringError::Internal);
             }
             (Input::Answered(Outcome::Exists(blob)), _) => {
@@ -257,14 +271,13 @@ impl Storing {
             }
             (other, _) => return end(Err(problem(other))),
         };
-        match plan.price.as_ref().filter(|_| !only_hash) {
-            Some(price) if price.has_proof() => {
-                let step = price.check();
-                self.at(Stage::Pay { upload, key }, step)
-            }
+        if !self.plan.must_be_paid() || (only_hash && !self.is_sold) {
+            return self.receive(context, upload, key, only_hash);
+        }
+        match self.plan.price.as_ref().filter(|price| price.has_proof()).map(Price::check) {
+            Some(step) => self.at(Stage::Pay { upload, key, only_hash }, step),
             // It was here a moment ago.
-            Some(_) => self.abort(upload, None, StoringError::Refused(Refusal::Gone)),
-            None => self.receive(context, upload, key, only_hash),
+            None => self.abort(upload, None, StoringError::Refused(Refusal::Gone)),
         }
     }
 
@@ -321,7 +334,8 @@ impl Storing {
             return self.abort(upload, staged, StoringError::Type(response));
         }
         let Received { sha256, size, .. } = received;
-        let commit = commit(context, upload, &received, mime, plan.media.clone());
+        let is_unpaid = plan.must_be_paid() && !self.is_paid;
+        let commit = Commit { is_unpaid, ..commit(context, upload, &received, mime, plan.media.clone()) };
         match staged {
             Some(staged) => {
                 let step = Step::Ask(Command::SetHash { upload, sha256, size });

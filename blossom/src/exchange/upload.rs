@@ -12,7 +12,7 @@ use super::response::Response;
 use super::step::{Input, Step, StepError};
 use super::storing::{Expected, Plan, Progress, Source, StoredBlob, Storing, StoringError, problem, wanted};
 use super::{Context, Head, State, Transition};
-use crate::index::{Command, Outcome};
+use crate::index::{Command, Outcome, Wanted};
 use crate::mime;
 use crate::token::{TokenError, Verb};
 
@@ -59,6 +59,7 @@ pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
         media: None,
         pull: None,
         price: upload.price,
+        must_be_here: false,
     };
     let (storing, step) = Storing::begin(context, plan);
     Ok((State::Upload(Upload { storing, is_declared }), step))
@@ -124,6 +125,7 @@ pub(super) fn check(context: &Context<'_>, head: &Head) -> Transition {
     let owner = upload.token.pubkey.to_string();
     let mime = upload.mime.unwrap_or_else(|| mime::UNKNOWN.to_owned());
     let wanted = wanted(context, owner, known, upload.length, mime);
+    let wanted = Wanted { must_be_paid: upload.price.is_some(), ..wanted };
     let check = Check { price: upload.price, is_free_if_here: verb == Verb::Upload };
     Ok((State::Check(check), Step::Ask(Command::Check(wanted))))
 }

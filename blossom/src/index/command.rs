@@ -11,11 +11,18 @@ use crate::blob::{Blob, Media, Sha256};
 pub enum Command {
     /// The blob of this hash: [`Outcome::Blob`] or [`Outcome::Missing`].
     Get(Sha256),
+    /// Whether a key owns a blob that is here: [`Outcome::Accepted`] or [`Outcome::Missing`].
+    IsOwner {
+        /// The blob.
+        sha256: Sha256,
+        /// The public key in hexadecimal.
+        owner: String,
+    },
     /// These blobs have been downloaded, for retention by last download: [`Outcome::Done`]. Writes at most once an hour for a blob,
     /// and nothing for one to which no such rule applies.
     RecordDownloads(Vec<Sha256>),
     /// Whether [`Command::Begin`] would refuse; changes nothing. [`Outcome::Accepted`] instead of [`Outcome::Begun`], and
-    /// [`Outcome::Exists`] whoever owns the blob.
+    /// [`Outcome::Exists`] whoever owns the blob; but [`Outcome::Accepted`], if it must be paid and only the relay owns the blob.
     Check(Wanted),
     /// An upload begins: [`Outcome::Begun`]; or [`Outcome::Exists`], if the uploader owns the blob already; [`Outcome::OwnedByOthers`], if
     /// only others do; [`Outcome::Busy`]; [`Outcome::Refused`]. An upload that ends in any way but [`Outcome::Stored`] leaves
@@ -62,20 +69,14 @@ pub enum Command {
         upload: u64,
     },
     /// Whether [`Command::BeginPart`] of this blob is to be paid for: [`Outcome::Accepted`] if it is, and nothing else is in the way;
-    /// [`Outcome::Done`] if the owner's upload in parts is paid; [`Outcome::Exists`] if the blob is here, whoever owns it; or as
+    /// [`Outcome::Done`] if the owner's upload in parts is paid; [`Refusal::OtherLength`] if that has another length; or as
     /// [`Command::Check`]. Changes nothing.
     CheckPart(Wanted),
-    /// Whoever has begun a part pays for its upload now: [`Outcome::Accepted`], once, and with [`Command::AbortParts`] if the payment
-    /// fails; [`Outcome::Done`] if another part does or has; [`Outcome::Refused`].
-    ClaimPayment {
-        /// The upload.
-        upload: u64,
-        /// The proof of payment, which is kept until the upload ends.
-        proof: String,
-    },
     /// A part of a blob comes (BUD-14): [`Outcome::Begun`] with the key for its bytes; [`Outcome::Accepted`] if stored parts have
     /// all of it, so that it need not come; [`Outcome::Complete`] as of [`Command::FinishPart`], if these are all of the blob and
     /// nobody joins them; or as [`Command::Begin`], but never [`Outcome::OwnedByOthers`]: parts are stored also of a blob of others.
+    /// Where it must be paid, the upload of the part is paid already or is from now on, by [`Wanted::proof`]; otherwise, also if
+    /// another upload is paid with that proof, it is [`Refusal::Unpaid`] and nothing has changed.
     BeginPart(Wanted, PartHead),
     /// A part is stored: [`Outcome::Accepted`] while others are missing or another request joins them; [`Outcome::Complete`]
     /// if all are there, and the one that is told so joins them and then sends [`Command::Finish`] or [`Command::Abort`].
@@ -202,6 +203,7 @@ impl Command {
         matches!(
             self,
             Command::Get(_)
+                | Command::IsOwner { .. }
                 | Command::List { .. }
                 | Command::Stat(_)
                 | Command::Bans { .. }
@@ -273,6 +275,12 @@ pub struct Wanted {
     /// upload declares, and for ever if none does. If the hash was not known when the upload began, rules do not prolong its life.
     #[serde(default)]
     pub retention: Vec<RetentionRule>,
+    /// It costs something, unless the blob is here and others than the relay own it. What is here is not kept longer by it.
+    #[serde(default)]
+    pub must_be_paid: bool,
+    /// Of a part that must be paid: the proof of payment, which was checked. It is kept until the upload ends.
+    #[serde(default)]
+    pub proof: Option<String>,
 }
 
 /// The bytes of an upload are stored.
@@ -299,6 +307,9 @@ pub struct Commit {
     pub retention: Vec<RetentionRule>,
     /// What `/media` has found out.
     pub media: Option<Media>,
+    /// It costs something, and nothing was paid, for the blob was here: [`Refusal::Unpaid`] if it is not any more.
+    #[serde(default)]
+    pub is_unpaid: bool,
 }
 
 /// Where a part belongs.
@@ -362,6 +373,9 @@ pub enum Outcome {
     OwnedByOthers {
         /// The upload's number.
         upload: u64,
+        /// It must be paid nevertheless, for only the relay owns the blob.
+        #[serde(default)]
+        is_sold: bool,
     },
     /// Its bytes are being removed: repeat the command soon.
     Busy,
@@ -381,7 +395,7 @@ pub enum Outcome {
         parts: Vec<Part>,
         /// The blob exists: the parts are hashed and not stored.
         blob_exists: bool,
-        /// The proof that the upload is paid ([`Command::ClaimPayment`]).
+        /// The proof with which the upload is paid ([`Wanted::proof`]), unless others than the relay own the blob.
         #[serde(default)]
         payment: Option<String>,
     },
@@ -435,6 +449,8 @@ pub enum Refusal {
     Gone,
     /// Parts of this upload declared another length, or this part does not lie within it.
     OtherLength,
+    /// It must be paid, and is not.
+    Unpaid,
 }
 
 /// A blob with all that is known.

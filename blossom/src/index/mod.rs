@@ -109,6 +109,7 @@ fn reads(command: &Command) -> bool {
     matches!(
         command,
         Command::Get(_)
+            | Command::IsOwner { .. }
             | Command::Check(_)
             | Command::CheckPart(_)
             | Command::List { .. }
@@ -127,10 +128,10 @@ impl<C: SqlConn> Run<'_, C> {
             Command::Get(sha256) => {
                 Ok(self.blob(&sha256)?.map_or(Outcome::Missing, |row| Outcome::Blob(row.blob)))
             }
+            Command::IsOwner { sha256, owner } => self.owns(&sha256, &owner),
             Command::RecordDownloads(blobs) => self.record_downloads(&blobs),
             Command::Check(wanted) => self.check(&wanted),
             Command::CheckPart(wanted) => self.check_part(&wanted),
-            Command::ClaimPayment { upload, proof } => self.claim_payment(upload, proof),
             Command::SetMime { sha256, owner, mime } => self.set_mime(&sha256, &owner, &mime),
             Command::Begin(wanted) => self.begin(&wanted),
             Command::BeginPull(wanted, urls) => self.begin_pull(&wanted, &urls),

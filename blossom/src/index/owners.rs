@@ -24,6 +24,9 @@ const UNLINK: &str = "DELETE FROM blossom_events WHERE sha256 = ? AND author = ?
 const BYTES: &str = "SELECT coalesce(sum(size), 0) FROM blossom_blobs WHERE owner = ?";
 const BYTES_FURTHER: &str = "SELECT coalesce(sum(size), 0) FROM blossom_owners WHERE owner = ?";
 
+/// The relay, which owns what it has pulled from other servers.
+const RELAY: PubKey = PubKey([0; 32]);
+
 /// Owners whose bytes are in memory.
 const OWNED_MAX: usize = 10_000;
 
@@ -47,6 +50,21 @@ impl<C: SqlConn> Run<'_, C> {
     pub(super) fn is_owner(&self, row: &BlobRow, owner: &PubKey) -> Result<bool, StoreError> {
         let params = [(*owner).into(), row.blob.uploaded.into(), row.blob.sha256.into()];
         Ok(row.owner == *owner || has_row(self.conn, HAS, &params)?)
+    }
+
+    /// Whether only the relay owns a blob: nobody has uploaded it. One read, or none.
+    pub(super) fn is_relays(&self, row: &BlobRow) -> Result<bool, StoreError> {
+        if row.owner != RELAY {
+            return Ok(false);
+        }
+        Ok(!has_row(self.conn, NEXT, &[row.blob.sha256.into()])?)
+    }
+
+    /// Whether a key owns a blob that is here. Two reads at most.
+    pub(super) fn owns(&self, sha256: &Sha256, owner: &str) -> Result<Outcome, StoreError> {
+        let owner = parse_key(owner)?;
+        let Some(row) = self.blob(sha256)? else { return Ok(Outcome::Missing) };
+        Ok(if self.is_owner(&row, &owner)? { Outcome::Accepted } else { Outcome::Missing })
     }
 
     /// Somebody has uploaded a live blob, and owns it from now on, with its thumbnail. Two rows if they did not before.

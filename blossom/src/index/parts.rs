@@ -127,6 +127,7 @@ impl<C: SqlConn> Run<'_, C> {
         let parts = found.and_then(|id| self.state.uploads.get(&id)?.parts.as_ref());
         let has_it = parts.is_some_and(|parts| parts.have(part));
         let bytes = parts.map_or(0, Parts::bytes).saturating_add(if has_it { 0 } else { part.length });
+        let mut is_sold = wanted.must_be_paid;
         match self.decide_upload(&owner, Some(&sha256), bytes.min(wanted.size), wanted.quotas(), found)? {
             UploadDecision::Exists(mut row) => {
                 found.map_or(Ok(()), |id| self.give_up(id))?;
@@ -135,7 +136,8 @@ impl<C: SqlConn> Run<'_, C> {
                 return Ok(Outcome::Exists(row.blob));
             }
             // Its owner-to-be shows that they have it: their parts come as if it were new.
-            UploadDecision::OwnedByOthers(_) => {
+            UploadDecision::OwnedByOthers(row) => {
+                is_sold = is_sold && self.is_relays(&row)?;
                 let size = bytes.min(wanted.size);
                 if let Some(refusal) = self.refusal(&owner, Some(&sha256), size, wanted.quotas(), found)?
                     && !has_it
@@ -156,7 +158,14 @@ impl<C: SqlConn> Run<'_, C> {
         if other_length {
             return Ok(Outcome::Refused(Refusal::OtherLength));
         }
+        let is_paid = found.and_then(|id| self.state.uploads.get(&id)?.payment.as_ref()).is_some();
+        let proof = match (is_sold && !is_paid, &wanted.proof) {
+            (false, _) => None,
+            (true, Some(proof)) if !self.is_claimed(proof) => Some(proof),
+            (true, _) => return Ok(Outcome::Refused(Refusal::Unpaid)),
+        };
         if let (Some(id), true) = (found, has_it) {
+            self.claim(id, proof)?;
             self.extend(id, wanted.abandoned_at)?;
             return self.joins(id);
         }
@@ -171,6 +180,7 @@ impl<C: SqlConn> Run<'_, C> {
             Some(id) => self.extend(id, wanted.abandoned_at)?,
             None => self.insert_upload(owner, wanted, wanted.size, Kind::InParts)?,
         };
+        self.claim(upload, proof)?;
         let id = self.state.next_id(self.conn)?;
         exec(self.conn, INSERT, &[id.into(), upload.into(), part.offset.into(), part.length.into()])?;
         if let Some(parts) = self.parts_of(upload) {
@@ -184,24 +194,30 @@ impl<C: SqlConn> Run<'_, C> {
         let owner = parse_key(&wanted.owner)?;
         let found = wanted.sha256.and_then(|sha256| self.upload_in_parts(&owner, &sha256));
         let upload = found.and_then(|(id, _)| self.state.uploads.get(&id));
-        if upload.is_some_and(|upload| upload.payment.is_some()) {
-            return Ok(Outcome::Done);
+        let outcome = match upload.is_some_and(|upload| upload.payment.is_some()) {
+            true => Outcome::Done,
+            false => self.check(wanted)?,
+        };
+        let has_other_length = found.is_some_and(|(_, size)| size != wanted.size);
+        match outcome {
+            Outcome::Done | Outcome::Accepted if has_other_length => {
+                Ok(Outcome::Refused(Refusal::OtherLength))
+            }
+            outcome => Ok(outcome),
         }
-        self.check(wanted)
     }
 
-    /// Somebody pays for an upload. Two rows, once.
-    pub(super) fn claim_payment(&mut self, upload: u64, proof: String) -> Result<Outcome, StoreError> {
-        let Some(row) = self.state.uploads.get_mut(&upload).filter(|row| row.parts.is_some()) else {
-            return Ok(Outcome::Refused(Refusal::Gone));
-        };
-        if row.payment.is_some() {
-            return Ok(Outcome::Done);
-        }
+    /// Whether an upload is paid with this proof.
+    fn is_claimed(&self, proof: &str) -> bool {
+        self.state.uploads.values().any(|upload| upload.payment.as_deref() == Some(proof))
+    }
+
+    /// An upload is paid with this proof from now on. Two rows.
+    fn claim(&mut self, upload: u64, proof: Option<&String>) -> Result<(), StoreError> {
+        let (Some(proof), Some(row)) = (proof, self.state.uploads.get_mut(&upload)) else { return Ok(()) };
         exec(self.conn, PUT_PAYMENT, &[upload.into(), proof.as_bytes().into()])?;
-        row.payment = Some(proof);
-        exec(self.conn, SET_FLAGS, &[row.flags().into(), upload.into()])?;
-        Ok(Outcome::Accepted)
+        row.payment = Some(proof.clone());
+        exec(self.conn, SET_FLAGS, &[row.flags().into(), upload.into()])
     }
 
     fn upload_in_parts(&self, owner: &PubKey, sha256: &Sha256) -> Option<(u64, u64)> {
@@ -253,7 +269,9 @@ impl<C: SqlConn> Run<'_, C> {
         }
         let Some(cover) = parts.cover(&sha256, size) else { return Ok(Outcome::Accepted) };
         parts.joining = Some(now);
-        let blob_exists = self.blob(&sha256)?.is_some();
+        let blob = self.blob(&sha256)?;
+        let is_sold = blob.as_ref().map_or(Ok(true), |row| self.is_relays(row))?;
+        let (blob_exists, payment) = (blob.is_some(), payment.filter(|_| is_sold));
         Ok(Outcome::Complete { upload, key: sha256.to_string(), parts: cover, blob_exists, payment })
     }
 

@@ -76,7 +76,7 @@ pub(super) struct Upload {
     pub(super) is_given_up: bool,
     /// Its blob was live when it began: its bytes are only hashed, not stored, and count for the owner's quota only.
     pub(super) is_hash_only: bool,
-    /// Of one in parts: somebody pays for it, or has, with this proof. In a table of its own.
+    /// Of one in parts: it is paid with this proof, and with it no other. In a table of its own.
     pub(super) payment: Option<String>,
     pub(super) parts: Option<Parts>,
 }
@@ -157,8 +157,7 @@ impl State {
                 is_staged: flags & FLAG_STAGED != 0,
                 is_given_up: flags & FLAG_GIVEN_UP != 0,
                 is_hash_only: flags & FLAG_HASH_ONLY != 0,
-                // Earlier versions kept no proof.
-                payment: (flags & FLAG_PAID != 0).then(String::new),
+                payment: None,
                 parts: (flags & FLAG_PARTS != 0 && flags & FLAG_GIVEN_UP == 0).then(Parts::default),
             };
             Ok((int(row, 0)?, upload))

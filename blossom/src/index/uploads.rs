@@ -64,6 +64,9 @@ impl Wanted {
 
     /// How long a blob that is here already is kept, at least.
     pub(super) fn keep(&self, row: &BlobRow, now: u64) -> Retention {
+        if self.must_be_paid {
+            return Retention::NONE;
+        }
         keep(&self.retention, Retention::new(self.expires_at, self.unused_seconds), row, now)
     }
 
@@ -184,6 +187,9 @@ impl<C: SqlConn> Run<'_, C> {
         let decision =
             self.decide_upload(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)?;
         Ok(match decision {
+            UploadDecision::OwnedByOthers(row) if wanted.must_be_paid && self.is_relays(&row)? => {
+                Outcome::Accepted
+            }
             UploadDecision::Exists(row) | UploadDecision::OwnedByOthers(row) => Outcome::Exists(row.blob),
             UploadDecision::Busy => Outcome::Busy,
             UploadDecision::Refused(refusal) => Outcome::Refused(refusal),
@@ -201,8 +207,9 @@ impl<C: SqlConn> Run<'_, C> {
                 Ok(Outcome::Exists(row.blob))
             }
             UploadDecision::OwnedByOthers(row) => {
+                let is_sold = wanted.must_be_paid && self.is_relays(&row)?;
                 let upload = self.insert_upload(owner, wanted, row.blob.size, Kind::HashOnly)?;
-                Ok(Outcome::OwnedByOthers { upload })
+                Ok(Outcome::OwnedByOthers { upload, is_sold })
             }
             UploadDecision::Busy => Ok(Outcome::Busy),
             UploadDecision::Refused(refusal) => Ok(Outcome::Refused(refusal)),
@@ -333,8 +340,14 @@ impl<C: SqlConn> Run<'_, C> {
         let live = self.blob(&sha256)?;
         // What was here has run out meanwhile. Its bytes have stayed, for an upload of them is under way.
         let is_new = upload.is_hash_only && live.is_none();
+        let is_here = match &live {
+            Some(row) => !self.is_relays(row)?,
+            None => false,
+        };
         let refusal = if self.is_banned(&sha256)? {
             Some(Refusal::Banned)
+        } else if commit.is_unpaid && !is_here {
+            Some(Refusal::Unpaid)
         } else if is_new || commit.size > upload.size {
             self.room(&upload.owner, Some(&sha256), commit.size, upload.quotas(), own)?
         } else {
@@ -347,7 +360,10 @@ impl<C: SqlConn> Run<'_, C> {
         }
         if let Some(mut row) = live {
             let own = Retention::new(commit.expires_at, commit.unused_seconds);
-            let keep = keep(&commit.retention, own, &row, self.now);
+            let keep = match commit.is_unpaid {
+                true => Retention::NONE,
+                false => keep(&commit.retention, own, &row, self.now),
+            };
             self.add_owner(&mut row, upload.owner, keep)?;
             return Ok(Outcome::Exists(row.blob));
         }

@@ -41,6 +41,11 @@ impl Seller {
         preimage
     }
 
+    /// A payment is spent elsewhere.
+    pub fn spend(&mut self, preimage: &str) {
+        self.spent.insert(preimage.to_owned());
+    }
+
     /// What it asks for a purchase, in millisatoshis, by the invoice.
     pub fn msat(&self, invoice: &str) -> Option<u64> {
         let preimage = format!("{:0>64}", invoice.trim_start_matches("lnbc"));

@@ -62,11 +62,13 @@ fn inputs(body: &Bytes) -> Vec<Input> {
         begun("staged/7".to_owned()),
         begun(hash(BODY).to_string()),
         Outcome::Exists(blob()),
-        Outcome::OwnedByOthers { upload: 7 },
+        Outcome::OwnedByOthers { upload: 7, is_sold: false },
+        Outcome::OwnedByOthers { upload: 7, is_sold: true },
         Outcome::Busy,
         Outcome::Pulling,
         Outcome::Refused(Refusal::Banned),
         Outcome::Refused(Refusal::Gone),
+        Outcome::Refused(Refusal::Unpaid),
         Outcome::Stored(blob()),
         Outcome::Complete {
             upload: 7,
@@ -184,7 +186,7 @@ struct Ledger {
     staged: bool,
     /// Whether something has permitted to read the body.
     permitted: bool,
-    /// Whether a blob is stored, and whether a payment is checked and spent.
+    /// Whether a blob is stored or was here, whether a payment is found to be good, and whether one was to be spent.
     stored: bool,
     checked: bool,
     spent: bool,
@@ -201,7 +203,7 @@ impl Ledger {
         match (step, outcome) {
             (
                 Step::Ask(Command::Begin(_) | Command::BeginPull(..)),
-                Some(O::Begun { upload, .. } | O::OwnedByOthers { upload }),
+                Some(O::Begun { upload, .. } | O::OwnedByOthers { upload, .. }),
             ) => {
                 self.uploads.insert(*upload);
                 self.permitted = true;
@@ -227,13 +229,13 @@ impl Ledger {
                 self.uploads.remove(upload);
                 self.parts.remove(upload);
             }
-            (Step::Pay(PaymentRequest::Check { spends: false, .. }), _) => {
+            (Step::Pay(PaymentRequest::Check { spends, .. }), _) => {
                 self.checked |= *input == Input::Paid(PaymentOutcome::Paid);
+                self.spent |= *spends;
             }
-            (Step::Pay(PaymentRequest::Check { spends: true, .. }), _) => self.spent = true,
             (Step::Ask(Command::Finish(commit)), Some(O::Stored(_) | O::Exists(_) | O::Refused(_))) => {
                 self.uploads.remove(&commit.upload);
-                self.stored |= matches!(outcome, Some(O::Stored(_)));
+                self.stored |= matches!(outcome, Some(O::Stored(_) | O::Exists(_)));
             }
             (Step::Ask(Command::FinishPart { upload, .. }), Some(O::Complete { .. })) => {
                 self.parts.remove(upload);
@@ -320,11 +322,17 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
                 Step::Pay(PaymentRequest::Check { purchase, spends: true, .. }) => {
                     assert!(!ledger.spent, "{:?} {path:?}", head.route);
                     let is_due = match purchase.operation {
-                        Operation::Upload => ledger.stored,
+                        // Of parts it is spent before.
+                        Operation::Upload => ledger.stored != (head.route == BlossomRoute::PatchBlob),
                         Operation::Media => ledger.checked,
                         Operation::Download => !ledger.checked,
                     };
                     assert!(is_due, "{:?} {path:?}", head.route);
+                }
+                // Nothing becomes a new blob before it is paid.
+                Step::Ask(Command::Finish(commit)) if context.settings.payment.sells_uploads() => {
+                    let is_pull = head.route == BlossomRoute::Blob;
+                    assert!(commit.is_unpaid || ledger.checked || is_pull, "{:?} {path:?}", head.route);
                 }
                 // Nothing is processed before it is paid.
                 Step::Process { .. } if context.settings.payment.sells_uploads() => {
@@ -345,7 +353,7 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
                         | Command::AbortParts { .. }
                 ) | Step::Discard(_)
             ) || matches!(&step, Step::Pay(PaymentRequest::Check { purchase, spends: true, .. })
-                if purchase.operation != Operation::Download);
+                if purchase.operation != Operation::Download && head.route != BlossomRoute::PatchBlob);
             let given = if is_cleaning { &inputs[inputs.len() - 2..] } else { &inputs[..] };
             for input in given {
                 // One race of an exchange is like another.

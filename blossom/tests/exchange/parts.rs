@@ -180,6 +180,8 @@ fn begin_last(host: &mut Host<'_>) -> Outcome {
         expires_at: None,
         unused_seconds: None,
         retention: Vec::new(),
+        must_be_paid: false,
+        proof: None,
     };
     let part = PartHead { offset: 10, length: 10 };
     let begun = host.index.run(NOW, Command::BeginPart(wanted, part)).unwrap();

@@ -151,5 +151,7 @@ fn wanted() -> Wanted {
         expires_at: None,
         unused_seconds: None,
         retention: Vec::new(),
+        must_be_paid: false,
+        proof: None,
     }
 }

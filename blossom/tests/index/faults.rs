@@ -163,7 +163,7 @@ fn run(mut carry_out: impl FnMut(&mut World, u64, Command) -> Outcome) -> (Vec<S
         let (now, command) = step(&begun);
         let is_new = matches!(command, Command::Begin(_) | Command::BeginPart(..));
         let outcome = carry_out(&mut world, now, command.clone());
-        if let (Outcome::OwnedByOthers { upload }, Command::Begin(wanted)) = (&outcome, &command) {
+        if let (Outcome::OwnedByOthers { upload, .. }, Command::Begin(wanted)) = (&outcome, &command) {
             let commit = commit(*upload, 0, wanted.size);
             let commit = Commit { sha256: wanted.sha256.unwrap(), ..commit };
             shapes.push(shape(&carry_out(&mut world, now, Command::Finish(commit))));

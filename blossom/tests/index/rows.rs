@@ -36,7 +36,7 @@ fn an_upload_costs_six_rows() {
     world.costs(Command::Finish(commit(upload, 1, 10)), 5 + NO_RETENTION);
     // Its uploader sends it again; somebody else does.
     world.costs(Command::Begin(wanted(1, 1, 10)), 0);
-    let Outcome::OwnedByOthers { upload } = world.costs(Command::Begin(wanted(2, 1, 10)), 1) else {
+    let Outcome::OwnedByOthers { upload, .. } = world.costs(Command::Begin(wanted(2, 1, 10)), 1) else {
         panic!()
     };
     world.costs(Command::Finish(commit(upload, 1, 10)), 3);

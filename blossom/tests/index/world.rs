@@ -36,6 +36,8 @@ pub(crate) fn wanted(owner: u8, n: u32, size: u64) -> Wanted {
         expires_at: None,
         unused_seconds: None,
         retention: Vec::new(),
+        must_be_paid: false,
+        proof: None,
     }
 }
 
@@ -55,6 +57,7 @@ pub(crate) fn commit(upload: u64, n: u32, size: u64) -> Commit {
         unused_seconds: None,
         retention: Vec::new(),
         media: None,
+        is_unpaid: false,
     }
 }
 
@@ -109,7 +112,7 @@ impl World {
     #[track_caller]
     pub(crate) fn begin_here(&mut self, wanted: Wanted) -> u64 {
         match self.run(Command::Begin(wanted.clone())) {
-            Outcome::OwnedByOthers { upload } => upload,
+            Outcome::OwnedByOthers { upload, .. } => upload,
             other => panic!("{wanted:?}: {other:?}"),
         }
     }
@@ -118,7 +121,7 @@ impl World {
     #[track_caller]
     pub(crate) fn upload(&mut self, wanted: Wanted) -> Blob {
         let upload = match self.run(Command::Begin(wanted.clone())) {
-            Outcome::Begun { upload, .. } | Outcome::OwnedByOthers { upload } => upload,
+            Outcome::Begun { upload, .. } | Outcome::OwnedByOthers { upload, .. } => upload,
             Outcome::Exists(blob) => return blob,
             other => panic!("{wanted:?}: {other:?}"),
         };
@@ -132,6 +135,7 @@ impl World {
             unused_seconds: wanted.unused_seconds,
             retention: Vec::new(),
             media: None,
+            is_unpaid: false,
         };
         match self.run(Command::Finish(commit)) {
             Outcome::Stored(blob) | Outcome::Exists(blob) => blob,

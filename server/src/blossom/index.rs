@@ -194,6 +194,8 @@ mod tests {
             expires_at: None,
             unused_seconds: None,
             retention: Vec::new(),
+            must_be_paid: false,
+            proof: None,
         }
     }
 
@@ -224,6 +226,7 @@ mod tests {
             unused_seconds: None,
             retention: Vec::new(),
             media: None,
+            is_unpaid: false,
         };
         assert!(matches!(waited(&mut writer, Command::Finish(commit)), (true, Outcome::Stored(_))));
         let (is_waiting, upload) = begun(&mut writer, None);

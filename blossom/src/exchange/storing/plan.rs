@@ -73,6 +73,8 @@ pub(in crate::exchange) struct Plan {
     pub(in crate::exchange) pull: Option<Vec<String>>,
     /// What it costs if it is not here already.
     pub(in crate::exchange) price: Option<Price>,
+    /// It was here, so that nobody has asked what it costs: it is taken only if it still is.
+    pub(in crate::exchange) must_be_here: bool,
 }
 
 impl Plan {
@@ -91,7 +93,12 @@ impl Plan {
     pub(super) fn wanted(&self, context: &Context<'_>) -> Wanted {
         let (known, size) = (self.expected.known(), self.length.unwrap_or(0));
         let wanted = wanted(context, self.owner.clone(), known, size, self.taken_mime(context));
-        Wanted { key_bytes_max: self.key_bytes_max, ..wanted }
+        Wanted { key_bytes_max: self.key_bytes_max, must_be_paid: self.must_be_paid(), ..wanted }
+    }
+
+    /// Whether it costs something if it is not here.
+    pub(super) fn must_be_paid(&self) -> bool {
+        self.price.is_some() || self.must_be_here
     }
 
     pub(super) fn mime_of_extension(&self) -> Option<String> {
@@ -134,6 +141,8 @@ pub(in crate::exchange) fn wanted(
         key_bytes_max: settings.key_bytes_max,
         total_bytes_max: settings.total_bytes_max,
         abandoned_at: context.now.saturating_add(context.upload_seconds_max),
+        must_be_paid: false,
+        proof: None,
     }
 }
 
@@ -177,7 +186,18 @@ pub(in crate::exchange) fn commit(
     let Received { sha256, size, uploaded, .. } = *received;
     let Lifetime { expires_at, unused_seconds } = lifetime(context, &mime, size);
     let retention = context.settings.retention.clone();
-    Commit { upload, sha256, size, mime, uploaded, expires_at, unused_seconds, retention, media }
+    Commit {
+        upload,
+        sha256,
+        size,
+        mime,
+        uploaded,
+        expires_at,
+        unused_seconds,
+        retention,
+        media,
+        is_unpaid: false,
+    }
 }
 
 /// The type that an owner of a blob declares, if nobody knew it.

@@ -82,6 +82,7 @@ impl Job {
                 blurhash: None,
                 thumbnail: Some(sha(n)),
             }),
+            is_unpaid: false,
         })
     }
 }
@@ -179,7 +180,7 @@ fn known(job: &Job, state: Known, world: &mut Simulation) -> Option<Known> {
         Known::Start => match world.ask(Command::Begin(job.wanted.clone())) {
             None => Some(Known::Start),
             Some(Outcome::Begun { upload, key }) => Some(Known::Begun(upload, key)),
-            Some(Outcome::OwnedByOthers { upload }) => Some(Known::Here(upload)),
+            Some(Outcome::OwnedByOthers { upload, .. }) => Some(Known::Here(upload)),
             Some(Outcome::Busy) => world.waits().then_some(Known::Start),
             Some(_) => None,
         },

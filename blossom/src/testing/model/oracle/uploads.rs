@@ -38,7 +38,7 @@ impl Oracle {
                 }
             }
             UploadDecision::Here => {
-                let Outcome::OwnedByOthers { upload } = outcome else { panic!("it is another owner's") };
+                let Outcome::OwnedByOthers { upload, .. } = outcome else { panic!("it is another owner's") };
                 let size = size(n.expect("it is here"));
                 return self
                     .pend(*upload, Pending { blob_exists: true, ..Pending::new(owner, wanted, size) });
