@@ -8,7 +8,7 @@ use super::request::is_listed;
 use super::response::{Response, unavailable};
 use super::step::{Input, Step};
 use super::{Context, Head};
-use crate::blob::Sha256;
+use crate::blob::{Blob, Sha256};
 
 /// The header of an invoice, and of a proof.
 const LIGHTNING: &str = "x-lightning";
@@ -44,15 +44,10 @@ impl Price {
         Ok(Some(Price { purchase, msat, proof: proof(head) }))
     }
 
-    /// Of a download of so many bytes; `None` if it costs nothing.
-    pub(super) fn of_download(
-        context: &Context<'_>,
-        head: &Head,
-        size: u64,
-        sha256: &Sha256,
-    ) -> Option<Self> {
-        let msat = context.settings.payment.download_msat(size)?;
-        let purchase = Purchase { operation: Operation::Download, sha256: sha256.to_string(), size };
+    /// Of a download of so many bytes of a blob; `None` if it costs nothing.
+    pub(super) fn of_download(context: &Context<'_>, head: &Head, size: u64, blob: &Blob) -> Option<Self> {
+        let msat = context.settings.payment.download_msat(blob.size, size)?;
+        let purchase = Purchase { operation: Operation::Download, sha256: blob.sha256.to_string(), size };
         Some(Price { purchase, msat, proof: proof(head) })
     }
 

@@ -2,11 +2,12 @@
 //! request names.
 
 use relay_engine::types::{Event, Filter, PubKey};
+use relay_site::PaymentOutcome;
 use url::{Url, form_urlencoded};
 
 use super::conditions::{ConditionResult, check_conditions, date, etag};
 use super::payment::{self, Price};
-use super::request::{blob, may_download, number};
+use super::request::{blob, may_download, not_for_this_key, number};
 use super::response::{Body, Response};
 use super::step::{Input, Step, StepError};
 use super::storing::{Expected, Plan, Progress, Source, StoredBlob, Storing, StoringError, problem};
@@ -50,28 +51,44 @@ pub fn listed_servers(lists: &[Event]) -> Vec<String> {
 /// A download.
 #[derive(Clone, Debug)]
 pub(super) enum Read {
-    /// The index looks for it.
-    Look(Sha256),
+    /// The index looks for it; whether this key owns it is to be asked then.
+    Look(Sha256, Option<PubKey>),
+    /// Whether the key owns it.
+    Own(Box<Blob>),
     /// The lists of servers of the authors are read.
     Servers(Hints),
     /// It is fetched.
     Pull(Box<Storing>),
     /// Somebody has brought it meanwhile.
     LookAgain,
-    /// The proof of payment is checked and spent.
-    Pay(Box<Blob>),
+    /// The proof of payment is checked and spent; if it is of this range alone, whoever has paid for the whole blob has paid for it, too.
+    Pay { blob: Box<Blob>, whole: Option<Price> },
 }
 
 pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
     let (sha256, _) = blob(head.param.as_deref())?;
-    may_download(context, head, &sha256)?;
-    Ok((State::Read(Read::Look(sha256)), Step::Ask(Command::Get(sha256))))
+    let owner = may_download(context, head, &sha256)?;
+    Ok((State::Read(Read::Look(sha256, owner)), Step::Ask(Command::Get(sha256))))
 }
 
 impl Read {
     pub(super) fn resume(self, context: &Context<'_>, head: &Head, input: Input) -> Transition {
         match self {
-            Read::Look(sha256) => match input {
+            Read::Look(sha256, Some(owner)) => match input {
+                Input::Answered(Outcome::Blob(blob)) => {
+                    let command = Command::IsOwner { sha256, owner: owner.to_string() };
+                    Ok((State::Read(Read::Own(Box::new(blob))), Step::Ask(command)))
+                }
+                // Whether there is one is not told.
+                Input::Answered(Outcome::Missing) => Err(not_for_this_key()),
+                other => Err(problem(other).into()),
+            },
+            Read::Own(blob) => match input {
+                Input::Answered(Outcome::Accepted) => sell(context, head, *blob),
+                Input::Answered(Outcome::Missing) => Err(not_for_this_key()),
+                other => Err(problem(other).into()),
+            },
+            Read::Look(sha256, None) => match input {
                 Input::Answered(Outcome::Blob(blob)) => sell(context, head, blob),
                 // HEAD does not pull: type and length would be known only from the fetched bytes.
                 Input::Answered(Outcome::Missing) if head.is_head() => Err(missing()),
@@ -90,7 +107,10 @@ impl Read {
                 Input::Answered(Outcome::Missing) => Err(missing()),
                 other => Err(problem(other).into()),
             },
-            Read::Pay(blob) => {
+            Read::Pay { blob, whole: Some(whole) } if is_refused(&input) => {
+                Ok((State::Read(Read::Pay { blob, whole: None }), whole.spend()))
+            }
+            Read::Pay { blob, .. } => {
                 payment::paid(input)?;
                 Err(serve(context, head, *blob))
             }
@@ -130,15 +150,23 @@ fn missing() -> Response {
     Response::error(404, "not found")
 }
 
+/// Whether the agent does not take a proof.
+fn is_refused(input: &Input) -> bool {
+    matches!(input, Input::Paid(PaymentOutcome::Refused(_)))
+}
+
 /// Asks what is to be paid for a blob that is here, if its bytes are sent and cost something.
 fn sell(context: &Context<'_>, head: &Head, blob: Blob) -> Transition {
     let ConditionResult::Send(range) = check_conditions(head, &blob) else {
         return Err(serve(context, head, blob));
     };
-    let size = range.map_or(blob.size, |range| range.end - range.start);
-    match Price::of_download(context, head, size, &blob.sha256) {
+    let size = range.as_ref().map_or(blob.size, |range| range.end - range.start);
+    match Price::of_download(context, head, size, &blob) {
         None => Err(serve(context, head, blob)),
-        Some(price) if price.has_proof() => Ok((State::Read(Read::Pay(Box::new(blob))), price.spend())),
+        Some(price) if price.has_proof() => {
+            let whole = Price::of_download(context, head, blob.size, &blob).filter(|_| size < blob.size);
+            Ok((State::Read(Read::Pay { blob: Box::new(blob), whole }), price.spend()))
+        }
         Some(price) => Ok((State::Invoice, price.quote())),
     }
 }
@@ -212,9 +240,10 @@ pub(super) struct Hints {
 }
 
 impl Hints {
-    /// The hints in the query, if blobs are pulled and there are any.
+    /// The hints in the query, if blobs are pulled and there are any. Where downloads are sold, none is pulled: what it costs would be
+    /// known only when it is stored here.
     fn read(context: &Context<'_>, head: &Head, sha256: Sha256) -> Option<Self> {
-        if !context.settings.pull_through {
+        if !context.settings.pull_through || context.settings.payment.sells_downloads() {
             return None;
         }
         let (_, extension) = blob(head.param.as_deref()).ok()?;
@@ -277,6 +306,7 @@ impl Hints {
             media: None,
             pull: Some(self.urls.clone()),
             price: None,
+            must_be_here: false,
         };
         let (storing, step) = Storing::begin(context, plan);
         Ok((State::Read(Read::Pull(storing)), step))

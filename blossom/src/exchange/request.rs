@@ -131,20 +131,37 @@ pub(super) fn may_upload(context: &Context<'_>, pubkey: &PubKey) -> Result<(), R
     Err(Response::error(403, "only keys that the operator has listed may upload here"))
 }
 
-/// Whether a request may download a blob: anybody's, or with a token of a key that may upload (BUD-11).
+/// Whether a request may download a blob: anybody's, or with a token of a key that may upload without paying (BUD-11). Where uploads
+/// are sold, another key may download what it owns, and that key is returned.
 ///
 /// # Errors
 /// 401, 403.
-pub(super) fn may_download(context: &Context<'_>, head: &Head, sha256: &Sha256) -> Result<(), Response> {
-    if context.settings.get_public {
-        return Ok(());
+pub(super) fn may_download(
+    context: &Context<'_>,
+    head: &Head,
+    sha256: &Sha256,
+) -> Result<Option<PubKey>, Response> {
+    let settings = context.settings;
+    if settings.get_public {
+        return Ok(None);
     }
     let token = token(context, head, Verb::Get)?;
     // `x` tags are optional here, and hold if there are any.
     if !token.hashes.is_empty() {
         token.names(sha256)?;
     }
-    may_upload(context, &token.pubkey).map_err(|_| Response::error(403, "this key may not download here"))
+    let key = token.pubkey;
+    match context.keys.denied.contains(&key) {
+        true => Err(not_for_this_key()),
+        false if is_listed(context, &key) || settings.open.unwrap_or(context.is_local) => Ok(None),
+        false if settings.payment.sells_uploads() => Ok(Some(key)),
+        false => Err(not_for_this_key()),
+    }
+}
+
+/// 403 of a download.
+pub(super) fn not_for_this_key() -> Response {
+    Response::error(403, "this key may not download here")
 }
 
 /// Whether the operator has listed a key that may upload.

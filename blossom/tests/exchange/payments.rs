@@ -119,12 +119,17 @@ fn a_download_is_paid_by_its_bytes_and_once() {
     let reply = host.send(&request);
     check("spent", &reply, 400);
     assert!(reason(&reply).contains("spent"), "{reply:?}");
-    check("a small part is free", &host.send(&download(LONG).with("range", "bytes=0-4")), 206);
+    // Or all of it could be had for nothing.
+    invoice(&mut host, &download(LONG).with("range", "bytes=0-4"));
     let range = download(LONG).with("range", "bytes=0-9");
     let whole = paid(&mut host, &download(LONG));
     let proof = whole.headers.last().expect("the proof").1.clone();
-    check("of other bytes", &host.send(&range.clone().with("x-lightning", &proof)), 400);
+    check("who has paid for all", &host.send(&range.clone().with("x-lightning", &proof)), 206);
     let range = paid(&mut host, &range);
+    let part = range.headers.last().expect("the proof").1.clone();
+    check("of a part only", &host.send(&download(LONG).with("x-lightning", &part)), 400);
+    let other = download(LONG).with("range", "bytes=0-5");
+    check("of another part", &host.send(&other.with("x-lightning", &part)), 400);
     check("paid", &host.send(&range), 206);
     let reply = host.send(&download(LONG).with("if-none-match", &format!("\"{}\"", hash(LONG))));
     check("nothing is sent", &reply, 304);
@@ -265,13 +270,13 @@ fn parts_and_pictures_are_paid_before_they_come() {
         let invoice = invoice(&mut host, &part(1, 0, 2));
         host.seller.pay(&invoice)
     };
-    let paying = ["Ask(CheckPart)", "Ask(BeginPart)", "Ask(ClaimPayment)", "Pay"];
-    let bad = [&paying[..], &["Ask(AbortParts)"]].concat();
-    let paid = [&paying[..], &["Receive", "Ask(FinishPart)"]].concat();
+    let bad = vec!["Ask(CheckPart)", "Pay"];
+    let paid = [&bad[..], &["Ask(BeginPart)", "Receive", "Ask(FinishPart)"]].concat();
+    let here = vec!["Ask(CheckPart)", "Ask(BeginPart)"];
     for (what, request, status, steps) in [
         ("a bad proof", part(1, 0, 8).with("x-lightning", "x"), 400, &bad),
         ("paid", part(1, 0, 8).with("x-lightning", &proof), 204, &paid),
-        ("it is here", part(1, 0, 8).with("x-lightning", &proof), 204, &paying[..2].to_vec()),
+        ("it is here", part(1, 0, 8).with("x-lightning", &proof), 204, &here),
     ] {
         let reply = host.send(&request);
         check(what, &reply, status);
@@ -284,7 +289,7 @@ fn parts_and_pictures_are_paid_before_they_come() {
     let reply = host.send(&part(1, 8, 8));
     check("the last one", &reply, 201);
     let last =
-        ["Ask(CheckPart)", "Ask(BeginPart)", "Receive", "Ask(FinishPart)", "Join", "Ask(Finish)", "Pay"];
+        ["Ask(CheckPart)", "Ask(BeginPart)", "Receive", "Ask(FinishPart)", "Join", "Pay", "Ask(Finish)"];
     assert_eq!(reply.steps, last);
     assert_eq!((host.seller.checks(), host.seller.spent()), (3, 1));
 
@@ -411,14 +416,12 @@ fn a_put_of_a_hash_is_paid_before_it_comes() {
     }
 }
 
-/// Two parts at once: one pays, and if it has not, the other one is not paid either.
-#[test]
-fn of_parts_at_once_one_pays() {
-    let mut host = selling();
-    let wanted = Wanted {
-        owner: pubkey(1).to_string(),
+/// What the index is asked of parts of key `number` that must be paid.
+fn wanted(number: u64, size: u64, proof: Option<&str>) -> Wanted {
+    Wanted {
+        owner: pubkey(number).to_string(),
         sha256: Some(hash(LONG)),
-        size: 16,
+        size,
         mime: "text/plain".to_owned(),
         key_bytes_max: None,
         total_bytes_max: None,
@@ -426,20 +429,240 @@ fn of_parts_at_once_one_pays() {
         expires_at: None,
         unused_seconds: None,
         retention: Vec::new(),
-    };
-    let part = |offset| Command::BeginPart(wanted.clone(), PartHead { offset, length: 8 });
+        must_be_paid: true,
+        proof: proof.map(str::to_owned),
+    }
+}
+
+/// Of parts at once one pays, and the index takes none that is not paid, whatever it has said before.
+#[test]
+fn of_parts_at_once_one_pays() {
+    let mut host = selling();
+    let part = |wanted, offset| Command::BeginPart(wanted, PartHead { offset, length: 8 });
     let mut run = |command| host.index.run(NOW, command).unwrap();
-    assert_eq!(run(Command::CheckPart(wanted.clone())), Outcome::Accepted);
-    let Outcome::Begun { upload, .. } = run(part(0)) else { panic!("begun") };
-    let Outcome::Begun { upload: same, key } = run(part(8)) else { panic!("begun") };
-    assert_eq!(upload, same);
-    let claim = |proof: &str| Command::ClaimPayment { upload, proof: proof.to_owned() };
-    assert_eq!(run(claim("one")), Outcome::Accepted, "this one pays");
-    assert_eq!(run(claim("other")), Outcome::Done, "and no other");
-    assert_eq!(run(Command::CheckPart(wanted.clone())), Outcome::Done);
-    // Its proof is bad.
+    let unpaid = Outcome::Refused(Refusal::Unpaid);
+    assert_eq!(run(Command::CheckPart(wanted(1, 16, None))), Outcome::Accepted);
+    assert_eq!(run(part(wanted(1, 16, None), 0)), unpaid, "it has no proof");
+    let Outcome::Begun { upload, .. } = run(part(wanted(1, 16, Some("one")), 0)) else { panic!("begun") };
+    assert_eq!(run(Command::CheckPart(wanted(1, 16, None))), Outcome::Done);
+    assert_eq!(run(Command::CheckPart(wanted(1, 17, None))), Outcome::Refused(Refusal::OtherLength));
+    let Outcome::Begun { upload: same, .. } = run(part(wanted(1, 16, None), 8)) else { panic!("begun") };
+    assert_eq!(upload, same, "another part of it");
+    assert_eq!(run(part(wanted(2, 16, Some("one")), 0)), unpaid, "one proof is for one upload");
+    // It ends, and so does its payment.
     run(Command::AbortParts { upload });
-    assert_eq!(run(Command::FinishPart { upload, key }), Outcome::Refused(Refusal::Gone));
-    assert_eq!(run(claim("one")), Outcome::Refused(Refusal::Gone));
-    assert_eq!(run(Command::CheckPart(wanted.clone())), Outcome::Accepted);
+    assert_eq!(run(part(wanted(1, 16, None), 8)), unpaid);
+    assert!(matches!(run(part(wanted(2, 16, Some("one")), 0)), Outcome::Begun { .. }));
+}
+
+/// Regression: a short upload was paid, and a part of a long one came while it was open. When the short one had ended, the long one
+/// began without payment.
+#[test]
+fn parts_of_another_length_are_not_paid() {
+    let mut host = selling();
+    let short = |request: Request| {
+        let headers = request.headers.into_iter().filter(|(name, _)| name != "upload-length");
+        Request { headers: headers.collect(), ..request }.with("upload-length", "8")
+    };
+    let first = paid(&mut host, &short(part(1, 0, 6)));
+    check("a short one", &host.send(&first), 204);
+    let reply = host.send(&part(1, 0, 8));
+    check("a longer one", &reply, 400);
+    assert_eq!(reply.steps, ["Ask(CheckPart)"]);
+    // The short one turns out to be another blob.
+    check("all of it", &host.send(&short(part(1, 6, 2))), 409);
+    invoice(&mut host, &part(1, 0, 8));
+    assert!(host.objects.is_empty(), "{:?}", host.objects);
+}
+
+/// Regression: the index took any text for a proof, and completed the upload although it could not be spent.
+#[test]
+fn parts_whose_payment_was_spent_are_not_stored() {
+    let mut host = selling();
+    let first = paid(&mut host, &part(1, 0, 8));
+    check("paid", &host.send(&first), 204);
+    let proof = first.headers.iter().find(|(name, _)| name == "x-lightning").expect("the proof").1.clone();
+    check("parts of another", &host.send(&part(2, 0, 8).with("x-lightning", &proof)), 400);
+    // The same payment pays for an upload at once, whose blob has run out.
+    host.seller.spend(&proof);
+    let reply = host.send(&part(1, 8, 8));
+    check("the last one", &reply, 400);
+    assert!(reason(&reply).contains("spent"), "{reply:?}");
+    let steps = ["Receive", "Ask(FinishPart)", "Join", "Pay", "Ask(AbortParts)"];
+    assert_eq!(reply.steps[2..], steps);
+    check("it is not here", &host.send(&download(LONG)), 404);
+    assert!(host.objects.is_empty(), "{:?}", host.objects);
+}
+
+/// Regression: all parts were thrown away when the wallet was slow.
+#[test]
+fn parts_stay_while_the_agent_is_away() {
+    let mut host = selling();
+    let first = paid(&mut host, &part(1, 0, 8));
+    host.seller.is_away = true;
+    check("away", &host.send(&first), 503);
+    host.seller.is_away = false;
+    check("paid", &host.send(&first), 204);
+    host.seller.is_away = true;
+    check("the last one", &host.send(&part(1, 8, 8)), 503);
+    assert_eq!(host.seller.spent(), 0);
+    host.seller.is_away = false;
+    check("once more", &host.send(&part(1, 8, 8)), 201);
+    assert_eq!(host.seller.spent(), 1);
+}
+
+/// Regression: what the origin said to HEAD was its price, and what it sent was stored.
+#[test]
+fn a_mirror_is_as_long_as_its_origin_has_said() {
+    let mut host = selling();
+    let url = "https://away.example/file";
+    let mirror = Request::new("PUT", "/mirror")
+        .with("authorization", &token(1, "upload", &[hash(LONG)]))
+        .body(format!("{{\"url\":\"{url}\"}}"));
+    host.origins.insert(url.to_owned(), Ok((LONG.into(), None)));
+    for measured in [0, 5] {
+        host.measured = Some(measured);
+        let reply = host.send(&mirror);
+        assert!(reply.status >= 400, "{measured}: {reply:?}");
+        assert!(reply.steps.contains(&"Fetch".to_owned()), "{measured}: {reply:?}");
+        assert!(host.objects.is_empty(), "{measured}: {:?}", host.objects);
+    }
+    host.measured = None;
+    invoice(&mut host, &mirror);
+}
+
+/// Regression: a blob was here when it was asked for, and not any more when its bytes came.
+#[test]
+fn what_was_here_and_is_not_any_more_must_be_paid() {
+    let mut host = selling();
+    let first = paid(&mut host, &upload(1, LONG));
+    check("paid", &host.send(&first), 201);
+    host.meanwhile = Some(|host| {
+        host.now += 20;
+        host.index.run(host.now, Command::Sweep).unwrap();
+    });
+    host.settings.retention =
+        serde_json::from_value(serde_json::json!([{ "types": ["*/*"], "age_seconds": 10 }])).unwrap();
+    // It runs out while the bytes of another owner come.
+    host.index.run(NOW, Command::Delete { sha256: hash(LONG), owner: None }).unwrap();
+    host.remove();
+    let again = paid(&mut host, &upload(1, LONG));
+    host.meanwhile = None;
+    check("with an end", &host.send(&again), 201);
+    host.meanwhile = Some(|host| {
+        host.now += 20;
+        host.index.run(host.now, Command::Sweep).unwrap();
+    });
+    let reply = host.send(&upload(2, LONG));
+    check("it has run out", &reply, 503);
+    assert!(reply.steps.contains(&"Receive".to_owned()), "{reply:?}");
+    check("it is not here", &host.send(&download(LONG)), 404);
+    host.remove();
+    assert!(host.objects.is_empty(), "{:?}", host.objects);
+}
+
+/// Regression: whoever sent a blob again for nothing had it kept longer.
+#[test]
+fn nothing_is_kept_longer_for_nothing() {
+    let mut host = selling();
+    host.settings.retention =
+        serde_json::from_value(serde_json::json!([{ "types": ["*/*"], "age_seconds": 100_000 }])).unwrap();
+    let first = paid(&mut host, &upload(1, LONG));
+    check("paid", &host.send(&first), 201);
+    let ends = |host: &mut Host<'_>| match host.index.run(host.now, Command::Get(hash(LONG))).unwrap() {
+        Outcome::Blob(blob) => blob.expires_at,
+        other => panic!("{other:?}"),
+    };
+    let end = ends(&mut host);
+    assert_eq!(end, Some(NOW + 100_000));
+    host.now += 3_000;
+    for number in [1, 2] {
+        check("it is here", &host.send(&upload(number, LONG)), 200);
+        check("by parts", &host.send(&part(number, 0, 16)), 200);
+        assert_eq!(ends(&mut host), end, "key {number}");
+    }
+    host.settings.payment = PaymentSettings::default();
+    host.now += 50_000;
+    let expiration = (host.now + 60).to_string();
+    let fresh = relay_engine::testing::signing::event(&relay_engine::testing::signing::key(1))
+        .kind(24_242)
+        .at(host.now)
+        .tag(["t", "upload"])
+        .tag(["expiration", &expiration])
+        .tag(["x", &hash(LONG).to_string()]);
+    let free = Request::new("PUT", "/upload").with("authorization", &crate::world::header(fresh)).body(LONG);
+    check("where it is free", &host.send(&free), 200);
+    assert!(ends(&mut host) > end);
+}
+
+/// Regression: where uploads were sold, any key might read what only listed keys may.
+#[test]
+fn who_might_pay_does_not_read_what_is_private() {
+    let mut host = selling();
+    (host.settings.get_public, host.is_local) = (false, false);
+    host.settings.payment.download_msat_per_mib = 0;
+    host.settings.upload_pubkeys = vec![pubkey(9)];
+    let first = paid(&mut host, &upload(1, LONG));
+    check("paid", &host.send(&first), 201);
+    let by = |number| download(LONG).with("authorization", &token(number, "get", &[hash(LONG)]));
+    check("its owner", &host.send(&by(1)), 200);
+    check("a listed key", &host.send(&by(9)), 200);
+    check("any key", &host.send(&by(2)), 403);
+    check(
+        "a blob that is not here",
+        &host.send(&download(b"none").with("authorization", &token(2, "get", &[hash(b"none")]))),
+        403,
+    );
+    host.denied = vec![pubkey(1)];
+    check("a denied owner", &host.send(&by(1)), 403);
+    host.denied.clear();
+    host.settings.open = Some(true);
+    check("where anybody may", &host.send(&by(2)), 200);
+}
+
+/// Regression: a blob that was pulled for a download could be had as one's own for nothing.
+#[test]
+fn what_the_relay_has_pulled_is_sold() {
+    let mut host = selling();
+    host.settings.pull_through = true;
+    host.origins.insert(format!("https://away.example/{}", hash(LONG)), Ok((LONG.into(), None)));
+    let pull = Request::new("GET", &format!("/{}?xs=away.example", hash(LONG)));
+    check("where downloads are sold nothing is pulled", &host.send(&pull), 404);
+    assert!(host.objects.is_empty());
+    host.settings.payment.download_msat_per_mib = 0;
+    check("pulled", &host.send(&pull), 200);
+
+    let hashed = |reply: &Reply| reply.steps.iter().filter(|step| *step == "Receive").count();
+    let reply = host.send(&upload(1, LONG));
+    check("unpaid", &reply, 402);
+    assert_eq!(hashed(&reply), 0);
+    check("unpaid parts", &host.send(&part(1, 0, 16)), 402);
+    let ask = Request::new("HEAD", "/upload")
+        .with("authorization", &token(1, "upload", &[hash(LONG)]))
+        .with("x-content-length", "16");
+    check("unpaid", &host.send(&ask), 402);
+    check("a bad proof", &host.send(&upload(1, LONG).with("x-lightning", "x")), 400);
+    let request = paid(&mut host, &upload(1, LONG));
+    let reply = host.send(&request);
+    check("paid", &reply, 200);
+    assert_eq!(reply.steps, ["Ask(Begin)", "Pay", "Receive", "Ask(Finish)", "Pay"]);
+    assert_eq!(host.seller.spent(), 1);
+    // Now somebody has paid for it.
+    check("another key", &host.send(&upload(2, LONG)), 200);
+    assert_eq!(host.seller.spent(), 1);
+}
+
+/// The same in parts.
+#[test]
+fn parts_of_what_the_relay_has_pulled_are_sold() {
+    let mut host = selling();
+    (host.settings.pull_through, host.settings.payment.download_msat_per_mib) = (true, 0);
+    host.origins.insert(format!("https://away.example/{}", hash(LONG)), Ok((LONG.into(), None)));
+    let pull = Request::new("GET", &format!("/{}?xs=away.example", hash(LONG)));
+    check("pulled", &host.send(&pull), 200);
+    let request = paid(&mut host, &part(1, 0, 16));
+    let reply = host.send(&request);
+    check("paid", &reply, 200);
+    assert_eq!(reply.steps[5..], ["Join", "Pay", "Ask(Finish)"]);
+    assert_eq!(host.seller.spent(), 1);
 }

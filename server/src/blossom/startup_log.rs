@@ -28,6 +28,11 @@ fn uploaders(settings: &Settings, admins: usize) -> Uploaders {
     }
 }
 
+/// Whether anybody may store blobs for nothing, and as many as there is room for.
+fn gives_without_end(settings: &Settings) -> bool {
+    settings.blossom.payment.free_bytes > 0 && settings.blossom.total_bytes_max.is_none()
+}
+
 /// Logs both.
 pub(super) fn log_settings(settings: &Settings, admins: usize) {
     let place = match &settings.blobs.bucket {
@@ -54,6 +59,12 @@ pub(super) fn log_settings(settings: &Settings, admins: usize) {
         Uploaders::Paying => {
             let price = settings.blossom.payment.words().unwrap_or_default();
             tracing::info!("anybody who pays may upload blobs (blossom.payment): {price}");
+            if gives_without_end(settings) {
+                tracing::warn!(
+                    "small blobs are free (blossom.payment.free_bytes) until the disk is full: set \
+                     blossom.total_bytes_max and blossom.key_bytes_max"
+                );
+            }
         }
         Uploaders::Local(listed) => tracing::info!(
             "anybody on this machine may upload blobs, from elsewhere only the {listed} keys that are listed"
@@ -102,6 +113,12 @@ mod tests {
         for (settings, admins, want) in cases.into_iter().chain(sold) {
             assert_eq!(uploaders(&settings, admins), want, "{settings:?}");
         }
+        let mut free = selling(None);
+        assert!(!gives_without_end(&free));
+        free.blossom.payment.free_bytes = 1;
+        assert!(gives_without_end(&free));
+        free.blossom.total_bytes_max = Some(1);
+        assert!(!gives_without_end(&free));
         let mut listed = make(public);
         listed.blossom.upload_pubkeys = vec![key];
         listed.policy.allow_pubkeys = Some(vec![key]);
