@@ -241,7 +241,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Of very many invoices that nobody has paid, the one that expired first is given up.
-    fn make_room_for_invoice(&mut self, now: Now) {
+    pub(super) fn make_room_for_invoice(&mut self, now: Now) {
         if self.payments.invoices.len() < WATCHED_MAX {
             return;
         }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 
-use super::EffectId;
 use super::inputs::Resolver;
 use super::ready::Ready;
+use super::{Deployed, EffectId};
 use crate::executor::Executor;
 use crate::job::JobRequest;
 use crate::manifest::{Manifest, Schedule};
+use crate::nip90;
 use crate::store::{JobRow, UnfinishedRow};
 
 /// All unfinished jobs.
@@ -141,6 +142,20 @@ pub(super) enum Source {
     Event(Event),
     /// The agent itself.
     Schedule(Schedule),
+    /// The relay's Blossom server, by an event that nobody but it has seen. Nobody is sent anything about it: who has bought what is not
+    /// published.
+    Purchase(Event),
+}
+
+impl Source {
+    /// What asks for a job by an event. Orders of purchases that come from elsewhere are refused before.
+    pub(super) fn of(event: Event, deployed: Option<&Deployed>) -> Self {
+        let is_sold = deployed.is_some_and(|deployed| deployed.manifest.sells_blobs(event.kind));
+        match is_sold && !nip90::is_encrypted(&event) {
+            true => Source::Purchase(event),
+            false => Source::Event(event),
+        }
+    }
 }
 
 /// What is being done about it.
@@ -194,7 +209,7 @@ impl Active {
     /// The customer's event.
     pub(super) fn event(&self) -> Option<&Event> {
         match &self.source {
-            Source::Event(event) => Some(event),
+            Source::Event(event) | Source::Purchase(event) => Some(event),
             Source::Schedule(_) => None,
         }
     }

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now};
-use relay_site::{PaymentOutcome, PaymentRequest, Purchase};
+use relay_site::{Operation, PaymentOutcome, PaymentRequest, Purchase};
 use sha2::{Digest as _, Sha256};
 
+use super::invoices::Watched;
 use super::jobs::Active;
 use super::{Agent, Deployed};
 use crate::bolt11;
@@ -18,7 +19,7 @@ use crate::identity::{Draft, Keys, Sign as _};
 use crate::job::JobRequest;
 use crate::manifest::{Handler, KIND_BLOB_PAYMENT};
 use crate::nip90;
-use crate::store::{self, Account, PurchaseRow, PurchaseState, Reason};
+use crate::store::{self, Account, InvoiceRow, InvoiceState, PurchaseRow, PurchaseState, Reason};
 
 /// Seconds that are left at least of an invoice that is shown again.
 const SHOWN_SECONDS_MIN: u64 = 60;
@@ -26,6 +27,8 @@ const SHOWN_SECONDS_MIN: u64 = 60;
 const ASK_MILLIS: u64 = 1_000;
 /// Milliseconds after which the wallet's last word is too old to count.
 const TOLD_MILLIS: u64 = 30_000;
+/// Milliseconds for which a payment of a download is good when it is spent: its client may have got nothing, or only a beginning.
+const DOWNLOAD_MILLIS: u64 = 600_000;
 /// Purchases and proofs that are remembered.
 const KNOWN_MAX: usize = 2_000;
 
@@ -222,8 +225,13 @@ impl<C: SqlConn> Agent<C> {
             return Ok(PaymentReply::refused(format!("this payment was for something else: {text}")));
         }
         match state {
-            PurchaseState::Spent => Ok(PaymentReply::refused("this payment is spent")),
-            PurchaseState::Unpaid => Ok(PaymentReply::refused("this invoice was not paid in time")),
+            PurchaseState::Spent(at)
+                if purchase.operation == Operation::Download && now.millis() < at + DOWNLOAD_MILLIS =>
+            {
+                Ok(PaymentReply::last(PaymentOutcome::Paid))
+            }
+            PurchaseState::Spent(_) => Ok(PaymentReply::refused("this payment is spent")),
+            PurchaseState::Unpaid => self.look_up_once_more(now, &hash),
             PurchaseState::Partly(msat) => {
                 let message = format!("only {msat} msat came; without a proof the rest is asked for");
                 Ok(PaymentReply::refused(message))
@@ -238,6 +246,22 @@ impl<C: SqlConn> Agent<C> {
                 Ok(PaymentReply::last(PaymentOutcome::Paid))
             }
         }
+    }
+
+    /// Somebody has the preimage of an invoice that was given up: it may have been paid after all, when nobody asked the wallet any more.
+    fn look_up_once_more(&mut self, now: Now, hash: &[u8; 32]) -> Result<PaymentReply, StoreError> {
+        let asked = self.purchases.asked.get(hash);
+        let is_asked = asked.is_some_and(|asked| now.millis() < asked.at + TOLD_MILLIS);
+        let row = if is_asked { None } else { store::invoice(&self.conn, hash)? };
+        let Some(row) = row else {
+            return Ok(PaymentReply::refused("this invoice was not paid in time"));
+        };
+        let row = InvoiceRow { state: InvoiceState::Open, ..row };
+        let job = row.job;
+        self.batch.put_invoice(row.clone());
+        self.make_room_for_invoice(now);
+        self.payments.invoices.insert(job, Watched::open(now, row));
+        Ok(self.ask_about(now, &job, hash))
     }
 
     /// Somebody has the preimage of an invoice of which the wallet has not said that it is paid: it is asked at once.

@@ -169,6 +169,10 @@ impl<C: SqlConn> Agent<C> {
                 let schedule = schedule.clone();
                 self.sign_scheduled(now, &mut active, &schedule, content)
             }
+            Source::Purchase(_) => {
+                self.metrics.answered(now.millis().saturating_sub(active.row.received_at));
+                return self.end(now, active, event, None);
+            }
         };
         let result = match signed {
             Ok(result) => result,

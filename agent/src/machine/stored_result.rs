@@ -35,7 +35,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn handle_output(&mut self, now: Now, active: Active, output: Output) -> Option<Active> {
         let large = match active.source {
             Source::Event(_) => self.fits(&active, &output.content).err(),
-            Source::Schedule(_) => None,
+            Source::Schedule(_) | Source::Purchase(_) => None,
         };
         if active.is_owed() {
             match large {

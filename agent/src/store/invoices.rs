@@ -11,6 +11,8 @@ const PUT: &str = "INSERT OR REPLACE INTO agent_invoice (job, customer, state, m
     claimed_at, wallet, hold) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const OPEN: &str = "SELECT job, customer, state, msat, hash, made_at, expires_at, received, claimed_at, wallet, hold \
     FROM agent_invoice WHERE state = 0 ORDER BY made_at";
+const GET: &str = "SELECT job, customer, state, msat, hash, made_at, expires_at, received, claimed_at, wallet, hold \
+    FROM agent_invoice WHERE hash = ?";
 const BY_HASH: &str = "SELECT job FROM agent_invoice WHERE hash = ?";
 const PRUNE: &str = "DELETE FROM agent_invoice WHERE state > 0 AND expires_at < ?";
 /// Seconds for which an invoice is kept that is paid or given up.
@@ -126,8 +128,24 @@ pub(super) fn write_invoice(conn: &impl SqlConn, row: &InvoiceRow) -> Result<(),
 
 /// The invoices that the wallet is asked for, oldest first.
 pub(crate) fn open_invoices(conn: &impl SqlConn) -> Result<Vec<InvoiceRow>, StoreError> {
+    invoices(conn, OPEN, &[])
+}
+
+/// The invoice with this payment hash.
+pub(crate) fn invoice(
+    conn: &impl SqlConn,
+    payment_hash: &[u8; 32],
+) -> Result<Option<InvoiceRow>, StoreError> {
+    Ok(invoices(conn, GET, &[SqlValue::Blob(payment_hash)])?.pop())
+}
+
+fn invoices(
+    conn: &impl SqlConn,
+    query: &str,
+    params: &[SqlValue<'_>],
+) -> Result<Vec<InvoiceRow>, StoreError> {
     let mut found = Vec::new();
-    conn.query(OPEN, &[], &mut |row| {
+    conn.query(query, params, &mut |row| {
         let state = usize::try_from(signed(row, 2)?).ok().and_then(|at| InvoiceState::ALL.get(at).copied());
         found.push(InvoiceRow {
             job: id(row, 0)?,

@@ -50,8 +50,8 @@ pub(crate) use batch::Batch;
 pub(crate) use cancelled::{is_cancelled, put_cancelled};
 pub(crate) use forget::{delete_all, forget_jobs, sizes};
 pub(crate) use invoices::{
-    Hold, HoldPhase, InvoiceRow, InvoiceState, free_jobs, has_invoice, open_invoices, prune_invoices,
-    put_free_jobs,
+    Hold, HoldPhase, InvoiceRow, InvoiceState, free_jobs, has_invoice, invoice, open_invoices,
+    prune_invoices, put_free_jobs,
 };
 pub use jobs::SentEvent;
 pub(crate) use jobs::{

@@ -42,8 +42,8 @@ pub(crate) enum PurchaseState {
     Partly(u64),
     /// It did not come in time.
     Unpaid,
-    /// It came, and is spent.
-    Spent,
+    /// It came, and was spent at this time, in milliseconds since 1970.
+    Spent(u64),
 }
 
 /// Notes an invoice for a purchase.
@@ -98,7 +98,7 @@ pub(crate) fn purchase(
     conn.query(GET, &[SqlValue::Blob(payment_hash)], &mut |row| {
         let (msat, received) = (int(row, 4)?, int(row, 5)?);
         let state = match (int(row, 2)?, int(row, 3)?) {
-            (1.., _) => PurchaseState::Spent,
+            (spent_at @ 1.., _) => PurchaseState::Spent(spent_at),
             (_, 0) => PurchaseState::Open,
             (_, 1) if received >= msat => PurchaseState::Paid,
             (_, 1) => PurchaseState::Partly(received),

@@ -166,7 +166,73 @@ fn an_invoice_that_runs_out_is_no_proof_and_one_that_settles_late_is() {
     let proof = preimage(&wallet, &unpaid);
     check_refused(&wait(&mut world, &mut wallet, &request(&lost, &proof, true)), "has not received");
     world.pass_with(&mut wallet, 3 * 86_400);
+    // The wallet is asked once more, and once only for a while.
+    let asked = wallet.asked.len();
+    check_refused(&wait(&mut world, &mut wallet, &request(&lost, &proof, true)), "not paid in time");
+    let once = wallet.asked.len();
+    assert!(once > asked, "{once}");
     check_refused(&ask(&mut world, &request(&lost, &proof, true)).outcome, "not paid in time");
+    world.pass_with(&mut wallet, 10);
+    assert_eq!(wallet.asked.len(), once);
+}
+
+/// Regression: who had paid an invoice that the agent had given up was refused for good.
+#[test]
+fn an_invoice_that_was_given_up_and_is_paid_after_all_is_a_proof() {
+    let (mut world, mut wallet) = shop();
+    let bought = purchase(1);
+    let bolt11 = invoice(&mut world, &mut wallet, &bought);
+    world.pass_with(&mut wallet, 3 * 86_400);
+    wallet.pay(&bolt11, None);
+    world.pass_with(&mut wallet, 3_600);
+    let proof = preimage(&wallet, &bolt11);
+    assert_eq!(wait(&mut world, &mut wallet, &request(&bought, &proof, true)), PaymentOutcome::Paid);
+    check_refused(&ask(&mut world, &request(&bought, &proof, true)).outcome, "is spent");
+    assert_eq!(world.check_books(), books(MSAT, MSAT, 0));
+}
+
+/// Regression: a download that broke, or whose client asked for one range after the other, was paid again.
+#[test]
+fn a_payment_of_a_download_is_good_for_ten_minutes() {
+    let (mut world, mut wallet) = shop();
+    let bought = Purchase { operation: Operation::Download, ..purchase(100) };
+    let bolt11 = invoice(&mut world, &mut wallet, &bought);
+    wallet.pay(&bolt11, None);
+    let proof = preimage(&wallet, &bolt11);
+    let check = request(&bought, &proof, true);
+    assert_eq!(wait(&mut world, &mut wallet, &check), PaymentOutcome::Paid);
+    world.crash();
+    world.pass_with(&mut wallet, 590);
+    assert_eq!(ask(&mut world, &check).outcome, PaymentOutcome::Paid);
+    let other = Purchase { sha256: "cd".repeat(32), ..bought.clone() };
+    check_refused(&ask(&mut world, &request(&other, &proof, true)).outcome, "for something else");
+    world.pass_with(&mut wallet, 20);
+    check_refused(&ask(&mut world, &check).outcome, "is spent");
+    assert_eq!(world.check_books(), books(MSAT, MSAT, 0), "it is earned once");
+}
+
+/// Regression: what was bought was published with its hash, in feedback for each invoice and in results.
+#[test]
+fn nothing_is_published_about_purchases() {
+    let (mut world, mut wallet) = shop();
+    world.run();
+    let before = world.host.stored.len();
+    let bought = purchase(100);
+    invoice(&mut world, &mut wallet, &purchase(101));
+    let bolt11 = invoice(&mut world, &mut wallet, &bought);
+    wallet.pay(&bolt11, None);
+    let proof = preimage(&wallet, &bolt11);
+    assert_eq!(wait(&mut world, &mut wallet, &request(&bought, &proof, true)), PaymentOutcome::Paid);
+    // The one that nobody has paid ends, too, also when it was read from the database.
+    world.crash();
+    world.pass_with(&mut wallet, 900);
+    let about = |event: &relay_engine::types::Event| {
+        [KIND_BLOB_PAYMENT, KIND_BLOB_PAYMENT + 1_000, 7_000].contains(&event.kind)
+    };
+    let published: Vec<_> = world.host.stored[before..].iter().filter(|event| about(event)).collect();
+    assert!(published.is_empty(), "{published:?}");
+    let jobs = world.agent.history(u64::MAX, 10).unwrap();
+    assert!(jobs.iter().any(|job| job.state == relay_agent::job::JobState::Done), "{jobs:?}");
 }
 
 #[test]
