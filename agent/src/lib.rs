@@ -13,7 +13,7 @@
 //! exchange   asking somebody over a relay
 //! bolt11     invoices; lnurl: Lightning addresses, and what their services say
 //! nip46      asking a remote signer; nip47: asking a wallet; nip57: zap receipts
-//! payment    what is asked for a job, and when the wallet is asked
+//! payment    what is asked for a job, and when the wallet is asked; quotes: how many invoices an address of Blossom's may have
 //! executor   what does the work: echo, text tools, OpenAI-compatible endpoints, webhooks, MCP, Workers AI
 //! fetch      where calls may go: URLs, addresses, redirects
 //! store      the tables of one agent
@@ -41,6 +41,7 @@ pub mod nip47;
 pub mod nip57;
 pub mod nip90;
 pub mod payment;
+pub mod quotes;
 pub mod router;
 pub mod secrets;
 mod store;

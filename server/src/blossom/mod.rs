@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use relay_agent::executor::Access;
 use relay_agent::fetch::PrivateHosts;
-use relay_agent::http_jobs::Limiter;
+use relay_agent::quotes::Quotes;
 use relay_blossom::exchange::{Context, Keys};
 use relay_blossom::{Command, Outcome, Sha256};
 use relay_engine::types::{ClientAddress, PubKey};
@@ -79,7 +79,7 @@ pub(crate) struct Blossom {
     /// Those of the relay, one of whom may be paid; set once they have been started.
     agents: Arc<OnceLock<Arc<Agents>>>,
     /// Invoices that addresses have asked for.
-    quotes: Mutex<Limiter>,
+    quotes: Mutex<Quotes>,
     /// Bodies that are taken at a time.
     uploads: Permits,
     /// Blobs of other servers that are fetched at a time; their servers may be slow.

@@ -1,27 +1,30 @@
 //! Payments (BUD-07): an agent of this relay makes the invoices, and says whether they are paid.
 
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
+use relay_agent::quotes::Quotes;
 use relay_site::{PaymentOutcome, PaymentRequest};
 
 use super::{Blossom, RequestOrigin};
 use crate::host::now;
 
 impl Blossom {
-    /// Has the agent answer. Of invoices an address may ask for so many in a minute.
+    /// Has the agent answer. Of invoices an address may have so many.
     pub(super) async fn pay(&self, request: PaymentRequest, seen: &RequestOrigin) -> PaymentOutcome {
         let settings = &self.settings.blossom.payment;
-        if matches!(request, PaymentRequest::Quote { .. }) {
-            let mut quotes = self.quotes.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken = quotes.take(seen.client, settings.quotes_per_minute_max, now().seconds());
-            if taken.is_err() {
-                let message = "too many invoices were asked for from this address; try again in a minute";
-                return PaymentOutcome::TooMany(message.to_owned());
-            }
+        let (Some(agents), Some(pubkey)) = (self.agents.get(), settings.pubkey) else {
+            return PaymentOutcome::Unavailable("the agent that is paid has not been started".to_owned());
+        };
+        let asked = self.quotes().ask(seen.client, &request, settings.quotes_per_minute_max, now().seconds());
+        if let Err(outcome) = asked {
+            return outcome;
         }
-        match (self.agents.get(), settings.pubkey) {
-            (Some(agents), Some(pubkey)) => agents.pay(pubkey, request).await,
-            _ => PaymentOutcome::Unavailable("the agent that is paid has not been started".to_owned()),
-        }
+        let outcome = agents.pay(pubkey, request.clone()).await;
+        self.quotes().answered(seen.client, &request, &outcome);
+        outcome
+    }
+
+    fn quotes(&self) -> MutexGuard<'_, Quotes> {
+        self.quotes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use js_sys::Uint8Array;
-use relay_agent::http_jobs::Limiter;
 use relay_agent::identity::npub;
+use relay_agent::quotes::Quotes;
 use relay_engine::types::PubKey;
 use relay_site::{PaymentOutcome, PaymentRequest};
 use worker::{Env, Error, Method, Request, RequestInit};
@@ -15,10 +15,10 @@ use crate::settings::Settings;
 use crate::worker::agent::AGENT;
 use crate::worker::shards::stub_of;
 
-/// Invoices that addresses have asked for in this minute, as far as this isolate has seen them.
-static QUOTES: LazyLock<Mutex<Limiter>> = LazyLock::new(Mutex::default);
+/// Invoices of addresses, as far as this isolate has seen them.
+static QUOTES: LazyLock<Mutex<Quotes>> = LazyLock::new(Mutex::default);
 
-/// Has the agent answer. Of invoices an address may ask for so many in a minute.
+/// Has the agent answer. Of invoices an address may have so many.
 pub(super) async fn pay(
     env: &Env,
     settings: &Settings,
@@ -30,18 +30,18 @@ pub(super) async fn pay(
     let Some(pubkey) = payment.pubkey else {
         return PaymentOutcome::Unavailable("this relay has no agent that is paid".to_owned());
     };
-    if matches!(request, PaymentRequest::Quote { .. }) {
-        let address: Option<IpAddr> = from.and_then(|from| from.parse().ok());
-        let mut quotes = QUOTES.lock().unwrap_or_else(PoisonError::into_inner);
-        if quotes.take(address.map(Into::into), payment.quotes_per_minute_max, now).is_err() {
-            let message = "too many invoices were asked for from this address; try again in a minute";
-            return PaymentOutcome::TooMany(message.to_owned());
-        }
+    let address: Option<IpAddr> = from.and_then(|from| from.parse().ok());
+    let address = address.map(Into::into);
+    let quotes = || QUOTES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Err(outcome) = quotes().ask(address, request, payment.quotes_per_minute_max, now) {
+        return outcome;
     }
-    ask(env, settings, &pubkey, request).await.unwrap_or_else(|error| {
+    let outcome = ask(env, settings, &pubkey, request).await.unwrap_or_else(|error| {
         worker::console_error!("the agent that is paid: {error}");
         PaymentOutcome::Unavailable("the agent that is paid does not answer; try again".to_owned())
-    })
+    });
+    quotes().answered(address, request, &outcome);
+    outcome
 }
 
 async fn ask(
