@@ -27,40 +27,75 @@ function put(file, headers, onProgress) {
     request.onload = () => {
       const { status } = request;
       if (status === 200 || status === 201) resolve(request);
-      else reject(new Error(reason(status, request.getResponseHeader("x-reason"))));
+      else reject(Object.assign(new Error(reason(status, request.getResponseHeader("x-reason"))), { status }));
     };
     request.send(file);
   });
 }
 
-/** Asks whether the file would be taken. If it costs something a wallet extension (WebLN) pays; gives the proof as a header. */
-async function admitted(headers, row) {
+/** Proofs of payments that nothing has come of yet: a page that is closed, or a connection that breaks, must not lose them. */
+const proofs = {
+  name: (sha256, size) => `blossom-payment-${sha256}-${size}`,
+  get(sha256, size) {
+    try {
+      return localStorage.getItem(this.name(sha256, size));
+    } catch {
+      return null;
+    }
+  },
+  /** Without a preimage it is forgotten. */
+  set(sha256, size, preimage) {
+    try {
+      if (preimage) localStorage.setItem(this.name(sha256, size), preimage);
+      else localStorage.removeItem(this.name(sha256, size));
+    } catch {
+      // Without storage it is shown if the upload fails.
+    }
+  },
+};
+
+/** Asks whether the file would be taken. If it costs something a wallet extension (WebLN) pays; gives the preimage, if there is one. */
+async function paid(sha256, size, headers, row) {
   const invoice = await ask("HEAD", "/upload", headers).then(() => null, fault => {
     if (fault.invoice) return fault.invoice;
     throw fault;
   });
-  if (!invoice) return {};
+  if (!invoice) return null;
+  const before = proofs.get(sha256, size);
+  if (before) return before;
   if (!window.webln) throw new Error("it costs something, and no wallet extension (WebLN) is there to pay; a Blossom client with a wallet can");
   row.say("Waiting for your payment");
   await window.webln.enable();
   const { preimage } = await window.webln.sendPayment(invoice);
-  return { "x-lightning": preimage };
+  proofs.set(sha256, size, preimage);
+  return preimage;
 }
 
 async function upload(file, row) {
   if (file.size > bytesMax) throw new Error(`it has ${bytes(file.size)}, and at most ${bytes(bytesMax)} are taken`);
   row.say("Computing its SHA-256");
   const sha256 = await hashOf(file);
-  row.say("Waiting for your signature");
-  const token = await authorization("upload", `Upload a file of ${bytes(file.size)}`, sha256);
+  const signed = async () => {
+    row.say("Waiting for your signature");
+    const token = await authorization("upload", `Upload a file of ${bytes(file.size)}`, sha256);
+    return { ...token, "x-sha-256": sha256 };
+  };
   const type = file.type || "application/octet-stream";
-  const named = { ...token, "x-sha-256": sha256 };
   const size = String(file.size);
-  const proof = await admitted({ ...named, "x-content-length": size, "x-content-type": type }, row);
-  const { status, responseText } = await put(file, { ...named, ...proof, "content-type": type }, part => {
+  let named = await signed();
+  const preimage = await paid(sha256, size, { ...named, "x-content-length": size, "x-content-type": type }, row);
+  // Somebody may have paid for longer than a token lasts.
+  if (preimage) named = { ...(await signed()), "x-lightning": preimage };
+  const { status, responseText } = await put(file, { ...named, "content-type": type }, part => {
     row.progress.value = part;
     row.say(part < 1 ? `${Math.floor(part * 100)} %` : "The server is storing it");
+  }).catch(fault => {
+    if (!preimage) throw fault;
+    // Then it is of no use any more.
+    if (fault.status === 400 && /spent/.test(fault.message)) proofs.set(sha256, size);
+    throw new Error(`${fault.message}. You have paid; choose the file again, or keep the proof of payment: ${preimage}`);
   });
+  proofs.set(sha256, size);
   row.progress.value = 1;
   row.say(status === 201 ? `Stored, ${bytes(file.size)}` : "It was here already");
   if (owner === undefined) return doing("Your files cannot be shown", showAll);
