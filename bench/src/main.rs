@@ -143,7 +143,7 @@ fn run(command: Command) -> Result<bool> {
             Ok(report.is_correct())
         }
         Command::Wallet { url } => {
-            println!("{}", jobs::connection_string(&url));
+            writeln!(io::stdout(), "{}", jobs::connection_string(&url))?;
             Ok(true)
         }
         Command::Blobs(args) => {

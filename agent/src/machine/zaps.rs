@@ -112,7 +112,7 @@ impl Zaps {
     /// When something is to be done about them without the wallet, in milliseconds since 1970.
     pub(super) fn due_at(&self) -> Option<u64> {
         let claimed = self.claimed.values().map(|claimed| claimed.row.at + GIVEN_UP_MILLIS);
-        let waiting = self.waiting.values().map(|receipt| gives_up_at(receipt));
+        let waiting = self.waiting.values().map(gives_up_at);
         self.retry_at.into_iter().chain(claimed).chain(waiting).min()
     }
 }
