@@ -12,14 +12,14 @@ impl Blossom {
     /// Has the agent answer. Of invoices an address may have so many.
     pub(super) async fn pay(&self, request: PaymentRequest, seen: &RequestOrigin) -> PaymentOutcome {
         let settings = &self.settings.blossom.payment;
-        let (Some(agents), Some(pubkey)) = (self.agents.get(), settings.pubkey) else {
-            return PaymentOutcome::Unavailable("the agent that is paid has not been started".to_owned());
-        };
         let asked = self.quotes().ask(seen.client, &request, settings.quotes_per_minute_max, now().seconds());
         if let Err(outcome) = asked {
             return outcome;
         }
-        let outcome = agents.pay(pubkey, request.clone()).await;
+        let outcome = match (self.agents.get(), settings.pubkey) {
+            (Some(agents), Some(pubkey)) => agents.pay(pubkey, request.clone()).await,
+            _ => PaymentOutcome::Unavailable("the agent that is paid has not been started".to_owned()),
+        };
         self.quotes().answered(seen.client, &request, &outcome);
         outcome
     }
