@@ -61,13 +61,12 @@ impl Default for PaymentSettings {
 impl PaymentSettings {
     /// What storing so many bytes costs somebody who is not listed, in millisatoshis.
     pub fn upload_msat(&self, bytes: u64) -> Option<u64> {
-        self.msat(self.upload_msat_per_mib, bytes, bytes)
+        self.msat(self.upload_msat_per_mib, bytes)
     }
 
-    /// What a download of so many bytes of a blob costs, in millisatoshis. Whether it is free is told by the size of the blob, or all of
-    /// it could be had by small ranges.
-    pub fn download_msat(&self, blob: u64, bytes: u64) -> Option<u64> {
-        self.msat(self.download_msat_per_mib, blob, bytes)
+    /// What a download of a blob of so many bytes costs, in millisatoshis.
+    pub fn download_msat(&self, bytes: u64) -> Option<u64> {
+        self.msat(self.download_msat_per_mib, bytes)
     }
 
     /// Whether uploads cost something.
@@ -104,8 +103,8 @@ impl PaymentSettings {
     }
 
     /// Whole satoshis, and at least one.
-    fn msat(&self, per_mib: u64, blob: u64, bytes: u64) -> Option<u64> {
-        if self.pubkey.is_none() || per_mib == 0 || blob <= self.free_bytes {
+    fn msat(&self, per_mib: u64, bytes: u64) -> Option<u64> {
+        if self.pubkey.is_none() || per_mib == 0 || bytes <= self.free_bytes {
             return None;
         }
         let msat = (u128::from(bytes) * u128::from(per_mib)).div_ceil(MIB.into());
@@ -255,7 +254,7 @@ mod tests {
             let settings = PaymentSettings { upload_msat_per_mib: per_mib, ..selling() };
             assert_eq!(settings.upload_msat(bytes), msat, "{bytes} {per_mib}");
         }
-        assert_eq!(selling().download_msat(MIB, MIB), None);
+        assert_eq!(selling().download_msat(MIB), None);
         assert_eq!(PaymentSettings { pubkey: None, ..selling() }.upload_msat(MIB), None);
     }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Now};
-use relay_site::{Operation, PaymentOutcome, PaymentRequest, Purchase};
+use relay_site::{PaymentOutcome, PaymentRequest, Purchase};
 use sha2::{Digest as _, Sha256};
 
 use super::invoices::Watched;
@@ -27,8 +27,9 @@ const SHOWN_SECONDS_MIN: u64 = 60;
 const ASK_MILLIS: u64 = 1_000;
 /// Milliseconds after which the wallet's last word is too old to count.
 const TOLD_MILLIS: u64 = 30_000;
-/// Milliseconds for which a payment of a download is good when it is spent: its client may have got nothing, or only a beginning.
-const DOWNLOAD_MILLIS: u64 = 600_000;
+/// Milliseconds for which a payment that is spent is good for the same again: a download may have broken, or an upload before its end was
+/// written down, or its answer was lost.
+const REPEAT_MILLIS: u64 = 600_000;
 /// Purchases and proofs that are remembered.
 const KNOWN_MAX: usize = 2_000;
 
@@ -225,9 +226,7 @@ impl<C: SqlConn> Agent<C> {
             return Ok(PaymentReply::refused(format!("this payment was for something else: {text}")));
         }
         match state {
-            PurchaseState::Spent(at)
-                if purchase.operation == Operation::Download && now.millis() < at + DOWNLOAD_MILLIS =>
-            {
+            PurchaseState::Spent(at) if now.millis() < at + REPEAT_MILLIS => {
                 Ok(PaymentReply::last(PaymentOutcome::Paid))
             }
             PurchaseState::Spent(_) => Ok(PaymentReply::refused("this payment is spent")),

@@ -27,7 +27,7 @@ use crate::manifest::ZapCheck;
 use crate::nip47::{Claim, Method, Transaction, WalletError};
 use crate::nip57::Zap;
 use crate::payment::{self, Quote};
-use crate::store::{self, Account, Reason, ZapRow, ZapState};
+use crate::store::{self, Account, Reason, RefundState, ZapRow, ZapState};
 
 /// Receipts that wait until it is known who must have signed them: those by the key that was right before, and others, which anybody can make.
 const WAITING_MAX: usize = 1_000;
@@ -44,6 +44,8 @@ const POLL_MILLIS_MAX: u64 = 3_600_000;
 /// Milliseconds after which the wallet's word that it has no such payment is the last one, and after which it is not asked any more.
 const LATE_MILLIS: u64 = 86_400_000;
 const GIVEN_UP_MILLIS: u64 = 30 * 86_400_000;
+/// Seconds that a receipt of an unknown key may be ahead of the clock.
+const AHEAD_SECONDS_MAX: u64 = 60;
 /// Milliseconds until receipts are judged again if the store has failed.
 const RETRY_MILLIS: u64 = 1_000;
 
@@ -152,7 +154,8 @@ impl<C: SqlConn> Agent<C> {
         let (Some(agent), Some(address)) = (self.pubkey(), self.payments.zaps.memory.address()) else {
             return;
         };
-        if Zap::read(receipt, &agent, &address).is_err() {
+        let is_early = receipt.created_at > now.seconds().saturating_add(AHEAD_SECONDS_MAX);
+        if is_early || Zap::read(receipt, &agent, &address).is_err() {
             return self.metrics.payment("zap_refused");
         }
         let zaps = &mut self.payments.zaps;
@@ -165,11 +168,7 @@ impl<C: SqlConn> Agent<C> {
             false => of_same.count() >= WAITING_FOREIGN_MAX || of_key >= WAITING_OF_KEY_MAX,
         };
         if is_full {
-            return self.receipt_refused(
-                now,
-                &receipt.id,
-                "too many wait until it is known who must sign them",
-            );
+            return self.metrics.payment("zap_refused");
         }
         zaps.waiting.insert(receipt.id, receipt.clone());
         zaps.is_key_wanted = true;
@@ -243,7 +242,8 @@ impl<C: SqlConn> Agent<C> {
             );
             return Ok(());
         }
-        if store::refund(&self.conn, &zap.payment_hash)?.is_some() {
+        let refund = store::refund(&self.conn, &zap.payment_hash)?;
+        if refund.is_some_and(|row| row.state != RefundState::Failed) {
             self.receipt_refused(now, &receipt.id, "its invoice is one that this agent has paid");
             return Ok(());
         }

@@ -44,10 +44,11 @@ impl Price {
         Ok(Some(Price { purchase, msat, proof: proof(head) }))
     }
 
-    /// Of a download of so many bytes of a blob; `None` if it costs nothing.
-    pub(super) fn of_download(context: &Context<'_>, head: &Head, size: u64, blob: &Blob) -> Option<Self> {
-        let msat = context.settings.payment.download_msat(blob.size, size)?;
-        let purchase = Purchase { operation: Operation::Download, sha256: blob.sha256.to_string(), size };
+    /// Of a download of a blob, or of a range of it; `None` if it costs nothing.
+    pub(super) fn of_download(context: &Context<'_>, head: &Head, blob: &Blob) -> Option<Self> {
+        let msat = context.settings.payment.download_msat(blob.size)?;
+        let (operation, size) = (Operation::Download, blob.size);
+        let purchase = Purchase { operation, sha256: blob.sha256.to_string(), size };
         Some(Price { purchase, msat, proof: proof(head) })
     }
 

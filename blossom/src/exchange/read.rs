@@ -2,7 +2,6 @@
 //! request names.
 
 use relay_engine::types::{Event, Filter, PubKey};
-use relay_site::PaymentOutcome;
 use url::{Url, form_urlencoded};
 
 use super::conditions::{ConditionResult, check_conditions, date, etag};
@@ -61,8 +60,8 @@ pub(super) enum Read {
     Pull(Box<Storing>),
     /// Somebody has brought it meanwhile.
     LookAgain,
-    /// The proof of payment is checked and spent; if it is of this range alone, whoever has paid for the whole blob has paid for it, too.
-    Pay { blob: Box<Blob>, whole: Option<Price> },
+    /// The proof of payment is checked and spent.
+    Pay(Box<Blob>),
 }
 
 pub(super) fn begin(context: &Context<'_>, head: &Head) -> Transition {
@@ -107,10 +106,7 @@ impl Read {
                 Input::Answered(Outcome::Missing) => Err(missing()),
                 other => Err(problem(other).into()),
             },
-            Read::Pay { blob, whole: Some(whole) } if is_refused(&input) => {
-                Ok((State::Read(Read::Pay { blob, whole: None }), whole.spend()))
-            }
-            Read::Pay { blob, .. } => {
+            Read::Pay(blob) => {
                 payment::paid(input)?;
                 Err(serve(context, head, *blob))
             }
@@ -150,23 +146,15 @@ fn missing() -> Response {
     Response::error(404, "not found")
 }
 
-/// Whether the agent does not take a proof.
-fn is_refused(input: &Input) -> bool {
-    matches!(input, Input::Paid(PaymentOutcome::Refused(_)))
-}
-
 /// Asks what is to be paid for a blob that is here, if its bytes are sent and cost something.
 fn sell(context: &Context<'_>, head: &Head, blob: Blob) -> Transition {
-    let ConditionResult::Send(range) = check_conditions(head, &blob) else {
+    let ConditionResult::Send(_) = check_conditions(head, &blob) else {
         return Err(serve(context, head, blob));
     };
-    let size = range.as_ref().map_or(blob.size, |range| range.end - range.start);
-    match Price::of_download(context, head, size, &blob) {
+    // A range costs as much as all, which is paid by it: it is how a download goes on.
+    match Price::of_download(context, head, &blob) {
         None => Err(serve(context, head, blob)),
-        Some(price) if price.has_proof() => {
-            let whole = Price::of_download(context, head, blob.size, &blob).filter(|_| size < blob.size);
-            Ok((State::Read(Read::Pay { blob: Box::new(blob), whole }), price.spend()))
-        }
+        Some(price) if price.has_proof() => Ok((State::Read(Read::Pay(Box::new(blob))), price.spend())),
         Some(price) => Ok((State::Invoice, price.quote())),
     }
 }

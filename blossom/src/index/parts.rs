@@ -209,7 +209,8 @@ impl<C: SqlConn> Run<'_, C> {
 
     /// Whether an upload is paid with this proof.
     fn is_claimed(&self, proof: &str) -> bool {
-        self.state.uploads.values().any(|upload| upload.payment.as_deref() == Some(proof))
+        let mut open = self.state.uploads.values().filter(|upload| !upload.is_given_up);
+        open.any(|upload| upload.payment.as_deref() == Some(proof))
     }
 
     /// An upload is paid with this proof from now on. Two rows.

@@ -1,11 +1,12 @@
 //! What is to be stored, and what is known of it before its bytes have come.
 
 use bytes::Bytes;
+use relay_engine::types::PubKey;
 
 use crate::blob::{Blob, Media, Sha256};
 use crate::exchange::Context;
 use crate::exchange::list::SECONDS_MAX;
-use crate::exchange::payment::Price;
+use crate::exchange::payment::{self, Price};
 use crate::exchange::request;
 use crate::exchange::response::Response;
 use crate::exchange::step::{Receive, Received};
@@ -130,6 +131,8 @@ pub(in crate::exchange) fn wanted(
 ) -> Wanted {
     let settings = context.settings;
     let Lifetime { expires_at, unused_seconds } = lifetime(context, &mime, size);
+    let pays = |owner: PubKey| !payment::is_free(context, &owner);
+    let is_sold = settings.payment.sells_uploads() && owner.parse().is_ok_and(pays);
     Wanted {
         owner,
         sha256,
@@ -142,6 +145,7 @@ pub(in crate::exchange) fn wanted(
         total_bytes_max: settings.total_bytes_max,
         abandoned_at: context.now.saturating_add(context.upload_seconds_max),
         must_be_paid: false,
+        is_sold,
         proof: None,
     }
 }
