@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::prepaid::{PRICE, books, order, pay, prepaid};
 use crate::refunds::refund;
-use crate::wallet::Wallet;
+use crate::wallet::{Paying, Wallet};
 use crate::world::{Books, World, owner};
 use crate::zapping::{
     Service, feedback, receipt_tags, signed, zap, zap_invoice, zap_request, zappable, zapped,
@@ -346,6 +346,26 @@ fn what_the_agent_has_paid_itself_is_no_zap() {
     world.pass_with(&mut wallet, 90);
     assert_eq!(world.check_books(), after);
     assert_eq!(world.agent.metrics().payments["zap_refused"], 1);
+}
+
+/// What the agent has failed to pay somebody else may pay.
+#[test]
+fn a_zap_counts_after_a_refund_to_its_invoice_has_failed() {
+    let manifest = zapped("prepay", "receipt", |json| {
+        json["payment"]["refund"] = json!("invoice");
+        json["limits"] = json!({"daily_spend_msat": 500_000});
+    });
+    let (mut world, mut wallet, mut service) = (World::new(&manifest), Wallet::new(), Service::new());
+    service.tell(&mut world);
+    let (customer, agent) = (Customer::new(1), world.pubkey());
+    zap(&mut world, &mut service, &customer, None, 5 * PRICE);
+    let (receipt, bolt11, _) = service.zap(world.now.seconds(), &agent, &customer, None, PRICE);
+    wallet.paying = Paying::Fails;
+    refund(&mut world, &customer, &bolt11).unwrap();
+    world.pass_with(&mut wallet, 60);
+    assert_eq!(world.check_books(), books(5 * PRICE, 0, 5 * PRICE));
+    world.deliver(&receipt);
+    assert_eq!(world.check_books(), books(6 * PRICE, 0, 6 * PRICE));
 }
 
 /// A wallet that does not say which way a payment went may speak of one that it has made.

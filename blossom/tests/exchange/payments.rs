@@ -572,6 +572,8 @@ fn nothing_is_kept_longer_for_nothing() {
     for number in [1, 2] {
         check("it is here", &host.send(&upload(number, LONG)), 200);
         check("by parts", &host.send(&part(number, 0, 16)), 200);
+        // Who says that it has no bytes, or as few as are free, sends none.
+        check("without bytes", &host.send(&upload(number, LONG).body(&b""[..])), 200);
         assert_eq!(ends(&mut host), end, "key {number}");
     }
     host.settings.payment = PaymentSettings::default();
