@@ -278,9 +278,9 @@ pub struct Wanted {
     /// It costs something, unless the blob is here and others than the relay own it. What is here is not kept longer by it.
     #[serde(default)]
     pub must_be_paid: bool,
-    /// Uploads are sold to this key, so what is here is not kept longer by one that is said to be smaller and free.
+    /// The owner pays for uploads, so what is here is not kept longer by one that is said to be smaller and free.
     #[serde(default)]
-    pub is_sold: bool,
+    pub owner_pays: bool,
     /// Of a part that must be paid: the proof of payment, which was checked. It is kept until the upload ends.
     #[serde(default)]
     pub proof: Option<String>,

@@ -64,7 +64,7 @@ impl Wanted {
 
     /// How long a blob that is here already is kept, at least.
     pub(super) fn keep(&self, row: &BlobRow, now: u64) -> Retention {
-        if self.must_be_paid || self.is_sold && self.size < row.blob.size {
+        if self.must_be_paid || self.owner_pays && self.size < row.blob.size {
             return Retention::NONE;
         }
         keep(&self.retention, Retention::new(self.expires_at, self.unused_seconds), row, now)

@@ -181,7 +181,7 @@ fn begin_last(host: &mut Host<'_>) -> Outcome {
         unused_seconds: None,
         retention: Vec::new(),
         must_be_paid: false,
-        is_sold: false,
+        owner_pays: false,
         proof: None,
     };
     let part = PartHead { offset: 10, length: 10 };

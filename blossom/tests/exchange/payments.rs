@@ -422,7 +422,7 @@ fn wanted(number: u64, size: u64, proof: Option<&str>) -> Wanted {
         unused_seconds: None,
         retention: Vec::new(),
         must_be_paid: true,
-        is_sold: false,
+        owner_pays: false,
         proof: proof.map(str::to_owned),
     }
 }

@@ -152,7 +152,7 @@ fn wanted() -> Wanted {
         unused_seconds: None,
         retention: Vec::new(),
         must_be_paid: false,
-        is_sold: false,
+        owner_pays: false,
         proof: None,
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn wanted(owner: u8, n: u32, size: u64) -> Wanted {
         unused_seconds: None,
         retention: Vec::new(),
         must_be_paid: false,
-        is_sold: false,
+        owner_pays: false,
         proof: None,
     }
 }

@@ -195,7 +195,7 @@ mod tests {
             unused_seconds: None,
             retention: Vec::new(),
             must_be_paid: false,
-            is_sold: false,
+            owner_pays: false,
             proof: None,
         }
     }

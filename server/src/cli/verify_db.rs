@@ -88,16 +88,24 @@ fn salvage(args: &VerifyDbArgs, file: &Path, settings: &Settings) -> Result<(), 
         )));
     }
     let mut progress = Progress::new("salvage", None);
-    let mut lines = Lines::new(Some(file))?;
+    // Not before there is something to write: what an earlier run has saved is not lost to a wrong folder.
+    let mut lines = None;
     let result = log_store::salvage(data, &mut |json| {
         progress.add(1, String::new);
-        lines.write(json)
+        match &mut lines {
+            Some(lines) => lines,
+            None => lines.insert(Lines::new(Some(file))?),
+        }
+        .write(json)
     });
     let (salvaged, result) = match result {
         Ok(salvaged) => (salvaged, Ok(())),
         Err(error) => (Default::default(), Err(error)),
     };
-    lines.finish(result)?;
+    match lines {
+        Some(lines) => lines.finish(result)?,
+        None => result?,
+    }
     let Salvaged { events, damage } = salvaged;
     damage.iter().take(SHOWN_MAX).for_each(|what| progress.print(what));
     progress.finish();

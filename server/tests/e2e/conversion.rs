@@ -135,7 +135,9 @@ fn a_served_folder_is_not_converted() {
 fn what_is_whole_in_a_broken_database_goes_into_a_new_one() {
     let (folder, elsewhere) = (Folder::new(), TempDir::new().unwrap());
     let out = elsewhere.path().join("salvaged.jsonl").display().to_string();
+    std::fs::write(&out, "of an earlier run").unwrap();
     check_refused(&folder.run(&["verify-db", "--salvage", &out], b""), 3, "no database");
+    assert_eq!(std::fs::read(&out).unwrap(), b"of an earlier run");
     let notes: Vec<Signed> = (0..200).map(|n| event(&key(1)).at(1_000 + n).sign()).collect();
     folder.import(&notes);
     check_refused(&folder.run(&["verify-db", "--salvage", &out], b""), 2, "LMDB");

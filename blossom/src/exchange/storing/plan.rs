@@ -132,7 +132,7 @@ pub(in crate::exchange) fn wanted(
     let settings = context.settings;
     let Lifetime { expires_at, unused_seconds } = lifetime(context, &mime, size);
     let pays = |owner: PubKey| !payment::is_free(context, &owner);
-    let is_sold = settings.payment.sells_uploads() && owner.parse().is_ok_and(pays);
+    let owner_pays = settings.payment.sells_uploads() && owner.parse().is_ok_and(pays);
     Wanted {
         owner,
         sha256,
@@ -145,7 +145,7 @@ pub(in crate::exchange) fn wanted(
         total_bytes_max: settings.total_bytes_max,
         abandoned_at: context.now.saturating_add(context.upload_seconds_max),
         must_be_paid: false,
-        is_sold,
+        owner_pays,
         proof: None,
     }
 }
