@@ -1,11 +1,12 @@
 //! Lightning addresses (LUD-16), and what the services behind them say (LUD-06, NIP-57).
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use bech32::Bech32;
 use bech32::primitives::decode::CheckedHrpstring;
 use relay_engine::types::PubKey;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::{Host, Url};
 
 /// Longest address, in characters.
@@ -105,21 +106,11 @@ impl LightningAddress {
 /// # Errors
 /// Why there is none, with the service's words.
 pub fn zap_key(body: &[u8]) -> Result<PubKey, String> {
-    let Ok(Value::Object(answer)) = serde_json::from_slice(body) else {
-        return Err("its answer is not a JSON object".to_owned());
-    };
-    let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default();
-    if text("status").eq_ignore_ascii_case("error") {
-        let reason = text("reason").chars().filter(|character| !character.is_control());
-        return Err(format!("it says: {}", reason.take(REASON_CHARS_MAX).collect::<String>()));
-    }
-    if text("tag") != "payRequest" {
-        return Err("its answer is not a payRequest (LUD-06)".to_owned());
-    }
+    let answer = pay_request(body)?;
     if answer.get("allowsNostr") != Some(&Value::Bool(true)) {
         return Err("it makes no zap receipts (allowsNostr)".to_owned());
     }
-    let key: PubKey = text("nostrPubkey")
+    let key: PubKey = text(&answer, "nostrPubkey")
         .to_ascii_lowercase()
         .parse()
         .map_err(|_| "its nostrPubkey is not a public key".to_owned())?;
@@ -127,4 +118,77 @@ pub fn zap_key(body: &[u8]) -> Result<PubKey, String> {
         Ok(_) => Ok(key),
         Err(_) => Err("its nostrPubkey is not a public key".to_owned()),
     }
+}
+
+/// What a service says of payments to an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayTerms {
+    callback: Url,
+    /// Least and most that may be paid at once, in millisatoshis.
+    pub msat: RangeInclusive<u64>,
+}
+
+impl PayTerms {
+    /// Reads the answer of the service of an address (LUD-06).
+    ///
+    /// # Errors
+    /// Why nothing can be paid, with the service's words.
+    pub fn read(body: &[u8], address: &LightningAddress) -> Result<Self, String> {
+        let answer = pay_request(body)?;
+        let callback = Url::parse(text(&answer, "callback")).map_err(|_| "its callback is not a URL")?;
+        // Without that, whoever answers on this machine could have anything in its network called.
+        let is_same = callback.host() == address.url.host() && callback.port() == address.url.port();
+        if callback.scheme() != address.url.scheme() || address.is_loopback() && !is_same {
+            return Err("its callback is not to be called".to_owned());
+        }
+        let msat = |name: &str| answer.get(name).and_then(Value::as_u64).filter(|msat| *msat > 0);
+        match (msat("minSendable"), msat("maxSendable")) {
+            (Some(min), Some(max)) if min <= max => Ok(PayTerms { callback, msat: min..=max }),
+            _ => Err("it does not tell how much it takes (minSendable, maxSendable)".to_owned()),
+        }
+    }
+
+    /// Where an invoice for so many millisatoshis is asked for.
+    pub fn invoice_url(&self, msat: u64) -> String {
+        let mut url = self.callback.clone();
+        url.query_pairs_mut().append_pair("amount", &msat.to_string());
+        url.into()
+    }
+}
+
+/// Reads the invoice (BOLT 11) in the answer of a service's callback.
+///
+/// # Errors
+/// Why there is none, with the service's words.
+pub fn invoice(body: &[u8]) -> Result<String, String> {
+    let answer = object(body)?;
+    match text(&answer, "pr") {
+        "" => Err("its answer has no invoice (pr)".to_owned()),
+        invoice => Ok(invoice.to_owned()),
+    }
+}
+
+/// A service's answer that describes payments to an address.
+fn pay_request(body: &[u8]) -> Result<Map<String, Value>, String> {
+    let answer = object(body)?;
+    match text(&answer, "tag") {
+        "payRequest" => Ok(answer),
+        _ => Err("its answer is not a payRequest (LUD-06)".to_owned()),
+    }
+}
+
+/// A service's answer, if it is no error.
+fn object(body: &[u8]) -> Result<Map<String, Value>, String> {
+    let Ok(Value::Object(answer)) = serde_json::from_slice(body) else {
+        return Err("its answer is not a JSON object".to_owned());
+    };
+    if text(&answer, "status").eq_ignore_ascii_case("error") {
+        let reason = text(&answer, "reason").chars().filter(|character| !character.is_control());
+        return Err(format!("it says: {}", reason.take(REASON_CHARS_MAX).collect::<String>()));
+    }
+    Ok(answer)
+}
+
+fn text<'a>(answer: &'a Map<String, Value>, name: &str) -> &'a str {
+    answer.get(name).and_then(Value::as_str).unwrap_or_default()
 }

@@ -64,6 +64,13 @@ pub fn fee_reserve(msat: u64) -> u64 {
     (msat / 100).max(FEE_RESERVE_MSAT_MIN)
 }
 
+/// The most that can be paid of so much, with what is kept for fees, in millisatoshis; whole satoshis.
+pub fn payable(msat: u64) -> u64 {
+    let of_part = (u128::from(msat) * 100 / 101) as u64;
+    let most = of_part.min(msat.saturating_sub(FEE_RESERVE_MSAT_MIN));
+    most / SATOSHI_MSAT * SATOSHI_MSAT
+}
+
 /// Blocks for which a payment has to be held (`min_final_cltv_expiry_delta`), if its work may take so many seconds.
 pub fn hold_blocks(seconds: u64) -> u64 {
     BLOCKS_KEPT + seconds.saturating_add(SETTLE_MILLIS / 1_000).div_ceil(BLOCK_SECONDS)
@@ -171,6 +178,21 @@ mod tests {
             (1_500, 200, Quote::Invoice(2_000)),
         ] {
             assert_eq!(quote(price, credit), want, "{price} {credit}");
+        }
+    }
+
+    #[test]
+    fn what_is_payable_leaves_room_for_fees() {
+        for (msat, expected) in
+            [(0, 0), (2_999, 0), (3_000, 1_000), (202_000, 200_000), (202_999, 200_000), (303_000, 300_000)]
+        {
+            assert_eq!(payable(msat), expected, "{msat}");
+        }
+        for msat in (0..5_000_000).step_by(777).chain([u64::MAX]) {
+            let most = payable(msat);
+            assert!(most == 0 || most + fee_reserve(most) <= msat, "{msat} {most}");
+            let more = most.saturating_add(SATOSHI_MSAT);
+            assert!(more.saturating_add(fee_reserve(more)) > msat || msat == u64::MAX, "{msat} {most}");
         }
     }
 

@@ -299,6 +299,7 @@ fn memory<C: SqlConn>(agent: &Agent<C>, permission: Permission) -> Result<Value,
         Permission::Everything => {
             let mut document = json!(agent.memory().map_err(store_error)?);
             document["refunds_to_approve"] = json!(agent.refunds_to_approve());
+            document["shares"] = json!(agent.shares().map_err(store_error)?);
             Ok(document)
         }
         Permission::OfCustomer(customer) => {

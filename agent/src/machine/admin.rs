@@ -87,6 +87,7 @@ impl<C: SqlConn> Agent<C> {
         });
         self.deployed = Some(Deployed::new(Arc::new(manifest), author));
         self.set_zap_address(now, false);
+        self.set_splits(now, false);
         Ok(())
     }
 
@@ -121,6 +122,7 @@ impl<C: SqlConn> Agent<C> {
             self.replace_signer(now, signer.map_err(CommandError::Store)?);
             self.replace_wallets(now, wallets);
             self.set_zap_address(now, true);
+            self.set_splits(now, true);
             let _ = self.settle(now);
             return Ok(version);
         }
@@ -177,6 +179,7 @@ impl<C: SqlConn> Agent<C> {
         self.replace_signer(now, signer);
         self.replace_wallets(now, wallets);
         self.set_zap_address(now, true);
+        self.set_splits(now, true);
         let _ = self.settle(now);
         Ok(version)
     }

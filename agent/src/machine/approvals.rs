@@ -27,7 +27,7 @@ impl<C: SqlConn> Agent<C> {
         let mut open: Vec<_> = self.payments.refunds.values().filter(is_waiting).collect();
         open.sort_unstable_by_key(|open| open.row.made_at);
         let record = |open: &OpenRefund| RefundToApprove {
-            customer: open.row.customer.to_string(),
+            customer: self.payee_name(&open.row.payee),
             expires_at: open.row.expires_at,
             refund: (&open.row).into(),
         };

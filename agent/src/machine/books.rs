@@ -1,11 +1,13 @@
 //! The books of the agent in use: credit, what is taken of it for jobs, and what becomes of it when they end.
 
+use std::collections::BTreeMap;
+
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now, PubKey};
 
 use super::Agent;
 use crate::job::JobState;
-use crate::store::{self, Account, JobRow, Reason, Transfer, UnfinishedRow};
+use crate::store::{self, Account, JobRow, Reason, RecipientKey, Transfer, UnfinishedRow};
 
 impl<C: SqlConn> Agent<C> {
     /// What a customer has paid and not spent, in millisatoshis.
@@ -80,11 +82,17 @@ impl<C: SqlConn> Agent<C> {
         };
         if let Some(reason) = earned {
             let msat = payment.paid;
-            return self.transfer(now, (Account::Reserved, Account::Income), msat, reason, Some(row.id));
+            return self.earn(now, msat, reason, &row.id);
         }
         let msat = std::mem::take(&mut payment.paid);
         let accounts = (Account::Reserved, Account::Customer(row.customer));
         self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
+    }
+
+    /// What was taken for a job is the agent's, and its recipients' (`payment.splits`).
+    pub(super) fn earn(&mut self, now: Now, msat: u64, reason: Reason, job: &EventId) {
+        self.transfer(now, (Account::Reserved, Account::Income), msat, reason, Some(*job));
+        self.share_income(now, msat, job);
     }
 
     /// A job of which nothing can be read has ended: what the books say was taken for it is credit again.
@@ -106,6 +114,11 @@ impl<C: SqlConn> Agent<C> {
             return;
         };
         let msat = std::mem::take(&mut payment.paid);
+        if self.payments.splits.has_recipients()
+            && let Ok(transfers) = store::transfers_of_job(&self.conn, &self.batch, &row.id)
+        {
+            self.take_shares_back(now, &row.id, &transfers);
+        }
         let accounts = (Account::Income, Account::Customer(row.customer));
         self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
     }
@@ -118,9 +131,31 @@ impl<C: SqlConn> Agent<C> {
             _ => None,
         });
         let Some(customer) = customer else { return };
+        let shares = self.take_shares_back(now, job, &transfers);
         let income: i64 = transfers.iter().map(|transfer| transfer.change(&Account::Income)).sum();
+        let msat = income.min(0).unsigned_abs() + shares;
         let accounts = (Account::Income, Account::Customer(customer));
-        self.transfer(now, accounts, income.min(0).unsigned_abs(), Reason::Return, Some(*job));
+        self.transfer(now, accounts, msat, Reason::Return, Some(*job));
+    }
+
+    /// The shares of what a job has earned, of whose entries in the books these are, are the agent's again. How much they were.
+    fn take_shares_back(&mut self, now: Now, job: &EventId, transfers: &[Transfer]) -> u64 {
+        let mut shares = BTreeMap::<RecipientKey, i64>::new();
+        for transfer in transfers {
+            for account in [transfer.debit, transfer.credit] {
+                if let Account::Recipient(recipient) = account {
+                    *shares.entry(recipient).or_default() += transfer.change(&account);
+                }
+            }
+        }
+        let mut all = 0;
+        for (recipient, balance) in shares {
+            let msat = balance.min(0).unsigned_abs();
+            all += msat;
+            let accounts = (Account::Recipient(recipient), Account::Income);
+            self.transfer(now, accounts, msat, Reason::Return, Some(*job));
+        }
+        all
     }
 
     /// Forgets what is old of invoices and of the books.

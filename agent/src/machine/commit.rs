@@ -33,6 +33,7 @@ impl<C: SqlConn> Agent<C> {
         self.publish(now)?;
         self.ask_signer(now);
         self.ask_for_zap_key(now);
+        self.pay_shares(now)?;
         self.ask_wallets(now)?;
         // What they cannot be asked for has ended.
         self.store()

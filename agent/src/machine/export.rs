@@ -8,7 +8,8 @@ use relay_engine::types::{Now, PubKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Agent, CommandError, JobRecord, Metrics, SessionRecord};
+use super::{Agent, CommandError, JobRecord, Metrics, SessionRecord, ShareRecord};
+use crate::lnurl::LightningAddress;
 use crate::manifest::ManifestError;
 use crate::store::{self, Account, Reason, Session, VersionRow};
 
@@ -42,6 +43,17 @@ struct Export {
     /// Exports of earlier versions have none.
     #[serde(default)]
     credits: Vec<CreditRecord>,
+    /// Exports of earlier versions have none.
+    #[serde(default)]
+    shares: Vec<DueShare>,
+}
+
+/// A share that is not paid out.
+#[derive(Serialize, Deserialize)]
+struct DueShare {
+    /// The Lightning address.
+    address: String,
+    msat: u64,
 }
 
 /// What a customer has paid and not spent.
@@ -53,7 +65,7 @@ struct CreditRecord {
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// Everything but keys: versions of the manifest, sessions, the history, counters, customers' credit. Of the history the newest 10,000 jobs, and
+    /// Everything but keys: versions of the manifest, sessions, the history, counters, customers' credit, recipients' shares. Of the history the newest 10,000 jobs, and
     /// 10,000 sessions. Drain the agent first: unfinished jobs are not exported.
     ///
     /// # Errors
@@ -88,6 +100,7 @@ impl<C: SqlConn> Agent<C> {
             "jobs": jobs,
             "metrics": self.metrics(),
             "credits": self.credit_records()?,
+            "shares": self.due_shares()?,
             "log": self.logs(0, 1_000)?,
         }))
     }
@@ -97,7 +110,15 @@ impl<C: SqlConn> Agent<C> {
         Ok(credits.map(|(customer, msat)| CreditRecord { customer: customer.to_string(), msat }).collect())
     }
 
-    /// Takes over what another host has exported: sessions, history, counters, credit. The agent must have been deployed here, have the
+    fn due_shares(&self) -> Result<Vec<DueShare>, StoreError> {
+        let due = |record: ShareRecord| {
+            let msat = u64::try_from(record.due_msat).ok().filter(|msat| *msat > 0)?;
+            Some(DueShare { address: record.address, msat })
+        };
+        Ok(self.shares()?.into_iter().filter_map(due).collect())
+    }
+
+    /// Takes over what another host has exported: sessions, history, counters, credit, shares that are due. The agent must have been deployed here, have the
     /// same key, and have done nothing yet: no job, no entry in its books, no open invoice. Its manifest stays as it is: versions are listed in the export, and deployed
     /// like any other.
     ///
@@ -127,7 +148,7 @@ impl<C: SqlConn> Agent<C> {
                 );
             }
         }
-        let credits = self.read_credits(export.credits)?;
+        let credits = self.read_credits(export.credits, &export.shares)?;
         let mut sessions = Vec::new();
         for (at, SessionRecord { customer, updated_at, messages }) in export.sessions.into_iter().enumerate()
         {
@@ -148,6 +169,9 @@ impl<C: SqlConn> Agent<C> {
         for (customer, msat) in credits {
             self.transfer(now, (Account::Wallet, Account::Customer(customer)), msat, Reason::Import, None);
         }
+        for DueShare { address, msat } in &export.shares {
+            self.import_share(now, address, *msat);
+        }
         let zap_memory = self.payments.zaps.memory.clone();
         self.zaps_count_from_now(now);
         let metrics = std::mem::replace(&mut self.metrics, export.metrics);
@@ -165,7 +189,11 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The credit in an export. It is added to what there is, so there must be nothing.
-    fn read_credits(&self, records: Vec<CreditRecord>) -> Result<Vec<(PubKey, u64)>, CommandError> {
+    fn read_credits(
+        &self,
+        records: Vec<CreditRecord>,
+        shares: &[DueShare],
+    ) -> Result<Vec<(PubKey, u64)>, CommandError> {
         let payments = &self.payments;
         if payments.last_transfer > 0 || !payments.invoices.is_empty() || !payments.zaps.is_empty() {
             let message = "cannot be imported: this agent has books, open invoices or zaps, and credit would count twice";
@@ -182,6 +210,17 @@ impl<C: SqlConn> Agent<C> {
             }
             if credits.insert(customer, msat).is_some() {
                 return Err(invalid(&path("customer"), "is there twice"));
+            }
+        }
+        for (at, DueShare { address, msat }) in shares.iter().enumerate() {
+            let path = |field: &str| format!("shares[{at}].{field}");
+            LightningAddress::parse(address).map_err(|error| invalid(&path("address"), error.0))?;
+            sum = sum.saturating_add(*msat);
+            if sum > CREDIT_MSAT_MAX {
+                return Err(invalid(&path("msat"), "is more than there is"));
+            }
+            if shares[..at].iter().any(|other| other.address == *address) {
+                return Err(invalid(&path("address"), "is there twice"));
             }
         }
         Ok(credits.into_iter().collect())

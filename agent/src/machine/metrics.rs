@@ -48,9 +48,9 @@ pub const CAUSES: [&str; 31] = [
 ];
 
 /// What becomes of invoices: labels of a metric. `late` came when the job was over, of `partial` more is asked for, `refunded` are customers'
-/// invoices by which credit was paid out; `held` are payments of hold invoices, and of these `released` were given back; `zapped` came by zaps, and
+/// invoices by which credit was paid out, and `shared` recipients'; `held` are payments of hold invoices, and of these `released` were given back; `zapped` came by zaps, and
 /// receipts that are `zap_refused` do not count.
-pub const PAYMENTS: [&str; 10] = [
+pub const PAYMENTS: [&str; 11] = [
     "held",
     "invoiced",
     "late",
@@ -58,6 +58,7 @@ pub const PAYMENTS: [&str; 10] = [
     "refunded",
     "released",
     "settled",
+    "shared",
     "unpaid",
     "zap_refused",
     "zapped",

@@ -6,7 +6,8 @@
 //! run        attempts: executors and their calls, time limits, retries; load: jobs from the database
 //! payments   what a job costs, when it is paid; invoices: from the wallet to the customer and back; books: what becomes of the money;
 //!            postpay: results that wait for their payment; holds: payments that are held until there is a result; refunds: credit is paid out (approvals: if the owner
-//!            agrees); zaps: receipts of zaps (zap_key: who must have signed them); wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
+//!            agrees); splits: so are shares of the income; zaps: receipts of zaps (zap_key: who must have signed them); lnurl_call: calls to services of Lightning
+//!            addresses; wallet: wallets are asked (wallet_requests) and answer (wallet_answers)
 //! respond    feedback, results, failures; stored_result: results that are too large for an event
 //! signer     a remote signer is asked, if it has the key; remote_signing: for what, and what is made of its answers
 //! outbox     what is signed leaves in order, and is published again after a crash; read_relays: the relays where customers read;
@@ -44,6 +45,7 @@ mod invoices;
 mod job_results;
 mod jobs;
 mod limits;
+mod lnurl_call;
 mod load;
 mod log;
 mod members;
@@ -63,6 +65,7 @@ mod run;
 mod schedules;
 mod sessions;
 mod signer;
+mod splits;
 mod stored_result;
 mod sweep;
 mod wallet;
@@ -102,7 +105,8 @@ pub use self::purchases::PaymentReply;
 pub use self::reads::{JobRecord, MemoryRecord, SessionRecord, Version};
 pub use self::refunds::RefundRecord;
 pub use self::removal_record::RemovalRecord;
-pub use crate::store::{Account, Reason, SentEvent, SessionMessage, Transfer};
+pub use self::splits::ShareRecord;
+pub use crate::store::{Account, Reason, RecipientKey, SentEvent, SessionMessage, Transfer};
 
 /// The state of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -248,6 +252,8 @@ enum Awaited {
     Wallet,
     /// The service of the Lightning address.
     ZapKey,
+    /// The service of a recipient of shares.
+    Split,
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -364,6 +370,7 @@ impl<C: SqlConn> Agent<C> {
             Some(Awaited::Call(job)) => self.call_event(now, job, id, event),
             Some(Awaited::Input(job)) => self.fetch_event(now, job, id, event),
             Some(Awaited::ZapKey) => self.zap_key_event(now, id, event),
+            Some(Awaited::Split) => self.split_event(now, id, event),
             Some(
                 Awaited::Publish
                 | Awaited::RelayList(_)
@@ -417,7 +424,7 @@ impl<C: SqlConn> Agent<C> {
             times.extend([wake, self.outbox.retry_at(), self.signer_retry_at(), self.next_schedule()]);
             times.extend([self.renewal_at(), self.heartbeat_due_at()]);
             times.extend([self.wallets_due_at(), self.invoices_end_at(), self.unsent_refunds_end_at()]);
-            times.extend([self.zap_key_due_at(), self.payments.zaps.due_at()]);
+            times.extend([self.zap_key_due_at(), self.payments.zaps.due_at(), self.splits_due_at()]);
             times.push(self.held_work_ends_at().filter(|_| self.event_signer().is_some()));
         }
         times.into_iter().flatten().min().map(Now::from_millis)
@@ -431,6 +438,7 @@ impl<C: SqlConn> Agent<C> {
         self.end_unsent_refunds(now);
         self.zap_key_timeout(now);
         self.zaps_timeout(now);
+        self.splits_timeout(now);
         // Without a signer nothing can be answered, so jobs do not expire either.
         if self.event_signer().is_some() {
             self.handle_due_jobs(now);

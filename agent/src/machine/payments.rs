@@ -13,6 +13,7 @@ use super::invoices::Watched;
 use super::jobs::{Active, Stage};
 use super::purchases::price_of;
 use super::refunds::{self, OpenRefund, PaymentHash};
+use super::splits::Splits;
 use super::wallet::Wallet;
 use super::zaps::Zaps;
 use super::{Agent, Deployed};
@@ -40,9 +41,10 @@ pub(super) struct Payments {
     pub(super) wanted: BTreeMap<u64, EventId>,
     /// Invoices that the wallet is asked for, by job; also those that are paid, until that is stored.
     pub(super) invoices: BTreeMap<EventId, Watched>,
-    /// Credit that is being paid out; also what is over, until that is stored.
+    /// Credit and shares that are being paid out; also what is over, until that is stored.
     pub(super) refunds: BTreeMap<PaymentHash, OpenRefund>,
     pub(super) zaps: Zaps,
+    pub(super) splits: Splits,
     /// The number of the newest entry in the books.
     pub(super) last_transfer: u64,
 }
@@ -55,8 +57,9 @@ impl Payments {
         let last_transfer = store::last_transfer(conn)?;
         let refunds = refunds::open_refunds(conn)?;
         let zaps = Zaps::open(conn)?;
+        let splits = Splits::open(conn)?;
         let (wallets, wanted) = (Vec::new(), BTreeMap::new());
-        Ok(Payments { wallets, wallet_error: None, wanted, invoices, refunds, zaps, last_transfer })
+        Ok(Payments { wallets, wallet_error: None, wanted, invoices, refunds, zaps, splits, last_transfer })
     }
 
     /// The batch is stored.

@@ -19,7 +19,7 @@ use crate::identity::{Draft, Keys, Sign as _};
 use crate::job::JobRequest;
 use crate::manifest::{Handler, KIND_BLOB_PAYMENT};
 use crate::nip90;
-use crate::store::{self, Account, InvoiceRow, InvoiceState, PurchaseRow, PurchaseState, Reason};
+use crate::store::{self, InvoiceRow, InvoiceState, PurchaseRow, PurchaseState, Reason};
 
 /// Seconds that are left at least of an invoice that is shown again.
 const SHOWN_SECONDS_MIN: u64 = 60;
@@ -239,7 +239,7 @@ impl<C: SqlConn> Agent<C> {
             PurchaseState::Paid => {
                 self.purchases.asked.remove(&hash);
                 if spends {
-                    self.earn(now, &job)?;
+                    self.earn_purchase(now, &job)?;
                     store::spend_purchase(&mut self.batch, &hash, now.millis());
                 }
                 Ok(PaymentReply::last(PaymentOutcome::Paid))
@@ -290,7 +290,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// What was paid for a purchase is the agent's also if it came when the job was over.
-    fn earn(&mut self, now: Now, job: &EventId) -> Result<(), StoreError> {
+    fn earn_purchase(&mut self, now: Now, job: &EventId) -> Result<(), StoreError> {
         if self.jobs.get(job).is_some() {
             return Ok(());
         }
@@ -300,7 +300,7 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         self.charge(now, &mut row, payment.price);
-        self.transfer(now, (Account::Reserved, Account::Income), payment.price, Reason::Delivery, Some(*job));
+        self.earn(now, payment.price, Reason::Delivery, job);
         self.batch.put_job(row);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Credit that is paid out: to an invoice of the customer, by the agent's wallet, once.
+//! Credit that is paid out: to an invoice of the customer, by the agent's wallet, once. Recipients' shares ([`super::splits`]) are paid out the same way.
 //!
 //! ```text
 //! awaiting approval -> wanted -> sent -> paid
@@ -27,8 +27,8 @@ use crate::payment::fee_reserve;
 use crate::store::{self, Account, Reason, RefundRow, RefundState};
 
 /// Seconds for which a customer's invoice must be payable, at least and at most.
-const EXPIRY_SECONDS_MIN: u64 = 120;
-const EXPIRY_SECONDS_MAX: u64 = 7 * 86_400;
+pub(super) const EXPIRY_SECONDS_MIN: u64 = 120;
+pub(super) const EXPIRY_SECONDS_MAX: u64 = 7 * 86_400;
 /// Seconds before the end of an invoice in which the wallet is not asked to pay it.
 const SENDING_SECONDS: u64 = 30;
 /// Seconds after the end of an invoice after which a wallet that knows no payment of it has not made one.
@@ -37,7 +37,7 @@ const UNKNOWN_SECONDS: u64 = 600;
 const POLL_MILLIS: u64 = 5_000;
 const POLL_MILLIS_MAX: u64 = 3_600_000;
 /// Refunds that are under way.
-const OPEN_MAX: usize = 500;
+pub(super) const OPEN_MAX: usize = 500;
 /// Requests about refunds in one exchange.
 const REQUESTS_MAX: usize = 4;
 
@@ -55,7 +55,7 @@ pub(super) struct OpenRefund {
 }
 
 impl OpenRefund {
-    fn new(row: RefundRow) -> Self {
+    pub(super) fn new(row: RefundRow) -> Self {
         let poll_at = row.changed_at + POLL_MILLIS;
         OpenRefund { row, poll_at, is_refused: false }
     }
@@ -123,7 +123,7 @@ impl<C: SqlConn> Agent<C> {
         let invoice = bolt11::Invoice::parse(text).map_err(|error| refused(error.to_string()))?;
         let known = store::refund(&self.conn, &invoice.payment_hash).map_err(CommandError::Store)?;
         match known {
-            Some(row) if row.customer == *customer => {
+            Some(row) if row.payee == Account::Customer(*customer) => {
                 let open = self.payments.refunds.get(&row.payment_hash);
                 return Ok(open.map_or(&row, |open| &open.row).into());
             }
@@ -137,7 +137,7 @@ impl<C: SqlConn> Agent<C> {
         let (before, last_transfer) = (self.batch.clone(), self.payments.last_transfer);
         let row = RefundRow {
             payment_hash: invoice.payment_hash,
-            customer: *customer,
+            payee: Account::Customer(*customer),
             state: if is_free { RefundState::Wanted } else { RefundState::AwaitingApproval },
             msat,
             reserve,
@@ -148,9 +148,7 @@ impl<C: SqlConn> Agent<C> {
             changed_at: now.millis(),
             wallet: String::new(),
         };
-        let accounts = (Account::Customer(*customer), Account::Refunds);
-        self.transfer(now, accounts, msat + reserve, Reason::Refund, None);
-        self.batch.put_refund(row.clone());
+        self.put_payout(now, row.clone());
         let hash = faster_hex::hex_string(&row.payment_hash);
         self.log(now, None, match is_free {
             true => format!("{msat} msat of the credit of {customer} are to be paid out"),
@@ -180,11 +178,7 @@ impl<C: SqlConn> Agent<C> {
             Some(Deployed { manifest, .. }) if manifest.payment.refund == Refund::Invoice => manifest,
             _ => return Err(refused("is not paid: this agent keeps credit for the next jobs")),
         };
-        let pays = |wallet: &Wallet| {
-            let can = wallet.memory.info.as_ref().is_none_or(|info| info.has("pay_invoice"));
-            wallet.is_current && wallet.client.is_ok() && can
-        };
-        if !self.payments.wallets.iter().any(pays) {
+        if !self.has_paying_wallet() {
             return Err(refused("cannot be paid: this agent's wallet does not pay"));
         }
         let msat = invoice.msat.filter(|msat| *msat > 0).ok_or_else(|| refused("must ask for an amount"))?;
@@ -194,16 +188,12 @@ impl<C: SqlConn> Agent<C> {
         if invoice.expires_at > now.seconds() + EXPIRY_SECONDS_MAX {
             return Err(refused("can be paid for longer than a week; make one that expires earlier"));
         }
-        let is_own = store::has_invoice(&self.conn, &self.batch, &invoice.payment_hash);
-        if is_own.map_err(CommandError::Store)? {
-            return Err(refused("is this agent's own"));
-        }
-        let zap = store::receipt_of_zap(&self.conn, &self.batch, &invoice.payment_hash);
-        if zap.map_err(CommandError::Store)?.is_some() {
-            return Err(refused("is that of a zap"));
+        let is_own = self.is_own_invoice(&invoice.payment_hash).map_err(CommandError::Store)?;
+        if let Some(why) = is_own {
+            return Err(refused(why));
         }
         let mut open = self.payments.refunds.values();
-        if open.any(|open| open.row.customer == *customer) {
+        if open.any(|open| open.row.payee == Account::Customer(*customer)) {
             return Err(refused("has to wait: another one of yours is being paid"));
         }
         if self.payments.refunds.len() >= OPEN_MAX {
@@ -218,12 +208,40 @@ impl<C: SqlConn> Agent<C> {
             );
             return Err(refused(message));
         }
-        let today = now.seconds() / 86_400 * 86_400_000;
-        let spent = store::refunded_since(&self.conn, today).map_err(CommandError::Store)?;
-        if spent.saturating_add(total) > manifest.limits.daily_spend_msat {
+        let left = self.left_to_spend(now, manifest.limits.daily_spend_msat).map_err(CommandError::Store)?;
+        if total > left {
             return Err(refused("cannot be paid today: this agent has paid out what it may in a day"));
         }
         Ok((msat, reserve))
+    }
+
+    /// Whether there is a wallet that can pay.
+    pub(super) fn has_paying_wallet(&self) -> bool {
+        self.payments.wallets.iter().any(|wallet| {
+            let can = wallet.memory.info.as_ref().is_none_or(|info| info.has("pay_invoice"));
+            wallet.is_current && wallet.client.is_ok() && can
+        })
+    }
+
+    /// Why an invoice must not be paid by the agent, if its money would come back to it.
+    pub(super) fn is_own_invoice(&self, hash: &PaymentHash) -> Result<Option<&'static str>, StoreError> {
+        if store::has_invoice(&self.conn, &self.batch, hash)? {
+            return Ok(Some("is this agent's own"));
+        }
+        let is_zap = store::receipt_of_zap(&self.conn, &self.batch, hash)?.is_some();
+        Ok(is_zap.then_some("is that of a zap"))
+    }
+
+    /// What may still be paid out today (UTC), in millisatoshis, if `limit` may in a day.
+    pub(super) fn left_to_spend(&self, now: Now, limit: u64) -> Result<u64, StoreError> {
+        let today = now.seconds() / 86_400 * 86_400_000;
+        Ok(limit.saturating_sub(store::refunded_since(&self.conn, today)?))
+    }
+
+    /// Takes so much, and what is kept for fees, of the payee's money, which is to be paid to this invoice.
+    pub(super) fn put_payout(&mut self, now: Now, row: RefundRow) {
+        self.transfer(now, (row.payee, Account::Refunds), row.msat + row.reserve, Reason::Refund, None);
+        self.batch.put_refund(row);
     }
 
     /// The newest refunds of a customer, at most `limit`.
@@ -377,11 +395,11 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// It is paid: the customer bears the fees as far as they were kept, the agent what is more.
+    /// It is paid: the payee bears the fees as far as they were kept, the agent what is more.
     fn refund_paid(&mut self, now: Now, hash: &PaymentHash, fees: Option<u64>) {
         let open = self.payments.refunds.get_mut(hash).filter(|open| open.row.state.is_open());
         let Some(open) = open else { return };
-        let RefundRow { customer, msat, reserve, .. } = open.row;
+        let RefundRow { payee, msat, reserve, .. } = open.row;
         // What is beyond belief is not entered.
         let fees = fees.unwrap_or_default().min(msat.saturating_add(reserve));
         let own = fees.min(reserve);
@@ -390,21 +408,23 @@ impl<C: SqlConn> Agent<C> {
         self.transfer(now, (Account::Refunds, Account::Wallet), msat, Reason::Payout, None);
         self.transfer(now, (Account::Refunds, Account::Wallet), own, Reason::Fees, None);
         self.transfer(now, (Account::Income, Account::Wallet), fees - own, Reason::Fees, None);
-        let accounts = (Account::Refunds, Account::Customer(customer));
-        self.transfer(now, accounts, reserve - own, Reason::Return, None);
-        self.metrics.payment("refunded");
-        self.log(now, None, format!("{msat} msat were paid out to {customer}, and {fees} msat for fees"));
+        self.transfer(now, (Account::Refunds, payee), reserve - own, Reason::Return, None);
+        let is_share = self.payout_ended(now, &payee, true);
+        self.metrics.payment(if is_share { "shared" } else { "refunded" });
+        let payee = self.payee_name(&payee);
+        self.log(now, None, format!("{msat} msat were paid out to {payee}, and {fees} msat for fees"));
     }
 
-    /// It is not paid: it is credit again.
+    /// It is not paid: it is the payee's again.
     pub(super) fn refund_failed(&mut self, now: Now, hash: &PaymentHash, why: &str) {
         let open = self.payments.refunds.get_mut(hash).filter(|open| open.row.state.is_open());
         let Some(open) = open else { return };
-        let RefundRow { customer, msat, reserve, .. } = open.row;
+        let RefundRow { payee, msat, reserve, .. } = open.row;
         (open.row.state, open.row.changed_at) = (RefundState::Failed, now.millis());
         self.batch.put_refund(open.row.clone());
-        let accounts = (Account::Refunds, Account::Customer(customer));
-        self.transfer(now, accounts, msat + reserve, Reason::Return, None);
-        self.log(now, None, format!("{msat} msat are not paid out to {customer}: {why}"));
+        self.transfer(now, (Account::Refunds, payee), msat + reserve, Reason::Return, None);
+        self.payout_ended(now, &payee, false);
+        let payee = self.payee_name(&payee);
+        self.log(now, None, format!("{msat} msat are not paid out to {payee}: {why}"));
     }
 }

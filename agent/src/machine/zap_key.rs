@@ -6,8 +6,9 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Now, PubKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::lnurl_call::{LnurlCall, TOO_LONG};
 use super::{Agent, Awaited, Effect, EffectId};
-use crate::executor::{Access, HttpError, HttpEvent, HttpLimits, HttpRequest};
+use crate::executor::HttpEvent;
 use crate::lnurl::{LightningAddress, zap_key};
 use crate::manifest::ZapCheck;
 use crate::store;
@@ -16,13 +17,6 @@ use crate::store;
 const FRESH_SECONDS: Timestamp = 3_600;
 /// Seconds after which the service is asked whether another key than it has named is its new one.
 const FOREIGN_SECONDS: Timestamp = 60;
-/// Seconds that an answer may take; and milliseconds after which it will not come any more, whatever the host says.
-const ANSWER_SECONDS: Timestamp = 10;
-const ANSWER_MILLIS_MAX: u64 = 15_000;
-/// Largest answer, in bytes: it may have a picture.
-const ANSWER_BYTES_MAX: usize = 256 << 10;
-/// Redirects that are followed: domains of one's own lead to services by them.
-const REDIRECTS_MAX: u32 = 3;
 /// Milliseconds until it is asked again, at first and at most.
 const RETRY_MILLIS: u64 = 2_000;
 const RETRY_MILLIS_MAX: u64 = 3_600_000;
@@ -81,21 +75,11 @@ pub(super) enum Standing {
     Unknown,
 }
 
-/// A question to the service.
-#[derive(Debug)]
-pub(super) struct Question {
-    id: EffectId,
-    /// In milliseconds since 1970.
-    deadline: u64,
-    status: u16,
-    body: Vec<u8>,
-}
-
 impl<C: SqlConn> Agent<C> {
     /// Takes the Lightning address of the manifest into use. If it was just deployed its service is asked at once, so that its owner learns
     /// what is wrong with it.
     pub(super) fn set_zap_address(&mut self, now: Now, is_deployed_now: bool) {
-        if let Some(Question { id, .. }) = self.payments.zaps.question.take() {
+        if let Some(LnurlCall { id, .. }) = self.payments.zaps.question.take() {
             self.cancel_effect(id);
         }
         let Some(deployed) = &self.deployed else { return };
@@ -140,31 +124,17 @@ impl<C: SqlConn> Agent<C> {
         }
         let Some(address) = self.payments.zaps.memory.address() else { return };
         let id = self.new_effect(Awaited::ZapKey);
-        let deadline = now.millis() + ANSWER_MILLIS_MAX;
-        self.payments.zaps.question = Some(Question { id, deadline, status: 0, body: Vec::new() });
-        let request = HttpRequest {
-            method: "GET",
-            url: address.url().to_owned(),
-            headers: vec![("accept".to_owned(), "application/json".to_owned())],
-            body: bytes::Bytes::new(),
-            // Where redirects lead to is not the owner's choice.
-            access: if address.is_loopback() { Access::Configured } else { Access::Public },
-            allow_domains: Vec::new(),
-            limits: HttpLimits {
-                response_bytes_max: ANSWER_BYTES_MAX,
-                deadline: now.seconds() + ANSWER_SECONDS,
-                redirects_max: if address.is_loopback() { 0 } else { REDIRECTS_MAX },
-            },
-        };
+        self.payments.zaps.question = Some(LnurlCall::new(now, id));
+        let request = LnurlCall::request(now, address.url(), address.is_loopback());
         self.effects.push_back(Effect::Http { id, request });
     }
 
     /// The time for an answer may be over.
     pub(super) fn zap_key_timeout(&mut self, now: Now) {
         let question = &mut self.payments.zaps.question;
-        if let Some(Question { id, .. }) = question.take_if(|question| question.deadline <= now.millis()) {
+        if let Some(LnurlCall { id, .. }) = question.take_if(|question| question.deadline <= now.millis()) {
             self.cancel_effect(id);
-            self.no_zap_key(now, "it takes too long");
+            self.no_zap_key(now, TOO_LONG);
         }
     }
 
@@ -173,28 +143,10 @@ impl<C: SqlConn> Agent<C> {
         let Some(question) = self.payments.zaps.question.as_mut().filter(|question| question.id == id) else {
             return;
         };
-        let answer = match event {
-            HttpEvent::Head(status, _) => {
-                question.status = status;
-                return;
-            }
-            HttpEvent::Chunk(bytes) if question.body.len() + bytes.len() <= ANSWER_BYTES_MAX => {
-                question.body.extend_from_slice(&bytes);
-                return;
-            }
-            HttpEvent::Chunk(_) | HttpEvent::Failed(HttpError::TooLarge) => {
-                Err("its answer is too large".to_owned())
-            }
-            HttpEvent::End if (200..300).contains(&question.status) => zap_key(&question.body),
-            HttpEvent::End => Err(format!("it answers with status {}", question.status)),
-            HttpEvent::Failed(HttpError::Forbidden(why)) => Err(format!("it may not be called: {why}")),
-            HttpEvent::Failed(HttpError::Connection(_)) => Err("it cannot be reached".to_owned()),
-            HttpEvent::Failed(HttpError::Timeout) => Err("it takes too long".to_owned()),
-            HttpEvent::Failed(HttpError::Unsupported) => Err("this host makes no calls".to_owned()),
-        };
+        let Some(answer) = question.answer(event) else { return };
         self.payments.zaps.question = None;
         self.cancel_effect(id);
-        match answer {
+        match answer.and_then(|body| zap_key(&body)) {
             Ok(key) => self.zap_key_known(now, key),
             Err(why) => self.no_zap_key(now, &why),
         }

@@ -19,9 +19,10 @@ use relay_engine::types::{Event, EventId, Now, PubKey};
 
 use super::Agent;
 use super::jobs::Active;
+use super::lnurl_call::LnurlCall;
 use super::refunds::PaymentHash;
 use super::wallet::{Wallet, WalletRequest};
-use super::zap_key::{Question, Standing, ZapMemory, zap_memory};
+use super::zap_key::{Standing, ZapMemory, zap_memory};
 use crate::job::JobState;
 use crate::manifest::ZapCheck;
 use crate::nip47::{Claim, Method, Transaction, WalletError};
@@ -56,7 +57,7 @@ pub(super) struct Zaps {
     /// Whether the service of the Lightning address is to be asked for its key, and what is wrong with it.
     pub(super) is_key_wanted: bool,
     pub(super) error: Option<String>,
-    pub(super) question: Option<Question>,
+    pub(super) question: Option<LnurlCall>,
     /// Receipts that wait until it is known who must have signed them.
     pub(super) waiting: BTreeMap<EventId, Event>,
     /// When they are judged again, in milliseconds since 1970, if the store has failed.

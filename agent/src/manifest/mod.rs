@@ -35,7 +35,8 @@ pub use handler::{
 };
 pub use public::PublicParam;
 pub use rules::{
-    AccessRules, Identity, JobLimits, Memory, Network, Payment, PaymentPolicy, Refund, Schedule, ZapCheck,
+    AccessRules, Identity, JobLimits, Memory, Network, Payment, PaymentPolicy, Refund, Schedule, Split,
+    ZapCheck,
 };
 pub use validate_blobs::KIND_BLOB_PAYMENT;
 

@@ -64,6 +64,22 @@ pub struct Payment {
     /// With [`Payment::zap`]: what shows that a zap has arrived, [`ZapCheck::Wallet`] if the manifest says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zap_check: Option<ZapCheck>,
+    /// Shares of what is earned, for others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub splits: Vec<Split>,
+    /// With [`Payment::splits`]: see [`Payment::splits_min_msat`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub splits_min_msat: Option<u64>,
+}
+
+/// A share of what is earned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// The Lightning address (LUD-16) to which it is paid.
+    pub address: String,
+    /// How much of it, in percent.
+    pub percent: u32,
 }
 
 /// What shows that a zap has arrived. Its receipt, signed by the key that the Lightning address names, is needed in any case.
@@ -94,6 +110,11 @@ impl Payment {
         (self.policy == PaymentPolicy::Hold).then(|| u64::from(self.hold_s.unwrap_or(HOLD_SECONDS_DEFAULT)))
     }
 
+    /// A share is paid out when so much is due, in millisatoshis.
+    pub fn splits_min_msat(&self) -> u64 {
+        self.splits_min_msat.unwrap_or(SPLITS_MIN_MSAT_DEFAULT)
+    }
+
     /// How much of a result is shown before it is paid: characters, and percent of it, whichever is less. `None` with other policies.
     pub fn sample_limits(&self) -> Option<(u32, u32)> {
         let chars = self.sample_chars.unwrap_or(SAMPLE_CHARS_DEFAULT);
@@ -107,6 +128,9 @@ const UNPAID_MAX_DEFAULT: u32 = 3;
 /// [`Payment::sample_limits`], if the manifest says nothing.
 const SAMPLE_CHARS_DEFAULT: u32 = 280;
 const SAMPLE_PERCENT_DEFAULT: u32 = 20;
+
+/// [`Payment::splits_min_msat`], if the manifest says nothing.
+const SPLITS_MIN_MSAT_DEFAULT: u64 = 1_000_000;
 
 /// [`Payment::hold_seconds`], if the manifest says nothing.
 const HOLD_SECONDS_DEFAULT: u32 = 3_600;

@@ -16,6 +16,9 @@ const SPEND_MSAT_MAX: u64 = 1_000_000_000_000;
 const UNPAID_MAX: u64 = 1_000;
 const SAMPLE_CHARS_MAX: u64 = 2_000;
 const SAMPLE_PERCENT_MAX: u64 = 50;
+/// Recipients of shares; and the least that is paid to one, in millisatoshis: less would go to fees.
+const SPLITS_MAX: usize = 8;
+const SPLITS_MIN_MSAT_LEAST: u64 = 10_000;
 /// Seconds for which a payment may be held for the work.
 const HOLD_SECONDS: RangeInclusive<u64> = 60..=21_600;
 
@@ -26,9 +29,11 @@ impl Manifest {
         let priced = self.handlers.iter().position(|handler| handler.price != Price::Free);
         in_range("payment.free_quota", u64::from(*free_quota), 0..=1_000_000)?;
         let spend = self.limits.daily_spend_msat;
+        let has_splits = !self.payment.splits.is_empty();
         match refund {
+            Refund::Credit if has_splits => in_range("limits.daily_spend_msat", spend, 1..=SPEND_MSAT_MAX)?,
             Refund::Credit if spend > 0 => {
-                let words = "is of no use without payment.refund invoice";
+                let words = "is of no use without payment.refund invoice or payment.splits";
                 return Err(ManifestError::new("limits.daily_spend_msat", words));
             }
             Refund::Invoice if *policy == PaymentPolicy::Free => {
@@ -48,6 +53,7 @@ impl Manifest {
         self.check_postpay()?;
         self.check_hold()?;
         self.check_zap()?;
+        self.check_splits()?;
         match policy {
             PaymentPolicy::Free => match (priced, wallet_ref) {
                 (Some(at), _) => Err(ManifestError::new(
@@ -129,6 +135,50 @@ impl Manifest {
                     .map(|_| ())
                     .map_err(|InvalidAddress(why)| ManifestError::new("payment.zap", why))
             }
+        }
+    }
+
+    /// Shares are parts of one whole, for different recipients, and can be paid.
+    fn check_splits(&self) -> Checked {
+        let Payment { policy, splits, splits_min_msat, zap, .. } = &self.payment;
+        if splits.is_empty() {
+            let words = "is of no use without payment.splits";
+            return splits_min_msat
+                .map_or(Ok(()), |_| Err(ManifestError::new("payment.splits_min_msat", words)));
+        }
+        if *policy == PaymentPolicy::Free {
+            return Err(ManifestError::new("payment.splits", "is of no use with policy free"));
+        }
+        if splits.len() > SPLITS_MAX {
+            return Err(ManifestError::new("payment.splits", format!("has more than {SPLITS_MAX}")));
+        }
+        let mut percent = 0;
+        for (at, split) in splits.iter().enumerate() {
+            let path = |field: &str| format!("payment.splits[{at}].{field}");
+            let invalid = |why: &str| Err(ManifestError::new(path("address"), why));
+            if let Err(InvalidAddress(why)) = LightningAddress::parse(&split.address) {
+                return invalid(why);
+            }
+            if zap.as_ref() == Some(&split.address) {
+                return invalid("is the agent's own (payment.zap)");
+            }
+            if splits[..at].iter().any(|other| other.address == split.address) {
+                return invalid("is there twice");
+            }
+            in_range(&path("percent"), u64::from(split.percent), 1..=100)?;
+            percent += split.percent;
+        }
+        if percent > 100 {
+            return Err(ManifestError::new("payment.splits", "are more than 100 percent together"));
+        }
+        // The least that is due must be payable in a day.
+        let most = self.limits.daily_spend_msat;
+        match self.payment.splits_min_msat() {
+            least if least > most => {
+                let words = "must be at least payment.splits_min_msat, or shares would never be paid";
+                Err(ManifestError::new("limits.daily_spend_msat", words))
+            }
+            least => in_range("payment.splits_min_msat", least, SPLITS_MIN_MSAT_LEAST..=SPEND_MSAT_MAX),
         }
     }
 

@@ -6,13 +6,15 @@
 //! <customer>    what customers have paid and not spent: their credit; a customer's balance is not above zero
 //! reserved      what has been taken of their credit for jobs that are not finished; `held` in databases, an old name
 //! income        what is the agent's
-//! refunds       what has been taken of their credit to be paid out, until it is
+//! refunds       what has been taken of their credit, or of recipients' shares, to be paid out, until it is
+//! <recipient>   shares of the income (`payment.splits`) that are not paid out yet; above zero if more was paid out than is due
 //! ```
 
 use relay_engine::sql::column::{bytes, int, key, signed, text};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
 use relay_engine::types::{EventId, PubKey};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::batch::Batch;
 use super::corrupt;
@@ -25,7 +27,7 @@ const PUT: &str =
 const LAST: &str = "SELECT coalesce(max(seq), 0) FROM agent_ledger";
 const CREDITS: &str =
     "SELECT account, -msat FROM agent_account WHERE length(account) = 32 AND msat < 0 ORDER BY account";
-const IS_OWED: &str = "SELECT 1 FROM agent_account WHERE length(account) = 32 AND msat < 0 LIMIT 1";
+const IS_OWED: &str = "SELECT 1 FROM agent_account WHERE length(account) IN (20, 32) AND msat < 0 LIMIT 1";
 const ENTRIES: &str =
     "SELECT seq, at, debit, credit, msat, reason, job FROM agent_ledger WHERE seq > ? ORDER BY seq LIMIT ?";
 const OF_JOB: &str =
@@ -47,28 +49,56 @@ pub enum Account {
     Refunds,
     /// See the module.
     Customer(PubKey),
+    /// See the module.
+    Recipient(RecipientKey),
+}
+
+/// Who has a share of the income: a digest of their Lightning address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecipientKey([u8; 20]);
+
+impl RecipientKey {
+    /// What the keys of their accounts begin with.
+    const PREFIX: [u8; 4] = *b"to: ";
+
+    /// That of the recipient with this Lightning address.
+    pub fn of(address: &str) -> Self {
+        let mut key = [0; 20];
+        let (prefix, digest) = key.split_at_mut(Self::PREFIX.len());
+        prefix.copy_from_slice(&Self::PREFIX);
+        digest.copy_from_slice(&Sha256::digest(address)[..16]);
+        RecipientKey(key)
+    }
+
+    fn read(key: &[u8]) -> Option<Self> {
+        let key: [u8; 20] = key.try_into().ok()?;
+        key.starts_with(&Self::PREFIX).then_some(RecipientKey(key))
+    }
 }
 
 impl Account {
-    fn key(&self) -> &[u8] {
+    pub(super) fn key(&self) -> &[u8] {
         match self {
             Account::Wallet => b"wallet",
             Account::Reserved => b"held",
             Account::Income => b"income",
             Account::Refunds => b"refunds",
             Account::Customer(customer) => &customer.0,
+            Account::Recipient(recipient) => &recipient.0,
         }
     }
 
-    fn read(key: &[u8]) -> Result<Self, StoreError> {
+    pub(super) fn read(key: &[u8]) -> Result<Self, StoreError> {
         match key {
             b"wallet" => Ok(Account::Wallet),
             b"held" => Ok(Account::Reserved),
             b"income" => Ok(Account::Income),
             b"refunds" => Ok(Account::Refunds),
-            key => {
-                key.try_into().map(|key| Account::Customer(PubKey(key))).map_err(|_| corrupt("an account"))
-            }
+            key => match (RecipientKey::read(key), key.try_into()) {
+                (Some(recipient), _) => Ok(Account::Recipient(recipient)),
+                (None, Ok(customer)) => Ok(Account::Customer(PubKey(customer))),
+                (None, Err(_)) => Err(corrupt("an account")),
+            },
         }
     }
 }
@@ -89,7 +119,7 @@ pub enum Reason {
     Cancellation,
     /// The credit that was brought from another host.
     Import,
-    /// A customer has asked for credit to be paid out.
+    /// It is to be paid out: a customer has asked for credit, or a recipient's share is due.
     Refund,
     /// It has been paid out.
     Payout,
@@ -97,10 +127,12 @@ pub enum Reason {
     Fees,
     /// A customer has paid by a zap.
     Zap,
+    /// It is a recipient's share of the income.
+    Share,
 }
 
 impl Reason {
-    const ALL: [Reason; 10] = [
+    const ALL: [Reason; 11] = [
         Reason::Payment,
         Reason::Charge,
         Reason::Delivery,
@@ -111,6 +143,7 @@ impl Reason {
         Reason::Payout,
         Reason::Fees,
         Reason::Zap,
+        Reason::Share,
     ];
 
     fn name(self) -> &'static str {
@@ -125,6 +158,7 @@ impl Reason {
             Reason::Payout => "payout",
             Reason::Fees => "fees",
             Reason::Zap => "zap",
+            Reason::Share => "share",
         }
     }
 }
@@ -221,8 +255,8 @@ pub(crate) fn credits(conn: &impl SqlConn) -> Result<Vec<(PubKey, u64)>, StoreEr
     Ok(found)
 }
 
-/// Whether any customer has credit.
-pub(crate) fn has_credits(conn: &impl SqlConn) -> Result<bool, StoreError> {
+/// Whether any customer has credit, or any recipient a share that is not paid out.
+pub(crate) fn has_debts(conn: &impl SqlConn) -> Result<bool, StoreError> {
     let mut found = false;
     conn.query(IS_OWED, &[], &mut |_| {
         found = true;

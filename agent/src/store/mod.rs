@@ -11,7 +11,7 @@
 //! agent_account    account BLOB PRIMARY KEY, msat INTEGER         balances: ledger.rs
 //! agent_ledger     seq INTEGER PRIMARY KEY, ...                   what has made them: ledger.rs
 //! agent_invoice    hash BLOB PRIMARY KEY, ...                     invoices: invoices.rs
-//! agent_refund     hash BLOB PRIMARY KEY, ...                     credit that is paid out: refunds.rs
+//! agent_refund     hash BLOB PRIMARY KEY, ...                     credit and shares that are paid out: refunds.rs
 //! agent_quota      customer BLOB PRIMARY KEY, ...                 free jobs of today: invoices.rs
 //! agent_withheld   seq INTEGER PRIMARY KEY, ...                   results that wait for their payment: withheld.rs
 //! agent_member     pubkey BLOB PRIMARY KEY, ...                   whom it has made members of the relay: members.rs
@@ -59,9 +59,9 @@ pub(crate) use jobs::{
     end_unreadable, figures_of, has_job, history, history_of, job, job_by_id, last_seq, received_since,
     unfinished_jobs,
 };
-pub use ledger::{Account, Reason, Transfer};
+pub use ledger::{Account, Reason, RecipientKey, Transfer};
 pub(crate) use ledger::{
-    balance, credits, has_credits, last_transfer, prune_transfers, transfers, transfers_of_job,
+    balance, credits, has_debts, last_transfer, prune_transfers, transfers, transfers_of_job,
 };
 pub(crate) use log::{last_line, lines, put_line};
 pub(crate) use members::{has_made_member, is_member, put_member};

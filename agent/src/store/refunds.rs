@@ -1,9 +1,10 @@
-//! Credit that is paid out: what was begun, and what has become of it. A payment hash is paid once, whatever happens.
+//! Credit, and recipients' shares, that are paid out: what was begun, and what has become of it. A payment hash is paid once, whatever happens.
 
-use relay_engine::sql::column::{bytes, int, key, signed, text};
+use relay_engine::sql::column::{bytes, int, signed, text};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
 use relay_engine::types::PubKey;
 
+use super::ledger::Account;
 use super::{Batch, corrupt};
 
 const PUT: &str = "INSERT OR REPLACE INTO agent_refund (hash, customer, state, msat, reserve, fees, invoice, expires_at, \
@@ -71,15 +72,16 @@ impl RefundState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RefundRow {
     pub(crate) payment_hash: [u8; 32],
-    pub(crate) customer: PubKey,
+    /// Whose money it is: a customer, or a recipient; the column is `customer`, an old name.
+    pub(crate) payee: Account,
     pub(crate) state: RefundState,
-    /// What the customer's invoice asks for, in millisatoshis.
+    /// What the payee's invoice asks for, in millisatoshis.
     pub(crate) msat: u64,
-    /// What is kept of the credit for routing fees, in millisatoshis.
+    /// What is kept of their money for routing fees, in millisatoshis.
     pub(crate) reserve: u64,
-    /// What routing has cost the customer, in millisatoshis.
+    /// What routing has cost the payee, in millisatoshis.
     pub(crate) fees: u64,
-    /// The customer's invoice (BOLT 11).
+    /// The payee's invoice (BOLT 11).
     pub(crate) invoice: String,
     /// Until when it can be paid, in Unix seconds.
     pub(crate) expires_at: u64,
@@ -95,7 +97,7 @@ pub(crate) struct RefundRow {
 pub(super) fn write_refund(conn: &impl SqlConn, row: &RefundRow) -> Result<(), StoreError> {
     let params: [Param; 11] = [
         row.payment_hash[..].into(),
-        row.customer.0[..].into(),
+        row.payee.key().into(),
         Param::Int(row.state.number()),
         row.msat.into(),
         row.reserve.into(),
@@ -116,7 +118,7 @@ fn rows(conn: &impl SqlConn, sql: &str, params: &[SqlValue<'_>]) -> Result<Vec<R
         let state = RefundState::ALL.into_iter().find(|state| state.number() == number);
         found.push(RefundRow {
             payment_hash: bytes(row, 0)?.try_into().map_err(|_| corrupt("a payment hash"))?,
-            customer: key(row, 1)?,
+            payee: Account::read(bytes(row, 1)?)?,
             state: state.ok_or_else(|| corrupt("a state"))?,
             msat: int(row, 3)?,
             reserve: int(row, 4)?,

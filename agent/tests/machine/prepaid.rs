@@ -48,5 +48,12 @@ pub(crate) fn pay(world: &World, wallet: &mut Wallet, customer: &Customer, reque
 }
 
 pub(crate) fn books(received: u64, income: u64, credit: u64) -> Books {
-    Books { received: received as i64, reserved: 0, income: income as i64, credit: credit as i64, refunds: 0 }
+    Books {
+        received: received as i64,
+        reserved: 0,
+        income: income as i64,
+        credit: credit as i64,
+        refunds: 0,
+        shares: 0,
+    }
 }

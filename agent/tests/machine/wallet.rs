@@ -10,7 +10,7 @@ use relay_agent::nip47::{KIND_INFO, KIND_NOTIFICATION, KIND_NOTIFICATION_NIP04, 
 use relay_engine::types::{Event, EventId, PubKey};
 use serde_json::{Value, json};
 
-use crate::invoices;
+use crate::{invoices, recipients};
 
 /// The private key of the agent as the wallet's client.
 const CLIENT: [u8; 32] = [0x31; 32];
@@ -372,9 +372,9 @@ fn nothing_is_held() -> (Value, Value) {
     (Value::Null, json!({"code": "INTERNAL", "message": "failed to find accepted hold invoice"}))
 }
 
-/// Customers' preimages are of one repeated byte.
+/// Customers' preimages are of one repeated byte, and recipients' are numbered.
 fn preimage_of(hash: &str) -> String {
-    let preimages = (0..=u8::MAX).map(|byte| [byte; 32]);
-    let found = preimages.into_iter().find(|preimage| sha256::Hash::hash(preimage).to_string() == hash);
+    let mut preimages = (0..=u8::MAX).map(|byte| [byte; 32]).chain((1..10_000).map(recipients::preimage));
+    let found = preimages.find(|preimage| sha256::Hash::hash(preimage).to_string() == hash);
     faster_hex::hex_string(&found.expect("a preimage of the tests"))
 }

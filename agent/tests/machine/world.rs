@@ -36,6 +36,8 @@ pub(crate) struct Books {
     pub(crate) credit: i64,
     /// What is being paid out.
     pub(crate) refunds: i64,
+    /// What is due to recipients of shares.
+    pub(crate) shares: i64,
 }
 
 /// A manifest with a handler of kind 5050, changed by `change`.
@@ -200,9 +202,13 @@ impl World {
             income: -of(&Account::Income),
             credit: credits.iter().map(|(_, msat)| *msat as i64).sum(),
             refunds: -of(&Account::Refunds),
+            shares: balances
+                .iter()
+                .filter_map(|(account, balance)| matches!(account, Account::Recipient(_)).then_some(-balance))
+                .sum(),
         };
         assert!(books.reserved >= 0 && books.refunds >= 0, "{books:?}");
-        let all = books.reserved + books.income + books.credit + books.refunds;
+        let all = books.reserved + books.income + books.credit + books.refunds + books.shares;
         assert_eq!(books.received, all, "{books:?}");
         books
     }

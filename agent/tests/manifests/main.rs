@@ -3,6 +3,7 @@
 mod examples;
 mod fields;
 mod openagents;
+mod payments;
 mod public;
 mod secrets;
 

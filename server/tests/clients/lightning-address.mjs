@@ -1,4 +1,5 @@
-// The service of a Lightning address (LUD-06, LUD-16) that makes zap receipts (NIP-57), before a wallet of wallet.mjs. Nobody moves bitcoin.
+// The service of a Lightning address (LUD-06, LUD-16) that makes zap receipts (NIP-57), before a wallet of wallet.mjs, which can also pay its other invoices. Nobody moves
+// bitcoin.
 import { randomBytes } from 'node:crypto'
 import { createServer } from 'node:http'
 import { makeZapReceipt, validateZapRequest } from 'nostr-tools/nip57'
@@ -49,10 +50,14 @@ export class LightningAddress {
     }
     if (pathname !== '/callback') return undefined
     const [amount, request] = [Number(searchParams.get('amount')), searchParams.get('nostr')]
-    const wrong = validateZapRequest(request)
-    if (wrong) return { status: 'ERROR', reason: wrong }
     const preimage = randomBytes(32)
     const hash = sha256(preimage)
+    if (request === null) {
+      this.wallet.preimages.set(hash, preimage.toString('hex'))
+      return { pr: signedInvoice({ amount, description: 'a payment', expiry: 600, hash }), routes: [] }
+    }
+    const wrong = validateZapRequest(request)
+    if (wrong) return { status: 'ERROR', reason: wrong }
     const pr = signedInvoice({ amount, purpose: sha256(request), expiry: 600, hash })
     const invoice = { type: 'incoming', state: 'pending', invoice: pr, payment_hash: hash, amount, fees_paid: 0 }
     const made = { ...invoice, preimage: preimage.toString('hex'), created_at: now(), expires_at: now() + 600 }

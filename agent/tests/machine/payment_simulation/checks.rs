@@ -7,6 +7,7 @@ use relay_agent::testing::Customer;
 use relay_engine::sql::{SqlConn as _, SqlValue};
 use relay_engine::types::{Event, PubKey};
 
+use super::shares::{self, SHARE};
 use super::{CUSTOMERS, PRICE, Simulation, UNPAID_MAX};
 use crate::wallet::Holding;
 
@@ -40,7 +41,8 @@ impl Simulation {
         assert!(came <= paid, "seed {}: {came} came of {paid}", self.seed);
         for (account, balance) in &accounts {
             // What fees were more than customers bear is the agent's loss.
-            let may_be_owed = *account == b"wallet" || *account == b"income";
+            // Of what was given back a share may have been paid out.
+            let may_be_owed = *account == b"wallet" || *account == b"income" || account.len() == 20;
             assert!(may_be_owed || *balance <= 0, "seed {}: {account:?} {balance}", self.seed);
         }
         // Jobs that are begun and not paid are those that are counted.
@@ -115,6 +117,7 @@ impl Simulation {
             }
         }
         let (refunded, lost) = self.check_refunds();
+        let (shared, lost_of_shares) = self.check_payouts();
         let paid = self.all_paid();
         let mut held = self.wallet.invoices.values().filter_map(|invoice| invoice.hold);
         assert!(!held.any(|hold| matches!(hold, Holding::Held(_))), "seed {seed}: something is held");
@@ -125,7 +128,12 @@ impl Simulation {
             let all = of(&earned) + credit + of(&refunded);
             assert_eq!(of(&paid), all, "seed {seed}: customer {number}");
         }
-        let income = lost as i64 - earned.values().sum::<u64>() as i64;
+        let jobs = earned.values().sum::<u64>() / PRICE;
+        let shares = if shares::are_there(seed) { jobs * SHARE } else { 0 };
+        let due: i64 =
+            accounts.iter().filter(|(account, _)| account.len() == 20).map(|(_, balance)| -balance).sum();
+        assert_eq!(due + shared as i64, shares as i64, "seed {seed}: {jobs} jobs, {shared} paid");
+        let income = (lost + lost_of_shares + shares) as i64 - (jobs * PRICE) as i64;
         assert_eq!((of(b"held"), of(b"refunds"), of(b"income")), (0, 0, income), "seed {seed}");
         (delivered, refunded.values().sum())
     }
@@ -149,7 +157,9 @@ impl Simulation {
         }
         let paid = self.wallet.outgoing.values().filter(|payment| payment.state == "settled");
         let out: u64 = paid.map(|payment| payment.msat + payment.fee).sum();
-        assert_eq!(out, refunded.values().sum::<u64>() + lost, "seed {seed}: what nobody asked for");
+        let (shared, lost_of_shares) = self.check_payouts();
+        let asked = refunded.values().sum::<u64>() + lost + shared + lost_of_shares;
+        assert_eq!(out, asked, "seed {seed}: what nobody asked for");
         (refunded, lost)
     }
 }

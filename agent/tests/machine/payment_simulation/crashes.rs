@@ -13,7 +13,7 @@ use crate::zapping::{SERVICE_URL, Service};
 #[test]
 fn a_crash_at_each_effect_loses_and_repeats_nothing() {
     let scenario = |policy: &str, fails: bool, zap_check: Option<&str>, crash_at: Option<(usize, bool)>| {
-        let mut world = World::calling(&deployed(policy, zap_check));
+        let mut world = World::calling(&deployed(policy, zap_check, false));
         let (mut wallet, customer, mut service) = (Wallet::new(), Customer::new(1), Service::new());
         let request = customer.sign(&world.request().text("hello"));
         world.host.store(request.clone());

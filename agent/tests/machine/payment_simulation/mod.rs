@@ -1,15 +1,17 @@
 //! Customers who pay too little, too much, late or never, by invoices and by zaps, and have their credit paid out, a wallet that loses, doubles, delays and forges its
-//! answers, pays late, not at all, or without saying so, receipts that are forged, replayed or of a payment to somebody else, a service of a Lightning address that fails, a
+//! answers, pays late, not at all, or without saying so, receipts that are forged, replayed or of a payment to somebody else, services of Lightning addresses that fail, a
 //! relay and a disk that fail, and a process that dies between any two effects, from one seed; with each policy.
 //!
 //! The books in the database sum to zero after every step, entry by entry and account by account, and never say that more came than was
 //! paid. No call is made for a job that is not paid, or with `postpay` and `sample` for no more jobs of a customer than may be unpaid, and no
 //! result is published that is not paid. At the end everything works again, and then what each customer has paid is what was delivered to them,
-//! what they have cancelled when its work had begun, their credit, and what was paid out to them, once.
+//! what they have cancelled when its work had begun, their credit, and what was paid out to them, once; and a friend's share of what was earned is
+//! paid to them, once, or due.
 
 mod answers;
 mod checks;
 mod crashes;
+mod shares;
 mod zaps;
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +27,7 @@ use relay_engine::types::{Event, EventId, PubKey};
 use serde_json::json;
 
 use crate::invoices::Draft;
+use crate::recipients::Friends;
 use crate::wallet::{Holding, Paying, Wallet};
 use crate::world::{World, manifest};
 use crate::zapping::{ADDRESS, SERVICE_URL, Service};
@@ -45,12 +48,15 @@ fn check_of(policy: &str, seed: u64) -> Option<&'static str> {
     (policy != "hold").then_some(check)
 }
 
-fn deployed(policy: &str, zap_check: Option<&str>) -> Manifest {
+fn deployed(policy: &str, zap_check: Option<&str>, has_shares: bool) -> Manifest {
     manifest(|json| {
         json["handlers"][0]["price"] = json!({"model": "per_job", "msat": PRICE});
         json["payment"] = json!({"policy": policy, "wallet_ref": "AGENT_WALLET", "refund": "invoice"});
         if let Some(check) = zap_check {
             (json["payment"]["zap"], json["payment"]["zap_check"]) = (json!(ADDRESS), json!(check));
+        }
+        if has_shares {
+            shares::add(&mut json["payment"]);
         }
         json["limits"] = json!({
             "concurrency": 3, "queue": 10_000, "per_customer": 10_000, "per_customer_per_min": 10_000,
@@ -69,6 +75,9 @@ struct Simulation {
     world: World,
     wallet: Wallet,
     service: Service,
+    friends: Friends,
+    /// Invoices that the friend's service has made.
+    shares: Vec<String>,
     /// See [`check_of`].
     zap_check: Option<&'static str>,
     /// Receipts by the service.
@@ -101,12 +110,14 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64, policy: &'static str) -> Self {
         let zap_check = check_of(policy, seed / 4);
-        let mut world = World::calling(&deployed(policy, zap_check));
+        let mut world = World::calling(&deployed(policy, zap_check, shares::are_there(seed)));
         let calls = std::mem::take(&mut world.host.calls);
         Simulation {
             world,
             wallet: Wallet::new(),
             service: Service::new(),
+            friends: Friends::default(),
+            shares: Vec::new(),
             zap_check,
             receipts: Vec::new(),
             rng: Rng::new(seed),
@@ -163,6 +174,7 @@ impl Simulation {
         while let Some(effect) = self.world.agent.poll_effect() {
             if let Effect::Http { request, .. } = &effect
                 && request.url != SERVICE_URL
+                && !shares::is_call(request)
             {
                 let text = String::from_utf8_lossy(&request.body).into_owned();
                 let job = self.jobs[text.lines().next().unwrap()];
@@ -355,6 +367,9 @@ impl Simulation {
         if request.url == SERVICE_URL {
             return self.tell_key(id);
         }
+        if shares::is_call(&request) {
+            return self.call_friend(id, &request);
+        }
         let (agent, now) = (&mut self.world.agent, self.world.now);
         match self.rng.below(6) {
             0 => agent.handle_http(now, id, HttpEvent::Failed(HttpError::Connection("reset".to_owned()))),
@@ -452,6 +467,10 @@ impl Simulation {
                     self.answer_call(id, 200, &self.service.answer().to_string());
                     continue;
                 }
+                if shares::is_call(&request) {
+                    self.answer_friend(id, &request);
+                    continue;
+                }
                 self.world.agent.handle_http(now, id, HttpEvent::Head(200, Vec::new()));
                 let result = result_of(&request.body);
                 self.world.agent.handle_http(now, id, HttpEvent::Chunk(result.into()));
@@ -474,9 +493,19 @@ impl Simulation {
     }
 }
 
-/// Jobs that were delivered, how much was paid, and paid out, and zaps that counted.
-fn run(seeds: std::ops::RangeInclusive<u64>, policies: &[&'static str]) -> (u64, u64, u64, u64) {
-    let (mut delivered, mut paid, mut refunded, mut zapped) = (0, 0, 0, 0);
+/// What has happened in runs.
+#[derive(Debug, Default)]
+struct Totals {
+    delivered: u64,
+    paid: u64,
+    refunded: u64,
+    zapped: u64,
+    /// How often a share was paid out.
+    shared: u64,
+}
+
+fn run(seeds: std::ops::RangeInclusive<u64>, policies: &[&'static str]) -> Totals {
+    let mut totals = Totals::default();
     for seed in seeds {
         let mut simulation = Simulation::new(seed, policies[seed as usize % policies.len()]);
         for _ in 0..STEPS {
@@ -484,19 +513,23 @@ fn run(seeds: std::ops::RangeInclusive<u64>, policies: &[&'static str]) -> (u64,
         }
         simulation.finish();
         let done = simulation.check();
-        (delivered, refunded) = (delivered + done.0, refunded + done.1);
-        paid += simulation.all_paid().values().sum::<u64>();
-        zapped += simulation.world.agent.metrics().payments.get("zapped").copied().unwrap_or_default();
+        totals.delivered += done.0;
+        totals.refunded += done.1;
+        totals.paid += simulation.all_paid().values().sum::<u64>();
+        let payments = &simulation.world.agent.metrics().payments;
+        totals.zapped += payments.get("zapped").copied().unwrap_or_default();
+        totals.shared += payments.get("shared").copied().unwrap_or_default();
     }
-    (delivered, paid, refunded, zapped)
+    totals
 }
 
 #[test]
 fn whatever_fails_what_was_paid_is_delivered_or_credit() {
-    let (delivered, paid, refunded, zapped) = run(1..=SEEDS, &POLICIES);
-    assert!(delivered > SEEDS, "{delivered} of {paid}");
-    assert!(paid > delivered * PRICE + refunded && refunded > 2 * PRICE, "{paid} {refunded}");
-    assert!(zapped > 2 * SEEDS, "{zapped}");
+    let totals = run(1..=SEEDS, &POLICIES);
+    let Totals { delivered, paid, refunded, zapped, shared } = totals;
+    assert!(delivered > SEEDS, "{totals:?}");
+    assert!(paid > delivered * PRICE + refunded && refunded > 2 * PRICE, "{totals:?}");
+    assert!(zapped > 2 * SEEDS && shared > SEEDS / 2, "{totals:?}");
 }
 
 /// Regression: the relay refused a result at a moment when the database could not be read, and that was forgotten: the job counted as done, and
@@ -537,7 +570,8 @@ fn whatever_fails_from_ten_thousand_seeds() {
     let policies = std::env::var("POLICY").ok();
     let policies: Vec<_> =
         POLICIES.into_iter().filter(|one| policies.as_ref().is_none_or(|only| only == one)).collect();
-    let (delivered, paid, refunded, _) = run(first..=last, &policies);
-    assert!(seeds < 100 || delivered > seeds, "{delivered} of {paid}");
-    assert!(paid >= delivered * PRICE + refunded, "{paid}");
+    let totals = run(first..=last, &policies);
+    let Totals { delivered, paid, refunded, shared, .. } = totals;
+    assert!(seeds < 100 || delivered > seeds && shared > seeds / 2, "{totals:?}");
+    assert!(paid >= delivered * PRICE + refunded, "{totals:?}");
 }

@@ -56,6 +56,8 @@ enum AgentCommand {
     },
     /// List the refunds that wait for the owner's approval
     Refunds(Agent),
+    /// List what is due to recipients of shares (payment.splits)
+    Shares(Agent),
     /// Approve a refund: it is paid
     Approve(Refund),
     /// Decline a refund: it is credit again
@@ -154,6 +156,10 @@ async fn ask(args: &AgentArgs) -> Result<(), Failure> {
         AgentCommand::Refunds(agent) => {
             let path = format!("/agent/{}/memory", client.key_of(agent).await?);
             return args.show(&client.send("GET", &path, None).await?, show::refunds);
+        }
+        AgentCommand::Shares(agent) => {
+            let path = client.path(agent, "/memory").await?;
+            return args.show(&client.send("GET", &path, None).await?, show::shares);
         }
         AgentCommand::Approve(refund) => return args.decide(&client, refund, "approve").await,
         AgentCommand::Decline(refund) => return args.decide(&client, refund, "decline").await,

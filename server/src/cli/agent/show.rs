@@ -62,6 +62,16 @@ pub(super) fn refunds(document: &Value) -> String {
     if lines.is_empty() { "no refunds wait for approval".to_owned() } else { lines }
 }
 
+pub(super) fn shares(document: &Value) -> String {
+    let mut lines = String::new();
+    for share in document["shares"].as_array().into_iter().flatten() {
+        let (address, percent, due) = (text(share, "address"), &share["percent"], &share["due_msat"]);
+        let error = share["error"].as_str().map_or_else(String::new, |error| format!("  {error}"));
+        let _ = writeln!(lines, "{address}  {percent}%  {due} msat due{error}");
+    }
+    if lines.is_empty() { "nobody has a share".to_owned() } else { lines }
+}
+
 pub(super) fn refund(document: &Value) -> String {
     format!("refund of {} msat: {}", document["msat"], text(document, "state"))
 }
