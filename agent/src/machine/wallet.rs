@@ -420,7 +420,7 @@ impl<C: SqlConn> Agent<C> {
                 WalletRequest::Pay(hash) | WalletRequest::LookupPayment(hash) => {
                     self.payment_not_told(now, &hash);
                 }
-                WalletRequest::LookupZap(hash) => self.zap_not_told(now, &hash),
+                WalletRequest::LookupZap(hash) => self.zap_not_told(now, at, &hash),
             }
         }
         match failure {

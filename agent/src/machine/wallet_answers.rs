@@ -157,7 +157,15 @@ impl<C: SqlConn> Agent<C> {
                 self.payout_answered(now, &hash, outcome);
             }
             (WalletRequest::LookupPayment(hash), outcome) => self.payment_told(now, &hash, outcome),
-            (WalletRequest::LookupZap(hash), outcome) => self.zap_told(now, &hash, outcome),
+            (WalletRequest::LookupZap(hash), outcome) => {
+                if let Err(error) = &outcome
+                    && error.code != "NOT_FOUND"
+                {
+                    let why = format!("the wallet does not tell of a zap: {}", words(error));
+                    self.wallet_error(now, at, &why);
+                }
+                self.zap_told(now, at, &hash, outcome);
+            }
             (WalletRequest::Lookup(job), Err(error)) => {
                 self.wallet_error(
                     now,

@@ -3,7 +3,7 @@
 //! receipts wait.
 
 use relay_engine::sql::{SqlConn, StoreError};
-use relay_engine::types::{Now, PubKey, Timestamp};
+use relay_engine::types::{Event, Now, PubKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::lnurl_call::{LnurlCall, TOO_LONG};
@@ -20,6 +20,9 @@ const FOREIGN_SECONDS: Timestamp = 60;
 /// Milliseconds until it is asked again, at first and at most.
 const RETRY_MILLIS: u64 = 2_000;
 const RETRY_MILLIS_MAX: u64 = 3_600_000;
+/// Seconds for which zaps of an address count that is the agent's no more, and how many such addresses are known.
+const FORMER_SECONDS: Timestamp = 3_600;
+const FORMER_MAX: usize = 8;
 /// How often it is asked if no receipt waits.
 const TRIES_MAX: u32 = 6;
 
@@ -39,10 +42,51 @@ pub(super) struct ZapMemory {
     tries: u32,
     /// In milliseconds since 1970.
     retry_at: u64,
+    /// Addresses before it, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    former: Vec<FormerAddress>,
+}
+
+/// An address that the agent had before: who was about to zap it pays the agent all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct FormerAddress {
+    address: String,
+    /// The last key that its service has told, in hexadecimal.
+    key: String,
+    check: ZapCheck,
+    /// Receipts of between these times count, in Unix seconds.
+    since: Timestamp,
+    until: Timestamp,
 }
 
 impl ZapMemory {
     pub(super) const NAME: &'static str = "zaps";
+
+    /// Another address, or none, takes the place of the present one.
+    fn replace_address(&mut self, now: Now, address: Option<String>) {
+        let before = std::mem::take(self);
+        let mut former = before.former;
+        former.retain(|former| former.until >= now.seconds());
+        if let (Some(address), Some(key)) = (before.address, before.key) {
+            let (check, since, until) = (before.check, before.since, now.seconds() + FORMER_SECONDS);
+            former.push(FormerAddress { address, key, check, since, until });
+        }
+        let excess = former.len().saturating_sub(FORMER_MAX);
+        former.drain(..excess);
+        *self = ZapMemory { address, since: now.seconds(), former, ..ZapMemory::default() };
+    }
+
+    /// The addresses before the present one to which a receipt may be, by its signer and its time, and what shows that their zaps have arrived.
+    pub(super) fn former_of(&self, receipt: &Event) -> Vec<(LightningAddress, ZapCheck)> {
+        let signer = receipt.pubkey.to_string();
+        let may_be = |former: &&FormerAddress| {
+            former.key == signer && (former.since..=former.until).contains(&receipt.created_at)
+        };
+        let address =
+            |former: &FormerAddress| Some((LightningAddress::parse(&former.address).ok()?, former.check));
+        self.former.iter().rev().filter(may_be).filter_map(address).collect()
+    }
 
     pub(super) fn key(&self) -> Option<PubKey> {
         self.key.as_ref()?.parse().ok()
@@ -88,18 +132,20 @@ impl<C: SqlConn> Agent<C> {
         let before = zaps.memory.clone();
         zaps.error = None;
         zaps.is_key_wanted = !zaps.waiting.is_empty();
-        let Some(address) = &payment.zap else { return };
-        if zaps.memory.address.as_ref() != Some(address) {
-            zaps.memory =
-                ZapMemory { address: Some(address.clone()), since: now.seconds(), ..ZapMemory::default() };
+        let is_replaced = zaps.memory.address != payment.zap;
+        if is_replaced {
+            zaps.memory.replace_address(now, payment.zap.clone());
         }
         zaps.memory.check = payment.zap_check.unwrap_or_default();
-        if is_deployed_now {
+        if is_deployed_now && payment.zap.is_some() {
             (zaps.memory.tries, zaps.memory.retry_at) = (0, 0);
             zaps.is_key_wanted = true;
         }
         if zaps.memory != before {
             self.store_zap_memory();
+        }
+        if is_replaced {
+            self.judge_receipts_of_former_address(now);
         }
     }
 
@@ -187,6 +233,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn zaps_count_from_now(&mut self, now: Now) {
         if self.payments.zaps.memory.address.is_some() {
             self.payments.zaps.memory.since = now.seconds();
+            self.payments.zaps.memory.former.clear();
             self.store_zap_memory();
         }
     }

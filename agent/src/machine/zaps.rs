@@ -70,7 +70,14 @@ pub(super) struct Zaps {
 #[derive(Debug)]
 struct ClaimedZap {
     row: ZapRow,
-    /// When the wallet is asked, in milliseconds since 1970.
+    /// What is asked of each wallet, by its connection: an address may lead to one that the agent had before.
+    questions: BTreeMap<String, ZapQuestion>,
+}
+
+/// Whether a wallet has the payment of a zap.
+#[derive(Clone, Copy, Debug, Default)]
+struct ZapQuestion {
+    /// When it is asked, in milliseconds since 1970.
     poll_at: u64,
     /// When it has first said, without showing it, that it has the payment.
     told_at: Option<u64>,
@@ -80,13 +87,28 @@ struct ClaimedZap {
 
 impl ClaimedZap {
     fn new(row: ZapRow) -> Self {
-        ClaimedZap { row, poll_at: 0, told_at: None, is_denied: false }
+        ClaimedZap { row, questions: BTreeMap::new() }
     }
 
-    /// The wallet is asked later, and ever more seldom.
-    fn ask_later(&mut self, now: Now) {
+    /// When a wallet is asked, in milliseconds since 1970. One that the agent had before is asked for a day: it may be gone.
+    fn poll_at(&self, wallet: &Wallet) -> Option<u64> {
+        let at = self.questions.get(&wallet.memory.connection).map_or(0, |question| question.poll_at);
+        (wallet.is_current || at < self.row.at + LATE_MILLIS).then_some(at)
+    }
+
+    /// A wallet is asked later, and ever more seldom.
+    fn ask_later(&mut self, now: Now, connection: &str) -> &mut ZapQuestion {
         let waited = now.millis().saturating_sub(self.row.at);
-        self.poll_at = now.millis() + (waited / 2).clamp(POLL_MILLIS, POLL_MILLIS_MAX);
+        let question = self.questions.entry(connection.to_owned()).or_default();
+        question.poll_at = now.millis() + (waited / 2).clamp(POLL_MILLIS, POLL_MILLIS_MAX);
+        question
+    }
+
+    /// Whether the present one of these wallets has said that it has no such payment.
+    fn is_denied_by(&self, wallets: &[Wallet]) -> bool {
+        let current = wallets.iter().find(|wallet| wallet.is_current);
+        let question = current.and_then(|wallet| self.questions.get(&wallet.memory.connection));
+        question.is_some_and(|question| question.is_denied)
     }
 }
 
@@ -131,10 +153,15 @@ impl<C: SqlConn> Agent<C> {
     /// # Errors
     /// If the store fails; then it has to be delivered again.
     pub(super) fn handle_zap_receipt(&mut self, now: Now, receipt: &Event) -> Result<(), StoreError> {
-        let Some(deployed) = &self.deployed else { return Ok(()) };
+        if self.deployed.is_none() {
+            return Ok(());
+        }
+        if let Some((zap, check)) = self.zap_of_former_address(receipt) {
+            return self.judge_zap(now, zap, check);
+        }
         let zaps = &self.payments.zaps;
         let is_old = receipt.created_at < zaps.memory.since;
-        if deployed.manifest.payment.zap.is_none() || is_old || zaps.waiting.contains_key(&receipt.id) {
+        if zaps.memory.address.is_none() || is_old || zaps.waiting.contains_key(&receipt.id) {
             return Ok(());
         }
         match zaps.memory.standing(now, &receipt.pubkey, receipt.created_at) {
@@ -148,6 +175,19 @@ impl<C: SqlConn> Agent<C> {
                 Ok(())
             }
         }
+    }
+
+    /// The zap of a receipt that is right for an address that the agent had before, and not for the present one.
+    fn zap_of_former_address(&self, receipt: &Event) -> Option<(Zap, ZapCheck)> {
+        let (agent, memory) = (self.pubkey()?, &self.payments.zaps.memory);
+        let is_present = memory.key() == Some(receipt.pubkey)
+            && receipt.created_at >= memory.since
+            && memory.address().is_some_and(|address| Zap::read(receipt, &agent, &address).is_ok());
+        if is_present {
+            return None;
+        }
+        let mut former = memory.former_of(receipt).into_iter();
+        former.find_map(|(address, check)| Some((Zap::read(receipt, &agent, &address).ok()?, check)))
     }
 
     /// A receipt waits until its signer is known. What can be found wrong with it without is wrong at once.
@@ -209,6 +249,22 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
+    /// The address is another one, or none: receipts that wait are judged by the last key of the one before. Without an address no other key will be known.
+    pub(super) fn judge_receipts_of_former_address(&mut self, now: Now) {
+        let waiting: Vec<Event> = self.payments.zaps.waiting.values().cloned().collect();
+        for receipt in waiting {
+            match self.zap_of_former_address(&receipt) {
+                Some((zap, check)) if self.judge_zap(now, zap, check).is_ok() => {}
+                None if self.payments.zaps.memory.address.is_none() => {
+                    self.receipt_refused(now, &receipt.id, "it is to an address that is not the agent's");
+                }
+                _ => continue,
+            }
+            self.payments.zaps.waiting.remove(&receipt.id);
+            self.batch.put_receipt(receipt.id, None);
+        }
+    }
+
     fn receipt_refused(&mut self, now: Now, receipt: &EventId, why: &str) {
         self.metrics.payment("zap_refused");
         self.log(now, None, format!("zap receipt {receipt} does not count: {why}"));
@@ -226,35 +282,37 @@ impl<C: SqlConn> Agent<C> {
                 return Ok(());
             }
         };
+        let check = self.payments.zaps.memory.check;
+        self.judge_zap(now, zap, check)
+    }
+
+    /// A zap by a receipt that is signed by whom it must be.
+    fn judge_zap(&mut self, now: Now, zap: Zap, check: ZapCheck) -> Result<(), StoreError> {
         match store::receipt_of_zap(&self.conn, &self.batch, &zap.payment_hash)? {
             // It was delivered again.
-            Some(before) if before == receipt.id => return Ok(()),
+            Some(before) if before == zap.receipt => return Ok(()),
             Some(_) => {
-                self.receipt_refused(now, &receipt.id, "its invoice has been paid before");
+                self.receipt_refused(now, &zap.receipt, "its invoice has been paid before");
                 return Ok(());
             }
             None => {}
         }
         if store::has_invoice(&self.conn, &self.batch, &zap.payment_hash)? {
-            self.receipt_refused(
-                now,
-                &receipt.id,
-                "its invoice is one of the wallet's, which is asked for it",
-            );
+            let why = "its invoice is one of the wallet's, which is asked for it";
+            self.receipt_refused(now, &zap.receipt, why);
             return Ok(());
         }
         let refund = store::refund(&self.conn, &zap.payment_hash)?;
         if refund.is_some_and(|row| row.state != RefundState::Failed) {
-            self.receipt_refused(now, &receipt.id, "its invoice is one that this agent has paid");
+            self.receipt_refused(now, &zap.receipt, "its invoice is one that this agent has paid");
             return Ok(());
         }
         let Zap { payment_hash, receipt, payer, event, msat, .. } = zap;
         let state = ZapState::Claimed;
         let row = ZapRow { payment_hash, receipt, payer, event, msat, state, at: now.millis() };
-        let check = self.payments.zaps.memory.check;
         match check {
             ZapCheck::Receipt => self.zap_counts(now, row),
-            ZapCheck::Wallet if !self.has_room_to_claim(now) => {
+            ZapCheck::Wallet if !self.has_room_to_claim(now, &payer) => {
                 self.receipt_refused(now, &row.receipt, "too many zaps wait for the wallet");
                 Ok(())
             }
@@ -266,15 +324,27 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Whether another zap can wait for the wallet's word. Of very many the oldest is given up of which the wallet has said that it has no such
-    /// payment: whoever has an address of the same service can make receipts without paying the agent.
-    fn has_room_to_claim(&mut self, now: Now) -> bool {
+    /// Whether another zap of this payer can wait for the wallet's word. Of very many the oldest is given up of which the wallet has said that it has
+    /// no such payment, else the oldest of who has most: whoever has an address of the same service can make receipts without paying the agent.
+    fn has_room_to_claim(&mut self, now: Now, payer: &PubKey) -> bool {
         let claimed = &self.payments.zaps.claimed;
         if claimed.len() < CLAIMED_MAX {
             return true;
         }
-        let denied = claimed.values().filter(|claimed| claimed.is_denied);
-        let oldest = denied.min_by_key(|claimed| claimed.row.at).map(|claimed| claimed.row.payment_hash);
+        let wallets = &self.payments.wallets;
+        let denied = claimed.values().filter(|claimed| claimed.is_denied_by(wallets));
+        let mut oldest = denied.min_by_key(|claimed| claimed.row.at).map(|claimed| claimed.row.payment_hash);
+        if oldest.is_none() {
+            let mut of_payers = BTreeMap::<PubKey, usize>::new();
+            for claimed in claimed.values() {
+                *of_payers.entry(claimed.row.payer).or_default() += 1;
+            }
+            let own = of_payers.get(payer).copied().unwrap_or_default();
+            let most = of_payers.into_iter().max_by_key(|(_, count)| *count);
+            let of_most = most.filter(|(_, count)| *count > own + 1).map(|(payer, _)| payer);
+            let of_most = claimed.values().filter(|claimed| Some(claimed.row.payer) == of_most);
+            oldest = of_most.min_by_key(|claimed| claimed.row.at).map(|claimed| claimed.row.payment_hash);
+        }
         oldest.iter().for_each(|hash| self.zap_refused(now, hash));
         oldest.is_some()
     }
@@ -344,19 +414,17 @@ impl<C: SqlConn> Agent<C> {
 
     /// When a wallet is to be asked about zaps, in milliseconds since 1970.
     pub(super) fn zap_question_at(&self, wallet: &Wallet) -> Option<u64> {
-        let claimed = self.payments.zaps.claimed.values();
-        claimed.filter(|_| wallet.is_current).map(|claimed| claimed.poll_at).min()
+        self.payments.zaps.claimed.values().filter_map(|claimed| claimed.poll_at(wallet)).min()
     }
 
     /// What a wallet is asked about zaps now.
     pub(super) fn zap_requests(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
-        let may_ask = |wallet: &&Wallet| wallet.is_current && wallet.backoffs().looking_up <= now.millis();
-        if self.payments.wallets.get(at).filter(may_ask).is_none() {
-            return Vec::new();
-        }
+        let may_ask = |wallet: &&Wallet| wallet.backoffs().looking_up <= now.millis();
+        let Some(wallet) = self.payments.wallets.get(at).filter(may_ask) else { return Vec::new() };
         let claimed = self.payments.zaps.claimed.values();
-        let mut due: Vec<&ClaimedZap> = claimed.filter(|claimed| claimed.poll_at <= now.millis()).collect();
-        due.sort_unstable_by_key(|claimed| (claimed.poll_at, claimed.row.at));
+        let mut due: Vec<&ClaimedZap> =
+            claimed.filter(|claimed| claimed.poll_at(wallet).is_some_and(|at| at <= now.millis())).collect();
+        due.sort_unstable_by_key(|claimed| (claimed.poll_at(wallet), claimed.row.at));
         let request = |claimed: &ClaimedZap| {
             let payment_hash = claimed.row.payment_hash;
             (WalletRequest::LookupZap(payment_hash), Method::LookupInvoice { payment_hash })
@@ -368,11 +436,14 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn zap_told(
         &mut self,
         now: Now,
+        at: usize,
         hash: &PaymentHash,
         outcome: Result<Transaction, WalletError>,
     ) {
+        let Some(wallet) = self.payments.wallets.get(at) else { return };
         let Some(claimed) = self.payments.zaps.claimed.get_mut(hash) else { return };
-        claimed.ask_later(now);
+        let row = claimed.row;
+        let question = claimed.ask_later(now, &wallet.memory.connection);
         let told = match outcome {
             Ok(told) => told,
             Err(error) if error.code == "NOT_FOUND" => Transaction::default(),
@@ -385,14 +456,13 @@ impl<C: SqlConn> Agent<C> {
             _ if told.direction.as_deref() != Some("incoming") => Claim::False,
             _ => told.claim(hash),
         };
-        let row = claimed.row;
-        match (claim, claimed.told_at) {
+        match (claim, question.told_at) {
             (Claim::Unproven, None) => {
-                claimed.told_at = Some(now.millis());
-                claimed.poll_at = now.millis() + POLL_MILLIS;
+                question.told_at = Some(now.millis());
+                question.poll_at = now.millis() + POLL_MILLIS;
             }
             (Claim::Unproven, Some(before)) if now.millis() < before + POLL_MILLIS => {
-                claimed.poll_at = before + POLL_MILLIS;
+                question.poll_at = before + POLL_MILLIS;
             }
             (Claim::Proven | Claim::Unproven, _) => {
                 // If the store fails it is asked again.
@@ -401,17 +471,20 @@ impl<C: SqlConn> Agent<C> {
                     self.payments.zaps.claimed.remove(hash);
                 }
             }
-            (Claim::Unpaid | Claim::False, _) if now.millis() >= row.at + LATE_MILLIS => {
-                self.zap_refused(now, hash);
+            (Claim::Unpaid | Claim::False, _) => {
+                (question.told_at, question.is_denied) = (None, true);
+                if now.millis() >= row.at + LATE_MILLIS && claimed.is_denied_by(&self.payments.wallets) {
+                    self.zap_refused(now, hash);
+                }
             }
-            (Claim::Unpaid | Claim::False, _) => (claimed.told_at, claimed.is_denied) = (None, true),
         }
     }
 
     /// The wallet has not answered.
-    pub(super) fn zap_not_told(&mut self, now: Now, hash: &PaymentHash) {
+    pub(super) fn zap_not_told(&mut self, now: Now, at: usize, hash: &PaymentHash) {
+        let Some(wallet) = self.payments.wallets.get(at) else { return };
         if let Some(claimed) = self.payments.zaps.claimed.get_mut(hash) {
-            claimed.ask_later(now);
+            claimed.ask_later(now, &wallet.memory.connection);
         }
     }
 

@@ -33,6 +33,7 @@ mod stored_result;
 mod wallet;
 mod wallet_answers;
 mod world;
+mod zap_changes;
 mod zap_keys;
 mod zap_receipts;
 mod zapping;

@@ -99,6 +99,8 @@ pub(crate) struct Wallet {
     asked_to_pay: BTreeSet<EventId>,
     /// The code of the error with which it answers requests for invoices.
     pub(crate) makes_none: Option<&'static str>,
+    /// Whether it answers no questions about payments.
+    pub(crate) tells_nothing: bool,
     /// Whether it cancels also hold invoices that are not paid: LND does, Alby Hub does not.
     pub(crate) cancels_unpaid: bool,
     /// Whether it gives preimages.
@@ -138,6 +140,7 @@ impl Wallet {
             outgoing: BTreeMap::new(),
             asked_to_pay: BTreeSet::new(),
             makes_none: None,
+            tells_nothing: false,
             cancels_unpaid: true,
             shows_preimages: true,
             shows_types: true,
@@ -196,6 +199,9 @@ impl Wallet {
             "pay_invoice" => {
                 let is_new = self.asked_to_pay.insert(request.id);
                 self.pay_out(params["invoice"].as_str().unwrap(), is_new)
+            }
+            "lookup_invoice" if self.tells_nothing => {
+                (Value::Null, json!({"code": "RESTRICTED", "message": "no"}))
             }
             "lookup_invoice" => {
                 let hash = params["payment_hash"].as_str().unwrap();
