@@ -315,7 +315,7 @@ impl<C: SqlConn> Agent<C> {
         needs_fetching: bool,
     ) -> Result<(), StoreError> {
         let row = self.new_row(now, event, JobState::Received);
-        let source = Source::of(event.clone(), self.deployed.as_ref());
+        let source = Source::of(event.clone());
         let active = Active { row, request, source, last_created_at: 0, stage: Stage::Waiting };
         let Billed::Begins(mut active) = self.bill(now, active)? else { return Ok(()) };
         self.send_feedback(now, &mut active, Feedback::Processing(""));

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 
+use super::EffectId;
 use super::inputs::Resolver;
 use super::ready::Ready;
-use super::{Deployed, EffectId};
 use crate::executor::Executor;
 use crate::job::JobRequest;
-use crate::manifest::{Manifest, Schedule};
+use crate::manifest::{KIND_BLOB_PAYMENT, Manifest, Schedule};
 use crate::nip90;
 use crate::store::{JobRow, UnfinishedRow};
 
@@ -148,10 +148,10 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// What asks for a job by an event. Orders of purchases that come from elsewhere are refused before.
-    pub(super) fn of(event: Event, deployed: Option<&Deployed>) -> Self {
-        let is_sold = deployed.is_some_and(|deployed| deployed.manifest.sells_blobs(event.kind));
-        match is_sold && !nip90::is_encrypted(&event) {
+    /// What asks for a job by an event. Orders of purchases that come from elsewhere are refused before; what the manifest says now does
+    /// not count, since an order may be of a version before.
+    pub(super) fn of(event: Event) -> Self {
+        match event.kind == KIND_BLOB_PAYMENT && !nip90::is_encrypted(&event) {
             true => Source::Purchase(event),
             false => Source::Event(event),
         }

@@ -55,7 +55,7 @@ impl<C: SqlConn> Agent<C> {
                     }),
                 };
                 let request = request.map_err(|error| format!("{error:?}"))?;
-                (request, Source::of(event, self.deployed.as_ref()))
+                (request, Source::of(event))
             }
             None => return Err("its request has been forgotten".to_owned()),
         };

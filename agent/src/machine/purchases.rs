@@ -194,8 +194,7 @@ impl<C: SqlConn> Agent<C> {
 
     /// The wallet has made an invoice for a job, which may be a purchase.
     pub(super) fn note_purchase(&mut self, active: &Active, bolt11: &str, invoice: &bolt11::Invoice) {
-        let is_purchase =
-            self.deployed.as_ref().is_some_and(|deployed| deployed.manifest.sells_blobs(active.request.kind));
+        let is_purchase = active.request.kind == KIND_BLOB_PAYMENT;
         let (true, Some(input)) = (is_purchase, active.request.inputs.first()) else { return };
         let row = PurchaseRow {
             payment_hash: invoice.payment_hash,

@@ -17,7 +17,14 @@ impl Manifest {
     /// A purchase has a kind of its own, and is paid before anything is done.
     pub(super) fn check_blob_payment(&self, path: &str, handler: &Handler) -> Checked {
         if !matches!(handler.executor, ExecutorConfig::BlobPayment(_)) {
-            return Ok(());
+            return match handler.kind {
+                KIND_BLOB_PAYMENT => {
+                    let words =
+                        format!("must not be {KIND_BLOB_PAYMENT} with an executor other than blob_payment");
+                    Err(ManifestError::new(format!("{path}.kind"), words))
+                }
+                _ => Ok(()),
+            };
         }
         let wrong = |path: String, message: &str| {
             Err(ManifestError::new(path, format!("{message} with the executor blob_payment")))

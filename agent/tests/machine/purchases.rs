@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::prepaid::{books, prepaid};
 use crate::wallet::Wallet;
-use crate::world::World;
+use crate::world::{World, owner};
 
 const MSAT: u64 = 7_000;
 
@@ -342,6 +342,27 @@ fn an_agent_that_takes_no_jobs_sells_nothing_and_knows_what_it_sold() {
         matches!(&outcome, PaymentOutcome::Unavailable(why) if why.contains("blob_payment")),
         "{outcome:?}"
     );
+}
+
+/// Regression: when the agent did not sell blobs any more, what it had sold was a job like any other, and told everybody of the purchase.
+#[test]
+fn what_is_ordered_stays_a_purchase_when_nothing_is_sold_any_more() {
+    let (mut world, mut wallet) = shop();
+    let bolt11 = invoice(&mut world, &mut wallet, &purchase(1));
+    world.agent.deploy(world.now, &prepaid(|_| ()), &owner()).unwrap();
+    world.run();
+    for is_opened_again in [false, true] {
+        if is_opened_again {
+            world.crash();
+            world.run();
+            wallet.pay(&bolt11, None);
+        }
+        world.pass_with(&mut wallet, 30);
+    }
+    let proof = preimage(&wallet, &bolt11);
+    assert_eq!(ask(&mut world, &request(&purchase(1), &proof, true)).outcome, PaymentOutcome::Paid);
+    assert!(world.host.stored.iter().all(|event| event.kind != 7000 && event.kind != 6944), "it is told");
+    assert_eq!(world.check_books(), books(MSAT, MSAT, 0));
 }
 
 /// Whatever is lost: what was paid is good once, and the books agree.

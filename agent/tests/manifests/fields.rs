@@ -251,6 +251,10 @@ fn payments_for_blobs() {
         all["payment"] = json!({});
     };
     check(&free, "handlers[0].price", "must be per_job, the least that a payment is for,");
+    let mut other = manifest.clone();
+    (other["handlers"][0]["executor"], other["handlers"][0]["config"]) = (json!("echo"), json!({}));
+    let message = "must not be 5944 with an executor other than blob_payment";
+    assert_eq!(parse(&other).unwrap_err().message, message);
 }
 
 #[test]

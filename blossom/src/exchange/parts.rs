@@ -219,7 +219,7 @@ impl Patch {
             },
             Stage::Spend(commit) => {
                 let upload = commit.upload;
-                // What was paid for these parts was spent for others. Without an answer they stay, and can be joined later.
+                // What was paid for these parts was spent for others. Without an answer they stay, however often, and can be joined later.
                 let is_refused = matches!(input, Input::Paid(PaymentOutcome::Refused(_)));
                 match (payment::paid(input), is_refused) {
                     (Ok(()), _) => self.finish(commit),
@@ -227,7 +227,7 @@ impl Patch {
                         self.give_up(Command::AbortParts { upload }, StoringError::Unpaid(unpaid))
                     }
                     (Err(unpaid), false) => {
-                        self.give_up(Command::Abort { upload }, StoringError::Unpaid(unpaid))
+                        self.give_up(Command::LeaveParts { upload }, StoringError::Unpaid(unpaid))
                     }
                 }
             }
@@ -268,9 +268,9 @@ impl Patch {
 
     fn join(self: Box<Self>, context: &Context<'_>, pieces: Pieces) -> Transition {
         let Pieces { upload, key, parts, only_hash, payment } = pieces;
-        // The blob was here when the parts came.
+        // The blob was here when the parts came. They stay, and the next part is told what they cost.
         if self.price.is_some() && payment.is_none() && !only_hash {
-            return self.give_up(Command::AbortParts { upload }, StoringError::Refused(Refusal::Unpaid));
+            return self.give_up(Command::LeaveParts { upload }, StoringError::Refused(Refusal::Unpaid));
         }
         let (hash, length) = (Some(self.sha256), Some(self.total));
         let receive = receive(context, &self.owner, key, hash, length, self.total, self.mime.clone());

@@ -110,9 +110,10 @@ impl From<Refusal> for Response {
             Refusal::Gone => {
                 (503, "the blob was deleted meanwhile, or the upload took too long: begin again")
             }
-            Refusal::Unpaid => {
-                (503, "the blob was here, so that it cost nothing, and is not any more: begin again")
-            }
+            Refusal::Unpaid => (
+                503,
+                "the blob was here, so that it cost nothing, and is not any more: try again to be told what it costs",
+            ),
             Refusal::OtherLength => (400, "Upload-Length differs from that of the parts before"),
         };
         let response = Self::error(status, message);

@@ -93,6 +93,12 @@ pub enum Command {
         /// The part's key.
         key: Key,
     },
+    /// The joining of the parts of an upload has ended through no fault of theirs: they stay, and the next part that is stored is told
+    /// [`Outcome::Complete`] again. [`Outcome::Done`], also if it is not known.
+    LeaveParts {
+        /// The upload.
+        upload: u64,
+    },
     /// The parts of an upload are not the blob: they have another hash. The upload ends, and they are removed: [`Outcome::Done`],
     /// also if it is not known.
     AbortParts {

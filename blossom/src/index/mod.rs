@@ -143,6 +143,7 @@ impl<C: SqlConn> Run<'_, C> {
             Command::BeginPart(wanted, part) => self.begin_part(&wanted, part),
             Command::FinishPart { upload, key } => self.finish_part(upload, &key),
             Command::AbortPart { upload, key } => self.abort_part(upload, &key),
+            Command::LeaveParts { upload } => Ok(self.leave_parts(upload)),
             Command::AbortParts { upload } => self.give_up(upload).map(|()| Outcome::Done),
             Command::Delete { sha256, owner } => self.delete(&sha256, owner.as_deref()),
             Command::List { owner, cursor, limit, since, until } => {

@@ -285,6 +285,14 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(Outcome::Done)
     }
 
+    /// Nobody joins the parts of an upload any more. No row.
+    pub(super) fn leave_parts(&mut self, upload: u64) -> Outcome {
+        if let Some(parts) = self.parts_of(upload) {
+            parts.joining = None;
+        }
+        Outcome::Done
+    }
+
     fn part(&mut self, upload: u64, key: &str) -> Option<(u64, &mut Upload)> {
         let upload = self.state.uploads.get_mut(&upload)?;
         Some((part_id(upload, key)?, upload))

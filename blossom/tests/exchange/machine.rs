@@ -222,7 +222,8 @@ impl Ledger {
                 Step::Ask(
                     Command::Abort { upload }
                     | Command::AbortPull { upload, .. }
-                    | Command::AbortParts { upload },
+                    | Command::AbortParts { upload }
+                    | Command::LeaveParts { upload },
                 ),
                 _,
             ) => {
@@ -351,6 +352,7 @@ fn every_exchange_ends_and_leaves_nothing_whatever_the_host_gives() {
                         | Command::AbortPull { .. }
                         | Command::AbortPart { .. }
                         | Command::AbortParts { .. }
+                        | Command::LeaveParts { .. }
                 ) | Step::Discard(_)
             ) || matches!(&step, Step::Pay(PaymentRequest::Check { purchase, spends: true, .. })
                 if purchase.operation != Operation::Download && head.route != BlossomRoute::PatchBlob);

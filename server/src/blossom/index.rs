@@ -104,6 +104,7 @@ impl Writer {
             | Command::Abort { .. }
             | Command::AbortPart { .. }
             | Command::AbortParts { .. }
+            | Command::LeaveParts { .. }
             | Command::SetPosition(_)
             | Command::Removed(_)
             | Command::Sweep => false,

@@ -147,6 +147,7 @@ impl Oracle {
             Command::Finish(commit) => self.finish(now, commit, outcome),
             Command::Abort { upload } => self.abort(*upload),
             Command::AbortParts { upload } => drop(self.pending.remove(upload)),
+            Command::LeaveParts { .. } => {}
             Command::FinishPart { upload, key } => self.finish_part(now, *upload, key, outcome),
             Command::AbortPart { upload, key } => self.abort_part(*upload, key),
             Command::Delete { sha256, owner: text } => {
