@@ -104,34 +104,30 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// The customer of a job has not got its result: what was taken for it is credit again.
-    pub(super) fn give_back(&mut self, now: Now, row: &mut JobRow) {
+    /// The customer of a job has not got its result: what was taken for it is credit again. `transfers` are its entries in the books, if anybody has,
+    /// or had, a share, or if the job does not know any more what it has cost.
+    pub(super) fn give_back(&mut self, now: Now, row: &mut JobRow, transfers: &[Transfer]) {
         let Some(payment) = row.trace.payment.as_mut() else {
             // What it has cost may have been forgotten with its texts.
             if row.source.is_empty() {
-                self.give_back_by_books(now, &row.id);
+                self.give_back_by_books(now, &row.id, transfers);
             }
             return;
         };
         let msat = std::mem::take(&mut payment.paid);
-        if self.payments.splits.has_recipients()
-            && let Ok(transfers) = store::transfers_of_job(&self.conn, &self.batch, &row.id)
-        {
-            self.take_shares_back(now, &row.id, &transfers);
-        }
+        self.take_shares_back(now, &row.id, transfers);
         let accounts = (Account::Income, Account::Customer(row.customer));
         self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
     }
 
     /// [`Agent::give_back`] of a job of which only the books know.
-    pub(super) fn give_back_by_books(&mut self, now: Now, job: &EventId) {
-        let Ok(transfers) = store::transfers_of_job(&self.conn, &self.batch, job) else { return };
+    pub(super) fn give_back_by_books(&mut self, now: Now, job: &EventId, transfers: &[Transfer]) {
         let customer = transfers.iter().find_map(|transfer| match (transfer.reason, transfer.debit) {
             (Reason::Charge, Account::Customer(customer)) => Some(customer),
             _ => None,
         });
         let Some(customer) = customer else { return };
-        let shares = self.take_shares_back(now, job, &transfers);
+        let shares = self.take_shares_back(now, job, transfers);
         let income: i64 = transfers.iter().map(|transfer| transfer.change(&Account::Income)).sum();
         let msat = income.min(0).unsigned_abs() + shares;
         let accounts = (Account::Income, Account::Customer(customer));

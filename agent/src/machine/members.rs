@@ -55,12 +55,6 @@ impl<C: SqlConn> Agent<C> {
         self.sign_member(now, active.id(), &key)
     }
 
-    /// Whether a job whose result cannot be published has been of use all the same: it has made a member.
-    pub(super) fn has_made_member(&self, job: &EventId) -> bool {
-        // What cannot be read is given back.
-        store::has_made_member(&self.conn, &self.batch, job).unwrap_or(false)
-    }
-
     fn sign_member(&mut self, now: Now, job: EventId, key: &PubKey) -> Result<(), String> {
         let author = self.event_signer().ok_or("this agent has no key")?;
         let tags = vec![vec!["-".to_owned()], vec!["p".to_owned(), key.to_string()]];

@@ -367,14 +367,6 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// Whether the database can be read as far as the job of a result goes.
-    fn can_read_job_of(&self, event: &Event) -> bool {
-        let job = job_of(event).filter(|_| nip90::is_result(event.kind));
-        job.is_none_or(|job| {
-            self.batch.job_by_id(&job).is_some() || store::job_by_id(&self.conn, &job).is_ok()
-        })
-    }
-
     /// What the relay says to what is being published.
     pub(super) fn published(&mut self, now: Now, outcomes: &[Published]) {
         let entries = std::mem::take(&mut self.outbox.in_flight);
@@ -393,15 +385,20 @@ impl<C: SqlConn> Agent<C> {
                         results.push(event);
                     }
                     Some(Published::Accepted) => {}
-                    // It is told again: what it means for the job, and for the money, cannot be written down now.
-                    Some(Published::Refused(_)) if !self.can_read_job_of(&event) => failed.push(event),
-                    Some(Published::Refused(reason)) => refused.push((event, reason)),
-                    Some(Published::Failed(reason))
-                        if event.created_at > now.seconds().saturating_add(AHEAD_SECONDS_MAX) =>
+                    Some(Published::Failed(_))
+                        if event.created_at <= now.seconds().saturating_add(AHEAD_SECONDS_MAX) =>
                     {
-                        refused.push((event, reason));
+                        failed.push(event);
                     }
-                    Some(Published::Failed(_)) | None => failed.push(event),
+                    Some(Published::Refused(reason) | Published::Failed(reason)) => {
+                        let job = job_of(&event).filter(|_| nip90::is_result(event.kind));
+                        match job.map(|job| self.read_unpublished(&job)).transpose() {
+                            Ok(unpublished) => refused.push((event, reason, unpublished)),
+                            // It is told again: what it means for the job, and for the money, cannot be written down now.
+                            Err(_) => failed.push(event),
+                        }
+                    }
+                    None => failed.push(event),
                 }
             }
             entry.events = failed;
@@ -421,13 +418,13 @@ impl<C: SqlConn> Agent<C> {
         again.append(&mut self.outbox.queue);
         self.outbox.queue = again;
         results.into_iter().for_each(|result| self.send_to_read_relays(result));
-        for (event, reason) in refused {
+        for (event, reason, unpublished) in refused {
             let job = job_of(&event);
             self.log(now, job, format!("the relay refuses an event of kind {}: {reason}", event.kind));
-            if let Some(job) = job.filter(|_| nip90::is_result(event.kind)) {
+            if let (Some(job), Some(unpublished)) = (job, unpublished) {
                 let reason: String = reason.chars().take(200).collect();
                 let message = format!("the relay does not take the result: {reason}");
-                self.result_refused(now, &job, "result_refused", &message);
+                self.result_refused(now, &job, unpublished, "result_refused", &message);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What a customer is sent: feedback, partial results, the result, or an error. Within a job, times rise strictly and the result is last.
 
-use relay_engine::sql::SqlConn;
+use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, EventId, Limits, Now, Timestamp};
 
 use super::Agent;
@@ -10,7 +10,16 @@ use crate::identity::{Draft, Missing, Sign, missing};
 use crate::job::{JobEvent, JobState};
 use crate::manifest::Schedule;
 use crate::nip90::{self, Feedback, ReplyTo};
-use crate::store::{self, Decrypted, JobRow, SentEvent};
+use crate::store::{self, Decrypted, JobRow, SentEvent, Transfer};
+
+/// See [`Agent::read_unpublished`].
+pub(super) struct Unpublished {
+    /// `None` if it is not known any more.
+    row: Option<JobRow>,
+    /// Its entries in the books, if they are needed to give back what it has cost.
+    transfers: Vec<Transfer>,
+    has_made_member: bool,
+}
 
 /// Seconds for which partial results may be dated ahead of what is stored, so that not each of them is a write.
 const AHEAD_SECONDS: Timestamp = 30;
@@ -279,24 +288,45 @@ impl<C: SqlConn> Agent<C> {
         self.batch.put_job(row);
     }
 
-    /// A result cannot be published, and never will be: the job has failed, and its customer is told why.
-    pub(super) fn result_refused(&mut self, now: Now, job: &EventId, cause: &'static str, message: &str) {
+    /// What the database has of a job whose result cannot be published. It is read before anything is changed, because that may fail.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(super) fn read_unpublished(&self, job: &EventId) -> Result<Unpublished, StoreError> {
         let row = match self.batch.job_by_id(job) {
-            Some(row) => Ok(Some(row.clone())),
-            None => store::job_by_id(&self.conn, job),
+            Some(row) => Some(row.clone()),
+            None => store::job_by_id(&self.conn, job)?,
         };
-        let Ok(row) = row else { return };
+        let is_known = row.as_ref().is_some_and(|row| row.trace.payment.is_some() || !row.source.is_empty());
+        let transfers = match is_known && !self.payments.splits.has_recipients() {
+            true => Vec::new(),
+            false => store::transfers_of_job(&self.conn, &self.batch, job)?,
+        };
+        let has_made_member = store::has_made_member(&self.conn, &self.batch, job)?;
+        Ok(Unpublished { row, transfers, has_made_member })
+    }
+
+    /// A result cannot be published, and never will be: the job has failed, and its customer is told why.
+    pub(super) fn result_refused(
+        &mut self,
+        now: Now,
+        job: &EventId,
+        Unpublished { row, transfers, has_made_member }: Unpublished,
+        cause: &'static str,
+        message: &str,
+    ) {
         let Some(mut row) = row else {
             // The agent has been deleted, or this was long ago.
-            return self.give_back_by_books(now, job);
+            return self.give_back_by_books(now, job, &transfers);
         };
         if row.state.after(JobEvent::Fail).is_none() {
             return;
         }
         row.result_outbox_row = 0;
         row.cause = cause.to_owned();
-        if !self.has_made_member(job) {
-            self.give_back(now, &mut row);
+        // What has made a member was of use all the same.
+        if !has_made_member {
+            self.give_back(now, &mut row, &transfers);
         }
         self.metrics.failed(cause);
         match self.load(row.clone()) {

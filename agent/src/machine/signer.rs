@@ -482,11 +482,20 @@ impl<C: SqlConn> Agent<C> {
             SignerRequest::Event(id) => {
                 let event = self.outbox.unsigned().into_iter().find(|event| event.id == id);
                 let Some(event) = event else { return };
-                self.outbox.replace(&id, None);
                 let job = job_of(&event);
+                let of_result = job.filter(|_| nip90::is_result(event.kind));
+                let Ok(unpublished) = of_result.map(|job| self.read_unpublished(&job)).transpose() else {
+                    // What it means for the job, and for the money, cannot be written down now: it is asked again.
+                    if let Some(exchange) = self.signer.as_mut().and_then(|signer| signer.exchange.as_mut()) {
+                        exchange.failure = Some(message.to_owned());
+                    }
+                    return;
+                };
+                self.outbox.replace(&id, None);
                 self.log(now, job, format!("an event of kind {} is not signed: {message}", event.kind));
-                if let Some(job) = job.filter(|_| nip90::is_result(event.kind)) {
-                    self.result_refused(now, &job, "signer", "this agent's signer does not sign the result");
+                if let (Some(job), Some(unpublished)) = (job, unpublished) {
+                    let message = "this agent's signer does not sign the result";
+                    self.result_refused(now, &job, unpublished, "signer", message);
                 }
                 if event.kind == nip90::KIND_ANNOUNCEMENT
                     && let Some(record) = &mut self.record

@@ -539,6 +539,12 @@ fn a_refusal_of_a_result_outlives_a_database_that_cannot_be_read() {
     run(1_367..=1_367, &["sample"]);
 }
 
+/// Regression: the same, when the database could be read a first time and not a second one.
+#[test]
+fn what_a_refusal_needs_is_read_before_anything_is_changed() {
+    run(1_729..=1_729, &["postpay"]);
+}
+
 /// Regression: less than was asked for was held when the job was over, and that was not given back.
 #[test]
 fn a_part_that_is_held_too_late_is_given_back() {
