@@ -4,7 +4,7 @@
 //! the relay is back. Feedback before the last one (`processing`, partial results), and pongs, are dropped. The
 //! times of a job go on rising: what takes the place of the last event is later than it was.
 
-use relay_engine::sql::SqlConn;
+use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, Now};
 
 use super::Agent;
@@ -15,14 +15,18 @@ use crate::store::{self, JobRow, SentEvent};
 
 impl<C: SqlConn> Agent<C> {
     /// Drops or replaces expired feedback of the outbox. Whether there was any; then the batch has to be stored.
-    pub(super) fn replace_expired(&mut self, now: Now) -> bool {
+    ///
+    /// # Errors
+    /// If the store fails; it is tried again, and nothing is published before.
+    pub(super) fn replace_expired(&mut self, now: Now) -> Result<bool, StoreError> {
         let expired = self.outbox.expired(now);
-        let Some(author) = self.last_event_signer().filter(|_| !expired.is_empty()) else { return false };
+        let Some(author) = self.last_event_signer().filter(|_| !expired.is_empty()) else { return Ok(false) };
         for (event, is_followed) in expired {
-            let row = job_of(&event).and_then(|job| match self.batch.job_by_id(&job) {
-                Some(row) => Some(row.clone()),
-                None => store::job_by_id(&self.conn, &job).ok().flatten(),
-            });
+            let row = match job_of(&event).map(|job| (job, self.batch.job_by_id(&job))) {
+                Some((_, Some(row))) => Some(row.clone()),
+                Some((job, None)) => store::job_by_id(&self.conn, &job)?,
+                None => None,
+            };
             let created_at = now.seconds().max(event.created_at + 1);
             let again = match !is_followed && is_last_word(&event, row.as_ref()) {
                 true => {
@@ -46,7 +50,7 @@ impl<C: SqlConn> Agent<C> {
             // In the same row: its number is a time, by which the signer counts for how long an event has waited.
             self.outbox.replace_waiting(&mut self.batch, &event.id, again);
         }
-        true
+        Ok(true)
     }
 
     /// Who signs; also the last events of a deleted agent, if its signer is known.

@@ -349,7 +349,7 @@ impl<C: SqlConn> Agent<C> {
         }
         self.outbox.retry_at = None;
         self.outbox.read_more(&self.conn)?;
-        if self.replace_expired(now) {
+        if self.replace_expired(now)? {
             self.store()?;
             self.outbox.read_more(&self.conn)?;
         }

@@ -69,6 +69,27 @@ fn an_error_is_signed_again_and_what_was_before_it_is_dropped() {
     assert_eq!(world.host.repeated, 0, "nothing is sent twice");
 }
 
+/// Regression: if the job of an expired error could not be read at that moment, its history did not know what was published.
+#[test]
+fn an_error_is_signed_again_although_the_database_fails_once() {
+    for n in 1..20 {
+        let mut world = World::calling(&manifest(|_| ()));
+        shut(&mut world);
+        let request = ask(&mut world, 1, |request| request.text("plain"));
+        world.answer(400, "no");
+        world.now = world.now.plus_millis(HOURS * 1_000);
+        world.host.outcomes.clear();
+        world.sqlite.fail_at(n);
+        world.agent.handle_timeout(world.now);
+        world.run();
+        world.sqlite.fail_with(None);
+        reopen(&mut world);
+        let answers = world.host.answers_to(&request.id);
+        assert_eq!(answers.iter().map(|(status, _)| status.as_str()).collect::<Vec<_>>(), ["error"], "{n}");
+        assert_eq!(sent_ids(&world, &request.id).last(), Some(&answers[0].1.id.to_string()), "{n}");
+    }
+}
+
 #[test]
 fn a_result_waits_for_ever_and_its_processing_does_not() {
     let mut world = World::calling(&manifest(|_| ()));
