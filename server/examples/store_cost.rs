@@ -7,6 +7,8 @@
 
 #![allow(clippy::print_stdout)]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +19,7 @@ use relay_engine::store::{
 use relay_engine::types::{Event, EventId, Filter, PubKey};
 use relay_server::lmdb::{LmdbBackend, LmdbOptions};
 use relay_server::log_store::{LogBackend, LogOptions};
-
-const AUTHORS: u64 = 20_000;
+use support::{author, cpu_us, folder_bytes, generated, written_bytes};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -73,20 +74,6 @@ fn measure<B: Backend>(open: impl Fn() -> B, events: u64, folder: &Path) {
     println!("opened in {:.1} ms", begun.elapsed().as_secs_f64() * 1_000.0);
     assert_eq!(backend.reader().and_then(|reader| reader.last_seq()), Ok(Seq(next - 1)));
     count(&backend);
-}
-
-/// Blocks of all files in a folder.
-fn folder_bytes(folder: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let entries = std::fs::read_dir(folder).expect("a folder");
-    entries.map(|entry| entry.and_then(|entry| entry.metadata()).expect("a file").blocks() * 512).sum()
-}
-
-/// Bytes that this process has had written to the disk so far.
-fn written_bytes() -> u64 {
-    let io = std::fs::read_to_string("/proc/self/io").expect("Linux");
-    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).expect("a count");
-    line.parse().expect("a number")
 }
 
 fn remove_folder(folder: &Path) {
@@ -198,56 +185,4 @@ fn time_count<B: Backend>(backend: &B, filters: &[Filter]) -> (u64, u128, usize)
             return (counted.count, begun.elapsed().as_micros(), cost);
         }
     }
-}
-
-/// The `n`-th event of a relay that receives one or two a second.
-fn generated(n: u64) -> Event {
-    let mix = |salt: u64| {
-        let mut x = (n ^ (salt << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        x ^= x >> 31;
-        x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x ^ (x >> 29)
-    };
-    let skewed = |salt: u64, bound: u64| {
-        let unit = (mix(salt) >> 11) as f64 / (1u64 << 53) as f64;
-        (unit * unit * unit * bound as f64) as u64
-    };
-    let id = [mix(1), mix(2), mix(3), mix(4)].map(|part| format!("{part:016x}")).concat();
-    let kind = [1, 1, 1, 1, 7, 7, 7, 6, 1984, 9735][(mix(5) % 10) as usize];
-    let (mut tags, hex) =
-        (Vec::new(), |part: u64| format!("{:016x}", part.wrapping_mul(0x94d0_49bb_1331_11eb)).repeat(4));
-    for tag in 0..mix(6) % 4 {
-        tags.push(format!(r#"["p","{}"]"#, author(skewed(7 + tag, AUTHORS))));
-    }
-    if mix(11) % 4 != 0 {
-        tags.push(format!(r#"["e","{}","wss://relay.example/"]"#, hex(n - skewed(12, n.min(50_000)))));
-    }
-    if mix(13) % 2 == 0 {
-        tags.push(format!(r#"["t","topic-{}"]"#, skewed(14, 3_000)));
-    }
-    let json = format!(
-        r#"{{"id":"{id}","pubkey":"{}","created_at":{},"kind":{kind},"tags":[{}],"content":"{}","sig":"{}"}}"#,
-        author(skewed(15, AUTHORS)),
-        1_700_000_000 + n / 2 + mix(16) % 30,
-        tags.join(","),
-        "lorem ipsum ".repeat((mix(17) % 24) as usize),
-        hex(mix(18)).repeat(2),
-    );
-    Event::from_canonical(json.into_bytes().into())
-}
-
-fn author(n: u64) -> PubKey {
-    let mut bytes = [0; 32];
-    for (at, part) in bytes.chunks_exact_mut(8).enumerate() {
-        part.copy_from_slice(&(n + at as u64 + 1).wrapping_mul(0xd6e8_feb8_6659_fd93).to_be_bytes());
-    }
-    PubKey(bytes)
-}
-
-/// CPU time of this process so far, from /proc.
-fn cpu_us() -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
-    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
-    let ticks = |at: usize| fields[at].parse::<u64>().expect("ticks");
-    (ticks(11) + ticks(12)) * 10_000
 }
