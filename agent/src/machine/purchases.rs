@@ -274,7 +274,11 @@ impl<C: SqlConn> Agent<C> {
         if is_due {
             watched.poll_at = watched.poll_at.min(at);
             if self.purchases.asked.len() >= KNOWN_MAX {
-                self.purchases.asked.clear();
+                // The older half: nobody can have the wallet asked again about all.
+                let mut times: Vec<u64> = self.purchases.asked.values().map(|asked| asked.at).collect();
+                let (_, middle, _) = times.select_nth_unstable(KNOWN_MAX / 2);
+                let middle = *middle;
+                self.purchases.asked.retain(|_, asked| asked.at > middle);
             }
         }
         let asked_at = if is_due { at } else { before.map_or(at, |asked| asked.at) };

@@ -119,7 +119,10 @@ impl<C: SqlConn> Agent<C> {
     ) -> Result<RefundRecord, CommandError> {
         self.settle(now).map_err(CommandError::Store)?;
         let text = bolt11.trim();
-        let text = text.strip_prefix("lightning:").unwrap_or(text);
+        let text = match text.split_at_checked("lightning:".len()) {
+            Some((scheme, invoice)) if scheme.eq_ignore_ascii_case("lightning:") => invoice,
+            _ => text,
+        };
         let invoice = bolt11::Invoice::parse(text).map_err(|error| refused(error.to_string()))?;
         let known = store::refund(&self.conn, &invoice.payment_hash).map_err(CommandError::Store)?;
         match known {
@@ -142,7 +145,8 @@ impl<C: SqlConn> Agent<C> {
             msat,
             reserve,
             fees: 0,
-            invoice: text.to_owned(),
+            // As QR codes have it, it is in upper case.
+            invoice: text.to_ascii_lowercase(),
             expires_at: invoice.expires_at,
             made_at: now.millis(),
             changed_at: now.millis(),
