@@ -242,8 +242,8 @@ fn meaning(body: &mut String) {
         ),
         (
             "Median time",
-            "from request to result, by the times that both state, which is their word alone: the median of the customers’ \
-            medians.",
+            "from the time that the request states to the time that the result states, which their authors choose: the median \
+            of the customers’ medians.",
         ),
         (
             "By day",
@@ -251,7 +251,7 @@ fn meaning(body: &mut String) {
         ),
         (
             "Open requests",
-            "requests that name nobody and that it has answered, with whatever. They count for nothing else.",
+            "requests that name nobody and that it has answered, whatever the answer is. They count in no other figure.",
         ),
         (
             "Jobs unpaid",
