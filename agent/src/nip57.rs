@@ -46,7 +46,7 @@ impl Zap {
             return Err("it is no zap receipt");
         }
         if only(receipt, b"p")?.and_then(|key| key.parse().ok()) != Some(*payee) {
-            return Err("it does not name the agent alone (p)");
+            return Err("it must have one p tag, with the key of the agent");
         }
         let description = only(receipt, b"description")?.ok_or("it has no zap request (description)")?;
         let bolt11 = only(receipt, b"bolt11")?.ok_or("it has no invoice (bolt11)")?;
@@ -55,14 +55,14 @@ impl Zap {
             return Err("its invoice is not for its zap request (description hash)");
         }
         let msat = invoice.msat.filter(|msat| (1..=MSAT_MAX).contains(msat));
-        let msat = msat.ok_or("its invoice has no amount, or one beyond belief")?;
+        let msat = msat.ok_or("its invoice has no amount, or one of more than 100 bitcoins")?;
         let request = parse_event(description.as_bytes()).map_err(|_| "its zap request is not an event")?;
         let request = request.to_event();
         if request.kind != KIND_ZAP_REQUEST {
             return Err("its zap request is of another kind");
         }
         if only(&request, b"p")?.and_then(|key| key.parse().ok()) != Some(*payee) {
-            return Err("its zap request does not name the agent alone (p)");
+            return Err("its zap request must have one p tag, with the key of the agent");
         }
         let is_payer = |key: String| key.parse() == Ok(request.pubkey);
         if only(receipt, b"P")?.is_some_and(|key| !is_payer(key)) {

@@ -220,7 +220,7 @@ impl<C: SqlConn> Agent<C> {
             }
             (HoldPhase::Offered, Held::Accepted) => {
                 watched.poll_at = watched.times().next_poll(at);
-                self.log(now, Some(*job), "the wallet holds less than was asked for: that does not count");
+                self.log(now, Some(*job), "the wallet holds less than was asked for: the job does not begin");
             }
             // It is asked again when the job is over.
             (HoldPhase::Accepted, _) => {}
@@ -260,7 +260,7 @@ impl<C: SqlConn> Agent<C> {
             self.log(
                 now,
                 Some(*job),
-                format!("{msat} msat are held when the job is over: they are given back"),
+                format!("{msat} msat were paid after the job had ended: they are given back"),
             );
             return Ok(());
         };

@@ -64,7 +64,7 @@ impl Watched {
 /// What is wrong with it.
 fn checked(now: Now, made: &Transaction, msat: u64) -> Result<bolt11::Invoice, String> {
     let bolt11 = made.invoice.as_deref().ok_or("the wallet has made no invoice")?;
-    let invoice = bolt11::Invoice::parse(bolt11).map_err(|error| format!("the wallet: {error}"))?;
+    let invoice = bolt11::Invoice::parse(bolt11).map_err(|error| format!("the wallet has made an invoice that cannot be read: {error}"))?;
     if invoice.msat != Some(msat) {
         return Err(format!("the wallet has made an invoice for another amount than {msat} msat"));
     }
@@ -128,11 +128,11 @@ impl<C: SqlConn> Agent<C> {
             message.push_str(HOLD_MESSAGE);
         } else if is_postpaid {
             message.push_str(match sample.is_empty() {
-                true => "; the result is there, and is published when it is paid",
+                true => "; the result is ready, and is published when it is paid",
                 false => "; this is the beginning of the result, all of which is published when it is paid",
             });
         } else if self.unpaid_limit() > 0 {
-            message.push_str("; results of yours are not paid, so this job begins when it is paid");
+            message.push_str("; earlier results of yours are unpaid, so this job begins when it is paid");
         }
         let required =
             Feedback::PaymentRequired { msat: invoiced, bolt11, message: &message, sample: &sample };
@@ -212,7 +212,7 @@ impl<C: SqlConn> Agent<C> {
                 self.log(
                     now,
                     Some(*job),
-                    "the wallet claims a payment that cannot be: another preimage or hash, or nothing",
+                    "the wallet reports a payment that is not valid: its preimage, payment hash or amount is wrong",
                 );
             }
             Claim::Unproven => match watched.row.claimed_at {
@@ -236,7 +236,7 @@ impl<C: SqlConn> Agent<C> {
         let Some(watched) = self.payments.invoices.get_mut(job) else { return };
         if watched.row.claimed_at.take().is_some() {
             self.batch.put_invoice(watched.row.clone());
-            self.log(now, Some(*job), "the wallet has taken back that the invoice is paid");
+            self.log(now, Some(*job), "the wallet no longer says that the invoice is paid");
         }
     }
 
@@ -264,7 +264,7 @@ impl<C: SqlConn> Agent<C> {
         let open = self.payments.invoices.iter().filter(|(_, watched)| watched.is_open());
         let old = open.filter(|(_, watched)| watched.times().given_up_at() <= now.millis());
         for job in old.map(|(job, _)| *job).collect::<Vec<_>>() {
-            self.log(now, Some(job), "its invoice is given up: the wallet has not told of it for a month");
+            self.log(now, Some(job), "its invoice is given up: the wallet has not answered about it for 30 days");
             self.give_up_invoice(&job);
         }
     }
@@ -304,13 +304,13 @@ impl<C: SqlConn> Agent<C> {
         self.metrics.received(msat);
         let Some(mut active) = awaiting else {
             self.metrics.payment("late");
-            self.log(now, Some(*job), format!("{msat} msat came when the job was over: they are credit"));
+            self.log(now, Some(*job), format!("{msat} msat were received after the job had ended: they are credit"));
             return Ok(());
         };
         let rest = active.row.trace.payment.map_or(0, |payment| payment.price - payment.paid);
         if let Quote::Invoice(missing) = payment::quote(rest, credit) {
             self.metrics.payment("partial");
-            self.log(now, Some(*job), format!("{msat} msat came, and {asked} were asked for"));
+            self.log(now, Some(*job), format!("{msat} msat were received, of {asked} msat that were asked for"));
             self.charge(now, &mut active.row, credit);
             if let Some(payment) = &mut active.row.trace.payment {
                 payment.invoiced = missing;
@@ -319,7 +319,7 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         self.metrics.payment("settled");
-        self.log(now, Some(*job), format!("{msat} msat came"));
+        self.log(now, Some(*job), format!("{msat} msat were received"));
         self.job_paid(now, active, rest, withheld);
         Ok(())
     }

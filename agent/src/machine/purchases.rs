@@ -166,7 +166,7 @@ impl<C: SqlConn> Agent<C> {
         let event = self.purchase_request(now, &agent.to_string(), &text, msat);
         let request = event.as_ref().and_then(|event| nip90::parse_with(event, &agent, || Err("")).ok());
         let (Some(event), Some(request)) = (event, request) else {
-            return Ok(PaymentReply::unavailable("no order was made; try again"));
+            return Ok(PaymentReply::unavailable("the invoice could not be ordered; try again"));
         };
         if let Err((_, message)) = self.admit_price(now, &request)? {
             return Ok(PaymentReply::last(PaymentOutcome::TooMany(message)));
@@ -228,10 +228,10 @@ impl<C: SqlConn> Agent<C> {
             PurchaseState::Spent(at) if now.millis() < at + REPEAT_MILLIS => {
                 Ok(PaymentReply::last(PaymentOutcome::Paid))
             }
-            PurchaseState::Spent(_) => Ok(PaymentReply::refused("this payment is spent")),
+            PurchaseState::Spent(_) => Ok(PaymentReply::refused("this payment is spent; ask for a new invoice by a request without X-Lightning")),
             PurchaseState::Unpaid => self.look_up_once_more(now, &hash),
             PurchaseState::Partly(msat) => {
-                let message = format!("only {msat} msat came; without a proof the rest is asked for");
+                let message = format!("only {msat} msat came; ask for an invoice for the rest by a request without X-Lightning");
                 Ok(PaymentReply::refused(message))
             }
             PurchaseState::Open => Ok(self.ask_about(now, &job, &hash)),
@@ -252,7 +252,7 @@ impl<C: SqlConn> Agent<C> {
         let is_asked = asked.is_some_and(|asked| now.millis() < asked.at + TOLD_MILLIS);
         let row = if is_asked { None } else { store::invoice(&self.conn, hash)? };
         let Some(row) = row else {
-            return Ok(PaymentReply::refused("this invoice was not paid in time"));
+            return Ok(PaymentReply::refused("this invoice was not paid in time; ask for a new one by a request without X-Lightning"));
         };
         let row = InvoiceRow { state: InvoiceState::Open, ..row };
         let job = row.job;

@@ -130,7 +130,7 @@ impl<C: SqlConn> Agent<C> {
                 let open = self.payments.refunds.get(&row.payment_hash);
                 return Ok(open.map_or(&row, |open| &open.row).into());
             }
-            Some(_) => return Err(refused("is another customer's")),
+            Some(_) => return Err(refused("was sent by another customer before; make a new one")),
             None => {}
         }
         let (msat, reserve) = self.admit_refund(now, customer, &invoice)?;
@@ -155,9 +155,9 @@ impl<C: SqlConn> Agent<C> {
         self.put_payout(now, row.clone());
         let hash = faster_hex::hex_string(&row.payment_hash);
         self.log(now, None, match is_free {
-            true => format!("{msat} msat of the credit of {customer} are to be paid out"),
+            true => format!("{msat} msat of the credit of {customer} will be paid out"),
             false => format!(
-                "{msat} msat of the credit of {customer} are to be paid out if the owner approves it: refund {hash}"
+                "{msat} msat of the credit of {customer} wait for the owner's approval: refund {hash}"
             ),
         });
         if let Err(error) = self.store() {
@@ -180,41 +180,42 @@ impl<C: SqlConn> Agent<C> {
     ) -> Result<(u64, u64), CommandError> {
         let manifest = match &self.deployed {
             Some(Deployed { manifest, .. }) if manifest.payment.refund == Refund::Invoice => manifest,
-            _ => return Err(refused("is not paid: this agent keeps credit for the next jobs")),
+            _ => return Err(refused("cannot be paid: this agent does not pay credit out; it is spent on your next jobs")),
         };
         if !self.has_paying_wallet() {
-            return Err(refused("cannot be paid: this agent's wallet does not pay"));
+            return Err(refused("cannot be paid: this agent's wallet is not able to pay"));
         }
-        let msat = invoice.msat.filter(|msat| *msat > 0).ok_or_else(|| refused("must ask for an amount"))?;
+        let msat = invoice.msat.filter(|msat| *msat > 0).ok_or_else(|| refused("must have an amount"))?;
         if invoice.expires_at < now.seconds() + EXPIRY_SECONDS_MIN {
-            return Err(refused("expires too soon"));
+            let message = format!("expires too soon; make one that can be paid for {EXPIRY_SECONDS_MIN} seconds");
+            return Err(refused(message));
         }
         if invoice.expires_at > now.seconds() + EXPIRY_SECONDS_MAX {
             return Err(refused("can be paid for longer than a week; make one that expires earlier"));
         }
         let is_own = self.is_own_invoice(&invoice.payment_hash).map_err(CommandError::Store)?;
         if let Some(why) = is_own {
-            return Err(refused(why));
+            return Err(refused(format!("{why}; make a new one with your wallet")));
         }
         let mut open = self.payments.refunds.values();
         if open.any(|open| open.row.payee == Account::Customer(*customer)) {
-            return Err(refused("has to wait: another one of yours is being paid"));
+            return Err(refused("has to wait: another refund of yours is under way"));
         }
         if self.payments.refunds.len() >= OPEN_MAX {
-            return Err(refused("cannot be paid now: too many are; try again later"));
+            return Err(refused("cannot be paid now: too many refunds are under way; try again later"));
         }
         let reserve = fee_reserve(msat);
         let total = msat.saturating_add(reserve);
         let credit = self.credit_of(customer).map_err(CommandError::Store)?;
         if total > credit {
             let message = format!(
-                "asks for more than your credit: {msat} msat, and {reserve} msat are kept for fees; you have {credit} msat"
+                "asks for more than your credit: {msat} msat, and {reserve} msat are reserved for fees; you have {credit} msat"
             );
             return Err(refused(message));
         }
         let left = self.left_to_spend(now, manifest.limits.daily_spend_msat).map_err(CommandError::Store)?;
         if total > left {
-            return Err(refused("cannot be paid today: this agent has paid out what it may in a day"));
+            return Err(refused("cannot be paid today: this agent has reached its daily limit; try again after midnight UTC"));
         }
         Ok((msat, reserve))
     }
@@ -230,10 +231,10 @@ impl<C: SqlConn> Agent<C> {
     /// Why an invoice must not be paid by the agent, if its money would come back to it.
     pub(super) fn is_own_invoice(&self, hash: &PaymentHash) -> Result<Option<&'static str>, StoreError> {
         if store::has_invoice(&self.conn, &self.batch, hash)? {
-            return Ok(Some("is this agent's own"));
+            return Ok(Some("was made by this agent's own wallet"));
         }
         let is_zap = store::receipt_of_zap(&self.conn, &self.batch, hash)?.is_some();
-        Ok(is_zap.then_some("is that of a zap"))
+        Ok(is_zap.then_some("was paid by a zap before"))
     }
 
     /// What may still be paid out today (UTC), in millisatoshis, if `limit` may in a day.
@@ -386,7 +387,7 @@ impl<C: SqlConn> Agent<C> {
                 Payout::Pending | Payout::Other => open.ask_later(now),
             },
             Err(error) if error.code == "NOT_FOUND" && (open.is_refused || is_expired) => {
-                self.refund_failed(now, hash, "the wallet has not paid");
+                self.refund_failed(now, hash, "the wallet knows no such payment");
             }
             Err(_) => open.ask_later(now),
         }

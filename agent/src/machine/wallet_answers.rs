@@ -134,11 +134,11 @@ impl<C: SqlConn> Agent<C> {
             (WalletRequest::Settle(job), Ok(_)) => self.hold_settled(now, &job),
             (WalletRequest::Cancel(job), Ok(_)) => self.hold_cancelled(&job),
             (ask @ (WalletRequest::Settle(job) | WalletRequest::Cancel(job)), Err(error)) => {
-                let does = if ask == WalletRequest::Settle(job) { "take" } else { "give back" };
+                let does = if ask == WalletRequest::Settle(job) { "settle" } else { "cancel" };
                 // Some cancel only what they hold.
                 if self.payments.invoices.get(&job).is_some_and(Watched::was_held) {
                     let why =
-                        format!("the wallet does not {does} a payment that it holds: {}", words(&error));
+                        format!("the wallet does not {does} a hold invoice: {}", words(&error));
                     self.wallet_error(now, at, &why);
                 }
                 self.hold_not_done(now, &job, true);
@@ -170,7 +170,7 @@ impl<C: SqlConn> Agent<C> {
                 self.wallet_error(
                     now,
                     at,
-                    &format!("the wallet does not tell of an invoice: {}", words(&error)),
+                    &format!("the wallet does not look up an invoice: {}", words(&error)),
                 );
                 self.ask_later(now, &job);
             }

@@ -292,19 +292,19 @@ impl<C: SqlConn> Agent<C> {
             // It was delivered again.
             Some(before) if before == zap.receipt => return Ok(()),
             Some(_) => {
-                self.receipt_refused(now, &zap.receipt, "its invoice has been paid before");
+                self.receipt_refused(now, &zap.receipt, "its payment hash was in an earlier receipt");
                 return Ok(());
             }
             None => {}
         }
         if store::has_invoice(&self.conn, &self.batch, &zap.payment_hash)? {
-            let why = "its invoice is one of the wallet's, which is asked for it";
+            let why = "its invoice is that of a job, whose payment the wallet reports";
             self.receipt_refused(now, &zap.receipt, why);
             return Ok(());
         }
         let refund = store::refund(&self.conn, &zap.payment_hash)?;
         if refund.is_some_and(|row| row.state != RefundState::Failed) {
-            self.receipt_refused(now, &zap.receipt, "its invoice is one that this agent has paid");
+            self.receipt_refused(now, &zap.receipt, "its invoice is one that this agent has paid itself");
             return Ok(());
         }
         let Zap { payment_hash, receipt, payer, event, msat, .. } = zap;
@@ -371,17 +371,17 @@ impl<C: SqlConn> Agent<C> {
         self.metrics.received(msat);
         self.metrics.payment("zapped");
         let Some(active) = zapped else {
-            self.log(now, None, format!("{msat} msat came by a zap of {payer}: they are credit"));
+            self.log(now, None, format!("{msat} msat were received by a zap of {payer}: they are credit"));
             return Ok(());
         };
         let rest = active.row.trace.payment.map_or(0, |payment| payment.price - payment.paid);
         if let Quote::Invoice(missing) = payment::quote(rest, credit) {
             let words =
-                format!("{msat} msat came by a zap: they are credit, and {missing} more would pay the job");
+                format!("{msat} msat were received by a zap: they are credit, and the job needs {missing} msat more");
             self.log(now, job, words);
             return Ok(());
         }
-        self.log(now, job, format!("{msat} msat came by a zap"));
+        self.log(now, job, format!("{msat} msat were received by a zap"));
         self.payments.wanted.remove(&active.row.seq);
         if let Some(watched) = self.payments.invoices.get_mut(&active.id()) {
             watched.is_superseded = true;
@@ -509,7 +509,7 @@ impl<C: SqlConn> Agent<C> {
         for id in over.collect::<Vec<_>>() {
             self.payments.zaps.waiting.remove(&id);
             self.batch.put_receipt(id, None);
-            self.receipt_refused(now, &id, "it has not become known who must have signed it");
+            self.receipt_refused(now, &id, "the service of the Lightning address has not told its key in time");
         }
     }
 }

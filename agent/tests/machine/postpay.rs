@@ -66,7 +66,7 @@ fn a_result_is_published_when_it_is_paid() {
     assert_eq!(world.statuses(&request.id), ASKED);
     let asked = required(&world, &customer, &request.id);
     assert_eq!(asked.amount_msat, Some(PRICE));
-    let message = "the price is 21000 msat; the result is there, and is published when it is paid";
+    let message = "the price is 21000 msat; the result is ready, and is published when it is paid";
     assert_eq!((asked.content.as_str(), asked.message.as_deref()), (message, Some(message)));
     assert_eq!(state(&world, &request.id), (JobState::Withheld, String::new(), 0));
     world.pass_with(&mut wallet, 120);
@@ -165,7 +165,7 @@ fn who_leaves_results_unpaid_pays_before_the_work() {
         let (statuses, request) = begin(&mut world, &mut wallet, &customer, &format!("more {number}"));
         assert_eq!(statuses, PREPAID);
         let message = required(&world, &customer, &request.id).content;
-        assert!(message.ends_with("results of yours are not paid, so this job begins when it is paid"));
+        assert!(message.ends_with("results of yours are unpaid, so this job begins when it is paid"));
         world.crash();
         world.run();
     }
@@ -444,7 +444,7 @@ fn a_sample_of_the_result_is_shown_before_it_is_paid() {
     // Of a short result there is no part to show, and who pays before has the whole.
     let mut world = World::new(&sampling(|json| json["payment"]["unpaid_max"] = json!(1)));
     let short = order(&mut world, &mut wallet, &customer, "yes");
-    let message = "the price is 21000 msat; the result is there, and is published when it is paid";
+    let message = "the price is 21000 msat; the result is ready, and is published when it is paid";
     assert_eq!(required(&world, &customer, &short.id).content, message);
     let next = order(&mut world, &mut wallet, &customer, &text);
     assert_eq!(world.statuses(&next.id), PREPAID);

@@ -109,14 +109,14 @@ fn what_is_not_paid_out() {
     };
     let cases = [
         ("lnbc1".to_owned(), "invoice: the checksum of the invoice is wrong"),
-        (of_seconds(&world, 1, None, 3_600), "must ask for an amount"),
+        (of_seconds(&world, 1, None, 3_600), "must have an amount"),
         (of_seconds(&world, 1, Some(1_000), 60), "expires too soon"),
         (of_seconds(&world, 1, Some(1_000), 8 * 86_400), "can be paid for longer than a week"),
         (
             invoice(&world, 1, CREDIT - 2_000),
-            "asks for more than your credit: 208000 msat, and 2080 msat are kept",
+            "asks for more than your credit: 208000 msat, and 2080 msat are reserved",
         ),
-        (own, "is this agent's own"),
+        (own, "was made by this agent's own wallet"),
     ];
     for (bolt11, why) in cases {
         let error = refund(&mut world, &customer, &bolt11).unwrap_err();
@@ -127,7 +127,7 @@ fn what_is_not_paid_out() {
     assert_eq!(world.check_books(), books(CREDIT, 0, CREDIT));
     // Another one's.
     refund(&mut world, &customer, &bolt11).unwrap();
-    assert!(refund(&mut world, &Customer::new(2), &bolt11).unwrap_err().contains("is another customer's"));
+    assert!(refund(&mut world, &Customer::new(2), &bolt11).unwrap_err().contains("was sent by another customer"));
     world.run();
     world.ask_wallet(&mut wallet);
     // More than in a day.
@@ -149,7 +149,7 @@ fn what_is_not_paid_out() {
     wallet.methods = "make_invoice lookup_invoice";
     credit(&mut world, &mut wallet, &customer);
     let bolt11 = invoice(&world, 1, 1_000);
-    assert!(refund(&mut world, &customer, &bolt11).unwrap_err().contains("wallet does not pay"));
+    assert!(refund(&mut world, &customer, &bolt11).unwrap_err().contains("wallet is not able to pay"));
 }
 
 #[test]

@@ -129,9 +129,9 @@ fn each_clause() {
         .clone();
     let cases: Vec<(Event, &str)> = vec![
         // The receipt.
-        (receipt_tag("p", None), "it does not name the agent alone (p)"),
-        (receipt_tag("p", Some(&other)), "it does not name the agent alone (p)"),
-        (receipt_tag("p", Some("agent")), "it does not name the agent alone (p)"),
+        (receipt_tag("p", None), "it must have one p tag, with the key of the agent"),
+        (receipt_tag("p", Some(&other)), "it must have one p tag, with the key of the agent"),
+        (receipt_tag("p", Some("agent")), "it must have one p tag, with the key of the agent"),
         (receipt_twice("p", &other), "a tag is there twice"),
         (receipt_tag("description", None), "it has no zap request (description)"),
         (receipt_twice("description", &description()), "a tag is there twice"),
@@ -144,8 +144,8 @@ fn each_clause() {
         (of_description("{}"), "its zap request is not an event"),
         (of_description("hello"), "its zap request is not an event"),
         (of_request(|request| request.kind = 1), "its zap request is of another kind"),
-        (request_tag("p", None), "its zap request does not name the agent alone (p)"),
-        (request_tag("p", Some(&other)), "its zap request does not name the agent alone (p)"),
+        (request_tag("p", None), "its zap request must have one p tag, with the key of the agent"),
+        (request_tag("p", Some(&other)), "its zap request must have one p tag, with the key of the agent"),
         (twice("p", &other), "a tag is there twice"),
         (twice("e", &"00".repeat(32)), "a tag is there twice"),
         (request_tag("e", Some("x")), "its zap request names no event (e)"),
@@ -164,8 +164,8 @@ fn each_clause() {
         (with_invoice(&plain.sign()), "its invoice is not for its zap request (description hash)"),
         (with_invoice(&invoice(Some(MSAT - 1))), "its invoice is for another amount than its zap request"),
         (with_invoice(&invoice(Some(MSAT + 1))), "its invoice is for another amount than its zap request"),
-        (with_invoice(&invoice(None)), "its invoice has no amount, or one beyond belief"),
-        (with_invoice(&invoice(Some(20_000_000_000_000))), "its invoice has no amount, or one beyond belief"),
+        (with_invoice(&invoice(None)), "its invoice has no amount, or one of more than 100 bitcoins"),
+        (with_invoice(&invoice(Some(20_000_000_000_000))), "its invoice has no amount, or one of more than 100 bitcoins"),
         (request_tag("amount", Some("21")), "its invoice is for another amount than its zap request"),
         (request_tag("amount", Some("a lot")), "its invoice is for another amount than its zap request"),
         // To this address.

@@ -15,7 +15,7 @@ impl Agents {
         let until = Instant::now() + WAIT_MAX;
         loop {
             let Some(runtime) = self.running_with(&agent) else {
-                tracing::warn!(%agent, "blossom.payment.pubkey is no agent of this relay: nobody can pay");
+                tracing::warn!(%agent, "blossom.payment.pubkey is no agent of this relay, so nobody can pay: deploy it");
                 return unavailable("the agent that is paid is not deployed");
             };
             let asked = request.clone();

@@ -83,7 +83,7 @@ fn salvage(args: &VerifyDbArgs, file: &Path, settings: &Settings) -> Result<(), 
     let data = &settings.data;
     if data.join("data.mdb").is_file() {
         return Err(Failure::Usage(format!(
-            "the database in {} is one of LMDB, and --salvage is for databases on files",
+            "the database in {} is an LMDB database, and --salvage reads only those of store.engine = \"log\"",
             data.display()
         )));
     }

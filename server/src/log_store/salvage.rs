@@ -152,7 +152,7 @@ impl<'a, D: Disk> Salvage<'a, D> {
             if file.first_seq.is_none() {
                 found
                     .damage
-                    .push(format!("{}: its head is broken: removed events of it may come back", file.name));
+                    .push(format!("{}: its head is broken: events that were removed from it may be among the salvaged ones", file.name));
             }
             let mut read = |at: usize, bytes: &[u8]| {
                 for line in batch::lines(bytes, file.first_seq.unwrap_or(0)) {
@@ -182,7 +182,7 @@ impl<'a, D: Disk> Salvage<'a, D> {
                     read(at, bytes);
                 }
                 Part::Broken(at, bytes) => {
-                    broken.push(format!("{}: what is at byte {at} is no batch", file.name));
+                    broken.push(format!("{}: there is no batch at byte {at}", file.name));
                     read(at, bytes);
                 }
             });

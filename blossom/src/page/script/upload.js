@@ -63,7 +63,7 @@ async function paid(sha256, size, headers, row) {
   if (!invoice) return null;
   const before = proofs.get(sha256, size);
   if (before) return before;
-  if (!window.webln) throw new Error("it costs something, and no wallet extension (WebLN) is there to pay; a Blossom client with a wallet can");
+  if (!window.webln) throw new Error("it costs something: install a wallet extension (WebLN), or use a Blossom client that has a wallet");
   row.say("Waiting for your payment");
   await window.webln.enable();
   const { preimage } = await window.webln.sendPayment(invoice);

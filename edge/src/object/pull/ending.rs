@@ -61,7 +61,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
             (None, None, End::Failed(why)) => Ended::CutOff(why),
             (None, None, End::Retry(_)) if slice.is_over && had_progress => Ended::Bounds,
             (None, None, End::Retry(_)) if slice.is_over => {
-                Ended::Failed("it has brought nothing".to_owned())
+                Ended::Failed("its slice has ended, and nothing was copied".to_owned())
             }
             (None, None, End::Retry(why)) => Ended::Failed(why),
         };
