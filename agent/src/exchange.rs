@@ -1,4 +1,4 @@
-//! Asking somebody over a relay, a remote signer (NIP-46) or a wallet (NIP-47): the subscription for the answers, and what the relay sends.
+//! Requests over a relay to a remote signer (NIP-46) or a wallet (NIP-47): the subscription for the answers, and the messages of the relay.
 
 use relay_engine::types::{Event, Filter, Kind, PubKey, TagFilter};
 use relay_engine::wire::parse_event;
@@ -10,7 +10,7 @@ use crate::identity::parse_pubkey;
 /// Relays of a URI that are used.
 const RELAYS_MAX: usize = 4;
 
-/// Where somebody is who is asked: what `bunker://` URLs and wallets' connection strings have in common.
+/// The address of a remote signer or a wallet: what `bunker://` URLs and wallets' connection strings have in common.
 pub(crate) struct Address {
     pub(crate) pubkey: PubKey,
     /// One to four.
@@ -43,14 +43,14 @@ impl Address {
     }
 }
 
-/// The events by which somebody answers.
+/// The events that are the answers in an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answers {
     /// Who answers.
     pub author: PubKey,
     /// Each is a filter.
     pub wanted: Vec<Wanted>,
-    /// Events that may come without having been asked for.
+    /// Most events that may come without having been asked for, such as notifications.
     pub unasked_max: usize,
 }
 
@@ -109,7 +109,7 @@ pub fn is_same_relay(a: &str, b: &str) -> bool {
     matches!((parse(a), parse(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// What a relay sends in an exchange, which is bounded.
+/// Reads the messages of one relay in an exchange, and bounds them.
 #[derive(Clone, Copy, Debug)]
 pub struct Frames {
     requests: usize,
@@ -119,17 +119,17 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Those after so many requests.
+    /// For an exchange of so many requests.
     pub fn new(answers: &Answers, requests: usize) -> Self {
         Frames { requests, unasked_max: answers.unasked_max, refused: 0, received: 0 }
     }
 
-    /// The most events that are taken of one relay: for each request an `auth_url` and the answer, each up to twice, and some of others.
+    /// Most events of one relay: for each request an `auth_url` and the answer, each up to twice, and a few others.
     fn events_max(&self) -> usize {
         16 + self.unasked_max + 4 * self.requests
     }
 
-    /// Reads a message; it may be an event, which may be anybody's, and its signature wrong.
+    /// Reads a message. If it is an event, its author and signature are not checked here.
     ///
     /// # Errors
     /// Why nothing more is to be expected of this relay.

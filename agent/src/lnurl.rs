@@ -1,4 +1,4 @@
-//! Lightning addresses (LUD-16), and what the services behind them say (LUD-06, NIP-57).
+//! Lightning addresses (LUD-16), and the answers of their services (LUD-06, NIP-57).
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -11,7 +11,7 @@ use url::{Host, Url};
 
 /// Longest address, in characters.
 const ADDRESS_CHARS_MAX: usize = 320;
-/// Longest words of a service that are repeated, in characters.
+/// Longest reason of a service that is passed on, in characters.
 const REASON_CHARS_MAX: usize = 200;
 
 /// A Lightning address, `name@domain`.
@@ -32,8 +32,8 @@ impl fmt::Display for LightningAddress {
 }
 
 impl LightningAddress {
-    /// Reads an address: letters in lowercase, digits, `-`, `_` and `.`, then `@` and a domain. On this machine, for tests of a service of one's
-    /// own, the domain may be a loopback address with a port, which is asked by http.
+    /// Reads an address: letters in lowercase, digits, `-`, `_` and `.`, then `@` and a domain. For a service on this machine
+    /// the domain may be a loopback address with a port, which is called by http.
     ///
     /// # Errors
     /// [`InvalidAddress`].
@@ -50,7 +50,7 @@ impl LightningAddress {
             (Some(host), Some(port)) => format!("{host}:{port}"),
             (host, _) => host.unwrap_or_default().to_owned(),
         };
-        // What the parser has changed is another domain, or more than one.
+        // If the parser has changed it, it was not a plain domain.
         if written != domain || url.path() != path || url.query().is_some() || url.fragment().is_some() {
             return Err(invalid);
         }
@@ -75,7 +75,7 @@ impl LightningAddress {
         self.url.scheme() == "http"
     }
 
-    /// Where its service is asked.
+    /// The URL at which its service is asked.
     pub fn url(&self) -> &str {
         self.url.as_str()
     }

@@ -1,4 +1,4 @@
-//! Zap receipts (NIP-57): what one says, if it is one that counts. Who must have signed it, and that it counts once, its reader has to see to.
+//! Zap receipts (NIP-57), read and checked. The caller checks which key has signed the receipt, and that a payment hash counts once.
 
 use relay_engine::types::{Event, EventId, Kind, PubKey, Timestamp};
 use relay_engine::wire::parse_event;
@@ -13,7 +13,7 @@ pub const KIND_ZAP_REQUEST: Kind = 9_734;
 /// A zap receipt.
 pub const KIND_ZAP_RECEIPT: Kind = 9_735;
 
-/// Most that a zap is believed to be, in millisatoshis: a hundred bitcoins.
+/// Largest amount of a zap, in millisatoshis: a hundred bitcoins.
 const MSAT_MAX: u64 = 100 * crate::manifest::PRICE_MSAT_MAX;
 
 /// What a receipt says.
@@ -23,7 +23,7 @@ pub struct Zap {
     pub receipt: EventId,
     /// Who has signed the receipt.
     pub signer: PubKey,
-    /// Who has signed the zap request: the money is theirs.
+    /// Who has signed the zap request; the zap is their credit.
     pub payer: PubKey,
     /// The event that is zapped, if it is one.
     pub event: Option<EventId>,
@@ -36,8 +36,8 @@ pub struct Zap {
 }
 
 impl Zap {
-    /// Reads a receipt of a zap to `payee`, whose Lightning address is `address`, by the rules of NIP-57 (appendix F, and of appendices D and E what
-    /// shows that receipt, request and invoice belong together). The signature of the receipt itself the relay has checked.
+    /// Reads a receipt of a zap to `payee`, whose Lightning address is `address`, by the rules of NIP-57: appendix F, and those of D and E by which
+    /// receipt, request and invoice belong together. The relay has checked the signature of the receipt itself.
     ///
     /// # Errors
     /// Why it does not count.

@@ -1,4 +1,4 @@
-//! What is asked for a job, and when a wallet is asked whether it is paid. Pure functions; the books are in the store.
+//! Amounts of invoices, and when a wallet is asked whether they are paid. Pure functions; the books are in the store.
 
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -9,29 +9,29 @@ const SATOSHI_MSAT: u64 = 1_000;
 pub const INVOICE_SECONDS: u64 = 600;
 /// Milliseconds after the end of an invoice in which its job still begins: a payment of the last second takes a while to settle.
 pub const GRACE_MILLIS: u64 = 60_000;
-/// Milliseconds between two questions about an invoice that can be paid.
+/// Milliseconds between two polls of an invoice that can be paid, at least and at most.
 const POLL_MILLIS: u64 = 2_000;
 const POLL_MILLIS_MAX: u64 = 30_000;
-/// An invoice is asked for as often as this part of its age, between these.
+/// Between these the interval is the age of the invoice divided by this.
 const POLL_AGE_PART: u64 = 6;
-/// Milliseconds between a question and the opening of an agent for it.
+/// Most milliseconds between the time of a poll and the opening of an agent for it.
 const OPENING_MILLIS_MAX: u64 = 30_000;
-/// Milliseconds for which a wallet is asked for an invoice that has expired: a payment that was held up becomes credit.
+/// Milliseconds for which an expired invoice is polled: a delayed payment becomes credit.
 const LATE_MILLIS: u64 = 86_400_000;
 /// Milliseconds after which an invoice is given up even if the wallet has not answered.
 const GIVEN_UP_MILLIS: u64 = 30 * 86_400_000;
 
-/// Milliseconds after the time that a payment may be held for its work, in which the wallet has to take it.
+/// Milliseconds that the wallet has to take a payment, after the time for the work is over.
 pub const SETTLE_MILLIS: u64 = 3_600_000;
-/// Seconds of a block of Bitcoin: half of what they take on average, so that twice as many may come.
+/// Seconds for a block of Bitcoin: half of the average, for times when blocks come twice as fast.
 const BLOCK_SECONDS: u64 = 300;
-/// Blocks before the end of a payment at which nodes give it back by themselves.
+/// Blocks before the expiry of a held payment at which nodes cancel it by themselves.
 const BLOCKS_KEPT: u64 = 40;
-/// Milliseconds until a wallet is asked again to take a payment, or to give it back, at first and at most.
+/// Milliseconds until a wallet is asked again to settle or cancel a hold invoice, at first and at most.
 const HOLD_RETRY_MILLIS: u64 = 2_000;
 const HOLD_RETRY_MILLIS_MAX: u64 = 60_000;
 
-/// Least that is kept for the fees of a payment, in millisatoshis.
+/// Least reserve for the routing fees of a payment, in millisatoshis.
 const FEE_RESERVE_MSAT_MIN: u64 = 2_000;
 
 /// What a request costs its customer now.
@@ -54,12 +54,12 @@ pub fn quote(price: u64, credit: u64) -> Quote {
     }
 }
 
-/// What is believed of the amount that a wallet says was paid: the network takes no more than twice what was asked for (BOLT 4).
+/// The amount that is credited if a wallet says that `told` was paid: at most twice what was asked for, since no node accepts more (BOLT 4).
 pub fn received(asked: u64, told: Option<u64>) -> u64 {
     told.unwrap_or(asked).min(asked.saturating_mul(2))
 }
 
-/// What is kept of a customer's credit for the fees of paying so much out, in millisatoshis.
+/// What is reserved of a customer's credit for the routing fees of a refund, in millisatoshis.
 pub fn fee_reserve(msat: u64) -> u64 {
     (msat / 100).max(FEE_RESERVE_MSAT_MIN)
 }
@@ -76,13 +76,12 @@ pub fn hold_blocks(seconds: u64) -> u64 {
     BLOCKS_KEPT + seconds.saturating_add(SETTLE_MILLIS / 1_000).div_ceil(BLOCK_SECONDS)
 }
 
-/// Milliseconds until a wallet is asked again what it has not done so many times.
+/// Milliseconds until a wallet is asked again to settle or cancel, after so many failures.
 pub fn hold_retry_millis(tries: u32) -> u64 {
     (HOLD_RETRY_MILLIS << tries.min(16)).min(HOLD_RETRY_MILLIS_MAX)
 }
 
-/// What a customer sees of a result before it is paid: its first `chars` characters, but no more than so many percent of it, and no half of
-/// what is read as one character.
+/// The sample of a result: its first `chars` characters, but no more than `percent` percent of it. It is not cut within a grapheme.
 pub fn sample(result: &str, chars: u32, percent: u32) -> &str {
     let all = result.chars().count() as u64;
     let mut left = u64::from(chars).min(all * u64::from(percent.min(100)) / 100);
@@ -94,8 +93,8 @@ pub fn sample(result: &str, chars: u32, percent: u32) -> &str {
     &result[..end]
 }
 
-/// The times of an invoice, in milliseconds since 1970. When the wallet is asked for it follows from them, so an agent that is opened again
-/// goes on where it was.
+/// The times of an invoice, in milliseconds since 1970. The times of its polls follow from them, so an agent that is opened again polls as if it had
+/// not been closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvoiceTimes {
     /// When it was made.
@@ -105,7 +104,7 @@ pub struct InvoiceTimes {
 }
 
 impl InvoiceTimes {
-    /// Until when its job is to be paid.
+    /// Until when it pays for its job.
     fn job_ends_at(&self) -> u64 {
         self.expires_at.min(self.made_at.saturating_add(INVOICE_SECONDS * 1_000))
     }
@@ -115,7 +114,7 @@ impl InvoiceTimes {
         self.job_ends_at().saturating_add(GRACE_MILLIS)
     }
 
-    /// The question after the one at this time.
+    /// The time of the poll after the one at this time.
     fn question_after(&self, at: u64) -> u64 {
         let late = at.saturating_sub(self.job_ends_at());
         at + match late <= GRACE_MILLIS {
@@ -125,7 +124,7 @@ impl InvoiceTimes {
         }
     }
 
-    /// The first of the questions of which `is_wanted`, given its time and that of the next one.
+    /// The first poll for which `is_wanted` is true, given its time and that of the next one.
     fn first_question(&self, is_wanted: impl Fn(u64, u64) -> bool) -> u64 {
         let mut at = self.question_after(self.made_at);
         loop {
@@ -137,24 +136,23 @@ impl InvoiceTimes {
         }
     }
 
-    /// When the wallet is asked again, if it says now that the invoice is not paid.
+    /// When the next poll is, if the wallet says now that the invoice is not paid.
     pub fn next_poll(&self, now: u64) -> u64 {
         self.first_question(|at, _| at >= now.saturating_add(POLL_MILLIS / 2))
     }
 
-    /// When the wallet is asked by an agent that is opened now. A question that has just become due is not passed over: the agent may have
-    /// been opened for it.
+    /// When an agent that is opened now polls. A poll that has just become due is not skipped: the agent may have been opened for it.
     pub fn poll_at_opening(&self, now: u64) -> u64 {
         let slack = |at: u64, next: u64| (next.saturating_sub(at) / 8).min(OPENING_MILLIS_MAX);
         self.first_question(|at, next| at.saturating_add(slack(at, next)) >= now)
     }
 
-    /// Whether the wallet's word that it is not paid is the last one.
+    /// Whether an answer that it is not paid is final.
     pub fn is_over(&self, now: u64) -> bool {
         now >= self.expires_at.saturating_add(LATE_MILLIS)
     }
 
-    /// When it is not worth another question, whatever the wallet has answered.
+    /// When it is given up whether the wallet has answered or not.
     pub fn given_up_at(&self) -> u64 {
         self.expires_at.saturating_add(GIVEN_UP_MILLIS)
     }

@@ -1,5 +1,5 @@
-//! How many invoices of Blossom's purchases (BUD-07) a client address may have: the keys of uploaders cost nothing, and downloads need
-//! none, so the agent's limits of a customer do not hold.
+//! Limits of invoices for Blossom (BUD-07) by client address. Limits by key would not help: the keys of uploaders cost nothing, and downloads need
+//! none.
 
 use std::collections::HashMap;
 
@@ -9,25 +9,25 @@ use relay_site::{PaymentOutcome, PaymentRequest, Purchase};
 use crate::http_jobs::Limiter;
 use crate::payment::INVOICE_SECONDS;
 
-/// Invoices of an address that can be paid.
+/// Most unpaid invoices of an address.
 const OPEN_MAX: usize = 16;
-/// Addresses that are known at a time; beyond that all others are one.
+/// Most addresses that are counted at a time; all others are counted as one.
 const ADDRESSES_MAX: usize = 10_000;
 
-/// Counts invoices.
+/// Counts invoices by address.
 #[derive(Debug, Default)]
 pub struct Quotes {
     minute: Limiter,
-    /// What each address has an invoice for, and when that runs out. `None`: all others.
+    /// The purchases that each address has an unpaid invoice for, and when that expires. `None`: all other addresses.
     open: HashMap<Option<ClientAddress>, Vec<(Purchase, Timestamp)>>,
 }
 
 impl Quotes {
-    /// A request of this address (`None`: it has no limits) is to be carried out. The invoice of a purchase that is shown again does not
-    /// count.
+    /// Whether a request of this address may be carried out (`None`: it has no limits). A repeated request for the invoice of a purchase does not
+    /// count again.
     ///
     /// # Errors
-    /// What is answered if it has asked for too many.
+    /// The answer, if it has asked for too many.
     pub fn ask(
         &mut self,
         address: Option<ClientAddress>,
@@ -55,7 +55,7 @@ impl Quotes {
         Ok(())
     }
 
-    /// What came of it: an invoice that was not made, or is paid, is none of those that can be paid.
+    /// Notes the outcome of an admitted request: an invoice that was not made, or is paid, no longer counts.
     pub fn answered(
         &mut self,
         address: Option<ClientAddress>,

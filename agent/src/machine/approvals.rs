@@ -1,4 +1,4 @@
-//! Refunds of more than an owner wants paid without being asked: they wait for the owner's word, and end with their invoices.
+//! Refunds of more than `limits.approval_msat`: they wait until the owner approves or declines them, and fail when their invoice expires.
 
 use relay_engine::sql::SqlConn;
 use relay_engine::types::Now;
@@ -34,8 +34,8 @@ impl<C: SqlConn> Agent<C> {
         open.into_iter().map(record).collect()
     }
 
-    /// The owner approves a refund that waits for it, or does not: then it is credit again. When it returns, that is durable. Of a refund of which
-    /// that was decided before nothing changes.
+    /// Approves or declines a refund that waits for the owner; one that is declined is credit again. When it returns, that is durable. A refund that
+    /// was decided before does not change.
     ///
     /// # Errors
     /// [`CommandError::NotFound`] if there is no such refund; [`CommandError::Store`], then nothing has changed.

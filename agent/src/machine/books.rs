@@ -1,4 +1,4 @@
-//! The books of the agent in use: credit, what is taken of it for jobs, and what becomes of it when they end.
+//! Entries in the books: credit, what jobs reserve of it, and where that goes when they end.
 
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Takes so much of a customer's credit for a job.
+    /// Reserves so much of a customer's credit for a job.
     pub(super) fn charge(&mut self, now: Now, row: &mut JobRow, msat: u64) {
         let Some(payment) = &mut row.trace.payment else { return };
         payment.paid += msat;
@@ -67,14 +67,14 @@ impl<C: SqlConn> Agent<C> {
         self.transfer(now, accounts, msat, Reason::Charge, Some(row.id));
     }
 
-    /// A job ends in the state of its row: what was taken for it is the agent's if it has a result, or if its customer takes it back when its
-    /// work has begun and was paid before; else it is credit again.
+    /// A job ends in the state of its row: what was reserved for it is income if it has a result, or if its customer has cancelled it after paid
+    /// work had begun; else it is credit again.
     pub(super) fn close_account(&mut self, now: Now, row: &mut JobRow) {
         self.unpaid_work_ends(now, row);
         let Some(payment) = row.trace.payment.as_mut().filter(|payment| payment.paid > 0) else { return };
         let earned = match row.state {
             JobState::Responding => Some(Reason::Delivery),
-            // What is to be paid after the work is not paid by a part of it.
+            // A part of the price does not pay for work that is to be paid afterwards.
             JobState::Cancelled if row.attempts > 0 && !(payment.is_postpaid || payment.is_hold) => {
                 Some(Reason::Cancellation)
             }
@@ -89,13 +89,13 @@ impl<C: SqlConn> Agent<C> {
         self.transfer(now, accounts, msat, Reason::Return, Some(row.id));
     }
 
-    /// What was taken for a job is the agent's, and its recipients' (`payment.splits`).
+    /// What was reserved for a job is income, of which recipients have their shares (`payment.splits`).
     pub(super) fn earn(&mut self, now: Now, msat: u64, reason: Reason, job: &EventId) {
         self.transfer(now, (Account::Reserved, Account::Income), msat, reason, Some(*job));
         self.share_income(now, msat, job);
     }
 
-    /// A job of which nothing can be read has ended: what the books say was taken for it is credit again.
+    /// An unreadable job has ended: what the books have reserved for it is credit again.
     pub(super) fn return_reserved(&mut self, now: Now, open: &UnfinishedRow) -> Result<(), StoreError> {
         let transfers = store::transfers_of_job(&self.conn, &self.batch, &open.id)?;
         let balance: i64 = transfers.iter().map(|transfer| transfer.change(&Account::Reserved)).sum();
@@ -104,11 +104,11 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// The customer of a job has not got its result: what was taken for it is credit again. `transfers` are its entries in the books, if anybody has,
-    /// or had, a share, or if the job does not know any more what it has cost.
+    /// The result of a job could not be delivered: its income is credit of the customer again. `transfers` are its entries in the books, if anybody has,
+    /// or had, a share, or if the history has forgotten what the job has cost.
     pub(super) fn give_back(&mut self, now: Now, row: &mut JobRow, transfers: &[Transfer]) {
         let Some(payment) = row.trace.payment.as_mut() else {
-            // What it has cost may have been forgotten with its texts.
+            // The history may have forgotten what it has cost.
             if row.source.is_empty() {
                 self.give_back_by_books(now, &row.id, transfers);
             }
@@ -134,7 +134,7 @@ impl<C: SqlConn> Agent<C> {
         self.transfer(now, accounts, msat, Reason::Return, Some(*job));
     }
 
-    /// The shares of what a job has earned, of whose entries in the books these are, are the agent's again. How much they were.
+    /// Takes back the recipients' shares of a job's income, by the job's entries in the books. Returns their sum.
     fn take_shares_back(&mut self, now: Now, job: &EventId, transfers: &[Transfer]) -> u64 {
         let mut shares = BTreeMap::<RecipientKey, i64>::new();
         for transfer in transfers {
@@ -154,7 +154,7 @@ impl<C: SqlConn> Agent<C> {
         all
     }
 
-    /// Forgets what is old of invoices and of the books.
+    /// Deletes old invoices, refunds, counts of unpaid results, and entries of the books.
     pub(super) fn prune_payments(&mut self, now: Now) {
         store::prune_invoices(&mut self.batch, now.seconds());
         store::prune_refunds(&mut self.batch, now.millis());

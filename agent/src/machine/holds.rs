@@ -1,5 +1,5 @@
-//! Jobs that are paid by hold invoices: a job begins when its customer's payment is held by the agent's wallet, which takes it when there is a
-//! result, and gives it back if there will be none.
+//! Jobs that are paid by hold invoices: a job begins when the agent's wallet holds its customer's payment. The wallet takes it (settles the invoice)
+//! when there is a result, and gives it back (cancels the invoice) if there will be none.
 //!
 //! ```text
 //! invoice:  offered --the wallet holds a payment--> accepted --the result is stored--> settling --the wallet has taken it--> paid
@@ -10,16 +10,16 @@
 //! ```
 //!
 //! Each arrow is one transaction, with the state of the job. What the wallet is asked follows from what is stored, so after a crash it is
-//! asked again: settling and cancelling twice do what they do once, and where the wallet refuses it is asked what has become of the invoice.
+//! asked again. Settling and cancelling are idempotent; if the wallet refuses, the invoice is looked up.
 //!
-//! **Why in this order.** The result is stored before the wallet is given the preimage: a customer who has paid gets it, whatever dies. It is signed and
-//! published after the wallet has said that it has the payment: nobody has the result who has not paid. Between the two the money may be
-//! taken and the result not be published yet; that ends when the wallet can be asked again. If the payment was given back meanwhile (it is not held for
-//! ever), nobody has anything: the result is dropped and the customer told so. If the wallet then says that it has taken it after
-//! all, it is the customer's credit. Before it is settled nothing of it is in the books.
+//! **Why in this order.** The result is stored before the wallet is given the preimage: a customer who has paid gets it, whatever crashes. It is signed
+//! and published after the wallet has confirmed the payment: nobody gets the result without paying. Between the two the payment may be
+//! taken and the result not yet be published; that ends when the wallet answers again. If the payment was given back meanwhile (it is not held for
+//! ever), the result is dropped and the customer is told. If the wallet says later that it has taken the payment nevertheless, that is the customer's
+//! credit. Before it is settled, a payment is not in the books.
 //!
-//! An agent that can be cheated of work cannot be cheated of results: a customer who cancels gets the payment back and no result. How much a customer may
-//! have worked for at a time is limited by `limits.per_customer`, and each such job locks money of theirs.
+//! A customer can have work done for nothing, but gets no result for nothing: who cancels gets the payment back and no result. Such work is limited by
+//! `limits.per_customer`, and each such job locks money of the customer.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now};
@@ -38,9 +38,9 @@ use crate::store::{Hold, HoldPhase};
 pub(super) const METHODS: [&str; 4] =
     ["make_hold_invoice", "settle_hold_invoice", "cancel_hold_invoice", "lookup_invoice"];
 
-/// Milliseconds until a job is read again whose work has to end.
+/// Milliseconds until ending the work on a job is tried again, if the store has failed.
 const END_WORK_MILLIS: u64 = 1_000;
-/// Seconds for which a payment is held for a job whose agent is not paid so any more.
+/// Seconds for which a payment is held for a job if the present manifest has no `payment.hold_s` any more.
 const HOLD_SECONDS: u64 = 3_600;
 
 /// What a customer is told beside the price.
@@ -63,14 +63,14 @@ impl HoldTerms {
     }
 }
 
-/// What is kept in memory of what a wallet is asked to do with a payment that it holds.
+/// The attempts to settle or cancel a hold invoice, in memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HoldTries {
-    /// How often it has not done it.
+    /// Attempts that have failed.
     tries: u32,
-    /// Whether it is asked first what has become of the invoice.
+    /// Whether the invoice is looked up before the next attempt.
     is_unknown: bool,
-    /// When it is tried again to end the work for which a payment is held, in milliseconds since 1970.
+    /// When ending the work is tried again, in milliseconds since 1970.
     end_work_at: u64,
 }
 
@@ -84,13 +84,13 @@ impl Watched {
         (self.is_open() && self.hold_phase() != Some(HoldPhase::Accepted)).then_some(self.poll_at)
     }
 
-    /// Until when its payment is held for the work, in milliseconds since 1970; or, if the job could not be read then, when that is tried again.
+    /// When the work for which its payment is held must end, in milliseconds since 1970; or when that is tried again, if it has failed.
     fn work_ends_at(&self) -> Option<u64> {
         let hold = self.row.hold.as_ref().filter(|hold| self.is_open() && hold.phase == HoldPhase::Accepted);
         hold.map(|hold| hold.until.max(self.hold_tries.end_work_at))
     }
 
-    /// Whether the wallet is to do something with a payment that it may hold.
+    /// Whether the wallet is to settle or cancel it.
     pub(super) fn has_to_end(&self) -> bool {
         matches!(self.hold_phase(), Some(HoldPhase::Settling | HoldPhase::Cancelling))
     }
@@ -100,18 +100,18 @@ impl Watched {
         self.row.hold.as_ref().is_some_and(|hold| hold.msat > 0)
     }
 
-    /// Whether the wallet may have been given the preimage, without which nobody can take the payment. Of other invoices it has made it.
+    /// Whether the wallet may know the preimage, without which nobody can take the payment. Of invoices that are no hold invoices it always does.
     pub(super) fn can_be_settled(&self) -> bool {
         self.row.hold.as_ref().is_none_or(|hold| hold.is_revealed)
     }
 
-    /// When the wallet is asked by an agent that is opened now, if that does not follow from its age.
+    /// When an agent that is opened now asks the wallet, if it has to settle or cancel. `None`: by the age of the invoice.
     pub(super) fn hold_poll_at_opening(&self, now: u64) -> Option<u64> {
         let hold = self.row.hold.as_ref()?;
         matches!(hold.phase, HoldPhase::Settling | HoldPhase::Cancelling).then_some(now)
     }
 
-    /// The wallet has not done what it was asked to, or has not answered: it is asked what has become of the invoice, at once or later.
+    /// The wallet has refused to settle or cancel, or has not answered: the invoice is looked up, at once or later.
     fn not_done(&mut self, now: Now, is_answered: bool) {
         self.hold_tries.is_unknown = true;
         match is_answered {
@@ -120,7 +120,7 @@ impl Watched {
         }
     }
 
-    /// It is asked again later, each time longer after.
+    /// The next attempt is later, each time twice as long after.
     pub(super) fn try_later(&mut self, now: Now) {
         self.poll_at = now.millis() + payment::hold_retry_millis(self.hold_tries.tries);
         self.hold_tries.tries = self.hold_tries.tries.saturating_add(1);
@@ -179,7 +179,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// What a wallet is asked about an invoice that is due.
+    /// The request to a wallet about an invoice that is due: to settle, cancel or look it up.
     pub(super) fn question(wallet: &Wallet, job: &EventId, watched: &Watched) -> (WalletRequest, Method) {
         let payment_hash = watched.row.payment_hash;
         match (&watched.row.hold, &wallet.client) {
@@ -196,10 +196,10 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// What a wallet says about a hold invoice that is not settled.
+    /// The state of a hold invoice that is not settled, from a look-up or a notification.
     ///
     /// # Errors
-    /// If the store fails; it is asked again.
+    /// If the store fails; then the invoice is looked up again.
     pub(super) fn hold_told(
         &mut self,
         now: Now,
@@ -214,7 +214,7 @@ impl<C: SqlConn> Agent<C> {
         let (at, asked) = (now.millis(), watched.row.msat);
         let held = told.held(&watched.row.payment_hash);
         match (phase, held) {
-            // Of a job that is over it is given back, however much it is.
+            // If the job has ended, any amount is held, to be given back.
             (HoldPhase::Offered, Held::Accepted) if is_over || told.msat.unwrap_or(asked) >= asked => {
                 return self.payment_held(now, job, payment::received(asked, told.msat));
             }
@@ -222,7 +222,7 @@ impl<C: SqlConn> Agent<C> {
                 watched.poll_at = watched.times().next_poll(at);
                 self.log(now, Some(*job), "the wallet holds less than was asked for: the job does not begin");
             }
-            // It is asked again when the job is over.
+            // There is nothing to ask before the job ends.
             (HoldPhase::Accepted, _) => {}
             (HoldPhase::Settling, Held::Released) => self.payment_lost(now, job)?,
             (HoldPhase::Cancelling, Held::Released) => self.give_up_invoice(job),
@@ -230,7 +230,7 @@ impl<C: SqlConn> Agent<C> {
                 watched.hold_tries.is_unknown = false;
                 watched.try_later(now);
             }
-            // It holds nothing. If it does later, that is given back.
+            // Nothing is held. A payment that comes later is given back.
             (HoldPhase::Offered | HoldPhase::Cancelling, _) if watched.times().is_over(at) => {
                 self.give_up_invoice(job);
             }
@@ -243,7 +243,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// A customer's payment is held: the job begins. If it is over, the payment is given back.
+    /// The wallet holds a customer's payment: the job begins. If the job has ended, the payment is given back.
     fn payment_held(&mut self, now: Now, job: &EventId, msat: u64) -> Result<(), StoreError> {
         // What may fail comes first.
         let awaiting =
@@ -284,7 +284,7 @@ impl<C: SqlConn> Agent<C> {
         })
     }
 
-    /// The result of a job is in the batch, and withheld: the payment is taken.
+    /// The withheld result of a job is in the batch: the payment is to be taken.
     pub(super) fn settle_hold(&mut self, now: Now, mut active: Active) {
         let job = active.id();
         if let Some(watched) = self.payments.invoices.get_mut(&job)
@@ -304,13 +304,13 @@ impl<C: SqlConn> Agent<C> {
         let Some(watched) = self.payments.invoices.get_mut(job).filter(|watched| watched.is_open()) else {
             return;
         };
-        // If the store fails it is asked what has become of it.
+        // If the store fails, the invoice is looked up.
         watched.not_done(now, false);
         let msat = watched.row.hold.as_ref().map(|hold| hold.msat);
         let _ = self.invoice_paid(now, job, msat);
     }
 
-    /// The wallet has given a payment back, or takes none any more.
+    /// The wallet has cancelled a hold invoice.
     pub(super) fn hold_cancelled(&mut self, job: &EventId) {
         let watched = self.payments.invoices.get(job);
         if watched.is_some_and(|watched| watched.hold_phase() == Some(HoldPhase::Cancelling)) {
@@ -318,7 +318,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// The wallet refuses to take a payment or to give it back, or has not answered whether it has.
+    /// The wallet has refused to settle or cancel a hold invoice (`is_answered`), or has not answered.
     pub(super) fn hold_not_done(&mut self, now: Now, job: &EventId, is_answered: bool) {
         if let Some(watched) = self.payments.invoices.get_mut(job) {
             watched.not_done(now, is_answered);
@@ -337,7 +337,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// A job has ended: a payment that is held for it is given back, and its invoice is not to be paid any more. What is paid stays paid.
+    /// A job has ended: its hold invoice is to be cancelled, so that a held payment is given back and none can come. A settled one stays.
     pub(super) fn release_hold(&mut self, now: Now, job: &EventId) {
         let Some(watched) = self.payments.invoices.get_mut(job).filter(|watched| watched.is_open()) else {
             return;
@@ -348,7 +348,7 @@ impl<C: SqlConn> Agent<C> {
         self.batch.put_invoice(watched.row.clone());
     }
 
-    /// Gives back what is held for jobs that there are no more.
+    /// Gives back payments that are held for jobs that no longer exist.
     pub(super) fn release_orphaned_holds(&mut self, now: Now) {
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
         let jobs: Vec<EventId> = open
@@ -359,7 +359,7 @@ impl<C: SqlConn> Agent<C> {
         jobs.iter().for_each(|job| self.release_hold(now, job));
     }
 
-    /// When the work on a job has to end because its payment is not held for longer, in milliseconds since 1970.
+    /// When the first job must end because its payment is not held for longer, in milliseconds since 1970.
     pub(super) fn held_work_ends_at(&self) -> Option<u64> {
         self.payments.invoices.values().filter_map(Watched::work_ends_at).min()
     }

@@ -1,4 +1,4 @@
-//! Invoices: one that the wallet has made is shown to its customer, the wallet is asked for it, and it is paid or given up.
+//! Invoices: what the wallet has made is shown to the customer, and looked up until it is paid or given up.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now};
@@ -13,21 +13,21 @@ use crate::nip90::Feedback;
 use crate::payment::{self, GRACE_MILLIS, InvoiceTimes, Quote};
 use crate::store::{self, Account, InvoiceRow, InvoiceState, JobPayment, Reason, Withheld};
 
-/// Invoices that the wallet is asked for.
+/// Most invoices that are looked up.
 const WATCHED_MAX: usize = 2_000;
 /// Seconds for which an invoice can be paid at most.
 const EXPIRY_SECONDS_MAX: u64 = 366 * 86_400;
-/// Milliseconds between two claims of a wallet that an invoice is paid, which it does not prove.
+/// Milliseconds between two answers without a preimage that an invoice is paid: the second one is believed.
 const UNPROVEN_MILLIS: u64 = 2_000;
 
-/// An invoice that the wallet is asked for.
+/// An invoice that is looked up until it is paid or given up.
 #[derive(Clone, Debug)]
 pub(super) struct Watched {
     pub(super) row: InvoiceRow,
-    /// When the wallet is asked, in milliseconds since 1970; of a payment that is held for the work, when that has to end.
+    /// When the wallet is next asked about it, in milliseconds since 1970. Not used while a payment is held for the work.
     pub(super) poll_at: u64,
     pub(super) hold_tries: HoldTries,
-    /// Whether its job was paid by a zap. After a restart that is not known.
+    /// Whether its job was paid by a zap instead. This is lost at a restart.
     pub(super) is_superseded: bool,
 }
 
@@ -58,7 +58,7 @@ impl Watched {
     }
 }
 
-/// An invoice for so many millisatoshis, as a wallet has made it.
+/// Checks the invoice that a wallet has made for `msat` millisatoshis.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -81,12 +81,12 @@ fn checked(now: Now, made: &Transaction, msat: u64) -> Result<bolt11::Invoice, S
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// The wallet at this place has made an invoice for a job, or a hold invoice on these terms: its customer is asked to pay it.
+    /// The wallet with this index has made an invoice for a job (with `terms` a hold invoice): its customer is asked to pay it.
     ///
     /// Returns what is wrong with the invoice, if something is.
     ///
     /// # Errors
-    /// If the store fails; then another one is to be made.
+    /// If the store fails; then another invoice must be made.
     pub(super) fn invoice_made(
         &mut self,
         now: Now,
@@ -173,10 +173,10 @@ impl<C: SqlConn> Agent<C> {
         self.fail(now, active, JobEvent::Fail, "wallet", message);
     }
 
-    /// What the wallet says about an invoice, when it was asked or by itself.
+    /// The state of an invoice, from a look-up or a notification.
     ///
     /// # Errors
-    /// If the store fails; it is asked again.
+    /// If the store fails; then the invoice is looked up again.
     pub(super) fn invoice_told(
         &mut self,
         now: Now,
@@ -190,7 +190,7 @@ impl<C: SqlConn> Agent<C> {
         let claim = match (told.claim(&watched.row.payment_hash), told.msat) {
             // Nothing came.
             (Claim::Proven | Claim::Unproven, Some(0)) => Claim::False,
-            // Without the preimage it cannot be.
+            // Without the preimage the wallet cannot have settled it.
             (Claim::Unproven, _) if !watched.can_be_settled() => Claim::False,
             (claim, _) => claim,
         };
@@ -231,7 +231,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// The wallet says that an invoice is not paid, of which it may have said that it is.
+    /// Forgets an unproven claim that an invoice is paid: the wallet now says that it is not.
     fn claim_taken_back(&mut self, now: Now, job: &EventId) {
         let Some(watched) = self.payments.invoices.get_mut(job) else { return };
         if watched.row.claimed_at.take().is_some() {
@@ -240,7 +240,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Of very many invoices that nobody has paid, the one that expired first is given up.
+    /// If there are too many invoices, the expired one that expired first is given up.
     pub(super) fn make_room_for_invoice(&mut self, now: Now) {
         if self.payments.invoices.len() < WATCHED_MAX {
             return;
@@ -253,13 +253,13 @@ impl<C: SqlConn> Agent<C> {
         first.into_iter().for_each(|job| self.give_up_invoice(&job));
     }
 
-    /// When the first of the open invoices is given up, whatever wallets say; milliseconds since 1970.
+    /// When the first open invoice is given up whether wallets answer or not, in milliseconds since 1970.
     pub(super) fn invoices_end_at(&self) -> Option<u64> {
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
         open.map(|watched| watched.times().given_up_at()).min()
     }
 
-    /// Gives up invoices that are very old: their wallet may not be known any more, or not answer.
+    /// Gives up very old invoices: their wallet is not known any more, or does not answer.
     pub(super) fn give_up_old_invoices(&mut self, now: Now) {
         let open = self.payments.invoices.iter().filter(|(_, watched)| watched.is_open());
         let old = open.filter(|(_, watched)| watched.times().given_up_at() <= now.millis());
@@ -278,7 +278,8 @@ impl<C: SqlConn> Agent<C> {
         self.metrics.payment(what);
     }
 
-    /// An invoice is paid: what has come is its customer's credit, and the job that waits for it begins, or its result is published.
+    /// An invoice is paid: the amount is credit of its customer, and the job that waits for it begins, or its result is published. `told` is the
+    /// amount that the wallet states, in millisatoshis.
     pub(super) fn invoice_paid(
         &mut self,
         now: Now,
@@ -324,7 +325,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// What is missing of a job's price has come: it is taken of the credit, and the job begins, or the result that it withholds is published.
+    /// The credit covers `rest`, what is missing of a job's price: it is charged, and the job begins, or its withheld result is published.
     pub(super) fn job_paid(
         &mut self,
         now: Now,
@@ -341,11 +342,11 @@ impl<C: SqlConn> Agent<C> {
 
     /// A job begins that is paid, or whose payment is held.
     pub(super) fn begin_paid(&mut self, now: Now, mut active: Active) {
-        // Its inputs have their time from now on.
+        // The time to fetch its inputs starts now.
         active.row.wake_at = now.millis();
         self.send_feedback(now, &mut active, Feedback::Processing(""));
         let needs_fetching = active.request.inputs.iter().any(|input| input.kind != InputKind::Text);
-        // It is queued whatever becomes of its start.
+        // If it cannot start now, it stays in the queue.
         let _ = self.begin(now, active, needs_fetching);
     }
 }

@@ -10,7 +10,7 @@ const ANSWER_SECONDS: Timestamp = 10;
 const ANSWER_MILLIS_MAX: u64 = 15_000;
 /// Largest answer, in bytes: it may have a picture.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
-/// Redirects that are followed: domains of one's own lead to services by them.
+/// Redirects that are followed: people redirect `/.well-known` of their own domain to a service.
 const REDIRECTS_MAX: u32 = 3;
 /// Why there is no answer, if it does not come.
 pub(super) const TOO_LONG: &str = "it takes too long";
@@ -30,7 +30,7 @@ impl LnurlCall {
         LnurlCall { id, deadline: now.millis() + ANSWER_MILLIS_MAX, status: 0, body: Vec::new() }
     }
 
-    /// What is to be called. A service on this machine was chosen by the owner; where redirects lead to was not, so there are none then.
+    /// The request. A service on this machine is the owner's choice; targets of redirects are not, so none is followed then.
     pub(super) fn request(now: Now, url: &str, is_loopback: bool) -> HttpRequest {
         HttpRequest {
             method: "GET",

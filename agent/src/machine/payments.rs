@@ -1,8 +1,8 @@
-//! Paid jobs: what is asked for one, when it begins, and what becomes of the money. Nothing begins before it is paid, or nothing of its
-//! result is shown before (`postpay`); what came for a job that has no result, too late, or too much of, is its customer's credit, and is spent
-//! first.
+//! Paid jobs: their price, when they begin, and where the money goes. With `prepay` a job begins when it is paid; with `postpay` its result is
+//! published when it is paid. A payment for a job without a result, and one that comes too late or is too large, is the customer's credit, which is
+//! spent first.
 //!
-//! What happens to an invoice, a job and the books is stored in one transaction.
+//! A change of an invoice, its job and the books is stored in one transaction.
 
 use std::collections::BTreeMap;
 
@@ -22,26 +22,26 @@ use crate::manifest::PaymentPolicy;
 use crate::payment::{self, Quote};
 use crate::store::{self, JobPayment, UnfinishedRow};
 
-/// Milliseconds in which the wallet has to make an invoice; and in which it has to for a result, which is worth to wait for.
+/// Milliseconds in which the wallet has to make an invoice for a job; and for a result, which is worth waiting for.
 const INVOICE_MILLIS_MAX: u64 = 60_000;
 const RESULT_INVOICE_MILLIS_MAX: u64 = 600_000;
-/// Invoices of one customer that can be paid, or are still to be made, and those of all customers.
+/// Most unpaid invoices, also those still to be made, of one customer and of all.
 const UNPAID_MAX: usize = 8;
 const UNPAID_OF_ALL_MAX: usize = 1_000;
-/// Jobs that may wait for their payment, as a part of the queue: one of so many.
+/// At most `limits.queue` divided by this many jobs may wait for their payment.
 const AWAITING_PART: usize = 4;
 
 /// What is in memory about payments.
 pub(super) struct Payments {
     /// The present one first.
     pub(super) wallets: Vec<Wallet>,
-    /// If there are open invoices that none of them has made.
+    /// The error, if none of the wallets has made some of the open invoices.
     pub(super) wallet_error: Option<String>,
     /// Jobs for which the wallet has still to make an invoice, oldest first.
     pub(super) wanted: BTreeMap<u64, EventId>,
-    /// Invoices that the wallet is asked for, by job; also those that are paid, until that is stored.
+    /// Invoices that are looked up, by job; also paid ones until that is stored.
     pub(super) invoices: BTreeMap<EventId, Watched>,
-    /// Credit and shares that are being paid out; also what is over, until that is stored.
+    /// Refunds, and payouts of shares, under way; also ended ones until that is stored.
     pub(super) refunds: BTreeMap<PaymentHash, OpenRefund>,
     pub(super) zaps: Zaps,
     pub(super) splits: Splits,
@@ -69,7 +69,7 @@ impl Payments {
     }
 }
 
-/// What becomes of a request.
+/// Whether a request begins at once.
 pub(super) enum Billed {
     /// It begins.
     Begins(Box<Active>),
@@ -85,7 +85,7 @@ impl<C: SqlConn> Agent<C> {
         of_kind.next().map_or(0, |handler| price_of(handler, request))
     }
 
-    /// Whether a request is refused because of its price: its cause, and a message. What needs no invoice is not.
+    /// Whether a request is refused because of its price: the cause and a message. A job that needs no invoice is not refused.
     pub(super) fn admit_price(
         &self,
         now: Now,
@@ -115,8 +115,8 @@ impl<C: SqlConn> Agent<C> {
         Ok(Ok(()))
     }
 
-    /// Invoices that can be paid, or are still to be made: of all customers, and of one. Those of jobs that are over count, too, or whoever
-    /// cancels would have ever more of them; but not those of jobs that were paid by a zap.
+    /// Unpaid invoices, also those still to be made: of all customers, and of one. Those of ended jobs count, too, or a customer could get ever more
+    /// of them by cancelling; those of jobs that were paid by a zap do not.
     fn unpaid(&self, now: Now, customer: &PubKey) -> (usize, usize) {
         let wanted = self.payments.wanted.values().filter_map(|job| self.jobs.get(job));
         let open = self.payments.invoices.values().filter(|watched| watched.is_open() && !watched.was_held());
@@ -126,7 +126,7 @@ impl<C: SqlConn> Agent<C> {
         customers.fold((0, 0), |(all, own), of| (all + 1, own + usize::from(of == *customer)))
     }
 
-    /// Why a customer is refused who has had all the jobs of today that an agent without prices does.
+    /// Why a customer is refused: with policy `free`, all jobs of today (UTC) are used up.
     pub(super) fn admit_quota(&self, now: Now, customer: &PubKey) -> Result<Option<String>, StoreError> {
         let Some(Deployed { manifest, .. }) = &self.deployed else { return Ok(None) };
         let quota = manifest.payment.free_quota;
@@ -158,7 +158,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(left > 0)
     }
 
-    /// An accepted request: it begins if it costs nothing, or its customer has credit or may pay later, or waits for its payment.
+    /// Charges an accepted request: it begins if it is free, or if its customer has credit or may pay later; else it waits for its payment.
     ///
     /// # Errors
     /// If the store fails; then nothing has changed.
@@ -193,7 +193,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(Billed::Waits)
     }
 
-    /// The wallet has to make an invoice for a job.
+    /// Has the wallet make an invoice for a job.
     pub(super) fn want_invoice(&mut self, now: Now, mut active: Active) {
         active.row.wake_at = now.millis()
             + match active.row.state {
@@ -205,7 +205,7 @@ impl<C: SqlConn> Agent<C> {
         self.payments.wanted.insert(active.row.seq, active.id());
     }
 
-    /// Its timer is that of its payment.
+    /// Sets the timer of a job that waits: the end of its time for payment.
     pub(super) fn await_payment(&mut self, active: &Active) {
         self.jobs.put(active.unfinished_row());
         self.jobs.set_timer(active.id(), Some(active.row.wake_at));
@@ -225,7 +225,7 @@ impl<C: SqlConn> Agent<C> {
         self.jobs.get(job).is_some_and(|open| open.state.awaits_payment())
     }
 
-    /// A job that waits for its payment, from the database; `None` if it does not wait any more. One that cannot be read has failed.
+    /// A job that waits for its payment, read from the database; `None` if it does not wait any more. If it cannot be read, the job fails.
     pub(super) fn awaiting(&mut self, now: Now, job: &EventId) -> Result<Option<Active>, StoreError> {
         let open = self.jobs.get(job).filter(|open| open.state.awaits_payment());
         let Some(open) = open.copied() else { return Ok(None) };
@@ -243,7 +243,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// What the wallet is asked for a job: millisatoshis, what the payer sees, and whether by a hold invoice. `None` if it does not wait any more.
+    /// The invoice that a job needs: millisatoshis, the description, and whether it is a hold invoice. `None` if the job does not wait any more.
     pub(super) fn invoice_wanted(
         &mut self,
         now: Now,
@@ -254,7 +254,7 @@ impl<C: SqlConn> Agent<C> {
         let Some(row) = self.read_or_end(now, &open)? else { return Ok(None) };
         let name = self.deployed.as_ref().map_or("", |deployed| &deployed.manifest.name);
         let msat = row.trace.payment.map_or(0, |payment| payment.invoiced);
-        // What is asked for when there is a result is not held.
+        // An invoice for a result that is there is no hold invoice.
         let is_hold = row.state == JobState::AwaitingPayment
             && row.trace.payment.is_some_and(|payment| payment.is_hold);
         Ok(Some((msat, format!("{name}: job {}", &job.to_string()[..16]), is_hold)))
@@ -278,7 +278,7 @@ impl<C: SqlConn> Agent<C> {
                 (JobEvent::Expire, "payment_timeout", "the result was not paid in time, and is dropped")
             }
             (true, _) => (JobEvent::Expire, "payment_timeout", "the payment did not come in time"),
-            // Not by the customer's fault.
+            // The wallet's fault, not the customer's.
             (false, state) => {
                 let event = if state == JobState::Withheld { JobEvent::Fail } else { JobEvent::Expire };
                 (event, "wallet", "this agent's wallet cannot be reached; try again later")

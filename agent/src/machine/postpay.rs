@@ -5,12 +5,11 @@
 //!               |-------------------------> unpaid, when its invoice has expired
 //! ```
 //!
-//! A result is signed when it is paid, in the transaction that makes it the outbox's: its time is then later than that of all feedback, and
-//! whatever happens after that publishes the same event. Until then it is where nothing publishes it and nobody reads it.
+//! A result is signed when it is paid, in the transaction that puts it into the outbox. So its `created_at` is later than that of all feedback, and
+//! after a crash the same event is published. Until then it is in a table that nothing publishes and no request reads.
 //!
-//! Work that nobody pays is for nothing. So there are limits: a customer who has as many unpaid results as
-//! [`Payment::unpaid_limit`](crate::manifest::Payment::unpaid_limit), those of the jobs that are begun among them, pays before the work
-//! like others with `prepay`. Each paid result makes up for one that was not paid.
+//! Unpaid work is limited: a customer with [`Payment::unpaid_limit`](crate::manifest::Payment::unpaid_limit) unpaid results, which includes
+//! those of jobs that have begun, pays before the work as with `prepay`. Each paid result makes up for one that was not paid.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Now, PubKey};
@@ -56,18 +55,18 @@ impl<C: SqlConn> Agent<C> {
         Ok(unpaid.all() < u64::from(limit))
     }
 
-    /// A job that is paid after its work begins.
+    /// Counts a job that begins and is paid afterwards.
     pub(super) fn unpaid_work_begins(&mut self, now: Now, customer: &PubKey) {
         let more = UnpaidResults { open: 1, lapsed: 0 };
         store::add_unpaid_results(&mut self.batch, customer, more, now.millis());
     }
 
-    /// A job with a price has ended in the state of its row: whether it is unpaid, or makes up for another that is.
+    /// Counts a job with a price that has ended (`row.state`): as unpaid, or as making up for an unpaid one.
     pub(super) fn unpaid_work_ends(&mut self, now: Now, row: &JobRow) {
         let Some(payment) = row.trace.payment else { return };
         let lapsed = match row.state {
             JobState::Unpaid => 1,
-            // Whoever takes it back instead of paying it has had the work done, too.
+            // Who cancels instead of paying has had the work done, too.
             JobState::Cancelled if payment.is_postpaid && row.attempts > 0 => 1,
             JobState::Responding if self.unpaid_limit() > 0 => -1,
             _ => 0,
@@ -78,13 +77,13 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// The result is there, and waits for its payment. Credit that has come meanwhile is spent first.
+    /// Withholds a result until it is paid. Credit that has come meanwhile is spent first.
     pub(super) fn withhold(&mut self, now: Now, mut active: Active, output: Output) {
         let Some(payment) = active.row.trace.payment else { return };
         let is_held = self.is_held(&active.id());
         if !is_held {
             let rest = payment.price.saturating_sub(payment.paid);
-            // What cannot be read stays credit, and all is asked for.
+            // If the credit cannot be read it is not used, and the whole rest is asked for.
             let credit = self.credit_of(&active.row.customer).unwrap_or_default();
             let Quote::Invoice(invoiced) = payment::quote(rest, credit) else {
                 self.charge(now, &mut active.row, rest);
@@ -121,7 +120,7 @@ impl<C: SqlConn> Agent<C> {
         store::withheld(&self.conn, &self.batch, row.seq)
     }
 
-    /// What a customer is shown of the result that a job withholds, if its manifest wants that. It is left out if it cannot be read.
+    /// The sample of a withheld result, with policy `sample`; empty otherwise, or if it cannot be read.
     pub(super) fn sample_of(&self, row: &JobRow) -> String {
         if row.state != JobState::Withheld {
             return String::new();
@@ -136,13 +135,13 @@ impl<C: SqlConn> Agent<C> {
         beginning(sample, bytes_max).to_owned()
     }
 
-    /// A result that was withheld is paid, and is published.
+    /// Publishes a withheld result that is paid.
     pub(super) fn release(&mut self, now: Now, active: Active, withheld: Option<Withheld>) {
         let Some(Withheld { content, said }) = withheld else {
             let message = "the result has been lost";
             return self.fail(now, active, JobEvent::Fail, "internal", message);
         };
-        // What cannot be read is not remembered: a result is not held back for it.
+        // If the manifest cannot be read, the session does not get the result, but the customer does.
         let manifest = self.manifest_of(&active.row).ok().flatten();
         let memory = manifest.map(|(manifest, _)| manifest.memory);
         self.respond(now, active, JobEvent::Release, &content, |agent, active| {

@@ -1,8 +1,8 @@
-//! Purchases of Blossom's (BUD-07): the relay's server of blobs has the agent make an invoice for each, asks whether it is paid, and has it
-//! spent. A purchase is a job like any other that is paid first: its invoice, the wallet, the books and what a crash leaves are those of
-//! jobs. It is ordered by a key that is made for it, of which nobody has the private half, so what comes for it is of no use for others.
+//! Payments for Blossom (BUD-07): for each purchase the relay's Blossom server asks the agent for an invoice, then whether it is paid, and then to
+//! mark the payment as spent. A purchase is a job with `prepay`: invoices, wallet, books and recovery after a crash are those of jobs. Its request
+//! is signed by a key that is made for it and forgotten, so its credit is of no use for anybody else.
 //!
-//! A proof is the preimage of an invoice. It is not believed: the wallet has to say that the payment has come.
+//! A proof is the preimage of an invoice. It alone proves nothing: the wallet must confirm the payment.
 
 use std::collections::HashMap;
 
@@ -21,28 +21,28 @@ use crate::manifest::{Handler, KIND_BLOB_PAYMENT};
 use crate::nip90;
 use crate::store::{self, InvoiceRow, InvoiceState, PurchaseRow, PurchaseState, Reason};
 
-/// Seconds that are left at least of an invoice that is shown again.
+/// Least seconds for which an invoice that is shown again can still be paid.
 const SHOWN_SECONDS_MIN: u64 = 60;
-/// Milliseconds between two questions to the wallet whether an invoice is paid whose preimage somebody has.
+/// Milliseconds between two look-ups of an invoice whose preimage somebody has sent.
 const ASK_MILLIS: u64 = 1_000;
-/// Milliseconds after which the wallet's last word is too old to count.
+/// Milliseconds for which the wallet's last answer is valid.
 const TOLD_MILLIS: u64 = 30_000;
-/// Milliseconds for which a payment that is spent is good for the same again: a download may have broken, or an upload before its end was
-/// written down, or its answer was lost.
+/// Milliseconds for which a spent payment can be used for the same purchase again: a download may have broken off, an upload may have been cut off
+/// before the blob was recorded, or the response may have been lost.
 const REPEAT_MILLIS: u64 = 600_000;
 /// Purchases and proofs that are remembered.
 const KNOWN_MAX: usize = 2_000;
 
-/// The wallet does not make an invoice, or does not say whether one is paid.
+/// What clients are told if the wallet makes no invoice, or does not say whether one is paid.
 const NO_WALLET: &str = "the wallet does not answer; try again later";
 const NO_DATABASE: &str = "the database of the agent that is paid fails; try again later";
 
 /// What is in memory of purchases.
 #[derive(Default)]
 pub(super) struct Purchases {
-    /// Those whose invoice is being made.
+    /// The jobs of purchases whose invoice is being made.
     ordered: HashMap<String, EventId>,
-    /// Invoices about which the wallet was asked because somebody has their preimage.
+    /// Look-ups of invoices whose preimage somebody has sent, by payment hash.
     asked: HashMap<[u8; 32], Asked>,
 }
 
@@ -50,17 +50,17 @@ pub(super) struct Purchases {
 struct Asked {
     /// When, in milliseconds since 1970.
     at: u64,
-    /// Whether the wallet has said that nothing has come.
+    /// Whether the wallet has answered that the invoice is not paid.
     is_told: bool,
 }
 
-/// The answer to a request of Blossom's.
+/// The answer to a [`PaymentRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PaymentReply {
     /// The answer.
     pub outcome: PaymentOutcome,
-    /// Whether the same request will not be answered otherwise soon. If it may, hosts ask again after
-    /// [`WAIT_PACE`](relay_site::payment::WAIT_PACE), for [`WAIT_MAX`](relay_site::payment::WAIT_MAX) at most.
+    /// Whether this is the final answer. If not, hosts repeat the request every [`WAIT_PACE`](relay_site::payment::WAIT_PACE), for
+    /// [`WAIT_MAX`](relay_site::payment::WAIT_MAX) at most, and then use the last answer.
     pub is_final: bool,
 }
 
@@ -82,7 +82,7 @@ impl PaymentReply {
     }
 }
 
-/// What a job of this handler costs: of a purchase what the order says, and the handler's price at least.
+/// What a job of this handler costs. A purchase costs what its request bids, but at least the handler's price.
 pub(super) fn price_of(handler: &Handler, request: &JobRequest) -> u64 {
     let is_purchase = matches!(handler.executor, crate::manifest::ExecutorConfig::BlobPayment(_));
     let ordered = request.bid_msat.filter(|_| is_purchase).unwrap_or_default();
@@ -98,9 +98,9 @@ fn payment_hash(preimage: &str) -> Option<[u8; 32]> {
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// Answers a request of the relay's Blossom server. What it has answered is durable.
+    /// Answers a request of the relay's Blossom server. When it returns, what the answer depends on is durable.
     pub fn handle_payment_request(&mut self, now: Now, request: &PaymentRequest) -> PaymentReply {
-        // So that all is in the database that was written before.
+        // What was decided before must be in the database, which the queries below read.
         let reply = self.settle(now).and_then(|()| match request {
             PaymentRequest::Quote { purchase, msat } => self.quote_purchase(now, purchase, *msat),
             PaymentRequest::Check { purchase, preimage, spends } => {
@@ -114,7 +114,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// The invoice of a purchase, the same one as long as it can be paid.
+    /// The invoice of a purchase: the same one as long as it can be paid, else a new one.
     fn quote_purchase(
         &mut self,
         now: Now,
@@ -124,7 +124,7 @@ impl<C: SqlConn> Agent<C> {
         let text = purchase.to_string();
         let ordered = self.purchases.ordered.get(&text).copied();
         let open = store::open_purchase(&self.conn, &text, now.seconds())?;
-        // Whoever has waited for one sees it, however short the wallet has made it.
+        // A client that has waited for its invoice gets it, however soon it expires.
         let is_shown = |row: &PurchaseRow| {
             let has_time = row.expires_at > now.seconds() + SHOWN_SECONDS_MIN;
             row.msat == msat && self.is_awaiting(&row.job) && (has_time || ordered == Some(row.job))
@@ -147,7 +147,7 @@ impl<C: SqlConn> Agent<C> {
         self.order_purchase(now, text, msat)
     }
 
-    /// A job for a purchase.
+    /// Makes a job for a purchase, whose invoice the wallet then makes.
     fn order_purchase(&mut self, now: Now, text: String, msat: u64) -> Result<PaymentReply, StoreError> {
         let (Some(Deployed { manifest, .. }), Some(record)) = (&self.deployed, &self.record) else {
             return Ok(PaymentReply::unavailable("the agent that is paid is deleted"));
@@ -192,7 +192,7 @@ impl<C: SqlConn> Agent<C> {
         Some(keys.sign(&draft))
     }
 
-    /// The wallet has made an invoice for a job, which may be a purchase.
+    /// Stores the invoice that the wallet has made for a job, if the job is a purchase.
     pub(super) fn note_purchase(&mut self, active: &Active, bolt11: &str, invoice: &bolt11::Invoice) {
         let is_purchase = active.request.kind == KIND_BLOB_PAYMENT;
         let (true, Some(input)) = (is_purchase, active.request.inputs.first()) else { return };
@@ -207,7 +207,7 @@ impl<C: SqlConn> Agent<C> {
         store::put_purchase(&mut self.batch, &row);
     }
 
-    /// Whether a payment has come for this purchase, and is not spent.
+    /// Whether this purchase is paid, by the payment with this preimage, which is then spent if `spends`.
     fn check_purchase(
         &mut self,
         now: Now,
@@ -246,7 +246,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Somebody has the preimage of an invoice that was given up: it may have been paid after all, when nobody asked the wallet any more.
+    /// Somebody has sent the preimage of an invoice that was given up. It may have been paid after the last look-up, so it is looked up again.
     fn look_up_once_more(&mut self, now: Now, hash: &[u8; 32]) -> Result<PaymentReply, StoreError> {
         let asked = self.purchases.asked.get(hash);
         let is_asked = asked.is_some_and(|asked| now.millis() < asked.at + TOLD_MILLIS);
@@ -262,13 +262,13 @@ impl<C: SqlConn> Agent<C> {
         Ok(self.ask_about(now, &job, hash))
     }
 
-    /// Somebody has the preimage of an invoice of which the wallet has not said that it is paid: it is asked at once.
+    /// Somebody has sent the preimage of an invoice that is not known to be paid: the wallet is asked at once.
     fn ask_about(&mut self, now: Now, job: &EventId, hash: &[u8; 32]) -> PaymentReply {
         let at = now.millis();
         let is_well = self.wallet_trouble().is_none();
         let Some(watched) = self.payments.invoices.get_mut(job) else { return PaymentReply::waits() };
         let before = self.purchases.asked.get(hash).copied().filter(|asked| at < asked.at + TOLD_MILLIS);
-        // It has answered, so that the next question is later.
+        // The next poll was put off, so the wallet has answered, and has not confirmed the payment.
         let is_told = before.is_some_and(|asked| asked.is_told || (is_well && watched.poll_at > asked.at));
         let is_due = before.is_none_or(|asked| at >= asked.at + ASK_MILLIS);
         if is_due {
@@ -292,7 +292,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// What was paid for a purchase is the agent's also if it came when the job was over.
+    /// Books a payment that came after its job had ended as income, since the purchase is delivered all the same.
     fn earn_purchase(&mut self, now: Now, job: &EventId) -> Result<(), StoreError> {
         if self.jobs.get(job).is_some() {
             return Ok(());

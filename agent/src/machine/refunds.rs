@@ -1,4 +1,5 @@
-//! Credit that is paid out: to an invoice of the customer, by the agent's wallet, once. Recipients' shares ([`super::splits`]) are paid out the same way.
+//! Refunds: the agent's wallet pays a customer's credit to an invoice of the customer, at most once. Shares of recipients ([`super::splits`]) are paid out
+//! the same way.
 //!
 //! ```text
 //! awaiting approval -> wanted -> sent -> paid
@@ -6,11 +7,11 @@
 //!   |--------------------|-------------> failed
 //! ```
 //!
-//! Approval is awaited of what is more than the manifest says.
+//! A refund of more than `limits.approval_msat` waits for the owner's approval.
 //!
-//! `sent` is stored before the wallet is asked to pay, which it is once for a payment hash. From then on it is only asked what has become of it:
-//! an answer may have been lost, and the payment made all the same. Its word that it knows no such payment counts when the invoice
-//! has expired, or when it has refused to pay.
+//! `sent` is stored before the wallet is asked to pay. It is asked once for a payment hash; from then on the payment is only looked up, since it may
+//! have been made although the answer was lost. An answer that there is no such payment counts only if the invoice has expired or the
+//! wallet had refused to pay.
 
 use std::collections::BTreeMap;
 
@@ -31,14 +32,14 @@ pub(super) const EXPIRY_SECONDS_MIN: u64 = 120;
 pub(super) const EXPIRY_SECONDS_MAX: u64 = 7 * 86_400;
 /// Seconds before the end of an invoice in which the wallet is not asked to pay it.
 const SENDING_SECONDS: u64 = 30;
-/// Seconds after the end of an invoice after which a wallet that knows no payment of it has not made one.
+/// Seconds after an invoice has expired after which a wallet that knows no payment of it has not paid it.
 const UNKNOWN_SECONDS: u64 = 600;
-/// Milliseconds until the wallet is asked what has become of a payment, at first and at most.
+/// Milliseconds between look-ups of a payment, at first and at most.
 const POLL_MILLIS: u64 = 5_000;
 const POLL_MILLIS_MAX: u64 = 3_600_000;
-/// Refunds that are under way.
+/// Most refunds and payouts of shares that are under way.
 pub(super) const OPEN_MAX: usize = 500;
-/// Requests about refunds in one exchange.
+/// Most requests about them in one exchange.
 const REQUESTS_MAX: usize = 4;
 
 /// A payment hash.
@@ -48,7 +49,7 @@ pub(super) type PaymentHash = [u8; 32];
 #[derive(Clone, Debug)]
 pub(super) struct OpenRefund {
     pub(super) row: RefundRow,
-    /// When the wallet is asked what has become of it, in milliseconds since 1970.
+    /// When its payment is looked up, in milliseconds since 1970.
     pub(super) poll_at: u64,
     /// Whether the wallet has refused to pay.
     is_refused: bool,
@@ -60,7 +61,7 @@ impl OpenRefund {
         OpenRefund { row, poll_at, is_refused: false }
     }
 
-    /// It is asked for later, and ever more seldom.
+    /// It is looked up later, at growing intervals.
     fn ask_later(&mut self, now: Now) {
         let waited = now.millis().saturating_sub(self.row.changed_at);
         self.poll_at = now.millis() + (waited / 2).clamp(POLL_MILLIS, POLL_MILLIS_MAX);
@@ -72,11 +73,11 @@ impl OpenRefund {
 pub struct RefundRecord {
     /// Of the customer's invoice, in hexadecimal.
     pub payment_hash: String,
-    /// `awaiting_approval`, `pending`, `paid` or `failed`: then it is credit again.
+    /// `awaiting_approval`, `pending`, `paid`, or `failed`, and then it is credit again.
     pub state: &'static str,
     /// What the invoice asks for, in millisatoshis.
     pub msat: u64,
-    /// What routing has cost the customer, in millisatoshis; while it is pending what is kept for that.
+    /// The routing fees that the customer has borne, in millisatoshis; while it is not paid, what is reserved for them.
     pub fees_msat: u64,
     /// When it was asked for, in milliseconds since 1970.
     pub made_at: u64,
@@ -95,7 +96,7 @@ impl From<&RefundRow> for RefundRecord {
     }
 }
 
-/// The refunds that the database has open.
+/// The open refunds in the database.
 pub(super) fn open_refunds(conn: &impl SqlConn) -> Result<BTreeMap<PaymentHash, OpenRefund>, StoreError> {
     let rows = store::open_refunds(conn)?.into_iter();
     Ok(rows.map(|row| (row.payment_hash, OpenRefund::new(row))).collect())
@@ -106,8 +107,8 @@ fn refused(message: impl Into<String>) -> CommandError {
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// Pays a customer's credit out, as much as the invoice (BOLT 11) asks for. When it returns, that is durable, and the payment is
-    /// under way. The same invoice again changes nothing and tells what has become of it.
+    /// Begins to pay out the amount of an invoice (BOLT 11) of a customer from their credit. When it returns, the refund is durable. If the
+    /// same invoice is given again, nothing changes, and its present state is returned.
     ///
     /// # Errors
     /// [`CommandError::Manifest`] with what is wrong about `invoice`, or why it is not paid now; then nothing has changed.
@@ -136,12 +137,12 @@ impl<C: SqlConn> Agent<C> {
         let (msat, reserve) = self.admit_refund(now, customer, &invoice)?;
         let approval_msat =
             self.deployed.as_ref().and_then(|deployed| deployed.manifest.limits.approval_msat);
-        let is_free = approval_msat.is_none_or(|most| msat + reserve <= most);
+        let is_approved = approval_msat.is_none_or(|most| msat + reserve <= most);
         let (before, last_transfer) = (self.batch.clone(), self.payments.last_transfer);
         let row = RefundRow {
             payment_hash: invoice.payment_hash,
             payee: Account::Customer(*customer),
-            state: if is_free { RefundState::Wanted } else { RefundState::AwaitingApproval },
+            state: if is_approved { RefundState::Wanted } else { RefundState::AwaitingApproval },
             msat,
             reserve,
             fees: 0,
@@ -154,7 +155,7 @@ impl<C: SqlConn> Agent<C> {
         };
         self.put_payout(now, row.clone());
         let hash = faster_hex::hex_string(&row.payment_hash);
-        self.log(now, None, match is_free {
+        self.log(now, None, match is_approved {
             true => format!("{msat} msat of the credit of {customer} will be paid out"),
             false => format!(
                 "{msat} msat of the credit of {customer} wait for the owner's approval: refund {hash}"
@@ -171,7 +172,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(record)
     }
 
-    /// What is paid, and what is kept for fees.
+    /// Checks whether a refund may be paid: its amount, and what is reserved for fees, in millisatoshis.
     fn admit_refund(
         &self,
         now: Now,
@@ -267,7 +268,7 @@ impl<C: SqlConn> Agent<C> {
         self.payments.refunds.values().filter_map(due_at).min()
     }
 
-    /// What a wallet is asked about refunds now: to pay, and what has become of payments.
+    /// What a wallet is asked about refunds now: to pay, and to look up payments.
     pub(super) fn refund_requests(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
         let may_ask = |wallet: &&Wallet| wallet.backoffs().looking_up <= now.millis();
         let Some(wallet) = self.payments.wallets.get(at).filter(may_ask) else { return Vec::new() };
@@ -292,7 +293,7 @@ impl<C: SqlConn> Agent<C> {
         open.into_iter().filter_map(request).take(REQUESTS_MAX).collect()
     }
 
-    /// Stores that a wallet is asked to pay, before it is. If that fails it must not be asked.
+    /// Stores the refunds among these requests as sent, before the wallet is asked. If that fails it must not be asked.
     ///
     /// # Errors
     /// If the store fails.
@@ -326,7 +327,7 @@ impl<C: SqlConn> Agent<C> {
         })
     }
 
-    /// Ends refunds that have not been sent and cannot be any more.
+    /// Fails refunds that were not sent and can no longer be: the wallet cannot pay, or the invoice expires.
     pub(super) fn end_unsent_refunds(&mut self, now: Now) {
         let can_pay =
             |wallet: &Wallet| wallet.memory.info.as_ref().is_none_or(|info| info.has("pay_invoice"));
@@ -344,13 +345,13 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// When the first refund that has not been sent cannot be any more, in milliseconds since 1970.
+    /// When the first unsent refund can no longer be sent, in milliseconds since 1970.
     pub(super) fn unsent_refunds_end_at(&self) -> Option<u64> {
         let unsent = self.payments.refunds.values().filter(|open| open.row.state.is_unsent());
         unsent.map(|open| open.row.expires_at.saturating_sub(SENDING_SECONDS) * 1_000).min()
     }
 
-    /// The wallet has answered that it pays, or not.
+    /// The wallet has answered `pay_invoice`.
     pub(super) fn payout_answered(
         &mut self,
         now: Now,
@@ -363,7 +364,7 @@ impl<C: SqlConn> Agent<C> {
                 self.refund_paid(now, hash, told.fees_msat);
             }
             Ok(_) => open.poll_at = now.millis() + POLL_MILLIS,
-            // Whether it has not paid all the same is asked.
+            // It may have paid nevertheless, so the payment is looked up.
             Err(error) => {
                 open.is_refused = !matches!(error.code.as_str(), "PAYMENT_FAILED" | "INTERNAL" | "OTHER");
                 open.poll_at = now.millis();
@@ -371,7 +372,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// The wallet has answered what has become of a payment.
+    /// The wallet has answered the look-up of a refund's payment.
     pub(super) fn payment_told(
         &mut self,
         now: Now,
@@ -393,19 +394,19 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Nothing was answered about a payment.
+    /// The wallet has not answered a request about a refund's payment.
     pub(super) fn payment_not_told(&mut self, now: Now, hash: &PaymentHash) {
         if let Some(open) = self.payments.refunds.get_mut(hash) {
             open.ask_later(now);
         }
     }
 
-    /// It is paid: the payee bears the fees as far as they were kept, the agent what is more.
+    /// A refund is paid: the payee bears the fees up to the reserve, the agent the rest.
     fn refund_paid(&mut self, now: Now, hash: &PaymentHash, fees: Option<u64>) {
         let open = self.payments.refunds.get_mut(hash).filter(|open| open.row.state.is_open());
         let Some(open) = open else { return };
         let RefundRow { payee, msat, reserve, .. } = open.row;
-        // What is beyond belief is not entered.
+        // Impossible fees are not entered into the books.
         let fees = fees.unwrap_or_default().min(msat.saturating_add(reserve));
         let own = fees.min(reserve);
         (open.row.state, open.row.fees, open.row.changed_at) = (RefundState::Paid, own, now.millis());
@@ -420,7 +421,7 @@ impl<C: SqlConn> Agent<C> {
         self.log(now, None, format!("{msat} msat were paid out to {payee}, and {fees} msat for fees"));
     }
 
-    /// It is not paid: it is the payee's again.
+    /// A refund has failed: it is credit again.
     pub(super) fn refund_failed(&mut self, now: Now, hash: &PaymentHash, why: &str) {
         let open = self.payments.refunds.get_mut(hash).filter(|open| open.row.state.is_open());
         let Some(open) = open else { return };

@@ -1,9 +1,10 @@
-//! The agent's wallets (NIP-47): the one that makes invoices, and those before it as long as they have open invoices. Nothing of them is stored
-//! but what they can do and how long they have failed: what is to be asked follows from the jobs and invoices in the database.
+//! The agent's wallets (NIP-47): the current one, which makes invoices, and former ones as long as they have open invoices. Only their info events
+//! and backoffs are stored: what is to be asked follows from the jobs and invoices in the database.
 //!
-//! One exchange at a time with each, as with a remote signer. It ends when all is answered; but while a customer is about to pay it stays open
-//! for notifications, for a minute at most; and if it is asked something else meanwhile, until that is answered, so that no notification falls
-//! between two exchanges. Then invoices are asked for at growing intervals, each time in an exchange of its own.
+//! Each wallet has one exchange at a time, as a remote signer has. An exchange ends when all requests are answered. While a customer may pay, it
+//! stays open for notifications, for a minute at most. If there is something to ask meanwhile, a new exchange begins, and the old one stays open
+//! until that is answered, so that no notification is lost between the two. After that minute invoices are looked up at growing intervals, each time
+//! in an exchange of its own.
 
 use std::collections::HashMap;
 
@@ -29,15 +30,15 @@ const LISTEN_MILLIS: u64 = 60_000;
 const RETRY_MILLIS: u64 = 2_000;
 const RETRY_MILLIS_MAX: u64 = 120_000;
 
-/// See the module.
+/// A wallet, current or former.
 pub(super) struct Wallet {
     /// `Err`: its secret is missing or wrong.
     pub(super) client: Result<Client, String>,
-    /// Whether it makes invoices. Those before it are only asked.
+    /// Whether it makes invoices and pays. Former wallets only look up invoices and payments, and end held ones.
     pub(super) is_current: bool,
     pub(super) memory: WalletMemory,
     pub(super) exchange: Option<Exchange>,
-    /// The exchange before it, which is only listened to until the present one is answered.
+    /// The exchange before that: only its notifications are read, until the present one is answered.
     pub(super) former_exchange: Option<EffectId>,
     pub(super) error: Option<String>,
 }
@@ -50,15 +51,15 @@ pub(super) struct WalletMemory {
     pub(super) connection: String,
     /// What it can do, once it is known.
     pub(super) info: Option<WalletInfo>,
-    /// Exchanges that have failed.
+    /// Of exchanges.
     pub(super) exchanges: Backoff,
-    /// Requests for invoices to which it has answered that it cannot now.
+    /// Of requests to make invoices, which it has answered with a temporary error.
     pub(super) making: Backoff,
-    /// Questions about invoices to which it has answered that it is asked too often.
+    /// Of look-ups, which it has answered with `RATE_LIMITED`.
     pub(super) looking_up: Backoff,
 }
 
-/// What has failed several times in a row is tried again later and later.
+/// When something that has failed is tried again: the wait doubles with each failure in a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Backoff {
@@ -68,7 +69,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Something has failed; of several things at a time it is counted once.
+    /// Something has failed. Failures during the wait count once.
     pub(super) fn failed(&mut self, now: Now) {
         if self.retry_at > now.millis() {
             return;
@@ -78,7 +79,7 @@ impl Backoff {
         self.retry_at = now.millis() + wait;
     }
 
-    /// Nothing has failed. Whether something had.
+    /// It has worked. Returns whether it had failed before.
     pub(super) fn reset(&mut self) -> bool {
         let before = std::mem::take(self);
         before.tries > 0
@@ -91,16 +92,16 @@ pub(super) struct Backoffs {
     pub(super) looking_up: u64,
 }
 
-/// What is under way.
+/// An exchange with a wallet.
 pub(super) struct Exchange {
     pub(super) id: EffectId,
     /// Until when answers, or notifications, are awaited; milliseconds since 1970.
     deadline: u64,
-    /// What it asks, if it asks more than what the wallet can do.
+    /// Requests that are not answered yet, by the ids of their events. Empty if only the info event is read.
     pub(super) asks: HashMap<EventId, WalletRequest>,
-    /// Whether it waits for what the wallet can do.
+    /// Whether it waits for the wallet's info event.
     pub(super) awaits_info: bool,
-    /// The time of the newest info event that has come of it, in Unix seconds.
+    /// The time of the newest info event that it has received, in Unix seconds.
     pub(super) info_at: u64,
     /// Whether anything was answered.
     pub(super) is_answered: bool,
@@ -124,17 +125,17 @@ pub(super) enum WalletRequest {
     Make(EventId),
     /// To make a hold invoice for a job.
     MakeHold(EventId, HoldTerms),
-    /// Whether the invoice of a job is paid.
+    /// To look up the invoice of a job.
     Lookup(EventId),
-    /// To take the payment that is held for a job.
+    /// To settle the hold invoice of a job: to take its payment.
     Settle(EventId),
-    /// To give it back.
+    /// To cancel it: to give its payment back.
     Cancel(EventId),
-    /// To pay a customer's invoice.
+    /// To pay a customer's invoice, as a refund.
     Pay(PaymentHash),
-    /// Whether that is paid.
+    /// To look up that payment.
     LookupPayment(PaymentHash),
-    /// Whether it has the payment of a zap.
+    /// To look up the payment of a zap.
     LookupZap(PaymentHash),
 }
 
@@ -169,7 +170,7 @@ impl Wallet {
         Ok(wallets)
     }
 
-    /// When it may be asked again to make invoices, and about invoices; milliseconds since 1970.
+    /// When it may be asked again to make invoices, and to look them up, in milliseconds since 1970.
     pub(super) fn backoffs(&self) -> Backoffs {
         let WalletMemory { exchanges, making, looking_up, .. } = &self.memory;
         Backoffs {
@@ -178,14 +179,14 @@ impl Wallet {
         }
     }
 
-    /// Whether it has made an invoice.
+    /// Whether it has made this invoice.
     pub(super) fn has_made(&self, watched: &Watched) -> bool {
         self.client.is_ok() && watched.row.wallet == self.memory.connection
     }
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// Other wallets, or none, or the same ones whose secrets may be others. They are asked at once.
+    /// Replaces the wallets after a deployment, or when secrets may have changed. Their backoffs begin anew.
     pub(super) fn replace_wallets(&mut self, now: Now, mut wallets: Vec<Wallet>) {
         let open = |wallet: &mut Wallet| {
             [wallet.exchange.take().map(|exchange| exchange.id), wallet.former_exchange.take()]
@@ -201,7 +202,7 @@ impl<C: SqlConn> Agent<C> {
         self.set_wallets(now, wallets);
     }
 
-    /// Open invoices of which it is not stored which wallet has made them are the present one's.
+    /// Assigns open invoices of databases that did not store the wallet to the current one.
     pub(super) fn adopt_invoices(&mut self, wallets: &[Wallet]) {
         let Some(wallet) = wallets.first().filter(|wallet| wallet.is_current && wallet.client.is_ok()) else {
             return;
@@ -212,7 +213,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Takes the wallets into use, and notes which open invoices none of them has made.
+    /// Uses these wallets from now on. If open invoices or refunds belong to none of them, that is an error of the agent.
     pub(super) fn set_wallets(&mut self, now: Now, wallets: Vec<Wallet>) {
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
         let unknown = open.filter(|watched| !wallets.iter().any(|wallet| wallet.has_made(watched))).count();
@@ -222,8 +223,8 @@ impl<C: SqlConn> Agent<C> {
         self.payments.wallets = wallets;
         self.payments.wallet_error = (unknown > 0).then(|| {
             format!(
-                "open invoices and refunds ({unknown}) are of a wallet whose connection string is not known any more: set it \
-                 again, under the name of payment.wallet_ref or of a version before, to have them asked for"
+                "{unknown} open invoices and refunds belong to a wallet whose connection string is not known any more: set it \
+                 again, as the secret that payment.wallet_ref or that of an earlier version names, so that they are looked up"
             )
         });
         if let Some(error) = self.payments.wallet_error.clone() {
@@ -237,12 +238,12 @@ impl<C: SqlConn> Agent<C> {
         error.or(self.payments.wallet_error.as_deref())
     }
 
-    /// Whether customers can be answered; a deleted agent only writes down what comes.
+    /// Whether wallets may be asked: an agent without its key could not answer customers; a deleted one only keeps its books.
     fn may_ask_wallet(&self) -> bool {
         self.deployed.is_none() || self.event_signer().is_some()
     }
 
-    /// When a wallet is to make an invoice, or to be asked for one, in milliseconds since 1970.
+    /// When a wallet is next to be asked something, in milliseconds since 1970.
     fn next_question_at(&self, wallet: &Wallet) -> Option<u64> {
         if wallet.client.is_err() || !self.may_ask_wallet() {
             return None;
@@ -307,7 +308,7 @@ impl<C: SqlConn> Agent<C> {
         if !is_due || !is_free {
             return Ok(());
         }
-        // It may have been asked for other things before.
+        // Its info event may have been checked for other methods before.
         let needed = self.needed_methods(wallet);
         let can = |info: &WalletInfo| needed.iter().all(|method| info.has(method));
         let Some(info) = wallet.memory.info.clone().filter(can) else {
@@ -404,7 +405,7 @@ impl<C: SqlConn> Agent<C> {
         self.wallet_is_well(now, at, has_error);
     }
 
-    /// Nothing more is expected of the exchange. What was not answered is asked again later.
+    /// Ends an exchange. What was not answered is asked again later.
     pub(super) fn end_wallet_exchange(&mut self, now: Now, at: usize) {
         let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
         let Some(Exchange { id, asks, failure, has_error, .. }) = wallet.exchange.take() else { return };
@@ -456,7 +457,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Notes what is stored about wallets.
+    /// Stores what is remembered about wallets.
     pub(super) fn store_wallets(&mut self) {
         let memories: Vec<&WalletMemory> =
             self.payments.wallets.iter().map(|wallet| &wallet.memory).collect();

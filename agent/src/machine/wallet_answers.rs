@@ -1,4 +1,4 @@
-//! What wallets answer, and tell by themselves.
+//! Answers and notifications of wallets.
 
 use relay_engine::sql::SqlConn;
 use relay_engine::types::{EventId, Now};
@@ -10,11 +10,11 @@ use super::wallet::{Exchange, WalletRequest};
 use super::{Agent, EffectId, ExchangeEvent};
 use crate::nip47::{Claim, Held, Transaction, WalletError, WalletInfo, WalletMessage};
 
-/// Milliseconds until a wallet is asked again for an invoice of which it has told nothing.
+/// Least milliseconds until an invoice is looked up again if the wallet has not answered.
 const SILENT_MILLIS: u64 = 10_000;
 
 impl<C: SqlConn> Agent<C> {
-    /// Something has come of the exchange.
+    /// An exchange has received an event, or has failed.
     pub(super) fn wallet_event(&mut self, now: Now, id: EffectId, event: ExchangeEvent) {
         let mut wallets = self.payments.wallets.iter().enumerate();
         if let Some((at, wallet)) = wallets.find(|(_, wallet)| wallet.former_exchange == Some(id)) {
@@ -61,12 +61,12 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// The wallet has told something without having been asked.
+    /// A message that answers no request: a notification.
     fn wallet_tells(&mut self, now: Now, message: Option<WalletMessage>) {
         match message {
             Some(WalletMessage::Received(transaction)) => self.wallet_notifies(now, &transaction),
             Some(WalletMessage::Accepted(mut transaction)) => {
-                // Some wallets leave out what the notification says already.
+                // Some wallets leave the state out, since the type of the notification tells it.
                 transaction.state.get_or_insert_with(|| "accepted".to_owned());
                 self.wallet_notifies(now, &transaction);
             }
@@ -74,7 +74,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// What the wallet can do. Its relays may have several versions, of which the newest counts.
+    /// The wallet's info event. Its relays may have several versions, of which the newest counts.
     fn wallet_info(&mut self, now: Now, at: usize, info: WalletInfo) {
         let Some(wallet) = self.payments.wallets.get(at) else { return };
         let needed = self.needed_methods(wallet);
@@ -135,7 +135,7 @@ impl<C: SqlConn> Agent<C> {
             (WalletRequest::Cancel(job), Ok(_)) => self.hold_cancelled(&job),
             (ask @ (WalletRequest::Settle(job) | WalletRequest::Cancel(job)), Err(error)) => {
                 let does = if ask == WalletRequest::Settle(job) { "settle" } else { "cancel" };
-                // Some cancel only what they hold.
+                // Some wallets refuse to cancel an invoice that is not paid: no error.
                 if self.payments.invoices.get(&job).is_some_and(Watched::was_held) {
                     let why =
                         format!("the wallet does not {does} a hold invoice: {}", words(&error));
@@ -202,7 +202,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Whether the wallet makes invoices, or tells of them, now. That it does not make any keeps nobody waiting who has paid.
+    /// Notes whether the wallet makes invoices, or looks them up, now. The two are separate, so that look-ups go on while it makes none.
     fn note_wallet_backoff(
         &mut self,
         now: Now,
@@ -233,7 +233,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// An invoice of which the wallet has told nothing is asked for later.
+    /// The wallet has not answered about an invoice: it is looked up later.
     pub(super) fn ask_later(&mut self, now: Now, job: &EventId) {
         if let Some(watched) = self.payments.invoices.get_mut(job) {
             match watched.has_to_end() {
@@ -246,7 +246,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// The wallet tells of a payment by itself: of one that it shows at once it is not asked any more, and of another one it is asked now.
+    /// A notification of a payment. If it has the preimage, or says that the payment is held, it counts; else the invoice is looked up now.
     fn wallet_notifies(&mut self, now: Now, transaction: &Transaction) {
         let Some(payment_hash) = transaction.payment_hash else { return };
         let mut invoices = self.payments.invoices.iter();
@@ -262,12 +262,12 @@ impl<C: SqlConn> Agent<C> {
     }
 }
 
-/// Whether an error may have passed when the wallet is asked again.
+/// Whether an error is temporary: the wallet is asked again.
 fn may_pass(error: &WalletError) -> bool {
     matches!(error.code.as_str(), "RATE_LIMITED" | "INTERNAL" | "UNSUPPORTED_ENCRYPTION")
 }
 
-/// An error of a wallet in a line.
+/// An error of a wallet in one line.
 fn words(error: &WalletError) -> String {
     format!("{} {}", cut(&error.code), cut(&error.message))
 }

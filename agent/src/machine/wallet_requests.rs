@@ -1,4 +1,4 @@
-//! What wallets are asked: to make invoices for jobs that wait, whether invoices are paid, and what refunds and zaps need.
+//! Requests to wallets: to make invoices, to look them up, and what refunds and zaps need.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now};
@@ -10,8 +10,8 @@ use crate::payment::INVOICE_SECONDS;
 
 /// Requests of one exchange.
 const REQUESTS_MAX: usize = 16;
-/// Those of them that are left to questions about invoices, if there are so many: whoever only asks for invoices keeps nobody waiting who has
-/// paid one.
+/// Requests of an exchange that are reserved for look-ups, if so many are due: customers who only ask for invoices must not delay those who have
+/// paid.
 const LOOKUPS_MIN: usize = REQUESTS_MAX / 2;
 
 impl<C: SqlConn> Agent<C> {
@@ -31,7 +31,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(asks)
     }
 
-    /// At most so many invoices that a wallet has to make, oldest jobs first.
+    /// Requests to make at most `max` invoices, oldest jobs first.
     fn wanted_invoices(
         &mut self,
         now: Now,
@@ -60,7 +60,8 @@ impl<C: SqlConn> Agent<C> {
         Ok(asks)
     }
 
-    /// What a wallet is to be asked about its invoices: about those whose jobs wait for them, and those that it holds, first, but one of the others among the first.
+    /// The requests about a wallet's invoices that are due. First come those whose jobs wait, and held payments that must end; but one of the
+    /// others is among the first, so that they are never left out.
     fn due_lookups(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
         let Some(wallet) = self.payments.wallets.get(at) else { return Vec::new() };
         if wallet.backoffs().looking_up > now.millis() {

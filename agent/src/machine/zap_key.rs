@@ -1,6 +1,6 @@
-//! The key that must have signed the receipts of zaps: the service of the agent's Lightning address is asked for it, by a call like those of
-//! executors, when a receipt is there that cannot be judged without. What it says holds for an hour. If it cannot be asked it is asked again later and later, and
-//! receipts wait.
+//! The key with which the service of the agent's Lightning address signs zap receipts (`nostrPubkey`, NIP-57). The service is asked for it, by an
+//! HTTP call like those of executors, when a receipt comes that cannot be judged without it. Its answer is valid for an hour. If it does not
+//! answer, it is asked again at growing intervals, and receipts wait.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{Event, Now, PubKey, Timestamp};
@@ -13,9 +13,9 @@ use crate::lnurl::{LightningAddress, zap_key};
 use crate::manifest::ZapCheck;
 use crate::store;
 
-/// Seconds for which a key is believed.
+/// Seconds for which the service's answer is valid.
 const FRESH_SECONDS: Timestamp = 3_600;
-/// Seconds after which the service is asked whether another key than it has named is its new one.
+/// Seconds after which the service is asked again if a receipt is signed by another key, which may be its new one.
 const FOREIGN_SECONDS: Timestamp = 60;
 /// Milliseconds until it is asked again, at first and at most.
 const RETRY_MILLIS: u64 = 2_000;
@@ -32,15 +32,15 @@ const TRIES_MAX: u32 = 6;
 pub(super) struct ZapMemory {
     /// The Lightning address, if there was ever one.
     pub(super) address: Option<String>,
-    /// Receipts of before do not count, in Unix seconds: they are of an archive.
+    /// Receipts dated before this time, in Unix seconds, do not count: they are from before the address was deployed.
     pub(super) since: Timestamp,
     pub(super) check: ZapCheck,
     /// The key, in hexadecimal, and when the service was asked for it, in Unix seconds.
     key: Option<String>,
     asked_at: Timestamp,
-    /// How often it could not be asked.
+    /// How often in a row it has not answered.
     tries: u32,
-    /// In milliseconds since 1970.
+    /// When it may be asked again, in milliseconds since 1970.
     retry_at: u64,
     /// Addresses before it, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -96,7 +96,7 @@ impl ZapMemory {
         LightningAddress::parse(self.address.as_ref()?).ok()
     }
 
-    /// What the key is that has signed a receipt of this time. The service may have taken another key since it was asked.
+    /// Whether the service signs with this key, as far as is known, for a receipt of this time. It may have changed its key since it was asked.
     pub(super) fn standing(&self, now: Now, signer: &PubKey, created_at: Timestamp) -> Standing {
         let age = now.seconds().saturating_sub(self.asked_at);
         let is_older = created_at <= self.asked_at;
@@ -111,17 +111,17 @@ impl ZapMemory {
 /// See [`ZapMemory::standing`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The service signs with it.
+    /// The service signs with this key.
     Own,
-    /// It does not.
+    /// The service does not sign with this key.
     Foreign,
-    /// It has to be asked.
+    /// The service has to be asked first.
     Unknown,
 }
 
 impl<C: SqlConn> Agent<C> {
-    /// Takes the Lightning address of the manifest into use. If it was just deployed its service is asked at once, so that its owner learns
-    /// what is wrong with it.
+    /// Uses the Lightning address of the manifest from now on. After a deployment its service is asked at once, so that the owner sees errors of
+    /// the address.
     pub(super) fn set_zap_address(&mut self, now: Now, is_deployed_now: bool) {
         if let Some(LnurlCall { id, .. }) = self.payments.zaps.question.take() {
             self.cancel_effect(id);
@@ -202,7 +202,7 @@ impl<C: SqlConn> Agent<C> {
         let zaps = &mut self.payments.zaps;
         let memory = &mut zaps.memory;
         (memory.key, memory.asked_at) = (Some(key.to_string()), now.seconds());
-        // Whoever makes receipts of a later time has it asked no more often than this.
+        // Receipts dated later, which anybody can make, have it asked no more often than this.
         (memory.tries, memory.retry_at) = (0, now.millis() + FOREIGN_SECONDS * 1_000);
         zaps.is_key_wanted = false;
         let is_over = zaps.error.take().is_some();
@@ -229,7 +229,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// What has been imported was counted elsewhere: what was paid before does not count here.
+    /// After an import: receipts dated before now were counted on the other host, and do not count here.
     pub(super) fn zaps_count_from_now(&mut self, now: Now) {
         if self.payments.zaps.memory.address.is_some() {
             self.payments.zaps.memory.since = now.seconds();

@@ -1,16 +1,16 @@
-//! Payment by zaps (NIP-57): receipts that the relay has, of zaps to the agent's Lightning address.
+//! Payment by zaps (NIP-57): zap receipts on this relay, for zaps to the agent's Lightning address.
 //!
 //! ```text
-//! receipt --(waits until it is known who must have signed it: zap_key)--> counted
-//!                                                                  |----> claimed, until the wallet says that it has the payment --> counted
-//!                                                                                                                    |----> refused
+//! receipt --(waits until the key that signs receipts is known: zap_key)--> counted
+//!                                                                   |----> claimed, until the wallet confirms the payment --> counted
+//!                                                                                                            |----> refused
 //! ```
 //!
-//! A zap that counts is credit of who has signed its zap request, and the job that they have zapped is paid of it, if that suffices: the request, or
-//! any feedback about it, of a job that waits for its payment. Whatever else is zapped, it is credit. The job's invoice can still be paid, and that
-//! is credit then.
+//! A zap that counts is credit of the author of its zap request. If the zapped event is the request of a job that waits for its payment, or
+//! feedback about it, the job is paid with that credit as soon as it suffices. A zap of any other event is only credit. The job's invoice can still
+//! be paid afterwards; that payment is credit, too.
 //!
-//! A receipt counts once, by its payment hash, which is stored in the transaction that enters it into the books, and is never forgotten.
+//! A payment hash counts once. It is stored in the transaction that enters the zap into the books, and is never forgotten.
 
 use std::collections::BTreeMap;
 
@@ -30,19 +30,19 @@ use crate::nip57::Zap;
 use crate::payment::{self, Quote};
 use crate::store::{self, Account, Reason, RefundState, ZapRow, ZapState};
 
-/// Receipts that wait until it is known who must have signed them: those by the key that was right before, and others, which anybody can make.
+/// Receipts that wait until the service's key is known: those by its last known key, and those by other keys, which anybody can make.
 const WAITING_MAX: usize = 1_000;
 const WAITING_FOREIGN_MAX: usize = 256;
-/// Of others those by one key: whoever wants to keep out those of the service needs many.
+/// Those by one other key: whoever wants to crowd out the receipts of the service needs many keys.
 const WAITING_OF_KEY_MAX: usize = 32;
-/// Zaps that wait for the wallet's word.
+/// Zaps that wait for the wallet's confirmation.
 const CLAIMED_MAX: usize = 1_000;
 /// Requests about zaps in one exchange.
 const REQUESTS_MAX: usize = 2;
 /// Milliseconds until the wallet is asked again, at first and at most.
 const POLL_MILLIS: u64 = 2_000;
 const POLL_MILLIS_MAX: u64 = 3_600_000;
-/// Milliseconds after which the wallet's word that it has no such payment is the last one, and after which it is not asked any more.
+/// Milliseconds after which an answer that there is no such payment is final; and after which the wallet is not asked any more.
 const LATE_MILLIS: u64 = 86_400_000;
 const GIVEN_UP_MILLIS: u64 = 30 * 86_400_000;
 /// Seconds that a receipt of an unknown key may be ahead of the clock.
@@ -54,19 +54,20 @@ const RETRY_MILLIS: u64 = 1_000;
 #[derive(Debug)]
 pub(super) struct Zaps {
     pub(super) memory: ZapMemory,
-    /// Whether the service of the Lightning address is to be asked for its key, and what is wrong with it.
+    /// Whether the service of the Lightning address is to be asked for its key.
     pub(super) is_key_wanted: bool,
+    /// Why the service has not told its key.
     pub(super) error: Option<String>,
     pub(super) question: Option<LnurlCall>,
-    /// Receipts that wait until it is known who must have signed them.
+    /// Receipts that wait until the service's key is known.
     pub(super) waiting: BTreeMap<EventId, Event>,
     /// When they are judged again, in milliseconds since 1970, if the store has failed.
     retry_at: Option<u64>,
-    /// Zaps that wait for the wallet's word.
+    /// Zaps that wait for the wallet's confirmation.
     claimed: BTreeMap<PaymentHash, ClaimedZap>,
 }
 
-/// A zap that waits for the wallet's word.
+/// A zap that waits for the wallet's confirmation.
 #[derive(Debug)]
 struct ClaimedZap {
     row: ZapRow,
@@ -79,7 +80,7 @@ struct ClaimedZap {
 struct ZapQuestion {
     /// When it is asked, in milliseconds since 1970.
     poll_at: u64,
-    /// When it has first said, without showing it, that it has the payment.
+    /// When it has first confirmed the payment without a preimage.
     told_at: Option<u64>,
     /// Whether it has said that it has no such payment.
     is_denied: bool,
@@ -96,7 +97,7 @@ impl ClaimedZap {
         (wallet.is_current || at < self.row.at + LATE_MILLIS).then_some(at)
     }
 
-    /// A wallet is asked later, and ever more seldom.
+    /// A wallet is asked later, at growing intervals.
     fn ask_later(&mut self, now: Now, connection: &str) -> &mut ZapQuestion {
         let waited = now.millis().saturating_sub(self.row.at);
         let question = self.questions.entry(connection.to_owned()).or_default();
@@ -134,7 +135,7 @@ impl Zaps {
         self.waiting.is_empty() && self.claimed.is_empty()
     }
 
-    /// When something is to be done about them without the wallet, in milliseconds since 1970.
+    /// When something is to be done about them whether the wallet answers or not, in milliseconds since 1970.
     pub(super) fn due_at(&self) -> Option<u64> {
         let claimed = self.claimed.values().map(|claimed| claimed.row.at + GIVEN_UP_MILLIS);
         let waiting = self.waiting.values().map(gives_up_at);
@@ -142,7 +143,7 @@ impl Zaps {
     }
 }
 
-/// When it is no longer waited for who must have signed a receipt, in milliseconds since 1970.
+/// When a receipt no longer waits for the service's key, in milliseconds since 1970.
 fn gives_up_at(receipt: &Event) -> u64 {
     receipt.created_at.saturating_mul(1_000).saturating_add(GIVEN_UP_MILLIS)
 }
@@ -177,7 +178,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// The zap of a receipt that is right for an address that the agent had before, and not for the present one.
+    /// The zap of a receipt that is valid for a former address of the agent, and not for the present one.
     fn zap_of_former_address(&self, receipt: &Event) -> Option<(Zap, ZapCheck)> {
         let (agent, memory) = (self.pubkey()?, &self.payments.zaps.memory);
         let is_present = memory.key() == Some(receipt.pubkey)
@@ -190,7 +191,7 @@ impl<C: SqlConn> Agent<C> {
         former.find_map(|(address, check)| Some((Zap::read(receipt, &agent, &address).ok()?, check)))
     }
 
-    /// A receipt waits until its signer is known. What can be found wrong with it without is wrong at once.
+    /// Stores a receipt until the service's key is known. What can be checked without that key is checked now.
     fn keep_receipt(&mut self, now: Now, receipt: &Event) {
         let (Some(agent), Some(address)) = (self.pubkey(), self.payments.zaps.memory.address()) else {
             return;
@@ -216,7 +217,7 @@ impl<C: SqlConn> Agent<C> {
         self.batch.put_receipt(receipt.id, Some(receipt.shared_json()));
     }
 
-    /// It is known which key must have signed the receipts that wait.
+    /// The service's key is known: the receipts that wait are judged.
     pub(super) fn judge_waiting_receipts(&mut self, now: Now) {
         self.payments.zaps.retry_at = None;
         let waiting: Vec<Event> = self.payments.zaps.waiting.values().cloned().collect();
@@ -230,7 +231,7 @@ impl<C: SqlConn> Agent<C> {
                     self.metrics.payment("zap_refused");
                     Ok(())
                 }
-                // The store has failed for long, or it is newer than what the service has said.
+                // The key was asked for too long ago (the store had failed meanwhile), or before the receipt was made.
                 Standing::Unknown => {
                     self.payments.zaps.is_key_wanted = true;
                     continue;
@@ -270,7 +271,7 @@ impl<C: SqlConn> Agent<C> {
         self.log(now, None, format!("zap receipt {receipt} does not count: {why}"));
     }
 
-    /// A receipt that is signed by whom it must be.
+    /// Checks a receipt that the service has signed, and counts it or asks the wallet about it.
     fn judge_receipt(&mut self, now: Now, receipt: &Event) -> Result<(), StoreError> {
         let (Some(agent), Some(address)) = (self.pubkey(), self.payments.zaps.memory.address()) else {
             return Ok(());
@@ -324,8 +325,8 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Whether another zap of this payer can wait for the wallet's word. Of very many the oldest is given up of which the wallet has said that it has
-    /// no such payment, else the oldest of who has most: whoever has an address of the same service can make receipts without paying the agent.
+    /// Whether another zap of this payer can wait for the wallet's confirmation. If there are too many, the oldest zap whose payment the wallet does not know
+    /// is given up for it, else the oldest one of the payer with most: whoever has an address of the same service can get receipts without paying the agent.
     fn has_room_to_claim(&mut self, now: Now, payer: &PubKey) -> bool {
         let claimed = &self.payments.zaps.claimed;
         if claimed.len() < CLAIMED_MAX {
@@ -349,7 +350,7 @@ impl<C: SqlConn> Agent<C> {
         oldest.is_some()
     }
 
-    /// A zap is paid: it is credit, and pays the job that was zapped.
+    /// A zap counts: it is credit, and pays the job that was zapped if the credit suffices.
     ///
     /// # Errors
     /// If the store fails; then nothing has changed.
@@ -390,7 +391,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// The job of this customer that waits for its payment, and was requested by this event or told of by it. One whose payment is held is none.
+    /// The job of this customer that waits for its payment and whose request or feedback this event is. `None` if it is paid by a hold invoice.
     fn zapped_job(
         &mut self,
         now: Now,
@@ -432,7 +433,7 @@ impl<C: SqlConn> Agent<C> {
         due.into_iter().map(request).take(REQUESTS_MAX).collect()
     }
 
-    /// The wallet has answered whether it has the payment of a zap.
+    /// The wallet has answered the look-up of a zap's payment.
     pub(super) fn zap_told(
         &mut self,
         now: Now,
@@ -452,7 +453,7 @@ impl<C: SqlConn> Agent<C> {
         let claim = match told.msat {
             // Nothing came.
             Some(0) => Claim::False,
-            // Anybody chooses what is paid by a zap: it may be a payment of this very wallet.
+            // The payer chooses the invoice of a zap, so it may be an outgoing payment of this wallet.
             _ if told.direction.as_deref() != Some("incoming") => Claim::False,
             _ => told.claim(hash),
         };

@@ -1,5 +1,5 @@
-//! Preimages of hold invoices. Whoever knows one can take the payment, so it is told to nobody before it is to be taken: it is not stored,
-//! but made again from what is.
+//! Preimages of hold invoices. Whoever knows one can take the payment, so it is revealed only when the invoice is to be settled. It is not stored, but
+//! derived again when it is needed.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use relay_engine::types::EventId;
@@ -25,8 +25,8 @@ impl Preimage {
 }
 
 impl Client {
-    /// The preimage of a job's hold invoice. It follows from the secret of the connection, which the database does not have, and from `salt`,
-    /// which must be random and used once, and which the wallet does not know although it may have made that secret.
+    /// The preimage of a job's hold invoice. It is derived from the secret of the connection, which is not in the database, and from `salt`, which
+    /// must be random and used once. The wallet may have made that secret, but does not know the salt.
     pub fn hold_preimage(&self, job: &EventId, salt: &[u8; 32]) -> Preimage {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.uri.keys.pair().to_secret_bytes()).expect("any length");

@@ -19,13 +19,13 @@ pub struct WalletInfo {
 }
 
 impl WalletInfo {
-    /// Reads an info event. `None`: it knows no cipher that is known here.
+    /// Reads an info event. `None`: it names no cipher that is supported here.
     pub fn read(event: &Event) -> Option<Self> {
         let Draft { created_at, tags, content, .. } = Draft::of(event);
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let encryption = tags.iter().find(|tag| tag.first().is_some_and(|name| name == "encryption"));
         let cipher = match encryption.and_then(|tag| tag.get(1)) {
-            // Wallets of before NIP-44 say nothing.
+            // Wallets from before NIP-44 have no such tag.
             None => Cipher::Nip04,
             Some(ciphers) => {
                 let ciphers = words(ciphers);

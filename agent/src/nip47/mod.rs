@@ -1,5 +1,5 @@
-//! Wallets over Nostr (NIP-47, Nostr Wallet Connect): requests to a wallet service, its answers and its notifications. What is asked when is
-//! the machine's; how it travels is the host's.
+//! Wallets over Nostr (NIP-47, Nostr Wallet Connect): requests to a wallet service, its answers and its notifications. The machine decides what is
+//! asked when; the host carries it.
 
 mod hold;
 mod info;
@@ -20,7 +20,7 @@ use crate::exchange::{Answers, Wanted};
 use crate::identity::{self, Draft, is_authentic};
 use crate::secrets::Secrets;
 
-/// What a wallet service can do.
+/// Info events of wallet services.
 pub const KIND_INFO: Kind = 13_194;
 /// Requests to wallet services.
 pub const KIND_REQUEST: Kind = 23_194;
@@ -31,10 +31,10 @@ pub const KIND_NOTIFICATION_NIP04: Kind = 23_196;
 /// Notifications in NIP-44.
 pub const KIND_NOTIFICATION: Kind = 23_197;
 
-/// Notifications that may come in an exchange: also of payments that others have asked the wallet for.
+/// Most notifications in an exchange: the wallet may receive other payments, too.
 const NOTIFICATIONS_MAX: usize = 500;
 
-/// What is asked of a wallet.
+/// A request to a wallet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
     /// To make an invoice.
@@ -59,12 +59,12 @@ pub enum Method {
         /// Blocks for which a payment can be held at least.
         min_cltv_expiry_delta: u64,
     },
-    /// To take the payment of a hold invoice.
+    /// To settle a hold invoice: to take its payment.
     SettleHoldInvoice {
         /// Its preimage.
         preimage: Preimage,
     },
-    /// To give the payment of a hold invoice back.
+    /// To cancel a hold invoice: to give its payment back.
     CancelHoldInvoice {
         /// The payment hash.
         payment_hash: [u8; 32],
@@ -74,7 +74,7 @@ pub enum Method {
         /// The invoice (BOLT 11), which says how much.
         invoice: String,
     },
-    /// What has become of the invoice, or the payment, with this payment hash.
+    /// To look up the invoice, or the payment, with this payment hash.
     LookupInvoice {
         /// The payment hash.
         payment_hash: [u8; 32],
@@ -119,7 +119,7 @@ impl Method {
 /// An error of a wallet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalletError {
-    /// A word of NIP-47, such as `NOT_FOUND`.
+    /// An error code of NIP-47, such as `NOT_FOUND`.
     pub code: String,
     /// The wallet's message.
     pub message: String,
@@ -165,7 +165,7 @@ impl Client {
         self.uri.wallet
     }
 
-    /// Names the connection without telling it.
+    /// A digest that identifies the connection and does not reveal its secret.
     pub fn digest(&self) -> String {
         use sha2::{Digest, Sha256};
         let hash =
@@ -173,7 +173,7 @@ impl Client {
         hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Which events are the wallet's: what it can do, its answers to these requests, and its notifications in `cipher`.
+    /// The events to subscribe to: the wallet's info event, its answers to these requests, and its notifications in `cipher`.
     /// Answers are asked for by their `e`, since some have no `p`.
     pub fn answers(&self, requests: &[Event], cipher: Option<Cipher>) -> Answers {
         let mut wanted = vec![Wanted { kinds: vec![KIND_INFO], tag: None }];

@@ -1,4 +1,4 @@
-//! A payment as a wallet tells of it, and when it counts as received.
+//! A transaction as a wallet reports it, and when it counts as received or paid.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -23,11 +23,11 @@ pub struct Transaction {
     pub msat: Option<u64>,
     /// When it was settled, in Unix seconds.
     pub settled_at: Option<u64>,
-    /// What its way has cost, in millisatoshis.
+    /// Routing fees, in millisatoshis.
     pub fees_msat: Option<u64>,
 }
 
-/// What has become of a payment that a wallet was asked for.
+/// The state of a payment that a wallet was asked to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payout {
     /// It is paid.
@@ -36,27 +36,27 @@ pub enum Payout {
     Pending,
     /// It is not paid, and will not be.
     Failed,
-    /// This is about something else.
+    /// The transaction is another one.
     Other,
 }
 
-/// What a wallet's word about an invoice is worth.
+/// Whether a wallet says that an invoice is paid, and whether it proves that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// It is not paid.
     Unpaid,
-    /// It is paid, says the wallet, without the preimage that would show it.
+    /// It is paid according to the wallet, which gives no preimage as a proof.
     Unproven,
     /// It is paid, and the preimage hashes to the payment hash.
     Proven,
-    /// The preimage is another one's, or the payment is: nothing of it is believed.
+    /// The preimage is wrong, or the transaction is another one: it does not count.
     False,
 }
 
 /// What a wallet says about the payment of a hold invoice that is not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// There is none, or the wallet speaks of something else.
+    /// No payment is held, or the transaction is another one.
     No,
     /// It is held.
     Accepted,
@@ -107,7 +107,7 @@ impl Transaction {
         self.preimage.is_some_and(|preimage| Sha256::digest(preimage)[..] == payment_hash[..])
     }
 
-    /// What it says about the payment of this hash that the wallet was asked for. A preimage shows that it was made.
+    /// The state of the outgoing payment with this hash. A preimage proves that it was made.
     pub fn payout(&self, payment_hash: &[u8; 32]) -> Payout {
         let is_other = self.payment_hash.is_some_and(|hash| hash != *payment_hash);
         if is_other || self.direction.as_deref() == Some("incoming") {

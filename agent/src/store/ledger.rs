@@ -2,12 +2,11 @@
 //! (debits less credits) sum to zero. Amounts are millisatoshis.
 //!
 //! ```text
-//! wallet        what has come into the agent's wallet, and to its Lightning address
-//! <customer>    what customers have paid and not spent: their credit; a customer's balance is not above zero
-//! reserved      what has been taken of their credit for jobs that are not finished; `held` in databases, an old name
-//! income        what is the agent's
-//! refunds       what has been taken of their credit, or of recipients' shares, to be paid out, until it is
-//! <recipient>   shares of the income (`payment.splits`) that are not paid out yet; above zero if more was paid out than is due
+//! wallet        what the agent's wallet, or its Lightning address, has received
+//! <customer>    the credit of a customer: paid and not spent; the balance is never above zero
+//! reserved      credit that is reserved for unfinished jobs; in databases it has its old name, `held`
+//! income        what the agent has earned
+//! refunds       credit that is being paid out
 //! ```
 
 use relay_engine::sql::column::{bytes, int, key, signed, text};
@@ -39,15 +38,15 @@ const ENTRIES_KEPT: u64 = 300_000;
 /// An account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Account {
-    /// See the module.
+    /// What the agent's wallet has received, less what it has paid.
     Wallet,
-    /// See the module.
+    /// Credit that is reserved for unfinished jobs.
     Reserved,
-    /// See the module.
+    /// What the agent has earned.
     Income,
-    /// See the module.
+    /// Credit that is being paid out.
     Refunds,
-    /// See the module.
+    /// The credit of a customer.
     Customer(PubKey),
     /// See the module.
     Recipient(RecipientKey),
@@ -109,21 +108,21 @@ impl Account {
 pub enum Reason {
     /// A customer has paid.
     Payment,
-    /// It is taken of a customer's credit for a job.
+    /// Credit of a customer is reserved for a job.
     Charge,
-    /// The job has its result.
+    /// The result of the job was delivered.
     Delivery,
-    /// The job has ended without a result that its customer has: it is credit again.
+    /// It is credit again: the job has ended without a delivered result, or a refund has failed or has cost less in fees.
     Return,
-    /// The customer has taken the job back when its work had begun.
+    /// The customer has cancelled the job after its work had begun.
     Cancellation,
-    /// The credit that was brought from another host.
+    /// Credit was imported from another host.
     Import,
     /// It is to be paid out: a customer has asked for credit, or a recipient's share is due.
     Refund,
     /// It has been paid out.
     Payout,
-    /// What the way of the payment has cost.
+    /// Routing fees.
     Fees,
     /// A customer has paid by a zap.
     Zap,
@@ -224,7 +223,7 @@ pub(crate) fn balance(conn: &impl SqlConn, batch: &Batch, account: &Account) -> 
     Ok(batch.transfers().iter().fold(balance, |balance, transfer| balance + transfer.change(account)))
 }
 
-/// All entries of a job, also those that are not written yet, oldest first. Reads the whole ledger: for jobs of which nothing else is known.
+/// All entries of a job, also those that are not written yet, oldest first. It reads the whole ledger, so it is only for unreadable jobs.
 pub(crate) fn transfers_of_job(
     conn: &impl SqlConn,
     batch: &Batch,

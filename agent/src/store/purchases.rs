@@ -1,4 +1,4 @@
-//! The invoices of Blossom's purchases (BUD-07), what each is for, and which payments are spent.
+//! Invoices for Blossom (BUD-07): what each pays for, and whether its payment is spent.
 
 use relay_engine::sql::column::{bytes, id, int, text};
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
@@ -31,18 +31,18 @@ pub(crate) struct PurchaseRow {
     pub(crate) expires_at: u64,
 }
 
-/// Where the payment of a purchase is.
+/// The state of the payment for a purchase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PurchaseState {
-    /// It may still come.
+    /// Its invoice may still be paid.
     Open,
-    /// It came.
+    /// It was received.
     Paid,
-    /// Less came than was asked for: this much, in millisatoshis.
+    /// Less than the price was received: this much, in millisatoshis.
     Partly(u64),
-    /// It did not come in time.
+    /// Its invoice was given up.
     Unpaid,
-    /// It came, and was spent at this time, in milliseconds since 1970.
+    /// It was received, and spent at this time, in milliseconds since 1970.
     Spent(u64),
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn spend_purchase(batch: &mut Batch, payment_hash: &[u8; 32], now: u6
     batch.push(SPEND, vec![now.into(), payment_hash[..].into()]);
 }
 
-/// The invoice for a purchase that nobody has paid and that can be paid for longest, if that is after this time, in Unix seconds.
+/// The unpaid invoice for a purchase that expires last, if it can still be paid after this time, in Unix seconds.
 pub(crate) fn open_purchase(
     conn: &impl SqlConn,
     purchase: &str,
@@ -89,7 +89,7 @@ pub(crate) fn open_purchase(
     Ok(found)
 }
 
-/// The job and the purchase of an invoice with this payment hash, and where its payment is.
+/// The job, the purchase and the state of the invoice with this payment hash.
 pub(crate) fn purchase(
     conn: &impl SqlConn,
     payment_hash: &[u8; 32],

@@ -1,4 +1,4 @@
-//! Credit, and recipients' shares, that are paid out: what was begun, and what has become of it. A payment hash is paid once, whatever happens.
+//! Refunds and their states. A payment hash is paid at most once.
 
 use relay_engine::sql::column::{bytes, int, signed, text};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
@@ -18,17 +18,17 @@ const OF_CUSTOMER: &str = "SELECT hash, customer, state, msat, reserve, fees, in
 const SPENT: &str =
     "SELECT coalesce(sum(msat + reserve), 0) FROM agent_refund WHERE made_at >= ? AND state <> 3";
 const PRUNE: &str = "DELETE FROM agent_refund WHERE state > 1 AND made_at < ?";
-/// Milliseconds for which a refund is known that is over. Its invoice has expired long before.
+/// Milliseconds for which an ended refund is kept, much longer than its invoice can be paid.
 const KEPT_MILLIS: u64 = 60 * 86_400_000;
 
-/// Where a refund is.
+/// The state of a refund.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefundState {
-    /// The owner has not said whether it may be paid.
+    /// It waits for the owner's approval.
     AwaitingApproval,
     /// The wallet has not been asked to pay.
     Wanted,
-    /// The wallet may have been asked to pay, and is only asked what has become of it.
+    /// The wallet may have been asked to pay; the payment is only looked up.
     Sent,
     /// It is paid.
     Paid,
@@ -48,7 +48,7 @@ impl RefundState {
     /// Its number in databases. Those of refunds that are not over are below 2.
     fn number(self) -> i64 {
         match self {
-            // It came later than the others.
+            // This state was added later.
             RefundState::AwaitingApproval => -1,
             RefundState::Wanted => 0,
             RefundState::Sent => 1,
@@ -77,9 +77,9 @@ pub(crate) struct RefundRow {
     pub(crate) state: RefundState,
     /// What the payee's invoice asks for, in millisatoshis.
     pub(crate) msat: u64,
-    /// What is kept of their money for routing fees, in millisatoshis.
+    /// What is reserved of the credit for routing fees, in millisatoshis.
     pub(crate) reserve: u64,
-    /// What routing has cost the payee, in millisatoshis.
+    /// The routing fees that the customer has borne, in millisatoshis.
     pub(crate) fees: u64,
     /// The payee's invoice (BOLT 11).
     pub(crate) invoice: String,
@@ -153,7 +153,7 @@ pub(crate) fn refunds_of(
     rows(conn, OF_CUSTOMER, &[SqlValue::Blob(&customer.0), SqlValue::Int(limit as i64)])
 }
 
-/// What was, or may have been, paid out since then, with what is kept for fees; milliseconds since 1970, and millisatoshis.
+/// Millisatoshis of refunds made since then (milliseconds since 1970) that have not failed, reserved fees included.
 pub(crate) fn refunded_since(conn: &impl SqlConn, since: u64) -> Result<u64, StoreError> {
     let mut spent = 0;
     conn.query(SPENT, &[SqlValue::Int(since as i64)], &mut |row| {

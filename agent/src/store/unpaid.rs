@@ -1,4 +1,4 @@
-//! How many results of each customer are not paid: those of jobs that are begun and not paid yet, and those that were never paid.
+//! Counts of unpaid results by customer: of jobs that have begun and are not paid yet, and of results that were never paid.
 
 use relay_engine::sql::column::signed;
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError};
@@ -18,7 +18,7 @@ const KEPT_MILLIS: u64 = 30 * 86_400_000;
 pub(crate) struct UnpaidResults {
     /// Of jobs that are begun, and not paid yet.
     pub(crate) open: i64,
-    /// They were not paid, and will not be.
+    /// Of jobs that have ended unpaid.
     pub(crate) lapsed: i64,
 }
 

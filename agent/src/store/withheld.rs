@@ -1,5 +1,5 @@
-//! Results that wait for their payment. They are not in the outbox, so nothing publishes them, and not in the history, so nobody reads
-//! them; they are deleted when their jobs end.
+//! Withheld results, which wait for their payment. They are neither in the outbox, which is published, nor in the history, which can be read. They
+//! are deleted when their jobs end.
 
 use relay_engine::sql::column::text;
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};

@@ -1,5 +1,5 @@
-//! Zaps: which have counted, so that each counts once, and which the wallet has still to confirm; and receipts that cannot be judged before it is
-//! known who must have signed them. A payment hash is never forgotten.
+//! Zaps that have counted, so that each counts once, and those that the wallet has still to confirm; and receipts that wait until the key of their
+//! service is known. Payment hashes are never deleted.
 
 use relay_engine::sql::column::{bytes, id, int, key, signed};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
@@ -16,10 +16,10 @@ const PUT_RECEIPT: &str = "INSERT OR REPLACE INTO agent_receipt (id, receipt) VA
 const DELETE_RECEIPT: &str = "DELETE FROM agent_receipt WHERE id = ?";
 const RECEIPTS: &str = "SELECT receipt FROM agent_receipt ORDER BY id";
 
-/// Where a zap is.
+/// The state of a zap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ZapState {
-    /// Its receipt is right, and the wallet is asked whether it has the payment.
+    /// Its receipt is right, and the wallet has still to confirm the payment.
     Claimed,
     /// It is in the books.
     Counted,
@@ -107,7 +107,7 @@ pub(crate) fn receipt_of_zap(
     Ok(found)
 }
 
-/// The receipts that have not been judged. What is none any more is left out.
+/// The receipts that have not been judged. Rows that cannot be read are skipped.
 pub(crate) fn waiting_receipts(conn: &impl SqlConn) -> Result<Vec<Event>, StoreError> {
     let mut found = Vec::new();
     conn.query(RECEIPTS, &[], &mut |row| {
