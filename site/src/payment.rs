@@ -1,7 +1,7 @@
-//! What Blossom sells (BUD-07): the settings, the prices, and what a host asks the agent that is paid.
+//! Payments for Blossom (BUD-07): settings, prices, and the requests to the agent that is paid.
 //!
 //! A [`Purchase`] is what one payment is for. The agent makes an invoice for it as for any paid job, says whether it is paid, and notes when
-//! it is spent. The machine of Blossom wants a [`PaymentRequest`] carried out, the machine of the agent answers with a [`PaymentOutcome`],
+//! it is spent. The machine of Blossom emits a [`PaymentRequest`], the machine of the agent answers with a [`PaymentOutcome`],
 //! and the hosts carry both.
 
 use std::fmt;
@@ -14,15 +14,15 @@ use serde_json::{Value, json};
 use crate::admission::sats;
 use crate::page::grouped;
 
-/// Millisatoshis of a satoshi: the least that an invoice is for.
+/// Millisatoshis of a satoshi. Invoices are of whole satoshis.
 const SATOSHI_MSAT: u64 = 1_000;
 const MIB: u64 = 1 << 20;
-/// A bitcoin for a MiB.
+/// Largest price of a MiB, in millisatoshis: a bitcoin.
 const PRICE_MSAT_MAX: u64 = 100_000_000_000;
 
-/// How long a host waits for the agent's answer, and after how long it asks again.
+/// How long a host waits for a final answer of the agent.
 pub const WAIT_MAX: Duration = Duration::from_secs(10);
-/// See [`WAIT_MAX`].
+/// The interval at which it repeats the request meanwhile.
 pub const WAIT_PACE: Duration = Duration::from_millis(200);
 
 /// The setting `blossom.payment`. Without `pubkey` everything is free.
@@ -32,14 +32,13 @@ pub struct PaymentSettings {
     /// The agent that is paid: one of this relay, with the executor `blob_payment`.
     #[serde(with = "crate::settings::some_pubkey", skip_serializing_if = "Option::is_none")]
     pub pubkey: Option<PubKey>,
-    /// What storing a MiB costs, in millisatoshis; 0: nothing. Of a picture for `/media` the original counts.
+    /// The price of storing a MiB, in millisatoshis; 0: free. For `/media` the size of the original counts.
     pub upload_msat_per_mib: u64,
-    /// What a download of a MiB costs, in millisatoshis; 0: nothing.
+    /// The price of downloading a MiB, in millisatoshis; 0: free.
     pub download_msat_per_mib: u64,
-    /// A blob that has at most so many bytes costs nothing, to upload or to download.
+    /// Blobs of at most so many bytes are free, to upload and to download.
     pub free_bytes: u64,
-    /// Whether the keys that may upload without paying anyway do so for nothing: administrators, `blossom.upload_pubkeys` and
-    /// `policy.allow_pubkeys`.
+    /// Whether listed keys upload for free: administrators, `blossom.upload_pubkeys` and `policy.allow_pubkeys`.
     pub listed_free: bool,
     /// Invoices that an address may ask for in a minute.
     pub quotes_per_minute_max: u32,
@@ -79,7 +78,7 @@ impl PaymentSettings {
         self.pubkey.is_some() && self.download_msat_per_mib > 0
     }
 
-    /// The prices for people, as a sentence without its stop.
+    /// The prices in words, as a sentence without its full stop.
     pub fn words(&self) -> Option<String> {
         let upload =
             self.sells_uploads().then(|| format!("storing costs {} a MiB", sats(self.upload_msat_per_mib)));
@@ -92,7 +91,7 @@ impl PaymentSettings {
         (!prices.is_empty()).then(|| prices.into_iter().chain(free).collect::<Vec<_>>().join(", "))
     }
 
-    /// The prices as NIP-11 tells fees, by their names.
+    /// The prices as `fees` of NIP-11, by name.
     pub(crate) fn fees(&self) -> impl Iterator<Item = (&'static str, Value)> {
         let upload = self.sells_uploads().then_some(("upload", self.upload_msat_per_mib));
         let download = self.sells_downloads().then_some(("download", self.download_msat_per_mib));
@@ -102,7 +101,7 @@ impl PaymentSettings {
             .map(|(name, msat)| (name, json!([{ "amount": msat, "unit": "msats", "per_bytes": MIB }])))
     }
 
-    /// Whole satoshis, and at least one.
+    /// The price of so many bytes, in whole satoshis and at least one; `None` if it is free.
     fn msat(&self, per_mib: u64, bytes: u64) -> Option<u64> {
         if self.pubkey.is_none() || per_mib == 0 || bytes <= self.free_bytes {
             return None;
@@ -112,7 +111,7 @@ impl PaymentSettings {
         Some(u64::try_from(satoshis).unwrap_or(u64::MAX).saturating_mul(SATOSHI_MSAT))
     }
 
-    /// Checks what types cannot.
+    /// Checks the values.
     ///
     /// # Errors
     /// The setting, and what is wrong with it.
@@ -158,7 +157,7 @@ impl PaymentSettings {
 pub enum Operation {
     /// `GET` of a blob, or of a range of it.
     Download,
-    /// To store a blob, however its bytes come: `PUT /upload`, `PUT` and `PATCH` of its hash, `PUT /mirror`.
+    /// Storing a blob: `PUT /upload`, `PUT` and `PATCH` of its hash, `PUT /mirror`.
     Upload,
     /// `PUT /media`.
     Media,
@@ -169,9 +168,9 @@ pub enum Operation {
 pub struct Purchase {
     /// The operation.
     pub operation: Operation,
-    /// The hash of the blob in hexadecimal; of a picture for `/media` that of the original.
+    /// The hash of the blob in hexadecimal; for `/media` that of the original.
     pub sha256: String,
-    /// The bytes that are uploaded or downloaded.
+    /// The size of the blob in bytes, also for a range of it.
     pub size: u64,
 }
 
@@ -187,7 +186,7 @@ impl fmt::Display for Purchase {
     }
 }
 
-/// What the agent that is paid is asked.
+/// A request to the agent that is paid.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentRequest {
@@ -198,18 +197,18 @@ pub enum PaymentRequest {
         /// For how much, in millisatoshis.
         msat: u64,
     },
-    /// Whether an invoice for this purchase is paid and not spent: [`PaymentOutcome::Paid`].
+    /// Whether the invoice with this preimage was for this purchase, is paid and is not spent: [`PaymentOutcome::Paid`].
     Check {
-        /// What it must have been for.
+        /// What the invoice must have been for.
         purchase: Purchase,
         /// The proof: its preimage in hexadecimal.
         preimage: String,
-        /// Whether it is spent by that.
+        /// Whether the payment is spent by this request.
         spends: bool,
     },
 }
 
-/// What the agent answers.
+/// The agent's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentOutcome {
@@ -217,11 +216,11 @@ pub enum PaymentOutcome {
     Invoice(String),
     /// It is paid.
     Paid,
-    /// The proof is not taken: why.
+    /// The proof is refused, for this reason.
     Refused(String),
     /// Too many invoices were asked for.
     TooMany(String),
-    /// There is no answer now: why.
+    /// There is no answer now, for this reason.
     Unavailable(String),
 }
 

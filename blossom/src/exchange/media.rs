@@ -173,7 +173,7 @@ impl MediaUpload {
                     }
                 }
             },
-            // Whatever came of it: the proof is for no other picture.
+            // The outcome does not matter: the picture is stored, and the proof is good for no other one.
             Stage::Spend { response, unused } => self.clean(response, unused),
             // If it has not worked, it stays: a blob of the uploader.
             Stage::Clean(response) => Err(response),

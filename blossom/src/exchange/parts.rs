@@ -1,7 +1,7 @@
-//! `PATCH /<sha256>` (BUD-14): a blob comes in parts, in any order, at once, and again where a connection broke. Whoever brings
-//! the last one has all of them joined, and is told what `PUT` would have been told. The price is that of a `PUT`, by the size of the
-//! blob: whoever brings the first part pays it, and the owner's other parts cost nothing. The proof of payment is checked before the index
-//! hears of the part, and the index keeps it for this upload alone. Whoever brings the last part has it spent before the blob is stored.
+//! `PATCH /<sha256>` (BUD-14): a blob comes in parts, in any order, also at the same time, and again where a connection broke. The request
+//! with the last part joins all of them, and its response is that of a `PUT`. The price is that of a `PUT`, by the size of the blob: the request
+//! with the first part pays it, and the owner's other parts are free. The proof of payment is checked before the index is told of the part, and
+//! the index keeps it for this upload alone. The request with the last part spends it before the blob is stored.
 
 use relay_site::{Operation, PaymentOutcome, Purchase};
 
@@ -34,7 +34,7 @@ pub(super) struct Patch {
 
 #[derive(Clone, Debug)]
 enum Stage {
-    /// It costs something: whether that is paid, or the part would be accepted.
+    /// It costs something: the index is asked whether it is paid, or else whether the part would be accepted.
     Quote(Wanted),
     /// The proof of payment is checked.
     Pay(Wanted),
@@ -47,7 +47,7 @@ enum Stage {
         upload: u64,
         key: Key,
     },
-    /// Whether others have completed the blob.
+    /// The index is asked whether others have completed the blob.
     Look,
     /// The blob is here, and its owner says of what type it is.
     SetObjectType(Blob),
@@ -131,7 +131,7 @@ impl Patch {
             }
             Stage::Begin(wanted) => match input {
                 Input::Answered(Outcome::Refused(Refusal::Unpaid)) => match &wanted.proof {
-                    // It was paid, or here, a moment ago.
+                    // When it was checked it was paid for or here, and is not any more.
                     None => self.pay(wanted),
                     Some(_) => Err(Response::error(400, "another upload in parts is paid with this payment")),
                 },
@@ -219,7 +219,7 @@ impl Patch {
             },
             Stage::Spend(commit) => {
                 let upload = commit.upload;
-                // What was paid for these parts was spent for others. Without an answer they stay, however often, and can be joined later.
+                // If the payment was spent elsewhere, the parts are removed. Without an answer they stay, and can be joined later.
                 let is_refused = matches!(input, Input::Paid(PaymentOutcome::Refused(_)));
                 match (payment::paid(input), is_refused) {
                     (Ok(()), _) => self.finish(commit),
@@ -241,7 +241,7 @@ impl Patch {
         }
     }
 
-    /// It costs something: its proof is checked, or an invoice is made.
+    /// Checks the proof of payment, or asks for an invoice.
     fn pay(self: Box<Self>, wanted: Wanted) -> Transition {
         let Some(price) = &self.price else { return Err(Response::internal()) };
         if !price.has_proof() {
@@ -268,7 +268,7 @@ impl Patch {
 
     fn join(self: Box<Self>, context: &Context<'_>, pieces: Pieces) -> Transition {
         let Pieces { upload, key, parts, only_hash, payment } = pieces;
-        // The blob was here when the parts came. They stay, and the next part is told what they cost.
+        // The blob was here when the parts came, so nothing was paid, and it is gone.
         if self.price.is_some() && payment.is_none() && !only_hash {
             return self.give_up(Command::LeaveParts { upload }, StoringError::Refused(Refusal::Unpaid));
         }

@@ -1,5 +1,5 @@
-//! What has to be paid for a request (BUD-07), and the proof that it is: the preimage of an invoice that the agent of
-//! `blossom.payment` has made for just this.
+//! The price of a request (BUD-07), and the proof that it is paid: the preimage of an invoice that the agent of `blossom.payment` has
+//! made for this blob and operation.
 
 use relay_engine::types::PubKey;
 use relay_site::{Operation, PaymentOutcome, PaymentRequest, Purchase};
@@ -18,12 +18,12 @@ const LIGHTNING: &str = "x-lightning";
 pub(super) struct Price {
     purchase: Purchase,
     msat: u64,
-    /// HEAD never takes one (BUD-07).
+    /// The preimage in `X-Lightning`; `None` for HEAD, which needs no proof (BUD-07).
     proof: Option<String>,
 }
 
 impl Price {
-    /// Of an upload; `None` if it costs nothing.
+    /// The price of an upload; `None` if it is free.
     ///
     /// # Errors
     /// 400 if it costs something and the hash is not known.
@@ -44,7 +44,7 @@ impl Price {
         Ok(Some(Price { purchase, msat, proof: proof(head) }))
     }
 
-    /// Of a download of a blob, or of a range of it; `None` if it costs nothing.
+    /// The price of a download of a blob, the same for a range of it; `None` if it is free.
     pub(super) fn of_download(context: &Context<'_>, head: &Head, blob: &Blob) -> Option<Self> {
         let msat = context.settings.payment.download_msat(blob.size)?;
         let (operation, size) = (Operation::Download, blob.size);
@@ -52,7 +52,7 @@ impl Price {
         Some(Price { purchase, msat, proof: proof(head) })
     }
 
-    /// Whether the request says that it is paid.
+    /// Whether the request has a proof.
     pub(super) fn has_proof(&self) -> bool {
         self.proof.is_some()
     }
@@ -62,17 +62,17 @@ impl Price {
         self.proof.as_deref()
     }
 
-    /// An invoice is wanted: [`invoiced`].
+    /// Asks for an invoice. [`invoiced`] reads the outcome.
     pub(super) fn quote(&self) -> Step {
         Step::Pay(PaymentRequest::Quote { purchase: self.purchase.clone(), msat: self.msat })
     }
 
-    /// The proof is to be checked: [`paid`].
+    /// Checks the proof. [`paid`] reads the outcome.
     pub(super) fn check(&self) -> Step {
         self.check_or_spend(self.proof.as_deref(), false)
     }
 
-    /// The proof is to be checked and spent: [`paid`].
+    /// Checks and spends the proof. [`paid`] reads the outcome.
     pub(super) fn spend(&self) -> Step {
         self.check_or_spend(self.proof.as_deref(), true)
     }
@@ -83,17 +83,17 @@ impl Price {
     }
 }
 
-/// Spends the proof of somebody else's request.
+/// Spends a proof that came with an earlier request.
 pub(super) fn spend(purchase: Purchase, preimage: String) -> Step {
     Step::Pay(PaymentRequest::Check { purchase, preimage, spends: true })
 }
 
-/// Whether this key uploads for nothing.
+/// Whether this key uploads for free.
 pub(super) fn is_free(context: &Context<'_>, pubkey: &PubKey) -> bool {
     context.settings.payment.listed_free && is_listed(context, pubkey)
 }
 
-/// A payment is for a blob of one hash.
+/// The response to an upload that costs something without naming its hash.
 pub(super) fn unknown_hash() -> Response {
     Response::error(
         400,
@@ -108,7 +108,7 @@ fn proof(head: &Head) -> Option<String> {
     head.header(LIGHTNING).map(|value| value.trim().to_owned())
 }
 
-/// The response with what came of [`Price::quote`]: 402, or why there is no invoice.
+/// The response to an unpaid request, after [`Price::quote`]: 402 with the invoice, or why there is none.
 pub(super) fn invoiced(input: Input) -> Response {
     match input {
         Input::Paid(PaymentOutcome::Invoice(invoice)) => {
@@ -119,10 +119,10 @@ pub(super) fn invoiced(input: Input) -> Response {
     }
 }
 
-/// What came of [`Price::check`] or [`Price::spend`].
+/// Whether the proof was taken, after [`Price::check`] or [`Price::spend`].
 ///
 /// # Errors
-/// 400 for a proof that is not taken, 503 if nobody can say.
+/// 400 for a proof that is refused, 503 if the agent does not answer.
 pub(super) fn paid(input: Input) -> Result<(), Response> {
     match input {
         Input::Paid(PaymentOutcome::Paid) => Ok(()),

@@ -146,12 +146,12 @@ fn missing() -> Response {
     Response::error(404, "not found")
 }
 
-/// Asks what is to be paid for a blob that is here, if its bytes are sent and cost something.
+/// Responds with a blob that is here, after its payment if its bytes are to be sent and cost something.
 fn sell(context: &Context<'_>, head: &Head, blob: Blob) -> Transition {
     let ConditionResult::Send(_) = check_conditions(head, &blob) else {
         return Err(serve(context, head, blob));
     };
-    // A range costs as much as all, which is paid by it: it is how a download goes on.
+    // A range costs as much as the whole blob, and its payment is good for all of it: a download that broke off goes on by ranges.
     match Price::of_download(context, head, &blob) {
         None => Err(serve(context, head, blob)),
         Some(price) if price.has_proof() => Ok((State::Read(Read::Pay(Box::new(blob))), price.spend())),
@@ -201,7 +201,7 @@ fn serve(context: &Context<'_>, head: &Head, blob: Blob) -> Response {
 fn with_validators(response: Response, context: &Context<'_>, blob: &Blob) -> Response {
     let left = blob.expires_at.map_or(CACHE_SECONDS, |at| at.saturating_sub(context.now).min(CACHE_SECONDS));
     let shared = left.min(SHARED_CACHE_SECONDS);
-    // What is paid for is for nobody else.
+    // A shared cache must not give away what somebody has paid for.
     let is_public = context.settings.get_public && !context.settings.payment.sells_downloads();
     let cache = match is_public {
         true => format!("public, max-age={left}, s-maxage={shared}, immutable, no-transform"),
@@ -228,8 +228,8 @@ pub(super) struct Hints {
 }
 
 impl Hints {
-    /// The hints in the query, if blobs are pulled and there are any. Where downloads are sold, none is pulled: what it costs would be
-    /// known only when it is stored here.
+    /// The hints in the query, if blobs are pulled and there are any. Where downloads cost something, none is pulled: its price
+    /// would be known only when it is stored here.
     fn read(context: &Context<'_>, head: &Head, sha256: Sha256) -> Option<Self> {
         if !context.settings.pull_through || context.settings.payment.sells_downloads() {
             return None;

@@ -131,8 +131,8 @@ pub(super) fn may_upload(context: &Context<'_>, pubkey: &PubKey) -> Result<(), R
     Err(Response::error(403, "only keys that the operator has listed may upload here"))
 }
 
-/// Whether a request may download a blob: anybody's, or with a token of a key that may upload without paying (BUD-11). Where uploads
-/// are sold, another key may download what it owns, and that key is returned.
+/// Whether a request may download a blob: any request if blobs are public, else one with a token (BUD-11) of a key that may upload without
+/// paying. Where uploads cost something, other keys may download what they own; then the key is returned, and the caller checks that.
 ///
 /// # Errors
 /// 401, 403.

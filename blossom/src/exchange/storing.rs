@@ -18,16 +18,16 @@ pub(super) struct Storing {
     plan: Plan,
     /// Whether the proof of payment is good.
     is_paid: bool,
-    /// Whether it is paid although the blob is here.
+    /// Whether it must be paid although the blob is here, since only the relay owns it.
     is_sold: bool,
     stage: Stage,
 }
 
 #[derive(Clone, Debug)]
 enum Stage {
-    /// It is to be paid, and nothing is offered: whether it would be accepted.
+    /// It costs something and the request has no proof: the index is asked whether the upload would be accepted.
     Quote(Wanted),
-    /// It is to be paid, and an invoice is made.
+    /// It would be accepted, and an invoice is made.
     Invoice,
     Begin,
     /// The proof of payment is checked.
@@ -276,7 +276,7 @@ impl Storing {
         }
         match self.plan.price.as_ref().filter(|price| price.has_proof()).map(Price::check) {
             Some(step) => self.at(Stage::Pay { upload, key, only_hash }, step),
-            // It was here a moment ago.
+            // It was here when the price was asked for, and is gone.
             None => self.abort(upload, None, StoringError::Refused(Refusal::Gone)),
         }
     }

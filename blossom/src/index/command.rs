@@ -281,13 +281,13 @@ pub struct Wanted {
     /// upload declares, and for ever if none does. If the hash was not known when the upload began, rules do not prolong its life.
     #[serde(default)]
     pub retention: Vec<RetentionRule>,
-    /// It costs something, unless the blob is here and others than the relay own it. What is here is not kept longer by it.
+    /// The upload costs something, unless the blob is here and not owned by the relay alone. It does not prolong the life of a blob that is here.
     #[serde(default)]
     pub must_be_paid: bool,
-    /// The owner pays for uploads, so what is here is not kept longer by one that is said to be smaller and free.
+    /// The owner pays for uploads. So an upload whose stated size is smaller than the blob's, and may be free, does not prolong the blob's life.
     #[serde(default)]
     pub owner_pays: bool,
-    /// Of a part that must be paid: the proof of payment, which was checked. It is kept until the upload ends.
+    /// The proof of payment of a part that must be paid. It was checked, and is kept until the upload ends.
     #[serde(default)]
     pub proof: Option<String>,
 }
@@ -316,7 +316,7 @@ pub struct Commit {
     pub retention: Vec<RetentionRule>,
     /// What `/media` has found out.
     pub media: Option<Media>,
-    /// It costs something, and nothing was paid, for the blob was here: [`Refusal::Unpaid`] if it is not any more.
+    /// Nothing was paid because the blob was here: [`Refusal::Unpaid`] if it is gone now.
     #[serde(default)]
     pub is_unpaid: bool,
 }

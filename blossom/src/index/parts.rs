@@ -207,13 +207,13 @@ impl<C: SqlConn> Run<'_, C> {
         }
     }
 
-    /// Whether an upload is paid with this proof.
+    /// Whether the proof is in use for another upload in parts.
     fn is_claimed(&self, proof: &str) -> bool {
         let mut open = self.state.uploads.values().filter(|upload| !upload.is_given_up);
         open.any(|upload| upload.payment.as_deref() == Some(proof))
     }
 
-    /// An upload is paid with this proof from now on. Two rows.
+    /// Stores the proof with which an upload is paid. Two rows.
     fn claim(&mut self, upload: u64, proof: Option<&String>) -> Result<(), StoreError> {
         let (Some(proof), Some(row)) = (proof, self.state.uploads.get_mut(&upload)) else { return Ok(()) };
         exec(self.conn, PUT_PAYMENT, &[upload.into(), proof.as_bytes().into()])?;

@@ -8,8 +8,8 @@ use super::agent_task::send_all;
 use super::runtime::AgentRuntime;
 use crate::handle::{Item, RelayHandle};
 
-/// Asks on all relays at once, and calls `tell` for each event that comes. Returns when no relay is left, with the
-/// error of the last one; the caller aborts it when it has its answer.
+/// Asks on all relays at once, and calls `tell` for each event that comes. Returns when no relay is left, with the error of the last one in
+/// the list; the caller aborts it when it has its answer.
 pub(super) async fn ask(
     runtime: &AgentRuntime,
     relays: &[String],

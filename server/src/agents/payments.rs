@@ -1,4 +1,4 @@
-//! What Blossom sells: an agent of this process makes the invoices.
+//! Payments for Blossom (BUD-07): an agent of this process makes the invoices.
 
 use relay_agent::machine::PaymentReply;
 use relay_engine::types::PubKey;
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::{Agents, with_or};
 
 impl Agents {
-    /// Has an agent answer a request of Blossom's, and waits for its wallet.
+    /// Has an agent answer a payment request, and waits for its wallet.
     pub(crate) async fn pay(&self, agent: PubKey, request: PaymentRequest) -> PaymentOutcome {
         let unavailable = |why: &str| PaymentOutcome::Unavailable(why.to_owned());
         let until = Instant::now() + WAIT_MAX;

@@ -9,7 +9,7 @@ use super::{Blossom, RequestOrigin};
 use crate::host::now;
 
 impl Blossom {
-    /// Has the agent answer. Of invoices an address may have so many.
+    /// Asks the agent, if the client's address may ask for another invoice.
     pub(super) async fn pay(&self, request: PaymentRequest, seen: &RequestOrigin) -> PaymentOutcome {
         let settings = &self.settings.blossom.payment;
         let asked = self.quotes().ask(seen.client, &request, settings.quotes_per_minute_max, now().seconds());

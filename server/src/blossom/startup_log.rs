@@ -1,4 +1,4 @@
-//! What the start-up lines say of blobs: where they are, and who may upload, so that nobody becomes an open host by accident.
+//! Lines of the log at startup about blobs: where they are, and who may upload, so that nobody becomes an open host by accident.
 
 use super::bucket;
 use crate::config::Settings;
@@ -28,7 +28,7 @@ fn uploaders(settings: &Settings, admins: usize) -> Uploaders {
     }
 }
 
-/// Whether anybody may store blobs for nothing, and as many as there is room for.
+/// Whether anybody may store small blobs for free until the disk is full.
 fn gives_without_end(settings: &Settings) -> bool {
     settings.blossom.payment.free_bytes > 0 && settings.blossom.total_bytes_max.is_none()
 }

@@ -33,7 +33,7 @@ function put(file, headers, onProgress) {
   });
 }
 
-/** Proofs of payments that nothing has come of yet: a page that is closed, or a connection that breaks, must not lose them. */
+/** Proofs of payments whose files are not stored yet: they must survive a closed page and a broken connection. */
 const proofs = {
   name: (sha256, size) => `blossom-payment-${sha256}-${size}`,
   get(sha256, size) {
@@ -43,7 +43,7 @@ const proofs = {
       return null;
     }
   },
-  /** Without a preimage it is forgotten. */
+  /** Stores a preimage; without one, removes it. */
   set(sha256, size, preimage) {
     try {
       if (preimage) localStorage.setItem(this.name(sha256, size), preimage);
@@ -54,7 +54,7 @@ const proofs = {
   },
 };
 
-/** Asks whether the file would be taken. If it costs something a wallet extension (WebLN) pays; gives the preimage, if there is one. */
+/** Asks whether the file would be accepted. If it costs something, has a wallet extension (WebLN) pay, and returns the preimage; null if it is free. */
 async function paid(sha256, size, headers, row) {
   const invoice = await ask("HEAD", "/upload", headers).then(() => null, fault => {
     if (fault.invoice) return fault.invoice;
@@ -84,14 +84,14 @@ async function upload(file, row) {
   const size = String(file.size);
   let named = await signed();
   const preimage = await paid(sha256, size, { ...named, "x-content-length": size, "x-content-type": type }, row);
-  // Somebody may have paid for longer than a token lasts.
+  // The payment may have taken longer than a token is valid.
   if (preimage) named = { ...(await signed()), "x-lightning": preimage };
   const { status, responseText } = await put(file, { ...named, "content-type": type }, part => {
     row.progress.value = part;
     row.say(part < 1 ? `${Math.floor(part * 100)} %` : "The server is storing it");
   }).catch(fault => {
     if (!preimage) throw fault;
-    // Then it is of no use any more.
+    // The proof is of no use any more.
     if (fault.status === 400 && /spent/.test(fault.message)) proofs.set(sha256, size);
     throw new Error(`${fault.message}. You have paid; choose the file again, or keep the proof of payment: ${preimage}`);
   });

@@ -1,5 +1,5 @@
-//! Asking remote signers (NIP-46) and wallets (NIP-47): by a socket to the relay's object if this relay is where they listen, else to other relays. It is
-//! closed when the agent has what it wants.
+//! Exchanges with remote signers (NIP-46) and wallets (NIP-47): over a socket to the relay's object if they listen on this relay, else to other relays. The
+//! socket is closed when the agent has its answers.
 
 use std::rc::Rc;
 

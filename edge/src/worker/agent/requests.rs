@@ -1,4 +1,4 @@
-//! Requests to an agent's object: deliveries of the relay's object, the API, and what Blossom sells.
+//! Requests to an agent's object: deliveries of the relay's object, the API, and payment requests of Blossom.
 
 use std::rc::Rc;
 
@@ -60,7 +60,7 @@ impl Shared {
         }
     }
 
-    /// Answers a request of Blossom's, and waits for the wallet.
+    /// Answers a payment request, and waits for the wallet.
     async fn pay(self: &Rc<Self>, request: &PaymentRequest) -> std::result::Result<PaymentOutcome, String> {
         if !self.has_agent()? {
             return Ok(PaymentOutcome::Unavailable("the agent that is paid is not deployed".to_owned()));

@@ -15,10 +15,10 @@ use crate::settings::Settings;
 use crate::worker::agent::AGENT;
 use crate::worker::shards::stub_of;
 
-/// Invoices of addresses, as far as this isolate has seen them.
+/// Unpaid invoices by address, as far as this isolate has seen them.
 static QUOTES: LazyLock<Mutex<Quotes>> = LazyLock::new(Mutex::default);
 
-/// Has the agent answer. Of invoices an address may have so many.
+/// Asks the agent, if the client's address may ask for another invoice.
 pub(super) async fn pay(
     env: &Env,
     settings: &Settings,
