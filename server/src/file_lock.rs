@@ -23,12 +23,12 @@ pub(crate) enum FileLockError {
 }
 
 impl FileLock {
-    /// Locks a file, for this holder alone.
+    /// Locks a file exclusively.
     pub(crate) fn exclusive(file: File) -> Result<Self, FileLockError> {
         FileLock::held(file.try_lock(), file)
     }
 
-    /// Locks a file together with others who do the same.
+    /// Locks a file, shared with other shared locks.
     pub(crate) fn shared(file: File) -> Result<Self, FileLockError> {
         FileLock::held(file.try_lock_shared(), file)
     }
@@ -47,7 +47,7 @@ impl FileLock {
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        // Otherwise it ends with the last descriptor.
+        // Without this the lock would end only when the last descriptor is closed.
         let _ = self.0.unlock();
     }
 }

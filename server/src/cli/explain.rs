@@ -1,4 +1,4 @@
-//! `relay scan --explain`: what a scan has read, by the terms that it was found by, and what that costs.
+//! `relay scan --explain`: what a scan has read, by class of index terms.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -66,7 +66,7 @@ impl fmt::Display for Trace {
     }
 }
 
-/// A reader that notes what is read of another one.
+/// A reader that counts what is read through it.
 pub(super) struct Traced<'a, R> {
     reader: R,
     trace: &'a RefCell<Trace>,

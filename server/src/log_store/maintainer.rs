@@ -1,4 +1,4 @@
-//! What maintenance works on, and changes of the manifest.
+//! The state of the maintenance, and its changes of the manifest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use super::page_files::PageWriter;
 use super::version::Version;
 use super::{Store, lock};
 
-/// What steps work on.
+/// The state that steps of the maintenance work on.
 #[derive(Debug)]
 pub(super) struct Maintainer<F> {
     pub(super) manifest: Manifest<F>,
@@ -26,15 +26,15 @@ pub(super) struct Maintainer<F> {
     pub(super) removed: u64,
     /// Pages that merges have to write before the next flush, so that runs do not become more and more while much is written.
     pub(super) merge_debt: usize,
-    /// Pages that have been replaced, and the last directory that has them.
+    /// Replaced pages, which may be freed when the last directory with them is dropped.
     retired: VecDeque<(Weak<Directory>, Vec<PageId>)>,
     /// Pages of an edit that failed and may be on the disk nevertheless.
     uncertain: Vec<PageId>,
     /// Pages that this process does not read any more.
     replaced: Vec<PageId>,
-    /// Of segments of which events were removed: events in the file, and removed ones that are not in it.
+    /// By segment with removed events: how many events are in its file, and how many removed ones are no longer in it.
     pub(super) contents: BTreeMap<u64, (u64, u64)>,
-    /// Removed events and sealed segments when no segment was dead.
+    /// How many removed events and sealed segments there were when no segment was found dead, so that it is not searched again for the same.
     pub(super) none_dead: Option<(u64, usize)>,
     /// The same when none was worn.
     pub(super) none_worn: Option<(u64, usize)>,
@@ -110,7 +110,7 @@ impl<F: DiskFile> Maintainer<F> {
         });
     }
 
-    /// Writes all there is as a new manifest.
+    /// Writes the whole state as a new manifest.
     pub(super) fn replace_manifest<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), StoreError> {
         self.state.blanked = self.blanked.clone();
         self.manifest.replace(disk, &self.state)?;
@@ -118,7 +118,7 @@ impl<F: DiskFile> Maintainer<F> {
         Ok(())
     }
 
-    /// Before anything is written: what the last edit names may be what there is, if it may be there though writing it failed.
+    /// To be called before anything is written. If writing the last edit failed, it may be on the disk nevertheless, so the manifest is replaced.
     pub(super) fn mend_manifest<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), StoreError> {
         if self.manifest.is_broken() { self.replace_manifest(disk) } else { Ok(()) }
     }

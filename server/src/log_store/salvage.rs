@@ -1,9 +1,9 @@
-//! What is whole in a broken database: events are read from the segments themselves, whatever has become of manifest, pages, indices and
-//! heads. Nothing is written.
+//! Salvages the events of a broken database: they are read from the segments alone, even if manifest, pages, indices and heads are lost. Nothing
+//! is written.
 //!
-//! Each event has a checksum of its own, so it counts alone. Removed ones stay away: the newest manifest that can be read and the
-//! batches that are whole name them, and their bodies are overwritten soon after. Where all of these are lost, an event
-//! may come back that was removed a moment before.
+//! Each event has a checksum of its own, so an event is salvaged even if its batch is broken. Removed events are left out: the newest
+//! readable manifest and the whole batches name them, and their bodies are overwritten soon after. If all of these are lost, an event that was
+//! removed a moment before is salvaged, too.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -23,7 +23,7 @@ use super::{offsets, segment};
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Salvaged {
-    /// Events that are whole and not removed.
+    /// How many events were salvaged: those that are whole and not removed.
     pub events: u64,
     /// What is broken: files, and where in them.
     pub damage: Vec<String>,
@@ -61,7 +61,7 @@ struct Salvage<'a, D> {
     files: BTreeMap<u64, Vec<u32>>,
     /// Events that the manifest calls removed.
     removed: Arc<RemovedSeqs>,
-    /// Those that batches remove.
+    /// Events that batches remove.
     removed_later: HashSet<Seq>,
     found: Salvaged,
 }
@@ -84,7 +84,7 @@ impl<'a, D: Disk> Salvage<'a, D> {
             let Ok(file) = salvage.open(number, generation) else { continue };
             let Some(first_seq) = file.first_seq else { continue };
             let removed = &mut salvage.removed_later;
-            // What cannot be read is named when its events are.
+            // Errors are reported when the events of this file are read.
             let _ = file.parts(&mut |part| {
                 if let Part::Batch(_, bytes) = part
                     && let Some(batch) = Batch::read(bytes, first_seq)
@@ -208,7 +208,7 @@ struct File<F> {
     first_seq: Option<u64>,
 }
 
-/// What is somewhere in a segment.
+/// A part of a segment.
 enum Part<'a> {
     /// A batch whose head is whole, and what follows it up to its end.
     Batch(usize, &'a [u8]),
