@@ -1,14 +1,13 @@
 //! Figures of a provider: the definition. The registry keeps them, and `relay market verify` recomputes them from a proof.
 //!
-//! A key costs nothing, so numbers of events prove nothing: whoever wants to look good orders from himself under a thousand names,
-//! and whoever wants a rival to look bad orders under as many what it cannot deliver.
+//! Keys cost nothing, so numbers of events prove nothing: a provider can order from itself under a thousand keys, and a rival can order under a
+//! thousand keys what the provider cannot deliver.
 //! Four things limit that. Every customer has the same weight, however much they order; jobs of the provider's own key do not
 //! count; requests that do not name the provider are counted apart, because it may answer those of all strangers with anything; and
-//! providers are sorted by a lower bound, which is low as long as there are few customers. What remains is said here:
-//! all of these figures can be bought for the price of keys. Payments, of which nothing is counted here, would make them dearer and no
-//! more: a zap receipt has the payer's signature and that of the payee's own LNURL service, and whoever pays himself has both and gets
-//! the money back but for fees. Where payments are known they belong into [`Job`], and into [`Job::outcome`]: a job that was paid and
-//! has no result failed, while now it is unpaid.
+//! providers are sorted by a lower bound, which is low as long as there are few customers. Even so, whoever makes enough keys can forge all
+//! of these figures. Payments are not counted here, and would only make that dearer: a zap receipt is signed by the payer and by the payee's
+//! own LNURL service, so a provider that pays itself has both signatures, and gets the money back but for fees. If payments are counted one
+//! day, they belong into [`Job`] and [`Job::outcome`]: a job that was paid and has no result would then be failed instead of unpaid.
 //!
 //! Times are those that events state (`created_at`), because nothing else is signed.
 
@@ -49,7 +48,7 @@ pub struct Job {
     pub payment_required: Option<EventId>,
 }
 
-/// What became of a job.
+/// The outcome of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// There is a result, so many seconds after the request; 0 if it states an earlier time.
@@ -63,7 +62,7 @@ pub enum Outcome {
 }
 
 impl Job {
-    /// What had become of it at this time.
+    /// Its outcome at this time.
     pub fn outcome(&self, as_of: Timestamp) -> Outcome {
         match (self.result, self.payment_required) {
             (Some((_, at)), _) => Outcome::Delivered(at.saturating_sub(self.at)),
@@ -180,7 +179,7 @@ pub struct Figures {
     /// The mean of the customers' success ratios (delivered of delivered and failed jobs that name the provider), in thousandths,
     /// rounded down.
     pub success: Option<u64>,
-    /// The lower end of Wilson's 95 % interval of that mean, as if it were the part of so many customers who are content. In
+    /// The lower end of Wilson's 95 % interval of that mean, as if it were the ratio of satisfied customers. In
     /// thousandths, rounded down; 0 without any.
     pub success_bound: u64,
     /// The median of the customers' median times from request to result, in seconds. Of an even number the lower one.

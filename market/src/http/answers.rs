@@ -1,4 +1,4 @@
-//! Answers that are given again for a while, so that what many ask for is made once. How long is the host's choice.
+//! A cache of answers, so that what many ask for is computed once. The host chooses how long an answer is kept.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ struct Kept<T> {
 }
 
 impl<T: Clone> Answers<T> {
-    /// None; they may have so many bytes together, and one a quarter of them.
+    /// An empty cache of at most so many bytes; one answer may have a quarter of them.
     pub fn new(bytes_max: usize) -> Self {
         Answers { kept: BTreeMap::new(), bytes: 0, bytes_max }
     }
@@ -29,7 +29,7 @@ impl<T: Clone> Answers<T> {
         self.kept.get(asked).filter(|kept| kept.until > now).map(|kept| kept.answer.clone())
     }
 
-    /// Keeps an answer with a body of so many bytes. Others that end soonest make room for it.
+    /// Keeps an answer with a body of so many bytes until `until`. To make room, the answers that end soonest are removed.
     pub fn put(&mut self, asked: String, answer: T, bytes: usize, until: u64, now: u64) {
         let bytes = bytes + asked.len();
         if bytes > self.bytes_max / 4 {

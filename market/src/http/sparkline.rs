@@ -1,4 +1,4 @@
-//! A small picture of a figure's course.
+//! Sparklines: a small bar chart of a figure by day.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ const BAR: u64 = 3;
 const HEIGHT: u64 = 24;
 const LEAST: u64 = 2;
 
-/// Bars of the days that have a value, as an SVG; `None` with less than two of them, which show no course.
+/// Bars of the days that have a value, as an SVG; `None` with fewer than two of them, which show no trend.
 pub(super) fn by_day(days: &[Option<u64>; DAYS]) -> Option<String> {
     let values = days.iter().flatten();
     if values.clone().count() < 2 {
@@ -46,7 +46,7 @@ mod tests {
         let mut days = [None; DAYS];
         assert_eq!(by_day(&days), None);
         days[29] = Some(0);
-        assert_eq!(by_day(&days), None, "one day shows no course");
+        assert_eq!(by_day(&days), None, "one day shows no trend");
         days[0] = Some(600);
         days[10] = Some(300);
         let svg = by_day(&days).unwrap();

@@ -144,7 +144,7 @@ impl<C: SqlConn> Run<'_, C> {
         Ok(())
     }
 
-    /// Only figures of providers are counted.
+    /// Keeps only the keys that are providers: others have no figures.
     fn retain_listed(&self, keys: &mut Vec<PubKey>) -> Result<(), StoreError> {
         let mut failed = None;
         keys.retain(|key| {

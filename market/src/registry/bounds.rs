@@ -1,5 +1,5 @@
-//! How much evidence is kept, and since when all of it is: what is forgotten does not count, whether or not a relay still has it, so
-//! that figures stay those of all events since then.
+//! How much evidence is kept, and since when it is complete. Forgotten evidence does not count, and nothing older counts either, even if a relay
+//! still has it, so that the figures are those of all events since then.
 
 use std::collections::BTreeMap;
 

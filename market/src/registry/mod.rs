@@ -1,4 +1,4 @@
-//! The registry over SQL: events of the relay in, figures out. Whatever is applied again changes nothing.
+//! The registry over SQL: events of the relay in, figures out. Applying an event again changes nothing.
 //!
 //! ```text
 //! bounds   how much is kept

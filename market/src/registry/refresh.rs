@@ -1,4 +1,4 @@
-//! Figures that events or time have changed, and what ends with the window.
+//! Recomputes figures that events or the passing of time have changed, and removes what has left the window.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! What the registry knows of itself: a row, written with each transaction that changes it.
+//! The state of the registry: a row, written in each transaction that changes it.
 
 use relay_engine::sql::column::{int, signed};
 use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
@@ -15,7 +15,7 @@ pub(super) struct State {
     /// Evidence of anybody that states a time up to this may have been forgotten.
     pub(super) horizon: Timestamp,
     pub(super) totals: Totals,
-    /// Figures are to be counted again, of whom is in memory only.
+    /// Some figures are to be recomputed; whose is in memory only.
     pub(super) is_dirty: bool,
 }
 
