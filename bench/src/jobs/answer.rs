@@ -45,7 +45,7 @@ impl Answer {
         self.tag_fields("amount")?.get(2).cloned()
     }
 
-    /// The status and the words of feedback.
+    /// The status and the message of feedback.
     pub(super) fn status(&self) -> (&str, &str) {
         let fields = self.tag_fields("status").unwrap_or_default();
         let status = fields.get(1).map_or("", String::as_str);

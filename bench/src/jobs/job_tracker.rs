@@ -51,7 +51,7 @@ struct Job {
     ok_micros: Option<u32>,
     feedback_micros: Option<u32>,
     result_micros: Option<u32>,
-    /// When it was paid, and how long after that the agent said that it works.
+    /// When it was paid, and how long after that the feedback `processing` came.
     paid: Option<Duration>,
     processing_micros: Option<u32>,
     /// The newest `created_at` of its feedback.

@@ -44,7 +44,7 @@ pub struct Options {
     pub input_bytes: usize,
     /// Whether the result must be the input.
     pub echo: bool,
-    /// Whether the customers pay. The agents are paid by the wallet of [`connection_string`], which this is.
+    /// Whether the customers pay. The wallet of the agents is then this program: see [`connection_string`].
     pub is_paid: bool,
     /// A job without a result after this time counts as unanswered.
     pub timeout: Duration,
@@ -52,8 +52,7 @@ pub struct Options {
     pub seed: u64,
 }
 
-/// What was measured. An agent did everything right if `results` is `jobs`; all that is not 0 or empty of `refused` to
-/// `unexpected` is a fault.
+/// What was measured. The agents made no fault if `results` equals `jobs`, and the fields from `refused` to `unexpected` are 0 or empty.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// Agents that were asked.
@@ -74,8 +73,8 @@ pub struct Report {
     pub unanswered: usize,
     /// Results beyond the first of a job, and answers that came twice.
     pub duplicate: usize,
-    /// Answers by another key than that of the agent that was asked, not to the customer, or of a content that is not the
-    /// input though it should be; and results that were not paid.
+    /// Answers that are not by the agent that was asked, or not to the customer; results that differ from the input though `echo` is set, or
+    /// that were not paid for.
     pub wrong: usize,
     /// Answers, of those looked at, whose id or signature is wrong.
     pub forged: usize,
@@ -251,7 +250,7 @@ struct Driver {
 }
 
 impl Driver {
-    /// What has become of the jobs, and how often the wallet was asked.
+    /// Runs all jobs. Returns their states, and the number of requests to the wallet.
     fn run(mut self, options: &Options) -> Result<(JobTracker, Option<usize>)> {
         let mut poll = Poll::new()?;
         let both = [(&self.listener, LISTENER), (&self.publisher, PUBLISHER)];

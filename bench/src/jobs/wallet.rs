@@ -1,5 +1,5 @@
-//! A wallet service (NIP-47) that the agents under test are paid by: it makes signed invoices, and a customer's payment is what it says of
-//! them. Nobody moves bitcoin. Does no I/O.
+//! The wallet service (NIP-47) of the agents under test: it makes signed invoices, and marks them as settled when a customer pays. No bitcoin
+//! moves. Does no I/O.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What a wallet service can do, requests to one, its answers, and its notifications.
+/// Kinds of info events, requests, responses and notifications.
 const INFO: Kind = Kind::Custom(13_194);
 const REQUEST: Kind = Kind::Custom(23_194);
 const RESPONSE: Kind = Kind::Custom(23_195);
@@ -29,7 +29,7 @@ pub(super) struct Wallet {
     keys: Keys,
     client: Keys,
     invoices: FxHashMap<String, Invoice>,
-    /// By what is signed, the payment hash.
+    /// Payment hashes, by invoice (BOLT 11).
     hashes: FxHashMap<String, String>,
     /// Requests that it has answered.
     pub(super) requests: usize,
@@ -66,12 +66,12 @@ impl Wallet {
         Wallet { keys, client, invoices: FxHashMap::default(), hashes: FxHashMap::default(), requests: 0 }
     }
 
-    /// The filter of what it is asked.
+    /// The filter of requests to it.
     pub(super) fn filter(&self) -> Value {
         json!({ "kinds": [REQUEST.as_u16()], "#p": [self.keys.public_key()], "limit": 0 })
     }
 
-    /// The event that says what it can do, as a frame.
+    /// Its info event, as a frame.
     pub(super) fn info(&self) -> Result<String> {
         let tags = [["encryption", "nip44_v2"], ["notifications", "payment_received"]];
         let event = EventBuilder::new(INFO, "make_invoice lookup_invoice").tags(tags.map(tag));
