@@ -26,11 +26,11 @@ const SETTLED_MAX: usize = 100_000;
 enum Ended {
     /// A range is done.
     Range,
-    /// By its own bounds, after it has brought something.
+    /// By its own bounds, after it has made progress.
     Bounds,
-    /// By the other relay or the network, or for nothing.
+    /// By the other relay or the network, or by its own bounds without progress.
     Failed(String),
-    /// The other relay is not believed any more.
+    /// Because the other relay has sent wrong or unwanted data; it is cut off.
     CutOff(String),
 }
 
@@ -119,7 +119,7 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
         }
     }
 
-    /// The next slice is tried later: the sooner the fewer have failed.
+    /// The next slice is tried later, after a wait that grows with each failure in a row.
     pub(super) fn slice_failed(&mut self, pulls: &mut Pulls, now: Now, at: usize, why: &str) {
         let random = pulls.random();
         let Some(peer) = pulls.peers.get_mut(at) else { return };

@@ -59,7 +59,7 @@ pub(super) struct Pulls {
     peers: Vec<Peer>,
     slice: Option<Slice>,
     last_conn: PeerConn,
-    /// Of the jitter.
+    /// The state of the random generator for jitter.
     random: u64,
     rules: Rules,
     /// Whether a slice is due for which the object's alarm may not be set.
@@ -68,7 +68,7 @@ pub(super) struct Pulls {
 
 /// A relay and a filter.
 struct Peer {
-    /// Of its row.
+    /// The key of its rows in the database.
     name: String,
     url: String,
     plan: Arc<Plan>,
@@ -76,11 +76,11 @@ struct Peer {
     retention: Option<u64>,
     every_seconds: u64,
     position: Position,
-    /// Between the slices of a comparison, while the object keeps its memory.
+    /// How far the comparison is, between slices and while the object keeps its memory.
     progress: Option<Progress>,
     refused: Refused,
     counters: Counters,
-    /// Of this comparison, for the log.
+    /// Events stored by this comparison, for the log.
     stored: u64,
 }
 
@@ -103,7 +103,7 @@ impl Peer {
         }
     }
 
-    /// What is to be compared.
+    /// The range of time that is to be compared.
     fn range(&self, now: Now) -> Range {
         let range = self.plan.scope.range();
         let kept_since = self.retention.map_or(0, |seconds| now.seconds().saturating_sub(seconds));
@@ -121,7 +121,7 @@ impl Peer {
         (filter, range)
     }
 
-    /// The next comparison is of everything, some time later.
+    /// Resets the position: the next comparison begins at `due`, with everything.
     fn begin_anew(&mut self, due: Timestamp) {
         self.position = Position { until: self.plan.scope.range().until, due, failures: 0 };
         (self.progress, self.stored) = (None, 0);
@@ -436,12 +436,12 @@ impl<C: RowCountingConn + 'static, H: Host> Object<C, H> {
     }
 }
 
-/// Ends what is being done in a slice.
+/// Ends a slice, once what has come is stored.
 fn end_slice(slice: &mut Slice, end: End) {
+    // Valid events that have come are stored, also those of a relay that is cut off.
     if !matches!(slice.stage, Stage::Storing(_)) {
         slice.stage = Stage::Storing(end);
     }
-    // What has come of a relay that is cut off is stored if it is valid.
 }
 
 /// The relays begin to talk.

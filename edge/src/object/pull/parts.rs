@@ -16,7 +16,7 @@ const KEPT_KINDS: [Kind; 4] = [0, 3, 5, 62];
 
 /// A filter, and how far back it is compared.
 pub(super) struct Part {
-    /// Of its row.
+    /// The key of its rows in the database.
     pub(super) name: String,
     pub(super) scope: Scope,
     /// The retention of its events in seconds; `None` if they are kept.

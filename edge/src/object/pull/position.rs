@@ -1,4 +1,4 @@
-//! Where the comparison with a relay has come to, as a row: it survives the object's memory.
+//! How far the comparison with a relay is, as a row: it survives the loss of the object's memory.
 //!
 //! ```text
 //! edge_pull  (name BLOB primary key, until INTEGER, due INTEGER, failures INTEGER)
@@ -16,14 +16,14 @@ const CREATE: &str = "CREATE TABLE IF NOT EXISTS edge_pull (name BLOB PRIMARY KE
 const READ: &str = "SELECT until, due, failures FROM edge_pull WHERE name = ?";
 const WRITE: &str = "INSERT OR REPLACE INTO edge_pull (name, until, due, failures) VALUES (?, ?, ?, ?)";
 
-/// Where the comparison with a relay has come to.
+/// How far the comparison with a relay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     /// The newest second that is to be compared.
     pub(super) until: Timestamp,
     /// When the next slice begins, in seconds since 1970.
     pub(super) due: Timestamp,
-    /// Slices in a row that have brought nothing and failed.
+    /// Slices in a row that have failed without progress.
     pub(super) failures: u32,
 }
 

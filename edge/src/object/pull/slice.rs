@@ -19,7 +19,7 @@ use relay_sync::information::Information;
 use relay_sync::ranges::Range;
 use relay_sync::session::{End, Outcomes, Session};
 
-/// Milliseconds after which a slice ends, and those after which it ends although it would be for nothing: no page has ended.
+/// Milliseconds after which a slice ends; and after which it ends even without progress, when no page has ended.
 pub(super) const SLICE_MS: u64 = 20_000;
 pub(super) const SLICE_MS_MAX: u64 = 120_000;
 /// Events that came, after which it ends.
@@ -30,7 +30,7 @@ pub(super) const RANGE_EVENTS: u32 = 32_768;
 pub(super) const PUBLISHED_MAX: usize = 64;
 /// Bytes of events that wait, above which the slice ends: the next one asks for the rest.
 pub(super) const WAITING_BYTES_MAX: usize = 8 << 20;
-/// Bytes of events that wait, above which no more are asked for until fewer do.
+/// Bytes of waiting events above which no more are requested until fewer wait.
 pub(super) const HELD_BYTES: usize = 2 << 20;
 /// Longest message of another relay, in bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -38,7 +38,7 @@ pub const PEER_MESSAGE_BYTES_MAX: usize = 4 << 20;
 const MESSAGES_FREE: u64 = 1_000;
 /// Messages that answer a REQ: a page or a batch, and some notices.
 const ANSWERS_MAX: u64 = 600;
-/// Lines of a slice in the log.
+/// Most lines that a slice writes to the log.
 const LINES_MAX: u32 = 10;
 
 /// A connection to another relay, until another one is opened.
@@ -76,7 +76,7 @@ pub(super) struct Slice {
     pub(super) conn: PeerConn,
     pub(super) begun: Now,
     pub(super) stage: Stage,
-    /// What is compared, and what is here of it.
+    /// The range that is compared, and the events of it that are stored here.
     pub(super) range: Range,
     pub(super) items: Vec<Item>,
     /// Events here that the other relay is not told of.
@@ -100,11 +100,11 @@ pub(super) struct Slice {
     pub(super) store_failed: Option<String>,
     /// Events that came and were asked for.
     pub(super) received: u64,
-    /// Messages that came, and those that may have come.
+    /// Messages that have come, and how many may come at most.
     pub(super) messages: u64,
     pub(super) allowed: u64,
     pub(super) lines: u32,
-    /// Whether it has ended for its own bounds.
+    /// Whether it has ended by its own bounds.
     pub(super) is_over: bool,
 }
 
@@ -172,7 +172,7 @@ impl Slice {
         now.millis_since(self.begun) >= SLICE_MS_MAX
     }
 
-    /// Whether the next slice would begin where this one did and be sent the same: no page has ended.
+    /// Whether it has made no progress, so that the next slice would be sent the same: no page has ended.
     fn is_for_nothing(&self) -> bool {
         let counts = self.session.as_ref().map(|(session, _)| session.counts());
         counts.is_some_and(|counts| counts.pages == 0 && counts.rounds == 0)
@@ -206,7 +206,7 @@ impl Slice {
         let Some((id, created_at)) = self.tickets.remove(&ticket) else { return };
         match outcome {
             PublishOutcome::Delivered | PublishOutcome::Superseded => self.refused_for_good.push(id),
-            // The time of what is too new comes.
+            // An event that is too new may be taken later.
             PublishOutcome::Refused(_) if created_at <= now.seconds() => self.refused_for_good.push(id),
             _ => {}
         }
