@@ -64,7 +64,8 @@ impl Watched {
 /// What is wrong with it.
 fn checked(now: Now, made: &Transaction, msat: u64) -> Result<bolt11::Invoice, String> {
     let bolt11 = made.invoice.as_deref().ok_or("the wallet has made no invoice")?;
-    let invoice = bolt11::Invoice::parse(bolt11).map_err(|error| format!("the wallet has made an invoice that cannot be read: {error}"))?;
+    let invoice = bolt11::Invoice::parse(bolt11)
+        .map_err(|error| format!("the wallet has made an invoice that cannot be read: {error}"))?;
     if invoice.msat != Some(msat) {
         return Err(format!("the wallet has made an invoice for another amount than {msat} msat"));
     }
@@ -264,7 +265,11 @@ impl<C: SqlConn> Agent<C> {
         let open = self.payments.invoices.iter().filter(|(_, watched)| watched.is_open());
         let old = open.filter(|(_, watched)| watched.times().given_up_at() <= now.millis());
         for job in old.map(|(job, _)| *job).collect::<Vec<_>>() {
-            self.log(now, Some(job), "its invoice is given up: the wallet has not answered about it for 30 days");
+            self.log(
+                now,
+                Some(job),
+                "its invoice is given up: the wallet has not answered about it for 30 days",
+            );
             self.give_up_invoice(&job);
         }
     }
@@ -305,13 +310,21 @@ impl<C: SqlConn> Agent<C> {
         self.metrics.received(msat);
         let Some(mut active) = awaiting else {
             self.metrics.payment("late");
-            self.log(now, Some(*job), format!("{msat} msat were received after the job had ended: they are credit"));
+            self.log(
+                now,
+                Some(*job),
+                format!("{msat} msat were received after the job had ended: they are credit"),
+            );
             return Ok(());
         };
         let rest = active.row.trace.payment.map_or(0, |payment| payment.price - payment.paid);
         if let Quote::Invoice(missing) = payment::quote(rest, credit) {
             self.metrics.payment("partial");
-            self.log(now, Some(*job), format!("{msat} msat were received, of {asked} msat that were asked for"));
+            self.log(
+                now,
+                Some(*job),
+                format!("{msat} msat were received, of {asked} msat that were asked for"),
+            );
             self.charge(now, &mut active.row, credit);
             if let Some(payment) = &mut active.row.trace.payment {
                 payment.invoiced = missing;

@@ -134,7 +134,8 @@ impl<C: SqlConn> Agent<C> {
             return Ok(None);
         }
         let left = self.free_jobs_left(now, customer)?;
-        Ok((left == 0).then(|| format!("your {quota} jobs of today are used up; try again after midnight UTC")))
+        Ok((left == 0)
+            .then(|| format!("your {quota} jobs of today are used up; try again after midnight UTC")))
     }
 
     /// Free jobs of today that a customer has left.

@@ -228,10 +228,14 @@ impl<C: SqlConn> Agent<C> {
             PurchaseState::Spent(at) if now.millis() < at + REPEAT_MILLIS => {
                 Ok(PaymentReply::last(PaymentOutcome::Paid))
             }
-            PurchaseState::Spent(_) => Ok(PaymentReply::refused("this payment is spent; ask for a new invoice by a request without X-Lightning")),
+            PurchaseState::Spent(_) => Ok(PaymentReply::refused(
+                "this payment is spent; ask for a new invoice by a request without X-Lightning",
+            )),
             PurchaseState::Unpaid => self.look_up_once_more(now, &hash),
             PurchaseState::Partly(msat) => {
-                let message = format!("only {msat} msat came; ask for an invoice for the rest by a request without X-Lightning");
+                let message = format!(
+                    "only {msat} msat came; ask for an invoice for the rest by a request without X-Lightning"
+                );
                 Ok(PaymentReply::refused(message))
             }
             PurchaseState::Open => Ok(self.ask_about(now, &job, &hash)),
@@ -252,7 +256,9 @@ impl<C: SqlConn> Agent<C> {
         let is_asked = asked.is_some_and(|asked| now.millis() < asked.at + TOLD_MILLIS);
         let row = if is_asked { None } else { store::invoice(&self.conn, hash)? };
         let Some(row) = row else {
-            return Ok(PaymentReply::refused("this invoice was not paid in time; ask for a new one by a request without X-Lightning"));
+            return Ok(PaymentReply::refused(
+                "this invoice was not paid in time; ask for a new one by a request without X-Lightning",
+            ));
         };
         let row = InvoiceRow { state: InvoiceState::Open, ..row };
         let job = row.job;

@@ -155,12 +155,16 @@ impl<C: SqlConn> Agent<C> {
         };
         self.put_payout(now, row.clone());
         let hash = faster_hex::hex_string(&row.payment_hash);
-        self.log(now, None, match is_approved {
-            true => format!("{msat} msat of the credit of {customer} will be paid out"),
-            false => format!(
-                "{msat} msat of the credit of {customer} wait for the owner's approval: refund {hash}"
-            ),
-        });
+        self.log(
+            now,
+            None,
+            match is_approved {
+                true => format!("{msat} msat of the credit of {customer} will be paid out"),
+                false => format!(
+                    "{msat} msat of the credit of {customer} wait for the owner's approval: refund {hash}"
+                ),
+            },
+        );
         if let Err(error) = self.store() {
             self.take_back(before);
             self.payments.last_transfer = last_transfer;
@@ -181,14 +185,19 @@ impl<C: SqlConn> Agent<C> {
     ) -> Result<(u64, u64), CommandError> {
         let manifest = match &self.deployed {
             Some(Deployed { manifest, .. }) if manifest.payment.refund == Refund::Invoice => manifest,
-            _ => return Err(refused("cannot be paid: this agent does not pay credit out; it is spent on your next jobs")),
+            _ => {
+                return Err(refused(
+                    "cannot be paid: this agent does not pay credit out; it is spent on your next jobs",
+                ));
+            }
         };
         if !self.has_paying_wallet() {
             return Err(refused("cannot be paid: this agent's wallet is not able to pay"));
         }
         let msat = invoice.msat.filter(|msat| *msat > 0).ok_or_else(|| refused("must have an amount"))?;
         if invoice.expires_at < now.seconds() + EXPIRY_SECONDS_MIN {
-            let message = format!("expires too soon; make one that can be paid for {EXPIRY_SECONDS_MIN} seconds");
+            let message =
+                format!("expires too soon; make one that can be paid for {EXPIRY_SECONDS_MIN} seconds");
             return Err(refused(message));
         }
         if invoice.expires_at > now.seconds() + EXPIRY_SECONDS_MAX {

@@ -137,8 +137,7 @@ impl<C: SqlConn> Agent<C> {
                 let does = if ask == WalletRequest::Settle(job) { "settle" } else { "cancel" };
                 // Some wallets refuse to cancel an invoice that is not paid: no error.
                 if self.payments.invoices.get(&job).is_some_and(Watched::was_held) {
-                    let why =
-                        format!("the wallet does not {does} a hold invoice: {}", words(&error));
+                    let why = format!("the wallet does not {does} a hold invoice: {}", words(&error));
                     self.wallet_error(now, at, &why);
                 }
                 self.hold_not_done(now, &job, true);

@@ -377,8 +377,9 @@ impl<C: SqlConn> Agent<C> {
         };
         let rest = active.row.trace.payment.map_or(0, |payment| payment.price - payment.paid);
         if let Quote::Invoice(missing) = payment::quote(rest, credit) {
-            let words =
-                format!("{msat} msat were received by a zap: they are credit, and the job needs {missing} msat more");
+            let words = format!(
+                "{msat} msat were received by a zap: they are credit, and the job needs {missing} msat more"
+            );
             self.log(now, job, words);
             return Ok(());
         }
@@ -510,7 +511,11 @@ impl<C: SqlConn> Agent<C> {
         for id in over.collect::<Vec<_>>() {
             self.payments.zaps.waiting.remove(&id);
             self.batch.put_receipt(id, None);
-            self.receipt_refused(now, &id, "the service of the Lightning address has not told its key in time");
+            self.receipt_refused(
+                now,
+                &id,
+                "the service of the Lightning address has not told its key in time",
+            );
         }
     }
 }

@@ -95,7 +95,10 @@ fn the_first_jobs_of_a_day_may_be_free() {
     assert_eq!(statuses(&mut world, &mut wallet, &customer, "one"), ["processing", "result"]);
     let second = order(&mut world, &mut wallet, &customer, "two");
     assert_eq!(world.statuses(&second.id), ["error"]);
-    assert_eq!(world.last(&customer, &second.id).1, "your 1 jobs of today are used up; try again after midnight UTC");
+    assert_eq!(
+        world.last(&customer, &second.id).1,
+        "your 1 jobs of today are used up; try again after midnight UTC"
+    );
 }
 
 /// Regression: an encrypted request to an agent whose key a remote signer has was done whatever the quota.

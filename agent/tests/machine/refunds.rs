@@ -127,7 +127,9 @@ fn what_is_not_paid_out() {
     assert_eq!(world.check_books(), books(CREDIT, 0, CREDIT));
     // Another one's.
     refund(&mut world, &customer, &bolt11).unwrap();
-    assert!(refund(&mut world, &Customer::new(2), &bolt11).unwrap_err().contains("was sent by another customer"));
+    assert!(
+        refund(&mut world, &Customer::new(2), &bolt11).unwrap_err().contains("was sent by another customer")
+    );
     world.run();
     world.ask_wallet(&mut wallet);
     // More than in a day.

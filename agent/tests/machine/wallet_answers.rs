@@ -284,7 +284,10 @@ fn an_invoice_that_is_wrong_is_shown_to_nobody() {
     };
     for (change, why) in [
         ((|_, result| result["invoice"] = Value::Null) as fn(&mut Wallet, &mut Value), "no invoice"),
-        (|_, result| result["invoice"] = json!("lnbc1"), "the wallet has made an invoice that cannot be read: "),
+        (
+            |_, result| result["invoice"] = json!("lnbc1"),
+            "the wallet has made an invoice that cannot be read: ",
+        ),
         (|_, result| result["payment_hash"] = json!("07".repeat(32)), "another payment hash"),
         (
             |_, result| {

@@ -165,7 +165,10 @@ fn each_clause() {
         (with_invoice(&invoice(Some(MSAT - 1))), "its invoice is for another amount than its zap request"),
         (with_invoice(&invoice(Some(MSAT + 1))), "its invoice is for another amount than its zap request"),
         (with_invoice(&invoice(None)), "its invoice has no amount, or one of more than 100 bitcoins"),
-        (with_invoice(&invoice(Some(20_000_000_000_000))), "its invoice has no amount, or one of more than 100 bitcoins"),
+        (
+            with_invoice(&invoice(Some(20_000_000_000_000))),
+            "its invoice has no amount, or one of more than 100 bitcoins",
+        ),
         (request_tag("amount", Some("21")), "its invoice is for another amount than its zap request"),
         (request_tag("amount", Some("a lot")), "its invoice is for another amount than its zap request"),
         // To this address.

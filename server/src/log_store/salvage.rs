@@ -150,9 +150,10 @@ impl<'a, D: Disk> Salvage<'a, D> {
             };
             let Salvage { removed, removed_later, found, .. } = self;
             if file.first_seq.is_none() {
-                found
-                    .damage
-                    .push(format!("{}: its head is broken: events that were removed from it may be among the salvaged ones", file.name));
+                found.damage.push(format!(
+                    "{}: its head is broken: events that were removed from it may be among the salvaged ones",
+                    file.name
+                ));
             }
             let mut read = |at: usize, bytes: &[u8]| {
                 for line in batch::lines(bytes, file.first_seq.unwrap_or(0)) {
