@@ -44,7 +44,7 @@ pub fn fill_payments_url(policy: &mut Policy, url: Option<&str>) {
     }
 }
 
-/// Checks what types cannot.
+/// Checks the values.
 ///
 /// # Errors
 /// The setting, and what is wrong with it.
@@ -59,7 +59,7 @@ pub fn check(policy: &Policy, info: &Info, has_agents: bool) -> Result<(), (&'st
             return Err(("policy.admission.payments_url", "must be an http:// or https:// URL".to_owned()));
         }
     } else if admission.msat > 0 && !has_agents {
-        let message = "nobody sells memberships: agents.enabled is off, and there is no payments_url";
+        let message = "nobody sells memberships: set agents.enabled, or policy.admission.payments_url to a page that sells them";
         return Err(("policy.admission.msat", message.to_owned()));
     }
     Ok(())

@@ -27,7 +27,7 @@ at("extension").addEventListener("click", async () => {
   try {
     await window.webln.enable();
     await window.webln.sendPayment(at("invoice").textContent);
-    say("Paid. Waiting for the relay to be told …");
+    say("Paid. Waiting for the confirmation …");
   } catch (error) {
     say(error.message, true);
   }

@@ -47,9 +47,9 @@ pub const CAUSES: [&str; 31] = [
     "wallet",
 ];
 
-/// What becomes of invoices: labels of a metric. `late` came when the job was over, of `partial` more is asked for, `refunded` are customers'
-/// invoices by which credit was paid out, and `shared` recipients'; `held` are payments of hold invoices, and of these `released` were given back; `zapped` came by zaps, and
-/// receipts that are `zap_refused` do not count.
+/// The states of payments, labels of a metric. `late`: received after the job had ended. `partial`: less than the invoice; the rest is asked for.
+/// `held`: of hold invoices; `released`: of these, given back. `refunded`: credit that was paid out; `shared`: shares of recipients that were paid out.
+/// `zapped`: received by zaps; `zap_refused`: receipts that do not count.
 pub const PAYMENTS: [&str; 11] = [
     "held",
     "invoiced",

@@ -119,7 +119,7 @@ fn fetch(context: &Context<'_>, token: Token, body: &Bytes) -> Transition {
         Some((stem, extension)) => (stem, Some(extension.to_owned())),
         None => (name.as_str(), None),
     };
-    // Of several hashes in the token it is the one in the URL, if it is there.
+    // If the token names several hashes, the one in the URL counts, if it is among them.
     let in_url = stem.parse::<Sha256>().ok().filter(|hash| token.hashes.contains(hash));
     let known = token.only_hash().or(in_url);
     let plan = Plan {

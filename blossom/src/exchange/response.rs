@@ -112,7 +112,7 @@ impl From<Refusal> for Response {
             }
             Refusal::Unpaid => (
                 503,
-                "the blob was here, so that it cost nothing, and is not any more: try again to be told what it costs",
+                "the blob was here and free, and was deleted meanwhile: send it again to be told the price",
             ),
             Refusal::OtherLength => (400, "Upload-Length differs from that of the parts before"),
         };

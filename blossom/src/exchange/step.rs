@@ -111,7 +111,7 @@ pub enum Step {
         /// Public keys in hexadecimal.
         authors: Vec<String>,
     },
-    /// Ask a URL how long what it serves is (`HEAD`), following redirects as [`Step::Fetch`] does: [`Input::Measured`] or
+    /// Ask a URL for the length of its content (`HEAD`), following redirects as [`Step::Fetch`] does: [`Input::Measured`] or
     /// [`Input::Failed`].
     Measure {
         /// The URL.
@@ -119,8 +119,8 @@ pub enum Step {
         /// For whom.
         uploader: Uploader,
     },
-    /// Have the agent of `blossom.payment` answer this, which waits for at most [`relay_site::payment::WAIT_MAX`]:
-    /// [`Input::Paid`]. Of invoices that one address asks for the host bounds the number.
+    /// Have the agent of `blossom.payment` answer a request, which takes at most [`relay_site::payment::WAIT_MAX`]:
+    /// [`Input::Paid`]. The host limits the invoices that one address may ask for.
     Pay(PaymentRequest),
     /// Respond; the exchange is over. The request's body may not have been read: if a good part of it is still to come, the host
     /// closes the connection afterwards.

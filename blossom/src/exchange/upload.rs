@@ -92,7 +92,7 @@ impl StoredBlob {
     }
 }
 
-/// The question whether an upload would be accepted.
+/// `HEAD /upload` and `HEAD /media`: whether an upload would be accepted, and what it costs.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
     price: Option<Price>,

@@ -16,7 +16,7 @@ struct ClassReads {
     postings: u64,
 }
 
-/// What was read.
+/// Counts what was read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trace {
     /// By class, in the order in which they were first read.
