@@ -82,7 +82,7 @@ impl LightningAddress {
 
     /// Whether an `lnurl` as clients write it means this address: the URL in bech32 (LUD-01), the URL itself, also as `lnurlp://` (LUD-17), or
     /// the address.
-    pub fn is_meant_by(&self, lnurl: &str) -> bool {
+    pub fn matches_lnurl(&self, lnurl: &str) -> bool {
         let text = lnurl.trim().to_ascii_lowercase();
         let text = text.strip_prefix("lightning:").unwrap_or(&text);
         if text == self.text {

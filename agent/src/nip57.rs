@@ -74,7 +74,7 @@ impl Zap {
         if only(&request, b"amount")?.is_some_and(|amount| amount.parse() != Ok(msat)) {
             return Err("its invoice is for another amount than its zap request");
         }
-        if only(&request, b"lnurl")?.is_some_and(|lnurl| !address.is_meant_by(&lnurl)) {
+        if only(&request, b"lnurl")?.is_some_and(|lnurl| !address.matches_lnurl(&lnurl)) {
             return Err("its zap request is to another Lightning address (lnurl)");
         }
         let event = match only(&request, b"e")? {

@@ -115,7 +115,7 @@ impl InvoiceTimes {
     }
 
     /// The time of the poll after the one at this time.
-    fn question_after(&self, at: u64) -> u64 {
+    fn poll_after(&self, at: u64) -> u64 {
         let late = at.saturating_sub(self.job_ends_at());
         at + match late <= GRACE_MILLIS {
             true => (at.saturating_sub(self.made_at) / POLL_AGE_PART).clamp(POLL_MILLIS, POLL_MILLIS_MAX),
@@ -125,10 +125,10 @@ impl InvoiceTimes {
     }
 
     /// The first poll for which `is_wanted` is true, given its time and that of the next one.
-    fn first_question(&self, is_wanted: impl Fn(u64, u64) -> bool) -> u64 {
-        let mut at = self.question_after(self.made_at);
+    fn first_poll(&self, is_wanted: impl Fn(u64, u64) -> bool) -> u64 {
+        let mut at = self.poll_after(self.made_at);
         loop {
-            let next = self.question_after(at);
+            let next = self.poll_after(at);
             if is_wanted(at, next) {
                 return at;
             }
@@ -138,13 +138,13 @@ impl InvoiceTimes {
 
     /// When the next poll is, if the wallet says now that the invoice is not paid.
     pub fn next_poll(&self, now: u64) -> u64 {
-        self.first_question(|at, _| at >= now.saturating_add(POLL_MILLIS / 2))
+        self.first_poll(|at, _| at >= now.saturating_add(POLL_MILLIS / 2))
     }
 
     /// When an agent that is opened now polls. A poll that has just become due is not skipped: the agent may have been opened for it.
     pub fn poll_at_opening(&self, now: u64) -> u64 {
         let slack = |at: u64, next: u64| (next.saturating_sub(at) / 8).min(OPENING_MILLIS_MAX);
-        self.first_question(|at, next| at.saturating_add(slack(at, next)) >= now)
+        self.first_poll(|at, next| at.saturating_add(slack(at, next)) >= now)
     }
 
     /// Whether an answer that it is not paid is final.

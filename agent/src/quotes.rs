@@ -28,7 +28,7 @@ impl Quotes {
     ///
     /// # Errors
     /// The answer, if it has asked for too many.
-    pub fn ask(
+    pub fn admit(
         &mut self,
         address: Option<ClientAddress>,
         request: &PaymentRequest,
@@ -56,7 +56,7 @@ impl Quotes {
     }
 
     /// Notes the outcome of an admitted request: an invoice that was not made, or is paid, no longer counts.
-    pub fn answered(
+    pub fn record(
         &mut self,
         address: Option<ClientAddress>,
         request: &PaymentRequest,
@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn is_refused(quotes: &mut Quotes, n: u32, size: u64, now: Timestamp) -> bool {
-        match quotes.ask(address(n), &quote(size), 20, now) {
+        match quotes.admit(address(n), &quote(size), 20, now) {
             Ok(()) => false,
             Err(outcome) => matches!(outcome, PaymentOutcome::TooMany(_)),
         }
@@ -120,18 +120,18 @@ mod tests {
         }
         assert!(is_refused(&mut quotes, 1, 16, 60) && is_refused(&mut quotes, 1, 16, 300));
         assert!(!is_refused(&mut quotes, 2, 16, 60), "another address");
-        assert!(quotes.ask(None, &quote(16), 20, 60).is_ok(), "one without limits");
+        assert!(quotes.admit(None, &quote(16), 20, 60).is_ok(), "one without limits");
         // One is paid, one was not made, and the others run out.
         let invoice = PaymentOutcome::Invoice("lnbc1".to_owned());
-        quotes.answered(address(1), &quote(3), &invoice);
+        quotes.record(address(1), &quote(3), &invoice);
         assert!(is_refused(&mut quotes, 1, 16, 300));
         let PaymentRequest::Quote { purchase, .. } = quote(3) else { unreachable!("a quote") };
         let check = PaymentRequest::Check { purchase, preimage: String::new(), spends: false };
-        quotes.answered(address(1), &check, &PaymentOutcome::Refused(String::new()));
+        quotes.record(address(1), &check, &PaymentOutcome::Refused(String::new()));
         assert!(is_refused(&mut quotes, 1, 16, 300));
-        quotes.answered(address(1), &check, &PaymentOutcome::Paid);
+        quotes.record(address(1), &check, &PaymentOutcome::Paid);
         assert!(!is_refused(&mut quotes, 1, 16, 300) && is_refused(&mut quotes, 1, 17, 300));
-        quotes.answered(address(1), &quote(4), &PaymentOutcome::Unavailable(String::new()));
+        quotes.record(address(1), &quote(4), &PaymentOutcome::Unavailable(String::new()));
         assert!(!is_refused(&mut quotes, 1, 17, 300) && is_refused(&mut quotes, 1, 18, 300));
         assert!(!is_refused(&mut quotes, 1, 18, 660));
     }
@@ -141,7 +141,7 @@ mod tests {
         let mut quotes = Quotes::default();
         for size in 0..20 {
             assert!(!is_refused(&mut quotes, 1, size, 60), "{size}");
-            quotes.answered(address(1), &quote(size), &PaymentOutcome::Unavailable(String::new()));
+            quotes.record(address(1), &quote(size), &PaymentOutcome::Unavailable(String::new()));
         }
         assert!(is_refused(&mut quotes, 1, 20, 119));
         assert!(!is_refused(&mut quotes, 1, 20, 120));

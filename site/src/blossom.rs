@@ -206,7 +206,7 @@ fn nips(about: &RelayDescription<'_>) -> Vec<u16> {
 
 fn section(about: &RelayDescription<'_>) -> String {
     let Some(blossom) = about.blossom else { return String::new() };
-    let price = blossom.payment.words().map_or_else(String::new, |words| format!(" There, {words}."));
+    let price = blossom.payment.price_text().map_or_else(String::new, |words| format!(" There, {words}."));
     format!(
         "<h2>Files</h2>\n<p><a href=\"/blossom\">Files on this relay</a> are stored by Blossom (BUD-01 to BUD-12, and the drafts BUD-13 and \
          BUD-14).{price}</p>\n"

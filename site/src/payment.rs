@@ -23,7 +23,7 @@ const PRICE_MSAT_MAX: u64 = 100_000_000_000;
 /// How long a host waits for a final answer of the agent.
 pub const WAIT_MAX: Duration = Duration::from_secs(10);
 /// The interval at which it repeats the request meanwhile.
-pub const WAIT_PACE: Duration = Duration::from_millis(200);
+pub const WAIT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The setting `blossom.payment`. Without `pubkey` everything is free.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -79,7 +79,7 @@ impl PaymentSettings {
     }
 
     /// The prices in words, as a sentence without its full stop.
-    pub fn words(&self) -> Option<String> {
+    pub fn price_text(&self) -> Option<String> {
         let upload =
             self.sells_uploads().then(|| format!("storing costs {} a MiB", sats(self.upload_msat_per_mib)));
         let download = self
@@ -259,12 +259,12 @@ mod tests {
 
     #[test]
     fn prices_are_told() {
-        assert_eq!(PaymentSettings::default().words(), None);
+        assert_eq!(PaymentSettings::default().price_text(), None);
         let words = "storing costs 21 sats a MiB, files up to 100 bytes are free";
-        assert_eq!(selling().words().as_deref(), Some(words));
+        assert_eq!(selling().price_text().as_deref(), Some(words));
         let both = PaymentSettings { download_msat_per_mib: 500, free_bytes: 0, ..selling() };
         let words = "storing costs 21 sats a MiB, a download costs 0.500 sats a MiB";
-        assert_eq!(both.words().as_deref(), Some(words));
+        assert_eq!(both.price_text().as_deref(), Some(words));
         let fees: Vec<_> = both.fees().map(|(name, fee)| (name, fee[0]["amount"].clone())).collect();
         assert_eq!(fees, [("upload", json!(21_000)), ("download", json!(500))]);
     }

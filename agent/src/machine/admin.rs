@@ -327,9 +327,9 @@ impl<C: SqlConn> Agent<C> {
         self.active.clear();
         self.jobs = Jobs::open(0);
         self.schedules = Schedules::default();
-        self.payments.wanted.clear();
+        self.payments.uninvoiced.clear();
         let invoices: Vec<_> = self.payments.invoices.keys().copied().collect();
-        invoices.iter().for_each(|job| self.release_hold(now, job));
+        invoices.iter().for_each(|job| self.cancel_hold(now, job));
         (self.metrics, self.reported) = Default::default();
         self.deployed = None;
     }

@@ -25,7 +25,7 @@ use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now};
 
 use super::Agent;
-use super::invoices::Watched;
+use super::invoices::WatchedInvoice;
 use super::jobs::Active;
 use super::wallet::{Wallet, WalletRequest};
 use crate::bolt11;
@@ -69,18 +69,18 @@ pub(super) struct HoldTries {
     /// Attempts that have failed.
     tries: u32,
     /// Whether the invoice is looked up before the next attempt.
-    is_unknown: bool,
+    must_look_up: bool,
     /// When ending the work is tried again, in milliseconds since 1970.
     end_work_at: u64,
 }
 
-impl Watched {
+impl WatchedInvoice {
     pub(super) fn hold_phase(&self) -> Option<HoldPhase> {
         self.row.hold.as_ref().map(|hold| hold.phase)
     }
 
     /// When its wallet is to be asked about it, in milliseconds since 1970.
-    pub(super) fn question_at(&self) -> Option<u64> {
+    pub(super) fn next_poll_at(&self) -> Option<u64> {
         (self.is_open() && self.hold_phase() != Some(HoldPhase::Accepted)).then_some(self.poll_at)
     }
 
@@ -91,7 +91,7 @@ impl Watched {
     }
 
     /// Whether the wallet is to settle or cancel it.
-    pub(super) fn has_to_end(&self) -> bool {
+    pub(super) fn must_settle_or_cancel(&self) -> bool {
         matches!(self.hold_phase(), Some(HoldPhase::Settling | HoldPhase::Cancelling))
     }
 
@@ -112,8 +112,8 @@ impl Watched {
     }
 
     /// The wallet has refused to settle or cancel, or has not answered: the invoice is looked up, at once or later.
-    fn not_done(&mut self, now: Now, is_answered: bool) {
-        self.hold_tries.is_unknown = true;
+    fn request_failed(&mut self, now: Now, is_answered: bool) {
+        self.hold_tries.must_look_up = true;
         match is_answered {
             true => self.poll_at = now.millis(),
             false => self.try_later(now),
@@ -180,10 +180,16 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The request to a wallet about an invoice that is due: to settle, cancel or look it up.
-    pub(super) fn question(wallet: &Wallet, job: &EventId, watched: &Watched) -> (WalletRequest, Method) {
+    pub(super) fn due_request(
+        wallet: &Wallet,
+        job: &EventId,
+        watched: &WatchedInvoice,
+    ) -> (WalletRequest, Method) {
         let payment_hash = watched.row.payment_hash;
         match (&watched.row.hold, &wallet.client) {
-            (Some(hold), Ok(client)) if watched.has_to_end() && !watched.hold_tries.is_unknown => {
+            (Some(hold), Ok(client))
+                if watched.must_settle_or_cancel() && !watched.hold_tries.must_look_up =>
+            {
                 match hold.phase {
                     HoldPhase::Settling => {
                         let preimage = client.hold_preimage(job, &hold.salt());
@@ -200,7 +206,7 @@ impl<C: SqlConn> Agent<C> {
     ///
     /// # Errors
     /// If the store fails; then the invoice is looked up again.
-    pub(super) fn hold_told(
+    pub(super) fn handle_hold_state(
         &mut self,
         now: Now,
         job: &EventId,
@@ -227,7 +233,7 @@ impl<C: SqlConn> Agent<C> {
             (HoldPhase::Settling, Held::Released) => self.payment_lost(now, job)?,
             (HoldPhase::Cancelling, Held::Released) => self.give_up_invoice(job),
             (HoldPhase::Settling, _) | (HoldPhase::Cancelling, Held::Accepted) => {
-                watched.hold_tries.is_unknown = false;
+                watched.hold_tries.must_look_up = false;
                 watched.try_later(now);
             }
             // Nothing is held. A payment that comes later is given back.
@@ -305,7 +311,7 @@ impl<C: SqlConn> Agent<C> {
             return;
         };
         // If the store fails, the invoice is looked up.
-        watched.not_done(now, false);
+        watched.request_failed(now, false);
         let msat = watched.row.hold.as_ref().map(|hold| hold.msat);
         let _ = self.invoice_paid(now, job, msat);
     }
@@ -319,9 +325,9 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The wallet has refused to settle or cancel a hold invoice (`is_answered`), or has not answered.
-    pub(super) fn hold_not_done(&mut self, now: Now, job: &EventId, is_answered: bool) {
+    pub(super) fn hold_request_failed(&mut self, now: Now, job: &EventId, is_answered: bool) {
         if let Some(watched) = self.payments.invoices.get_mut(job) {
-            watched.not_done(now, is_answered);
+            watched.request_failed(now, is_answered);
         }
     }
 
@@ -338,7 +344,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// A job has ended: its hold invoice is to be cancelled, so that a held payment is given back and none can come. A settled one stays.
-    pub(super) fn release_hold(&mut self, now: Now, job: &EventId) {
+    pub(super) fn cancel_hold(&mut self, now: Now, job: &EventId) {
         let Some(watched) = self.payments.invoices.get_mut(job).filter(|watched| watched.is_open()) else {
             return;
         };
@@ -349,24 +355,24 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Gives back payments that are held for jobs that no longer exist.
-    pub(super) fn release_orphaned_holds(&mut self, now: Now) {
+    pub(super) fn cancel_orphaned_holds(&mut self, now: Now) {
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
         let jobs: Vec<EventId> = open
             .filter(|watched| watched.was_held() && watched.hold_phase() != Some(HoldPhase::Cancelling))
             .map(|watched| watched.row.job)
             .filter(|job| self.jobs.get(job).is_none())
             .collect();
-        jobs.iter().for_each(|job| self.release_hold(now, job));
+        jobs.iter().for_each(|job| self.cancel_hold(now, job));
     }
 
     /// When the first job must end because its payment is not held for longer, in milliseconds since 1970.
     pub(super) fn held_work_ends_at(&self) -> Option<u64> {
-        self.payments.invoices.values().filter_map(Watched::work_ends_at).min()
+        self.payments.invoices.values().filter_map(WatchedInvoice::work_ends_at).min()
     }
 
     /// Ends the jobs whose payments are not held for longer.
     pub(super) fn end_held_work(&mut self, now: Now) {
-        let is_due = |watched: &&Watched| watched.work_ends_at().is_some_and(|at| at <= now.millis());
+        let is_due = |watched: &&WatchedInvoice| watched.work_ends_at().is_some_and(|at| at <= now.millis());
         let due: Vec<EventId> =
             self.payments.invoices.values().filter(is_due).map(|watched| watched.row.job).collect();
         for job in due {
@@ -385,7 +391,7 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         let Some(open) = self.jobs.get(job).copied() else {
-            self.release_hold(now, job);
+            self.cancel_hold(now, job);
             return Ok(());
         };
         let Some(row) = self.read_or_end(now, &open)? else { return Ok(()) };

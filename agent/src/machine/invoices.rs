@@ -22,7 +22,7 @@ const UNPROVEN_MILLIS: u64 = 2_000;
 
 /// An invoice that is looked up until it is paid or given up.
 #[derive(Clone, Debug)]
-pub(super) struct Watched {
+pub(super) struct WatchedInvoice {
     pub(super) row: InvoiceRow,
     /// When the wallet is next asked about it, in milliseconds since 1970. Not used while a payment is held for the work.
     pub(super) poll_at: u64,
@@ -31,14 +31,14 @@ pub(super) struct Watched {
     pub(super) is_superseded: bool,
 }
 
-impl Watched {
+impl WatchedInvoice {
     fn new(row: InvoiceRow) -> Self {
-        Watched { row, poll_at: 0, hold_tries: HoldTries::default(), is_superseded: false }
+        WatchedInvoice { row, poll_at: 0, hold_tries: HoldTries::default(), is_superseded: false }
     }
 
     /// One that is read from the database.
     pub(super) fn open(now: Now, row: InvoiceRow) -> Self {
-        let mut watched = Watched::new(row);
+        let mut watched = WatchedInvoice::new(row);
         watched.poll_at = match watched.row.claimed_at {
             Some(before) => before + UNPROVEN_MILLIS,
             None => {
@@ -62,7 +62,7 @@ impl Watched {
 ///
 /// # Errors
 /// What is wrong with it.
-fn checked(now: Now, made: &Transaction, msat: u64) -> Result<bolt11::Invoice, String> {
+fn check_invoice(now: Now, made: &Transaction, msat: u64) -> Result<bolt11::Invoice, String> {
     let bolt11 = made.invoice.as_deref().ok_or("the wallet has made no invoice")?;
     let invoice = bolt11::Invoice::parse(bolt11)
         .map_err(|error| format!("the wallet has made an invoice that cannot be read: {error}"))?;
@@ -91,12 +91,12 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn invoice_made(
         &mut self,
         now: Now,
-        at: usize,
+        index: usize,
         job: &EventId,
         terms: Option<HoldTerms>,
         made: &Transaction,
     ) -> Result<Result<(), String>, StoreError> {
-        let Some(Ok(client)) = self.payments.wallets.get(at).map(|wallet| wallet.client.clone()) else {
+        let Some(Ok(client)) = self.payments.wallets.get(index).map(|wallet| wallet.client.clone()) else {
             return Ok(Ok(()));
         };
         let Some(mut active) = self.awaiting(now, job)? else { return Ok(Ok(())) };
@@ -104,7 +104,7 @@ impl<C: SqlConn> Agent<C> {
             return Ok(Ok(()));
         };
         let bolt11 = made.invoice.as_deref().unwrap_or_default();
-        let invoice = match checked(now, made, invoiced) {
+        let invoice = match check_invoice(now, made, invoiced) {
             Ok(invoice) => invoice,
             Err(why) => return Ok(Err(why)),
         };
@@ -151,14 +151,14 @@ impl<C: SqlConn> Agent<C> {
             wallet: client.digest(),
             hold: terms.as_ref().map(HoldTerms::offered),
         };
-        let mut watched = Watched::new(row);
+        let mut watched = WatchedInvoice::new(row);
         watched.poll_at = watched.times().next_poll(now.millis());
         active.row.wake_at = watched.times().job_waits_until();
         self.batch.put_invoice(watched.row.clone());
         self.make_room_for_invoice(now);
-        self.note_purchase(&active, bolt11, &invoice);
+        self.record_purchase_invoice(&active, bolt11, &invoice);
         self.payments.invoices.insert(*job, watched);
-        self.payments.wanted.remove(&active.row.seq);
+        self.payments.uninvoiced.remove(&active.row.seq);
         self.metrics.payment("invoiced");
         self.save(&active);
         self.await_payment(&active);
@@ -169,7 +169,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn invoice_refused(&mut self, now: Now, job: &EventId, detail: &str) {
         self.log(now, Some(*job), detail);
         let Ok(Some(active)) = self.awaiting(now, job) else { return };
-        self.payments.wanted.remove(&active.row.seq);
+        self.payments.uninvoiced.remove(&active.row.seq);
         let message = "this agent's wallet makes no invoice; try again later";
         self.fail(now, active, JobEvent::Fail, "wallet", message);
     }
@@ -178,7 +178,7 @@ impl<C: SqlConn> Agent<C> {
     ///
     /// # Errors
     /// If the store fails; then the invoice is looked up again.
-    pub(super) fn invoice_told(
+    pub(super) fn handle_invoice_state(
         &mut self,
         now: Now,
         job: &EventId,
@@ -197,16 +197,16 @@ impl<C: SqlConn> Agent<C> {
         };
         match claim {
             Claim::Unpaid if watched.row.hold.is_some() => {
-                self.claim_taken_back(now, job);
-                return self.hold_told(now, job, told);
+                self.clear_claim(now, job);
+                return self.handle_hold_state(now, job, told);
             }
             Claim::Unpaid if watched.times().is_over(at) => self.give_up_invoice(job),
             Claim::Unpaid => {
                 watched.poll_at = watched.times().next_poll(at);
-                self.claim_taken_back(now, job);
+                self.clear_claim(now, job);
             }
             Claim::False => {
-                match watched.has_to_end() {
+                match watched.must_settle_or_cancel() {
                     true => watched.try_later(now),
                     false => watched.poll_at = watched.times().next_poll(at),
                 }
@@ -233,7 +233,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Forgets an unproven claim that an invoice is paid: the wallet now says that it is not.
-    fn claim_taken_back(&mut self, now: Now, job: &EventId) {
+    fn clear_claim(&mut self, now: Now, job: &EventId) {
         let Some(watched) = self.payments.invoices.get_mut(job) else { return };
         if watched.row.claimed_at.take().is_some() {
             self.batch.put_invoice(watched.row.clone());
@@ -329,7 +329,7 @@ impl<C: SqlConn> Agent<C> {
             if let Some(payment) = &mut active.row.trace.payment {
                 payment.invoiced = missing;
             }
-            self.want_invoice(now, active);
+            self.queue_invoice(now, active);
             return Ok(());
         }
         self.metrics.payment("settled");

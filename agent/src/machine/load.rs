@@ -90,8 +90,8 @@ impl<C: SqlConn> Agent<C> {
                     self.batch.put_withheld(open.seq, None);
                 }
                 self.jobs.remove(&open.id);
-                self.release_hold(now, &open.id);
-                self.payments.wanted.remove(&open.seq);
+                self.cancel_hold(now, &open.id);
+                self.payments.uninvoiced.remove(&open.seq);
                 self.metrics.ended(JobState::Failed, Some("internal"));
                 Ok(None)
             }

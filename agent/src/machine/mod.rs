@@ -319,7 +319,7 @@ impl<C: SqlConn> Agent<C> {
         };
         agent.load_deployed(now)?;
         agent.load_jobs(now)?;
-        agent.release_orphaned_holds(now);
+        agent.cancel_orphaned_holds(now);
         // What is stored is resumed; if that needs a write which fails, it is tried again like any other.
         let _ = agent.settle(now);
         Ok(agent)

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now, PubKey};
 
-use super::invoices::Watched;
+use super::invoices::WatchedInvoice;
 use super::jobs::{Active, Stage};
 use super::purchases::price_of;
 use super::refunds::{self, OpenRefund, PaymentHash};
@@ -38,9 +38,9 @@ pub(super) struct Payments {
     /// The error, if none of the wallets has made some of the open invoices.
     pub(super) wallet_error: Option<String>,
     /// Jobs for which the wallet has still to make an invoice, oldest first.
-    pub(super) wanted: BTreeMap<u64, EventId>,
+    pub(super) uninvoiced: BTreeMap<u64, EventId>,
     /// Invoices that are looked up, by job; also paid ones until that is stored.
-    pub(super) invoices: BTreeMap<EventId, Watched>,
+    pub(super) invoices: BTreeMap<EventId, WatchedInvoice>,
     /// Refunds, and payouts of shares, under way; also ended ones until that is stored.
     pub(super) refunds: BTreeMap<PaymentHash, OpenRefund>,
     pub(super) zaps: Zaps,
@@ -53,13 +53,22 @@ impl Payments {
     /// What the database has.
     pub(super) fn open(now: Now, conn: &impl SqlConn) -> Result<Self, StoreError> {
         let rows = store::open_invoices(conn)?.into_iter();
-        let invoices = rows.map(|row| (row.job, Watched::open(now, row))).collect();
+        let invoices = rows.map(|row| (row.job, WatchedInvoice::open(now, row))).collect();
         let last_transfer = store::last_transfer(conn)?;
         let refunds = refunds::open_refunds(conn)?;
         let zaps = Zaps::open(conn)?;
         let splits = Splits::open(conn)?;
-        let (wallets, wanted) = (Vec::new(), BTreeMap::new());
-        Ok(Payments { wallets, wallet_error: None, wanted, invoices, refunds, zaps, splits, last_transfer })
+        let (wallets, uninvoiced) = (Vec::new(), BTreeMap::new());
+        Ok(Payments {
+            wallets,
+            wallet_error: None,
+            uninvoiced,
+            invoices,
+            refunds,
+            zaps,
+            splits,
+            last_transfer,
+        })
     }
 
     /// The batch is stored.
@@ -118,7 +127,7 @@ impl<C: SqlConn> Agent<C> {
     /// Unpaid invoices, also those still to be made: of all customers, and of one. Those of ended jobs count, too, or a customer could get ever more
     /// of them by cancelling; those of jobs that were paid by a zap do not.
     fn unpaid(&self, now: Now, customer: &PubKey) -> (usize, usize) {
-        let wanted = self.payments.wanted.values().filter_map(|job| self.jobs.get(job));
+        let wanted = self.payments.uninvoiced.values().filter_map(|job| self.jobs.get(job));
         let open = self.payments.invoices.values().filter(|watched| watched.is_open() && !watched.was_held());
         let payable =
             open.filter(|watched| now.millis() < watched.times().expires_at && !watched.is_superseded);
@@ -190,12 +199,12 @@ impl<C: SqlConn> Agent<C> {
         }
         active.stage = Stage::Waiting;
         active.advance(JobEvent::AwaitPayment);
-        self.want_invoice(now, active);
+        self.queue_invoice(now, active);
         Ok(Billed::Waits)
     }
 
     /// Has the wallet make an invoice for a job.
-    pub(super) fn want_invoice(&mut self, now: Now, mut active: Active) {
+    pub(super) fn queue_invoice(&mut self, now: Now, mut active: Active) {
         active.row.wake_at = now.millis()
             + match active.row.state {
                 JobState::Withheld => RESULT_INVOICE_MILLIS_MAX,
@@ -203,7 +212,7 @@ impl<C: SqlConn> Agent<C> {
             };
         self.save(&active);
         self.await_payment(&active);
-        self.payments.wanted.insert(active.row.seq, active.id());
+        self.payments.uninvoiced.insert(active.row.seq, active.id());
     }
 
     /// Sets the timer of a job that waits: the end of its time for payment.
@@ -217,7 +226,7 @@ impl<C: SqlConn> Agent<C> {
         self.jobs.put(open);
         self.jobs.set_timer(open.id, Some(open.wake_at));
         if !self.payments.invoices.contains_key(&open.id) {
-            self.payments.wanted.insert(open.seq, open.id);
+            self.payments.uninvoiced.insert(open.seq, open.id);
         }
     }
 
@@ -237,7 +246,7 @@ impl<C: SqlConn> Agent<C> {
         match self.load(row.clone()) {
             Ok(active) => Ok(Some(active)),
             Err(message) => {
-                self.payments.wanted.remove(&open.seq);
+                self.payments.uninvoiced.remove(&open.seq);
                 self.unreadable(now, row, &message);
                 Ok(None)
             }
@@ -245,7 +254,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The invoice that a job needs: millisatoshis, the description, and whether it is a hold invoice. `None` if the job does not wait any more.
-    pub(super) fn invoice_wanted(
+    pub(super) fn invoice_terms(
         &mut self,
         now: Now,
         job: &EventId,
@@ -268,7 +277,7 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         let Some(active) = self.awaiting(now, &open.id)? else { return Ok(()) };
-        let is_asked_for = self.payments.wanted.remove(&open.seq).is_none();
+        let is_asked_for = self.payments.uninvoiced.remove(&open.seq).is_none();
         let (event, cause, message) = match (is_asked_for, open.state) {
             (true, JobState::Withheld) if self.is_held(&open.id) => (
                 JobEvent::Fail,

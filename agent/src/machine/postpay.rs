@@ -26,7 +26,7 @@ use crate::store::{self, JobRow, UnpaidResults, Withheld};
 const SAID_BYTES_MAX: usize = 1 << 20;
 
 /// Whether a job's result has to be paid before it is published.
-fn is_owed(row: &JobRow) -> bool {
+fn withholds_result(row: &JobRow) -> bool {
     row.trace
         .payment
         .is_some_and(|payment| (payment.is_postpaid || payment.is_hold) && payment.paid < payment.price)
@@ -34,8 +34,8 @@ fn is_owed(row: &JobRow) -> bool {
 
 impl Active {
     /// Whether its result, and any part of it, has to be paid before it is published.
-    pub(super) fn is_owed(&self) -> bool {
-        is_owed(&self.row)
+    pub(super) fn withholds_result(&self) -> bool {
+        withholds_result(&self.row)
     }
 }
 
@@ -108,7 +108,7 @@ impl<C: SqlConn> Agent<C> {
         active.advance(JobEvent::Withhold);
         match is_held {
             true => self.settle_hold(now, active),
-            false => self.want_invoice(now, active),
+            false => self.queue_invoice(now, active),
         }
     }
 

@@ -11,7 +11,7 @@ use relay_engine::types::{Event, EventId, Now};
 use relay_site::{PaymentOutcome, PaymentRequest, Purchase};
 use sha2::{Digest as _, Sha256};
 
-use super::invoices::Watched;
+use super::invoices::WatchedInvoice;
 use super::jobs::Active;
 use super::{Agent, Deployed};
 use crate::bolt11;
@@ -26,7 +26,7 @@ const SHOWN_SECONDS_MIN: u64 = 60;
 /// Milliseconds between two look-ups of an invoice whose preimage somebody has sent.
 const ASK_MILLIS: u64 = 1_000;
 /// Milliseconds for which the wallet's last answer is valid.
-const TOLD_MILLIS: u64 = 30_000;
+const ANSWER_MILLIS: u64 = 30_000;
 /// Milliseconds for which a spent payment can be used for the same purchase again: a download may have broken off, an upload may have been cut off
 /// before the blob was recorded, or the response may have been lost.
 const REPEAT_MILLIS: u64 = 600_000;
@@ -51,7 +51,7 @@ struct Asked {
     /// When, in milliseconds since 1970.
     at: u64,
     /// Whether the wallet has answered that the invoice is not paid.
-    is_told: bool,
+    is_unpaid: bool,
 }
 
 /// The answer to a [`PaymentRequest`].
@@ -59,7 +59,7 @@ struct Asked {
 pub struct PaymentReply {
     /// The answer.
     pub outcome: PaymentOutcome,
-    /// Whether this is the final answer. If not, hosts repeat the request every [`WAIT_PACE`](relay_site::payment::WAIT_PACE), for
+    /// Whether this is the final answer. If not, hosts repeat the request every [`WAIT_INTERVAL`](relay_site::payment::WAIT_INTERVAL), for
     /// [`WAIT_MAX`](relay_site::payment::WAIT_MAX) at most, and then use the last answer.
     pub is_final: bool,
 }
@@ -134,7 +134,7 @@ impl<C: SqlConn> Agent<C> {
             return Ok(PaymentReply::last(PaymentOutcome::Invoice(row.bolt11)));
         }
         if let Some(job) = ordered {
-            let waits = self.payments.wanted.values().any(|wanted| *wanted == job);
+            let waits = self.payments.uninvoiced.values().any(|wanted| *wanted == job);
             if waits {
                 return Ok(PaymentReply::waits());
             }
@@ -174,7 +174,7 @@ impl<C: SqlConn> Agent<C> {
         let job = request.id;
         self.accept(now, &event, request, false)?;
         if self.purchases.ordered.len() >= KNOWN_MAX {
-            let wanted = &self.payments.wanted;
+            let wanted = &self.payments.uninvoiced;
             self.purchases.ordered.retain(|_, job| wanted.values().any(|wanted| wanted == job));
         }
         self.purchases.ordered.insert(text, job);
@@ -193,7 +193,12 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Stores the invoice that the wallet has made for a job, if the job is a purchase.
-    pub(super) fn note_purchase(&mut self, active: &Active, bolt11: &str, invoice: &bolt11::Invoice) {
+    pub(super) fn record_purchase_invoice(
+        &mut self,
+        active: &Active,
+        bolt11: &str,
+        invoice: &bolt11::Invoice,
+    ) {
         let is_purchase = active.request.kind == KIND_BLOB_PAYMENT;
         let (true, Some(input)) = (is_purchase, active.request.inputs.first()) else { return };
         let row = PurchaseRow {
@@ -231,18 +236,18 @@ impl<C: SqlConn> Agent<C> {
             PurchaseState::Spent(_) => Ok(PaymentReply::refused(
                 "this payment is spent; ask for a new invoice by a request without X-Lightning",
             )),
-            PurchaseState::Unpaid => self.look_up_once_more(now, &hash),
+            PurchaseState::Unpaid => self.reopen_invoice(now, &hash),
             PurchaseState::Partly(msat) => {
                 let message = format!(
                     "only {msat} msat came; ask for an invoice for the rest by a request without X-Lightning"
                 );
                 Ok(PaymentReply::refused(message))
             }
-            PurchaseState::Open => Ok(self.ask_about(now, &job, &hash)),
+            PurchaseState::Open => Ok(self.look_up_purchase(now, &job, &hash)),
             PurchaseState::Paid => {
                 self.purchases.asked.remove(&hash);
                 if spends {
-                    self.earn_purchase(now, &job)?;
+                    self.book_late_payment(now, &job)?;
                     store::spend_purchase(&mut self.batch, &hash, now.millis());
                 }
                 Ok(PaymentReply::last(PaymentOutcome::Paid))
@@ -251,9 +256,9 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Somebody has sent the preimage of an invoice that was given up. It may have been paid after the last look-up, so it is looked up again.
-    fn look_up_once_more(&mut self, now: Now, hash: &[u8; 32]) -> Result<PaymentReply, StoreError> {
+    fn reopen_invoice(&mut self, now: Now, hash: &[u8; 32]) -> Result<PaymentReply, StoreError> {
         let asked = self.purchases.asked.get(hash);
-        let is_asked = asked.is_some_and(|asked| now.millis() < asked.at + TOLD_MILLIS);
+        let is_asked = asked.is_some_and(|asked| now.millis() < asked.at + ANSWER_MILLIS);
         let row = if is_asked { None } else { store::invoice(&self.conn, hash)? };
         let Some(row) = row else {
             return Ok(PaymentReply::refused(
@@ -264,18 +269,19 @@ impl<C: SqlConn> Agent<C> {
         let job = row.job;
         self.batch.put_invoice(row.clone());
         self.make_room_for_invoice(now);
-        self.payments.invoices.insert(job, Watched::open(now, row));
-        Ok(self.ask_about(now, &job, hash))
+        self.payments.invoices.insert(job, WatchedInvoice::open(now, row));
+        Ok(self.look_up_purchase(now, &job, hash))
     }
 
     /// Somebody has sent the preimage of an invoice that is not known to be paid: the wallet is asked at once.
-    fn ask_about(&mut self, now: Now, job: &EventId, hash: &[u8; 32]) -> PaymentReply {
+    fn look_up_purchase(&mut self, now: Now, job: &EventId, hash: &[u8; 32]) -> PaymentReply {
         let at = now.millis();
         let is_well = self.wallet_trouble().is_none();
         let Some(watched) = self.payments.invoices.get_mut(job) else { return PaymentReply::waits() };
-        let before = self.purchases.asked.get(hash).copied().filter(|asked| at < asked.at + TOLD_MILLIS);
+        let before = self.purchases.asked.get(hash).copied().filter(|asked| at < asked.at + ANSWER_MILLIS);
         // The next poll was put off, so the wallet has answered, and has not confirmed the payment.
-        let is_told = before.is_some_and(|asked| asked.is_told || (is_well && watched.poll_at > asked.at));
+        let is_unpaid =
+            before.is_some_and(|asked| asked.is_unpaid || (is_well && watched.poll_at > asked.at));
         let is_due = before.is_none_or(|asked| at >= asked.at + ASK_MILLIS);
         if is_due {
             watched.poll_at = watched.poll_at.min(at);
@@ -288,8 +294,8 @@ impl<C: SqlConn> Agent<C> {
             }
         }
         let asked_at = if is_due { at } else { before.map_or(at, |asked| asked.at) };
-        self.purchases.asked.insert(*hash, Asked { at: asked_at, is_told });
-        match is_told {
+        self.purchases.asked.insert(*hash, Asked { at: asked_at, is_unpaid });
+        match is_unpaid {
             true => PaymentReply {
                 outcome: PaymentOutcome::Refused("the wallet has not received this payment".to_owned()),
                 is_final: false,
@@ -299,7 +305,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// Books a payment that came after its job had ended as income, since the purchase is delivered all the same.
-    fn earn_purchase(&mut self, now: Now, job: &EventId) -> Result<(), StoreError> {
+    fn book_late_payment(&mut self, now: Now, job: &EventId) -> Result<(), StoreError> {
         if self.jobs.get(job).is_some() {
             return Ok(());
         }

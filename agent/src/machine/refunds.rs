@@ -62,7 +62,7 @@ impl OpenRefund {
     }
 
     /// It is looked up later, at growing intervals.
-    fn ask_later(&mut self, now: Now) {
+    fn poll_later(&mut self, now: Now) {
         let waited = now.millis().saturating_sub(self.row.changed_at);
         self.poll_at = now.millis() + (waited / 2).clamp(POLL_MILLIS, POLL_MILLIS_MAX);
     }
@@ -225,7 +225,9 @@ impl<C: SqlConn> Agent<C> {
         }
         let left = self.left_to_spend(now, manifest.limits.daily_spend_msat).map_err(CommandError::Store)?;
         if total > left {
-            return Err(refused("cannot be paid today: this agent has reached its daily limit; try again after midnight UTC"));
+            return Err(refused(
+                "cannot be paid today: this agent has reached its daily limit; try again after midnight UTC",
+            ));
         }
         Ok((msat, reserve))
     }
@@ -268,7 +270,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// When a wallet is to be asked about refunds, in milliseconds since 1970.
-    pub(super) fn refund_question_at(&self, wallet: &Wallet) -> Option<u64> {
+    pub(super) fn next_refund_request_at(&self, wallet: &Wallet) -> Option<u64> {
         let due_at = |open: &OpenRefund| match open.row.state {
             RefundState::Wanted => wallet.is_current.then_some(0),
             RefundState::Sent => (open.row.wallet == wallet.memory.connection).then_some(open.poll_at),
@@ -278,9 +280,9 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// What a wallet is asked about refunds now: to pay, and to look up payments.
-    pub(super) fn refund_requests(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
+    pub(super) fn refund_requests(&self, now: Now, index: usize) -> Vec<(WalletRequest, Method)> {
         let may_ask = |wallet: &&Wallet| wallet.backoffs().looking_up <= now.millis();
-        let Some(wallet) = self.payments.wallets.get(at).filter(may_ask) else { return Vec::new() };
+        let Some(wallet) = self.payments.wallets.get(index).filter(may_ask) else { return Vec::new() };
         let request = |open: &OpenRefund| {
             let RefundRow { payment_hash, invoice, state, .. } = &open.row;
             match state {
@@ -309,10 +311,10 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn store_sent(
         &mut self,
         now: Now,
-        at: usize,
+        index: usize,
         asks: &[(WalletRequest, Method)],
     ) -> Result<(), StoreError> {
-        let wallet = self.payments.wallets.get(at);
+        let wallet = self.payments.wallets.get(index);
         let connection = wallet.map(|wallet| wallet.memory.connection.clone()).unwrap_or_default();
         let mut wanted = Vec::new();
         for (ask, _) in asks {
@@ -361,7 +363,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The wallet has answered `pay_invoice`.
-    pub(super) fn payout_answered(
+    pub(super) fn handle_payout_response(
         &mut self,
         now: Now,
         hash: &PaymentHash,
@@ -382,7 +384,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The wallet has answered the look-up of a refund's payment.
-    pub(super) fn payment_told(
+    pub(super) fn handle_payout_lookup(
         &mut self,
         now: Now,
         hash: &PaymentHash,
@@ -394,19 +396,19 @@ impl<C: SqlConn> Agent<C> {
             Ok(told) => match told.payout(hash) {
                 Payout::Paid => self.refund_paid(now, hash, told.fees_msat),
                 Payout::Failed => self.refund_failed(now, hash, "the payment has failed"),
-                Payout::Pending | Payout::Other => open.ask_later(now),
+                Payout::Pending | Payout::Other => open.poll_later(now),
             },
             Err(error) if error.code == "NOT_FOUND" && (open.is_refused || is_expired) => {
                 self.refund_failed(now, hash, "the wallet knows no such payment");
             }
-            Err(_) => open.ask_later(now),
+            Err(_) => open.poll_later(now),
         }
     }
 
     /// The wallet has not answered a request about a refund's payment.
-    pub(super) fn payment_not_told(&mut self, now: Now, hash: &PaymentHash) {
+    pub(super) fn payout_lookup_failed(&mut self, now: Now, hash: &PaymentHash) {
         if let Some(open) = self.payments.refunds.get_mut(hash) {
-            open.ask_later(now);
+            open.poll_later(now);
         }
     }
 

@@ -275,7 +275,7 @@ impl<C: SqlConn> Agent<C> {
         }
         row.advance(event);
         self.close_account(now, &mut row);
-        self.release_hold(now, &row.id);
+        self.cancel_hold(now, &row.id);
         row.finished_at = now.millis();
         row.inputs = None;
         row.trace.decrypted.iter_mut().for_each(Decrypted::forget);

@@ -196,7 +196,7 @@ impl<C: SqlConn> Agent<C> {
                 }),
                 Step::Ai { model, input } => self.call(&mut active, |id, _| Effect::Ai { id, model, input }),
                 // What is not paid is not shown.
-                Step::Partial(_) if active.is_owed() => {}
+                Step::Partial(_) if active.withholds_result() => {}
                 Step::Partial(partial) => {
                     if let Stage::Running(attempt) = &mut active.stage {
                         let max = attempt.manifest.limits.output_bytes;

@@ -37,7 +37,7 @@ impl<C: SqlConn> Agent<C> {
             Source::Event(_) => self.fits(&active, &output.content).err(),
             Source::Schedule(_) | Source::Purchase(_) => None,
         };
-        if active.is_owed() {
+        if active.withholds_result() {
             match large {
                 None => self.withhold(now, active, output),
                 // Whoever knows where it is could read it.

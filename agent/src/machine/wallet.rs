@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::AgentRecord;
 use super::holds::{self, HoldTerms};
-use super::invoices::Watched;
+use super::invoices::WatchedInvoice;
 use super::refunds::PaymentHash;
 use super::{Agent, Awaited, Effect, EffectId};
 use crate::manifest::PaymentPolicy;
@@ -180,7 +180,7 @@ impl Wallet {
     }
 
     /// Whether it has made this invoice.
-    pub(super) fn has_made(&self, watched: &Watched) -> bool {
+    pub(super) fn has_made(&self, watched: &WatchedInvoice) -> bool {
         self.client.is_ok() && watched.row.wallet == self.memory.connection
     }
 }
@@ -244,30 +244,30 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// When a wallet is next to be asked something, in milliseconds since 1970.
-    fn next_question_at(&self, wallet: &Wallet) -> Option<u64> {
+    fn next_request_at(&self, wallet: &Wallet) -> Option<u64> {
         if wallet.client.is_err() || !self.may_ask_wallet() {
             return None;
         }
         let Backoffs { making, looking_up } = wallet.backoffs();
-        let make_at = (wallet.is_current && !self.payments.wanted.is_empty()).then_some(making);
+        let make_at = (wallet.is_current && !self.payments.uninvoiced.is_empty()).then_some(making);
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
-        let polls = open.filter(|watched| wallet.has_made(watched)).filter_map(Watched::question_at);
+        let polls = open.filter(|watched| wallet.has_made(watched)).filter_map(WatchedInvoice::next_poll_at);
         let look_up_at = polls.min().map(|at| at.max(looking_up));
-        let refund_at = self.refund_question_at(wallet).map(|at| at.max(looking_up));
-        let zap_at = self.zap_question_at(wallet).map(|at| at.max(looking_up));
+        let refund_at = self.next_refund_request_at(wallet).map(|at| at.max(looking_up));
+        let zap_at = self.next_zap_request_at(wallet).map(|at| at.max(looking_up));
         make_at.into_iter().chain(look_up_at).chain(refund_at).chain(zap_at).min()
     }
 
     /// When something is to be done about wallets, in milliseconds since 1970.
     pub(super) fn wallets_due_at(&self) -> Option<u64> {
         let due_at = |wallet: &Wallet| {
-            let question_at = self.next_question_at(wallet);
+            let request_at = self.next_request_at(wallet);
             match &wallet.exchange {
                 Some(exchange) if exchange.is_listening() => {
-                    Some(question_at.map_or(exchange.deadline, |at| at.min(exchange.deadline)))
+                    Some(request_at.map_or(exchange.deadline, |at| at.min(exchange.deadline)))
                 }
                 Some(exchange) => Some(exchange.deadline),
-                None => question_at,
+                None => request_at,
             }
         };
         self.payments.wallets.iter().filter_map(due_at).min()
@@ -275,8 +275,8 @@ impl<C: SqlConn> Agent<C> {
 
     /// The time of exchanges may be over.
     pub(super) fn wallets_timeout(&mut self, now: Now) {
-        for at in 0..self.payments.wallets.len() {
-            let wallet = self.payments.wallets.get_mut(at);
+        for index in 0..self.payments.wallets.len() {
+            let wallet = self.payments.wallets.get_mut(index);
             let Some(exchange) = wallet.and_then(|wallet| wallet.exchange.as_mut()) else { continue };
             if now.millis() < exchange.deadline {
                 continue;
@@ -287,7 +287,7 @@ impl<C: SqlConn> Agent<C> {
             } else if !exchange.is_listening() && !exchange.is_answered {
                 exchange.failure.get_or_insert_with(|| "the wallet does not answer".to_owned());
             }
-            self.end_wallet_exchange(now, at);
+            self.end_wallet_exchange(now, index);
         }
     }
 
@@ -297,13 +297,13 @@ impl<C: SqlConn> Agent<C> {
     /// If the store fails, and a wallet must not be asked to pay therefore.
     pub(super) fn ask_wallets(&mut self, now: Now) -> Result<(), StoreError> {
         self.end_unsent_refunds(now);
-        (0..self.payments.wallets.len()).try_for_each(|at| self.ask_wallet(now, at))
+        (0..self.payments.wallets.len()).try_for_each(|index| self.ask_wallet(now, index))
     }
 
-    fn ask_wallet(&mut self, now: Now, at: usize) -> Result<(), StoreError> {
-        let Some(wallet) = self.payments.wallets.get(at) else { return Ok(()) };
+    fn ask_wallet(&mut self, now: Now, index: usize) -> Result<(), StoreError> {
+        let Some(wallet) = self.payments.wallets.get(index) else { return Ok(()) };
         let Ok(client) = wallet.client.clone() else { return Ok(()) };
-        let is_due = self.next_question_at(wallet).is_some_and(|at| at <= now.millis());
+        let is_due = self.next_request_at(wallet).is_some_and(|at| at <= now.millis());
         let is_free = wallet.exchange.as_ref().is_none_or(Exchange::is_listening);
         if !is_due || !is_free {
             return Ok(());
@@ -312,19 +312,19 @@ impl<C: SqlConn> Agent<C> {
         let needed = self.needed_methods(wallet);
         let can = |info: &WalletInfo| needed.iter().all(|method| info.has(method));
         let Some(info) = wallet.memory.info.clone().filter(can) else {
-            if let Some(wallet) = self.payments.wallets.get_mut(at) {
+            if let Some(wallet) = self.payments.wallets.get_mut(index) {
                 wallet.memory.info = None;
             }
-            self.begin_wallet_exchange(now, at, &client, Vec::new());
+            self.begin_wallet_exchange(now, index, &client, Vec::new());
             return Ok(());
         };
-        let Ok(asks) = self.wallet_requests(now, at) else {
-            if let Some(wallet) = self.payments.wallets.get_mut(at) {
+        let Ok(asks) = self.wallet_requests(now, index) else {
+            if let Some(wallet) = self.payments.wallets.get_mut(index) {
                 wallet.memory.exchanges.retry_at = now.millis() + RETRY_MILLIS;
             }
             return Ok(());
         };
-        self.store_sent(now, at, &asks)?;
+        self.store_sent(now, index, &asks)?;
         let expires_at = (now.millis() + EXCHANGE_MILLIS).div_ceil(1_000);
         let mut requests = Vec::new();
         for (ask, method) in asks {
@@ -335,7 +335,7 @@ impl<C: SqlConn> Agent<C> {
             }
         }
         if !requests.is_empty() {
-            self.begin_wallet_exchange(now, at, &client, requests);
+            self.begin_wallet_exchange(now, index, &client, requests);
         }
         Ok(())
     }
@@ -344,7 +344,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn needed_methods(&self, wallet: &Wallet) -> &'static [&'static str] {
         let policy = self.deployed.as_ref().map(|deployed| deployed.manifest.payment.policy);
         match policy {
-            _ if !wallet.is_current || self.payments.wanted.is_empty() => &["lookup_invoice"],
+            _ if !wallet.is_current || self.payments.uninvoiced.is_empty() => &["lookup_invoice"],
             Some(PaymentPolicy::Hold) => &holds::METHODS,
             _ => &["make_invoice", "lookup_invoice"],
         }
@@ -353,14 +353,14 @@ impl<C: SqlConn> Agent<C> {
     fn begin_wallet_exchange(
         &mut self,
         now: Now,
-        at: usize,
+        index: usize,
         client: &Client,
         asked: Vec<(WalletRequest, Event)>,
     ) {
-        self.end_former_exchange(at);
-        let before = self.payments.wallets.get_mut(at).and_then(|wallet| wallet.exchange.take());
+        self.end_former_exchange(index);
+        let before = self.payments.wallets.get_mut(index).and_then(|wallet| wallet.exchange.take());
         let id = self.new_effect(Awaited::Wallet);
-        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+        let Some(wallet) = self.payments.wallets.get_mut(index) else { return };
         wallet.former_exchange = before.map(|exchange| exchange.id);
         let cipher = wallet.memory.info.as_ref().map(|info| info.cipher);
         let (asks, requests): (Vec<_>, Vec<_>) =
@@ -380,8 +380,8 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The exchange before the present one is no longer needed.
-    pub(super) fn end_former_exchange(&mut self, at: usize) {
-        let wallet = self.payments.wallets.get_mut(at);
+    pub(super) fn end_former_exchange(&mut self, index: usize) {
+        let wallet = self.payments.wallets.get_mut(index);
         if let Some(id) = wallet.and_then(|wallet| wallet.former_exchange.take())
             && self.awaited.remove(&id).is_some()
         {
@@ -391,52 +391,52 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// All is answered: notifications are awaited while a customer is about to pay.
-    pub(super) fn wallet_is_answered(&mut self, now: Now, at: usize) {
-        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+    pub(super) fn wallet_is_answered(&mut self, now: Now, index: usize) {
+        let Some(wallet) = self.payments.wallets.get_mut(index) else { return };
         let open = self.payments.invoices.values().filter(|watched| watched.is_open());
-        let made = open.filter(|watched| wallet.has_made(watched) && watched.question_at().is_some());
+        let made = open.filter(|watched| wallet.has_made(watched) && watched.next_poll_at().is_some());
         let until = made.map(|watched| watched.row.made_at + LISTEN_MILLIS).max().unwrap_or_default();
         let Some(exchange) = &mut wallet.exchange else { return };
         if exchange.failure.is_some() || until <= now.millis() {
-            return self.end_wallet_exchange(now, at);
+            return self.end_wallet_exchange(now, index);
         }
         exchange.deadline = until;
         let has_error = exchange.has_error;
-        self.wallet_is_well(now, at, has_error);
+        self.wallet_is_well(now, index, has_error);
     }
 
     /// Ends an exchange. What was not answered is asked again later.
-    pub(super) fn end_wallet_exchange(&mut self, now: Now, at: usize) {
-        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+    pub(super) fn end_wallet_exchange(&mut self, now: Now, index: usize) {
+        let Some(wallet) = self.payments.wallets.get_mut(index) else { return };
         let Some(Exchange { id, asks, failure, has_error, .. }) = wallet.exchange.take() else { return };
         self.cancel_effect(id);
-        self.end_former_exchange(at);
+        self.end_former_exchange(index);
         for ask in asks.into_values() {
             match ask {
                 WalletRequest::Make(_) | WalletRequest::MakeHold(..) => {}
-                WalletRequest::Lookup(job) => self.ask_later(now, &job),
+                WalletRequest::Lookup(job) => self.poll_invoice_later(now, &job),
                 WalletRequest::Settle(job) | WalletRequest::Cancel(job) => {
-                    self.hold_not_done(now, &job, false);
+                    self.hold_request_failed(now, &job, false);
                 }
                 WalletRequest::Pay(hash) | WalletRequest::LookupPayment(hash) => {
-                    self.payment_not_told(now, &hash);
+                    self.payout_lookup_failed(now, &hash);
                 }
-                WalletRequest::LookupZap(hash) => self.zap_not_told(now, at, &hash),
+                WalletRequest::LookupZap(hash) => self.zap_lookup_failed(now, index, &hash),
             }
         }
         match failure {
             Some(failure) => {
-                self.wallet_error(now, at, &failure);
-                let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+                self.wallet_error(now, index, &failure);
+                let Some(wallet) = self.payments.wallets.get_mut(index) else { return };
                 wallet.memory.exchanges.failed(now);
                 self.store_wallets();
             }
-            None => self.wallet_is_well(now, at, has_error),
+            None => self.wallet_is_well(now, index, has_error),
         }
     }
 
-    fn wallet_is_well(&mut self, now: Now, at: usize, has_error: bool) {
-        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+    fn wallet_is_well(&mut self, now: Now, index: usize, has_error: bool) {
+        let Some(wallet) = self.payments.wallets.get_mut(index) else { return };
         let is_over = !has_error && wallet.error.take().is_some();
         if wallet.memory.exchanges.reset() {
             self.store_wallets();
@@ -446,8 +446,8 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    pub(super) fn wallet_error(&mut self, now: Now, at: usize, error: &str) {
-        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+    pub(super) fn wallet_error(&mut self, now: Now, index: usize, error: &str) {
+        let Some(wallet) = self.payments.wallets.get_mut(index) else { return };
         if let Some(exchange) = &mut wallet.exchange {
             exchange.has_error = true;
         }

@@ -4,7 +4,7 @@ use relay_engine::sql::SqlConn;
 use relay_engine::types::{EventId, Now};
 
 use super::holds::HoldTerms;
-use super::invoices::Watched;
+use super::invoices::WatchedInvoice;
 use super::remote_signing::cut;
 use super::wallet::{Exchange, WalletRequest};
 use super::{Agent, EffectId, ExchangeEvent};
@@ -17,22 +17,22 @@ impl<C: SqlConn> Agent<C> {
     /// An exchange has received an event, or has failed.
     pub(super) fn wallet_event(&mut self, now: Now, id: EffectId, event: ExchangeEvent) {
         let mut wallets = self.payments.wallets.iter().enumerate();
-        if let Some((at, wallet)) = wallets.find(|(_, wallet)| wallet.former_exchange == Some(id)) {
+        if let Some((index, wallet)) = wallets.find(|(_, wallet)| wallet.former_exchange == Some(id)) {
             let message = match (&event, &wallet.client) {
                 (ExchangeEvent::Event(event), Ok(client)) => client.read(event),
                 _ => None,
             };
             if matches!(event, ExchangeEvent::Failed(_)) {
-                self.end_former_exchange(at);
+                self.end_former_exchange(index);
             }
-            return self.wallet_tells(now, message);
+            return self.handle_unsolicited(now, message);
         }
         let mut wallets = self.payments.wallets.iter_mut().enumerate();
-        let open = wallets.find_map(|(at, wallet)| {
+        let open = wallets.find_map(|(index, wallet)| {
             let exchange = wallet.exchange.as_mut().filter(|exchange| exchange.id == id)?;
-            Some((at, &wallet.client, exchange))
+            Some((index, &wallet.client, exchange))
         });
-        let Some((at, client, exchange)) = open else { return };
+        let Some((index, client, exchange)) = open else { return };
         let event = match event {
             ExchangeEvent::Event(event) => event,
             ExchangeEvent::Failed(why) => {
@@ -40,45 +40,45 @@ impl<C: SqlConn> Agent<C> {
                     exchange.failure = Some(format!("the wallet cannot be asked: {}", cut(&why)));
                 }
                 self.awaited.remove(&id);
-                return self.end_wallet_exchange(now, at);
+                return self.end_wallet_exchange(now, index);
             }
         };
         let message = client.as_ref().ok().and_then(|client| client.read(&event));
         match message {
-            Some(WalletMessage::Info(info)) => self.wallet_info(now, at, info),
+            Some(WalletMessage::Info(info)) => self.wallet_info(now, index, info),
             Some(WalletMessage::Response(request, outcome)) => {
                 let Some(ask) = exchange.asks.remove(&request) else { return };
                 exchange.is_answered = true;
-                self.end_former_exchange(at);
-                self.wallet_answered(now, at, ask, outcome);
-                let wallet = self.payments.wallets.get(at);
+                self.end_former_exchange(index);
+                self.wallet_answered(now, index, ask, outcome);
+                let wallet = self.payments.wallets.get(index);
                 let exchange = wallet.and_then(|wallet| wallet.exchange.as_ref());
                 if exchange.is_some_and(Exchange::is_listening) {
-                    self.wallet_is_answered(now, at);
+                    self.wallet_is_answered(now, index);
                 }
             }
-            other => self.wallet_tells(now, other),
+            other => self.handle_unsolicited(now, other),
         }
     }
 
     /// A message that answers no request: a notification.
-    fn wallet_tells(&mut self, now: Now, message: Option<WalletMessage>) {
+    fn handle_unsolicited(&mut self, now: Now, message: Option<WalletMessage>) {
         match message {
-            Some(WalletMessage::Received(transaction)) => self.wallet_notifies(now, &transaction),
+            Some(WalletMessage::Received(transaction)) => self.handle_notification(now, &transaction),
             Some(WalletMessage::Accepted(mut transaction)) => {
                 // Some wallets leave the state out, since the type of the notification tells it.
                 transaction.state.get_or_insert_with(|| "accepted".to_owned());
-                self.wallet_notifies(now, &transaction);
+                self.handle_notification(now, &transaction);
             }
             Some(WalletMessage::Info(_) | WalletMessage::Response(..)) | None => {}
         }
     }
 
     /// The wallet's info event. Its relays may have several versions, of which the newest counts.
-    fn wallet_info(&mut self, now: Now, at: usize, info: WalletInfo) {
-        let Some(wallet) = self.payments.wallets.get(at) else { return };
+    fn wallet_info(&mut self, now: Now, index: usize, info: WalletInfo) {
+        let Some(wallet) = self.payments.wallets.get(index) else { return };
         let needed = self.needed_methods(wallet);
-        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+        let Some(wallet) = self.payments.wallets.get_mut(index) else { return };
         let Some(exchange) = wallet.exchange.as_mut().filter(|exchange| exchange.info_at <= info.created_at)
         else {
             return;
@@ -100,7 +100,7 @@ impl<C: SqlConn> Agent<C> {
         wallet.memory.info = Some(info);
         self.store_wallets();
         if awaits_info {
-            self.end_wallet_exchange(now, at);
+            self.end_wallet_exchange(now, index);
         }
     }
 
@@ -108,26 +108,26 @@ impl<C: SqlConn> Agent<C> {
     fn wallet_answered(
         &mut self,
         now: Now,
-        at: usize,
+        index: usize,
         ask: WalletRequest,
         outcome: Result<Transaction, WalletError>,
     ) {
         if let Err(error) = &outcome
             && error.code == "UNSUPPORTED_ENCRYPTION"
-            && let Some(wallet) = self.payments.wallets.get_mut(at)
+            && let Some(wallet) = self.payments.wallets.get_mut(index)
         {
             wallet.memory.info = None;
         }
-        self.note_wallet_backoff(now, at, ask, &outcome);
+        self.note_wallet_backoff(now, index, ask, &outcome);
         match (ask, outcome) {
-            (WalletRequest::Make(job), Ok(made)) => self.wallet_makes(now, at, &job, None, &made),
+            (WalletRequest::Make(job), Ok(made)) => self.wallet_makes(now, index, &job, None, &made),
             (WalletRequest::MakeHold(job, terms), Ok(made)) => {
-                self.wallet_makes(now, at, &job, Some(terms), &made);
+                self.wallet_makes(now, index, &job, Some(terms), &made);
             }
             (WalletRequest::Make(job) | WalletRequest::MakeHold(job, _), Err(error)) => {
-                let why = format!("the wallet makes no invoice: {}", words(&error));
-                self.wallet_error(now, at, &why);
-                if !may_pass(&error) {
+                let why = format!("the wallet makes no invoice: {}", error_text(&error));
+                self.wallet_error(now, index, &why);
+                if !is_temporary(&error) {
                     self.invoice_refused(now, &job, &why);
                 }
             }
@@ -136,42 +136,42 @@ impl<C: SqlConn> Agent<C> {
             (ask @ (WalletRequest::Settle(job) | WalletRequest::Cancel(job)), Err(error)) => {
                 let does = if ask == WalletRequest::Settle(job) { "settle" } else { "cancel" };
                 // Some wallets refuse to cancel an invoice that is not paid: no error.
-                if self.payments.invoices.get(&job).is_some_and(Watched::was_held) {
-                    let why = format!("the wallet does not {does} a hold invoice: {}", words(&error));
-                    self.wallet_error(now, at, &why);
+                if self.payments.invoices.get(&job).is_some_and(WatchedInvoice::was_held) {
+                    let why = format!("the wallet does not {does} a hold invoice: {}", error_text(&error));
+                    self.wallet_error(now, index, &why);
                 }
-                self.hold_not_done(now, &job, true);
+                self.hold_request_failed(now, &job, true);
             }
             (WalletRequest::Lookup(job), Ok(told)) => {
                 // If the store fails it is asked again.
-                let _ = self.invoice_told(now, &job, &told);
+                let _ = self.handle_invoice_state(now, &job, &told);
             }
             (WalletRequest::Lookup(job), Err(error)) if error.code == "NOT_FOUND" => {
-                let _ = self.invoice_told(now, &job, &Transaction::default());
+                let _ = self.handle_invoice_state(now, &job, &Transaction::default());
             }
             (WalletRequest::Pay(hash), outcome) => {
                 if let Err(error) = &outcome {
-                    self.wallet_error(now, at, &format!("the wallet does not pay: {}", words(error)));
+                    self.wallet_error(now, index, &format!("the wallet does not pay: {}", error_text(error)));
                 }
-                self.payout_answered(now, &hash, outcome);
+                self.handle_payout_response(now, &hash, outcome);
             }
-            (WalletRequest::LookupPayment(hash), outcome) => self.payment_told(now, &hash, outcome),
+            (WalletRequest::LookupPayment(hash), outcome) => self.handle_payout_lookup(now, &hash, outcome),
             (WalletRequest::LookupZap(hash), outcome) => {
                 if let Err(error) = &outcome
                     && error.code != "NOT_FOUND"
                 {
-                    let why = format!("the wallet does not tell of a zap: {}", words(error));
-                    self.wallet_error(now, at, &why);
+                    let why = format!("the wallet does not tell of a zap: {}", error_text(error));
+                    self.wallet_error(now, index, &why);
                 }
-                self.zap_told(now, at, &hash, outcome);
+                self.handle_zap_lookup(now, index, &hash, outcome);
             }
             (WalletRequest::Lookup(job), Err(error)) => {
                 self.wallet_error(
                     now,
-                    at,
-                    &format!("the wallet does not look up an invoice: {}", words(&error)),
+                    index,
+                    &format!("the wallet does not look up an invoice: {}", error_text(&error)),
                 );
-                self.ask_later(now, &job);
+                self.poll_invoice_later(now, &job);
             }
         }
     }
@@ -180,20 +180,20 @@ impl<C: SqlConn> Agent<C> {
     fn wallet_makes(
         &mut self,
         now: Now,
-        at: usize,
+        index: usize,
         job: &EventId,
         terms: Option<HoldTerms>,
         made: &Transaction,
     ) {
-        match self.invoice_made(now, at, job, terms, made) {
+        match self.invoice_made(now, index, job, terms, made) {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
-                self.wallet_error(now, at, &why);
+                self.wallet_error(now, index, &why);
                 self.invoice_refused(now, job, &why);
             }
             // It is asked for another one, after a while.
             Err(_) => {
-                if let Some(wallet) = self.payments.wallets.get_mut(at) {
+                if let Some(wallet) = self.payments.wallets.get_mut(index) {
                     wallet.memory.making.failed(now);
                 }
                 self.store_wallets();
@@ -205,15 +205,15 @@ impl<C: SqlConn> Agent<C> {
     fn note_wallet_backoff(
         &mut self,
         now: Now,
-        at: usize,
+        index: usize,
         ask: WalletRequest,
         outcome: &Result<Transaction, WalletError>,
     ) {
-        let Some(wallet) = self.payments.wallets.get_mut(at) else { return };
+        let Some(wallet) = self.payments.wallets.get_mut(index) else { return };
         let memory = &mut wallet.memory;
         let (backoff, has_failed) = match (ask, outcome) {
             (WalletRequest::Make(_) | WalletRequest::MakeHold(..), Err(error)) => {
-                (&mut memory.making, may_pass(error))
+                (&mut memory.making, is_temporary(error))
             }
             (WalletRequest::Make(_) | WalletRequest::MakeHold(..), Ok(_)) => (&mut memory.making, false),
             (WalletRequest::Pay(_), _) => return,
@@ -233,9 +233,9 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The wallet has not answered about an invoice: it is looked up later.
-    pub(super) fn ask_later(&mut self, now: Now, job: &EventId) {
+    pub(super) fn poll_invoice_later(&mut self, now: Now, job: &EventId) {
         if let Some(watched) = self.payments.invoices.get_mut(job) {
-            match watched.has_to_end() {
+            match watched.must_settle_or_cancel() {
                 true => watched.try_later(now),
                 false => {
                     let next = watched.times().next_poll(now.millis());
@@ -246,7 +246,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// A notification of a payment. If it has the preimage, or says that the payment is held, it counts; else the invoice is looked up now.
-    fn wallet_notifies(&mut self, now: Now, transaction: &Transaction) {
+    fn handle_notification(&mut self, now: Now, transaction: &Transaction) {
         let Some(payment_hash) = transaction.payment_hash else { return };
         let mut invoices = self.payments.invoices.iter();
         let invoice =
@@ -254,7 +254,7 @@ impl<C: SqlConn> Agent<C> {
         let Some(job) = invoice.map(|(job, _)| *job) else { return };
         let is_held = transaction.held(&payment_hash) == Held::Accepted;
         if is_held || transaction.claim(&payment_hash) == Claim::Proven {
-            let _ = self.invoice_told(now, &job, transaction);
+            let _ = self.handle_invoice_state(now, &job, transaction);
         } else if let Some(watched) = self.payments.invoices.get_mut(&job) {
             watched.poll_at = watched.poll_at.min(now.millis());
         }
@@ -262,11 +262,11 @@ impl<C: SqlConn> Agent<C> {
 }
 
 /// Whether an error is temporary: the wallet is asked again.
-fn may_pass(error: &WalletError) -> bool {
+fn is_temporary(error: &WalletError) -> bool {
     matches!(error.code.as_str(), "RATE_LIMITED" | "INTERNAL" | "UNSUPPORTED_ENCRYPTION")
 }
 
 /// An error of a wallet in one line.
-fn words(error: &WalletError) -> String {
+fn error_text(error: &WalletError) -> String {
     format!("{} {}", cut(&error.code), cut(&error.message))
 }

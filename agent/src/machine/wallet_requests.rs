@@ -19,33 +19,33 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn wallet_requests(
         &mut self,
         now: Now,
-        at: usize,
+        index: usize,
     ) -> Result<Vec<(WalletRequest, Method)>, StoreError> {
-        let mut asks = self.refund_requests(now, at);
-        asks.extend(self.zap_requests(now, at));
-        let mut lookups = self.due_lookups(now, at);
+        let mut asks = self.refund_requests(now, index);
+        asks.extend(self.zap_requests(now, index));
+        let mut lookups = self.due_lookups(now, index);
         let room = REQUESTS_MAX - asks.len() - lookups.len().min(LOOKUPS_MIN);
-        asks.extend(self.wanted_invoices(now, at, room)?);
+        asks.extend(self.invoice_requests(now, index, room)?);
         lookups.truncate(REQUESTS_MAX - asks.len());
         asks.extend(lookups);
         Ok(asks)
     }
 
     /// Requests to make at most `max` invoices, oldest jobs first.
-    fn wanted_invoices(
+    fn invoice_requests(
         &mut self,
         now: Now,
-        at: usize,
+        index: usize,
         max: usize,
     ) -> Result<Vec<(WalletRequest, Method)>, StoreError> {
         let mut asks = Vec::new();
         let makes = |wallet: &Wallet| wallet.is_current && wallet.backoffs().making <= now.millis();
-        let wallet = self.payments.wallets.get(at).filter(|wallet| makes(wallet));
+        let wallet = self.payments.wallets.get(index).filter(|wallet| makes(wallet));
         let Some(Ok(client)) = wallet.map(|wallet| wallet.client.clone()) else { return Ok(asks) };
         let wanted: Vec<(u64, EventId)> =
-            self.payments.wanted.iter().take(max).map(|(seq, job)| (*seq, *job)).collect();
+            self.payments.uninvoiced.iter().take(max).map(|(seq, job)| (*seq, *job)).collect();
         for (seq, job) in wanted {
-            match self.invoice_wanted(now, &job)? {
+            match self.invoice_terms(now, &job)? {
                 Some((msat, description, true)) => {
                     asks.push(self.hold_invoice_request(&client, &job, msat, description));
                 }
@@ -54,7 +54,7 @@ impl<C: SqlConn> Agent<C> {
                     asks.push((WalletRequest::Make(job), method));
                 }
                 // It has been cancelled, or has expired.
-                None => drop(self.payments.wanted.remove(&seq)),
+                None => drop(self.payments.uninvoiced.remove(&seq)),
             }
         }
         Ok(asks)
@@ -62,17 +62,17 @@ impl<C: SqlConn> Agent<C> {
 
     /// The requests about a wallet's invoices that are due. First come those whose jobs wait, and held payments that must end; but one of the
     /// others is among the first, so that they are never left out.
-    fn due_lookups(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
-        let Some(wallet) = self.payments.wallets.get(at) else { return Vec::new() };
+    fn due_lookups(&self, now: Now, index: usize) -> Vec<(WalletRequest, Method)> {
+        let Some(wallet) = self.payments.wallets.get(index) else { return Vec::new() };
         if wallet.backoffs().looking_up > now.millis() {
             return Vec::new();
         }
         let due = self.payments.invoices.iter().filter(|(_, watched)| {
-            wallet.has_made(watched) && watched.question_at().is_some_and(|at| at <= now.millis())
+            wallet.has_made(watched) && watched.next_poll_at().is_some_and(|at| at <= now.millis())
         });
         let (mut waiting, mut others): (Vec<_>, Vec<_>) = due
             .map(|(job, watched)| (watched.poll_at, *job, watched))
-            .partition(|(_, job, watched)| self.is_awaiting(job) || watched.has_to_end());
+            .partition(|(_, job, watched)| self.is_awaiting(job) || watched.must_settle_or_cancel());
         waiting.sort_unstable_by_key(|(at, job, _)| (*at, *job));
         others.sort_unstable_by_key(|(at, job, _)| (*at, *job));
         let first = others.len().min(1);
@@ -81,6 +81,6 @@ impl<C: SqlConn> Agent<C> {
         waiting.splice(place..place, others.drain(..first));
         waiting.extend(others);
         waiting.truncate(REQUESTS_MAX);
-        waiting.into_iter().map(|(_, job, watched)| Self::question(wallet, &job, watched)).collect()
+        waiting.into_iter().map(|(_, job, watched)| Self::due_request(wallet, &job, watched)).collect()
     }
 }

@@ -97,20 +97,20 @@ impl ZapMemory {
     }
 
     /// Whether the service signs with this key, as far as is known, for a receipt of this time. It may have changed its key since it was asked.
-    pub(super) fn standing(&self, now: Now, signer: &PubKey, created_at: Timestamp) -> Standing {
+    pub(super) fn signer_status(&self, now: Now, signer: &PubKey, created_at: Timestamp) -> SignerStatus {
         let age = now.seconds().saturating_sub(self.asked_at);
         let is_older = created_at <= self.asked_at;
         match self.key() {
-            Some(key) if key == *signer && age <= FRESH_SECONDS => Standing::Own,
-            Some(key) if key != *signer && age <= FOREIGN_SECONDS && is_older => Standing::Foreign,
-            _ => Standing::Unknown,
+            Some(key) if key == *signer && age <= FRESH_SECONDS => SignerStatus::Own,
+            Some(key) if key != *signer && age <= FOREIGN_SECONDS && is_older => SignerStatus::Foreign,
+            _ => SignerStatus::Unknown,
         }
     }
 }
 
-/// See [`ZapMemory::standing`].
+/// See [`ZapMemory::signer_status`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum SignerStatus {
     /// The service signs with this key.
     Own,
     /// The service does not sign with this key.
@@ -123,7 +123,7 @@ impl<C: SqlConn> Agent<C> {
     /// Uses the Lightning address of the manifest from now on. After a deployment its service is asked at once, so that the owner sees errors of
     /// the address.
     pub(super) fn set_zap_address(&mut self, now: Now, is_deployed_now: bool) {
-        if let Some(LnurlCall { id, .. }) = self.payments.zaps.question.take() {
+        if let Some(LnurlCall { id, .. }) = self.payments.zaps.key_request.take() {
             self.cancel_effect(id);
         }
         let Some(deployed) = &self.deployed else { return };
@@ -156,8 +156,8 @@ impl<C: SqlConn> Agent<C> {
     /// When the service is asked, or does not answer any more; in milliseconds since 1970.
     pub(super) fn zap_key_due_at(&self) -> Option<u64> {
         let zaps = &self.payments.zaps;
-        match &zaps.question {
-            Some(question) => Some(question.deadline),
+        match &zaps.key_request {
+            Some(key_request) => Some(key_request.deadline),
             None => (zaps.is_key_wanted && zaps.memory.address.is_some()).then_some(zaps.memory.retry_at),
         }
     }
@@ -165,36 +165,40 @@ impl<C: SqlConn> Agent<C> {
     /// Asks the service for its key, if it is time for it.
     pub(super) fn ask_for_zap_key(&mut self, now: Now) {
         let is_due = self.zap_key_due_at().is_some_and(|at| at <= now.millis());
-        if !is_due || self.payments.zaps.question.is_some() {
+        if !is_due || self.payments.zaps.key_request.is_some() {
             return;
         }
         let Some(address) = self.payments.zaps.memory.address() else { return };
         let id = self.new_effect(Awaited::ZapKey);
-        self.payments.zaps.question = Some(LnurlCall::new(now, id));
+        self.payments.zaps.key_request = Some(LnurlCall::new(now, id));
         let request = LnurlCall::request(now, address.url(), address.is_loopback());
         self.effects.push_back(Effect::Http { id, request });
     }
 
     /// The time for an answer may be over.
     pub(super) fn zap_key_timeout(&mut self, now: Now) {
-        let question = &mut self.payments.zaps.question;
-        if let Some(LnurlCall { id, .. }) = question.take_if(|question| question.deadline <= now.millis()) {
+        let key_request = &mut self.payments.zaps.key_request;
+        if let Some(LnurlCall { id, .. }) =
+            key_request.take_if(|key_request| key_request.deadline <= now.millis())
+        {
             self.cancel_effect(id);
-            self.no_zap_key(now, TOO_LONG);
+            self.zap_key_failed(now, TOO_LONG);
         }
     }
 
     /// Something has come of the call.
     pub(super) fn zap_key_event(&mut self, now: Now, id: EffectId, event: HttpEvent) {
-        let Some(question) = self.payments.zaps.question.as_mut().filter(|question| question.id == id) else {
+        let Some(key_request) =
+            self.payments.zaps.key_request.as_mut().filter(|key_request| key_request.id == id)
+        else {
             return;
         };
-        let Some(answer) = question.answer(event) else { return };
-        self.payments.zaps.question = None;
+        let Some(answer) = key_request.answer(event) else { return };
+        self.payments.zaps.key_request = None;
         self.cancel_effect(id);
         match answer.and_then(|body| zap_key(&body)) {
             Ok(key) => self.zap_key_known(now, key),
-            Err(why) => self.no_zap_key(now, &why),
+            Err(why) => self.zap_key_failed(now, &why),
         }
     }
 
@@ -213,7 +217,7 @@ impl<C: SqlConn> Agent<C> {
         self.judge_waiting_receipts(now);
     }
 
-    fn no_zap_key(&mut self, now: Now, why: &str) {
+    fn zap_key_failed(&mut self, now: Now, why: &str) {
         let zaps = &mut self.payments.zaps;
         let memory = &mut zaps.memory;
         let wait = (RETRY_MILLIS << memory.tries.min(16)).min(RETRY_MILLIS_MAX);

@@ -22,7 +22,7 @@ use super::jobs::Active;
 use super::lnurl_call::LnurlCall;
 use super::refunds::PaymentHash;
 use super::wallet::{Wallet, WalletRequest};
-use super::zap_key::{Standing, ZapMemory, zap_memory};
+use super::zap_key::{SignerStatus, ZapMemory, zap_memory};
 use crate::job::JobState;
 use crate::manifest::ZapCheck;
 use crate::nip47::{Claim, Method, Transaction, WalletError};
@@ -58,7 +58,7 @@ pub(super) struct Zaps {
     pub(super) is_key_wanted: bool,
     /// Why the service has not told its key.
     pub(super) error: Option<String>,
-    pub(super) question: Option<LnurlCall>,
+    pub(super) key_request: Option<LnurlCall>,
     /// Receipts that wait until the service's key is known.
     pub(super) waiting: BTreeMap<EventId, Event>,
     /// When they are judged again, in milliseconds since 1970, if the store has failed.
@@ -81,7 +81,7 @@ struct ZapQuestion {
     /// When it is asked, in milliseconds since 1970.
     poll_at: u64,
     /// When it has first confirmed the payment without a preimage.
-    told_at: Option<u64>,
+    unproven_at: Option<u64>,
     /// Whether it has said that it has no such payment.
     is_denied: bool,
 }
@@ -123,7 +123,7 @@ impl Zaps {
             memory: zap_memory(conn)?,
             is_key_wanted: !waiting.is_empty(),
             error: None,
-            question: None,
+            key_request: None,
             waiting,
             retry_at: None,
             claimed: claimed.map(|row| (row.payment_hash, ClaimedZap::new(row))).collect(),
@@ -165,13 +165,13 @@ impl<C: SqlConn> Agent<C> {
         if zaps.memory.address.is_none() || is_old || zaps.waiting.contains_key(&receipt.id) {
             return Ok(());
         }
-        match zaps.memory.standing(now, &receipt.pubkey, receipt.created_at) {
-            Standing::Own => self.judge_receipt(now, receipt),
-            Standing::Foreign => {
+        match zaps.memory.signer_status(now, &receipt.pubkey, receipt.created_at) {
+            SignerStatus::Own => self.judge_receipt(now, receipt),
+            SignerStatus::Foreign => {
                 self.metrics.payment("zap_refused");
                 Ok(())
             }
-            Standing::Unknown => {
+            SignerStatus::Unknown => {
                 self.keep_receipt(now, receipt);
                 Ok(())
             }
@@ -223,16 +223,16 @@ impl<C: SqlConn> Agent<C> {
         let waiting: Vec<Event> = self.payments.zaps.waiting.values().cloned().collect();
         let mut foreign = 0;
         for receipt in waiting {
-            let standing = self.payments.zaps.memory.standing(now, &receipt.pubkey, receipt.created_at);
-            let judged = match standing {
-                Standing::Own => self.judge_receipt(now, &receipt),
-                Standing::Foreign => {
+            let status = self.payments.zaps.memory.signer_status(now, &receipt.pubkey, receipt.created_at);
+            let judged = match status {
+                SignerStatus::Own => self.judge_receipt(now, &receipt),
+                SignerStatus::Foreign => {
                     foreign += 1;
                     self.metrics.payment("zap_refused");
                     Ok(())
                 }
                 // The key was asked for too long ago (the store had failed meanwhile), or before the receipt was made.
-                Standing::Unknown => {
+                SignerStatus::Unknown => {
                     self.payments.zaps.is_key_wanted = true;
                     continue;
                 }
@@ -384,7 +384,7 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         }
         self.log(now, job, format!("{msat} msat were received by a zap"));
-        self.payments.wanted.remove(&active.row.seq);
+        self.payments.uninvoiced.remove(&active.row.seq);
         if let Some(watched) = self.payments.invoices.get_mut(&active.id()) {
             watched.is_superseded = true;
         }
@@ -415,14 +415,14 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// When a wallet is to be asked about zaps, in milliseconds since 1970.
-    pub(super) fn zap_question_at(&self, wallet: &Wallet) -> Option<u64> {
+    pub(super) fn next_zap_request_at(&self, wallet: &Wallet) -> Option<u64> {
         self.payments.zaps.claimed.values().filter_map(|claimed| claimed.poll_at(wallet)).min()
     }
 
     /// What a wallet is asked about zaps now.
-    pub(super) fn zap_requests(&self, now: Now, at: usize) -> Vec<(WalletRequest, Method)> {
+    pub(super) fn zap_requests(&self, now: Now, index: usize) -> Vec<(WalletRequest, Method)> {
         let may_ask = |wallet: &&Wallet| wallet.backoffs().looking_up <= now.millis();
-        let Some(wallet) = self.payments.wallets.get(at).filter(may_ask) else { return Vec::new() };
+        let Some(wallet) = self.payments.wallets.get(index).filter(may_ask) else { return Vec::new() };
         let claimed = self.payments.zaps.claimed.values();
         let mut due: Vec<&ClaimedZap> =
             claimed.filter(|claimed| claimed.poll_at(wallet).is_some_and(|at| at <= now.millis())).collect();
@@ -435,14 +435,14 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The wallet has answered the look-up of a zap's payment.
-    pub(super) fn zap_told(
+    pub(super) fn handle_zap_lookup(
         &mut self,
         now: Now,
-        at: usize,
+        index: usize,
         hash: &PaymentHash,
         outcome: Result<Transaction, WalletError>,
     ) {
-        let Some(wallet) = self.payments.wallets.get(at) else { return };
+        let Some(wallet) = self.payments.wallets.get(index) else { return };
         let Some(claimed) = self.payments.zaps.claimed.get_mut(hash) else { return };
         let row = claimed.row;
         let question = claimed.ask_later(now, &wallet.memory.connection);
@@ -458,9 +458,9 @@ impl<C: SqlConn> Agent<C> {
             _ if told.direction.as_deref() != Some("incoming") => Claim::False,
             _ => told.claim(hash),
         };
-        match (claim, question.told_at) {
+        match (claim, question.unproven_at) {
             (Claim::Unproven, None) => {
-                question.told_at = Some(now.millis());
+                question.unproven_at = Some(now.millis());
                 question.poll_at = now.millis() + POLL_MILLIS;
             }
             (Claim::Unproven, Some(before)) if now.millis() < before + POLL_MILLIS => {
@@ -474,7 +474,7 @@ impl<C: SqlConn> Agent<C> {
                 }
             }
             (Claim::Unpaid | Claim::False, _) => {
-                (question.told_at, question.is_denied) = (None, true);
+                (question.unproven_at, question.is_denied) = (None, true);
                 if now.millis() >= row.at + LATE_MILLIS && claimed.is_denied_by(&self.payments.wallets) {
                     self.zap_refused(now, hash);
                 }
@@ -483,8 +483,8 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The wallet has not answered.
-    pub(super) fn zap_not_told(&mut self, now: Now, at: usize, hash: &PaymentHash) {
-        let Some(wallet) = self.payments.wallets.get(at) else { return };
+    pub(super) fn zap_lookup_failed(&mut self, now: Now, index: usize, hash: &PaymentHash) {
+        let Some(wallet) = self.payments.wallets.get(index) else { return };
         if let Some(claimed) = self.payments.zaps.claimed.get_mut(hash) {
             claimed.ask_later(now, &wallet.memory.connection);
         }

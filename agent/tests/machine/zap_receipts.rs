@@ -209,7 +209,7 @@ fn an_lnurl_means_an_address_in_each_of_its_forms() {
         ("lnurl1", false),
         (&format!("{}q", &coded[..coded.len() - 1]), false),
     ] {
-        assert_eq!(address.is_meant_by(text), want, "{text}");
+        assert_eq!(address.matches_lnurl(text), want, "{text}");
     }
     for text in ["a@b.example", "a-b_c.d1@pay.example", "x@127.0.0.1:8080", "x@localhost:3000", "x@[::1]:1"] {
         let address = LightningAddress::parse(text).unwrap();

@@ -83,12 +83,12 @@ impl Read {
                 other => Err(problem(other).into()),
             },
             Read::Own(blob) => match input {
-                Input::Answered(Outcome::Accepted) => sell(context, head, *blob),
+                Input::Answered(Outcome::Accepted) => charge_or_serve(context, head, *blob),
                 Input::Answered(Outcome::Missing) => Err(not_for_this_key()),
                 other => Err(problem(other).into()),
             },
             Read::Look(sha256, None) => match input {
-                Input::Answered(Outcome::Blob(blob)) => sell(context, head, blob),
+                Input::Answered(Outcome::Blob(blob)) => charge_or_serve(context, head, blob),
                 // HEAD does not pull: type and length would be known only from the fetched bytes.
                 Input::Answered(Outcome::Missing) if head.is_head() => Err(missing()),
                 Input::Answered(Outcome::Missing) => match Hints::read(context, head, sha256) {
@@ -102,7 +102,7 @@ impl Read {
                 other => Err(problem(other).into()),
             },
             Read::LookAgain => match input {
-                Input::Answered(Outcome::Blob(blob)) => sell(context, head, blob),
+                Input::Answered(Outcome::Blob(blob)) => charge_or_serve(context, head, blob),
                 Input::Answered(Outcome::Missing) => Err(missing()),
                 other => Err(problem(other).into()),
             },
@@ -126,7 +126,7 @@ impl Read {
                     Ok((State::Read(Read::LookAgain), Step::Ask(Command::Get(sha256))))
                 }
                 Progress::End(Ok(StoredBlob::Created(blob) | StoredBlob::Existing(blob))) => {
-                    sell(context, head, blob)
+                    charge_or_serve(context, head, blob)
                 }
                 Progress::End(Err(problem)) => Err(match problem {
                     problem @ (StoringError::Busy | StoringError::Pulling) => problem.into(),
@@ -147,7 +147,7 @@ fn missing() -> Response {
 }
 
 /// Responds with a blob that is here, after its payment if its bytes are to be sent and cost something.
-fn sell(context: &Context<'_>, head: &Head, blob: Blob) -> Transition {
+fn charge_or_serve(context: &Context<'_>, head: &Head, blob: Blob) -> Transition {
     let ConditionResult::Send(_) = check_conditions(head, &blob) else {
         return Err(serve(context, head, blob));
     };

@@ -53,7 +53,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// Whether only the relay owns a blob: nobody has uploaded it. One read, or none.
-    pub(super) fn is_relays(&self, row: &BlobRow) -> Result<bool, StoreError> {
+    pub(super) fn is_owned_by_relay_alone(&self, row: &BlobRow) -> Result<bool, StoreError> {
         if row.owner != RELAY {
             return Ok(false);
         }

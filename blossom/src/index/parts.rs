@@ -137,7 +137,7 @@ impl<C: SqlConn> Run<'_, C> {
             }
             // Its owner-to-be shows that they have it: their parts come as if it were new.
             UploadDecision::OwnedByOthers(row) => {
-                is_sold = is_sold && self.is_relays(&row)?;
+                is_sold = is_sold && self.is_owned_by_relay_alone(&row)?;
                 let size = bytes.min(wanted.size);
                 if let Some(refusal) = self.refusal(&owner, Some(&sha256), size, wanted.quotas(), found)?
                     && !has_it
@@ -271,7 +271,7 @@ impl<C: SqlConn> Run<'_, C> {
         let Some(cover) = parts.cover(&sha256, size) else { return Ok(Outcome::Accepted) };
         parts.joining = Some(now);
         let blob = self.blob(&sha256)?;
-        let is_sold = blob.as_ref().map_or(Ok(true), |row| self.is_relays(row))?;
+        let is_sold = blob.as_ref().map_or(Ok(true), |row| self.is_owned_by_relay_alone(row))?;
         let (blob_exists, payment) = (blob.is_some(), payment.filter(|_| is_sold));
         Ok(Outcome::Complete { upload, key: sha256.to_string(), parts: cover, blob_exists, payment })
     }

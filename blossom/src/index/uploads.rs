@@ -187,7 +187,9 @@ impl<C: SqlConn> Run<'_, C> {
         let decision =
             self.decide_upload(&owner, wanted.sha256.as_ref(), wanted.size, wanted.quotas(), None)?;
         Ok(match decision {
-            UploadDecision::OwnedByOthers(row) if wanted.must_be_paid && self.is_relays(&row)? => {
+            UploadDecision::OwnedByOthers(row)
+                if wanted.must_be_paid && self.is_owned_by_relay_alone(&row)? =>
+            {
                 Outcome::Accepted
             }
             UploadDecision::Exists(row) | UploadDecision::OwnedByOthers(row) => Outcome::Exists(row.blob),
@@ -207,7 +209,7 @@ impl<C: SqlConn> Run<'_, C> {
                 Ok(Outcome::Exists(row.blob))
             }
             UploadDecision::OwnedByOthers(row) => {
-                let is_sold = wanted.must_be_paid && self.is_relays(&row)?;
+                let is_sold = wanted.must_be_paid && self.is_owned_by_relay_alone(&row)?;
                 let upload = self.insert_upload(owner, wanted, row.blob.size, Kind::HashOnly)?;
                 Ok(Outcome::OwnedByOthers { upload, is_sold })
             }
@@ -341,7 +343,7 @@ impl<C: SqlConn> Run<'_, C> {
         // What was here has run out meanwhile. Its bytes have stayed, for an upload of them is under way.
         let is_new = upload.is_hash_only && live.is_none();
         let is_here = match &live {
-            Some(row) => !self.is_relays(row)?,
+            Some(row) => !self.is_owned_by_relay_alone(row)?,
             None => false,
         };
         let refusal = if self.is_banned(&sha256)? {

@@ -84,7 +84,7 @@ fn figures(context: &Context<'_>) -> [(&'static str, String); 4] {
         (true, false) => "anybody with a Nostr key",
         (false, _) => "keys that the operator has listed",
     };
-    let price = settings.payment.words().unwrap_or_else(|| "free".to_owned());
+    let price = settings.payment.price_text().unwrap_or_else(|| "free".to_owned());
     let kept = if settings.retention.is_empty() { "until you delete them" } else { "see the limits below" };
     [
         ("Who may upload", who.to_owned()),

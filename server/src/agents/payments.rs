@@ -2,7 +2,7 @@
 
 use relay_agent::machine::PaymentReply;
 use relay_engine::types::PubKey;
-use relay_site::payment::{WAIT_MAX, WAIT_PACE};
+use relay_site::payment::{WAIT_INTERVAL, WAIT_MAX};
 use relay_site::{PaymentOutcome, PaymentRequest};
 use tokio::time::{Instant, sleep};
 
@@ -27,7 +27,7 @@ impl Agents {
                 Some(PaymentReply { outcome, is_final }) if is_final || Instant::now() >= until => {
                     return outcome;
                 }
-                Some(_) => sleep(WAIT_PACE).await,
+                Some(_) => sleep(WAIT_INTERVAL).await,
             }
         }
     }

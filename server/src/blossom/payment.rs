@@ -12,7 +12,8 @@ impl Blossom {
     /// Asks the agent, if the client's address may ask for another invoice.
     pub(super) async fn pay(&self, request: PaymentRequest, seen: &RequestOrigin) -> PaymentOutcome {
         let settings = &self.settings.blossom.payment;
-        let asked = self.quotes().ask(seen.client, &request, settings.quotes_per_minute_max, now().seconds());
+        let asked =
+            self.quotes().admit(seen.client, &request, settings.quotes_per_minute_max, now().seconds());
         if let Err(outcome) = asked {
             return outcome;
         }
@@ -20,7 +21,7 @@ impl Blossom {
             (Some(agents), Some(pubkey)) => agents.pay(pubkey, request.clone()).await,
             _ => PaymentOutcome::Unavailable("the agent that is paid has not been started".to_owned()),
         };
-        self.quotes().answered(seen.client, &request, &outcome);
+        self.quotes().record(seen.client, &request, &outcome);
         outcome
     }
 

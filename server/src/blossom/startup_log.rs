@@ -29,7 +29,7 @@ fn uploaders(settings: &Settings, admins: usize) -> Uploaders {
 }
 
 /// Whether anybody may store small blobs for free until the disk is full.
-fn gives_without_end(settings: &Settings) -> bool {
+fn stores_free_without_limit(settings: &Settings) -> bool {
     settings.blossom.payment.free_bytes > 0 && settings.blossom.total_bytes_max.is_none()
 }
 
@@ -57,9 +57,9 @@ pub(super) fn log_settings(settings: &Settings, admins: usize) {
             ),
         },
         Uploaders::Paying => {
-            let price = settings.blossom.payment.words().unwrap_or_default();
+            let price = settings.blossom.payment.price_text().unwrap_or_default();
             tracing::info!("anybody who pays may upload blobs (blossom.payment): {price}");
-            if gives_without_end(settings) {
+            if stores_free_without_limit(settings) {
                 tracing::warn!(
                     "small blobs are free (blossom.payment.free_bytes) until the disk is full: set \
                      blossom.total_bytes_max and blossom.key_bytes_max"
@@ -114,11 +114,11 @@ mod tests {
             assert_eq!(uploaders(&settings, admins), want, "{settings:?}");
         }
         let mut free = selling(None);
-        assert!(!gives_without_end(&free));
+        assert!(!stores_free_without_limit(&free));
         free.blossom.payment.free_bytes = 1;
-        assert!(gives_without_end(&free));
+        assert!(stores_free_without_limit(&free));
         free.blossom.total_bytes_max = Some(1);
-        assert!(!gives_without_end(&free));
+        assert!(!stores_free_without_limit(&free));
         let mut listed = make(public);
         listed.blossom.upload_pubkeys = vec![key];
         listed.policy.allow_pubkeys = Some(vec![key]);

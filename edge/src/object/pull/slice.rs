@@ -161,7 +161,7 @@ impl Slice {
     /// Whether its bounds are reached.
     pub(super) fn is_at_its_end(&self, now: Now) -> bool {
         let is_late = now.millis_since(self.begun) >= SLICE_MS;
-        is_late && !self.is_for_nothing()
+        is_late && !self.has_no_progress()
             || self.is_too_late(now)
             || self.received >= SLICE_EVENTS
             || self.waiting_bytes > WAITING_BYTES_MAX
@@ -173,7 +173,7 @@ impl Slice {
     }
 
     /// Whether it has made no progress, so that the next slice would be sent the same: no page has ended.
-    fn is_for_nothing(&self) -> bool {
+    fn has_no_progress(&self) -> bool {
         let counts = self.session.as_ref().map(|(session, _)| session.counts());
         counts.is_some_and(|counts| counts.pages == 0 && counts.rounds == 0)
     }
@@ -255,7 +255,7 @@ impl Slice {
 
     /// When it is to be looked at although nothing happens.
     pub(super) fn deadline(&self) -> Now {
-        let ms = if self.is_for_nothing() { SLICE_MS_MAX } else { SLICE_MS };
+        let ms = if self.has_no_progress() { SLICE_MS_MAX } else { SLICE_MS };
         let end = self.begun.plus_millis(ms);
         match &self.session {
             Some((session, begun)) => end.min(begun.plus_millis(session.deadline().as_millis() as u64)),

@@ -7,7 +7,7 @@ use relay_agent::machine::RemovalRecord;
 use relay_engine::sql::StoreError;
 use relay_engine::types::EventId;
 use relay_site::nip98::{Nip98Error, SignerTrust};
-use relay_site::payment::{WAIT_MAX, WAIT_PACE};
+use relay_site::payment::{WAIT_INTERVAL, WAIT_MAX};
 use relay_site::{AgentRoute, HttpResponse, PaymentOutcome, PaymentRequest};
 use worker::{Delay, Method, Request, Response, Result};
 
@@ -72,7 +72,7 @@ impl Shared {
             if reply.is_final || now() >= until {
                 return Ok(reply.outcome);
             }
-            Delay::from(WAIT_PACE).await;
+            Delay::from(WAIT_INTERVAL).await;
         }
     }
 

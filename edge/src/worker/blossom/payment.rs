@@ -33,14 +33,14 @@ pub(super) async fn pay(
     let address: Option<IpAddr> = from.and_then(|from| from.parse().ok());
     let address = address.map(Into::into);
     let quotes = || QUOTES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Err(outcome) = quotes().ask(address, request, payment.quotes_per_minute_max, now) {
+    if let Err(outcome) = quotes().admit(address, request, payment.quotes_per_minute_max, now) {
         return outcome;
     }
     let outcome = ask(env, settings, &pubkey, request).await.unwrap_or_else(|error| {
         worker::console_error!("the agent that is paid: {error}");
         PaymentOutcome::Unavailable("the agent that is paid does not answer; try again".to_owned())
     });
-    quotes().answered(address, request, &outcome);
+    quotes().record(address, request, &outcome);
     outcome
 }
 
