@@ -234,7 +234,7 @@ fn invoices_of_a_wallet_that_is_not_known_are_not_given_up_by_another() {
         (asked, vec!["payment-required".to_owned(), "error".to_owned()])
     );
     assert!(
-        world.agent.error().unwrap().contains("open invoices and refunds (1)"),
+        world.agent.error().unwrap().contains("1 open invoices and refunds"),
         "{:?}",
         world.agent.error()
     );

@@ -145,7 +145,7 @@ fn what_is_not_paid_out() {
     // An agent that keeps credit.
     let (mut world, _, customer) = indebted(&prepaid(|_| ()));
     let bolt11 = invoice(&world, 1, 1_000);
-    assert!(refund(&mut world, &customer, &bolt11).unwrap_err().contains("this agent keeps credit"));
+    assert!(refund(&mut world, &customer, &bolt11).unwrap_err().contains("does not pay credit out"));
     // A wallet that does not pay: it is known before, or it says so.
     let (mut world, mut wallet, customer) = (World::new(&refunding(|_| ())), Wallet::new(), Customer::new(1));
     wallet.methods = "make_invoice lookup_invoice";

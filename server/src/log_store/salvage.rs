@@ -168,7 +168,7 @@ impl<'a, D: Disk> Salvage<'a, D> {
                             file.name,
                             at + line.at
                         ));
-                    } else if taken.insert(line.seq) {
+                    } else if taken.insert(id_of(line.json)) {
                         found.events += 1;
                         result = take(line.json);
                     }
@@ -194,6 +194,16 @@ impl<'a, D: Disk> Salvage<'a, D> {
         }
         result
     }
+}
+
+/// The id of an event that is whole: its canonical JSON begins with `{"id":"`. Numbers tell nothing where a head is broken.
+fn id_of(json: &[u8]) -> [u8; 32] {
+    let mut id = [0; 32];
+    if let Some(hex) = json.get(7..71) {
+        // What is not hexadecimal is not the JSON of an event; then all of these are one.
+        let _ = faster_hex::hex_decode(hex, &mut id);
+    }
+    id
 }
 
 /// Whether the body of an event was overwritten.

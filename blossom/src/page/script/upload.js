@@ -91,8 +91,9 @@ async function upload(file, row) {
     row.say(part < 1 ? `${Math.floor(part * 100)} %` : "The server is storing it");
   }).catch(fault => {
     if (!preimage) throw fault;
-    // The proof is of no use any more.
-    if (fault.status === 400 && /spent/.test(fault.message)) proofs.set(sha256, size);
+    // These refusals are final: the proof is of no use any more.
+    const isFinal = /is spent|was for something else|no invoice of this server|only \d+ msat came/;
+    if (fault.status === 400 && isFinal.test(fault.message)) proofs.set(sha256, size);
     throw new Error(`${fault.message}. You have paid; choose the file again, or keep the proof of payment: ${preimage}`);
   });
   proofs.set(sha256, size);
