@@ -31,8 +31,8 @@ const BLOCKS_KEPT: u64 = 40;
 const HOLD_RETRY_MILLIS: u64 = 2_000;
 const HOLD_RETRY_MILLIS_MAX: u64 = 60_000;
 
-/// Least reserve for the routing fees of a payment, in millisatoshis.
-const FEE_RESERVE_MSAT_MIN: u64 = 2_000;
+/// Least reserve for the routing fees of a payment, in millisatoshis: wallets such as Alby Hub let fees be so much, whatever the amount.
+const FEE_RESERVE_MSAT_MIN: u64 = 10_000;
 
 /// What a request costs its customer now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,9 +181,14 @@ mod tests {
 
     #[test]
     fn what_is_payable_leaves_room_for_fees() {
-        for (msat, expected) in
-            [(0, 0), (2_999, 0), (3_000, 1_000), (202_000, 200_000), (202_999, 200_000), (303_000, 300_000)]
-        {
+        for (msat, expected) in [
+            (0, 0),
+            (10_999, 0),
+            (11_000, 1_000),
+            (210_000, 200_000),
+            (210_999, 200_000),
+            (2_020_000, 2_000_000),
+        ] {
             assert_eq!(payable(msat), expected, "{msat}");
         }
         for msat in (0..5_000_000).step_by(777).chain([u64::MAX]) {

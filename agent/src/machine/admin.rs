@@ -293,6 +293,10 @@ impl<C: SqlConn> Agent<C> {
     ) -> Result<(), CommandError> {
         // First, so that there is room for what has to be published.
         store::delete_all(&mut self.batch);
+        if self.payments.splits.has_recipients() {
+            // What is due to them is kept.
+            self.store_splits();
+        }
         for (open, row) in open {
             let Some(mut row) = row.clone() else {
                 self.return_reserved(now, open).map_err(CommandError::Store)?;

@@ -158,6 +158,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn prune_payments(&mut self, now: Now) {
         store::prune_invoices(&mut self.batch, now.seconds());
         store::prune_refunds(&mut self.batch, now.millis());
+        store::prune_zaps(&mut self.batch, now.millis());
         store::prune_unpaid_results(&mut self.batch, now.millis());
         store::prune_transfers(&mut self.batch, self.payments.last_transfer);
     }

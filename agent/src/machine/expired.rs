@@ -17,14 +17,14 @@ impl<C: SqlConn> Agent<C> {
     /// Drops or replaces expired feedback of the outbox. Whether there was any; then the batch has to be stored.
     ///
     /// # Errors
-    /// If the store fails; it is tried again, and nothing is published before.
+    /// If the store fails; it is tried again, and nothing is published before. A job whose row is corrupt is as none.
     pub(super) fn replace_expired(&mut self, now: Now) -> Result<bool, StoreError> {
         let expired = self.outbox.expired(now);
         let Some(author) = self.last_event_signer().filter(|_| !expired.is_empty()) else { return Ok(false) };
         for (event, is_followed) in expired {
             let row = match job_of(&event).map(|job| (job, self.batch.job_by_id(&job))) {
                 Some((_, Some(row))) => Some(row.clone()),
-                Some((job, None)) => store::job_by_id(&self.conn, &job)?,
+                Some((job, None)) => store::unless_corrupt(store::job_by_id(&self.conn, &job))?.flatten(),
                 None => None,
             };
             let created_at = now.seconds().max(event.created_at + 1);

@@ -53,7 +53,8 @@ struct Export {
 struct DueShare {
     /// The Lightning address.
     address: String,
-    msat: u64,
+    /// Below zero if more was paid out than was due.
+    msat: i64,
 }
 
 /// What a customer has paid and not spent.
@@ -111,11 +112,8 @@ impl<C: SqlConn> Agent<C> {
     }
 
     fn due_shares(&self) -> Result<Vec<DueShare>, StoreError> {
-        let due = |record: ShareRecord| {
-            let msat = u64::try_from(record.due_msat).ok().filter(|msat| *msat > 0)?;
-            Some(DueShare { address: record.address, msat })
-        };
-        Ok(self.shares()?.into_iter().filter_map(due).collect())
+        let due = |record: ShareRecord| DueShare { address: record.address, msat: record.due_msat };
+        Ok(self.shares()?.into_iter().map(due).filter(|due| due.msat != 0).collect())
     }
 
     /// Takes over what another host has exported: sessions, history, counters, credit, shares that are due. The agent must have been deployed here, have the
@@ -215,7 +213,7 @@ impl<C: SqlConn> Agent<C> {
         for (at, DueShare { address, msat }) in shares.iter().enumerate() {
             let path = |field: &str| format!("shares[{at}].{field}");
             LightningAddress::parse(address).map_err(|error| invalid(&path("address"), error.0))?;
-            sum = sum.saturating_add(*msat);
+            sum = sum.saturating_add(msat.unsigned_abs());
             if sum > CREDIT_MSAT_MAX {
                 return Err(invalid(&path("msat"), "is more than there is"));
             }

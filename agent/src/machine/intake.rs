@@ -10,7 +10,7 @@ use super::{Agent, Deployed};
 use crate::cipher::Cipher;
 use crate::identity::{EventSigner, Sign};
 use crate::job::{InputKind, JobEvent, JobRequest, JobState};
-use crate::manifest::{AccessRules, Handler, Manifest};
+use crate::manifest::{AccessRules, Handler, KIND_BLOB_PAYMENT, Manifest};
 use crate::nip90::{self, Feedback, Incoming, ReplyTo, RequestError};
 use crate::store::{self, JobRow, SOURCE_BYTES_MAX, SentEvent};
 
@@ -381,7 +381,7 @@ fn admit_content(manifest: &Manifest, request: &JobRequest) -> Result<bool, Refu
         let message = format!("kind {} is not supported; supported: {}", request.kind, kinds.join(", "));
         return refusal("kind", message);
     };
-    if manifest.sells_blobs(request.kind) {
+    if request.kind == KIND_BLOB_PAYMENT {
         return refusal(
             "kind",
             "purchases of blobs are ordered by requests to this relay's Blossom server (BUD-07)",

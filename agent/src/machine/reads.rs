@@ -90,7 +90,7 @@ pub struct MemoryRecord {
     /// What customers have paid and not spent, of all of them, in millisatoshis.
     pub credit_msat: u64,
     /// What is the agent's, in millisatoshis.
-    pub income_msat: u64,
+    pub income_msat: i64,
 }
 
 impl<C: SqlConn> Agent<C> {
@@ -234,7 +234,7 @@ impl<C: SqlConn> Agent<C> {
     pub fn memory(&self) -> Result<MemoryRecord, StoreError> {
         let (sessions, bytes, jobs) = store::sizes(&self.conn)?;
         let credit_msat = self.credits()?.iter().map(|(_, msat)| msat).sum();
-        let income_msat = self.balance(&Account::Income)?.min(0).unsigned_abs();
+        let income_msat = -self.balance(&Account::Income)?;
         let database_bytes = self.conn.bytes()?;
         Ok(MemoryRecord { sessions, bytes, jobs, database_bytes, credit_msat, income_msat })
     }

@@ -37,6 +37,8 @@ const UNKNOWN_SECONDS: u64 = 600;
 /// Milliseconds between look-ups of a payment, at first and at most.
 const POLL_MILLIS: u64 = 5_000;
 const POLL_MILLIS_MAX: u64 = 3_600_000;
+/// Fees, in millisatoshis, that a wallet is believed whatever the amount.
+const FEES_MSAT_BELIEVED: u64 = 1_000_000;
 /// Most refunds and payouts of shares that are under way.
 pub(super) const OPEN_MAX: usize = 500;
 /// Most requests about them in one exchange.
@@ -255,6 +257,18 @@ impl<C: SqlConn> Agent<C> {
         Ok(limit.saturating_sub(store::refunded_since(&self.conn, today)?))
     }
 
+    /// What may still be paid out in shares today (UTC), in millisatoshis, if `limit` may in a day.
+    pub(super) fn left_to_spend_on_shares(&self, now: Now, limit: u64) -> Result<u64, StoreError> {
+        let today = now.seconds() / 86_400 * 86_400_000;
+        let of_shares = limit.saturating_sub(store::shared_since(&self.conn, today)?);
+        // Shares and refunds together have the limit of the present manifest, if it has one.
+        let daily = self.deployed.as_ref().map_or(0, |deployed| deployed.manifest.limits.daily_spend_msat);
+        Ok(match daily {
+            0 => of_shares,
+            daily => of_shares.min(self.left_to_spend(now, daily)?),
+        })
+    }
+
     /// Takes so much, and what is kept for fees, of the payee's money, which is to be paid to this invoice.
     pub(super) fn put_payout(&mut self, now: Now, row: RefundRow) {
         self.transfer(now, (row.payee, Account::Refunds), row.msat + row.reserve, Reason::Refund, None);
@@ -412,20 +426,29 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// A refund is paid: the payee bears the fees up to the reserve, the agent the rest.
+    /// A refund is paid: the payee bears the fees, up to the reserve and what else is theirs, and the agent the rest.
     fn refund_paid(&mut self, now: Now, hash: &PaymentHash, fees: Option<u64>) {
-        let open = self.payments.refunds.get_mut(hash).filter(|open| open.row.state.is_open());
-        let Some(open) = open else { return };
-        let RefundRow { payee, msat, reserve, .. } = open.row;
+        let open = self.payments.refunds.get(hash).filter(|open| open.row.state.is_open());
+        let Some(RefundRow { payee, msat, reserve, .. }) = open.map(|open| open.row.clone()) else { return };
+        let theirs = match payee {
+            // A share that is overpaid is made up by the next ones.
+            Account::Recipient(_) => u64::MAX,
+            _ => self.balance(&payee).unwrap_or_default().min(0).unsigned_abs(),
+        };
+        let Some(open) = self.payments.refunds.get_mut(hash) else { return };
         // Impossible fees are not entered into the books.
-        let fees = fees.unwrap_or_default().min(msat.saturating_add(reserve));
-        let own = fees.min(reserve);
-        (open.row.state, open.row.fees, open.row.changed_at) = (RefundState::Paid, own, now.millis());
+        let fees = fees.unwrap_or_default().min(msat.saturating_add(reserve).max(FEES_MSAT_BELIEVED));
+        let more = fees.saturating_sub(reserve);
+        let (kept, more) = (fees - more, more.min(theirs));
+        (open.row.state, open.row.fees, open.row.changed_at) = (RefundState::Paid, kept + more, now.millis());
+        // What has left the wallet counts for the limit of the day.
+        open.row.reserve = fees;
         self.batch.put_refund(open.row.clone());
         self.transfer(now, (Account::Refunds, Account::Wallet), msat, Reason::Payout, None);
-        self.transfer(now, (Account::Refunds, Account::Wallet), own, Reason::Fees, None);
-        self.transfer(now, (Account::Income, Account::Wallet), fees - own, Reason::Fees, None);
-        self.transfer(now, (Account::Refunds, payee), reserve - own, Reason::Return, None);
+        self.transfer(now, (Account::Refunds, Account::Wallet), kept, Reason::Fees, None);
+        self.transfer(now, (payee, Account::Wallet), more, Reason::Fees, None);
+        self.transfer(now, (Account::Income, Account::Wallet), fees - kept - more, Reason::Fees, None);
+        self.transfer(now, (Account::Refunds, payee), reserve - kept, Reason::Return, None);
         let is_share = self.payout_ended(now, &payee, true);
         self.metrics.payment(if is_share { "shared" } else { "refunded" });
         let payee = self.payee_name(&payee);

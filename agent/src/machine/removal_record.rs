@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::AgentRecord;
 use super::{Agent, AgentState, CommandError};
+use crate::manifest::SPLITS_MIN_MSAT_LEAST;
 use crate::store::{self, Batch};
 
 /// See the module.
@@ -99,7 +100,7 @@ impl<C: SqlConn> Agent<C> {
         self.record.as_ref().and_then(RemovalRecord::of)
     }
 
-    /// Whether it is deleted, all its events are published, no invoice, refund and zap is open, no customer has credit and nobody a share that is not paid out. A host that keeps
+    /// Whether it is deleted, all its events are published, no invoice, refund and zap is open, no customer has credit and nobody a share that could be paid out. A host that keeps
     /// [`Agent::removal_record`] may then remove its database.
     pub fn is_removable(&self) -> bool {
         self.state() == Some(AgentState::Deleted)
@@ -108,7 +109,7 @@ impl<C: SqlConn> Agent<C> {
             && self.payments.invoices.is_empty()
             && self.payments.refunds.is_empty()
             && self.payments.zaps.is_empty()
-            && store::has_debts(&self.conn).is_ok_and(|has_debts| !has_debts)
+            && store::has_debts(&self.conn, SPLITS_MIN_MSAT_LEAST).is_ok_and(|has_debts| !has_debts)
     }
 
     /// Restores a deleted agent in an empty database, so that a deployment goes on from its last version. Changes

@@ -291,17 +291,23 @@ impl<C: SqlConn> Agent<C> {
     /// What the database has of a job whose result cannot be published. It is read before anything is changed, because that may fail.
     ///
     /// # Errors
-    /// If the store fails.
+    /// If the store fails. What is corrupt is as if it were not there.
     pub(super) fn read_unpublished(&self, job: &EventId) -> Result<Unpublished, StoreError> {
         let row = match self.batch.job_by_id(job) {
             Some(row) => Some(row.clone()),
-            None => store::job_by_id(&self.conn, job)?,
+            None => store::unless_corrupt(store::job_by_id(&self.conn, job))?.flatten(),
         };
-        let is_known = row.as_ref().is_some_and(|row| row.trace.payment.is_some() || !row.source.is_empty());
-        let transfers = match is_known && !self.payments.splits.has_recipients() {
-            true => Vec::new(),
-            false => store::transfers_of_job(&self.conn, &self.batch, job)?,
+        // The entries are read only if they are needed: there is no index of them.
+        let needs_books = match row.as_ref().map(|row| (row.trace.payment, row.source.is_empty())) {
+            Some((Some(payment), _)) => payment.paid > 0 && self.payments.splits.has_recipients(),
+            Some((None, is_forgotten)) => is_forgotten,
+            None => true,
         };
+        let transfers = match needs_books {
+            true => store::transfers_of_job(&self.conn, &self.batch, job),
+            false => Ok(Vec::new()),
+        };
+        let transfers = store::unless_corrupt(transfers)?.unwrap_or_default();
         let has_made_member = store::has_made_member(&self.conn, &self.batch, job)?;
         Ok(Unpublished { row, transfers, has_made_member })
     }

@@ -17,7 +17,7 @@ use super::{Agent, Awaited, Effect, EffectId};
 use crate::bolt11::Invoice;
 use crate::executor::HttpEvent;
 use crate::lnurl::{self, LightningAddress, PayTerms};
-use crate::manifest::{Manifest, Split};
+use crate::manifest::{Manifest, SPLITS_MIN_MSAT_LEAST, Split};
 use crate::payment::{fee_reserve, payable};
 use crate::store::{self, Account, Reason, RecipientKey, RefundRow, RefundState};
 
@@ -32,7 +32,17 @@ const DAY_MILLIS: u64 = 86_400_000;
 #[derive(Debug, Default)]
 pub(super) struct Splits {
     recipients: Vec<Recipient>,
+    /// What the last manifest with shares allowed to be paid out in a day, in millisatoshis: what is due of it is paid after it, too.
+    daily_max_msat: u64,
     call: Option<SplitCall>,
+}
+
+/// What is stored about shares.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct SplitsMemory {
+    recipients: Vec<RecipientMemory>,
+    daily_max_msat: u64,
 }
 
 /// Somebody who has, or had, a share.
@@ -54,6 +64,8 @@ struct RecipientMemory {
     tries: u32,
     /// In milliseconds since 1970.
     retry_at: u64,
+    /// When they were paid last, in milliseconds since 1970.
+    paid_at: u64,
 }
 
 impl Recipient {
@@ -99,8 +111,9 @@ impl Splits {
 
     /// What the database has.
     pub(super) fn open(conn: &impl SqlConn) -> Result<Self, StoreError> {
-        let memories: Vec<RecipientMemory> = store::get_meta(conn, Self::NAME)?.unwrap_or_default();
-        Ok(Splits { recipients: memories.into_iter().map(Recipient::new).collect(), call: None })
+        let memory: SplitsMemory = store::get_meta(conn, Self::NAME)?.unwrap_or_default();
+        let recipients = memory.recipients.into_iter().map(Recipient::new).collect();
+        Ok(Splits { recipients, daily_max_msat: memory.daily_max_msat, call: None })
     }
 
     /// Whether anybody has, or had, a share.
@@ -116,9 +129,16 @@ impl Splits {
 impl<C: SqlConn> Agent<C> {
     /// Takes the shares of the manifest into use. Those of before are paid out as far as they are due.
     pub(super) fn set_splits(&mut self, now: Now, is_deployed_now: bool) {
+        if let Some(SplitCall { call, .. }) = self.payments.splits.call.take() {
+            self.cancel_effect(call.id);
+        }
         let Some(deployed) = &self.deployed else { return };
         let splits = &mut self.payments.splits;
+        let daily_max_msat = deployed.manifest.shares_daily_max_msat();
         let mut has_new = false;
+        if !deployed.manifest.payment.splits.is_empty() && splits.daily_max_msat != daily_max_msat {
+            (splits.daily_max_msat, has_new) = (daily_max_msat, true);
+        }
         for Split { address, .. } in &deployed.manifest.payment.splits {
             if splits.recipient(&RecipientKey::of(address)).is_none() {
                 let memory = RecipientMemory { address: address.clone(), ..RecipientMemory::default() };
@@ -138,10 +158,12 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    fn store_splits(&mut self) {
-        let memories: Vec<_> =
-            self.payments.splits.recipients.iter().map(|recipient| &recipient.memory).collect();
-        store::put_meta(&mut self.batch, Splits::NAME, &memories);
+    /// Stores who has, or had, a share.
+    pub(super) fn store_splits(&mut self) {
+        let splits = &self.payments.splits;
+        let recipients = splits.recipients.iter().map(|recipient| recipient.memory.clone()).collect();
+        let memory = SplitsMemory { recipients, daily_max_msat: splits.daily_max_msat };
+        store::put_meta(&mut self.batch, Splits::NAME, &memory);
     }
 
     /// Enters the shares of what a job has earned. What is less than a millisatoshi is the agent's.
@@ -179,18 +201,23 @@ impl<C: SqlConn> Agent<C> {
         Ok(records)
     }
 
-    /// What is due that comes from another host.
-    pub(super) fn import_share(&mut self, now: Now, address: &str, msat: u64) {
+    /// What is due that comes from another host; below zero if more was paid out than was due.
+    pub(super) fn import_share(&mut self, now: Now, address: &str, msat: i64) {
         let key = RecipientKey::of(address);
         if self.payments.splits.recipient(&key).is_none() {
             let memory = RecipientMemory { address: address.to_owned(), ..RecipientMemory::default() };
             self.payments.splits.recipients.push(Recipient::new(memory));
-            self.store_splits();
         }
+        // Also if it is known: the store may have failed before.
+        self.store_splits();
         if let Some(recipient) = self.payments.splits.recipient(&key) {
             recipient.check_from(now.millis());
         }
-        self.transfer(now, (Account::Wallet, Account::Recipient(key)), msat, Reason::Import, None);
+        let (debit, credit) = match msat < 0 {
+            true => (Account::Recipient(key), Account::Wallet),
+            false => (Account::Wallet, Account::Recipient(key)),
+        };
+        self.transfer(now, (debit, credit), msat.unsigned_abs(), Reason::Import, None);
     }
 
     /// A payout is over. Whether it was that of a share.
@@ -201,6 +228,7 @@ impl<C: SqlConn> Agent<C> {
             true => {
                 if let Some(recipient) = self.payments.splits.recipient(key) {
                     (recipient.memory.tries, recipient.memory.retry_at, recipient.error) = (0, 0, None);
+                    recipient.memory.paid_at = now.millis();
                     recipient.check_from(now.millis());
                     self.store_splits();
                 }
@@ -227,12 +255,17 @@ impl<C: SqlConn> Agent<C> {
         let splits = &self.payments.splits;
         match &splits.call {
             Some(call) => Some(call.call.deadline),
-            None if self.deployed.is_none() => None,
+            None if !self.pays_shares() => None,
             None => splits.recipients.iter().filter_map(|recipient| recipient.check_at).min(),
         }
     }
 
-    /// Begins to pay a share out, if one is due.
+    /// Whether shares are paid out. A paused agent pays none, nor does one that is drained, since it may be moved to another host.
+    fn pays_shares(&self) -> bool {
+        self.deployed.is_some() && self.record.as_ref().is_some_and(|record| record.state.takes_jobs())
+    }
+
+    /// Begins to pay a share out, if one is due: to who was paid longest ago.
     ///
     /// # Errors
     /// If the store fails.
@@ -241,10 +274,11 @@ impl<C: SqlConn> Agent<C> {
             return Ok(());
         };
         let can_pay = self.has_paying_wallet();
-        while self.payments.splits.call.is_none() {
-            let mut recipients = self.payments.splits.recipients.iter();
+        while self.payments.splits.call.is_none() && self.pays_shares() {
+            let recipients = self.payments.splits.recipients.iter();
             let is_due = |recipient: &&Recipient| recipient.check_at.is_some_and(|at| at <= now.millis());
-            let Some(key) = recipients.find(is_due).map(Recipient::key) else { break };
+            let first = recipients.filter(is_due).min_by_key(|recipient| recipient.memory.paid_at);
+            let Some(key) = first.map(Recipient::key) else { break };
             let payout = self.due_payout(now, &manifest, &key)?;
             let Some(recipient) = self.payments.splits.recipient(&key) else { break };
             recipient.check_at = None;
@@ -266,22 +300,35 @@ impl<C: SqlConn> Agent<C> {
     /// What can be paid out to a recipient now.
     fn due_payout(&self, now: Now, manifest: &Manifest, key: &RecipientKey) -> Result<Payout, StoreError> {
         let due = self.balance(&Account::Recipient(*key))?.min(0).unsigned_abs();
-        let least = manifest.payment.splits_min_msat();
+        let least = self.least_payout(manifest, key);
         let mut open = self.payments.refunds.values();
-        let is_own =
-            |open: &OpenRefund| open.row.state.is_open() && open.row.payee == Account::Recipient(*key);
+        // A wallet that is not known any more can not tell how a payment ended; what it was for is not due any more.
+        let is_known = |row: &RefundRow| {
+            row.state.is_unsent()
+                || self.payments.wallets.iter().any(|wallet| wallet.memory.connection == row.wallet)
+        };
+        let is_own = |open: &OpenRefund| {
+            open.row.state.is_open() && open.row.payee == Account::Recipient(*key) && is_known(&open.row)
+        };
         // It is looked again when that is over.
         if due < least || open.any(is_own) {
             return Ok(Payout::Nothing);
         }
-        let left = self.left_to_spend(now, manifest.limits.daily_spend_msat)?;
+        let limit = self.payments.splits.daily_max_msat;
+        let left = self.left_to_spend_on_shares(now, limit)?;
         Ok(match payable(due.min(left)) {
-            _ if self.payments.refunds.len() >= refunds::OPEN_MAX => {
-                Payout::Later(now.millis() + LATER_MILLIS)
-            }
             msat if msat == 0 || left < least => Payout::Later((now.millis() / DAY_MILLIS + 1) * DAY_MILLIS),
             msat => Payout::Due(msat),
         })
+    }
+
+    /// When so much is due to a recipient it is paid out, in millisatoshis: who has no share any more is paid the rest.
+    fn least_payout(&self, manifest: &Manifest, key: &RecipientKey) -> u64 {
+        let mut splits = manifest.payment.splits.iter();
+        match splits.any(|split| RecipientKey::of(&split.address) == *key) {
+            true => manifest.payment.splits_min_msat(),
+            false => SPLITS_MIN_MSAT_LEAST.min(manifest.payment.splits_min_msat()),
+        }
     }
 
     fn call_service(
@@ -330,7 +377,13 @@ impl<C: SqlConn> Agent<C> {
     fn terms_told(&mut self, now: Now, key: &RecipientKey, body: &[u8]) -> Result<(), String> {
         let Some((address, Some(msat))) = self.payable_to(now, key)? else { return Ok(()) };
         let terms = PayTerms::read(body, &address)?;
-        let msat = payable_of(msat.min(*terms.msat.end()));
+        let Some(manifest) = self.deployed.as_ref().map(|deployed| &deployed.manifest) else { return Ok(()) };
+        // Otherwise a service could have everything paid in small parts, each with its fees.
+        let least = payable(self.least_payout(manifest, key)).min(msat);
+        if *terms.msat.end() < least {
+            return Err(format!("it takes no more than {} msat at a time", terms.msat.end()));
+        }
+        let msat = whole_satoshis(msat.min(*terms.msat.end()));
         if !terms.msat.contains(&msat) || msat == 0 {
             return Err(format!("it takes no less than {} msat", terms.msat.start()));
         }
@@ -437,6 +490,6 @@ enum Payout {
 }
 
 /// Whole satoshis of an amount, in millisatoshis.
-fn payable_of(msat: u64) -> u64 {
+fn whole_satoshis(msat: u64) -> u64 {
     msat / 1_000 * 1_000
 }

@@ -57,6 +57,9 @@ pub(super) struct WalletMemory {
     pub(super) making: Backoff,
     /// Of look-ups, which it has answered with `RATE_LIMITED`.
     pub(super) looking_up: Backoff,
+    /// When another one became the present one, in milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) replaced_at: Option<u64>,
 }
 
 /// When something that has failed is tried again: the wait doubles with each failure in a row.
@@ -198,8 +201,16 @@ impl<C: SqlConn> Agent<C> {
             memory.exchanges.reset();
             memory.making.reset();
             memory.looking_up.reset();
+            match wallet.is_current {
+                true => memory.replaced_at = None,
+                false => drop(memory.replaced_at.get_or_insert(now.millis())),
+            }
         }
+        let is_any_replaced = wallets.iter().any(|wallet| !wallet.is_current);
         self.set_wallets(now, wallets);
+        if is_any_replaced {
+            self.store_wallets();
+        }
     }
 
     /// Assigns open invoices of databases that did not store the wallet to the current one.

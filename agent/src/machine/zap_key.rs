@@ -23,6 +23,8 @@ const RETRY_MILLIS_MAX: u64 = 3_600_000;
 /// Seconds for which zaps of an address count that is the agent's no more, and how many such addresses are known.
 const FORMER_SECONDS: Timestamp = 3_600;
 const FORMER_MAX: usize = 8;
+/// Seconds that a receipt may take to this relay.
+const DELIVERY_SECONDS: Timestamp = 600;
 /// How often it is asked if no receipt waits.
 const TRIES_MAX: u32 = 6;
 
@@ -78,10 +80,12 @@ impl ZapMemory {
     }
 
     /// The addresses before the present one to which a receipt may be, by its signer and its time, and what shows that their zaps have arrived.
-    pub(super) fn former_of(&self, receipt: &Event) -> Vec<(LightningAddress, ZapCheck)> {
+    pub(super) fn former_of(&self, now: Now, receipt: &Event) -> Vec<(LightningAddress, ZapCheck)> {
         let signer = receipt.pubkey.to_string();
         let may_be = |former: &&FormerAddress| {
-            former.key == signer && (former.since..=former.until).contains(&receipt.created_at)
+            // The key may be anybody's later, and receipts of any time are easily made.
+            let is_in_time = now.seconds() <= former.until.saturating_add(DELIVERY_SECONDS);
+            former.key == signer && is_in_time && (former.since..=former.until).contains(&receipt.created_at)
         };
         let address =
             |former: &FormerAddress| Some((LightningAddress::parse(&former.address).ok()?, former.check));
@@ -235,9 +239,10 @@ impl<C: SqlConn> Agent<C> {
 
     /// After an import: receipts dated before now were counted on the other host, and do not count here.
     pub(super) fn zaps_count_from_now(&mut self, now: Now) {
-        if self.payments.zaps.memory.address.is_some() {
-            self.payments.zaps.memory.since = now.seconds();
-            self.payments.zaps.memory.former.clear();
+        let memory = &mut self.payments.zaps.memory;
+        if memory.address.is_some() || !memory.former.is_empty() {
+            memory.since = now.seconds();
+            memory.former.clear();
             self.store_zap_memory();
         }
     }

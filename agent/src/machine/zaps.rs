@@ -10,7 +10,7 @@
 //! feedback about it, the job is paid with that credit as soon as it suffices. A zap of any other event is only credit. The job's invoice can still
 //! be paid afterwards; that payment is credit, too.
 //!
-//! A payment hash counts once. It is stored in the transaction that enters the zap into the books, and is never forgotten.
+//! A payment hash counts once. It is stored in the transaction that enters the zap into the books, and one that has counted is never forgotten.
 
 use std::collections::BTreeMap;
 
@@ -45,6 +45,10 @@ const POLL_MILLIS_MAX: u64 = 3_600_000;
 /// Milliseconds after which an answer that there is no such payment is final; and after which the wallet is not asked any more.
 const LATE_MILLIS: u64 = 86_400_000;
 const GIVEN_UP_MILLIS: u64 = 30 * 86_400_000;
+/// Milliseconds after a wallet was replaced in which receipts of zaps to it still come.
+const REPLACED_MILLIS: u64 = 3_600_000;
+/// Seconds after which a receipt does not count any more.
+const RECEIPT_SECONDS_MAX: u64 = 60 * 86_400;
 /// Seconds that a receipt of an unknown key may be ahead of the clock.
 const AHEAD_SECONDS_MAX: u64 = 60;
 /// Milliseconds until receipts are judged again if the store has failed.
@@ -91,10 +95,13 @@ impl ClaimedZap {
         ClaimedZap { row, questions: BTreeMap::new() }
     }
 
-    /// When a wallet is asked, in milliseconds since 1970. One that the agent had before is asked for a day: it may be gone.
+    /// When a wallet is asked, in milliseconds since 1970. A replaced wallet is asked only about zaps from before, and for a day: it may be gone,
+    /// and what it confirms later is not the agent's.
     fn poll_at(&self, wallet: &Wallet) -> Option<u64> {
         let at = self.questions.get(&wallet.memory.connection).map_or(0, |question| question.poll_at);
-        (wallet.is_current || at < self.row.at + LATE_MILLIS).then_some(at)
+        let is_from_before =
+            wallet.memory.replaced_at.is_some_and(|replaced_at| self.row.at <= replaced_at + REPLACED_MILLIS);
+        (wallet.is_current || is_from_before && at < self.row.at + LATE_MILLIS).then_some(at)
     }
 
     /// A wallet is asked later, at growing intervals.
@@ -157,7 +164,12 @@ impl<C: SqlConn> Agent<C> {
         if self.deployed.is_none() {
             return Ok(());
         }
-        if let Some((zap, check)) = self.zap_of_former_address(receipt) {
+        if receipt.created_at < now.seconds().saturating_sub(RECEIPT_SECONDS_MAX) {
+            // Whether it was refused before is not known any more.
+            self.metrics.payment("zap_refused");
+            return Ok(());
+        }
+        if let Some((zap, check)) = self.zap_of_former_address(now, receipt) {
             return self.judge_zap(now, zap, check);
         }
         let zaps = &self.payments.zaps;
@@ -179,7 +191,7 @@ impl<C: SqlConn> Agent<C> {
     }
 
     /// The zap of a receipt that is valid for a former address of the agent, and not for the present one.
-    fn zap_of_former_address(&self, receipt: &Event) -> Option<(Zap, ZapCheck)> {
+    fn zap_of_former_address(&self, now: Now, receipt: &Event) -> Option<(Zap, ZapCheck)> {
         let (agent, memory) = (self.pubkey()?, &self.payments.zaps.memory);
         let is_present = memory.key() == Some(receipt.pubkey)
             && receipt.created_at >= memory.since
@@ -187,7 +199,7 @@ impl<C: SqlConn> Agent<C> {
         if is_present {
             return None;
         }
-        let mut former = memory.former_of(receipt).into_iter();
+        let mut former = memory.former_of(now, receipt).into_iter();
         former.find_map(|(address, check)| Some((Zap::read(receipt, &agent, &address).ok()?, check)))
     }
 
@@ -224,15 +236,17 @@ impl<C: SqlConn> Agent<C> {
         let mut foreign = 0;
         for receipt in waiting {
             let status = self.payments.zaps.memory.signer_status(now, &receipt.pubkey, receipt.created_at);
-            let judged = match status {
-                SignerStatus::Own => self.judge_receipt(now, &receipt),
-                SignerStatus::Foreign => {
+            let former = self.zap_of_former_address(now, &receipt);
+            let judged = match (former, status) {
+                (Some((zap, check)), _) => self.judge_zap(now, zap, check),
+                (None, SignerStatus::Own) => self.judge_receipt(now, &receipt),
+                (None, SignerStatus::Foreign) => {
                     foreign += 1;
                     self.metrics.payment("zap_refused");
                     Ok(())
                 }
                 // The key was asked for too long ago (the store had failed meanwhile), or before the receipt was made.
-                SignerStatus::Unknown => {
+                (None, SignerStatus::Unknown) => {
                     self.payments.zaps.is_key_wanted = true;
                     continue;
                 }
@@ -254,8 +268,13 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn judge_receipts_of_former_address(&mut self, now: Now) {
         let waiting: Vec<Event> = self.payments.zaps.waiting.values().cloned().collect();
         for receipt in waiting {
-            match self.zap_of_former_address(&receipt) {
-                Some((zap, check)) if self.judge_zap(now, zap, check).is_ok() => {}
+            match self.zap_of_former_address(now, &receipt) {
+                Some((zap, check)) => {
+                    if self.judge_zap(now, zap, check).is_err() {
+                        self.payments.zaps.retry_at = Some(now.millis() + RETRY_MILLIS);
+                        continue;
+                    }
+                }
                 None if self.payments.zaps.memory.address.is_none() => {
                     self.receipt_refused(now, &receipt.id, "it is to an address that is not the agent's");
                 }

@@ -39,6 +39,7 @@ pub use rules::{
     ZapCheck,
 };
 pub use validate_blobs::KIND_BLOB_PAYMENT;
+pub(crate) use validate_payment::SPLITS_MIN_MSAT_LEAST;
 
 /// What is charged for a job, at most: a bitcoin, in millisatoshis.
 pub const PRICE_MSAT_MAX: u64 = 100_000_000_000;

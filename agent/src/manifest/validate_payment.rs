@@ -18,7 +18,7 @@ const SAMPLE_CHARS_MAX: u64 = 2_000;
 const SAMPLE_PERCENT_MAX: u64 = 50;
 /// Recipients of shares; and the least that is paid to one, in millisatoshis: less would go to fees.
 const SPLITS_MAX: usize = 8;
-const SPLITS_MIN_MSAT_LEAST: u64 = 10_000;
+pub(crate) const SPLITS_MIN_MSAT_LEAST: u64 = 100_000;
 /// Seconds for which a payment may be held for the work.
 const HOLD_SECONDS: RangeInclusive<u64> = 60..=21_600;
 
@@ -172,13 +172,21 @@ impl Manifest {
             return Err(ManifestError::new("payment.splits", "are more than 100 percent together"));
         }
         // The least that is due must be payable in a day.
-        let most = self.limits.daily_spend_msat;
+        let most = self.shares_daily_max_msat();
         match self.payment.splits_min_msat() {
             least if least > most => {
-                let words = "must be at least payment.splits_min_msat, or shares would never be paid";
+                let words = "must be at least payment.splits_min_msat, or twice as much with payment.refund invoice, or shares would never be paid";
                 Err(ManifestError::new("limits.daily_spend_msat", words))
             }
             least => in_range("payment.splits_min_msat", least, SPLITS_MIN_MSAT_LEAST..=SPEND_MSAT_MAX),
+        }
+    }
+
+    /// What may be paid out to recipients in a day (UTC): if customers may have their credit paid out, half of the limit is left to them. Millisatoshis.
+    pub(crate) fn shares_daily_max_msat(&self) -> u64 {
+        match self.payment.refund {
+            Refund::Invoice => self.limits.daily_spend_msat / 2,
+            Refund::Credit => self.limits.daily_spend_msat,
         }
     }
 

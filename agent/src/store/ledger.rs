@@ -26,7 +26,7 @@ const PUT: &str =
 const LAST: &str = "SELECT coalesce(max(seq), 0) FROM agent_ledger";
 const CREDITS: &str =
     "SELECT account, -msat FROM agent_account WHERE length(account) = 32 AND msat < 0 ORDER BY account";
-const IS_OWED: &str = "SELECT 1 FROM agent_account WHERE length(account) IN (20, 32) AND msat < 0 LIMIT 1";
+const IS_OWED: &str = "SELECT 1 FROM agent_account WHERE (length(account) = 32 AND msat < 0) OR (length(account) = 20 AND msat <= ?) LIMIT 1";
 const ENTRIES: &str =
     "SELECT seq, at, debit, credit, msat, reason, job FROM agent_ledger WHERE seq > ? ORDER BY seq LIMIT ?";
 const OF_JOB: &str =
@@ -254,10 +254,11 @@ pub(crate) fn credits(conn: &impl SqlConn) -> Result<Vec<(PubKey, u64)>, StoreEr
     Ok(found)
 }
 
-/// Whether any customer has credit, or any recipient a share that is not paid out.
-pub(crate) fn has_debts(conn: &impl SqlConn) -> Result<bool, StoreError> {
+/// Whether any customer has credit, or any recipient a share of so much that is not paid out, in millisatoshis.
+pub(crate) fn has_debts(conn: &impl SqlConn, share_msat: u64) -> Result<bool, StoreError> {
     let mut found = false;
-    conn.query(IS_OWED, &[], &mut |_| {
+    let most = i64::try_from(share_msat).map_or(i64::MIN, |msat| -msat);
+    conn.query(IS_OWED, &[SqlValue::Int(most)], &mut |_| {
         found = true;
         Ok(())
     })?;

@@ -72,14 +72,14 @@ pub(crate) use purchases::{
     PurchaseRow, PurchaseState, open_purchase, prune_purchases, purchase, put_purchase, spend_purchase,
 };
 pub(crate) use refunds::{
-    RefundRow, RefundState, open_refunds, prune_refunds, refund, refunded_since, refunds_of,
+    RefundRow, RefundState, open_refunds, prune_refunds, refund, refunded_since, refunds_of, shared_since,
 };
 pub use sessions::SessionMessage;
 pub(crate) use sessions::{Session, all_sessions, evict_sessions, session, sweep_sessions};
 pub(crate) use unpaid::{UnpaidResults, add_unpaid_results, prune_unpaid_results, unpaid_results};
 pub(crate) use versions::{VersionRow, put_version, version, version_rows};
 pub(crate) use withheld::{Withheld, withheld};
-pub(crate) use zaps::{ZapRow, ZapState, claimed_zaps, receipt_of_zap, waiting_receipts};
+pub(crate) use zaps::{ZapRow, ZapState, claimed_zaps, prune_zaps, receipt_of_zap, waiting_receipts};
 
 use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, SqlValue, StoreError};
@@ -191,6 +191,15 @@ pub(crate) fn open(conn: &impl SqlConn) -> Result<(), StoreError> {
         CREATE.iter().chain(&CREATE_PAYMENTS).try_for_each(|sql| conn.exec(sql, &[]))?;
         batch.run(conn)
     })
+}
+
+/// What was read, `None` if it is corrupt: reading it again would not help, and everything else must go on.
+pub(crate) fn unless_corrupt<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(StoreError::Corrupt(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn corrupt(what: &str) -> StoreError {

@@ -17,6 +17,8 @@ const OF_CUSTOMER: &str = "SELECT hash, customer, state, msat, reserve, fees, in
     wallet FROM agent_refund WHERE customer = ? ORDER BY made_at DESC LIMIT ?";
 const SPENT: &str =
     "SELECT coalesce(sum(msat + reserve), 0) FROM agent_refund WHERE made_at >= ? AND state <> 3";
+const SPENT_ON_SHARES: &str = "SELECT coalesce(sum(msat + reserve), 0) FROM agent_refund WHERE made_at >= ? AND state <> 3 \
+    AND length(customer) = 20";
 const PRUNE: &str = "DELETE FROM agent_refund WHERE state > 1 AND made_at < ?";
 /// Milliseconds for which an ended refund is kept, much longer than its invoice can be paid.
 const KEPT_MILLIS: u64 = 60 * 86_400_000;
@@ -155,8 +157,17 @@ pub(crate) fn refunds_of(
 
 /// Millisatoshis of refunds made since then (milliseconds since 1970) that have not failed, reserved fees included.
 pub(crate) fn refunded_since(conn: &impl SqlConn, since: u64) -> Result<u64, StoreError> {
+    sum(conn, SPENT, since)
+}
+
+/// [`refunded_since`] of recipients' shares alone.
+pub(crate) fn shared_since(conn: &impl SqlConn, since: u64) -> Result<u64, StoreError> {
+    sum(conn, SPENT_ON_SHARES, since)
+}
+
+fn sum(conn: &impl SqlConn, sql: &str, since: u64) -> Result<u64, StoreError> {
     let mut spent = 0;
-    conn.query(SPENT, &[SqlValue::Int(since as i64)], &mut |row| {
+    conn.query(sql, &[SqlValue::Int(since as i64)], &mut |row| {
         spent = int(row, 0)?;
         Ok(())
     })?;

@@ -15,6 +15,9 @@ const BY_HASH: &str = "SELECT receipt FROM agent_zap WHERE hash = ?";
 const PUT_RECEIPT: &str = "INSERT OR REPLACE INTO agent_receipt (id, receipt) VALUES (?, ?)";
 const DELETE_RECEIPT: &str = "DELETE FROM agent_receipt WHERE id = ?";
 const RECEIPTS: &str = "SELECT receipt FROM agent_receipt ORDER BY id";
+const PRUNE: &str = "DELETE FROM agent_zap WHERE state = 2 AND at < ?";
+/// Milliseconds for which a refused zap is known. Its receipt is too old long before.
+const REFUSED_KEPT_MILLIS: u64 = 90 * 86_400_000;
 
 /// The state of a zap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,4 +118,9 @@ pub(crate) fn waiting_receipts(conn: &impl SqlConn) -> Result<Vec<Event>, StoreE
         Ok(())
     })?;
     Ok(found)
+}
+
+/// Forgets refused zaps that are old at this time, in milliseconds since 1970.
+pub(crate) fn prune_zaps(batch: &mut Batch, now: u64) {
+    batch.push(PRUNE, vec![now.saturating_sub(REFUSED_KEPT_MILLIS).into()]);
 }

@@ -37,12 +37,12 @@ fn waiting(world: &mut World) -> Value {
 fn a_refund_above_an_amount_is_paid_when_the_owner_approves_it() {
     let (mut world, mut wallet, customer) = approving();
     // With what is kept for fees it is as much as needs none.
-    let small = invoice(&world, 1, 48_000);
+    let small = invoice(&world, 1, 40_000);
     assert_eq!(refund(&mut world, &customer, &small).unwrap().state, "pending");
     world.run();
     world.pass_with(&mut wallet, 30);
     assert_eq!((times(&wallet), waiting(&mut world)), (1, json!([])));
-    let large = invoice(&world, 2, 48_001);
+    let large = invoice(&world, 2, 40_001);
     let record = refund(&mut world, &customer, &large).unwrap();
     assert_eq!(record.state, "awaiting_approval");
     world.pass_with(&mut wallet, 600);
@@ -50,10 +50,10 @@ fn a_refund_above_an_amount_is_paid_when_the_owner_approves_it() {
     world.pass_with(&mut wallet, 600);
     // It is only noted, and taken of the credit.
     assert_eq!(times(&wallet), 1);
-    let left = CREDIT - 48_000;
+    let left = CREDIT - 40_000;
     assert_eq!(world.check_books(), Books { refunds: 50_001, ..books(left, 0, left - 50_001) });
     let listed = waiting(&mut world);
-    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["msat"]), (1, &json!(48_001)));
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["msat"]), (1, &json!(40_001)));
     assert_eq!(listed[0]["customer"], customer.pubkey().to_string());
     // Nobody else approves it.
     let query = format!("refund={}", record.payment_hash);
@@ -71,7 +71,7 @@ fn a_refund_above_an_amount_is_paid_when_the_owner_approves_it() {
         assert_eq!((status, answer["state"].as_str()), (200, Some("paid")), "it is decided once");
     }
     assert_eq!((times(&wallet), waiting(&mut world)), (2, json!([])));
-    let left = left - 48_001;
+    let left = left - 40_001;
     assert_eq!(world.check_books(), books(left, 0, left));
 }
 
@@ -114,7 +114,7 @@ fn a_full_disk_leaves_the_decision_to_be_made_again() {
                 failed += 1;
                 assert_eq!(
                     world.check_books(),
-                    Books { refunds: 102_000, ..books(CREDIT, 0, CREDIT - 102_000) }
+                    Books { refunds: 110_000, ..books(CREDIT, 0, CREDIT - 110_000) }
                 );
                 world.crash();
                 assert_eq!(world.agent.refunds_to_approve().len(), 1, "{fails_at}");

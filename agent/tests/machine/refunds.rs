@@ -69,8 +69,8 @@ fn credit_is_paid_out_to_an_invoice_of_its_customer() {
     wallet.paying = Paying::Pays(700);
     let bolt11 = invoice(&world, 1, 100_000);
     let record = refund(&mut world, &customer, &bolt11).unwrap();
-    assert_eq!((record.state, record.msat, record.fees_msat), ("pending", 100_000, 2_000));
-    assert_eq!(world.check_books(), Books { refunds: 102_000, ..books(CREDIT, 0, CREDIT - 102_000) });
+    assert_eq!((record.state, record.msat, record.fees_msat), ("pending", 100_000, 10_000));
+    assert_eq!(world.check_books(), Books { refunds: 110_000, ..books(CREDIT, 0, CREDIT - 110_000) });
     // It cannot be spent meanwhile, nor paid out twice.
     let second = invoice(&world, 2, 50_000);
     assert!(refund(&mut world, &customer, &second).unwrap_err().contains("has to wait"));
@@ -89,15 +89,21 @@ fn credit_is_paid_out_to_an_invoice_of_its_customer() {
     assert_eq!(world.agent.refunds_of(&customer.pubkey(), 9).unwrap().len(), 1);
     assert_eq!(world.agent.metrics().payments["refunded"], 1);
     assert_eq!((world.agent.is_idle(), world.agent.poll_timeout()), (true, None));
-    // Fees beyond what was kept are the agent's.
-    wallet.paying = Paying::Pays(5_000);
+    // Fees beyond the reserve are taken of the credit that is left, and what that does not cover is the agent's.
+    wallet.paying = Paying::Pays(15_000);
     refund(&mut world, &customer, &format!("LIGHTNING:{}", second.to_ascii_uppercase())).unwrap();
     world.run();
     world.ask_wallet(&mut wallet);
-    let left = left - 52_000;
-    let received = left as i64 - 3_000;
-    assert_eq!(world.check_books(), Books { received, income: -3_000, ..books(0, 0, left) });
-    assert_eq!(times(&wallet), 2);
+    let left = left - 65_000;
+    assert_eq!(world.check_books(), books(left, 0, left));
+    assert_eq!(refund(&mut world, &customer, &second).unwrap().fees_msat, 15_000);
+    let last = invoice(&world, 3, left - 10_000);
+    refund(&mut world, &customer, &last).unwrap();
+    world.run();
+    world.ask_wallet(&mut wallet);
+    assert_eq!(refund(&mut world, &customer, &last).unwrap().fees_msat, 10_000);
+    assert_eq!(world.check_books(), Books { received: -5_000, income: -5_000, ..books(0, 0, 0) });
+    assert_eq!(times(&wallet), 3);
 }
 
 #[test]
@@ -114,7 +120,7 @@ fn what_is_not_paid_out() {
         (of_seconds(&world, 1, Some(1_000), 8 * 86_400), "can be paid for longer than a week"),
         (
             invoice(&world, 1, CREDIT - 2_000),
-            "asks for more than your credit: 208000 msat, and 2080 msat are reserved",
+            "asks for more than your credit: 208000 msat, and 10000 msat are reserved",
         ),
         (own, "was made by this agent's own wallet"),
     ];
@@ -180,7 +186,7 @@ fn a_payment_that_fails_is_credit_again_and_one_that_may_not_have_failed_is_not(
     refund(&mut world, &customer, &bolt11).unwrap();
     world.run();
     world.pass_with(&mut wallet, 3 * 3_600);
-    assert_eq!(world.check_books().refunds, 102_000);
+    assert_eq!(world.check_books().refunds, 110_000);
     wallet.outgoing.values_mut().for_each(|payment| {
         if payment.state == "pending" {
             payment.state = "settled";
@@ -278,10 +284,10 @@ fn a_refund_whose_wallet_cannot_be_reached_ends_and_one_of_a_deleted_agent_is_pa
     // It was not asked to pay if it was not known; here it was, and nobody has heard of it.
     world.run();
     world.pass(5 * 3_600);
-    assert_eq!(world.check_books().refunds, 102_000);
+    assert_eq!(world.check_books().refunds, 110_000);
     world.pass_with(&mut wallet, 2 * 3_600);
     assert_eq!((world.check_books(), times(&wallet)), (books(CREDIT, 0, CREDIT), 0));
-    let bolt11 = invoice(&world, 2, CREDIT - 2_080);
+    let bolt11 = invoice(&world, 2, CREDIT - 10_000);
     refund(&mut world, &customer, &bolt11).unwrap();
     world.agent.set_state(world.now, AgentState::Deleted).unwrap();
     world.run();

@@ -54,11 +54,15 @@ fn a_zap_to_the_address_of_before_counts_for_an_hour() {
             zap(&mut world, &mut Service::of(0x78), &customer, None, PRICE);
             world.pass_with(&mut wallet, 3_700);
             world.host.calls.clear();
-            let (late, bolt11, preimage) = service.zap(world.now.seconds(), &agent, &customer, None, PRICE);
-            wallet.receive(&bolt11, preimage);
-            world.deliver(&late);
-            world.host.calls.clear();
-            world.pass_with(&mut wallet, 60);
+            // The key may have become somebody else's, who dates what they sign as they like.
+            for created_at in [world.now.seconds(), now + 60] {
+                world.pass_with(&mut wallet, 700);
+                let (late, bolt11, preimage) = service.zap(created_at, &agent, &customer, None, PRICE);
+                wallet.receive(&bolt11, preimage);
+                world.deliver(&late);
+                world.host.calls.clear();
+                world.pass_with(&mut wallet, 60);
+            }
             assert_eq!(world.check_books(), books(PRICE, PRICE, 0), "{check} {is_moved}");
         }
     }
@@ -105,13 +109,26 @@ fn the_wallet_of_before_is_asked_too() {
     }
     assert_eq!(world.statuses(&request.id), PAID);
     assert!(other.asked.iter().any(|method| method == "lookup_invoice"));
+    // What reaches the wallet of before later is not the agent's.
+    world.pass_with(&mut other, 3_700);
+    world.host.calls.clear();
+    let now = world.now.seconds();
+    let (receipt, bolt11, preimage) = service.zap(now, &agent, &Customer::new(8), None, PRICE);
+    wallet.receive(&bolt11, preimage);
+    world.deliver(&receipt);
+    service.tell(&mut world);
+    for _ in 0..20 {
+        world.pass_with(&mut other, 10);
+        world.ask_wallet(&mut wallet);
+    }
+    assert_eq!(world.check_books(), books(PRICE, PRICE, 0));
     // The wallet of before is gone.
     for _ in 0..60 {
         world.pass_with(&mut other, 3_600);
         world.host.calls.clear();
     }
     assert_eq!(world.check_books(), books(PRICE, PRICE, 0));
-    assert_eq!(world.agent.metrics().payments["zap_refused"], 1);
+    assert_eq!(world.agent.metrics().payments["zap_refused"], 2);
     // Only the invoice of the wallet of before is left to ask for.
     let asked = other.asked.len();
     world.pass_with(&mut other, 7 * 86_400);

@@ -154,7 +154,7 @@ fn splits() {
         check_changed(two(), changed, value, path, message);
     };
     let address = "must be a Lightning address: name@domain, in lower case";
-    let least = "must be at least payment.splits_min_msat, or shares would never be paid";
+    let least = "must be at least payment.splits_min_msat, or twice as much with payment.refund invoice, or shares would never be paid";
     for (changed, value, path, message) in [
         ("payment.splits[1].address", json!("b"), "payment.splits[1].address", address),
         ("payment.splits[1].address", json!("a@pay.example"), "payment.splits[1].address", "is there twice"),
@@ -169,9 +169,9 @@ fn splits() {
         ),
         (
             "payment.splits_min_msat",
-            json!(9_999),
+            json!(99_999),
             "payment.splits_min_msat",
-            "must be from 10000 to 1000000000000",
+            "must be from 100000 to 1000000000000",
         ),
         ("payment.splits_min_msat", json!(2_000_001), "limits.daily_spend_msat", least),
         ("limits.daily_spend_msat", json!(999_999), "limits.daily_spend_msat", least),

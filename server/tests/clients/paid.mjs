@@ -32,8 +32,8 @@ export function signedInvoice({ amount, description, purpose, expiry, hash, bloc
 }
 
 /** Deploys an agent that wants to be paid by a wallet; `payment` and `limits` are what else its manifest says. Its public key. */
-export function deployPaid(relay, { name, policy, wallet, executor = { executor: 'echo', config: {} }, payment = {}, limits = {} }) {
-  const handlers = [{ kind: 5050, ...executor, price: { model: 'per_job', msat: PRICE } }]
+export function deployPaid(relay, { name, policy, wallet, executor = { executor: 'echo', config: {} }, payment = {}, limits = {}, price = PRICE }) {
+  const handlers = [{ kind: 5050, ...executor, price: { model: 'per_job', msat: price } }]
   return deploy(relay, URL_HERE, admin, { name, handlers, payment: { policy, wallet_ref: wallet, ...payment }, limits })
 }
 

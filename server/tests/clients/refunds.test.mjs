@@ -71,10 +71,10 @@ test('a result is published when it is paid, and credit is paid out once', { ski
   const path = `/agent/${npubEncode(agent)}/refund`
   const tooMuch = await ask(secret, 'POST', path, { invoice: invoiceOf(PRICE) })
   assert.equal(tooMuch.status, 400, JSON.stringify(tooMuch.document))
-  const refund = invoiceOf(15_000)
+  const refund = invoiceOf(10_000)
   const first = await ask(secret, 'POST', path, { invoice: refund })
   assert.equal(first.status, 202, JSON.stringify(first.document))
-  assert.deepEqual([first.document.state, first.document.msat, first.document.payment_hash], ['pending', 15_000, hashOf(refund)])
+  assert.deepEqual([first.document.state, first.document.msat, first.document.payment_hash], ['pending', 10_000, hashOf(refund)])
   let again
   await until('a paid refund', async () => {
     again = await ask(secret, 'POST', path, { invoice: refund })
@@ -83,7 +83,7 @@ test('a result is published when it is paid, and credit is paid out once', { ski
   assert.equal(again.document.fees_msat, 1_000)
   assert.equal(wallet.asked.filter(method => method === 'pay_invoice').length, 1)
   const memory = await ask(secret, 'GET', `/agent/${npubEncode(agent)}/memory`)
-  assert.equal(memory.document.credit_msat, PRICE - 16_000, JSON.stringify(memory.document))
+  assert.equal(memory.document.credit_msat, PRICE - 11_000, JSON.stringify(memory.document))
   // Somebody else has no credit.
   const stranger = await ask(generateSecretKey(), 'POST', path, { invoice: invoiceOf(15_000) })
   assert.equal(stranger.status, 400, JSON.stringify(stranger.document))

@@ -47,9 +47,9 @@ async function shares(agent) {
 
 test('a share of what is earned is paid to a Lightning address', { skip }, async t => {
   const splits = [{ address: service.address, percent: 60 }]
-  const payment = { splits, splits_min_msat: 10_000 }
+  const payment = { splits, splits_min_msat: 100_000 }
   const limits = { daily_spend_msat: 1_000_000 }
-  const agent = await deployPaid(host, { name: 'shares', policy: 'prepay', wallet: 'AGENT_WALLET', payment, limits })
+  const agent = await deployPaid(host, { name: 'shares', policy: 'prepay', wallet: 'AGENT_WALLET', payment, limits, price: 10 * PRICE })
   const ndk = await connected(host.url)
   t.after(() => leave(ndk))
   const order = await Order.send(ndk, agent, [])
@@ -57,11 +57,11 @@ test('a share of what is earned is paid to a Lightning address', { skip }, async
   wallet.pay(invoice)
   assert.equal(await order.result(), 'hello')
   await until('a payment to the recipient', () => wallet.paid.size === 1)
-  const share = 0.6 * PRICE
+  const share = 6 * PRICE
   const [paid] = wallet.paid.values()
   const amount = Number(decode(paid.invoice).sections.find(({ name }) => name === 'amount').value)
-  assert.equal(amount, Math.floor((share - 2_000) / 1_000) * 1_000)
-  // The fee is a thousand, and what is left of what was kept for it is due again.
+  assert.equal(amount, Math.floor((share - 10_000) / 1_000) * 1_000)
+  // The fee is a thousand, and the rest of the reserve is due again.
   let due
   await until('the books', async () => {
     ;[due] = await shares(agent)

@@ -35,7 +35,7 @@ impl Simulation {
                     3 => Paying::Refuses("INSUFFICIENT_BALANCE"),
                     4 => Paying::Fails,
                     5..=7 => Paying::TakesLong,
-                    _ => Paying::Pays(self.rng.below(2_600)),
+                    _ => Paying::Pays(self.rng.below(13_000)),
                 };
                 let answer = self.wallet.answer(now, &request);
                 if roll > 17 {

@@ -38,7 +38,7 @@ const STEPS: usize = 500;
 const SEEDS: u64 = 40;
 const POLICIES: [&str; 4] = ["prepay", "postpay", "sample", "hold"];
 /// What is kept of credit for the fees of a refund, in millisatoshis.
-const FEES_KEPT: u64 = 2_000;
+const FEES_KEPT: u64 = 10_000;
 /// The default of `payment.unpaid_max`.
 const UNPAID_MAX: i64 = 3;
 
@@ -354,7 +354,7 @@ impl Simulation {
     fn arrive_out(&mut self) {
         for payment in self.wallet.outgoing.values_mut().filter(|payment| payment.state == "pending") {
             payment.state = if self.rng.one_in(3) { "failed" } else { "settled" };
-            payment.fee = self.rng.below(2_600);
+            payment.fee = self.rng.below(13_000);
         }
     }
 
