@@ -42,6 +42,7 @@ mod metrics;
 mod net;
 mod outcomes;
 mod permits;
+mod retention;
 mod serve;
 mod serve_lock;
 mod shard;

@@ -23,6 +23,7 @@ use relay_engine::types::{EventId, PubKey};
 use crate::foreign_commits::ForeignCommits;
 use crate::host::{Inbound, ServerState, now};
 use crate::log_throttle::LogThrottle;
+use crate::retention::Retention;
 
 /// What the commits that are made durable together may cost, see [`Commit::cost`]: some 4,000 usual events.
 const BATCH_COST_MAX: usize = 65_536;
@@ -52,11 +53,15 @@ pub(crate) fn run<B: Backend>(host: &ServerState, store: &B, receiver: &Receiver
     let mut removes_pending = true;
     let mut batch = Batch::default();
     let disk_full_log = LogThrottle::default();
+    let mut retention = Retention::new(&host.settings.store, Instant::now());
     let mut foreign = ForeignCommits::new(store);
     loop {
         let idle_for = match removes_pending {
             true => Duration::ZERO,
-            false => sweep_at.saturating_duration_since(Instant::now()).min(LOOK_EVERY),
+            false => {
+                let due_at = retention.due_at().map_or(sweep_at, |at| at.min(sweep_at));
+                due_at.saturating_duration_since(Instant::now()).min(LOOK_EVERY)
+            }
         };
         match receiver.recv_timeout(idle_for) {
             Ok(message) => {
@@ -92,6 +97,16 @@ pub(crate) fn run<B: Backend>(host: &ServerState, store: &B, receiver: &Receiver
             sweep_at = Instant::now() + if more { Duration::ZERO } else { sweep_every };
             // A step that failed is tried again now and then.
             removes_pending = true;
+        }
+        if retention.due_at().is_some_and(|at| at <= Instant::now()) {
+            match retention.step(store, now().seconds(), Instant::now()) {
+                Ok(events) => {
+                    let mut metrics =
+                        host.writer_metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    metrics.events_removed_by_retention += events as u64;
+                }
+                Err(error) => handle_store_error(host, store, &error, &disk_full_log),
+            }
         }
     }
 }

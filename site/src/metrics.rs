@@ -93,6 +93,9 @@ pub const COMMIT_ERRORS: Metric = Metric::counter("relay_commit_errors", "Failed
 /// Counted by a host.
 pub const EVENTS_EXPIRED: Metric =
     Metric::counter("relay_events_expired", "Events removed because they had expired");
+/// Counted by a host.
+pub const EVENTS_REMOVED_BY_RETENTION: Metric =
+    Metric::counter("relay_events_removed_by_retention", "Events removed by the retention of the store");
 /// Read from a store.
 pub const STORE_EVENTS: Metric = Metric::gauge("relay_store_events", "Events in the store");
 /// Read from a store.
@@ -351,7 +354,14 @@ mod tests {
     #[test]
     fn names_are_valid_and_unique() {
         let mut all = vec![CLIENT_MESSAGES, RELAY_MESSAGES, EVENTS, CLOSED_STALLED, COMMIT_BATCH_EVENTS];
-        all.extend([COMMIT_ERRORS, EVENTS_EXPIRED, STORE_EVENTS, STORE_PENDING_REMOVAL, STORE_BYTES]);
+        all.extend([
+            COMMIT_ERRORS,
+            EVENTS_EXPIRED,
+            EVENTS_REMOVED_BY_RETENTION,
+            STORE_EVENTS,
+            STORE_PENDING_REMOVAL,
+            STORE_BYTES,
+        ]);
         all.extend([REFUSED_BY_ADDRESS, CONNECTIONS_OF_BUSIEST_ADDRESS]);
         all.extend(FOR_ADMINS);
         all.extend([

@@ -3,7 +3,8 @@
 use relay_engine::relay::{Histogram, Metrics};
 use relay_site::metrics::{
     CLIENT_MESSAGES, CLOSED_STALLED, COMMIT_BATCH_EVENTS, COMMIT_ERRORS, COUNTERS_AND_GAUGES, EVENTS,
-    EVENTS_EXPIRED, HISTOGRAMS, Metric, RELAY_MESSAGES, events_by_kind, received_by_verb, sent_by_verb,
+    EVENTS_EXPIRED, EVENTS_REMOVED_BY_RETENTION, HISTOGRAMS, Metric, RELAY_MESSAGES, events_by_kind,
+    received_by_verb, sent_by_verb,
 };
 
 #[cfg(feature = "libsecp256k1")]
@@ -164,13 +165,7 @@ const OWN: [(Metric, Number); 15] = [
         |n| n.overflows_failed,
     ),
     (EVENTS_EXPIRED, |n| n.events_expired),
-    (
-        Metric::counter(
-            "relay_events_removed_by_retention",
-            "Events removed because they were older than store.retention_seconds",
-        ),
-        |n| n.events_removed_by_retention,
-    ),
+    (EVENTS_REMOVED_BY_RETENTION, |n| n.events_removed_by_retention),
     (
         Metric::counter(
             "relay_consumer_deliveries_failed",

@@ -28,7 +28,7 @@ pub use memory::{MemoryBackend, MemoryReader, MemoryWriter};
 pub use merge::cursor_bytes_max;
 pub use put::{
     Op, OpResult, Outcome, Refusal, Removed, RemovedEvents, commit, commit_removals, commit_with_removals,
-    remove, remove_pending, sweep_expired, sweep_older_than,
+    remove, remove_pending, sweep_expired, sweep_first, sweep_older_than,
 };
 pub use replay::{Replayed, read_log, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, ScanStep, SinkResult};

@@ -28,7 +28,7 @@ pub use blobs::Blobs;
 pub use layers::ConfigSource;
 pub use memory::Memory;
 pub use relay_site::Info;
-pub use settings::{Log, LogFormat, MetricsAccess, Network, Settings, Store, StoreEngine};
+pub use settings::{Log, LogFormat, MetricsAccess, Network, RetentionRule, Settings, Store, StoreEngine};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "relay.toml";

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_agent::fetch::PrivateHosts;
 use relay_engine::policy::{Admission, Policy, is_relay_url};
-use relay_engine::types::{Limits, PubKey};
+use relay_engine::types::{Class, KIND_ADD_USER, KIND_REMOVE_USER, Kind, Limits, PubKey, is_removal_request};
 use relay_engine::verify::{Libsecp256k1, Schnorr, Verifier};
 use relay_site::networks::{CONNECTIONS_PER_ADDRESS_MAX, LOOPBACK};
 use relay_site::{
@@ -162,8 +162,48 @@ pub struct Store {
     pub reserve_bytes: u64,
     /// Most events made durable by one sync.
     pub commit_events_max: usize,
-    /// Seconds between sweeps of expired events.
+    /// Seconds between sweeps of expired events. Retention by age is swept sixty times more seldom.
     pub sweep_seconds: u64,
+    /// Retention by age and kind: the first matching rule applies, and an event that matches none is kept.
+    pub retention: Vec<RetentionRule>,
+    /// Retention by number: if more events are stored, those of regular kinds are removed that were stored first. 0: no limit.
+    pub retention_events_max: u64,
+}
+
+/// How long events of some kinds are kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionRule {
+    /// The kinds; all regular ones if there are none.
+    #[serde(default)]
+    pub kinds: Vec<Kind>,
+    /// Seconds after its `created_at` after which an event is removed. 0 keeps it.
+    pub age_seconds: u64,
+}
+
+impl Store {
+    /// How long events of a kind are kept, in seconds; `None` if they are kept for ever.
+    pub fn age_of(&self, kind: Kind) -> Option<u64> {
+        self.rule_of(kind).map(|rule| rule.age_seconds).filter(|age| *age > 0)
+    }
+
+    /// Whether events of a kind are removed if there are too many: regular ones that no rule keeps for ever.
+    pub fn is_removed_by_number(&self, kind: Kind) -> bool {
+        is_regular(kind) && self.rule_of(kind).is_none_or(|rule| rule.age_seconds > 0)
+    }
+
+    fn rule_of(&self, kind: Kind) -> Option<&RetentionRule> {
+        let is_regular = is_regular(kind);
+        self.retention.iter().find(|rule| match rule.kinds.is_empty() {
+            true => is_regular,
+            false => rule.kinds.contains(&kind),
+        })
+    }
+}
+
+/// Whether a rule without kinds is about this one. Who is a member the relay must not forget.
+fn is_regular(kind: Kind) -> bool {
+    Class::of(kind) == Class::Regular && !matches!(kind, KIND_ADD_USER | KIND_REMOVE_USER)
 }
 
 /// A storage backend.
@@ -189,6 +229,8 @@ impl Default for Store {
             reserve_bytes: 32 << 20,
             commit_events_max: 4_096,
             sweep_seconds: 1,
+            retention: Vec::new(),
+            retention_events_max: 0,
         }
     }
 }
@@ -409,6 +451,13 @@ impl Settings {
         ] {
             ensure(seconds > 0, key, "must be at least 1")?;
             ensure(seconds <= YEAR_SECONDS, key, "more than a year is surely a mistake")?;
+        }
+        for rule in &self.store.retention {
+            ensure(
+                !rule.kinds.iter().any(|kind| is_removal_request(*kind)),
+                "store.retention",
+                "kinds 5 and 62 are always kept, because their effect lasts",
+            )?;
         }
         ensure(
             self.network.shutdown_seconds <= YEAR_SECONDS,

@@ -68,6 +68,8 @@ pub(crate) struct WriterMetrics {
     pub(crate) errors: u64,
     /// Events swept because they had expired.
     pub(crate) events_expired: u64,
+    /// Events removed by `store.retention` and `store.retention_events_max`.
+    pub(crate) events_removed_by_retention: u64,
 }
 
 impl Default for WriterMetrics {
@@ -80,6 +82,7 @@ impl Default for WriterMetrics {
             last_batch_events: 0,
             errors: 0,
             events_expired: 0,
+            events_removed_by_retention: 0,
         }
     }
 }

@@ -183,7 +183,8 @@ impl Snapshot {
         out.histogram(commit, MICROS, &writer.commit_us)?;
         out.number(Metric::counter("relay_commit_events", "Events given to commits"), writer.events_offered)?;
         out.number(names::COMMIT_ERRORS, writer.errors)?;
-        out.number(names::EVENTS_EXPIRED, writer.events_expired)
+        out.number(names::EVENTS_EXPIRED, writer.events_expired)?;
+        out.number(names::EVENTS_REMOVED_BY_RETENTION, writer.events_removed_by_retention)
     }
 
     fn agents(&self, out: &mut Out<'_, '_>) -> Result<(), Error> {

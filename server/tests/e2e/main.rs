@@ -18,6 +18,7 @@ mod nostr_sdk_client;
 mod one_folder;
 mod real_events;
 mod removal;
+mod retention;
 mod semantics;
 mod small_disk;
 mod sockets;

@@ -13,7 +13,7 @@ use crate::types::{Event, EventId, Timestamp, is_removal_request};
 use crate::verify::Verified;
 use plan::{Plan, Verdict};
 use removal::RemovalBudget;
-pub use removal::{Removed, remove, remove_pending, sweep_expired, sweep_older_than};
+pub use removal::{Removed, remove, remove_pending, sweep_expired, sweep_first, sweep_older_than};
 
 /// One thing to do to the store.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::store::{
     Backend, Posting, Rank, Reader, Seq, StartAt, StoreError, Term, TermClasses, Writer, terms_of,
 };
-use crate::types::{Event, EventId, Kind, Timestamp, is_removal_request};
+use crate::types::{CanonicalEvent, Event, EventId, Kind, Timestamp, is_removal_request};
 
 /// Least bytes of canonical JSON for each key of an event: a tag has one key and is no shorter than `["t",""],`; the fields that
 /// every event has are longer than this for each of their keys.
@@ -204,8 +204,7 @@ pub fn sweep_expired<B: Backend>(
 /// accepts, without tombstones: they may be stored again. Like [`sweep_expired`] it ends with the keys that one change may
 /// remove. Removal requests ([`is_removal_request`]) are never swept, because their effect must last.
 ///
-/// Costs one look-up a kind where the backend keeps no term over all events, and otherwise a read for each
-/// old event that is kept.
+/// Costs one look-up a stored kind, and a read for each old event of a kind that is swept.
 ///
 /// # Errors
 /// The backend's. Then none was removed.
@@ -223,9 +222,12 @@ pub fn sweep_older_than<B: Backend>(
     let mut aged = Vec::new();
     {
         let reader = backend.reader()?;
-        let terms = match classes.all {
+        let kinds = reader.kinds()?;
+        let swept: Vec<Kind> = kinds.iter().copied().filter(|kind| is_swept(*kind)).collect();
+        // Old events of kinds that are kept are not looked at.
+        let terms = match classes.all && swept.len() == kinds.len() {
             true => vec![Term::All],
-            false => reader.kinds()?.into_iter().filter(|kind| is_swept(*kind)).map(Term::Kind).collect(),
+            false => swept.into_iter().map(Term::Kind).collect(),
         };
         for term in &terms {
             let mut start = StartAt::Rank(Rank::newest(newest));
@@ -257,6 +259,51 @@ pub fn sweep_older_than<B: Backend>(
         step.note_unlogged(writer)?;
         Ok(step.removed(aged.len()))
     })
+}
+
+/// Retention by number: removes up to `events_max` events of a kind that `is_swept` accepts, in the order in which they were stored, beginning after
+/// `after`; without tombstones, and ending with the keys that one change may remove, like [`sweep_older_than`]. Reads 256 events at most. Returns
+/// what was removed, with `more` if there are later events, and the last event that needs no second look.
+///
+/// # Errors
+/// The backend's. Then none was removed.
+pub fn sweep_first<B: Backend>(
+    backend: &B,
+    after: Seq,
+    is_swept: &dyn Fn(Kind) -> bool,
+    events_max: usize,
+) -> Result<(Removed, Seq), StoreError> {
+    let events_max = events_max.min(RemovalStep::new(backend).events_max());
+    let (mut first, mut seqs) = (Vec::new(), Vec::new());
+    {
+        let reader = backend.reader()?;
+        reader.log(after, SWEEP_PAGE, &mut seqs)?;
+        for seq in &seqs {
+            let Some(json) = reader.event(*seq)? else { continue };
+            let kind = CanonicalEvent::trusted(&json).kind();
+            if first.len() < events_max && !is_removal_request(kind) && is_swept(kind) {
+                first.push(*seq);
+            }
+        }
+    }
+    let Some(last) = seqs.last().copied() else { return Ok((Removed::default(), after)) };
+    if first.is_empty() {
+        return Ok((Removed { more: true, ..Removed::default() }, last));
+    }
+    let is_page_done = first.len() < events_max;
+    let (removed, done) = change(backend, |writer, mut step| {
+        let mut done = after;
+        for &seq in &first {
+            if step.remove(writer, seq)?.is_none() {
+                break;
+            }
+            done = seq;
+        }
+        step.note_unlogged(writer)?;
+        Ok((step.removed(first.len()), done))
+    })?;
+    let done = if is_page_done && removed.events == first.len() { last } else { done };
+    Ok((Removed { more: true, ..removed }, done))
 }
 
 /// Changes `backend` by `work`, which removes events; if the disk is full, by less and in the reserved space.

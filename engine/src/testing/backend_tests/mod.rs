@@ -5,6 +5,7 @@ mod contract;
 mod failures;
 mod queries;
 mod removal;
+mod retention;
 mod rules;
 mod wide;
 
@@ -24,6 +25,7 @@ pub fn backend_tests<B: Backend + 'static>(make: impl Fn() -> B + Sync) {
     queries::run(&make);
     wide::run(&make);
     removal::run(&make);
+    retention::run(&make);
     failures::run(&make);
     super::differential(&make, 1, 600);
 }
