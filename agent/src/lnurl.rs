@@ -139,7 +139,7 @@ impl PayTerms {
         // Without that, whoever answers on this machine could have anything in its network called.
         let is_same = callback.host() == address.url.host() && callback.port() == address.url.port();
         if callback.scheme() != address.url.scheme() || address.is_loopback() && !is_same {
-            return Err("its callback is not to be called".to_owned());
+            return Err("its callback must be an https URL, or for a loopback address an http URL of the same host and port".to_owned());
         }
         let msat = |name: &str| answer.get(name).and_then(Value::as_u64).filter(|msat| *msat > 0);
         match (msat("minSendable"), msat("maxSendable")) {

@@ -25,7 +25,7 @@ pub struct Zap {
     pub signer: PubKey,
     /// Who has signed the zap request; the zap is their credit.
     pub payer: PubKey,
-    /// The event that is zapped, if it is one.
+    /// The event that is zapped (`e`); `None` if the zap request names none.
     pub event: Option<EventId>,
     /// What was paid, in millisatoshis.
     pub msat: u64,

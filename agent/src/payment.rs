@@ -5,7 +5,7 @@ use unicode_segmentation::UnicodeSegmentation;
 /// Millisatoshis of a satoshi. Wallets make invoices of whole ones.
 const SATOSHI_MSAT: u64 = 1_000;
 
-/// Seconds for which an invoice can be paid: as long as the feedback that has it.
+/// Seconds for which an invoice can be paid: as long as it takes the feedback with it to expire (NIP-40).
 pub const INVOICE_SECONDS: u64 = 600;
 /// Milliseconds after the end of an invoice in which its job still begins: a payment of the last second takes a while to settle.
 pub const GRACE_MILLIS: u64 = 60_000;
@@ -59,12 +59,12 @@ pub fn received(asked: u64, told: Option<u64>) -> u64 {
     told.unwrap_or(asked).min(asked.saturating_mul(2))
 }
 
-/// What is reserved of a customer's credit for the routing fees of a refund, in millisatoshis.
+/// What is reserved for the routing fees of a refund, or of a share's payout, of `msat` millisatoshis; in millisatoshis.
 pub fn fee_reserve(msat: u64) -> u64 {
     (msat / 100).max(FEE_RESERVE_MSAT_MIN)
 }
 
-/// The most that can be paid of so much, with what is kept for fees, in millisatoshis; whole satoshis.
+/// The largest payout, in whole satoshis, that is with its [`fee_reserve`] at most `msat`; in millisatoshis.
 pub fn payable(msat: u64) -> u64 {
     let of_part = (u128::from(msat) * 100 / 101) as u64;
     let most = of_part.min(msat.saturating_sub(FEE_RESERVE_MSAT_MIN));

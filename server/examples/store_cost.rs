@@ -1,7 +1,7 @@
 //! What storing and finding events costs: `cargo run --release --example store_cost lmdb|log [events] [folder]`.
 //!
-//! Generated events (about 690 bytes, 2.7 indexed tags, authors by a skewed choice) go in through the store
-//! seam in batches of 1, 16, 256 and 4,096, each batch one durable commit, ids looked up as a relay does.
+//! Generated events (about 690 bytes, 2.7 indexed tags, authors by a skewed choice) are stored through the trait
+//! `Backend` in batches of 1, 16, 256 and 4,096, each batch one durable commit, ids looked up as a relay does.
 //! CPU is that of this process, user and system, all its threads, as the kernel counts it in ticks of 10 ms; bytes written are
 //! what the kernel has counted as sent to the disk.
 

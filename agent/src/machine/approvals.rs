@@ -61,7 +61,7 @@ impl<C: SqlConn> Agent<C> {
             self.log(now, None, format!("the owner approves that {} msat are paid out", row.msat));
             self.batch.put_refund(row);
         } else {
-            self.refund_failed(now, hash, "the owner has not approved it");
+            self.refund_failed(now, hash, "the owner has declined it");
         }
         let record = self.payments.refunds.get(hash).map_or(&before, |open| open);
         let record = RefundRecord::from(&record.row);

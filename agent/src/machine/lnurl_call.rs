@@ -5,10 +5,10 @@ use relay_engine::types::{Now, Timestamp};
 use super::EffectId;
 use crate::executor::{Access, HttpError, HttpEvent, HttpLimits, HttpRequest};
 
-/// Seconds that an answer may take; and milliseconds after which it will not come any more, whatever the host says.
+/// Seconds after which the host ends a call; and milliseconds after which the agent gives it up, should the host not say that it has ended.
 const ANSWER_SECONDS: Timestamp = 10;
 const ANSWER_MILLIS_MAX: u64 = 15_000;
-/// Largest answer, in bytes: it may have a picture.
+/// Largest answer, in bytes: its metadata (LUD-06) may have a picture.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 /// Redirects that are followed: people redirect `/.well-known` of their own domain to a service.
 const REDIRECTS_MAX: u32 = 3;

@@ -32,7 +32,7 @@ struct Entry {
     /// Their row in the database. `None`: a partial result or a heartbeat, which is lost in a crash.
     row: Option<u64>,
     relays: Vec<String>,
-    /// What the relay has not answered for.
+    /// Those that the relay has neither stored nor refused for good.
     events: Vec<Event>,
     /// Whether a remote signer has to finish some of them.
     is_unsigned: bool,

@@ -1,5 +1,5 @@
-//! Paid jobs: their price, when they begin, and where the money goes. With `prepay` a job begins when it is paid; with `postpay` its result is
-//! published when it is paid. A payment for a job without a result, and one that comes too late or is too large, is the customer's credit, which is
+//! Paid jobs: their price, when they begin, and where the money goes. With `prepay` a job begins when it is paid, with `hold` when its
+//! payment is held; with `postpay` and `sample` its result is published when it is paid. A payment for a job without a result, and one that comes too late or is too large, is the customer's credit, which is
 //! spent first.
 //!
 //! A change of an invoice, its job and the books is stored in one transaction.

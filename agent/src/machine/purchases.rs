@@ -286,7 +286,7 @@ impl<C: SqlConn> Agent<C> {
         if is_due {
             watched.poll_at = watched.poll_at.min(at);
             if self.purchases.asked.len() >= KNOWN_MAX {
-                // The older half: nobody can have the wallet asked again about all.
+                // The older half is forgotten. Were all forgotten, a flood of proofs could have the wallet asked about all of them again.
                 let mut times: Vec<u64> = self.purchases.asked.values().map(|asked| asked.at).collect();
                 let (_, middle, _) = times.select_nth_unstable(KNOWN_MAX / 2);
                 let middle = *middle;

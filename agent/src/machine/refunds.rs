@@ -37,7 +37,7 @@ const UNKNOWN_SECONDS: u64 = 600;
 /// Milliseconds between look-ups of a payment, at first and at most.
 const POLL_MILLIS: u64 = 5_000;
 const POLL_MILLIS_MAX: u64 = 3_600_000;
-/// Fees, in millisatoshis, that a wallet is believed whatever the amount.
+/// Fees up to this many millisatoshis are believed whatever the amount; of larger ones no more than the amount and its reserve.
 const FEES_MSAT_BELIEVED: u64 = 1_000_000;
 /// Most refunds and payouts of shares that are under way.
 pub(super) const OPEN_MAX: usize = 500;
@@ -133,7 +133,7 @@ impl<C: SqlConn> Agent<C> {
                 let open = self.payments.refunds.get(&row.payment_hash);
                 return Ok(open.map_or(&row, |open| &open.row).into());
             }
-            Some(_) => return Err(refused("was sent by another customer before; make a new one")),
+            Some(_) => return Err(refused("was used for another payout before; make a new one")),
             None => {}
         }
         let (msat, reserve) = self.admit_refund(now, customer, &invoice)?;
@@ -194,7 +194,9 @@ impl<C: SqlConn> Agent<C> {
             }
         };
         if !self.has_paying_wallet() {
-            return Err(refused("cannot be paid: this agent's wallet is not able to pay"));
+            return Err(refused(
+                "cannot be paid: this agent's wallet cannot pay now; ask the owner of the agent to check its connection (pay_invoice)",
+            ));
         }
         let msat = invoice.msat.filter(|msat| *msat > 0).ok_or_else(|| refused("must have an amount"))?;
         if invoice.expires_at < now.seconds() + EXPIRY_SECONDS_MIN {
@@ -205,7 +207,7 @@ impl<C: SqlConn> Agent<C> {
         if invoice.expires_at > now.seconds() + EXPIRY_SECONDS_MAX {
             return Err(refused("can be paid for longer than a week; make one that expires earlier"));
         }
-        let is_own = self.is_own_invoice(&invoice.payment_hash).map_err(CommandError::Store)?;
+        let is_own = self.own_invoice_reason(&invoice.payment_hash).map_err(CommandError::Store)?;
         if let Some(why) = is_own {
             return Err(refused(format!("{why}; make a new one with your wallet")));
         }
@@ -242,8 +244,8 @@ impl<C: SqlConn> Agent<C> {
         })
     }
 
-    /// Why an invoice must not be paid by the agent, if its money would come back to it.
-    pub(super) fn is_own_invoice(&self, hash: &PaymentHash) -> Result<Option<&'static str>, StoreError> {
+    /// Why the agent must not pay an invoice, if it is one of its own: the money would come back to it.
+    pub(super) fn own_invoice_reason(&self, hash: &PaymentHash) -> Result<Option<&'static str>, StoreError> {
         if store::has_invoice(&self.conn, &self.batch, hash)? {
             return Ok(Some("was made by this agent's own wallet"));
         }
@@ -269,7 +271,7 @@ impl<C: SqlConn> Agent<C> {
         })
     }
 
-    /// Takes so much, and what is kept for fees, of the payee's money, which is to be paid to this invoice.
+    /// Stores a payout: its amount and its fee reserve leave the payee's account.
     pub(super) fn put_payout(&mut self, now: Now, row: RefundRow) {
         self.transfer(now, (row.payee, Account::Refunds), row.msat + row.reserve, Reason::Refund, None);
         self.batch.put_refund(row);

@@ -5,7 +5,7 @@
 //! due --(terms asked for)--> --(invoice asked for)--> refund under way --> paid, or due again
 //! ```
 //!
-//! What is asked of a service is not stored: an invoice that a crash has lost is not paid, and expires.
+//! Calls to a service are not stored. An invoice that is lost in a crash is not paid, and expires.
 
 use relay_engine::sql::{SqlConn, StoreError};
 use relay_engine::types::{EventId, Now};
@@ -32,7 +32,8 @@ const DAY_MILLIS: u64 = 86_400_000;
 #[derive(Debug, Default)]
 pub(super) struct Splits {
     recipients: Vec<Recipient>,
-    /// What the last manifest with shares allowed to be paid out in a day, in millisatoshis: what is due of it is paid after it, too.
+    /// The daily limit of shares of the last manifest that had any, in millisatoshis. It also holds when a later manifest has none, since what is
+    /// due is still paid.
     daily_max_msat: u64,
     call: Option<SplitCall>,
 }
@@ -49,7 +50,7 @@ struct SplitsMemory {
 #[derive(Debug)]
 struct Recipient {
     memory: RecipientMemory,
-    /// When it is looked whether a payout is due, in milliseconds since 1970.
+    /// When it is next checked whether a payout is due, in milliseconds since 1970.
     check_at: Option<u64>,
     /// Why nothing can be paid.
     error: Option<String>,
@@ -88,7 +89,7 @@ impl Recipient {
 struct SplitCall {
     recipient: RecipientKey,
     call: LnurlCall,
-    /// What an invoice is asked for, in millisatoshis; `None`: its terms are.
+    /// The amount of the invoice that the service is asked for, in millisatoshis. `None`: it is asked for its terms (LUD-06).
     msat: Option<u64>,
 }
 
@@ -224,7 +225,7 @@ impl<C: SqlConn> Agent<C> {
     pub(super) fn payout_ended(&mut self, now: Now, payee: &Account, is_paid: bool) -> bool {
         let Account::Recipient(key) = payee else { return false };
         match is_paid {
-            false => self.share_not_paid(now, key, "the payment has not arrived"),
+            false => self.share_not_paid(now, key, "the payment has failed; the agent's log says why"),
             true => {
                 if let Some(recipient) = self.payments.splits.recipient(key) {
                     (recipient.memory.tries, recipient.memory.retry_at, recipient.error) = (0, 0, None);
@@ -250,7 +251,7 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// When it is looked whether something is to be paid out, or a service does not answer any more; in milliseconds since 1970.
+    /// When the next check for a due payout is, or the deadline of the call that is under way; in milliseconds since 1970.
     pub(super) fn splits_due_at(&self) -> Option<u64> {
         let splits = &self.payments.splits;
         match &splits.call {
@@ -286,7 +287,7 @@ impl<C: SqlConn> Agent<C> {
                 Payout::Nothing => {}
                 Payout::Later(at) => recipient.check_from(at),
                 Payout::Due(_) if !can_pay => {
-                    self.share_not_paid(now, &key, "this agent's wallet does not pay");
+                    self.share_not_paid(now, &key, "this agent's wallet cannot pay: its secret (payment.wallet_ref) is missing or wrong, or does not allow pay_invoice");
                 }
                 Payout::Due(_) => match LightningAddress::parse(&recipient.memory.address) {
                     Ok(address) => self.call_service(now, key, address.url(), address.is_loopback(), None),
@@ -310,7 +311,7 @@ impl<C: SqlConn> Agent<C> {
         let is_own = |open: &OpenRefund| {
             open.row.state.is_open() && open.row.payee == Account::Recipient(*key) && is_known(&open.row)
         };
-        // It is looked again when that is over.
+        // When that payout is over there is another check.
         if due < least || open.any(is_own) {
             return Ok(Payout::Nothing);
         }
@@ -322,7 +323,7 @@ impl<C: SqlConn> Agent<C> {
         })
     }
 
-    /// When so much is due to a recipient it is paid out, in millisatoshis: who has no share any more is paid the rest.
+    /// A recipient is paid when at least this is due, in millisatoshis. It is less for one who has no share any more, so that the rest is paid, too.
     fn least_payout(&self, manifest: &Manifest, key: &RecipientKey) -> u64 {
         let mut splits = manifest.payment.splits.iter();
         match splits.any(|split| RecipientKey::of(&split.address) == *key) {
@@ -381,11 +382,17 @@ impl<C: SqlConn> Agent<C> {
         // Otherwise a service could have everything paid in small parts, each with its fees.
         let least = payable(self.least_payout(manifest, key)).min(msat);
         if *terms.msat.end() < least {
-            return Err(format!("it takes no more than {} msat at a time", terms.msat.end()));
+            return Err(format!(
+                "it takes no more than {} msat at a time, less than payment.splits_min_msat",
+                terms.msat.end()
+            ));
         }
         let msat = whole_satoshis(msat.min(*terms.msat.end()));
         if !terms.msat.contains(&msat) || msat == 0 {
-            return Err(format!("it takes no less than {} msat", terms.msat.start()));
+            return Err(format!(
+                "it takes no less than {} msat, and {msat} msat, in whole satoshis, could be paid now",
+                terms.msat.start()
+            ));
         }
         self.call_service(now, *key, &terms.invoice_url(msat), address.is_loopback(), Some(msat));
         Ok(())
@@ -414,7 +421,7 @@ impl<C: SqlConn> Agent<C> {
         }))
     }
 
-    /// The service of a recipient has made an invoice: it is paid if it asks for what it was asked for.
+    /// The service of a recipient has made an invoice: it is paid if its amount is the one that was asked for.
     fn share_invoiced(&mut self, now: Now, key: &RecipientKey, msat: u64, body: &[u8]) -> Result<(), String> {
         let Some((_, Some(most))) = self.payable_to(now, key)? else { return Ok(()) };
         let bolt11 = lnurl::invoice(body)?;
@@ -430,9 +437,9 @@ impl<C: SqlConn> Agent<C> {
         let is_known = self.payments.refunds.contains_key(&invoice.payment_hash)
             || store::refund(&self.conn, &invoice.payment_hash).map_err(unreadable)?.is_some();
         if is_known {
-            return Err("its invoice was paid before, or was to be".to_owned());
+            return Err("its invoice was paid before, or is that of another payout".to_owned());
         }
-        if let Some(why) = self.is_own_invoice(&invoice.payment_hash).map_err(unreadable)? {
+        if let Some(why) = self.own_invoice_reason(&invoice.payment_hash).map_err(unreadable)? {
             return Err(format!("its invoice {why}"));
         }
         if msat > most {
@@ -483,7 +490,7 @@ impl<C: SqlConn> Agent<C> {
 enum Payout {
     /// Nothing is due, or it is under way.
     Nothing,
-    /// Not now; it is looked again at this time, in milliseconds since 1970.
+    /// Not now; the next check is at this time, in milliseconds since 1970.
     Later(u64),
     /// So much can be paid, in millisatoshis.
     Due(u64),

@@ -1,5 +1,5 @@
-//! The agent's wallets (NIP-47): the current one, which makes invoices, and former ones as long as they have open invoices. Only their info events
-//! and backoffs are stored: what is to be asked follows from the jobs and invoices in the database.
+//! The agent's wallets (NIP-47): the current one, which makes invoices and pays, and the last former ones, which are only asked about what they have
+//! made, hold or paid, and about zaps. Stored are only their info events, their backoffs and when they were replaced: what is to be asked follows from the database.
 //!
 //! Each wallet has one exchange at a time, as a remote signer has. An exchange ends when all requests are answered. While a customer may pay, it
 //! stays open for notifications, for a minute at most. If there is something to ask meanwhile, a new exchange begins, and the old one stays open
@@ -134,7 +134,7 @@ pub(super) enum WalletRequest {
     Settle(EventId),
     /// To cancel it: to give its payment back.
     Cancel(EventId),
-    /// To pay a customer's invoice, as a refund.
+    /// To pay an invoice: the refund of a customer, or the share of a recipient.
     Pay(PaymentHash),
     /// To look up that payment.
     LookupPayment(PaymentHash),
@@ -351,7 +351,7 @@ impl<C: SqlConn> Agent<C> {
         Ok(())
     }
 
-    /// What a wallet must be able to do for what it is asked now.
+    /// The methods that a wallet must have for what it is asked about invoices now. `pay_invoice` is checked by [`Agent::has_paying_wallet`].
     pub(super) fn needed_methods(&self, wallet: &Wallet) -> &'static [&'static str] {
         let policy = self.deployed.as_ref().map(|deployed| deployed.manifest.payment.policy);
         match policy {

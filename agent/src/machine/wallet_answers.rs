@@ -90,7 +90,8 @@ impl<C: SqlConn> Agent<C> {
         let lacks = needed.iter().find(|method| !info.has(method)).filter(|_| exchange.awaits_info);
         if let Some(method) = lacks {
             // Another relay may have a newer version, or this one tomorrow.
-            exchange.failure = Some(format!("the wallet has no method {method}"));
+            exchange.failure =
+                Some(format!("the wallet has no method {method}: allow it for this connection"));
             return;
         }
         let awaits_info = std::mem::take(&mut exchange.awaits_info);

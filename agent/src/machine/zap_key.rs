@@ -1,5 +1,5 @@
 //! The key with which the service of the agent's Lightning address signs zap receipts (`nostrPubkey`, NIP-57). The service is asked for it, by an
-//! HTTP call like those of executors, when a receipt comes that cannot be judged without it. Its answer is valid for an hour. If it does not
+//! HTTP call like those of executors, after a deployment and when a receipt comes that cannot be judged without it. Its answer is valid for an hour. If it does not
 //! answer, it is asked again at growing intervals, and receipts wait.
 
 use relay_engine::sql::{SqlConn, StoreError};
@@ -20,12 +20,12 @@ const FOREIGN_SECONDS: Timestamp = 60;
 /// Milliseconds until it is asked again, at first and at most.
 const RETRY_MILLIS: u64 = 2_000;
 const RETRY_MILLIS_MAX: u64 = 3_600_000;
-/// Seconds for which zaps of an address count that is the agent's no more, and how many such addresses are known.
+/// Seconds for which receipts of zaps to a former address still count, and how many former addresses are remembered.
 const FORMER_SECONDS: Timestamp = 3_600;
 const FORMER_MAX: usize = 8;
 /// Seconds that a receipt may take to this relay.
 const DELIVERY_SECONDS: Timestamp = 600;
-/// How often it is asked if no receipt waits.
+/// Calls in a row without an answer after which it is not asked again, if no receipt waits.
 const TRIES_MAX: u32 = 6;
 
 /// What is stored about it.
@@ -79,11 +79,11 @@ impl ZapMemory {
         *self = ZapMemory { address, since: now.seconds(), former, ..ZapMemory::default() };
     }
 
-    /// The addresses before the present one to which a receipt may be, by its signer and its time, and what shows that their zaps have arrived.
+    /// The former addresses that a receipt may be for, by its signer and its time; each with what shows that a zap to it has arrived.
     pub(super) fn former_of(&self, now: Now, receipt: &Event) -> Vec<(LightningAddress, ZapCheck)> {
         let signer = receipt.pubkey.to_string();
         let may_be = |former: &&FormerAddress| {
-            // The key may be anybody's later, and receipts of any time are easily made.
+            // Later the key may belong to somebody else, who may date receipts as he likes.
             let is_in_time = now.seconds() <= former.until.saturating_add(DELIVERY_SECONDS);
             former.key == signer && is_in_time && (former.since..=former.until).contains(&receipt.created_at)
         };

@@ -306,7 +306,7 @@ impl<C: SqlConn> Agent<C> {
         self.judge_zap(now, zap, check)
     }
 
-    /// A zap by a receipt that is signed by whom it must be.
+    /// A zap whose receipt is signed by the right key: counts it, asks the wallet about it, or refuses it.
     fn judge_zap(&mut self, now: Now, zap: Zap, check: ZapCheck) -> Result<(), StoreError> {
         match store::receipt_of_zap(&self.conn, &self.batch, &zap.payment_hash)? {
             // It was delivered again.
@@ -332,7 +332,7 @@ impl<C: SqlConn> Agent<C> {
         let row = ZapRow { payment_hash, receipt, payer, event, msat, state, at: now.millis() };
         match check {
             ZapCheck::Receipt => self.zap_counts(now, row),
-            ZapCheck::Wallet if !self.has_room_to_claim(now, &payer) => {
+            ZapCheck::Wallet if !self.make_room_for_zap(now, &payer) => {
                 self.receipt_refused(now, &row.receipt, "too many zaps wait for the wallet");
                 Ok(())
             }
@@ -344,9 +344,10 @@ impl<C: SqlConn> Agent<C> {
         }
     }
 
-    /// Whether another zap of this payer can wait for the wallet's confirmation. If there are too many, the oldest zap whose payment the wallet does not know
-    /// is given up for it, else the oldest one of the payer with most: whoever has an address of the same service can get receipts without paying the agent.
-    fn has_room_to_claim(&mut self, now: Now, payer: &PubKey) -> bool {
+    /// Makes room for another zap of this payer that waits for the wallet's confirmation. Returns whether there is room. If too many wait, the oldest one whose
+    /// payment the wallet does not know is refused, else the oldest one of the payer with most: whoever has an address of the same service can get receipts
+    /// without paying the agent.
+    fn make_room_for_zap(&mut self, now: Now, payer: &PubKey) -> bool {
         let claimed = &self.payments.zaps.claimed;
         if claimed.len() < CLAIMED_MAX {
             return true;
@@ -513,7 +514,7 @@ impl<C: SqlConn> Agent<C> {
         let Some(ClaimedZap { row, .. }) = self.payments.zaps.claimed.remove(hash) else { return };
         self.batch.put_zap(ZapRow { state: ZapState::Refused, ..row });
         let ZapRow { receipt, payer, msat, .. } = row;
-        let why = format!("the wallet has not received the {msat} msat of {payer} (payment.zap_check)");
+        let why = format!("the wallet has not confirmed the {msat} msat of {payer} (payment.zap_check)");
         self.receipt_refused(now, &receipt, &why);
     }
 

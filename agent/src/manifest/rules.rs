@@ -78,7 +78,7 @@ pub struct Payment {
 pub struct Split {
     /// The Lightning address (LUD-16) to which it is paid.
     pub address: String,
-    /// How much of it, in percent.
+    /// The share of what is earned, in percent.
     pub percent: u32,
 }
 
@@ -90,7 +90,7 @@ pub enum ZapCheck {
     /// address of the same service can pay himself and have a receipt that names the agent.
     #[default]
     Wallet,
-    /// The receipt: the key signs for this address alone.
+    /// The receipt suffices. This is safe only if the service's key signs receipts for this address alone.
     Receipt,
 }
 
@@ -135,7 +135,7 @@ const SPLITS_MIN_MSAT_DEFAULT: u64 = 1_000_000;
 /// [`Payment::hold_seconds`], if the manifest says nothing.
 const HOLD_SECONDS_DEFAULT: u32 = 3_600;
 
-/// What becomes of what a customer has paid and not got a result for.
+/// What customers can do with their credit: what they have paid and got no result for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refund {
@@ -189,10 +189,10 @@ pub struct JobLimits {
     pub per_customer: usize,
     /// How many jobs a chain of `job` inputs may have.
     pub chain_depth: u32,
-    /// What is paid out in a day (UTC) at most, fees among it, in millisatoshis.
+    /// The most that is paid out in a day (UTC), fees included, in millisatoshis.
     #[serde(skip_serializing_if = "is_default")]
     pub daily_spend_msat: u64,
-    /// What is paid out at a time at most without the owner's approval, fees among it, in millisatoshis.
+    /// The largest refund, fees included, that is paid out without the owner's approval, in millisatoshis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval_msat: Option<u64>,
 }

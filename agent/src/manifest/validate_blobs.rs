@@ -36,7 +36,7 @@ impl Manifest {
             return wrong(format!("{path}.inputs"), "must be text alone");
         }
         if handler.price == Price::Free {
-            return wrong(format!("{path}.price"), "must be per_job, the least that a payment is for,");
+            return wrong(format!("{path}.price"), "must be per_job (its msat are the smallest payment)");
         }
         if self.payment.policy != PaymentPolicy::Prepay {
             return wrong("payment.policy".to_owned(), "must be prepay");

@@ -118,7 +118,7 @@ impl Manifest {
         }
     }
 
-    /// Zaps are payments at once, to a Lightning address.
+    /// Zaps go to a Lightning address. They cannot be held, so they do not pay for jobs with `hold`.
     fn check_zap(&self) -> Checked {
         let Payment { policy, zap, zap_check, .. } = &self.payment;
         let Some(address) = zap else {
@@ -150,7 +150,10 @@ impl Manifest {
             return Err(ManifestError::new("payment.splits", "is of no use with policy free"));
         }
         if splits.len() > SPLITS_MAX {
-            return Err(ManifestError::new("payment.splits", format!("has more than {SPLITS_MAX}")));
+            return Err(ManifestError::new(
+                "payment.splits",
+                format!("has more than {SPLITS_MAX} recipients"),
+            ));
         }
         let mut percent = 0;
         for (at, split) in splits.iter().enumerate() {

@@ -2,11 +2,12 @@
 //! (debits less credits) sum to zero. Amounts are millisatoshis.
 //!
 //! ```text
-//! wallet        what the agent's wallet, or its Lightning address, has received
+//! wallet        what the agent's wallet, or its Lightning address, has received, less what it has paid
 //! <customer>    the credit of a customer: paid and not spent; the balance is never above zero
 //! reserved      credit that is reserved for unfinished jobs; in databases it has its old name, `held`
-//! income        what the agent has earned
-//! refunds       credit that is being paid out
+//! income        what the agent has earned, less the recipients' shares and the routing fees that it bears
+//! refunds       credit and shares that are being paid out, with the reserves for routing fees
+//! <recipient>   the share of a recipient that is due; the balance is above zero if more was paid out than is due
 //! ```
 
 use relay_engine::sql::column::{bytes, int, key, signed, text};
@@ -42,13 +43,13 @@ pub enum Account {
     Wallet,
     /// Credit that is reserved for unfinished jobs.
     Reserved,
-    /// What the agent has earned.
+    /// What the agent has earned, less the recipients' shares.
     Income,
-    /// Credit that is being paid out.
+    /// Credit and shares that are being paid out, with the reserves for routing fees.
     Refunds,
     /// The credit of a customer.
     Customer(PubKey),
-    /// See the module.
+    /// The share of a recipient that is due.
     Recipient(RecipientKey),
 }
 
@@ -112,11 +113,11 @@ pub enum Reason {
     Charge,
     /// The result of the job was delivered.
     Delivery,
-    /// It is credit again: the job has ended without a delivered result, or a refund has failed or has cost less in fees.
+    /// It goes back: a job has ended without a delivered result, or a refund or the payout of a share has failed or has cost less in fees.
     Return,
     /// The customer has cancelled the job after its work had begun.
     Cancellation,
-    /// Credit was imported from another host.
+    /// A customer's credit, or a recipient's due share, was imported from another host.
     Import,
     /// It is to be paid out: a customer has asked for credit, or a recipient's share is due.
     Refund,
@@ -223,7 +224,7 @@ pub(crate) fn balance(conn: &impl SqlConn, batch: &Batch, account: &Account) -> 
     Ok(batch.transfers().iter().fold(balance, |balance, transfer| balance + transfer.change(account)))
 }
 
-/// All entries of a job, also those that are not written yet, oldest first. It reads the whole ledger, so it is only for unreadable jobs.
+/// All entries of a job, also those that are not written yet, oldest first. It reads the whole ledger, since there is no index by job, so it is only for rare cases: unreadable jobs, and results that cannot be published.
 pub(crate) fn transfers_of_job(
     conn: &impl SqlConn,
     batch: &Batch,

@@ -1,4 +1,4 @@
-//! Refunds and their states. A payment hash is paid at most once.
+//! Refunds of customers and payouts of shares, both called refunds here, and their states. A payment hash is paid at most once.
 
 use relay_engine::sql::column::{bytes, int, signed, text};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};
@@ -79,9 +79,9 @@ pub(crate) struct RefundRow {
     pub(crate) state: RefundState,
     /// What the payee's invoice asks for, in millisatoshis.
     pub(crate) msat: u64,
-    /// What is reserved of the credit for routing fees, in millisatoshis.
+    /// What is reserved for routing fees; once it is paid, the routing fees that were paid. In millisatoshis.
     pub(crate) reserve: u64,
-    /// The routing fees that the customer has borne, in millisatoshis.
+    /// The routing fees that the payee has borne, in millisatoshis; the agent bears the rest.
     pub(crate) fees: u64,
     /// The payee's invoice (BOLT 11).
     pub(crate) invoice: String,

@@ -1,5 +1,5 @@
 //! Zaps that have counted, so that each counts once, and those that the wallet has still to confirm; and receipts that wait until the key of their
-//! service is known. Payment hashes are never deleted.
+//! service is known. A payment hash that has counted is never deleted.
 
 use relay_engine::sql::column::{bytes, id, int, key, signed};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, exec};

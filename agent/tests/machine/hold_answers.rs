@@ -152,7 +152,10 @@ fn a_wallet_that_holds_no_payments_makes_no_invoices() {
     let request = order(&mut world, &mut wallet, &customer, "hello");
     world.pass_with(&mut wallet, 70);
     assert_eq!(world.statuses(&request.id), ["error"]);
-    assert_eq!(world.agent.error(), Some("the wallet has no method make_hold_invoice"));
+    assert_eq!(
+        world.agent.error(),
+        Some("the wallet has no method make_hold_invoice: allow it for this connection")
+    );
     // Who has paid before is not kept waiting.
     pay(&world, &mut wallet, &customer, &before);
     world.pass_with(&mut wallet, 120);

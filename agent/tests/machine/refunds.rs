@@ -134,7 +134,7 @@ fn what_is_not_paid_out() {
     // Another one's.
     refund(&mut world, &customer, &bolt11).unwrap();
     assert!(
-        refund(&mut world, &Customer::new(2), &bolt11).unwrap_err().contains("was sent by another customer")
+        refund(&mut world, &Customer::new(2), &bolt11).unwrap_err().contains("was used for another payout")
     );
     world.run();
     world.ask_wallet(&mut wallet);
@@ -157,7 +157,7 @@ fn what_is_not_paid_out() {
     wallet.methods = "make_invoice lookup_invoice";
     credit(&mut world, &mut wallet, &customer);
     let bolt11 = invoice(&world, 1, 1_000);
-    assert!(refund(&mut world, &customer, &bolt11).unwrap_err().contains("wallet is not able to pay"));
+    assert!(refund(&mut world, &customer, &bolt11).unwrap_err().contains("wallet cannot pay now"));
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn nothing_is_paid_to_a_service_that_says_something_wrong() {
         (200, json!({"status": "ERROR", "reason": "gone\nfishing"}).to_string(), "it says: gonefishing"),
         (200, terms(&|json| json["tag"] = json!("withdrawRequest")), "not a payRequest"),
         (200, terms(&|json| json["callback"] = json!("alice")), "callback is not a URL"),
-        (200, terms(&|json| json["callback"] = json!("http://friends.example/pay")), "not to be called"),
+        (200, terms(&|json| json["callback"] = json!("http://friends.example/pay")), "must be an https URL"),
         (200, terms(&|json| json["minSendable"] = json!(0)), "does not tell how much"),
         (200, terms(&|json| json["maxSendable"] = json!(900)), "does not tell how much"),
         (200, terms(&|json| json["minSendable"] = json!(117_000)), "no less than 117000 msat"),

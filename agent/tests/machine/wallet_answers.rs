@@ -379,7 +379,10 @@ fn a_wallet_that_cannot_look_up_invoices_makes_none() {
     world.pass_with(&mut wallet, 70);
     assert_eq!(world.statuses(&request.id), ["error"]);
     assert!(wallet.invoices.is_empty());
-    assert_eq!(world.agent.error(), Some("the wallet has no method lookup_invoice"));
+    assert_eq!(
+        world.agent.error(),
+        Some("the wallet has no method lookup_invoice: allow it for this connection")
+    );
 }
 
 /// Regression: sixteen requests for invoices left no room for the question whether one is paid, and a wallet that made none for a while was not
@@ -434,7 +437,10 @@ fn the_newest_info_event_of_a_wallet_counts() {
         world.run();
     }
     world.pass(15);
-    assert_eq!(world.agent.error(), Some("the wallet has no method make_invoice"));
+    assert_eq!(
+        world.agent.error(),
+        Some("the wallet has no method make_invoice: allow it for this connection")
+    );
 }
 
 /// Regression: without its wallet an invoice stayed open for ever, and a deleted agent with it.

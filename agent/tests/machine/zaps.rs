@@ -75,7 +75,7 @@ fn a_zap_counts_when_the_wallet_says_that_it_has_the_payment() {
     assert_eq!(world.agent.metrics().payments["zap_refused"], 1);
     let log = world.agent.logs(0, 1_000).unwrap();
     assert!(
-        log.iter().any(|line| line.message.contains("the wallet has not received the 21000 msat")),
+        log.iter().any(|line| line.message.contains("the wallet has not confirmed the 21000 msat")),
         "{log:?}"
     );
     assert_eq!((world.agent.is_idle(), world.agent.poll_timeout()), (true, None));

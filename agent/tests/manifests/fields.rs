@@ -250,7 +250,7 @@ fn payments_for_blobs() {
         all["handlers"][0]["price"] = json!({"model": "free"});
         all["payment"] = json!({});
     };
-    check(&free, "handlers[0].price", "must be per_job, the least that a payment is for,");
+    check(&free, "handlers[0].price", "must be per_job (its msat are the smallest payment)");
     let mut other = manifest.clone();
     (other["handlers"][0]["executor"], other["handlers"][0]["config"]) = (json!("echo"), json!({}));
     let message = "must not be 5944 with an executor other than blob_payment";

@@ -30,13 +30,13 @@ use wallet::Wallet;
 /// Options.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Public keys of the agents; the requests name one after the other.
+    /// Public keys of the agents; the requests name them in turn.
     pub agents: Vec<[u8; 32]>,
     /// Kind of the requests, 5000 to 5999.
     pub kind: u16,
     /// Requests.
     pub count: usize,
-    /// Maximum number of jobs without a result.
+    /// Most jobs that may be unfinished at a time.
     pub window: usize,
     /// Customers that the requests are spread over; their keys are new ones for each `seed`.
     pub customers: usize,
@@ -59,7 +59,7 @@ pub struct Report {
     pub agents: usize,
     /// Requests sent.
     pub jobs: usize,
-    /// Maximum number of jobs without a result.
+    /// Most jobs that might be unfinished at a time.
     pub window: usize,
     /// Customers.
     pub customers: usize,

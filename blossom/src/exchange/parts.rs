@@ -133,7 +133,10 @@ impl Patch {
                 Input::Answered(Outcome::Refused(Refusal::Unpaid)) => match &wanted.proof {
                     // When it was checked it was paid for or here, and is not any more.
                     None => self.pay(wanted),
-                    Some(_) => Err(Response::error(400, "another upload in parts is paid with this payment")),
+                    Some(_) => Err(Response::error(
+                        400,
+                        "this payment is in use for another upload in parts; ask for a new invoice by a request without X-Lightning",
+                    )),
                 },
                 Input::Answered(Outcome::Begun { upload, key }) => self.receive(context, upload, key),
                 Input::Answered(Outcome::Exists(blob)) => match missing_type(&blob, &self.mime) {

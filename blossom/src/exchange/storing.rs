@@ -236,7 +236,7 @@ impl Storing {
                 Input::Answered(Outcome::Refused(refusal)) => end(Err(StoringError::Refused(refusal))),
                 other => self.abort(upload, None, problem(other)),
             },
-            // Whatever came of it: the blob is stored, and the proof is for no other.
+            // Also if the proof could not be spent: the blob is stored, and the proof pays for no other one.
             Stage::Spend(stored) => end(Ok(stored)),
             // Whatever came of cleaning up: what is left is swept later.
             Stage::Clean { staged: Some(staged), end } => self.discard(staged, end),

@@ -27,7 +27,7 @@ const PARTS_MAX: usize = 10_000;
 const UPLOADS_IN_PARTS_MAX: usize = 16;
 /// Seconds after the first part at which an upload counts as abandoned, however many parts come.
 const LASTS_SECONDS: u64 = 24 * 3_600;
-/// After as many seconds whoever joins parts has died.
+/// Seconds after which a request that joins parts counts as dead.
 const JOIN_SECONDS: u64 = 900;
 /// Joins of an upload that may fail: the bytes do not have the hash, or the store is broken.
 const JOINS_MAX: u32 = 3;
@@ -48,7 +48,7 @@ pub(super) fn part_id(upload: &Upload, key: &str) -> Option<u64> {
 }
 
 impl Parts {
-    /// Whether somebody joins these parts.
+    /// Until when the request that joins these parts may still be alive, in Unix seconds; `None` if there is none.
     pub(super) fn joining_until(&self) -> Option<u64> {
         self.joining.map(|since| since + JOIN_SECONDS)
     }
@@ -111,8 +111,8 @@ impl Parts {
 }
 
 impl<C: SqlConn> Run<'_, C> {
-    /// A part comes. One row, for the first part two, none if it need not come; and one a minute to keep the upload. Looks through
-    /// the owner's parts, which are in memory.
+    /// A part comes. One row, for the first part two, none if it need not come; two more with a proof of payment, and one a minute to keep
+    /// the upload. Looks through the owner's parts, which are in memory.
     pub(super) fn begin_part(&mut self, wanted: &Wanted, part: PartHead) -> Result<Outcome, StoreError> {
         let owner = parse_key(&wanted.owner)?;
         let Some(sha256) = wanted.sha256 else {
@@ -167,7 +167,7 @@ impl<C: SqlConn> Run<'_, C> {
         if let (Some(id), true) = (found, has_it) {
             self.claim(id, proof)?;
             self.extend(id, wanted.abandoned_at)?;
-            return self.joins(id);
+            return self.begin_join(id);
         }
         let of_owner = self.state.uploads.values().filter(|upload| upload.owner == owner);
         let rows: Vec<usize> =
@@ -248,16 +248,16 @@ impl<C: SqlConn> Run<'_, C> {
     /// A part is stored. One row. Looks through the parts of its upload, which are in memory.
     pub(super) fn finish_part(&mut self, upload: u64, key: &Key) -> Result<Outcome, StoreError> {
         let conn = self.conn;
-        let Some((id, row)) = self.part(upload, key) else { return self.is_late(key) };
+        let Some((id, row)) = self.part(upload, key) else { return self.refuse_late_part(key) };
         exec(conn, STORED, &[id.into()])?;
         if let Some(part) = row.parts.as_mut().and_then(|parts| parts.rows.get_mut(&id)) {
             part.is_stored = true;
         }
-        self.joins(upload)
+        self.begin_join(upload)
     }
 
-    /// [`Outcome::Complete`] if stored parts cover the blob and nobody joins them, otherwise [`Outcome::Accepted`].
-    fn joins(&mut self, upload: u64) -> Result<Outcome, StoreError> {
+    /// Has the caller join the parts ([`Outcome::Complete`]) if stored parts cover the blob and nobody joins them; otherwise [`Outcome::Accepted`].
+    fn begin_join(&mut self, upload: u64) -> Result<Outcome, StoreError> {
         let now = self.now;
         let row = self.state.uploads.get_mut(&upload);
         let Some((sha256, size, payment, parts)) =
@@ -280,7 +280,7 @@ impl<C: SqlConn> Run<'_, C> {
     pub(super) fn abort_part(&mut self, upload: u64, key: &Key) -> Result<Outcome, StoreError> {
         match self.part(upload, key).map(|(id, _)| id) {
             Some(id) => self.remove_part(upload, id, key)?,
-            None => drop(self.is_late(key)?),
+            None => drop(self.refuse_late_part(key)?),
         }
         Ok(Outcome::Done)
     }
@@ -298,8 +298,8 @@ impl<C: SqlConn> Run<'_, C> {
         Some((part_id(upload, key)?, upload))
     }
 
-    /// A part whose upload has ended. Its bytes may have come after the removal.
-    fn is_late(&mut self, key: &str) -> Result<Outcome, StoreError> {
+    /// Refuses a part whose upload has ended. Its bytes may have come after those of the upload were removed, so they are removed, too.
+    fn refuse_late_part(&mut self, key: &str) -> Result<Outcome, StoreError> {
         if key.starts_with("parts/") {
             self.queue(key)?;
         }

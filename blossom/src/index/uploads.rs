@@ -143,16 +143,16 @@ impl<C: SqlConn> Run<'_, C> {
         if count >= UPLOADS_MAX {
             return Ok(Some(Refusal::TooMany));
         }
-        self.room(owner, sha256, size, quotas, own)
+        self.quota_refusal(owner, sha256, size, quotas, own)
     }
 
     pub(super) fn is_banned(&self, sha256: &Sha256) -> Result<bool, StoreError> {
         has_row(self.conn, IS_BANNED, &[(*sha256).into()])
     }
 
-    /// Whether quotas leave no room for `size` bytes more, apart from what upload `own` reserves, and others of the same blob:
-    /// who lost his connection and begins again needs no room for both.
-    fn room(
+    /// Why `size` bytes more are refused, if they exceed a quota. What upload `own` reserves does not count, nor what other uploads of the same
+    /// blob do: whoever has lost the connection and begins again needs room for one.
+    fn quota_refusal(
         &mut self,
         owner: &PubKey,
         sha256: Option<&Sha256>,
@@ -280,7 +280,7 @@ impl<C: SqlConn> Run<'_, C> {
             return Ok(Outcome::Accepted);
         }
         let (owner, sha256, quotas) = (upload.owner, upload.sha256, upload.quotas());
-        if let Some(refusal) = self.room(&owner, sha256.as_ref(), size, quotas, Some(id))? {
+        if let Some(refusal) = self.quota_refusal(&owner, sha256.as_ref(), size, quotas, Some(id))? {
             return Ok(Outcome::Refused(refusal));
         }
         exec(self.conn, RESERVE, &[size.into(), id.into()])?;
@@ -351,7 +351,7 @@ impl<C: SqlConn> Run<'_, C> {
         } else if commit.is_unpaid && !is_here {
             Some(Refusal::Unpaid)
         } else if is_new || commit.size > upload.size {
-            self.room(&upload.owner, Some(&sha256), commit.size, upload.quotas(), own)?
+            self.quota_refusal(&upload.owner, Some(&sha256), commit.size, upload.quotas(), own)?
         } else {
             None
         };

@@ -34,9 +34,10 @@ pub(super) struct Maintainer<F> {
     replaced: Vec<PageId>,
     /// By segment with removed events: how many events are in its file, and how many removed ones are no longer in it.
     pub(super) contents: BTreeMap<u64, (u64, u64)>,
-    /// How many removed events and sealed segments there were when no segment was found dead, so that it is not searched again for the same.
+    /// How many removed events and sealed segments there were when the last search found no segment of which all events are removed (dead). While
+    /// there are as many, there is no further search.
     pub(super) none_dead: Option<(u64, usize)>,
-    /// The same when none was worn.
+    /// The same for segments of which most events are removed (worn).
     pub(super) none_worn: Option<(u64, usize)>,
     /// Removed events whose bodies have been overwritten, or are in no segment.
     pub(super) blanked: RemovedSeqs,

@@ -196,11 +196,12 @@ impl<'a, D: Disk> Salvage<'a, D> {
     }
 }
 
-/// The id of an event that is whole: its canonical JSON begins with `{"id":"`. Numbers tell nothing where a head is broken.
+/// The id of an event that is whole: its canonical JSON begins with `{"id":"`. Events are told apart by it, because where the head of a segment is broken
+/// their sequence numbers are not known.
 fn id_of(json: &[u8]) -> [u8; 32] {
     let mut id = [0; 32];
     if let Some(hex) = json.get(7..71) {
-        // What is not hexadecimal is not the JSON of an event; then all of these are one.
+        // If it is not hexadecimal, this is not the JSON of an event. The id stays zero then, so only the first of such bodies is taken.
         let _ = faster_hex::hex_decode(hex, &mut id);
     }
     id
