@@ -393,7 +393,11 @@ impl<C: SqlConn> Agent<C> {
                     Some(Published::Refused(reason) | Published::Failed(reason)) => {
                         let job = job_of(&event).filter(|_| nip90::is_result(event.kind));
                         match job.map(|job| self.read_unpublished(&job)).transpose() {
-                            Ok(unpublished) => refused.push((event, reason, unpublished)),
+                            Ok(unpublished) => {
+                                // It must not be published after a restart: it has been given back.
+                                entry.is_changed = true;
+                                refused.push((event, reason, unpublished));
+                            }
                             // It is told again: what it means for the job, and for the money, cannot be written down now.
                             Err(_) => failed.push(event),
                         }
@@ -404,7 +408,10 @@ impl<C: SqlConn> Agent<C> {
             entry.events = failed;
             match entry.row {
                 Some(row) if entry.events.is_empty() => store::delete_outbox(&mut self.batch, row),
-                Some(_) => again.push_back(entry),
+                Some(_) => {
+                    entry.store_change(&mut self.batch);
+                    again.push_back(entry);
+                }
                 None => {}
             }
         }

@@ -545,6 +545,13 @@ fn what_a_refusal_needs_is_read_before_anything_is_changed() {
     run(1_729..=1_729, &["postpay"]);
 }
 
+/// Regression: a result was refused and its price given back while other events of the same publication were to be tried again; after a restart it was
+/// published again.
+#[test]
+fn a_result_that_was_given_back_is_not_published_again() {
+    run(1_674..=1_674, &["sample"]);
+}
+
 /// Regression: less than was asked for was held when the job was over, and that was not given back.
 #[test]
 fn a_part_that_is_held_too_late_is_given_back() {
