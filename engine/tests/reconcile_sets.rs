@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use negentropy::{Id, Negentropy, NegentropyStorageBase as _, NegentropyStorageVector};
 use proptest::prelude::*;
 use relay_engine::reconcile::{
-    AnswerError, CALLS_MAX, EventSet, Item, LOOKUPS_MAX, MutableSet, RANGES_MAX, SortedSet, StoreError, Sum,
-    TotalBytes, answer,
+    AnswerError, CALLS_MAX, EventSet, IdSum, Item, LOOKUPS_MAX, MutableSet, RANGES_MAX, SortedSet,
+    StoreError, TotalBytes, answer,
 };
 use relay_engine::types::EventId;
 
@@ -52,8 +52,8 @@ fn check_set(set: &SortedSet, expected: &BTreeSet<Item>) {
         })
         .unwrap();
         assert_eq!(listed, expected[start..end]);
-        let mut sum = Sum::default();
-        expected[start..end].iter().for_each(|item| sum.add(Sum::of(&item.id)));
+        let mut sum = IdSum::default();
+        expected[start..end].iter().for_each(|item| sum.add(IdSum::of(&item.id)));
         assert_eq!(set.sum(start..end).unwrap(), sum);
         for bound in
             [item(0, 0), item(5, 7), item(u64::MAX, 0)].into_iter().chain(expected.get(len / 2).copied())
@@ -336,7 +336,7 @@ impl EventSet for Failing {
         self.read(|set| set.list(range, each))
     }
 
-    fn sum(&self, range: std::ops::Range<usize>) -> Result<Sum, StoreError> {
+    fn sum(&self, range: std::ops::Range<usize>) -> Result<IdSum, StoreError> {
         self.read(|set| set.sum(range))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use relay_engine::reconcile::{
-    AnswerError, CALLS_MAX, EventSet, Item, LOOKUPS_MAX, MutableSet, RANGES_MAX, Sum, TotalBytes, answer,
+    AnswerError, CALLS_MAX, EventSet, IdSum, Item, LOOKUPS_MAX, MutableSet, RANGES_MAX, TotalBytes, answer,
 };
 use relay_engine::types::EventId;
 
@@ -41,11 +41,11 @@ pub fn reconcile(data: &[u8]) {
     }
     earlier.push((set.version(), expected.clone()));
     for (version, expected) in &earlier {
-        let (mut listed, mut sum) = (Vec::new(), Sum::default());
+        let (mut listed, mut sum) = (Vec::new(), IdSum::default());
         version
             .list(0..version.len(), &mut |item| {
                 listed.push(item);
-                sum.add(Sum::of(&item.id));
+                sum.add(IdSum::of(&item.id));
                 true
             })
             .expect("memory does not fail");

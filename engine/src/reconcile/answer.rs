@@ -2,10 +2,10 @@
 //!
 //! The crate asks for the items of a range for two purposes: to write their ids into the answer, and to add up their ids
 //! for a fingerprint. It does not say which, and its type of fingerprints has no name outside of it, so the sums of a set
-//! are passed through the listing: the first items of a range come one by one, and all that follow as one whose id is their
-//! sum; for a fingerprint only the sum counts. Where the client sends ids, as many come one by one as fit into an answer, and
-//! the crate ends its list before the others. Where the client sends a fingerprint, the crate lists ranges of less than 32 items
-//! only. Tests compare every answer with that of the crate's own storage.
+//! are passed through the listing. Where the client sends ids, as many items come one by one as fit into an answer, and the
+//! crate ends its list before the others, whose sum comes as one item. Where the client sends a fingerprint, the crate lists ranges of
+//! less than 32 items only; a longer one comes as one item whose id is the sum, since for a fingerprint only the sum counts.
+//! Tests compare every answer with that of the crate's own storage.
 //!
 //! A message is answered in one call, so its ranges are counted before ([`first_ranges`]), and look-ups meanwhile.
 
@@ -24,8 +24,8 @@ pub const CALLS_MAX: usize = 8 * LOOKUPS_MAX;
 /// takes 300 bytes and 33 calls, where the ids of an answer take next to nothing.
 pub const SPLIT_BYTES_MAX: usize = 125_000;
 const SPLITS_MAX: usize = SPLIT_BYTES_MAX / 300;
-/// Items of a range with a fingerprint that are listed before the sum of the others: as many as the crate never lists as ids.
-const FINGERPRINT_LISTED: usize = 32;
+/// Items of a range with a fingerprint of which only the sum is said: as many as the crate never lists as ids.
+const FINGERPRINT_SUMMED: usize = 32;
 /// Items that are listed or added up for a unit of cost.
 const ITEMS_PER_COST: usize = 256;
 /// Bytes of a message that are read for a unit of cost. Ranges that skip events take three bytes and no look-up.
@@ -56,9 +56,14 @@ pub enum AnswerError {
 /// version of the protocol is answered with the version that is understood. Takes some milliseconds at most, whatever the message
 /// and however large the set.
 pub fn answer(set: &dyn EventSet, message: &[u8], bytes_max: usize) -> Answer {
+    answer_first(set, message, bytes_max, LOOKUPS_MAX)
+}
+
+/// As [`answer`], with `lookups_max` in the place of [`LOOKUPS_MAX`].
+pub fn answer_first(set: &dyn EventSet, message: &[u8], bytes_max: usize, lookups_max: usize) -> Answer {
     let bytes_max = bytes_max.max(4_096);
     let read_cost = message.len() / BYTES_PER_COST;
-    let Answered { message, modes } = match first_ranges(message) {
+    let Answered { message, modes } = match first_ranges(message, lookups_max) {
         Ok(answered) => answered,
         Err(TooMany) => return Answer { message: Err(AnswerError::TooMuch), cost: read_cost },
     };
@@ -107,12 +112,12 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Items to list one by one of a range in which the crate is.
-    fn listed_max(&self) -> usize {
+    /// Where the items end that are listed one by one of a range in which the crate is.
+    fn listed_end(&self, begin: usize, end: usize) -> usize {
         let at = self.ranges.get().checked_sub(1);
         match at.and_then(|at| self.modes.get(at)) {
-            Some(Mode::Fingerprint) => FINGERPRINT_LISTED,
-            _ => self.ids_max,
+            Some(Mode::Fingerprint) if end - begin >= FINGERPRINT_SUMMED => begin,
+            _ => end.min(begin + self.ids_max),
         }
     }
 
@@ -157,7 +162,7 @@ impl NegentropyStorageBase for Source<'_> {
         if begin > end || end > self.set.len() {
             return Err(Error::BadRange);
         }
-        let listed_end = end.min(begin + self.listed_max());
+        let listed_end = self.listed_end(begin, end);
         let (mut at, mut result) = (begin, Ok(true));
         self.read(self.set.list(begin..listed_end, &mut |listed| {
             result = each(item(listed), at);

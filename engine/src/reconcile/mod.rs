@@ -13,9 +13,10 @@ mod sorted_set;
 use std::ops::Range;
 
 pub use crate::sql::StoreError;
-pub use answer::{Answer, AnswerError, CALLS_MAX, SPLIT_BYTES_MAX, answer};
+pub use crate::types::IdSum;
+pub use answer::{Answer, AnswerError, CALLS_MAX, SPLIT_BYTES_MAX, answer, answer_first};
 pub use bytes::{CountedBytes, TotalBytes};
-pub use item::{Item, Sum};
+pub use item::Item;
 pub use ranges::{LOOKUPS_MAX, RANGES_MAX};
 pub use sorted_set::{MutableSet, SortedSet};
 
@@ -47,5 +48,5 @@ pub trait EventSet {
     ///
     /// # Errors
     /// If the set cannot be read.
-    fn sum(&self, range: Range<usize>) -> Result<Sum, StoreError>;
+    fn sum(&self, range: Range<usize>) -> Result<IdSum, StoreError>;
 }

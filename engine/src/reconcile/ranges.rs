@@ -57,8 +57,8 @@ pub(super) struct Answered<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooMany;
 
-/// Counts the ranges of `message`. Costs some nanoseconds a range.
-pub(super) fn first_ranges(message: &[u8]) -> Result<Answered<'_>, TooMany> {
+/// Counts the ranges of `message`; those beyond `lookups_max` look-ups become one. Costs some nanoseconds a range.
+pub(super) fn first_ranges(message: &[u8], lookups_max: usize) -> Result<Answered<'_>, TooMany> {
     let (mut modes, mut ranges, mut lookups, mut end) = (Vec::new(), 0, 0, message.len());
     let mut rest = match message.split_first() {
         Some((&VERSION, rest)) => rest,
@@ -72,14 +72,14 @@ pub(super) fn first_ranges(message: &[u8]) -> Result<Answered<'_>, TooMany> {
             return Err(TooMany);
         }
         lookups += if mode == Mode::Skip { 1 } else { 2 };
-        if lookups <= LOOKUPS_MAX {
+        if lookups <= lookups_max {
             modes.push(mode);
         } else {
             end = end.min(begins);
         }
     }
     let mut message = Cow::Borrowed(&message[..end]);
-    if lookups > LOOKUPS_MAX {
+    if lookups > lookups_max {
         message.to_mut().extend(REST);
         modes.push(Mode::Fingerprint);
     }
@@ -128,7 +128,7 @@ mod tests {
 
     #[track_caller]
     fn check(message: &[u8], expected: &[Mode]) {
-        let answered = first_ranges(message).expect("not too many");
+        let answered = first_ranges(message, LOOKUPS_MAX).expect("not too many");
         assert_eq!((&*answered.message, &*answered.modes), (message, expected));
     }
 
@@ -153,7 +153,7 @@ mod tests {
             message(&[&[1, 0, 0], &[&[2, 1, 9, 1][..], &[7; FINGERPRINT_BYTES]].concat(), &[0, 0, 2, 0]]);
         // Of a number that is cut off nothing may be left, which is zero: the last range may seem to be of mode Skip.
         for len in 0..full.len() {
-            let mut found = first_ranges(&full[..len]).unwrap().modes;
+            let mut found = first_ranges(&full[..len], LOOKUPS_MAX).unwrap().modes;
             let last = found.pop();
             let expected = [Skip, Fingerprint, IdList];
             assert!(expected.starts_with(&found), "{len}: {found:?}");
@@ -189,7 +189,7 @@ mod tests {
             let full = message(&[&range.repeat(answered)]);
             check(&full, &vec![mode; answered]);
             for count in [answered + 1, RANGES_MAX] {
-                let cut = first_ranges(&message(&[&range.repeat(count)]))
+                let cut = first_ranges(&message(&[&range.repeat(count)]), LOOKUPS_MAX)
                     .map(|cut| (cut.message.into_owned(), cut.modes));
                 let with_rest = [&*full, &REST].concat();
                 assert_eq!(
@@ -200,12 +200,12 @@ mod tests {
             }
             for count in [RANGES_MAX + 1, 3 * RANGES_MAX] {
                 let message = message(&[&range.repeat(count)]);
-                assert_eq!(first_ranges(&message), Err(TooMany), "{count} of {mode:?}");
+                assert_eq!(first_ranges(&message, LOOKUPS_MAX), Err(TooMany), "{count} of {mode:?}");
             }
         }
         // A range of two look-ups that one is left for.
         let odd = message(&[&[1, 0, 0].repeat(LOOKUPS_MAX - 1), &[1, 0, 2, 0], &[1, 0, 0]]);
-        let cut = first_ranges(&odd).expect("not too many");
+        let cut = first_ranges(&odd, LOOKUPS_MAX).expect("not too many");
         assert_eq!(*cut.message, [&odd[..1 + 3 * (LOOKUPS_MAX - 1)], &REST].concat());
     }
 }

@@ -7,20 +7,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{CountedBytes, EventSet, Item, StoreError, Sum, TotalBytes};
+use super::{CountedBytes, EventSet, IdSum, Item, StoreError, TotalBytes};
 
 /// Most events of a chunk: 20 KiB.
 const CHUNK_ITEMS: usize = 512;
 /// What a chunk takes beside its events.
 const CHUNK_BYTES: usize = size_of::<Chunk>() + 16;
 /// What a chunk's place in a version takes.
-const PLACE_BYTES: usize = size_of::<Arc<Chunk>>() + size_of::<(usize, Sum)>() + size_of::<Item>();
+const PLACE_BYTES: usize = size_of::<Arc<Chunk>>() + size_of::<(usize, IdSum)>() + size_of::<Item>();
 
 /// Some events that follow each other in a set; never none.
 #[derive(Clone, Debug)]
 struct Chunk {
     items: Vec<Item>,
-    sum: Sum,
+    sum: IdSum,
     bytes: CountedBytes,
 }
 
@@ -41,7 +41,7 @@ impl Chunk {
     }
 
     /// The sum of its first `len` events.
-    fn sum_of_first(&self, len: usize) -> Sum {
+    fn sum_of_first(&self, len: usize) -> IdSum {
         if len <= self.items.len() / 2 {
             return sum_of(&self.items[..len]);
         }
@@ -51,9 +51,9 @@ impl Chunk {
     }
 }
 
-fn sum_of(items: &[Item]) -> Sum {
-    let mut sum = Sum::default();
-    items.iter().for_each(|item| sum.add(Sum::of(&item.id)));
+fn sum_of(items: &[Item]) -> IdSum {
+    let mut sum = IdSum::default();
+    items.iter().for_each(|item| sum.add(IdSum::of(&item.id)));
     sum
 }
 
@@ -129,7 +129,7 @@ impl MutableSet {
             chunk.items.reserve_exact(capacity.max(4).min(CHUNK_ITEMS - capacity));
         }
         chunk.items.insert(position, item);
-        chunk.sum.add(Sum::of(&item.id));
+        chunk.sum.add(IdSum::of(&item.id));
         chunk.count_bytes();
         self.len += 1;
     }
@@ -164,7 +164,7 @@ impl MutableSet {
         }
         let chunk = Arc::make_mut(&mut self.chunks[at]);
         chunk.items.remove(position);
-        chunk.sum.subtract(Sum::of(&item.id));
+        chunk.sum.subtract(IdSum::of(&item.id));
         true
     }
 
@@ -172,7 +172,7 @@ impl MutableSet {
     pub fn version(&self) -> SortedSet {
         let mut before = Vec::with_capacity(self.chunks.len());
         let mut lasts = Vec::with_capacity(self.chunks.len());
-        let (mut start, mut sum) = (0, Sum::default());
+        let (mut start, mut sum) = (0, IdSum::default());
         for chunk in &self.chunks {
             before.push((start, sum));
             lasts.push(*chunk.last());
@@ -189,7 +189,7 @@ impl MutableSet {
 pub struct SortedSet {
     chunks: Vec<Arc<Chunk>>,
     /// The events before each chunk, and the sum of their ids.
-    before: Vec<(usize, Sum)>,
+    before: Vec<(usize, IdSum)>,
     /// The last event of each chunk: a search reads one chunk only.
     lasts: Vec<Item>,
     len: usize,
@@ -209,9 +209,9 @@ impl SortedSet {
     }
 
     /// The sum of the ids of the first `len` events.
-    fn sum_of_first(&self, len: usize) -> Sum {
+    fn sum_of_first(&self, len: usize) -> IdSum {
         if len == 0 {
-            return Sum::default();
+            return IdSum::default();
         }
         let at = self.chunk_at(len - 1);
         let (start, mut sum) = self.before[at];
@@ -256,7 +256,7 @@ impl EventSet for SortedSet {
         Ok(())
     }
 
-    fn sum(&self, range: Range<usize>) -> Result<Sum, StoreError> {
+    fn sum(&self, range: Range<usize>) -> Result<IdSum, StoreError> {
         let mut sum = self.sum_of_first(range.end);
         sum.subtract(self.sum_of_first(range.start));
         Ok(sum)

@@ -8,6 +8,7 @@ mod event;
 mod event_matcher;
 mod filter;
 mod hex;
+mod id_sum;
 mod kind;
 mod limits;
 mod seq;
@@ -19,6 +20,7 @@ pub use event::{CanonicalEvent, Event, NO_EXPIRY};
 pub use event_matcher::{EventMatcher, MatchCost};
 pub use filter::{Filter, SubId, TagFilter};
 pub use hex::{EventId, HexError, PubKey, Sig};
+pub use id_sum::IdSum;
 pub use kind::{
     Class, KIND_ADD_USER, KIND_MEMBERSHIP_REQUEST, KIND_REMOVE_USER, Kind, is_list, is_removal_request,
 };
