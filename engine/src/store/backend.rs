@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::sums::{Summed, SummedPart};
 use super::terms::{Term, TermClasses};
 pub use crate::sql::StoreError;
 pub use crate::types::Seq;
-use crate::types::{Event, EventId, Kind, PubKey, Timestamp};
+use crate::types::{CanonicalEvent, Event, EventId, Kind, PubKey, Timestamp};
 
 /// Where an event stands in the order of answers: newest first, and of one `created_at` the lowest id first.
 ///
@@ -166,6 +167,37 @@ pub trait Reader {
         Ok(PostingCount::Unsupported)
     }
 
+    /// The postings of `term` with a `created_at` from `oldest` to `newest`, in blocks of which the number and the sum of ids is
+    /// known, so that few have to be read ([`SummedSet`](super::SummedSet)). Subtracts from `budget` what it costs; it always spends some, and may
+    /// overdraw it.
+    fn summed_postings(
+        &self,
+        term: &Term,
+        oldest: Timestamp,
+        newest: Timestamp,
+        budget: &mut usize,
+    ) -> Result<Summed, StoreError> {
+        let _ = (term, oldest, newest, budget);
+        Ok(Summed::Unsupported)
+    }
+
+    /// Appends the postings of a block that [`Reader::summed_postings`] has named in this state, in order.
+    fn block_postings(
+        &self,
+        part: &SummedPart,
+        block: usize,
+        out: &mut Vec<Posting>,
+    ) -> Result<(), StoreError> {
+        let _ = (part, block, out);
+        Ok(())
+    }
+
+    /// The id of a posting's event, also of one pending removal.
+    fn id_of(&self, posting: &Posting) -> Result<EventId, StoreError> {
+        let found = self.event_or_pending_removal(posting.seq)?;
+        id_of_posting(posting, found.as_deref())
+    }
+
     /// Appends the sequence numbers of up to `max` stored events above `after` to `out`, ascending.
     fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError>;
 
@@ -186,6 +218,17 @@ pub trait Reader {
 
     /// Sizes.
     fn stats(&self) -> Result<Stats, StoreError>;
+}
+
+/// The id of a posting's event, of which this is the canonical JSON.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if there is none, or it is another event's.
+pub fn id_of_posting(posting: &Posting, json: Option<&[u8]>) -> Result<EventId, StoreError> {
+    let id = json.map(|json| CanonicalEvent::trusted(json).id());
+    id.filter(|id| id.prefix() == posting.rank.prefix).ok_or_else(|| {
+        StoreError::Corrupt(format!("the posting of {} has no event of its id", posting.seq.0))
+    })
 }
 
 /// A store while it is being changed; reads see the changes made so far.

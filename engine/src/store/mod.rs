@@ -15,12 +15,13 @@ mod put;
 mod replay;
 mod scan;
 pub mod sql;
+pub mod sums;
 mod terms;
 mod viewer;
 
 pub use backend::{
     Backend, Posting, PostingCount, REMOVED_KEYS_MAX, Rank, Reader, Seq, StartAt, Stats, StoreError,
-    Tombstone, Writer,
+    Tombstone, Writer, id_of_posting,
 };
 pub(crate) use cost::in_comparisons;
 pub use count::{Count, CountResult, CountStep, HLL_REGISTERS};
@@ -32,5 +33,6 @@ pub use put::{
 };
 pub use replay::{Replayed, read_log, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, ScanStep, SinkResult};
+pub use sums::{OpenedSet, SummedSet};
 pub use terms::{Term, TermClasses, terms_of};
 pub use viewer::{Unrestricted, Viewer};

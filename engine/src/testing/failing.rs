@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::store::sums::{Summed, SummedPart};
 use crate::store::{
     Backend, Posting, PostingCount, Reader, Seq, StartAt, Stats, StoreError, Term, TermClasses, Tombstone,
     Writer,
@@ -190,6 +191,27 @@ macro_rules! reads_inner {
             ) -> Result<PostingCount, StoreError> {
                 self.left.tick()?;
                 self.inner.count_postings(term, oldest, newest, horizon, budget)
+            }
+
+            fn summed_postings(
+                &self,
+                term: &Term,
+                oldest: Timestamp,
+                newest: Timestamp,
+                budget: &mut usize,
+            ) -> Result<Summed, StoreError> {
+                self.left.tick()?;
+                self.inner.summed_postings(term, oldest, newest, budget)
+            }
+
+            fn block_postings(
+                &self,
+                part: &SummedPart,
+                block: usize,
+                out: &mut Vec<Posting>,
+            ) -> Result<(), StoreError> {
+                self.left.tick()?;
+                self.inner.block_postings(part, block, out)
             }
 
             fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {

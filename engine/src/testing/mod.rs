@@ -11,6 +11,7 @@ mod failing;
 pub mod index_ops;
 mod oracle;
 mod posting_counts;
+mod posting_sums;
 mod real;
 pub mod semantics;
 pub mod signing;
@@ -24,6 +25,7 @@ pub use event_generator::{Draft, EventGenerator, Rng, event_of_json, filter_over
 pub use failing::FailingBackend;
 pub use oracle::{Oracle, OracleAnswer, OracleCount, OracleOutcome, OracleViewer, filter_json};
 pub use posting_counts::{CountsCompared, check_posting_counts};
+pub use posting_sums::{SumsCompared, check_posting_sums};
 pub use real::real_event_lines;
 #[cfg(feature = "testing-sqlite")]
 pub use sqlite::Sqlite;

@@ -44,7 +44,7 @@ pub fn check_posting_counts<B: Backend>(seed: u64, backend: B, reopen: impl Fn(B
     compared
 }
 
-fn change<B: Backend>(
+pub(super) fn change<B: Backend>(
     generator: &mut EventGenerator,
     backend: &B,
     now: &mut Timestamp,

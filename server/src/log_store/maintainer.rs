@@ -178,6 +178,7 @@ impl<D: Disk> Store<D> {
         version.pages = Arc::clone(&maintainer.pages.files);
         let new = new.iter().map(|(_, page)| page);
         Arc::make_mut(&mut version.counts).replace(&old, new, removed, &version.applied.removed);
+        version.sums.replace(&old, &version.directory);
         change(&mut version);
         self.publish(version);
         // In the order of directories: a slot is free when all before are gone too.

@@ -344,6 +344,9 @@ impl<D: Disk> Store<D> {
             has_unlogged_removal: overlay.has_unlogged_removal(),
         };
         change.apply_to(&mut version.applied, position);
+        if !removed.is_empty() {
+            version.sums.subtract(overlay.removed_keys(), &version.applied.removed);
+        }
         self.publish(version);
         Ok(())
     }

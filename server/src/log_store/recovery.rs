@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use relay_engine::store::kv::{Key, PendingRemovals};
-use relay_engine::store::lsm::{Memtable, PostingCounts, RemovedSeqs, push_keys_of, sort_keys};
+use relay_engine::store::lsm::{Memtable, PostingCounts, PostingSums, RemovedSeqs, push_keys_of, sort_keys};
 use relay_engine::store::{Seq, StoreError, TermClasses};
 
 use super::batch::{self, Batch};
@@ -64,6 +64,7 @@ pub(super) fn open<D: Disk>(
         unflushed_bytes: 0,
         directory: Arc::new(state.directory.clone()),
         counts: Arc::default(),
+        sums: PostingSums::new(&Arc::default(), &Arc::default(), slots.bytes as usize),
         pages: Arc::clone(&pages.files),
         segments: Arc::default(),
         applied: state.flushed.clone(),
@@ -87,6 +88,7 @@ pub(super) fn open<D: Disk>(
         Replay { disk, options, classes, mode, database, names: &names }.run(&mut version, &mut segments)?;
     version.segments = Arc::new(segments);
     version.counts = Arc::new(PostingCounts::of(&version.directory, &version.applied.removed));
+    version.sums = PostingSums::new(&version.directory, &version.applied.removed, slots.bytes as usize);
     if mode == Mode::Write {
         // The process that wrote it may have ended before it had made it durable.
         manifest.sync()?;

@@ -4,8 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use relay_engine::store::kv::KeySource;
-use relay_engine::store::lsm::{Directory, Filtered, Memtable, PostingCounts, View, WornPages};
-use relay_engine::store::{PostingCount, Seq, Stats, StoreError};
+use relay_engine::store::lsm::{
+    Directory, Filtered, Memtable, PostingCounts, PostingSums, SumSource, View, WornPages,
+};
+use relay_engine::store::sums::{Summed, SummedPart};
+use relay_engine::store::{Posting, PostingCount, Seq, Stats, StoreError, id_of_posting};
 use relay_engine::types::Timestamp;
 
 use super::disk::DiskFile;
@@ -26,6 +29,8 @@ pub(super) struct Version<F> {
     pub(super) directory: Arc<Directory>,
     /// How many postings its pages hold.
     pub(super) counts: Arc<PostingCounts>,
+    /// Sums of the ids of their postings.
+    pub(super) sums: PostingSums,
     pub(super) pages: Arc<PageFiles<F>>,
     /// By first sequence number.
     pub(super) segments: Arc<Vec<Arc<Segment<F>>>>,
@@ -42,6 +47,7 @@ impl<F> Clone for Version<F> {
             unflushed_bytes: self.unflushed_bytes,
             directory: Arc::clone(&self.directory),
             counts: Arc::clone(&self.counts),
+            sums: self.sums.clone(),
             pages: Arc::clone(&self.pages),
             segments: Arc::clone(&self.segments),
             applied: self.applied.clone(),
@@ -108,6 +114,22 @@ impl<F: DiskFile> KeySource for Snapshot<F> {
         budget: &mut usize,
     ) -> Result<PostingCount, StoreError> {
         self.0.with_view(|view| view.count(&self.0.counts, from, to, horizon, budget))
+    }
+
+    fn summed_postings(&self, from: &[u8], to: &[u8], budget: &mut usize) -> Result<Summed, StoreError> {
+        let version = &*self.0;
+        let id_of = |posting: &Posting| id_of_posting(posting, self.body(posting.seq)?.as_deref());
+        let source = SumSource { sums: &version.sums, removed: &version.applied.removed, id_of: &id_of };
+        version.with_view(|view| view.summed(&source, from, to, budget))
+    }
+
+    fn block_postings(
+        &self,
+        part: &SummedPart,
+        block: usize,
+        out: &mut Vec<Posting>,
+    ) -> Result<(), StoreError> {
+        self.0.with_view(|view| view.block(part, block, out))
     }
 
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {

@@ -18,8 +18,8 @@ use relay_engine::store::{
     Backend, Count, CountStep, Reader, Seq, StoreError, Tombstone, Unrestricted, Writer, terms_of,
 };
 use relay_engine::testing::{
-    CountsCompared, Groups, backend_tests, check_posting_counts, differential, differential_over,
-    event_of_json, real_event_lines,
+    CountsCompared, Groups, SumsCompared, backend_tests, check_posting_counts, check_posting_sums,
+    differential, differential_over, event_of_json, real_event_lines,
 };
 use relay_engine::types::{EventId, Filter};
 use relay_server::log_store::{LogBackend, LogOptions};
@@ -105,6 +105,30 @@ fn postings_that_are_not_read_are_counted() {
         all.unfinished += compared.unfinished;
     }
     assert!(all.counts > 4_000 && all.postings > 10 * all.counts as u64 && all.unfinished > 100, "{all:?}");
+}
+
+#[test]
+fn sets_made_of_sums_are_what_a_scan_finds() {
+    let mut all = SumsCompared::default();
+    for seed in 0..24 {
+        let disk = CrashDisk::new(seed);
+        let options = LogOptions {
+            removed_keys_max: [0, 4_096][seed as usize % 2],
+            has_thread: seed % 3 == 0,
+            ..tiny()
+        };
+        let options = match seed % 4 {
+            3 => LogOptions { memtable_keys: 400, slot_bytes: 4_096, ..options },
+            _ => options,
+        };
+        let open = || LogBackend::open_on(disk.clone(), options).expect("opens");
+        all.add(check_posting_sums(seed, open(), |backend| {
+            drop(backend);
+            open()
+        }));
+    }
+    assert!(all.sets > 4_000 && all.events > 10 * all.sets && all.blocks > 500, "{all:?}");
+    assert!(all.subtracted > 500 && all.unfinished > 300, "{all:?}");
 }
 
 /// What a COUNT costs.

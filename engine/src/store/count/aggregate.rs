@@ -8,7 +8,7 @@ use super::super::merge::AccessPath;
 use super::super::{
     Posting, PostingCount, Rank, Reader, Seq, StartAt, StoreError, Term, TermClasses, Viewer, cost, terms_of,
 };
-use crate::types::{CanonicalEvent, EventMatcher, Filter, Kind, Timestamp, parse_expiration};
+use crate::types::{CanonicalEvent, EventId, EventMatcher, Filter, Kind, Timestamp, parse_expiration};
 
 /// Most events that are subtracted one by one; if there are more, matches are counted one by one.
 const SUBTRACTED_MAX: usize = 256;
@@ -44,11 +44,12 @@ pub(super) enum AggregateStep {
 }
 
 /// An event that is among postings and does not count.
-struct Subtracted {
-    seq: Seq,
-    created_at: Timestamp,
-    kind: Kind,
-    terms: Vec<Term>,
+pub(in crate::store) struct Subtracted {
+    pub(in crate::store) seq: Seq,
+    pub(in crate::store) created_at: Timestamp,
+    pub(in crate::store) id: EventId,
+    pub(in crate::store) kind: Kind,
+    pub(in crate::store) terms: Vec<Term>,
 }
 
 impl Aggregates {
@@ -192,12 +193,12 @@ impl Aggregates {
 }
 
 /// The oldest and newest that a filter allows.
-fn bounds(filter: &Filter) -> (Timestamp, Timestamp) {
+pub(in crate::store) fn bounds(filter: &Filter) -> (Timestamp, Timestamp) {
     (filter.since.unwrap_or(0), filter.until.unwrap_or(Timestamp::MAX))
 }
 
 /// Terms whose postings are what a filter matches, each event once.
-fn path(filter: &Filter, filters: usize, classes: TermClasses) -> Option<AccessPath> {
+pub(in crate::store) fn path(filter: &Filter, filters: usize, classes: TermClasses) -> Option<AccessPath> {
     if filter.ids.is_some() {
         return None;
     }
@@ -234,7 +235,11 @@ fn are_disjoint(one: &Filter, other: &Filter) -> bool {
 
 /// Whether any event under a term may count as a posting, and the terms of those that the viewer may not see all of; `None` if no terms
 /// are theirs alone.
-fn guarded_terms(term: &Term, guarded_kinds: &[Kind], classes: TermClasses) -> Option<(bool, Vec<Term>)> {
+pub(in crate::store) fn guarded_terms(
+    term: &Term,
+    guarded_kinds: &[Kind],
+    classes: TermClasses,
+) -> Option<(bool, Vec<Term>)> {
     let each =
         |term: fn(&Term, Kind) -> Term, of: &Term| guarded_kinds.iter().map(|kind| term(of, *kind)).collect();
     match term {
@@ -256,7 +261,7 @@ fn guarded_terms(term: &Term, guarded_kinds: &[Kind], classes: TermClasses) -> O
 }
 
 /// Events that have postings and don't count, though their kind may be seen; `None` if there are too many.
-fn subtracted_events<R: Reader>(
+pub(in crate::store) fn subtracted_events<R: Reader>(
     reader: &R,
     classes: TermClasses,
     now: Timestamp,
@@ -277,8 +282,8 @@ fn subtracted_events<R: Reader>(
         let Some(json) = reader.event_or_pending_removal(seq)? else { continue };
         let event = CanonicalEvent::trusted(&json);
         *budget = budget.saturating_sub(1 + cost::of_event(json.len(), &EventMatcher::new(event)));
-        let (created_at, kind) = (event.created_at(), event.kind());
-        events.push(Subtracted { seq, created_at, kind, terms: terms_of(event, classes) });
+        let (created_at, id, kind) = (event.created_at(), event.id(), event.kind());
+        events.push(Subtracted { seq, created_at, id, kind, terms: terms_of(event, classes) });
     }
     Ok(Some(events))
 }

@@ -3,7 +3,7 @@
 //! Where a backend counts postings without reading them, terms are counted whole ([`aggregate`]). Otherwise postings alone are counted
 //! wherever they prove the match. `limit` is ignored.
 
-mod aggregate;
+pub(super) mod aggregate;
 mod hll;
 
 use std::collections::BTreeSet;

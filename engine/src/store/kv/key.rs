@@ -127,6 +127,14 @@ impl Key {
         posting_head(self.as_bytes()).and_then(|_| read_posting(self.as_bytes()))
     }
 
+    /// The id and the event's sequence number, if it is the key of an id.
+    pub(in crate::store) fn id_and_seq(&self) -> Option<(EventId, Seq)> {
+        match self.as_bytes() {
+            [b'i', rest @ ..] => Some((EventId(*rest.first_chunk()?), read_seq(rest)?)),
+            _ => None,
+        }
+    }
+
     /// The `created_at` of the posting that this is the key of.
     pub(in crate::store) fn created_at(&self) -> Option<Timestamp> {
         let (_, posting) = posting_head(self.as_bytes())?;

@@ -23,6 +23,7 @@ pub use pending_removal::{PendingRemovalRow, PendingRemovals};
 use super::backend::{
     Posting, PostingCount, Rank, Reader, Seq, StartAt, Stats, StoreError, Tombstone, Writer,
 };
+use super::sums::{Summed, SummedPart};
 use super::terms::Term;
 use crate::types::{Event, EventId, Kind, Timestamp};
 
@@ -45,6 +46,23 @@ pub trait KeySource {
     ) -> Result<PostingCount, StoreError> {
         let _ = (from, to, horizon, budget);
         Ok(PostingCount::Unsupported)
+    }
+
+    /// [`Reader::summed_postings`], of the postings from `from` to `to`, both included.
+    fn summed_postings(&self, from: &[u8], to: &[u8], budget: &mut usize) -> Result<Summed, StoreError> {
+        let _ = (from, to, budget);
+        Ok(Summed::Unsupported)
+    }
+
+    /// [`Reader::block_postings`].
+    fn block_postings(
+        &self,
+        part: &SummedPart,
+        block: usize,
+        out: &mut Vec<Posting>,
+    ) -> Result<(), StoreError> {
+        let _ = (part, block, out);
+        Ok(())
     }
 
     /// The body stored under a sequence number.
@@ -292,6 +310,31 @@ impl<S: KeySource, O: WriteState> Reader for KvTransaction<S, O> {
         let from = key::posting_from(head, StartAt::Rank(Rank::newest(newest)));
         let to = key::posting_to(head, oldest);
         self.source.count_postings(from.as_bytes(), to.as_bytes(), horizon, budget)
+    }
+
+    fn summed_postings(
+        &self,
+        term: &Term,
+        oldest: Timestamp,
+        newest: Timestamp,
+        budget: &mut usize,
+    ) -> Result<Summed, StoreError> {
+        if self.overlay.changes().is_some() {
+            return Ok(Summed::Unsupported);
+        }
+        let head = key::head(term);
+        let from = key::posting_from(head, StartAt::Rank(Rank::newest(newest)));
+        let to = key::posting_to(head, oldest);
+        self.source.summed_postings(from.as_bytes(), to.as_bytes(), budget)
+    }
+
+    fn block_postings(
+        &self,
+        part: &SummedPart,
+        block: usize,
+        out: &mut Vec<Posting>,
+    ) -> Result<(), StoreError> {
+        self.source.block_postings(part, block, out)
     }
 
     fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {

@@ -26,13 +26,13 @@ struct Tally {
 }
 
 /// One run's pages of a range.
-struct Part<'a> {
+pub(super) struct Part<'a> {
     /// The first key that is read.
-    from: Key,
+    pub(super) from: Key,
     /// Pages that may have other keys as well.
-    ends: [Option<&'a PageRef>; 2],
+    pub(super) ends: [Option<&'a PageRef>; 2],
     /// Those between them, which have keys of the range only.
-    within: &'a [PageRef],
+    pub(super) within: &'a [PageRef],
 }
 
 impl<S: Shelf> View<'_, S> {
@@ -131,7 +131,7 @@ impl<S: Shelf> View<'_, S> {
 }
 
 /// The pages of a range, by run.
-fn parts<'a>(directory: &'a Directory, range: &Range) -> Vec<Part<'a>> {
+pub(super) fn parts<'a>(directory: &'a Directory, range: &Range) -> Vec<Part<'a>> {
     let part = |run: &'a super::Run| {
         let from = range.from.max(run.from);
         let pages = run.pages_from(from.as_bytes());

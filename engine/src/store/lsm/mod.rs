@@ -9,6 +9,7 @@
 //! | `removed` | events whose keys are left out: a bitmap by sequence number |
 //! | `compaction`, `tiers` | which pages are merged into which: levels of one run, or of several |
 //! | `posting_counts`, `count` | how many postings pages have, without those of removed events; counting a range by that |
+//! | `sums` | the sums of the ids of pages' postings |
 //! | `rewrites` | which pages are written again without the keys of removed events |
 //!
 //! A key refers to an event by its sequence number and is in one place, so there is nothing to reconcile when runs are read or
@@ -26,6 +27,7 @@ mod posting_counts;
 mod range;
 mod removed;
 mod rewrites;
+mod sums;
 mod tiers;
 
 pub use compaction::{Leveled, LeveledStep};
@@ -36,6 +38,7 @@ pub use posting_counts::PostingCounts;
 pub use range::{View, WornPages};
 pub use removed::{ChangedBits, RemovedSeqs};
 pub use rewrites::{RewriteQueue, rewrite};
+pub use sums::{PostingSums, SumSource};
 pub use tiers::{Merge, Tiered, TieredStep};
 
 use super::backend::{Seq, StoreError};

@@ -1,0 +1,374 @@
+//! Sums of the ids of postings, by page: what NIP-77 adds up instead of reading pages and events.
+//!
+//! A page that is asked for is read once: of each block of some keys the number of postings and the sum of their ids are kept, in one table that all
+//! states of the store share. When an event is removed, the one page that holds a posting of it has one less; where several
+//! pages may be that page, they are forgotten, and read again when they are asked for. Pages are never changed, so what was learned
+//! from a page in one state is true in every state in which the same of its events are removed; a state that is older than
+//! the last removal from a page reads it for itself. Nothing of this is stored.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustc_hash::FxHashMap;
+
+use super::count::parts;
+use super::page::{PageCursor, PageId, PageRef};
+use super::posting_counts::counted_alone;
+use super::range::{Range, View};
+use super::removed::RemovedSeqs;
+use super::{Directory, Shelf};
+use crate::store::backend::{Posting, Seq, StoreError};
+use crate::store::kv::Key;
+use crate::store::sums::{Summed, SummedBlock, SummedBlocks, SummedPart, SummedPostings};
+use crate::types::{EventId, IdSum};
+
+/// Bytes of a page for each key of a block: 128 keys in pages of 32 KiB.
+const PAGE_BYTES_PER_KEY: usize = 256;
+/// Keys that are looked at for one unit of cost.
+const KEYS: usize = 64;
+/// Ids that are looked up for one unit of cost.
+const IDS: usize = 4;
+/// Pages that are added up for one unit of cost.
+const PAGES: usize = 64;
+/// Bytes of all that is known. Above, what was used least recently is forgotten, half of it.
+const BYTES_MAX: usize = 64 << 20;
+
+/// What is known of pages, shared by all states of a store.
+#[derive(Clone, Debug)]
+pub struct PostingSums {
+    table: Arc<Mutex<Table>>,
+    block_keys: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    pages: FxHashMap<i64, Entry>,
+    /// Of the last state.
+    directory: Arc<Directory>,
+    removed: Arc<RemovedSeqs>,
+    bytes: usize,
+    uses: u64,
+    learned: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// How many events were removed when it was learned or changed last.
+    since: u64,
+    blocks: Arc<SummedBlocks>,
+    used: u64,
+}
+
+fn bytes_of(blocks: &SummedBlocks) -> usize {
+    let requests = blocks.expiring_requests.capacity() * size_of::<(usize, Posting)>();
+    128 + blocks.blocks.capacity() * size_of::<SummedBlock>() + requests
+}
+
+impl Table {
+    fn insert(&mut self, page: i64, entry: Entry) {
+        self.forget(page);
+        self.bytes += bytes_of(&entry.blocks);
+        self.pages.insert(page, entry);
+        if self.bytes > BYTES_MAX {
+            let mut used: Vec<u64> = self.pages.values().map(|entry| entry.used).collect();
+            let middle = used.len() / 2;
+            let (_, middle, _) = used.select_nth_unstable(middle);
+            let middle = *middle;
+            self.pages.retain(|_, entry| entry.used >= middle);
+            self.bytes = self.pages.values().map(|entry| bytes_of(&entry.blocks)).sum();
+        }
+    }
+
+    fn forget(&mut self, page: i64) {
+        if let Some(entry) = self.pages.remove(&page) {
+            self.bytes -= bytes_of(&entry.blocks);
+        }
+    }
+
+    /// A posting of a page is gone.
+    fn subtract(&mut self, page: i64, key: &Key, id: &EventId, since: u64) {
+        let Some(entry) = self.pages.get_mut(&page) else { return };
+        let blocks = Arc::make_mut(&mut entry.blocks);
+        let index = blocks.blocks.partition_point(|block| block.first <= *key);
+        let block = index.checked_sub(1).and_then(|index| blocks.blocks.get_mut(index));
+        let Some(block) = block.filter(|block| block.postings > 0) else {
+            debug_assert!(false, "a page has fewer postings than were summed");
+            return self.forget(page);
+        };
+        block.postings -= 1;
+        block.sum.subtract(IdSum::of(id));
+        if let Some(posting) = key.posting().filter(|posting| !counted_alone(posting)) {
+            blocks.expiring_requests.retain(|(_, request)| request.seq != posting.seq);
+        }
+        entry.since = since;
+    }
+}
+
+impl PostingSums {
+    /// Of a store that has these pages, each of about `page_bytes`, and these events removed.
+    pub fn new(directory: &Arc<Directory>, removed: &Arc<RemovedSeqs>, page_bytes: usize) -> Self {
+        let (directory, removed) = (Arc::clone(directory), Arc::clone(removed));
+        let table = Arc::new(Mutex::new(Table { directory, removed, ..Table::default() }));
+        PostingSums { table, block_keys: (page_bytes / PAGE_BYTES_PER_KEY).max(2) }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing that may panic leaves an entry half changed.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of what is known.
+    pub fn bytes(&self) -> usize {
+        self.table().bytes
+    }
+
+    /// How many pages have been read to learn their sums.
+    pub fn learned(&self) -> u64 {
+        self.table().learned
+    }
+
+    /// What is known of a page in a state in which `removed` events are removed.
+    fn get(&self, page: PageId, removed: u64) -> Option<Arc<SummedBlocks>> {
+        let mut table = self.table();
+        table.uses += 1;
+        let uses = table.uses;
+        let entry = table.pages.get_mut(&page.0).filter(|entry| entry.since <= removed)?;
+        entry.used = uses;
+        Some(Arc::clone(&entry.blocks))
+    }
+
+    /// A page has been read, in a state with this directory in which `removed` was removed.
+    fn learn(
+        &self,
+        page: &PageRef,
+        blocks: &Arc<SummedBlocks>,
+        directory: &Directory,
+        removed: &RemovedSeqs,
+    ) {
+        let mut table = self.table();
+        table.learned += 1;
+        // Another page may be there by now, or have less.
+        let in_page = |removed: &RemovedSeqs| removed.count_in(*page.seqs.start(), *page.seqs.end());
+        let is_same = std::ptr::eq(&*table.directory, directory)
+            && (table.removed.len() == removed.len() || in_page(&table.removed) == in_page(removed));
+        if is_same {
+            let (since, used) = (removed.len(), table.uses);
+            table.insert(page.id.0, Entry { since, blocks: Arc::clone(blocks), used });
+        }
+    }
+
+    /// Pages have been replaced; the state that has `directory` is about to be shown.
+    pub fn replace(&self, old: &[PageId], directory: &Arc<Directory>) {
+        let mut table = self.table();
+        old.iter().for_each(|page| table.forget(page.0));
+        table.directory = Arc::clone(directory);
+    }
+
+    /// Events with these keys, among others, have been removed; the state in which `removed` is removed is about to be shown.
+    pub fn subtract<'a>(&self, keys: impl Iterator<Item = &'a Key>, removed: &Arc<RemovedSeqs>) {
+        let mut table = self.table();
+        let table = &mut *table;
+        table.removed = Arc::clone(removed);
+        if table.pages.is_empty() {
+            return;
+        }
+        let keys: Vec<&Key> = keys.collect();
+        let ids = keys.iter().filter_map(|key| key.id_and_seq()).map(|(id, seq)| (seq, id));
+        let ids: FxHashMap<Seq, EventId> = ids.collect();
+        let directory = Arc::clone(&table.directory);
+        for key in keys {
+            let Some(posting) = key.posting() else { continue };
+            let mut pages = directory.pages_of(key, posting.seq).map(|page| page.id.0);
+            match (pages.next(), pages.next(), ids.get(&posting.seq)) {
+                (None, ..) => {}
+                (Some(page), None, Some(id)) => table.subtract(page, key, id, removed.len()),
+                (Some(first), second, _) => {
+                    [Some(first), second]
+                        .into_iter()
+                        .flatten()
+                        .chain(pages)
+                        .for_each(|page| table.forget(page));
+                }
+            }
+        }
+    }
+}
+
+/// What a read of sums is given beside the keys.
+pub struct SumSource<'a> {
+    /// What is known.
+    pub sums: &'a PostingSums,
+    /// What is removed in this state.
+    pub removed: &'a RemovedSeqs,
+    /// The id of a posting's event.
+    pub id_of: &'a dyn Fn(&Posting) -> Result<EventId, StoreError>,
+}
+
+impl std::fmt::Debug for SumSource<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SumSource").finish_non_exhaustive()
+    }
+}
+
+impl<S: Shelf> View<'_, S> {
+    /// The blocks of the postings from `from` to `to`, both included, which are bounds of one term's. Pages whose sums are unknown are
+    /// read, up to `budget`, which a call may overdraw by one of them and by the ends of each run.
+    ///
+    /// # Errors
+    /// The shelf's, those of `id_of`, and [`StoreError::Failed`] for bounds that are longer than any key.
+    pub fn summed(
+        &self,
+        source: &SumSource<'_>,
+        from: &[u8],
+        to: &[u8],
+        budget: &mut usize,
+    ) -> Result<Summed, StoreError> {
+        let range = Range::new(from, to, self.filtered)?;
+        // Keys of the range in a page at its end up to which they are read each time, and the page is not learned for them.
+        let few = 2 * source.sums.block_keys;
+        let mut found = SummedPostings::default();
+        let (mut has_learned, mut pages) = (false, 0);
+        *budget = budget.saturating_sub(1);
+        for part in parts(self.directory, &range) {
+            let mut run = Vec::new();
+            let [first, last] = part.ends;
+            let ends = |page: &PageRef| [first, last].into_iter().flatten().any(|end| end.id == page.id);
+            let all = first.into_iter().chain(part.within).chain(last);
+            for page in all.filter(|page| range.may_be_in(page)) {
+                pages += 1;
+                let known = source.sums.get(page.id, source.removed.len());
+                let blocks = match known {
+                    Some(blocks) => blocks,
+                    None => {
+                        if ends(page) && self.read_few(page, &part.from, &range.to, few, &mut found.loose)? {
+                            *budget = budget.saturating_sub(1);
+                            continue;
+                        }
+                        if *budget == 0 && has_learned {
+                            return Ok(Summed::OutOfBudget);
+                        }
+                        has_learned = true;
+                        let (blocks, keys, ids) = self.sum_page(page, source)?;
+                        *budget = budget.saturating_sub(1 + keys / KEYS + ids / IDS);
+                        let blocks = Arc::new(blocks);
+                        source.sums.learn(page, &blocks, self.directory, source.removed);
+                        blocks
+                    }
+                };
+                let list = &blocks.blocks;
+                let low = list.partition_point(|block| block.first < part.from);
+                let high = match page.last <= range.to {
+                    true => list.len(),
+                    false => list.partition_point(|block| block.first <= range.to).saturating_sub(1),
+                };
+                if low >= high {
+                    self.read(page, &part.from, &|key| *key > range.to, &mut found.loose)?;
+                    *budget = budget.saturating_sub(1);
+                    continue;
+                }
+                if low > 0 {
+                    self.read(page, &part.from, &|key| *key >= list[low].first, &mut found.loose)?;
+                }
+                if high < list.len() {
+                    self.read(page, &list[high].first, &|key| *key > range.to, &mut found.loose)?;
+                }
+                let requests =
+                    blocks.expiring_requests.iter().filter(|(block, _)| (low..high).contains(block));
+                found.expiring_requests.extend(requests.map(|(_, posting)| *posting));
+                run.push(SummedPart { page: page.id.0, of_page: Arc::clone(&blocks), blocks: low..high });
+            }
+            if !run.is_empty() {
+                found.runs.push(run);
+            }
+        }
+        for slice in self.memtable.slices() {
+            let rest = &slice[slice.partition_point(|key| *key < range.from)..];
+            let keys = rest.iter().take_while(|key| **key <= range.to).filter_map(Key::posting);
+            found.loose.extend(keys.filter(|posting| !(self.is_removed)(posting.seq)));
+        }
+        let requests = found.loose.iter().filter(|posting| !counted_alone(posting));
+        found.expiring_requests.extend(requests.copied());
+        *budget = budget.saturating_sub(pages / PAGES + found.loose.len() / KEYS);
+        Ok(Summed::Postings(found))
+    }
+
+    /// Appends the postings of one block.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn block(&self, part: &SummedPart, block: usize, out: &mut Vec<Posting>) -> Result<(), StoreError> {
+        let blocks = &part.of_page.blocks;
+        let Some(SummedBlock { first, .. }) = blocks.get(block) else { return Ok(()) };
+        let next = blocks.get(block + 1).map(|next| next.first);
+        let mut cursor = PageCursor::at(self.shelf.page(PageId(part.page))?, first.as_bytes())?;
+        while let Some(key) = cursor.next()?.filter(|key| next.is_none_or(|next| *key < next)) {
+            out.extend(key.posting().filter(|posting| !(self.is_removed)(posting.seq)));
+        }
+        Ok(())
+    }
+
+    /// The sums of a page, and how many keys and ids that took.
+    fn sum_page(
+        &self,
+        page: &PageRef,
+        source: &SumSource<'_>,
+    ) -> Result<(SummedBlocks, usize, usize), StoreError> {
+        let mut cursor = PageCursor::first(self.shelf.page(page.id)?)?;
+        let mut found = SummedBlocks::default();
+        let (mut keys, mut ids) = (0, 0);
+        while let Some(key) = cursor.next()? {
+            if keys % source.sums.block_keys == 0 {
+                found.blocks.push(SummedBlock { first: key, postings: 0, sum: IdSum::default() });
+            }
+            keys += 1;
+            let posting = key.posting().filter(|posting| !(self.is_removed)(posting.seq));
+            let at = found.blocks.len() - 1;
+            if let Some(posting) = posting {
+                ids += 1;
+                found.blocks[at].postings += 1;
+                found.blocks[at].sum.add(IdSum::of(&(source.id_of)(&posting)?));
+                if !counted_alone(&posting) {
+                    found.expiring_requests.push((at, posting));
+                }
+            }
+        }
+        found.blocks.shrink_to_fit();
+        Ok((found, keys, ids))
+    }
+
+    /// Appends the postings of a page from `from` to `to`, if they are few. If not, nothing is done.
+    fn read_few(
+        &self,
+        page: &PageRef,
+        from: &Key,
+        to: &Key,
+        max: usize,
+        out: &mut Vec<Posting>,
+    ) -> Result<bool, StoreError> {
+        let (known, mut keys) = (out.len(), 0);
+        let mut cursor = PageCursor::at(self.shelf.page(page.id)?, from.as_bytes())?;
+        while let Some(key) = cursor.next()?.filter(|key| key <= to) {
+            keys += 1;
+            if keys > max {
+                out.truncate(known);
+                return Ok(false);
+            }
+            out.extend(key.posting().filter(|posting| !(self.is_removed)(posting.seq)));
+        }
+        Ok(true)
+    }
+
+    /// Appends the postings of a page from `from` on, up to where `is_end` says.
+    fn read(
+        &self,
+        page: &PageRef,
+        from: &Key,
+        is_end: &dyn Fn(&Key) -> bool,
+        out: &mut Vec<Posting>,
+    ) -> Result<(), StoreError> {
+        let mut cursor = PageCursor::at(self.shelf.page(page.id)?, from.as_bytes())?;
+        while let Some(key) = cursor.next()?.filter(|key| !is_end(key)) {
+            out.extend(key.posting().filter(|posting| !(self.is_removed)(posting.seq)));
+        }
+        Ok(())
+    }
+}
