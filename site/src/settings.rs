@@ -56,6 +56,7 @@ pub struct LimitsDef {
     query_bytes_max: usize,
     neg_sessions_max: usize,
     neg_set_events_max: usize,
+    neg_summed_events_min: usize,
     neg_sets_bytes_max: usize,
     neg_prepared_events_max: usize,
 }

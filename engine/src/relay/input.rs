@@ -117,7 +117,7 @@ impl<B: Backend> Relay<B> {
             ClientMessage::NegOpen { id, filter, message } => {
                 self.handle_neg_open(now, conn, id, filter, message);
             }
-            ClientMessage::NegMsg { id, message } => self.handle_neg_msg(conn, id, message),
+            ClientMessage::NegMsg { id, message } => self.handle_neg_msg(now, conn, id, message),
             ClientMessage::NegClose { id } => self.handle_neg_close(conn, &id),
         }
     }

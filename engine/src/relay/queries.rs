@@ -33,7 +33,7 @@ pub(super) enum Query {
     /// An answer of NIP-77.
     Neg(Box<NegQuery>),
     /// A set for answers of NIP-77 that nobody has asked for yet.
-    PrepareSet(SetUse),
+    PrepareSet(Option<SetUse>),
 }
 
 pub(super) struct ScanQuery {

@@ -6,6 +6,7 @@ mod backend_contract;
 mod crash_disk;
 mod crashes;
 mod files;
+mod reconciliation;
 mod removal;
 mod salvage;
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::sets::{Collected, Failure, KeptMessage, SetKey, SetRequest, SetUse};
+use super::summed::{Summed, SumsQuery};
 use super::{ANSWER_BYTES_MAX, ANSWER_BYTES_MIN, Reconciliation};
 use crate::reconcile::{AnswerError, EventSet, answer};
 use crate::relay::ids::ConnId;
@@ -26,6 +27,8 @@ pub(in crate::relay) struct NegQuery {
     id: SubId,
     serial: u64,
     message: KeptMessage,
+    /// Whether the message may be answered from the store's sums.
+    sums: Option<SumsQuery>,
     /// The set to collect; `None` if the reconciliation has it.
     opening: Option<Opening>,
     /// The answer, or why there is none, and its cost that has not been charged yet.
@@ -60,8 +63,14 @@ impl NegQuery {
         after: Seq,
         asked_at: Now,
     ) -> Self {
+        let sums = Some(SumsQuery::new(Arc::clone(&key)));
         let opening = Opening { key, set: None, after, asked_at, turns_waited: 0, timed_out: false };
-        NegQuery { opening: Some(opening), reservation, ..NegQuery::answering(conn, id, serial, message) }
+        NegQuery {
+            sums,
+            opening: Some(opening),
+            reservation,
+            ..NegQuery::answering(conn, id, serial, message)
+        }
     }
 
     /// Of a NEG-MSG.
@@ -73,6 +82,7 @@ impl NegQuery {
             id,
             serial,
             message,
+            sums: None,
             opening,
             answered,
             has_started: false,
@@ -106,16 +116,29 @@ impl<B: Backend> Relay<B> {
         let found = session.reconciliations.get(&query.id).filter(|one| one.serial == query.serial);
         // Closed, or opened anew.
         let Some(reconciliation) = found else { return StepResult::Done };
-        let set = match &reconciliation.set {
-            Some(set) => Arc::clone(set),
-            None => match self.collect(now, &mut query, budget) {
-                Some(set) => set,
-                None if self.is_reconciling(&query) => return StepResult::Again(Query::Neg(query)),
-                None => return StepResult::Done,
-            },
-        };
+        let held = reconciliation.set.as_ref().map(Arc::clone);
+        let bytes_max = self.outbox_pause_bytes().clamp(ANSWER_BYTES_MIN, ANSWER_BYTES_MAX);
+        if let Some(sums) = query.sums.as_mut().filter(|_| query.answered.is_none() && held.is_none()) {
+            match self.answer_from_sums(now.seconds(), sums, query.message.bytes(), bytes_max, budget) {
+                Ok(Summed::Again) => return StepResult::Again(Query::Neg(query)),
+                Ok(Summed::Answered(answer)) => query.answered = Some((answer.message, answer.cost)),
+                Ok(Summed::Collect) => query.sums = None,
+                Err(error) => {
+                    let message = self.record_store_error(&error);
+                    self.fail_reconciliation(query.conn, &query.id, message, None);
+                    return StepResult::Done;
+                }
+            }
+        }
         if query.answered.is_none() {
-            let bytes_max = self.outbox_pause_bytes().clamp(ANSWER_BYTES_MIN, ANSWER_BYTES_MAX);
+            let set = match held {
+                Some(set) => set,
+                None => match self.collect(now, &mut query, budget) {
+                    Some(set) => set,
+                    None if self.is_reconciling(&query) => return StepResult::Again(Query::Neg(query)),
+                    None => return StepResult::Done,
+                },
+            };
             let answer = answer(&*set, query.message.bytes(), bytes_max);
             query.answered = Some((answer.message, answer.cost));
         }

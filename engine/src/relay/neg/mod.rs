@@ -2,8 +2,8 @@
 //!
 //! A NEG-OPEN is admitted as a REQ is: by its rate, NIP-42 and the read guard. Then a query ([`collect`]) collects the set of
 //! its filter, or takes one that is kept ([`sets`]), and answers the client's first message; each NEG-MSG is a query that
-//! answers one message. The set is a snapshot, shared by all reconciliations that have the same. What an answer costs is
-//! charged in turns before it is sent ([`super::scheduler`]).
+//! answers one message. The set is a snapshot, shared by all reconciliations that have the same. Of many events no set is collected, if the
+//! store keeps sums of them ([`summed`]). What an answer costs is charged in turns before it is sent ([`super::scheduler`]).
 //!
 //! Reconciliations are in memory only. After a host has lost its memory, a NEG-MSG is answered `NEG-ERR closed:`, and the
 //! client opens the reconciliation again: with its next message, if it likes, because the relay keeps nothing of earlier ones.
@@ -12,6 +12,7 @@ mod collect;
 mod holdings;
 mod prepared;
 mod sets;
+mod summed;
 
 use std::sync::Arc;
 
@@ -45,7 +46,9 @@ pub(super) struct Reconciliation {
     serial: u64,
     /// What is reconciled, while it is being collected.
     filters: Option<Arc<[Filter]>>,
-    /// The relay's events, once they have been collected.
+    /// What it is about.
+    key: Arc<sets::SetKey>,
+    /// The relay's events, once they have been collected; until then messages are answered from the store's sums.
     set: Option<Arc<dyn EventSet + Send + Sync>>,
     /// A message of the client has not been answered.
     waits: bool,
@@ -90,6 +93,7 @@ impl<B: Backend> Relay<B> {
         let reconciliation = Reconciliation {
             serial,
             filters: Some(Arc::clone(&filters)),
+            key: Arc::clone(&key),
             set: None,
             waits: true,
             last_used: now,
@@ -120,7 +124,7 @@ impl<B: Backend> Relay<B> {
         self.free_set_memory(now, message_bytes, None).then_some(()).ok_or_else(|| messages::too_busy(0))
     }
 
-    pub(super) fn handle_neg_msg(&mut self, conn: ConnId, id: SubId, message: Box<[u8]>) {
+    pub(super) fn handle_neg_msg(&mut self, now: Now, conn: ConnId, id: SubId, message: Box<[u8]>) {
         self.metrics.messages_neg_msg += 1;
         let Some(session) = self.sessions.get_mut(conn) else { return };
         let Some(reconciliation) = session.reconciliations.get_mut(&id) else {
@@ -133,7 +137,23 @@ impl<B: Backend> Relay<B> {
         let serial = reconciliation.serial;
         self.neg_holdings.end_idle(reconciliation.last_used, serial);
         let message = self.neg_sets.keep_message(message);
-        self.start(Query::Neg(Box::new(NegQuery::answering(conn, id, serial, message))));
+        let query = match (&reconciliation.set, &reconciliation.filters) {
+            (None, Some(filters)) => {
+                // From sums, as before; or else it is collected now.
+                let reservation = Reservation::of(cursor_bytes_max(filters, self.store.classes()));
+                let key = Arc::clone(&reconciliation.key);
+                let after = match self.last_seq() {
+                    Ok(last) => last,
+                    Err(error) => {
+                        let message = self.record_store_error(&error);
+                        return self.fail_reconciliation(conn, &id, message, None);
+                    }
+                };
+                NegQuery::opening(conn, id, serial, message, reservation, key, after, now)
+            }
+            _ => NegQuery::answering(conn, id, serial, message),
+        };
+        self.start(Query::Neg(Box::new(query)));
     }
 
     pub(super) fn handle_neg_close(&mut self, conn: ConnId, id: &SubId) {

@@ -1,12 +1,13 @@
 //! The set of all events that a client without keys sees, collected before the first client asks for it, and kept up to date:
-//! relays that copy each other whole compare it, and collecting one of a million takes seconds.
+//! relays that copy each other whole compare it, and collecting one of a million takes seconds. Where the store keeps sums and events are
+//! many, only their sums are learned ([`super::summed`]).
 
 use std::sync::Arc;
 
 use super::Relay;
 use super::sets::{Collected, Failure, SetKey, SetRequest, SetUse};
 use crate::relay::queries::{Query, StepResult};
-use crate::store::{Backend, Seq};
+use crate::store::{Backend, Reader, Seq};
 use crate::types::{Filter, Now};
 
 /// Milliseconds after which the set is brought up to date, or collected again if it was dropped.
@@ -41,17 +42,50 @@ impl<B: Backend> Relay<B> {
         if !self.neg_sets.is_kept(&key) && self.neg_sets.bytes() > limits.neg_sets_bytes_max / 4 {
             return;
         }
-        match self.neg_sets.get_or_start(&self.store, &key, Seq(0), false, now, limits) {
+        let events = self.store.reader().and_then(|reader| reader.stats()).map_or(0, |stats| stats.events);
+        if !self.neg_sets.is_kept(&key) && events <= limits.neg_prepared_events_max as u64 {
+            // Sums are enough, where the store keeps them.
+            self.prepared.is_running = true;
+            return self.enqueue(Query::PrepareSet(None));
+        }
+        self.prepare_collected(now, &key);
+    }
+
+    fn prepare_collected(&mut self, now: Now, key: &Arc<SetKey>) {
+        let limits = &self.config.limits;
+        match self.neg_sets.get_or_start(&self.store, key, Seq(0), false, now, limits) {
             Ok(set) => {
                 self.prepared.is_running = true;
-                self.enqueue(Query::PrepareSet(set));
+                self.enqueue(Query::PrepareSet(Some(set)));
             }
             Err(error) => _ = self.record_store_error(&error),
         }
     }
 
     /// A step of that.
-    pub(in crate::relay) fn step_prepare(&mut self, now: Now, set: SetUse, budget: &mut usize) -> StepResult {
+    pub(in crate::relay) fn step_prepare(
+        &mut self,
+        now: Now,
+        set: Option<SetUse>,
+        budget: &mut usize,
+    ) -> StepResult {
+        let Some(set) = set else {
+            match self.learn_sums(now.seconds(), budget) {
+                Ok(Some(false)) => return StepResult::Again(Query::PrepareSet(None)),
+                // It is done again in a minute: pages are merged, and have to be read then.
+                Ok(Some(true)) => self.prepared.is_running = false,
+                Ok(None) => {
+                    self.prepared.is_running = false;
+                    let key = SetKey::new(&Filter::default(), &self.config.policy.guarded_kinds, &[]);
+                    self.prepare_collected(now, &key);
+                }
+                Err(error) => {
+                    self.prepared.is_running = false;
+                    self.record_store_error(&error);
+                }
+            }
+            return StepResult::Done;
+        };
         let config = Arc::clone(&self.config);
         let limits = &config.limits;
         let request = SetRequest::new(Seq(0), false, &config.policy.guarded_kinds, limits);
@@ -69,7 +103,7 @@ impl<B: Backend> Relay<B> {
         let is_large = self.neg_sets.len(&set) > limits.neg_prepared_events_max;
         if has_more && has_room && !is_large {
             self.metrics.reconciliation_bytes = self.neg_sets.bytes() as u64;
-            return StepResult::Again(Query::PrepareSet(set));
+            return StepResult::Again(Query::PrepareSet(Some(set)));
         }
         self.prepared.is_running = false;
         if is_large || is_failed || !has_room {

@@ -50,6 +50,19 @@ impl SetKey {
         });
         Arc::new(SetKey { filter: filter.clone(), keys })
     }
+
+    pub(super) fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// The kinds of which nothing is in the set; `None` if some of the guarded events are, and others are not.
+    pub(super) fn hidden<'a>(&self, guarded_kinds: &'a [Kind]) -> Option<&'a [Kind]> {
+        match self.keys.as_deref() {
+            None => Some(&[]),
+            Some([]) => Some(guarded_kinds),
+            Some(_) => None,
+        }
+    }
 }
 
 /// Who sees the events of a set.

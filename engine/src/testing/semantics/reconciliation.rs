@@ -20,7 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("reconciliation: both sides learn what they lack, and then lack nothing", both_directions),
         case("reconciliation: what is gone is in no set, also in one that was kept", what_is_gone),
         case("reconciliation: what has expired is in no set", what_has_expired),
-        case("reconciliation: a set does not change while it is reconciled", snapshots),
+        case_with("reconciliation: a set does not change while it is reconciled", collected, snapshots),
         case("reconciliation: what is guarded is in the sets of its parties", guarded),
         case_with(
             "reconciliation: for authenticated clients only",
@@ -30,11 +30,26 @@ pub(super) fn cases() -> Vec<Case> {
         case("reconciliation: ids are apart from those of subscriptions, and may be used again", ids),
         case("reconciliation: malformed messages get NEG-ERR with a reason", malformed_messages),
         case_with("reconciliation: too many on one connection", |c| c.limits.neg_sessions_max = 2, too_many),
-        case_with("reconciliation: too many events", |c| c.limits.neg_set_events_max = 5, too_many_events),
-        case_with("reconciliation: no memory", |c| c.limits.neg_sets_bytes_max = 1_000, no_memory),
+        case_with("reconciliation: too many events", few_events, too_many_events),
+        case_with("reconciliation: no memory", little_memory, no_memory),
         case_with("reconciliation: rates", |c| c.limits.requests_per_minute_max = 3, rates),
         case_with("reconciliation: messages as long as they may be", short_messages, long_messages),
     ]
+}
+
+/// Nothing is answered from sums, which hold no set.
+fn collected(config: &mut Config) {
+    config.limits.neg_summed_events_min = 1_000_000;
+}
+
+fn few_events(config: &mut Config) {
+    collected(config);
+    config.limits.neg_set_events_max = 5;
+}
+
+fn little_memory(config: &mut Config) {
+    collected(config);
+    config.limits.neg_sets_bytes_max = 1_000;
 }
 
 /// What a client has learned.
