@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use relay_engine::relay::Config;
 use relay_engine::testing::semantics::{Client, RelayUnderTest, cases};
-use relay_engine::types::Timestamp;
-use relay_server::config::Settings;
+use relay_engine::types::{Limits, Timestamp};
+use relay_server::config::{Settings, StoreEngine};
 
 use super::harness::{RawClient, RelayProcess, unix_now};
 
@@ -18,15 +18,19 @@ struct ServerWorld {
     relay: RelayProcess,
 }
 
+/// Changes the limits of a case.
+type Change = fn(&mut Config);
+
 impl ServerWorld {
-    fn new(config: &Config) -> Self {
-        let settings = Settings {
+    fn new(config: &Config, engine: StoreEngine) -> Self {
+        let mut settings = Settings {
             limits: config.limits.clone(),
             policy: config.policy.clone(),
             url: config.url.clone(),
             shards: 2,
             ..Settings::default()
         };
+        settings.store.engine = engine;
         ServerWorld { relay: RelayProcess::start_with(&toml::to_string(&settings).unwrap()) }
     }
 }
@@ -96,18 +100,39 @@ impl Client for Socket {
     }
 }
 
-/// One test for all cases, eight worlds at a time. A failed case prints its last messages.
+/// All cases, eight worlds at a time. A failed case prints its last messages.
 #[test]
 fn the_server_passes_the_semantics_suite() {
     let only = std::env::var("RELAY_CASE").unwrap_or_default();
-    let cases: Vec<_> = cases().into_iter().filter(|case| case.name.contains(&only)).collect();
+    run(&only, StoreEngine::default(), |_| {});
+}
+
+/// However few events there are on files, they are reconciled from the sums of the store where a case does not say otherwise.
+#[test]
+fn the_server_reconciles_from_sums() {
+    let from_sums = |config: &mut Config| {
+        let default = Limits::default().neg_summed_events_min;
+        let limits = &mut config.limits;
+        if limits.neg_summed_events_min == default {
+            limits.neg_summed_events_min = 0;
+        }
+    };
+    run("reconciliation: ", StoreEngine::Log, from_sums);
+}
+
+fn run(only: &str, engine: StoreEngine, change: Change) {
+    let cases: Vec<_> = cases().into_iter().filter(|case| case.name.contains(only)).collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let failed = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                    if let Err(message) = case.run(&mut |config| Box::new(ServerWorld::new(config))) {
+                    if let Err(message) = case.run(&mut |config| {
+                        let mut config = config.clone();
+                        change(&mut config);
+                        Box::new(ServerWorld::new(&config, engine))
+                    }) {
                         failed.lock().unwrap().push(message);
                     }
                 }
