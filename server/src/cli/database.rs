@@ -96,7 +96,7 @@ fn engine(settings: &Settings) -> Result<Engine, Failure> {
         }
         StoreEngine::Log => {
             is_other("data.mdb", settings.data.join("data.mdb").is_file(), "lmdb")?;
-            Ok(Engine::Log(LogOptions::default()))
+            Ok(Engine::Log(LogOptions { packs: settings.store.pack, ..LogOptions::default() }))
         }
     }
 }

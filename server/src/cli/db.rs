@@ -93,7 +93,11 @@ pub(super) fn run(args: &ConvertArgs, settings: &Settings) -> Result<(), Failure
     let summary = match args.to {
         Engine::Log => copy_and_compare(
             &LmdbBackend::open_to_read(data, &lmdb)?,
-            &LogBackend::open(&folder, LogOptions::default(), 0)?,
+            &LogBackend::open(
+                &folder,
+                LogOptions { packs: settings.store.pack, ..LogOptions::default() },
+                0,
+            )?,
         )?,
         Engine::Lmdb => copy_and_compare(
             &LogBackend::open_to_read(data, LogOptions::default())?,

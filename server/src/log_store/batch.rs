@@ -4,15 +4,16 @@
 //! batch    = magic:4  head crc:4  crc:4  length:4  serial:8  last seq:8
 //!            lines:4  removed:4  pending:4  tombstones:4  flags:4  zeros:12
 //!            line*  removed:8*  pending:8*  tombstone:41*  zeros up to a multiple of 8
-//! line     = number:4  length:4  crc:4  canonical JSON          number: the sequence number less the segment's first
+//! line     = number:4  length:4  crc:4  body                    number: the sequence number less the segment's first
+//! body     = canonical JSON, or in a packed segment (`packed`) what it is packed into; `crc` is of the JSON
 //! removed  = seq                 an event that is removed
 //! pending  = seq << 1 | bit      whether it is pending removal from now on, or no longer
 //! flags    = 1                   events were removed that no commit names
 //! ```
 //!
-//! The JSON of an event that was removed may have become zeros, or be about to: its `crc` stays what it was.
+//! The body of an event that was removed may have become zeros, or be about to: its `crc` stays what it was.
 //!
-//! `head crc` is of the 56 bytes after it; `crc` of all that follows the head but the JSON, which has its own in its line. So
+//! `head crc` is of the 56 bytes after it; `crc` of all that follows the head but the bodies, which have their own in their lines. So
 //! where the events are is known and checked without reading them. Serials count batches.
 
 use relay_engine::store::kv::{Key, Overlay};
@@ -24,7 +25,7 @@ use super::codec::{Decoder, Encoder};
 const MAGIC: [u8; 4] = *b"\xffbat";
 /// Bytes before the lines.
 pub(super) const HEAD_BYTES: usize = 64;
-/// Bytes of a line before its JSON.
+/// Bytes of a line before its body.
 pub(super) const LINE_BYTES: usize = 12;
 /// `'d' hash:32 not until:8`
 const TOMBSTONE_BYTES: usize = 41;
@@ -73,7 +74,7 @@ impl NewBatch {
     /// Of events alone, which are moved with their checksums.
     pub(super) fn of_lines(lines: &[Line<'_>]) -> Self {
         let mut batch = NewBatch { bytes: vec![0; HEAD_BYTES], lines: Vec::new(), serial: 0 };
-        lines.iter().for_each(|line| batch.push_line(line.seq, line.json, line.crc));
+        lines.iter().for_each(|line| batch.push_line(line.seq, line.body, line.crc));
         batch.bytes.resize(batch.bytes.len().next_multiple_of(8), 0);
         let mut head = Encoder::default();
         head.u32(batch.bytes.len());
@@ -84,14 +85,23 @@ impl NewBatch {
         batch
     }
 
-    fn push_line(&mut self, seq: Seq, json: &[u8], crc: u32) {
+    /// Makes the bodies of some events zeros, before they are written.
+    pub(super) fn blank(&mut self, is_removed: impl Fn(Seq) -> bool) {
+        for (_, at) in self.lines.iter().filter(|(seq, _)| is_removed(*seq)) {
+            let bytes = self.bytes[*at + 4..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            let body = *at + LINE_BYTES;
+            self.bytes[body..body + bytes as usize].fill(0);
+        }
+    }
+
+    fn push_line(&mut self, seq: Seq, body: &[u8], crc: u32) {
         self.lines.push((seq, self.bytes.len()));
         let mut line = Encoder(std::mem::take(&mut self.bytes));
         // Which number it is, the segment says, once it is known.
         line.u32(0);
-        line.u32(json.len());
+        line.u32(body.len());
         line.u32(crc as usize);
-        line.0.extend_from_slice(json);
+        line.0.extend_from_slice(body);
         self.bytes = line.0;
     }
 
@@ -108,8 +118,8 @@ impl NewBatch {
         for (seq, at) in &self.lines {
             self.bytes[*at..*at + 4].copy_from_slice(&((seq.0 - first_seq) as u32).to_le_bytes());
             crc = crc32c::crc32c_append(crc, &self.bytes[*at..*at + LINE_BYTES]);
-            let json = self.bytes[*at + 4..].first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
-            end = *at + LINE_BYTES + json as usize;
+            let body = self.bytes[*at + 4..].first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
+            end = *at + LINE_BYTES + body as usize;
         }
         crc = crc32c::crc32c_append(crc, &self.bytes[end..]);
         self.bytes[..4].copy_from_slice(&MAGIC);
@@ -127,13 +137,23 @@ pub(super) struct Line<'a> {
     /// Where it begins in the batch.
     pub(super) at: usize,
     crc: u32,
-    pub(super) json: &'a [u8],
+    pub(super) body: &'a [u8],
 }
 
 impl Line<'_> {
-    /// Whether the JSON is what was written.
+    /// Whether the body is the JSON that was written.
     pub(super) fn is_whole(&self) -> bool {
-        crc32c::crc32c(self.json) == self.crc
+        self.is_of(self.body)
+    }
+
+    /// Whether this JSON is what was written.
+    pub(super) fn is_of(&self, json: &[u8]) -> bool {
+        crc32c::crc32c(json) == self.crc
+    }
+
+    /// The line of the same event with another body.
+    pub(super) fn with_body<'b>(&self, body: &'b [u8]) -> Line<'b> {
+        Line { seq: self.seq, at: self.at, crc: self.crc, body }
     }
 }
 
@@ -153,7 +173,7 @@ pub(super) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// The batch that `bytes` begin with, in the segment whose first sequence number is `first_seq`; `None` if there is none, or if
-    /// it is broken. The JSON of its lines is not checked.
+    /// it is broken. The bodies of its lines are not checked.
     pub(super) fn read(bytes: &'a [u8], first_seq: u64) -> Option<Self> {
         let length = length(bytes)?;
         let bytes = bytes.get(..length)?;
@@ -180,8 +200,8 @@ impl<'a> Batch<'a> {
             found = crc32c::crc32c_append(found, head);
             let mut head = Decoder(head);
             let (number, len, crc) = (head.u32()?, head.u32()?, head.u32()?);
-            let json = rest.take(len)?;
-            batch.lines.push(Line { seq: Seq(first_seq + number as u64), at, crc: crc as u32, json });
+            let body = rest.take(len)?;
+            batch.lines.push(Line { seq: Seq(first_seq + number as u64), at, crc: crc as u32, body });
         }
         if crc32c::crc32c_append(found, rest.0) != crc {
             return None;
@@ -201,8 +221,12 @@ impl<'a> Batch<'a> {
 }
 
 /// The lines of the batch that `bytes` begin with, as far as they can be told apart, whether its sums are right or not. If its head is
-/// broken these are the whole ones at its beginning.
-pub(super) fn lines(bytes: &[u8], first_seq: u64) -> Vec<Line<'_>> {
+/// broken these are the ones at its beginning that `is_whole` says are.
+pub(super) fn lines<'a>(
+    bytes: &'a [u8],
+    first_seq: u64,
+    is_whole: &dyn Fn(&Line<'a>) -> bool,
+) -> Vec<Line<'a>> {
     let length = length(bytes);
     let bytes = &bytes[..length.unwrap_or(bytes.len()).min(bytes.len())];
     let count = length.and_then(|_| Decoder(bytes.get(32..)?).u32()).unwrap_or(usize::MAX);
@@ -213,10 +237,10 @@ pub(super) fn lines(bytes: &[u8], first_seq: u64) -> Vec<Line<'_>> {
         let mut read = || {
             let (number, len, crc) = (rest.u32()?, rest.u32()?, rest.u32()?);
             let seq = Seq(first_seq.checked_add(number as u64)?);
-            Some(Line { seq, at, crc: crc as u32, json: rest.take(len)? })
+            Some(Line { seq, at, crc: crc as u32, body: rest.take(len)? })
         };
         match read() {
-            Some(line) if length.is_some() || !line.json.is_empty() && line.is_whole() => lines.push(line),
+            Some(line) if length.is_some() || !line.body.is_empty() && is_whole(&line) => lines.push(line),
             _ => break,
         }
     }
@@ -250,7 +274,7 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let lines = [(Seq(70), &b"{\"one\":1}"[..]), (Seq(71), b"{}"), (Seq(75), b"{\"three\":[3]}")];
-        let lines = lines.map(|(seq, json)| Line { seq, at: 0, crc: crc32c::crc32c(json), json });
+        let lines = lines.map(|(seq, json)| Line { seq, at: 0, crc: crc32c::crc32c(json), body: json });
         let mut batch = NewBatch::of_lines(&lines);
         batch.finish(64).expect("short");
         batch.bytes
@@ -261,7 +285,7 @@ mod tests {
         let bytes = sample();
         let batch = Batch::read(&bytes, 64).expect("whole");
         assert_eq!((batch.bytes, batch.serial, batch.last_seq), (bytes.len(), 0, Seq(0)));
-        let lines: Vec<_> = batch.lines.iter().map(|line| (line.seq.0, line.json)).collect();
+        let lines: Vec<_> = batch.lines.iter().map(|line| (line.seq.0, line.body)).collect();
         assert_eq!(lines, [(70, &b"{\"one\":1}"[..]), (71, b"{}"), (75, b"{\"three\":[3]}")]);
         assert!(batch.lines.iter().all(Line::is_whole));
         assert!(batch.removed.is_empty() && batch.pending.is_empty() && batch.tombstones.is_empty());
@@ -272,12 +296,13 @@ mod tests {
     fn lines_are_read_without_sums_and_without_a_head() {
         let whole = sample();
         let all = Batch::read(&whole, 64).expect("whole").lines;
-        assert_eq!(lines(&whole, 64), all);
+        assert_eq!(lines(&whole, 64, &Line::is_whole), all);
         for at in 0..whole.len() {
             let mut broken = whole.clone();
             broken[at] ^= 0x10;
-            let lines: Vec<_> = lines(&broken, 64).into_iter().filter(Line::is_whole).collect();
-            assert!(lines.iter().all(|line| all.iter().any(|one| one.json == line.json)), "byte {at}");
+            let lines: Vec<_> =
+                lines(&broken, 64, &Line::is_whole).into_iter().filter(Line::is_whole).collect();
+            assert!(lines.iter().all(|line| all.iter().any(|one| one.body == line.body)), "byte {at}");
             // What is broken is one line, or where the others are.
             let is_length = all.iter().any(|line| (line.at + 4..line.at + 8).contains(&at));
             assert!(lines.len() + 1 >= all.len() || is_length, "byte {at}: {lines:?}");

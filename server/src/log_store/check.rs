@@ -1,10 +1,12 @@
 //! Checks all that is stored against its checksums.
 
+use std::borrow::Cow;
+
 use relay_engine::store::{Seq, StoreError};
 
+use super::LogBackend;
 use super::batch::Batch;
 use super::disk::{Disk, DiskFile, store_error};
-use super::{LogBackend, segment};
 
 /// What was checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +46,7 @@ impl<D: Disk> LogBackend<D> {
         }
         for segment in version.segments.iter() {
             let name = segment.name();
-            let mut at = segment::HEAD_BYTES;
+            let mut at = segment.begin();
             let bytes =
                 segment.file.read(0, segment.end() as usize).map_err(|error| store_error(&name, &error))?;
             while at < segment.end() {
@@ -58,8 +60,10 @@ impl<D: Disk> LogBackend<D> {
                         continue;
                     }
                     checked.events += 1;
-                    let is_found = segment.event(line.seq)?.is_some_and(|found| *found == *line.json);
-                    if !line.is_whole() || !is_found {
+                    let json = segment.json(Cow::Borrowed(line.body))?;
+                    let is_whole = json.as_ref().is_some_and(|json| line.is_of(json));
+                    let is_found = is_whole && segment.event(line.seq)? == json;
+                    if !is_found {
                         let what =
                             format!("{name}: event {} at byte {} is broken", line.seq.0, at + line.at as u64);
                         checked.damage.push(Damage { what, seq: Some(line.seq) });

@@ -7,11 +7,11 @@ use relay_engine::store::lsm::RemovedSeqs;
 use relay_engine::store::{Seq, StoreError};
 
 use super::Store;
-use super::batch::{Batch, NewBatch};
+use super::batch::{Batch, Line, NewBatch};
 use super::disk::{Disk, DiskFile, store_error};
 use super::maintainer::{Maintainer, Swap};
-use super::manifest::SegmentEntry;
 use super::offsets;
+use super::packed::Vocabulary;
 use super::segment::{self, Segment};
 use super::version::Version;
 
@@ -103,18 +103,13 @@ impl<D: Disk> Store<D> {
     }
 
     /// Puts a segment's next generation in its place, or nothing.
-    fn replace_segment(
+    pub(super) fn replace_segment(
         &self,
         maintainer: &mut Maintainer<D::File>,
         segment: &Segment<D::File>,
         cleaned: Option<Arc<Segment<D::File>>>,
     ) -> Result<(), StoreError> {
-        let entry = cleaned.as_ref().map(|segment| SegmentEntry {
-            generation: segment.generation,
-            first_seq: segment.first_seq,
-            numbers: segment.numbers(),
-            end: segment.end(),
-        });
+        let entry = cleaned.as_ref().map(|segment| segment.entry());
         let swap = Swap { segments: vec![(segment.number, entry)], ..Swap::default() };
         maintainer.commit(&swap)?;
         maintainer.contents.remove(&segment.number);
@@ -138,21 +133,18 @@ impl<D: Disk> Store<D> {
         segment: &Segment<D::File>,
         is_live: &dyn Fn(Seq) -> bool,
     ) -> Result<Arc<Segment<D::File>>, StoreError> {
-        let (number, generation, first_seq) = (segment.number, segment.generation + 1, segment.first_seq);
         let old = segment.name();
-        let name = segment::name(number, generation);
-        let failed = |error: std::io::Error| store_error(&name, &error);
         let read = segment.file.read(0, segment.end() as usize).map_err(|error| store_error(&old, &error))?;
-        let mut batches: Vec<NewBatch> = Vec::new();
-        let mut lines = Vec::new();
-        let (mut bytes, mut at) = (0, segment::HEAD_BYTES as usize);
+        let (mut batches, mut lines, mut live): (Vec<NewBatch>, Vec<Line<'_>>, Vec<&[u8]>) =
+            Default::default();
+        let (mut bytes, mut at) = (0, segment.begin() as usize);
         while at < read.len() {
-            let batch = Batch::read(&read[at..], first_seq)
-                .ok_or_else(|| StoreError::Corrupt(format!("{old}: the batch at byte {at} is broken")))?;
+            let batch = read_batch(segment, &read, at)?;
             at += batch.bytes;
             for line in batch.lines.iter().filter(|line| is_live(line.seq)) {
-                bytes += line.json.len();
+                bytes += line.body.len();
                 lines.push(*line);
+                live.push(line.body);
             }
             if bytes >= CLEANED_BATCH_BYTES {
                 batches.push(NewBatch::of_lines(&lines));
@@ -162,23 +154,60 @@ impl<D: Disk> Store<D> {
         if !lines.is_empty() {
             batches.push(NewBatch::of_lines(&lines));
         }
-        let last = batches.iter().flat_map(|batch| &batch.lines).map(|(seq, _)| seq.0).max();
-        let numbers = last.map_or(0, |last| last + 1 - first_seq) as u32;
-        let total = batches.iter().map(|batch| batch.bytes.len() as u64).sum::<u64>();
-        let total = segment::HEAD_BYTES + total + offsets::index_bytes(numbers);
-        let file = self.disk.create(&name, total).map_err(failed)?;
-        let new = Segment::new(file, number, generation, first_seq, numbers);
-        new.file
-            .write(0, &segment::head(&maintainer.manifest.head().database, number, first_seq, 0))
-            .map_err(failed)?;
-        for mut batch in batches {
-            batch.finish(first_seq)?;
-            new.file.write(new.end(), &batch.bytes).map_err(failed)?;
-            new.add(batch.lines.iter().copied(), batch.bytes.len());
-        }
-        new.file.write(new.end(), &new.index()?.0).map_err(failed)?;
-        let synced = new.file.sync().and_then(|()| self.disk.sync()).and_then(|()| self.disk.open(&name));
-        Segment::sealed(synced.map_err(failed)?, number, generation, first_seq, numbers, new.end())
-            .map(Arc::new)
+        let vocabulary = segment.vocabulary()?.map(|vocabulary| vocabulary.of_those(live.into_iter()));
+        self.write_next(maintainer, segment, &mut batches, vocabulary.as_ref())
     }
+
+    /// Writes the next generation of a segment, durably: packed events need a vocabulary. If that fails, nothing is left of it.
+    pub(super) fn write_next(
+        &self,
+        maintainer: &Maintainer<D::File>,
+        segment: &Segment<D::File>,
+        batches: &mut [NewBatch],
+        vocabulary: Option<&Vocabulary>,
+    ) -> Result<Arc<Segment<D::File>>, StoreError> {
+        let (number, generation, first_seq) = (segment.number, segment.generation + 1, segment.first_seq);
+        let name = segment::name(number, generation);
+        let says = segment::Head { first_seq, serial: 0, packed: vocabulary.map(Vocabulary::sizes) };
+        let mut head = segment::head(&maintainer.manifest.head().database, number, says);
+        head.extend(vocabulary.map(Vocabulary::frames).unwrap_or_default());
+        let (numbers, total) = size_of(first_seq, batches, head.len());
+        let write = |batches: &mut [NewBatch]| {
+            let failed = |error: std::io::Error| store_error(&name, &error);
+            let file = self.disk.create(&name, total).map_err(failed)?;
+            let new = Segment::new(file, number, generation, first_seq, numbers).packed(says.packed);
+            new.file.write(0, &head).map_err(failed)?;
+            for batch in batches {
+                batch.finish(first_seq)?;
+                new.file.write(new.end(), &batch.bytes).map_err(failed)?;
+                new.add(batch.lines.iter().copied(), batch.bytes.len());
+            }
+            new.file.write(new.end(), &new.index()?.0).map_err(failed)?;
+            let synced = new.file.sync().and_then(|()| self.disk.sync()).and_then(|()| self.disk.open(&name));
+            Segment::sealed(synced.map_err(failed)?, number, &new.entry(), says.packed).map(Arc::new)
+        };
+        let written = write(batches);
+        if written.is_err() {
+            let _ = self.disk.remove(&name);
+        }
+        written
+    }
+}
+
+/// How many numbers a segment with these batches is of, and its bytes with so many before them.
+pub(super) fn size_of(first_seq: u64, batches: &[NewBatch], before: usize) -> (u32, u64) {
+    let last = batches.iter().flat_map(|batch| &batch.lines).map(|(seq, _)| seq.0).max();
+    let numbers = last.map_or(0, |last| last + 1 - first_seq) as u32;
+    let bytes = before + batches.iter().map(|batch| batch.bytes.len()).sum::<usize>();
+    (numbers, bytes as u64 + offsets::index_bytes(numbers))
+}
+
+/// The batch at a byte of a segment, of which `bytes` are what it has up to the end of its last one.
+pub(super) fn read_batch<'a, F: DiskFile>(
+    segment: &Segment<F>,
+    bytes: &'a [u8],
+    at: usize,
+) -> Result<Batch<'a>, StoreError> {
+    let broken = || StoreError::Corrupt(format!("{}: the batch at byte {at} is broken", segment.name()));
+    bytes.get(at..).and_then(|rest| Batch::read(rest, segment.first_seq)).ok_or_else(broken)
 }

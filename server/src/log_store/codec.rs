@@ -9,7 +9,7 @@
 use relay_engine::store::kv::Key;
 
 /// Bytes before a frame's payload.
-const HEAD_BYTES: usize = 16;
+pub(super) const HEAD_BYTES: usize = 16;
 
 /// Writes integers and bytes.
 #[derive(Default)]
@@ -98,16 +98,21 @@ pub(super) fn frame(magic: [u8; 4], payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// The bytes of a frame with so long a payload.
+pub(super) fn frame_bytes(payload: usize) -> usize {
+    (HEAD_BYTES + payload).next_multiple_of(8)
+}
+
 /// The payload of the frame that `bytes` begin with, and the bytes of the frame; `None` if there is none that is whole.
 pub(super) fn read_frame(magic: [u8; 4], bytes: &[u8]) -> Option<(&[u8], usize)> {
     let len = frame_length(magic, bytes)?;
     let payload = bytes.get(HEAD_BYTES..HEAD_BYTES + len)?;
     let crc = u32::from_le_bytes(*bytes[8..].first_chunk()?);
-    (crc32c::crc32c(payload) == crc).then_some((payload, (HEAD_BYTES + len).next_multiple_of(8)))
+    (crc32c::crc32c(payload) == crc).then_some((payload, frame_bytes(len)))
 }
 
 /// The length of the payload of the frame that `bytes` begin with, if its head is whole.
-fn frame_length(magic: [u8; 4], bytes: &[u8]) -> Option<usize> {
+pub(super) fn frame_length(magic: [u8; 4], bytes: &[u8]) -> Option<usize> {
     let head = bytes.first_chunk::<HEAD_BYTES>()?;
     let crc = u32::from_le_bytes(*head[12..].first_chunk()?);
     let is_whole = head[..4] == magic && crc32c::crc32c(&head[..12]) == crc;

@@ -70,15 +70,9 @@ impl<D: Disk> Store<D> {
             segment.file.write(segment.end(), &index).and_then(|()| segment.file.sync()).map_err(failed)?;
             let (generation, first_seq, end) = (segment.generation, segment.first_seq, segment.end());
             let file = self.disk.open(&name).map_err(failed)?;
-            sealed.push(Arc::new(Segment::sealed(
-                file,
-                segment.number,
-                generation,
-                first_seq,
-                numbers,
-                end,
-            )?));
-            entries.push((segment.number, Some(SegmentEntry { generation, first_seq, numbers, end })));
+            let entry = SegmentEntry { generation, first_seq, numbers, end };
+            sealed.push(Arc::new(Segment::sealed(file, segment.number, &entry, None)?));
+            entries.push((segment.number, Some(entry)));
         }
         Ok((sealed, entries))
     }

@@ -8,18 +8,10 @@ use super::batch::NewBatch;
 use super::disk::{Disk, DiskFile, store_error};
 use super::offsets;
 use super::options::LogOptions;
-use super::segment::{self, Segment};
+use super::segment::{self, Head, Segment};
 
 /// Bytes of a segment that is made on a disk without space for more, beside the batch that needs it.
 const SMALL_SEGMENT_BYTES: u64 = 64 << 10;
-
-/// What a segment begins with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Head {
-    pub(super) first_seq: u64,
-    /// The serial of the last batch before it.
-    pub(super) serial: u64,
-}
 
 /// The segment that is being written.
 #[derive(Debug)]
@@ -65,7 +57,7 @@ impl<F: DiskFile> Log<F> {
             if numbers > u64::from(options.segment_events.max(1 << 18)) {
                 return Err(StoreError::Failed("the sequence numbers of a write are too far apart".into()));
             }
-            let head = Head { first_seq: first_seq.0, serial };
+            let head = Head { first_seq: first_seq.0, serial, packed: None };
             self.rotate(disk, options, head, numbers as u32, bytes, may_be_small)?;
         }
         batch.finish(self.segment.first_seq)?;
@@ -140,7 +132,7 @@ pub(super) fn create<D: Disk>(
 ) -> Result<Segment<D::File>, StoreError> {
     let name = segment::name(number, 0);
     let made = disk.create(&name, bytes).and_then(|file| {
-        file.write(0, &segment::head(&database, number, head.first_seq, head.serial))?;
+        file.write(0, &segment::head(&database, number, head))?;
         file.sync()?;
         disk.sync()?;
         Ok(file)

@@ -10,6 +10,7 @@ use relay_engine::store::lsm::{Directory, Merge, PageId, PageRef, RemovedSeqs, R
 use super::blanking::Fence;
 use super::disk::{Disk, DiskFile};
 use super::manifest::{Applied, Edit, Manifest, SegmentEntry, State};
+use super::packing::Packing;
 use super::page_files::PageWriter;
 use super::version::Version;
 use super::{Store, lock};
@@ -47,6 +48,10 @@ pub(super) struct Maintainer<F> {
     leftovers: Vec<String>,
     /// Segments that can't be written again, because they are broken.
     pub(super) broken: BTreeSet<u64>,
+    /// The segment that is being packed.
+    pub(super) packing: Option<Packing<F>>,
+    /// Segments that are not packed, because they are broken, or would not get smaller.
+    pub(super) unpacked: BTreeSet<u64>,
 }
 
 /// A change of the manifest, with its parts.
@@ -81,6 +86,8 @@ impl<F: DiskFile> Maintainer<F> {
             fence: None,
             leftovers: Vec::new(),
             broken: BTreeSet::new(),
+            packing: None,
+            unpacked: BTreeSet::new(),
         }
     }
 

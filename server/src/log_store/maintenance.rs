@@ -1,5 +1,5 @@
 //! What keeps reads cheap and gives disk back: keys are flushed to pages, runs of pages are merged, worn pages and segments are
-//! written again. Nothing of what is stored changes by it.
+//! written again, old segments packed. Nothing of what is stored changes by it.
 //!
 //! Each step writes pages or a segment where nobody reads, then one edit of the manifest, and then publishes a version with
 //! them. A step that fails leaves everything as it was, is made again later, and keeps no step of another kind from being
@@ -209,13 +209,14 @@ impl<D: Disk> Store<D> {
             _ => [merge, flush, (Self::blank, false)],
         };
         // What gives disk back without taking any is first: on a full disk it makes space for the others.
-        let kinds: [(Kind<D>, bool); 7] = [
+        let kinds: [(Kind<D>, bool); 8] = [
             (Self::drop_dead, false),
             first,
             second,
             third,
             (Self::rewrite_worn, false),
             (Self::clean_one, false),
+            (Self::pack, false),
             (Self::shorten_manifest, false),
         ];
         for (kind, is_flush) in kinds {

@@ -23,9 +23,10 @@ use super::page_files::Slots;
 const HEAD_MAGIC: [u8; 4] = *b"\xffman";
 const EDIT_MAGIC: [u8; 4] = *b"\xffedt";
 /// Another version is refused.
-const VERSION: usize = 2;
-/// The version before knew nothing of bodies that are overwritten, nor of sparse indices. It is read, and written anew as this one.
-const VERSION_BEFORE: usize = 1;
+const VERSION: usize = 3;
+/// The oldest version that is read, and written anew as this one: 1 knew nothing of bodies that are overwritten, nor of sparse indices, 2
+/// nothing of packed segments.
+const OLDEST_VERSION: usize = 1;
 
 /// A segment that the manifest knows: its batches are in the pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,9 +107,10 @@ impl Head {
     fn decode(bytes: &[u8]) -> Result<(Self, bool), StoreError> {
         let mut decoder = Decoder(bytes);
         let version = decoder.u32().unwrap_or(0);
-        if version != VERSION && version != VERSION_BEFORE {
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(StoreError::Failed(format!(
-                "the database has format version {version}; this version of the relay reads version {VERSION}"
+                "the database has format version {version}; this version of the relay reads versions \
+                 {OLDEST_VERSION} to {VERSION}"
             )));
         }
         let mut read = || {
@@ -247,7 +249,7 @@ impl State {
                 None => drop(self.segments.remove(&number)),
             }
         }
-        // Edits of the version before end here.
+        // Edits of version 1 end here.
         if !from.0.is_empty() {
             for (number, bits) in from.list(|from| Some((from.u64()?, from.bytes()?)))? {
                 self.blanked.put_row(number, bits).ok()?;
@@ -472,21 +474,43 @@ mod tests {
         assert_eq!(flushed(found), flushed(expected));
     }
 
-    #[test]
-    fn a_manifest_of_version_1_is_read_and_written_anew() {
-        let path = tempfile::tempdir().expect("a folder");
-        let disk = Folder::lock(path.path()).expect("locks");
-        let expected = some_state();
-        let head = Head { database: [7; 16], slots: Slots { bytes: 512, of_file: 16 } };
-        let mut bytes = head.encode();
-        bytes[..4].copy_from_slice(&1u32.to_le_bytes());
+    const HEAD: Head = Head { database: [7; 16], slots: Slots { bytes: 512, of_file: 16 } };
+
+    /// Writes a manifest of an earlier or later version with what [`some_state`] has.
+    fn write(disk: &Folder, version: u32) {
+        let mut bytes = HEAD.encode();
+        bytes[..4].copy_from_slice(&version.to_le_bytes());
         let mut bytes = codec::frame(HEAD_MAGIC, &bytes);
-        // An edit ended before the rows of bodies that are overwritten; there are none.
-        let edit = expected.encode();
-        bytes.extend(codec::frame(EDIT_MAGIC, &edit[..edit.len() - 4]));
+        let edit = some_state().encode();
+        // An edit of version 1 ended before the rows of bodies that are overwritten; there are none.
+        let end = edit.len() - if version == 1 { 4 } else { 0 };
+        bytes.extend(codec::frame(EDIT_MAGIC, &edit[..end]));
         let file = disk.create(&name(1), bytes.len() as u64 + 64).expect("creates");
         file.write(0, &bytes).and_then(|()| file.sync()).expect("writes");
+    }
 
+    #[test]
+    fn a_manifest_of_a_later_version_is_refused() {
+        let path = tempfile::tempdir().expect("a folder");
+        let disk = Folder::lock(path.path()).expect("locks");
+        write(&disk, 4);
+        let Err(error) = Manifest::open(&disk, 1, 1_000) else { panic!("it was read") };
+        assert!(
+            error.to_string().contains("format version 4; this version of the relay reads versions 1 to 3"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn manifests_of_versions_1_and_2_are_read_and_written_anew() {
+        (1..=2).for_each(check_earlier_version);
+    }
+
+    fn check_earlier_version(version: u32) {
+        let path = tempfile::tempdir().expect("a folder");
+        let disk = Folder::lock(path.path()).expect("locks");
+        write(&disk, version);
+        let (expected, head) = (some_state(), HEAD);
         let Opened { mut manifest, state } = Manifest::open(&disk, 1, 1_000).expect("opens").expect("whole");
         assert_eq!(manifest.head(), head);
         assert_same(&state, &expected);

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! A commit is one write at the end of the log and one sync. Keys are kept in memory, sorted, and derived again from the end of
-//! the log when the database is opened. In the background they are flushed to pages, runs of pages are merged, and segments
-//! of which most events were removed are written again (`maintenance`), in steps that change the manifest once each. How keys,
-//! runs and merges work is in [`relay_engine::store::lsm`].
+//! the log when the database is opened. In the background they are flushed to pages, runs of pages are merged, segments
+//! of which most events were removed are written again, and old segments packed (`maintenance`), in steps that change the manifest once
+//! each. How keys, runs and merges work is in [`relay_engine::store::lsm`].
 //!
 //! Bodies of removed events are overwritten where they are as soon as nobody can read them (`blanking`).
 //!
@@ -22,12 +22,13 @@
 //! | `disk`, `folder` | what is needed of a disk; the system's |
 //! | `codec` | integers, frames with checksums |
 //! | `batch`, `segment`, `offsets`, `log` | a commit in the log; a file of it, and where its events are; its end |
+//! | `packed` | events that are packed, and what those of a segment have in common |
 //! | `page_files` | pages in slots |
 //! | `manifest` | what there is |
 //! | `version` | one state, to be read |
 //! | `recovery` | opening |
 //! | `maintenance`, `maintainer` | what is done in the background: its thread and steps; what they work on |
-//! | `flush`, `blanking`, `cleaning` | steps: keys to pages; bodies of removed events; segments without removed events |
+//! | `flush`, `blanking`, `cleaning`, `packing` | steps: keys to pages; bodies of removed events; segments without removed events; packed ones |
 //! | `check` | all checksums, for `relay verify-db` |
 //! | `salvage` | what is whole in a broken database, for its `--salvage` |
 
@@ -46,6 +47,8 @@ mod manifest;
 mod offsets;
 mod open_error;
 mod options;
+mod packed;
+mod packing;
 mod page_files;
 mod recovery;
 mod salvage;

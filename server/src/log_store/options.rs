@@ -29,6 +29,12 @@ pub struct LogOptions {
     pub step_pages: usize,
     /// [`Backend::removed_keys_max`](relay_engine::store::Backend::removed_keys_max).
     pub removed_keys_max: usize,
+    /// Whether events are packed.
+    pub packs: bool,
+    /// The newest files of the log that are not packed, beside the one that is written.
+    pub plain_segments: usize,
+    /// Bytes of a file of the log of which one step packs the events, unless one write was larger.
+    pub pack_step_bytes: u64,
     /// Whether a thread of its own flushes and merges; otherwise each write does what is due.
     pub has_thread: bool,
 }
@@ -46,6 +52,9 @@ impl Default for LogOptions {
             runs: 6,
             step_pages: 32,
             removed_keys_max: REMOVED_KEYS_MAX,
+            packs: true,
+            plain_segments: 4,
+            pack_step_bytes: 1 << 20,
             has_thread: true,
         }
     }

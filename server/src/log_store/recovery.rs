@@ -74,15 +74,9 @@ pub(super) fn open<D: Disk>(
     for (number, entry) in &state.segments {
         let name = segment::name(*number, entry.generation);
         let file = disk.open(&name).map_err(|error| store_error(&name, &error))?;
-        check_head(&file, &name, &database, *number, Some(entry.first_seq))?;
-        segments.push(Arc::new(Segment::sealed(
-            file,
-            *number,
-            entry.generation,
-            entry.first_seq,
-            entry.numbers,
-            entry.end,
-        )?));
+        let segment::Head { packed, .. } =
+            check_head(&file, &name, &database, *number, Some(entry.first_seq))?;
+        segments.push(Arc::new(Segment::sealed(file, *number, entry, packed)?));
     }
     let log =
         Replay { disk, options, classes, mode, database, names: &names }.run(&mut version, &mut segments)?;
@@ -136,11 +130,10 @@ fn check_head<F: DiskFile>(
     database: &[u8; 16],
     number: u64,
     first_seq: Option<u64>,
-) -> Result<log::Head, StoreError> {
+) -> Result<segment::Head, StoreError> {
     let head = file.read(0, segment::HEAD_BYTES as usize);
     let found = head.ok().and_then(|head| segment::read_head(&head, database, number));
     found
-        .map(|(first_seq, serial)| log::Head { first_seq, serial })
         .filter(|found| first_seq.is_none_or(|first_seq| first_seq == found.first_seq))
         .ok_or_else(|| StoreError::Corrupt(format!("{name}: its head is broken, or of another database")))
 }
@@ -215,7 +208,7 @@ impl<D: Disk> Replay<'_, D> {
                     }
                     let options = self.options;
                     let (events, bytes) = (options.segment_events, options.segment_bytes);
-                    let head = log::Head { first_seq: 1, serial: 0 };
+                    let head = segment::Head { first_seq: 1, serial: 0, packed: None };
                     Arc::new(log::create(self.disk, self.database, 1, head, events, bytes)?)
                 }
                 Err(error) => return Err(error),
@@ -261,7 +254,7 @@ impl<D: Disk> Replay<'_, D> {
             _ => store_error(name, &error),
         })?;
         match check_head(&file, name, &self.database, number, None) {
-            Ok(log::Head { first_seq, serial }) => {
+            Ok(segment::Head { first_seq, serial, .. }) => {
                 let bytes = file.bytes().saturating_sub(segment::HEAD_BYTES);
                 // As many as it may have, and no more than fit: a line of an event is longer than this.
                 let numbers = u64::from(self.options.segment_events).max(1 << 18).min(bytes / 8 + 1);
@@ -298,7 +291,7 @@ impl<D: Disk> Replay<'_, D> {
                 let known = unsure.len();
                 for line in batch.lines.iter() {
                     match line.is_whole() {
-                        true => push_keys_of(line.seq, line.json, self.classes, keys),
+                        true => push_keys_of(line.seq, line.body, self.classes, keys),
                         false => unsure.push((line.seq, broken(&name, segment.end()))),
                     }
                 }

@@ -1,10 +1,12 @@
 //! Salvages the events of a broken database: they are read from the segments alone, even if manifest, pages, indices and heads are lost. Nothing
 //! is written.
 //!
-//! Each event has a checksum of its own, so an event is salvaged even if its batch is broken. Removed events are left out: the newest
-//! readable manifest and the whole batches name them, and their bodies are overwritten soon after. If all of these are lost, an event that was
-//! removed a moment before is salvaged, too.
+//! Each event has a checksum of its own, so it counts alone. Where the vocabulary of a packed segment is broken, so are the events that
+//! need what is broken of it. Removed ones stay away: the newest manifest that can be read and the
+//! batches that are whole name them, and their bodies are overwritten soon after. Where all of these are lost, an event
+//! may come back that was removed a moment before.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +20,8 @@ use super::folder::Folder;
 use super::manifest::{self, Manifest};
 use super::open_error::LogOpenError;
 use super::options::LogOptions;
-use super::{offsets, segment};
+use super::packed::{Places, Vocabulary};
+use super::{offsets, packed, segment};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,11 +128,31 @@ impl<'a, D: Disk> Salvage<'a, D> {
         let name = segment::name(number, generation);
         let file = self.disk.open(&name).map_err(|error| store_error(&name, &error))?;
         let head = file.read(0, segment::HEAD_BYTES as usize);
-        let first_seq = head.ok().and_then(|head| {
+        let head = head.ok().and_then(|head| {
             let database = head.get(16..32)?.first_chunk()?;
-            segment::read_head(&head, database, number).map(|(first_seq, _)| first_seq)
+            segment::read_head(&head, database, number)
         });
-        Ok(File { name, file, first_seq })
+        let rest = file.bytes().saturating_sub(segment::HEAD_BYTES) as usize;
+        let vocabulary = match head {
+            Some(head) => head.packed,
+            None => file.read(segment::HEAD_BYTES, rest).ok().and_then(|rest| packed::sizes_of_frames(&rest)),
+        };
+        let places = vocabulary.map(|sizes| Places::new(segment::HEAD_BYTES, sizes));
+        let begin = places.as_ref().map_or(segment::HEAD_BYTES, |places| places.end);
+        let salvage = |places: Places| match places.is_whole(&file) {
+            Ok(is_whole) => (places.load(&file).unwrap_or_default(), is_whole),
+            Err(_) => (Vocabulary::default(), false),
+        };
+        let (vocabulary, is_whole) = places.map(salvage).unzip();
+        let has_broken_vocabulary = is_whole == Some(false);
+        Ok(File {
+            name,
+            first_seq: head.map(|head| head.first_seq),
+            begin,
+            vocabulary,
+            has_broken_vocabulary,
+            file,
+        })
     }
 
     /// The events of a segment: of its newest generation, and of others what that lacks.
@@ -155,22 +178,28 @@ impl<'a, D: Disk> Salvage<'a, D> {
                     file.name
                 ));
             }
+            if file.has_broken_vocabulary {
+                found.damage.push(format!("{}: its vocabulary is broken", file.name));
+            }
             let mut read = |at: usize, bytes: &[u8]| {
-                for line in batch::lines(bytes, file.first_seq.unwrap_or(0)) {
+                let is_whole = |line: &Line<'_>| file.json(line).is_some();
+                for line in batch::lines(bytes, file.first_seq.unwrap_or(0), &is_whole) {
                     let is_removed = file.first_seq.is_some()
                         && (removed.contains(line.seq) || removed_later.contains(&line.seq));
                     if is_removed || result.is_err() || is_blank(&line) {
                         continue;
                     }
-                    if !line.is_whole() {
-                        found.damage.push(format!(
+                    match file.json(&line) {
+                        None => found.damage.push(format!(
                             "{}: the event at byte {} is broken",
                             file.name,
                             at + line.at
-                        ));
-                    } else if taken.insert(id_of(line.json)) {
-                        found.events += 1;
-                        result = take(line.json);
+                        )),
+                        Some(json) if taken.insert(id_of(&json)) => {
+                            found.events += 1;
+                            result = take(&json);
+                        }
+                        Some(_) => {}
                     }
                 }
             };
@@ -209,7 +238,7 @@ fn id_of(json: &[u8]) -> [u8; 32] {
 
 /// Whether the body of an event was overwritten.
 fn is_blank(line: &Line<'_>) -> bool {
-    line.json.iter().all(|byte| *byte == 0)
+    line.body.iter().all(|byte| *byte == 0)
 }
 
 /// A segment's file.
@@ -218,6 +247,11 @@ struct File<F> {
     file: F,
     /// `None` if its head is broken.
     first_seq: Option<u64>,
+    /// Where the first batch begins.
+    begin: u64,
+    /// If it is packed; what is there of it.
+    vocabulary: Option<Vocabulary>,
+    has_broken_vocabulary: bool,
 }
 
 /// A part of a segment.
@@ -229,12 +263,23 @@ enum Part<'a> {
 }
 
 impl<F: DiskFile> File<F> {
+    /// The JSON of a line, if it is whole.
+    fn json<'a>(&self, line: &Line<'a>) -> Option<Cow<'a, [u8]>> {
+        let json = match &self.vocabulary {
+            Some(vocabulary) if !line.body.starts_with(b"{") => {
+                Cow::Owned(packed::unpack(line.body, vocabulary).ok().flatten()?)
+            }
+            _ => Cow::Borrowed(line.body),
+        };
+        line.is_of(&json).then_some(json)
+    }
+
     /// Calls `take` with each batch and each broken part.
     fn parts(&self, take: &mut dyn FnMut(Part<'_>)) -> Result<(), StoreError> {
         let failed = |error| store_error(&self.name, &error);
         let bytes = usize::try_from(self.file.bytes()).unwrap_or(usize::MAX);
         let bytes = self.file.read(0, bytes).map_err(failed)?;
-        let mut at = segment::HEAD_BYTES as usize;
+        let mut at = usize::try_from(self.begin).unwrap_or(usize::MAX);
         while let Some(rest) = bytes.get(at..).filter(|rest| rest.iter().any(|byte| *byte != 0)) {
             at += match (batch::length(rest), offsets::length(rest)) {
                 (Some(length), _) => {

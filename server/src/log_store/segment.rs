@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! log-<number>[-<generation>]    head  batch*  zeros          head: 64 bytes; a batch begins at a multiple of 8
-//! head     = "relaylog"  version:4  crc:4  database:16  number:8  first seq:8  serial:8  zeros:8
+//! head     = "relaylog"  version:4  crc:4  database:16  number:8  first seq:8  serial:8  dictionary bytes:4  values:4
 //!                                               crc: of the 48 bytes after it; serial: of the last batch before the segment
+//! version  1, or 2 if it is packed: then its vocabulary is between head and batches               packed
 //! index    after the last batch, once the segment is sealed: where the line of each event begins             offsets
 //! ```
 //!
-//! A segment that has been cleaned is written again as the next generation, with the events that are left under the same numbers.
+//! A segment that has been cleaned or packed is written again as the next generation, with the events that are left under the same
+//! numbers.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -16,13 +18,16 @@ use relay_engine::store::{Seq, StoreError};
 
 use super::batch::LINE_BYTES;
 use super::disk::{DiskFile, store_error};
+use super::manifest::SegmentEntry;
 use super::offsets::{self, Entry, Offsets};
+use super::packed::{self, InFile, Places, Sizes, Vocabulary};
 
-/// Bytes before the first batch.
+/// Bytes of the head, which the first batch follows, or the vocabulary.
 pub(super) const HEAD_BYTES: u64 = 64;
 const MAGIC: &[u8; 8] = b"relaylog";
-/// Another version is refused.
+/// Of segments with JSON, and of packed ones. Another version is refused.
 const VERSION: u32 = 1;
+const PACKED_VERSION: u32 = 2;
 
 /// A file of the log.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub(super) struct Segment<F> {
     /// The number that it begins with.
     pub(super) first_seq: u64,
     pub(super) file: F,
+    /// If it is packed.
+    vocabulary: Option<Places>,
     offsets: Offsets,
     /// Where its last batch ends.
     end: AtomicU64,
@@ -57,24 +64,43 @@ pub(super) fn parse_name(name: &str) -> Option<(u64, u32)> {
     Some((number.parse().ok()?, generation))
 }
 
+/// What a segment's head says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) first_seq: u64,
+    /// The serial of the last batch before it.
+    pub(super) serial: u64,
+    /// Of its vocabulary, if it is packed.
+    pub(super) packed: Option<Sizes>,
+}
+
 /// The head of a segment.
-pub(super) fn head(database: &[u8; 16], number: u64, first_seq: u64, serial: u64) -> Vec<u8> {
-    let mut head = [&MAGIC[..], &VERSION.to_le_bytes(), &[0; 4]].concat();
+pub(super) fn head(database: &[u8; 16], number: u64, says: Head) -> Vec<u8> {
+    let Head { first_seq, serial, packed } = says;
+    let version = if packed.is_some() { PACKED_VERSION } else { VERSION };
+    let mut head = [&MAGIC[..], &version.to_le_bytes(), &[0; 4]].concat();
     head.extend_from_slice(database);
     head.extend(number.to_le_bytes());
     head.extend(first_seq.to_le_bytes());
     head.extend(serial.to_le_bytes());
+    if let Some(Sizes { dictionary_bytes, values }) = packed {
+        head.extend(dictionary_bytes.to_le_bytes());
+        head.extend(values.to_le_bytes());
+    }
     head.resize(HEAD_BYTES as usize, 0);
     let crc = crc32c::crc32c(&head[16..]);
     head[12..16].copy_from_slice(&crc.to_le_bytes());
     head
 }
 
-/// The first sequence number in a head, and the serial; `None` if it is broken or of another segment, version or database.
-pub(super) fn read_head(head: &[u8], database: &[u8; 16], number: u64) -> Option<(u64, u64)> {
+/// What a head says; `None` if it is broken or of another segment, version or database.
+pub(super) fn read_head(head: &[u8], database: &[u8; 16], number: u64) -> Option<Head> {
     let read = |at: usize| Some(u64::from_le_bytes(*head.get(at..)?.first_chunk()?));
-    let (first_seq, serial) = (read(40)?, read(48)?);
-    (head == self::head(database, number, first_seq, serial)).then_some((first_seq, serial))
+    let read_u32 = |at: usize| Some(u32::from_le_bytes(*head.get(at..)?.first_chunk()?));
+    let sizes = Sizes { dictionary_bytes: read_u32(56)?, values: read_u32(60)? };
+    let packed = (read_u32(8)? == PACKED_VERSION).then_some(sizes);
+    let says = Head { first_seq: read(40)?, serial: read(48)?, packed };
+    (head == self::head(database, number, says)).then_some(says)
 }
 
 impl<F: DiskFile> Segment<F> {
@@ -82,29 +108,43 @@ impl<F: DiskFile> Segment<F> {
     pub(super) fn new(file: F, number: u64, generation: u32, first_seq: u64, numbers: u32) -> Self {
         let offsets = Offsets::new(numbers);
         let (end, used) = (AtomicU64::new(HEAD_BYTES), AtomicU32::new(0));
-        Segment { number, generation, first_seq, file, offsets, end, used }
+        Segment { number, generation, first_seq, file, vocabulary: None, offsets, end, used }
     }
 
-    /// One whose index is in its file, behind its batches, which end at `end`.
+    /// The same with a vocabulary, after which its batches come.
+    pub(super) fn packed(self, sizes: Option<Sizes>) -> Self {
+        let vocabulary = sizes.map(|sizes| Places::new(HEAD_BYTES, sizes));
+        let end = vocabulary.as_ref().map_or(HEAD_BYTES, |places| places.end);
+        Segment { vocabulary, end: AtomicU64::new(end), ..self }
+    }
+
+    /// One whose index is in its file, behind its batches, as `entry` says; `packed` is what its head says.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if the index is broken.
+    /// [`StoreError::Corrupt`] if the index or the vocabulary is broken.
     pub(super) fn sealed(
         file: F,
         number: u64,
-        generation: u32,
-        first_seq: u64,
-        numbers: u32,
-        end: u64,
+        entry: &SegmentEntry,
+        packed: Option<Sizes>,
     ) -> Result<Self, StoreError> {
+        let SegmentEntry { generation, first_seq, numbers, end } = *entry;
         let name = name(number, generation);
+        let vocabulary = packed.map(|sizes| Places::new(HEAD_BYTES, sizes));
+        if let Some(places) = &vocabulary {
+            let is_whole =
+                places.end <= end && places.is_whole(&file).map_err(|error| store_error(&name, &error))?;
+            if !is_whole {
+                return Err(StoreError::Corrupt(format!("{name}: its vocabulary is broken")));
+            }
+        }
         let bytes = usize::try_from(file.bytes().saturating_sub(end)).unwrap_or(0);
         let read = file.read(end, bytes).map_err(|error| store_error(&name, &error))?;
         let offsets = Offsets::stored(&read, end, numbers);
         drop(read);
         let offsets = offsets.ok_or_else(|| StoreError::Corrupt(format!("{name}: its index is broken")))?;
         let (end, used) = (AtomicU64::new(end), AtomicU32::new(numbers));
-        Ok(Segment { number, generation, first_seq, file, offsets, end, used })
+        Ok(Segment { number, generation, first_seq, file, vocabulary, offsets, end, used })
     }
 
     pub(super) fn name(&self) -> String {
@@ -114,6 +154,27 @@ impl<F: DiskFile> Segment<F> {
     /// Where its last batch ends.
     pub(super) fn end(&self) -> u64 {
         self.end.load(Ordering::Relaxed)
+    }
+
+    /// Where its first batch begins.
+    pub(super) fn begin(&self) -> u64 {
+        self.vocabulary.as_ref().map_or(HEAD_BYTES, |places| places.end)
+    }
+
+    pub(super) fn is_packed(&self) -> bool {
+        self.vocabulary.is_some()
+    }
+
+    /// Its vocabulary in memory, if it is packed.
+    pub(super) fn vocabulary(&self) -> Result<Option<Vocabulary>, StoreError> {
+        let loaded = self.vocabulary.as_ref().map(|places| places.load(&self.file)).transpose();
+        loaded.map_err(|error| store_error(&self.name(), &error))
+    }
+
+    /// What the manifest says of it.
+    pub(super) fn entry(&self) -> SegmentEntry {
+        let (generation, first_seq, numbers) = (self.generation, self.first_seq, self.numbers());
+        SegmentEntry { generation, first_seq, numbers, end: self.end() }
     }
 
     /// Records a batch that begins where the last one ended and is durable.
@@ -194,7 +255,24 @@ impl<F: DiskFile> Segment<F> {
         let Some(offset) = self.offset(seq)? else { return Ok(None) };
         let head = self.read(offset, LINE_BYTES)?;
         let bytes = head[4..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        self.read(offset + LINE_BYTES as u64, bytes as usize).map(Some)
+        let body = self.read(offset + LINE_BYTES as u64, bytes as usize)?;
+        if self.vocabulary.is_none() {
+            return Ok(Some(body));
+        }
+        let json = self.json(body)?;
+        let broken =
+            || StoreError::Corrupt(format!("{}: event {} at byte {offset} is broken", self.name(), seq.0));
+        json.ok_or_else(broken).map(Some)
+    }
+
+    /// The JSON of a body that is in its file; `None` if it is broken.
+    pub(super) fn json<'a>(&self, body: Cow<'a, [u8]>) -> Result<Option<Cow<'a, [u8]>>, StoreError> {
+        match &self.vocabulary {
+            Some(places) if !body.starts_with(b"{") => {
+                packed::unpack(&body, &InFile { places, file: &self.file }).map(|json| json.map(Cow::Owned))
+            }
+            _ => Ok(Some(body)),
+        }
     }
 
     /// Appends the numbers of up to `max` events from `from` to `last`.

@@ -39,6 +39,12 @@ impl Made {
     }
 }
 
+/// The end of the id of the event with this tail and the beginning of its signature, as bytes.
+#[allow(dead_code, reason = "not every backend's tests need it")]
+pub(crate) fn trace(tail: u64) -> Vec<u8> {
+    [&[0; 16][..], &tail.to_be_bytes(), &[0x55; 8]].concat()
+}
+
 /// What the content of the event with this tail begins with.
 pub(crate) fn content(tail: u64) -> String {
     format!("content {tail}.")
@@ -267,10 +273,14 @@ impl Model {
         }
     }
 
-    /// Something of the JSON of each event that was removed: of its beginning, and of its end.
+    /// Something of the JSON of each event that was removed: of its beginning, and of its end; and the end of its id and the beginning of
+    /// its signature as bytes.
     #[allow(dead_code, reason = "not every backend's tests need it")]
-    pub(crate) fn traces(&self) -> impl Iterator<Item = String> {
-        self.removed.iter().flat_map(|tail| [format!("{tail:048x}\",\"pubkey\""), content(*tail)])
+    pub(crate) fn traces(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.removed.iter().flat_map(|tail| {
+            let bytes = trace(*tail);
+            [format!("{tail:048x}\",\"pubkey\"").into_bytes(), content(*tail).into_bytes(), bytes]
+        })
     }
 
     /// One random event more.

@@ -131,6 +131,15 @@ impl CrashDisk {
             .find_map(|(name, file)| Some((name, memchr::memmem::find(&file, bytes)?)))
     }
 
+    /// The names of packed segments.
+    pub(crate) fn packed(&self) -> Vec<String> {
+        let image = self.image().into_iter();
+        let is_packed = |(name, bytes): &(String, Vec<u8>)| {
+            name.starts_with("log-") && bytes.get(8..12) == Some(&2u32.to_le_bytes()[..])
+        };
+        image.filter(is_packed).map(|(name, _)| name).collect()
+    }
+
     /// The machine stops at the `n`th call from the beginning.
     pub(crate) fn crash_at(&self, n: u64) {
         self.state().crash_at = n;

@@ -54,8 +54,8 @@ fn check_removed_is_gone(backend: &LogBackend<CrashDisk>, disk: &CrashDisk, mode
     let image = disk.image();
     for trace in model.traces() {
         for (name, bytes) in &image {
-            let is_there = memchr::memmem::find(bytes, trace.as_bytes()).is_some();
-            assert!(!is_there, "{note}: {name} has {trace}");
+            let is_there = memchr::memmem::find(bytes, &trace).is_some();
+            assert!(!is_there, "{note}: {name} has {:?}", String::from_utf8_lossy(&trace));
         }
     }
 }
@@ -86,6 +86,7 @@ fn what_was_acknowledged_is_there_after_a_crash_at_any_call() {
     let calls = disk.calls();
     assert!(calls > 500, "{calls}");
     assert!(names.iter().any(|name| name.matches('-').count() == 2), "no segment was cleaned: {names:?}");
+    assert!(disk.packed().len() > 1, "no segment was packed: {names:?}");
     for n in 1..=calls {
         let disk = CrashDisk::new(n);
         disk.crash_at(n);

@@ -6,6 +6,7 @@ mod backend_contract;
 mod crash_disk;
 mod crashes;
 mod files;
+mod packing;
 mod reconciliation;
 mod removal;
 mod salvage;
@@ -38,6 +39,9 @@ fn tiny() -> LogOptions {
         runs: 3,
         step_pages: 3,
         removed_keys_max: 0,
+        packs: true,
+        plain_segments: 1,
+        pack_step_bytes: 1_500,
         has_thread: false,
     }
 }
@@ -302,7 +306,7 @@ fn a_full_disk_gets_space_from_segments_of_removed_events() {
 #[test]
 fn files_have_space_for_all_that_they_get() {
     let disk = CrashDisk::new(1);
-    let options = LogOptions { file_slots: 1_000, edits_bytes: 1 << 16, ..tiny() };
+    let options = LogOptions { file_slots: 1_000, edits_bytes: 1 << 18, ..tiny() };
     let backend = LogBackend::open_on(disk.clone(), options).expect("opens");
     disk.set_full(true, false);
     for n in 1..=300 {

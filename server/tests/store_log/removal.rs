@@ -161,7 +161,7 @@ fn the_thread_overwrites_bodies_by_itself() {
 #[test]
 fn damage_is_found_after_its_segment_was_cleaned() {
     let disk = CrashDisk::new(1);
-    let backend = LogBackend::open_on(disk.clone(), tiny()).expect("opens");
+    let backend = LogBackend::open_on(disk.clone(), LogOptions { packs: false, ..tiny() }).expect("opens");
     for n in 1..=60 {
         insert(&backend, n, &note(n, n)).expect("insert");
     }

@@ -1,0 +1,28 @@
+//! Packed segments: sealed ones whose events are each compressed by itself, in place of their JSON.
+//!
+//! ```text
+//! log-<number>-<generation>    head (version 2)  frame("\xffdic", dictionary)  frame("\xffval", value:32*)  batch*  index
+//! ```
+//!
+//! Everything else is as in other segments: each line has its number, its length and the checksum of the JSON, so bodies of
+//! removed events are overwritten where they are, and whether an event is whole is known when it has been unpacked. An event that is
+//! no canonical JSON stays as it is.
+//!
+//! Dictionary and values are the segment's **vocabulary**. An event takes about a third of its JSON, of which the ids of others, its
+//! author and what its content has in common with others is most of the difference (`bench/README.md`). Compression is by LZ4 and
+//! not by zstd, since events are read one by one: unpacking one with zstd took three times as long and saved a tenth.
+//!
+//! | file | role |
+//! |---|---|
+//! | `event` | one event |
+//! | `vocabulary` | what the events of a segment have in common: gathered, in a file, read |
+//! | `dictionary` | its strings |
+//! | `lz4` | writing blocks of LZ4 |
+
+mod dictionary;
+mod event;
+mod lz4;
+mod vocabulary;
+
+pub(super) use event::unpack;
+pub(super) use vocabulary::{Gatherer, InFile, Packer, Places, Sizes, Vocabulary, sizes_of_frames};
