@@ -1,4 +1,5 @@
-//! What storing and finding events costs: `cargo run --release --example store_cost lmdb|log [events] [folder]`.
+//! What storing and finding events costs: `cargo run --release --example store_cost lmdb|plain|log|packed [events] [folder]`.
+//! The last three are the store on files: without packed segments, as it is by default, and with all packed that are complete.
 //!
 //! Generated events (about 690 bytes, 2.7 indexed tags, authors by a skewed choice) are stored through the trait
 //! `Backend` in batches of 1, 16, 256 and 4,096, each batch one durable commit, ids looked up as a relay does.
@@ -33,21 +34,33 @@ fn main() {
     match engine.as_str() {
         "lmdb" => {
             let open = || LmdbBackend::open(&folder, &LmdbOptions::default()).expect("opens");
-            measure(open, events, &folder);
+            measure(open, events, &folder, |_| {});
         }
-        "log" => {
-            let open = || LogBackend::open(&folder, LogOptions::default(), 0).expect("opens");
-            measure(open, events, &folder);
+        "plain" | "log" | "packed" => {
+            let LogOptions { plain_segments, .. } = LogOptions::default();
+            let options = LogOptions {
+                packs: engine != "plain",
+                plain_segments: if engine == "packed" { 0 } else { plain_segments },
+                ..LogOptions::default()
+            };
+            let open = || LogBackend::open(&folder, options, 0).expect("opens");
+            measure(open, events, &folder, LogBackend::maintain);
         }
-        _ => panic!("the first argument is lmdb or log"),
+        _ => panic!("the first argument is lmdb, plain, log or packed"),
     }
     remove_folder(&folder);
 }
 
-fn measure<B: Backend>(open: impl Fn() -> B, events: u64, folder: &Path) {
+fn measure<B: Backend>(open: impl Fn() -> B, events: u64, folder: &Path, maintain: impl Fn(&B)) {
     let backend = open();
     println!("batch | us CPU per event | us per event | ms of a commit, p99 | bytes written per event");
     store(&backend, 1..events + 1, 4096);
+    let before = cpu_us();
+    maintain(&backend);
+    println!(
+        "{:.1} us of CPU an event for the maintenance that is left",
+        (cpu_us() - before) as f64 / events as f64
+    );
     let mut next = events + 1;
     for (batch, count) in [(4096, events / 5), (256, events / 10), (16, events / 50), (1, events / 100)] {
         let made: Vec<Event> = (next..next + count).map(generated).collect();
@@ -66,7 +79,11 @@ fn measure<B: Backend>(open: impl Fn() -> B, events: u64, folder: &Path) {
         let written = (written_bytes() - written) / count;
         println!("{batch} | {:.1} | {:.1} | {p99:.1} | {written}", per_event(cpu), per_event(wall));
     }
-    find(&backend);
+    maintain(&backend);
+    println!("query | rows | us with events | us postings alone");
+    find(&backend, "", u64::MAX);
+    find(&backend, ", from the middle", 1_700_000_000 + next / 4);
+    read(&backend, next - 1);
     drop(backend);
     println!("{} bytes per event on the disk", folder_bytes(folder) / (next - 1));
     let begun = Instant::now();
@@ -102,9 +119,8 @@ fn write<B: Backend>(backend: &B, first: u64, events: &[Event]) {
         .expect("write");
 }
 
-/// Microseconds for a page of postings with their events, and for a page of postings alone.
-fn find<B: Backend>(backend: &B) {
-    println!("query | rows | us with events | us postings alone");
+/// Microseconds of CPU for a page of postings with their events, and for a page of postings alone, from a time backwards.
+fn find<B: Backend>(backend: &B, from: &str, until: u64) {
     let queries = [
         ("kind 1, limit 500", Term::Kind(1), 500),
         ("one author, limit 50", Term::Author(author(3)), 50),
@@ -113,13 +129,13 @@ fn find<B: Backend>(backend: &B) {
     ];
     for (name, term, limit) in queries {
         let mut rows = 0;
-        let rounds = 200;
+        let rounds = 2_000;
         let us = [true, false].map(|with_events| {
-            let start = Instant::now();
+            let start = cpu_us();
             for _ in 0..rounds {
                 let reader = backend.reader().expect("reader");
                 let mut found: Vec<Posting> = Vec::new();
-                let newest = StartAt::Rank(Rank::newest(u64::MAX));
+                let newest = StartAt::Rank(Rank::newest(until));
                 reader.postings(&term, newest, 0, limit, &mut found).expect("postings");
                 rows = found.len();
                 for posting in found.iter().filter(|_| with_events) {
@@ -127,10 +143,25 @@ fn find<B: Backend>(backend: &B) {
                     std::hint::black_box(json.into_owned());
                 }
             }
-            start.elapsed().as_micros() as f64 / f64::from(rounds)
+            (cpu_us() - start) as f64 / f64::from(rounds)
         });
-        println!("{name} | {rows} | {:.1} | {:.1}", us[0], us[1]);
+        println!("{name}{from} | {rows} | {:.1} | {:.1}", us[0], us[1]);
     }
+}
+
+/// Microseconds of CPU for reading an event, of many in no order.
+fn read<B: Backend>(backend: &B, last: u64) {
+    let (reader, before) = (backend.reader().expect("reader"), cpu_us());
+    let (rounds, mut bytes) = (200_000u64, 0);
+    for round in 0..rounds {
+        let seq = Seq(1 + round.wrapping_mul(0x9e37_79b9_7f4a_7c15) % last);
+        bytes += reader.event(seq).expect("event").expect("stored").into_owned().len();
+    }
+    println!(
+        "an event of {} bytes in no order: {:.2} us of CPU",
+        bytes as u64 / rounds,
+        (cpu_us() - before) as f64 / rounds as f64
+    );
 }
 
 /// Microseconds of a COUNT and its cost, with every match read, for the first time after opening, and after that.

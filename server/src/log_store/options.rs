@@ -53,7 +53,7 @@ impl Default for LogOptions {
             step_pages: 32,
             removed_keys_max: REMOVED_KEYS_MAX,
             packs: true,
-            plain_segments: 4,
+            plain_segments: 2,
             pack_step_bytes: 1 << 20,
             has_thread: true,
         }

@@ -8,9 +8,9 @@
 //! removed events are overwritten where they are, and whether an event is whole is known when it has been unpacked. An event that is
 //! no canonical JSON stays as it is.
 //!
-//! Dictionary and values are the segment's **vocabulary**. An event takes about a third of its JSON, of which the ids of others, its
-//! author and what its content has in common with others is most of the difference (`bench/README.md`). Compression is by LZ4 and
-//! not by zstd, since events are read one by one: unpacking one with zstd took three times as long and saved a tenth.
+//! Dictionary and values are the segment's **vocabulary**. An event takes about a third of its JSON. Compression is by LZ4 and not by zstd, since
+//! events are read one by one: unpacking the same text with zstd took two and a half times as long, and saved a tenth of the
+//! bytes (`bench/README.md`).
 //!
 //! | file | role |
 //! |---|---|
