@@ -39,7 +39,7 @@ fn main() {
         "plain" | "log" | "packed" => {
             let LogOptions { plain_segments, .. } = LogOptions::default();
             let options = LogOptions {
-                packs: engine != "plain",
+                packs: engine == "packed",
                 plain_segments: if engine == "packed" { 0 } else { plain_segments },
                 ..LogOptions::default()
             };

@@ -160,7 +160,7 @@ pub struct Store {
     pub map_bytes_max: u64,
     /// Bytes of the disk, and of LMDB's map, that are kept for deletions when nothing else fits. 0: none.
     pub reserve_bytes: u64,
-    /// Log: whether old events are kept compressed.
+    /// Log: whether old events are compressed. It costs CPU where they are read.
     pub pack: bool,
     /// Most events made durable by one sync.
     pub commit_events_max: usize,
@@ -229,7 +229,7 @@ impl Default for Store {
             engine: StoreEngine::Auto,
             map_bytes_max: 1 << 40,
             reserve_bytes: 32 << 20,
-            pack: true,
+            pack: false,
             commit_events_max: 4_096,
             sweep_seconds: 1,
             retention: Vec::new(),

@@ -52,7 +52,7 @@ impl Default for LogOptions {
             runs: 6,
             step_pages: 32,
             removed_keys_max: REMOVED_KEYS_MAX,
-            packs: true,
+            packs: false,
             plain_segments: 2,
             pack_step_bytes: 1 << 20,
             has_thread: true,
