@@ -25,6 +25,8 @@ pub struct Zap {
     pub signer: PubKey,
     /// Who has signed the zap request; the zap is their credit.
     pub payer: PubKey,
+    /// Who is zapped.
+    pub payee: PubKey,
     /// The event that is zapped (`e`); `None` if the zap request names none.
     pub event: Option<EventId>,
     /// What was paid, in millisatoshis.
@@ -42,12 +44,31 @@ impl Zap {
     /// # Errors
     /// Why it does not count.
     pub fn read(receipt: &Event, payee: &PubKey, address: &LightningAddress) -> Result<Self, &'static str> {
-        if receipt.kind != KIND_ZAP_RECEIPT {
-            return Err("it is no zap receipt");
-        }
         if only(receipt, b"p")?.and_then(|key| key.parse().ok()) != Some(*payee) {
             return Err("it must have one p tag, with the key of the agent");
         }
+        let (zap, request) = Self::parts(receipt)?;
+        if only(&request, b"lnurl")?.is_some_and(|lnurl| !address.matches_lnurl(&lnurl)) {
+            return Err("its zap request is to another Lightning address (lnurl)");
+        }
+        // Last, since it takes longest.
+        if !is_authentic(&request) {
+            return Err("its zap request is not signed by whom it names");
+        }
+        Ok(zap)
+    }
+
+    /// What a receipt of a zap to anybody says, by the same rules, and the zap request in it. The caller must check whether that is signed
+    /// ([`is_authentic`]), and to which Lightning address it is.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub fn parts(receipt: &Event) -> Result<(Self, Event), &'static str> {
+        if receipt.kind != KIND_ZAP_RECEIPT {
+            return Err("it is no zap receipt");
+        }
+        let payee = only(receipt, b"p")?.and_then(|key| key.parse().ok());
+        let payee: PubKey = payee.ok_or("it must have one p tag, with a key")?;
         let description = only(receipt, b"description")?.ok_or("it has no zap request (description)")?;
         let bolt11 = only(receipt, b"bolt11")?.ok_or("it has no invoice (bolt11)")?;
         let invoice = Invoice::parse(&bolt11).map_err(|error| error.0)?;
@@ -61,8 +82,8 @@ impl Zap {
         if request.kind != KIND_ZAP_REQUEST {
             return Err("its zap request is of another kind");
         }
-        if only(&request, b"p")?.and_then(|key| key.parse().ok()) != Some(*payee) {
-            return Err("its zap request must have one p tag, with the key of the agent");
+        if only(&request, b"p")?.and_then(|key| key.parse().ok()) != Some(payee) {
+            return Err("its zap request must have one p tag, with the key of the receipt's");
         }
         let is_payer = |key: String| key.parse() == Ok(request.pubkey);
         if only(receipt, b"P")?.is_some_and(|key| !is_payer(key)) {
@@ -74,26 +95,21 @@ impl Zap {
         if only(&request, b"amount")?.is_some_and(|amount| amount.parse() != Ok(msat)) {
             return Err("its invoice is for another amount than its zap request");
         }
-        if only(&request, b"lnurl")?.is_some_and(|lnurl| !address.matches_lnurl(&lnurl)) {
-            return Err("its zap request is to another Lightning address (lnurl)");
-        }
         let event = match only(&request, b"e")? {
             Some(id) => Some(id.parse().map_err(|_| "its zap request names no event (e)")?),
             None => None,
         };
-        // Last, since it takes longest.
-        if !is_authentic(&request) {
-            return Err("its zap request is not signed by whom it names");
-        }
-        Ok(Zap {
+        let zap = Zap {
             receipt: receipt.id,
             signer: receipt.pubkey,
             payer: request.pubkey,
+            payee,
             event,
             msat,
             payment_hash: invoice.payment_hash,
             paid_at: receipt.created_at,
-        })
+        };
+        Ok((zap, request))
     }
 }
 

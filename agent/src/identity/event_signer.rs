@@ -156,7 +156,7 @@ pub fn signed(event: &Event, sig: &Sig) -> Option<Event> {
 }
 
 /// Whether an event has the id of its fields, and its author's signature.
-pub(crate) fn is_authentic(event: &Event) -> bool {
+pub fn is_authentic(event: &Event) -> bool {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     event.view().serialisation(|piece| hash.update(piece));

@@ -9,8 +9,9 @@ mod nip05;
 mod nip06;
 mod nip19;
 
-pub(crate) use event_signer::is_authentic;
-pub use event_signer::{Encryption, EventSigner, Missing, Sign, missing, signed, with_encrypted_content};
+pub use event_signer::{
+    Encryption, EventSigner, Missing, Sign, is_authentic, missing, signed, with_encrypted_content,
+};
 pub use keys::{Draft, InvalidKey, Keys};
 pub use nip05::nip05_name;
 pub use nip06::{Master, new_mnemonic};
