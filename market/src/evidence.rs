@@ -8,6 +8,8 @@ use relay_agent::nip90::{KIND_FEEDBACK, is_request, is_result};
 pub const NAMED_MAX: usize = 16;
 /// Largest event that is kept whole because it expires, in bytes of JSON.
 pub const KEPT_BYTES_MAX: usize = 4 << 10;
+/// More than all bitcoin, in millisatoshis.
+const ASKED_MSAT_MAX: u64 = 1 << 53;
 
 /// What an event is to a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +45,9 @@ pub struct Evidence {
     pub expires: Timestamp,
     /// Whether it can be shown although it has expired, because it is kept whole.
     pub is_kept: bool,
+    /// The millisatoshis that an answer asks for (`amount`). 0 if it names none, or none that can be read: that of encrypted
+    /// feedback is hidden.
+    pub asked_msat: u64,
 }
 
 impl Evidence {
@@ -77,7 +82,17 @@ impl Evidence {
             named,
             expires: event.expires_at,
             is_kept: event.expires_at != NO_EXPIRY && event.json().len() <= KEPT_BYTES_MAX,
+            asked_msat: if role == Role::Request { 0 } else { asked_msat(event) },
         })
+    }
+
+    /// Whether its author asks to be paid: feedback that says so, or a result with an amount.
+    pub fn asks_for_payment(&self) -> bool {
+        match self.role {
+            Role::Request => false,
+            Role::Result => self.asked_msat > 0,
+            Role::PaymentRequired => true,
+        }
     }
 
     /// Whether it can no longer be shown to anybody.
@@ -94,4 +109,14 @@ fn answered(event: &Event) -> Option<EventId> {
 fn asks_for_payment(event: &Event) -> bool {
     let status = event.tags().find(b"status");
     matches!(status.as_deref(), Some(b"payment-required" | b"payment_required"))
+}
+
+/// What is larger than all bitcoin is asked for as that.
+fn asked_msat(event: &Event) -> u64 {
+    let amount = event.tags().find(b"amount").unwrap_or_default();
+    if amount.is_empty() || !amount.iter().all(u8::is_ascii_digit) {
+        return 0;
+    }
+    let parsed = std::str::from_utf8(&amount).ok().and_then(|digits| digits.parse().ok());
+    parsed.unwrap_or(ASKED_MSAT_MAX).min(ASKED_MSAT_MAX)
 }

@@ -1,13 +1,25 @@
 //! Figures of a provider: the definition. The registry keeps them, and `relay market verify` recomputes them from a proof.
 //!
-//! Keys cost nothing, so numbers of events prove nothing: a provider can order from itself under a thousand keys, and a rival can order under a
-//! thousand keys what the provider cannot deliver.
-//! Four things limit that. Every customer has the same weight, however much they order; jobs of the provider's own key do not
-//! count; requests that do not name the provider are counted apart, because it may answer those of all strangers with anything; and
-//! providers are sorted by a lower bound, which is low as long as there are few customers. Even so, whoever makes enough keys can forge all
-//! of these figures. Payments are not counted here, and would only make that dearer: a zap receipt is signed by the payer and by the payee's
-//! own LNURL service, so a provider that pays itself has both signatures, and gets the money back but for fees. If payments are counted one
-//! day, they belong into [`Job`] and [`Job::outcome`]: a job that was paid and has no result would then be failed instead of unpaid.
+//! A key costs nothing, so numbers of events prove nothing: whoever wants to look good orders from himself under a thousand names,
+//! and whoever wants a rival to look bad orders under as many what it cannot deliver.
+//! Five things limit that. Every customer has the same ratio, however much they order; jobs of the provider's own key do not
+//! count; requests that do not name the provider are counted apart, because it may answer those of all strangers with anything;
+//! providers are sorted by a lower bound, which is low as long as there are few customers; and for that bound a customer with a job
+//! that is paid and delivered is one, and any other half a one.
+//!
+//! **What paid means.** The provider has signed that it asks for payment of the job, the customer has signed a zap request for it, and there is
+//! a receipt of that ([`payments`](crate::payments)). Both sides say so, and no more: whoever holds both keys can sign all of it without
+//! any money, and a receipt can be made by anybody who has seen a zap request. Of strangers to each other it is worth more, since neither gains by
+//! signing for the other.
+//!
+//! **Why that cannot be turned against anybody.** The ratios do not depend on payments, and Wilson's lower bound of the same mean only grows with the
+//! number of customers: a receipt, forged or not, never makes a provider look worse. And as the most that a customer
+//! counts is one, as it was without payments, so many keys raise a provider no higher than they could without forging any receipt: it is
+//! those without payments that are lower. What was paid and has no result has not failed: nothing signed shows that money was
+//! taken, and a customer who wants to harm a provider can sign the rest. `paid_msat` is what the provider asked for, which both have
+//! agreed to, not what receipts claim.
+//!
+//! What remains: all of these figures can be bought for the price of keys.
 //!
 //! Times are those that events state (`created_at`), because nothing else is signed.
 
@@ -16,6 +28,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use relay_engine::types::{EventId, PubKey, Timestamp};
 
 use crate::evidence::{Evidence, Role};
+use crate::payments::{Payment, settle};
+use crate::receipt::Receipt;
 
 /// Requests of the last so many seconds count.
 pub const WINDOW_SECONDS: u64 = 30 * 86_400;
@@ -44,8 +58,10 @@ pub struct Job {
     pub is_named: bool,
     /// The provider's first result, and when it was made.
     pub result: Option<(EventId, Timestamp)>,
-    /// The provider's first feedback that asks for payment.
+    /// The provider's first feedback that asks for payment, of a job without a result.
     pub payment_required: Option<EventId>,
+    /// That it is paid; only of a delivered one.
+    pub payment: Option<Payment>,
 }
 
 /// The outcome of a job.
@@ -55,13 +71,26 @@ pub enum Outcome {
     Delivered(u64),
     /// There is none, and the provider has not asked for payment; its other feedback makes no difference.
     Failed,
-    /// There is none, and the provider has asked for payment. Signed events do not tell whether it was paid.
+    /// There is none, and the provider has asked for payment. No signed event shows that it got any, whatever receipts there are.
     Unpaid,
     /// There is none yet.
     Pending,
 }
 
 impl Job {
+    /// The requests and answers that show it, without repeats. Its receipt is none of them.
+    pub fn shown(&self) -> Vec<EventId> {
+        let payment = self.payment.iter().flat_map(|payment| [payment.demand, payment.zapped]);
+        let answers = self.result.map(|(id, _)| id).into_iter().chain(self.payment_required);
+        let mut shown = vec![self.request];
+        for id in answers.chain(payment) {
+            if !shown.contains(&id) {
+                shown.push(id);
+            }
+        }
+        shown
+    }
+
     /// Its outcome at this time.
     pub fn outcome(&self, as_of: Timestamp) -> Outcome {
         match (self.result, self.payment_required) {
@@ -84,17 +113,21 @@ pub struct Jobs {
     pub expired: Vec<EventId>,
 }
 
-/// The jobs that count at this time, by all evidence there is: requests that name the provider or nobody, and the provider's
-/// answers. Other evidence and repeats make no difference. What states a time up to `since` does not count: not all of it is known.
-pub fn jobs(provider: &PubKey, as_of: Timestamp, since: Timestamp, evidence: &[Evidence]) -> Jobs {
+/// The jobs that count at this time, by all evidence there is: requests that name the provider or nobody, the provider's
+/// answers, and receipts. Other evidence and repeats make no difference. Evidence that states a time up to `since` does not count: not all of it is
+/// known. Of receipts it is the caller who leaves those out.
+pub fn jobs(
+    provider: &PubKey,
+    as_of: Timestamp,
+    since: Timestamp,
+    evidence: &[Evidence],
+    receipts: &[Receipt],
+) -> Jobs {
     let is_known = |one: &Evidence| one.at <= as_of && one.at > since;
-    let (mut results, mut invoices): (HashMap<_, Vec<&Evidence>>, HashMap<_, Vec<&Evidence>>) =
-        Default::default();
+    let mut answers: HashMap<EventId, Vec<&Evidence>> = HashMap::new();
     for answer in evidence.iter().filter(|one| one.author == *provider && is_known(one)) {
-        match answer.role {
-            Role::Result => results.entry(answer.request).or_default().push(answer),
-            Role::PaymentRequired => invoices.entry(answer.request).or_default().push(answer),
-            Role::Request => {}
+        if answer.role != Role::Request {
+            answers.entry(answer.request).or_default().push(answer);
         }
     }
     let first = |answers: Option<&Vec<&Evidence>>, fits: &dyn Fn(&Evidence) -> bool| -> Result<_, Expired> {
@@ -116,13 +149,15 @@ pub fn jobs(provider: &PubKey, as_of: Timestamp, since: Timestamp, evidence: &[E
         if !(is_named || request.is_open) || !seen.insert(request.id) {
             continue;
         }
-        let result = first(results.get(&request.id), &|answer| answer.kind == request.kind + 1_000);
+        let about = answers.get(&request.id);
+        let is_result = |one: &Evidence| one.role == Role::Result && one.kind == request.kind + 1_000;
+        let result = first(about, &is_result);
         let invoice = match result {
             // Nothing more needs to be shown.
             Ok(Some(_)) => Ok(None),
             // Without a result it is nobody's job.
             Ok(None) if !is_named => continue,
-            _ => first(invoices.get(&request.id), &|_| true),
+            _ => first(about, &|one| one.role == Role::PaymentRequired),
         };
         let (Ok(result), Ok(invoice)) = (result, invoice) else {
             all.expired.push(request.id);
@@ -136,6 +171,7 @@ pub fn jobs(provider: &PubKey, as_of: Timestamp, since: Timestamp, evidence: &[E
                 is_named,
                 result: result.map(|(at, id)| (id, at)),
                 payment_required: invoice.map(|(_, id)| id),
+                payment: None,
             });
         }
     }
@@ -155,6 +191,7 @@ pub fn jobs(provider: &PubKey, as_of: Timestamp, since: Timestamp, evidence: &[E
     });
     all.is_capped = all.counted.len() < total || since.saturating_add(WINDOW_SECONDS) > as_of;
     all.expired.sort_unstable();
+    settle(&mut all.counted, provider, as_of, &answers, receipts);
     all
 }
 
@@ -176,11 +213,17 @@ pub struct Figures {
     pub unpaid: u64,
     /// Pending jobs.
     pub pending: u64,
+    /// Delivered jobs that are paid, signed by both sides.
+    pub paid: u64,
+    /// Customers with such a job.
+    pub paying: u64,
+    /// What the provider has asked for them, in millisatoshis; of those without an amount nothing.
+    pub paid_msat: u64,
     /// The mean of the customers' success ratios (delivered of delivered and failed jobs that name the provider), in thousandths,
     /// rounded down.
     pub success: Option<u64>,
-    /// The lower end of Wilson's 95 % interval of that mean, as if it were the ratio of satisfied customers. In
-    /// thousandths, rounded down; 0 without any.
+    /// The lower end of Wilson's 95 % interval of that mean, as if it were the part of so many customers who are content, where one
+    /// who is not [`paying`](Self::paying) is half a customer. In thousandths, rounded down; 0 without any.
     pub success_bound: u64,
     /// The median of the customers' median times from request to result, in seconds. Of an even number the lower one.
     pub latency: Option<u64>,
@@ -190,11 +233,24 @@ pub struct Figures {
     pub is_capped: bool,
 }
 
+/// More than all bitcoin. Larger sums are given as this.
+const PAID_MSAT_MAX: u64 = 1 << 53;
+
+/// What is counted of a customer.
+#[derive(Default)]
+struct Customer {
+    delivered: u64,
+    /// Delivered and failed jobs.
+    decided: u64,
+    is_paying: bool,
+    /// From request to result.
+    seconds: Vec<u64>,
+}
+
 /// Figures of these jobs.
 pub fn figures(jobs: &Jobs, as_of: Timestamp) -> Figures {
     let mut figures = Figures { is_capped: jobs.is_capped, ..Figures::default() };
-    // Of each customer: delivered and decided jobs, and seconds.
-    let mut customers: BTreeMap<PubKey, (u64, u64, Vec<u64>)> = BTreeMap::new();
+    let mut customers: BTreeMap<PubKey, Customer> = BTreeMap::new();
     let mut days: [BTreeMap<PubKey, Vec<u64>>; DAYS] = Default::default();
     for job in &jobs.counted {
         if !job.is_named {
@@ -208,27 +264,34 @@ pub fn figures(jobs: &Jobs, as_of: Timestamp) -> Figures {
             Outcome::Unpaid => figures.unpaid += 1,
             Outcome::Pending => figures.pending += 1,
         }
-        let (delivered, decided, seconds) = customers.entry(job.customer).or_default();
+        let customer = customers.entry(job.customer).or_default();
         if let Outcome::Delivered(took) = outcome {
-            seconds.push(took);
+            customer.seconds.push(took);
             let ago = (as_of / DAY_SECONDS).saturating_sub(job.at / DAY_SECONDS) as usize;
             if let Some(day) = DAYS.checked_sub(1 + ago) {
                 days[day].entry(job.customer).or_default().push(took);
             }
-            *delivered += 1;
+            customer.delivered += 1;
         }
-        *decided += u64::from(matches!(outcome, Outcome::Delivered(_) | Outcome::Failed));
+        if let Some(payment) = &job.payment {
+            figures.paid += 1;
+            figures.paid_msat = figures.paid_msat.saturating_add(payment.asked_msat).min(PAID_MSAT_MAX);
+            customer.is_paying = true;
+        }
+        customer.decided += u64::from(matches!(outcome, Outcome::Delivered(_) | Outcome::Failed));
     }
-    let ratios: Vec<u64> = customers
-        .values()
-        .filter(|(_, decided, _)| *decided > 0)
-        .map(|(delivered, decided, _)| delivered * 1_000_000 / decided)
-        .collect();
-    let count = ratios.len() as u64;
-    let mean = ratios.iter().sum::<u64>().checked_div(count);
+    figures.paying = customers.values().filter(|customer| customer.is_paying).count() as u64;
+    let (mut count, mut halves, mut ratios) = (0, 0, 0);
+    for customer in customers.values().filter(|customer| customer.decided > 0) {
+        count += 1;
+        halves += if customer.is_paying { 2 } else { 1 };
+        ratios += customer.delivered * 1_000_000 / customer.decided;
+    }
+    let mean = u64::checked_div(ratios, count);
     figures.success = mean.map(|millionths| millionths / 1_000);
-    figures.success_bound = mean.map_or(0, |millionths| lower_bound(millionths as f64 / 1e6, count as f64));
-    let served = customers.values_mut().map(|(_, _, seconds)| seconds);
+    figures.success_bound =
+        mean.map_or(0, |millionths| lower_bound(millionths as f64 / 1e6, f64::from(halves) / 2.0));
+    let served = customers.values_mut().map(|customer| &mut customer.seconds);
     (figures.customers, figures.latency) = median_of_medians(served);
     figures.latency_by_day = days.map(|mut day| median_of_medians(day.values_mut()).1);
     figures
@@ -267,6 +330,7 @@ mod tests {
             is_named: true,
             result: took.map(|took| (EventId([200; 32]), 1_000 + took)),
             payment_required: None,
+            payment: None,
         }
     }
 
@@ -288,7 +352,7 @@ mod tests {
     fn few_customers_make_a_low_bound() {
         let content =
             |count: u8| of((1..=count).map(|each| job(each, each, Some(1))).collect()).success_bound;
-        assert_eq!([content(1), content(4), content(50)], [206, 510, 928]);
+        assert_eq!([content(1), content(4), content(50)], [115, 342, 866], "half as many, without payments");
         assert_eq!(of(vec![job(1, 1, None)]).success_bound, 0);
         assert_eq!(of(Vec::new()), Figures::default());
     }

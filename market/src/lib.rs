@@ -4,6 +4,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`evidence`] | what an event proves about a job |
+//! | [`receipt`], [`payments`] | zap receipts as evidence, and which jobs they pay |
 //! | [`figures`] | jobs of a provider, and the figures of them: the definition, which `relay market verify` recomputes |
 //! | [`offer`] | announcements (kind 31990) and heartbeats (kind 11998) |
 //! | [`registry`] | the tables: fed by the relay's stream, asked by requests |
@@ -15,7 +16,9 @@ pub mod evidence;
 pub mod figures;
 pub mod http;
 pub mod offer;
+pub mod payments;
 pub mod proof;
+pub mod receipt;
 pub mod registry;
 #[cfg(feature = "testing")]
 pub mod testing;

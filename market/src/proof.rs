@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! {"pubkey", "npub", "as_of", "window_seconds", "answer_seconds", "jobs_max", "customer_jobs_max", "figures": {...},
-//!  "since", "forgotten": {author: time}, "announcements": [id], "jobs": [{"request": E, "result": E, "payment_required": E}],
+//!  "since", "receipts_since", "forgotten": {author: time}, "announcements": [id],
+//!  "jobs": [{"request": E, "result": E, "payment_required": E, "payment": {"demand": E, "zapped": E, "receipt": id}}],
 //!  "expired": [id of a request]}
 //! ```
 //!
 //! `E` is the id of an event that the relay serves, or, if the event expires (NIP-40), the event itself, whose signature proves it
-//! wherever it comes from; or null. What states a time up to `since` does not count, nor do requests of the authors in `forgotten` up to their
-//! times: the relay's registry has forgotten some of it, because there was too much. Jobs of `expired` do not count: an answer of the provider has expired that was too large to be kept.
+//! wherever it comes from, once in a job; or null. `payment` is null unless the job is paid; then it has the answer that asks for payment, what the
+//! customer has zapped, and the zap receipt. What states a time up to `since` does not count, nor do requests of the authors in `forgotten` up to their
+//! times, nor receipts up to `receipts_since`: the relay's registry has forgotten some of it, because there was too much. Jobs of `expired` do not count: an answer of the provider has expired that was too large to be kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::evidence::{Evidence, Role};
 use crate::figures::{ANSWER_SECONDS, CUSTOMER_JOBS_MAX, Figures, JOBS_MAX, WINDOW_SECONDS, figures, jobs};
+use crate::receipt::Receipt;
 use crate::registry::Proven;
 
 /// Figures as JSON. The names say what the numbers mean.
@@ -34,6 +37,9 @@ pub fn figures_json(figures: &Figures, as_of: Timestamp) -> Value {
         "jobs_failed": figures.failed,
         "jobs_unpaid": figures.unpaid,
         "jobs_pending": figures.pending,
+        "jobs_paid": figures.paid,
+        "distinct_paying_customers": figures.paying,
+        "paid_msat": figures.paid_msat,
         "open_requests_answered": figures.open,
         "success_ratio_mean_of_customers": figures.success.map(ratio),
         "success_ratio_lower_bound_95": ratio(figures.success_bound),
@@ -56,6 +62,14 @@ struct ShownJob<'a> {
     request: Option<Shown<'a>>,
     result: Option<Shown<'a>>,
     payment_required: Option<Shown<'a>>,
+    payment: Option<ShownPayment<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownPayment<'a> {
+    demand: Shown<'a>,
+    zapped: Shown<'a>,
+    receipt: Shown<'a>,
 }
 
 #[derive(Serialize)]
@@ -69,6 +83,7 @@ struct Document<'a> {
     customer_jobs_max: usize,
     figures: Value,
     since: Timestamp,
+    receipts_since: Timestamp,
     forgotten: BTreeMap<String, Timestamp>,
     announcements: &'a [String],
     jobs: Vec<ShownJob<'a>>,
@@ -90,10 +105,20 @@ pub fn document(
         let event = kept.get(&id).and_then(|json| serde_json::from_slice(json).ok());
         event.map_or_else(|| Shown::Id(id.to_string()), Shown::Event)
     };
-    let jobs = proven.jobs.counted.iter().map(|job| ShownJob {
-        request: Some(shown(job.request)),
-        result: job.result.map(|(id, _)| shown(id)),
-        payment_required: job.payment_required.map(shown),
+    let jobs = proven.jobs.counted.iter().map(|job| {
+        let mut whole = HashSet::new();
+        // What is there already needs no more than its id.
+        let mut shown = |id: EventId| if whole.insert(id) { shown(id) } else { Shown::Id(id.to_string()) };
+        ShownJob {
+            request: Some(shown(job.request)),
+            result: job.result.map(|(id, _)| shown(id)),
+            payment_required: job.payment_required.map(&mut shown),
+            payment: job.payment.map(|payment| ShownPayment {
+                demand: shown(payment.demand),
+                zapped: shown(payment.zapped),
+                receipt: Shown::Id(payment.receipt.to_string()),
+            }),
+        }
     });
     serde_json::to_string(&Document {
         pubkey: provider.to_string(),
@@ -105,6 +130,7 @@ pub fn document(
         customer_jobs_max: CUSTOMER_JOBS_MAX,
         figures: figures_json(&figures(&proven.jobs, as_of), as_of),
         since: proven.since,
+        receipts_since: proven.receipts_since,
         forgotten: proven.forgotten.iter().map(|(author, at)| (author.to_string(), *at)).collect(),
         announcements,
         jobs: jobs.collect(),
@@ -129,10 +155,21 @@ pub struct Proof {
     pub requests: Vec<EventId>,
     /// Requests that do not count.
     pub expired: Vec<EventId>,
-    /// What states a time up to this does not count.
+    /// What states a time up to this does not count, other than receipts.
     pub since: Timestamp,
+    /// Nor do receipts up to this.
+    pub receipts_since: Timestamp,
     /// Nor do requests of these authors up to these times.
     pub forgotten: BTreeMap<PubKey, Timestamp>,
+}
+
+/// Where a job of a proof has events.
+const SHOWN_FIELDS: [&str; 6] =
+    ["/request", "/result", "/payment_required", "/payment/demand", "/payment/zapped", "/payment/receipt"];
+
+/// A field as messages name it.
+fn dotted(pointer: &str) -> String {
+    pointer.replace('/', ".")
 }
 
 impl Proof {
@@ -156,6 +193,7 @@ impl Proof {
         let pubkey = text.parse().map_err(|_| "pubkey: expected a public key".to_owned())?;
         let as_of = document["as_of"].as_u64().ok_or("as_of: expected a time")?;
         let since = document["since"].as_u64().ok_or("since: expected a time")?;
+        let receipts_since = document["receipts_since"].as_u64().ok_or("receipts_since: expected a time")?;
         let forgotten = document["forgotten"].as_object().ok_or("forgotten: expected authors and times")?;
         let forgotten = forgotten.iter().map(|(author, at)| Some((author.parse().ok()?, at.as_u64()?)));
         let forgotten = forgotten.collect::<Option<_>>().ok_or("forgotten: expected authors and times")?;
@@ -163,6 +201,7 @@ impl Proof {
             pubkey,
             as_of,
             since,
+            receipts_since,
             forgotten,
             claimed: document["figures"].clone(),
             ids: Vec::new(),
@@ -175,15 +214,16 @@ impl Proof {
             text.parse::<EventId>().map_err(|_| format!("{field}: expected the id of an event"))
         };
         for job in document["jobs"].as_array().ok_or("jobs: expected a list")? {
-            for field in ["request", "result", "payment_required"] {
-                let shown = match &job[field] {
+            for field in SHOWN_FIELDS {
+                let shown = match job.pointer(field).unwrap_or(&Value::Null) {
                     Value::Null => continue,
                     event @ Value::Object(_) => {
                         let text = event.to_string();
                         let event = wire::parse_event(text.as_bytes())
-                            .map_err(|_| format!("jobs.{field}: expected an event"))?;
+                            .map_err(|_| format!("jobs{}: expected an event", dotted(field)))?;
                         if event.compute_id() != event.id {
-                            return Err(format!("jobs.{field}: {} is not the id of this event", event.id));
+                            let dotted = dotted(field);
+                            return Err(format!("jobs{dotted}: {} is not the id of this event", event.id));
                         }
                         let event = event.to_event();
                         let id = event.id;
@@ -191,16 +231,19 @@ impl Proof {
                         id
                     }
                     other => {
-                        let id = id(other, &format!("jobs.{field}"))?;
+                        let id = id(other, &format!("jobs{}", dotted(field)))?;
                         proof.ids.push(id);
                         id
                     }
                 };
-                if field == "request" {
+                if field == "/request" {
                     proof.requests.push(shown);
                 }
             }
         }
+        // An event that is shown whole may be named again.
+        let whole: HashSet<EventId> = proof.events.iter().map(|event| event.id).collect();
+        proof.ids.retain(|id| !whole.contains(id));
         for request in document["expired"].as_array().ok_or("expired: expected a list")? {
             proof.expired.push(id(request, "expired")?);
         }
@@ -210,12 +253,16 @@ impl Proof {
     /// The figures that follow from these events, whose signatures have been checked. `events`: those of the proof, and all other
     /// requests and answers that are known.
     pub fn recompute<'a>(&self, events: impl IntoIterator<Item = &'a Event>) -> Value {
-        let mut evidence: Vec<Evidence> = events.into_iter().filter_map(Evidence::of).collect();
+        let (mut evidence, mut receipts) = (Vec::new(), Vec::new());
+        for event in events {
+            evidence.extend(Evidence::of(event));
+            receipts.extend(Receipt::of(event).filter(|receipt| receipt.at > self.receipts_since));
+        }
         // The proof shows what has expired.
-        evidence.iter_mut().for_each(|one| one.is_kept = true);
+        evidence.iter_mut().for_each(|one: &mut Evidence| one.is_kept = true);
         let expired: HashSet<&EventId> = self.expired.iter().collect();
         evidence.retain(|one| !expired.contains(&one.request) && !self.is_forgotten(one));
-        let jobs = jobs(&self.pubkey, self.as_of, self.since, &evidence);
+        let jobs = jobs(&self.pubkey, self.as_of, self.since, &evidence, &receipts);
         figures_json(&figures(&jobs, self.as_of), self.as_of)
     }
 

@@ -1,15 +1,17 @@
 //! The registry against a naive recomputation over random histories: events in any order, with repeats, deletions, requests to
-//! vanish, expirations and restarts. The naive one keeps all events, and computes with loops and floating point numbers alone.
+//! vanish, expirations, restarts, and receipts, right ones and others. The naive one keeps all events, and computes with loops and floating point
+//! numbers alone; what a receipt says it knows from who has made it.
 
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use common::zaps::Zap;
 use common::{Draft, pubkey};
 use relay_agent::api::Relay;
 use relay_agent::identity::npub;
 use relay_engine::testing::Rng;
-use relay_engine::types::{Event, NO_EXPIRY, PubKey, Timestamp};
+use relay_engine::types::{Event, EventId, NO_EXPIRY, PubKey, Timestamp};
 use relay_market::Registry;
 use relay_market::http::{Request, answer};
 use relay_market::proof::Proof;
@@ -26,6 +28,31 @@ const AUTHORS: u64 = 7;
 #[derive(Default)]
 struct Naive {
     events: Vec<Event>,
+    /// What receipts say, of those that are not forged.
+    zaps: BTreeMap<EventId, Zap>,
+}
+
+/// What the naive one finds.
+struct Found {
+    /// Delivered, failed, unpaid, pending, answers to open requests, customers served, paid, paying customers, millisatoshis.
+    counts: Vec<u64>,
+    success: Option<u64>,
+    bound: f64,
+    latency: Option<u64>,
+    /// Requests whose answer is gone.
+    gone: Vec<String>,
+}
+
+/// A delivered job that the provider wants to be paid for.
+struct Demanded<'e> {
+    request: &'e Event,
+    least: u64,
+    zappable: Vec<EventId>,
+}
+
+/// `amount` of an answer, if it can be read.
+fn amount(event: &Event) -> u64 {
+    tags(event, "amount").next().and_then(|amount| amount.parse().ok()).unwrap_or(0)
 }
 
 fn tags<'e>(event: &'e Event, name: &'static str) -> impl Iterator<Item = String> + 'e {
@@ -48,15 +75,10 @@ impl Naive {
         }
     }
 
-    /// Delivered, failed, unpaid, pending, answers to open requests, customers served, success in thousandths, latency, requests whose answer is gone.
-    fn figures(
-        &self,
-        provider: &PubKey,
-        now: Timestamp,
-    ) -> (Vec<u64>, Option<u64>, Option<u64>, Vec<String>) {
+    fn figures(&self, provider: &PubKey, now: Timestamp) -> Found {
         let is_shown = |event: &Event| event.expires_at > now || event.json().len() <= 4_096;
         let mut counts = vec![0; 5];
-        let mut gone = Vec::new();
+        let (mut gone, mut demanded) = (Vec::new(), Vec::new());
         let mut ratios: BTreeMap<PubKey, (f64, f64)> = BTreeMap::new();
         let mut times: BTreeMap<PubKey, Vec<u64>> = BTreeMap::new();
         for request in self.events.iter().filter(|event| (5_000..6_000).contains(&event.kind)) {
@@ -103,6 +125,24 @@ impl Naive {
                 continue;
             }
             counts[index] += 1;
+            let asks = |event: &Event| match event.kind {
+                7_000 => tags(event, "status").next().as_deref() == Some("payment-required"),
+                _ => amount(event) > 0,
+            };
+            let mut demands: Vec<u64> = answers
+                .iter()
+                .filter(|event| is_shown(event) && asks(event))
+                .map(|event| amount(event))
+                .collect();
+            if first.is_some() && !demands.is_empty() {
+                let is_evidence = |event: &&&Event| is_shown(event) && (event.kind != 7_000 || asks(event));
+                let mut zappable: Vec<EventId> =
+                    answers.iter().filter(is_evidence).map(|event| event.id).collect();
+                zappable.push(request.id);
+                demands.sort_unstable();
+                let least = demands.iter().copied().find(|amount| *amount > 0).unwrap_or(0);
+                demanded.push(Demanded { request, least, zappable });
+            }
             if let Some(at) = first {
                 times.entry(request.pubkey).or_default().push(at.saturating_sub(request.created_at));
             }
@@ -121,12 +161,93 @@ impl Naive {
         let mean = ratios.values().map(|(delivered, decided)| delivered / decided).sum::<f64>()
             / ratios.len() as f64;
         let success = (!ratios.is_empty()).then_some((mean * 1_000.0) as u64);
+        let paying = self.pay(provider, now, &demanded, &mut counts);
+        let count: f64 = ratios.keys().map(|key| if paying.contains(key) { 1.0 } else { 0.5 }).sum();
+        let (z, bound) = (1.96_f64.powi(2), success.map_or(0.0, |_| mean));
+        let spread = (z * (bound * (1.0 - bound) / count + z / (4.0 * count * count))).sqrt();
+        let bound = (bound + z / (2.0 * count) - spread) / (1.0 + z / count);
         gone.sort();
-        (counts, success, median(medians), gone)
+        let bound = if success.is_some() { bound.max(0.0) * 1_000.0 } else { 0.0 };
+        Found { counts, success, bound, latency: median(medians), gone }
+    }
+
+    /// Adds what is paid to the counts. Returns who has paid.
+    fn pay(
+        &self,
+        provider: &PubKey,
+        now: Timestamp,
+        demanded: &[Demanded<'_>],
+        counts: &mut Vec<u64>,
+    ) -> BTreeSet<PubKey> {
+        let mut receipts: Vec<&Event> = self.events.iter().filter(|event| event.kind == 9_735).collect();
+        receipts.sort_by_key(|receipt| (receipt.created_at, receipt.id));
+        let (mut paid, mut paying, mut msat) = (Vec::new(), BTreeSet::new(), 0);
+        for receipt in receipts.into_iter().filter(|receipt| receipt.expires_at == NO_EXPIRY) {
+            let Some(zap) = self.zaps.get(&receipt.id) else { continue };
+            let payer = pubkey(zap.payer);
+            for Demanded { request, least, zappable } in demanded {
+                if zappable.contains(&zap.zapped)
+                    && request.pubkey == payer
+                    && pubkey(zap.payee) == *provider
+                    && zap.msat >= *least
+                    && receipt.created_at <= now
+                    && receipt.created_at + 86_400 > request.created_at
+                    && !paid.contains(&request.id)
+                {
+                    paid.push(request.id);
+                    paying.insert(payer);
+                    msat += least;
+                }
+            }
+        }
+        counts.extend([paid.len() as u64, paying.len() as u64, msat]);
+        paying
     }
 }
 
-fn random_event(rng: &mut Rng, made: &[Event], now: Timestamp) -> Event {
+/// A receipt about something that was made, mostly a right one. Of one that is not forged what it says.
+fn random_receipt(rng: &mut Rng, made: &[Event], now: Timestamp) -> Option<(Draft, Option<Zap>)> {
+    let number = |key: &PubKey| (1..=AUTHORS as u8).find(|each| pubkey(*each) == *key);
+    let fitting: Vec<&Event> = made.iter().filter(|event| (5_000..=7_000).contains(&event.kind)).collect();
+    let zapped = *fitting.get(rng.below(fitting.len().max(1) as u64) as usize)?;
+    let request = match zapped.kind {
+        5_000..6_000 => zapped,
+        _ => made.iter().find(|event| tags(zapped, "e").next() == Some(event.id.to_string()))?,
+    };
+    let named = tags(request, "p").next().and_then(|key| key.parse().ok());
+    let payee = if zapped.kind < 6_000 { named.as_ref().and_then(number) } else { number(&zapped.pubkey) };
+    let mut zap = Zap {
+        payer: number(&request.pubkey)?,
+        payee: payee.unwrap_or(1),
+        signer: rng.below(AUTHORS) as u8 + 1,
+        zapped: zapped.id,
+        msat: 1_000 * (1 + rng.below(4)),
+        payment_hash: [rng.below(40) as u8; 32],
+        at: match rng.below(4) {
+            0 => request.created_at.saturating_sub(rng.below(100_000)),
+            1 => now + rng.below(60),
+            _ => request.created_at + rng.below(4_000),
+        },
+    };
+    if rng.one_in(8) {
+        zap.payer = rng.below(AUTHORS) as u8 + 1;
+    }
+    if rng.one_in(8) {
+        zap.payee = rng.below(PROVIDERS) as u8 + 1;
+    }
+    let right = String::from_utf8(zap.request().event().json().to_vec()).unwrap();
+    let forged = match rng.below(12) {
+        0 => right.replacen("\"content\":\"\"", "\"content\":\"x\"", 1),
+        1 => String::from_utf8(zap.request().tag(&["k", "1"]).event().json().to_vec()).unwrap(),
+        2 => return Some((zap.receipt_with(&right, "lnbc"), None)),
+        _ if zap.payer == zap.payee => right,
+        _ => return Some((zap.receipt(), Some(zap))),
+    };
+    Some((zap.receipt_of(&forged), None))
+}
+
+/// An event, and what it says if it is a receipt that is not forged.
+fn random_event(rng: &mut Rng, made: &[Event], now: Timestamp) -> (Event, Option<Zap>) {
     let author = rng.below(AUTHORS) as u8 + 1;
     let provider = rng.below(PROVIDERS) as u8 + 1;
     let at = match rng.below(6) {
@@ -138,7 +259,8 @@ fn random_event(rng: &mut Rng, made: &[Event], now: Timestamp) -> Event {
         let fitting: Vec<&Event> = made.iter().filter(|event| test(event)).collect();
         if fitting.is_empty() { None } else { Some((*rng.pick(&fitting)).clone()) }
     };
-    let mut draft = match rng.below(10) {
+    let mut zap = None;
+    let mut draft = match rng.below(13) {
         0..4 => {
             let draft = Draft::new(author, 5_050 + rng.below(2) as u16, at);
             match rng.below(6) {
@@ -156,7 +278,12 @@ fn random_event(rng: &mut Rng, made: &[Event], now: Timestamp) -> Event {
             let at = to.created_at + rng.below(5_000) - rng.below(3).min(to.created_at);
             let draft = Draft::new(provider, kind, at).tag(&["e", &to.id.to_string()]);
             match kind {
-                7_000 => draft.tag(&["status", *rng.pick(&["payment-required", "error", "processing"])]),
+                7_000 => {
+                    let draft =
+                        draft.tag(&["status", *rng.pick(&["payment-required", "payment-required", "error"])]);
+                    draft.tag(&["amount", *rng.pick(&["1000", "2000", "3000", "", "free"])])
+                }
+                _ if rng.one_in(2) => draft.tag(&["amount", *rng.pick(&["1000", "2000", "0", "1.5"])]),
                 _ => draft,
             }
         }
@@ -169,11 +296,18 @@ fn random_event(rng: &mut Rng, made: &[Event], now: Timestamp) -> Event {
             };
             Draft::new(by, 5, at).tag(&["e", &target.id.to_string()])
         }
+        9..12 => {
+            let Some((draft, says)) = random_receipt(rng, made, now) else {
+                return random_event(rng, made, now);
+            };
+            zap = says;
+            draft
+        }
         _ if rng.one_in(8) => Draft::new(author, 62, at),
-        // A repeat.
+        // A repeat, of which is known what it says.
         _ => {
-            return some(rng, &|event| event.kind != 62)
-                .unwrap_or_else(|| Draft::new(author, 5_050, at).event());
+            let again = some(rng, &|event| event.kind != 62);
+            return (again.unwrap_or_else(|| Draft::new(author, 5_050, at).event()), None);
         }
     };
     if rng.one_in(4) && draft.kind > 62 {
@@ -182,12 +316,12 @@ fn random_event(rng: &mut Rng, made: &[Event], now: Timestamp) -> Event {
             draft = draft.content(&"x".repeat(5_000));
         }
     }
-    draft.event()
+    (draft.event(), zap)
 }
 
 #[test]
 fn the_registry_and_a_naive_recomputation_agree() {
-    let (mut compared, mut delivered, mut expired) = (0, 0, 0);
+    let (mut compared, mut delivered, mut expired, mut paid) = (0, 0, 0, 0);
     for seed in 0..60 {
         let mut rng = Rng::new(seed);
         let db = Sqlite::new();
@@ -201,10 +335,11 @@ fn the_registry_and_a_naive_recomputation_agree() {
             seq += 1;
             registry.apply(&[(seq, Some(offer.event()))], now, &|_| true).unwrap();
         }
-        for _ in 0..40 {
+        for _ in 0..50 {
             let mut items = Vec::new();
             for _ in 0..=rng.below(5) {
-                let event = random_event(&mut rng, &made, now);
+                let (event, zap) = random_event(&mut rng, &made, now);
+                naive.zaps.extend(zap.map(|zap| (event.id, zap)));
                 // The relay takes no event that has been deleted or has expired.
                 let is_deleted = |by: &Event| {
                     by.kind == 5
@@ -245,7 +380,7 @@ fn the_registry_and_a_naive_recomputation_agree() {
             let listed: Value = serde_json::from_slice(&ask(MarketRoute::List, None).body).unwrap();
             for entry in listed["providers"].as_array().unwrap() {
                 let provider: PubKey = entry["pubkey"].as_str().unwrap().parse().unwrap();
-                let (counts, success, latency, gone) = naive.figures(&provider, now);
+                let Found { counts, success, bound, latency, gone } = naive.figures(&provider, now);
                 let proof: Value =
                     serde_json::from_slice(&ask(MarketRoute::Proof, Some(&npub(&provider))).body).unwrap();
                 for (figures, what) in [(&entry["figures"], "list"), (&proof["figures"], "proof")] {
@@ -256,6 +391,9 @@ fn the_registry_and_a_naive_recomputation_agree() {
                         "jobs_pending",
                         "open_requests_answered",
                         "distinct_customers_served",
+                        "jobs_paid",
+                        "distinct_paying_customers",
+                        "paid_msat",
                     ]
                     .map(|name| figures[name].as_u64().unwrap())
                     .into();
@@ -268,6 +406,8 @@ fn the_registry_and_a_naive_recomputation_agree() {
                             && thousandths.unwrap_or(0).abs_diff(success.unwrap_or(0)) <= 1,
                         "seed {seed}, {what}: {thousandths:?} {success:?}"
                     );
+                    let found = figures["success_ratio_lower_bound_95"].as_f64().unwrap() * 1_000.0;
+                    assert!((found - bound).abs() < 1.5, "seed {seed}, {what}: {found} {bound}");
                     assert_eq!(
                         figures["latency_seconds_median_of_customers"].as_u64(),
                         latency,
@@ -299,9 +439,11 @@ fn the_registry_and_a_naive_recomputation_agree() {
                 );
                 compared += 1;
                 delivered += counts[0];
+                paid += counts[6];
                 expired += gone.len();
             }
         }
     }
-    assert!(compared > 3_000 && delivered > 3_000 && expired > 100, "{compared} {delivered} {expired}");
+    assert!(compared > 3_000 && delivered > 3_000, "{compared} {delivered}");
+    assert!(expired > 100 && paid > 300, "{expired} {paid}");
 }

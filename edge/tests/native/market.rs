@@ -153,6 +153,22 @@ fn result(provider: u64, to: &Signed, at: u64) -> Signed {
     event(&key(provider)).kind(6_050).at(at).tag(["e", &to.id]).sign()
 }
 
+/// Feedback that asks for payment.
+fn demand(provider: u64, to: &Signed) -> Signed {
+    let status = event(&key(provider)).kind(7_000).at(NOW - 60).tag(["status", "payment-required"]);
+    status.tag(["amount", "5000"]).tag(["e", &to.id]).sign()
+}
+
+/// A zap receipt of a service, of what a customer has signed.
+fn receipt(customer: u64, provider: u64, zapped: &Signed, at: u64) -> Signed {
+    let about = |event: relay_engine::testing::signing::Draft| {
+        event.at(at).tag(["p", key(provider).hex()]).tag(["e", &zapped.id])
+    };
+    let request = about(event(&key(customer)).kind(9_734)).sign().json();
+    let bolt11 = relay_market::testing::invoice(Some(5_000), request.as_bytes(), [7; 32]);
+    about(event(&key(90)).kind(9_735)).tag(["bolt11", &bolt11]).tag(["description", &request]).sign()
+}
+
 fn beat(provider: u64, at: u64) -> Signed {
     event(&key(provider)).kind(11_998).at(at).tag(["status", "online"]).sign()
 }
@@ -194,6 +210,30 @@ fn rows_of_jobs_and_heartbeats_are_few() {
     assert_eq!((world.host.db.count("market_evidence"), world.host.db.count("market_named")), (0, 0));
 }
 
+/// Zaps of a relay that are of no job cost this too.
+#[test]
+fn a_receipt_writes_few_rows() {
+    let mut world = World::new();
+    let asked = request(2, 1, NOW - 60);
+    let done = event(&key(1)).kind(6_050).at(NOW - 50).tag(["e", &asked.id]).tag(["amount", "5000"]).sign();
+    world.apply(&[announcement(1), asked.clone(), done]);
+    world.pass(60);
+    let paid = receipt(2, 1, &asked, NOW - 40);
+    let written = world.written(|world| world.apply(std::slice::from_ref(&paid)));
+    assert_eq!(written, 4 + 1 + 1, "its row, three indexes, the state, the alarm");
+    let written = world.written(|world| world.pass(3));
+    assert_eq!((&world.figures()["jobs_paid"], &world.figures()["paid_msat"]), (&json!(1), &json!(5_000)));
+    assert!(written <= 5, "{written} rows for figures");
+    let written = world.written(|world| world.apply(&[paid]));
+    assert_eq!(written, 1, "what comes again is only a new position");
+    let stranger = receipt(3, 4, &asked, NOW - 40);
+    let written = world.written(|world| world.apply(&[stranger]));
+    assert_eq!(written, 4 + 1, "and no figures");
+    assert_eq!(world.host.db.count("market_receipts"), 2);
+    world.pass(32 * 86_400);
+    assert_eq!(world.host.db.count("market_receipts"), 0);
+}
+
 #[test]
 fn answers_read_what_they_show_and_come_from_memory_for_a_moment() {
     let mut world = World::new();
@@ -230,6 +270,7 @@ fn a_failure_at_any_statement_loses_and_repeats_nothing() {
     let mut events = vec![announcement(1)];
     events.extend(jobs.iter().cloned());
     events.extend(jobs.iter().take(3).map(|job| result(1, job, NOW - 7_190)));
+    events.extend([demand(1, &jobs[0]), receipt(2, 1, &jobs[0], NOW - 7_000)]);
     for failing in 1.. {
         let mut world = World::new();
         world.apply(&events[..2]);
@@ -250,8 +291,8 @@ fn a_failure_at_any_statement_loses_and_repeats_nothing() {
         world.pass(10);
         let figures = world.figures();
         assert_eq!(
-            (&figures["jobs_delivered"], &figures["jobs_failed"]),
-            (&json!(3), &json!(1)),
+            (&figures["jobs_delivered"], &figures["jobs_failed"], &figures["jobs_paid"]),
+            (&json!(3), &json!(1), &json!(1)),
             "{failing}"
         );
         if is_over {
@@ -348,8 +389,9 @@ fn a_provider_is_offline_when_its_heartbeat_is_old() {
 #[test]
 fn guarded_kinds_are_not_read() {
     let filters = consumer(&[5_300, 7_000, 11_998], NOW).filters().unwrap();
+    assert!(filters[0].kinds.as_ref().unwrap().contains(&9_735), "receipts of the window");
     let kinds: Vec<u16> = filters.iter().flat_map(|filter| filter.kinds.clone().unwrap()).collect();
-    assert_eq!(kinds.len(), 2_002);
+    assert_eq!(kinds.len(), 2_003);
     assert!([5_300, 7_000, 11_998].iter().all(|kind| !kinds.contains(kind)) && kinds.contains(&6_300));
     assert_eq!(
         filters.iter().map(|filter| filter.since).collect::<Vec<_>>(),
@@ -393,6 +435,7 @@ impl Shards {
 
 #[test]
 fn all_shards_are_followed_whatever_fails_on_the_way() {
+    let mut paid = 0;
     for seed in 0..12 {
         let mut rng = Rng::new(seed);
         let settings = Settings { consumers: vec![consumer(&[], NOW)], ..Settings::default() };
@@ -404,7 +447,7 @@ fn all_shards_are_followed_whatever_fails_on_the_way() {
             let provider = *rng.pick(&providers);
             let customer = 10 + rng.below(8);
             let jobs: Vec<&Signed> = published.iter().filter(|event| event.kind == 5_050).collect();
-            let (author, event) = match rng.below(5) {
+            let (author, event) = match rng.below(7) {
                 0 => (provider, announcement(provider)),
                 1 if !jobs.is_empty() => {
                     let job: &Signed = rng.pick::<&Signed>(&jobs);
@@ -413,6 +456,15 @@ fn all_shards_are_followed_whatever_fails_on_the_way() {
                 2 if !jobs.is_empty() && rng.one_in(4) => {
                     let (job, n) = (*rng.pick(&jobs), 10 + rng.below(8));
                     (n, event(&key(n)).kind(5).at(NOW - 1).tag(["e", &job.id]).sign())
+                }
+                5 if !jobs.is_empty() => {
+                    let job: &Signed = rng.pick::<&Signed>(&jobs);
+                    (provider, demand(provider, job))
+                }
+                6 if !jobs.is_empty() => {
+                    let job: &Signed = rng.pick::<&Signed>(&jobs);
+                    let payer = (10..18).find(|n| key(*n).hex() == job.pubkey).unwrap_or(customer);
+                    (90, receipt(payer, provider, job, NOW - 30))
                 }
                 _ => (customer, request(customer, provider, NOW - 7_000 + step)),
             };
@@ -484,5 +536,8 @@ fn all_shards_are_followed_whatever_fails_on_the_way() {
             without_times(want["providers"].clone()),
             "seed {seed}"
         );
+        let listed = want["providers"].as_array().unwrap().iter();
+        paid += listed.map(|one| one["figures"]["jobs_paid"].as_u64().unwrap()).sum::<u64>();
     }
+    assert!(paid > 0, "receipts of another shard than their jobs");
 }

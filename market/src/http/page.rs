@@ -157,7 +157,16 @@ fn card(body: &mut String, entry: &Entry, now: Timestamp) {
         figure("By day", drawn);
     }
     figure("Customers", grouped(figures.customers));
+    if figures.paying > 0 {
+        figure("Paying customers", grouped(figures.paying));
+    }
     figure("Jobs done", format!("{}{more}", grouped(figures.delivered)));
+    if figures.paid > 0 {
+        figure("Jobs paid", grouped(figures.paid));
+    }
+    if figures.paid_msat > 0 {
+        figure("Paid", sats(figures.paid_msat));
+    }
     if figures.open > 0 {
         figure("Open requests", grouped(figures.open));
     }
@@ -199,10 +208,16 @@ fn of_all<T: PartialEq>(
 fn price(offers: &[Offer]) -> String {
     match offers.iter().filter_map(|offer| offer.price.msat()).min() {
         Some(0) => "free".to_owned(),
-        Some(msat) if msat % 1_000 == 0 => format!("{} sats", grouped(msat / 1_000)),
-        Some(msat) => format!("{} msat", grouped(msat)),
+        Some(msat) => sats(msat),
         None if offers.iter().any(|offer| offer.price == Price::Flexible) => "flexible".to_owned(),
         None => "not given".to_owned(),
+    }
+}
+
+fn sats(msat: u64) -> String {
+    match msat % 1_000 {
+        0 => format!("{} sats", grouped(msat / 1_000)),
+        _ => format!("{} msat", grouped(msat)),
     }
 }
 
@@ -237,8 +252,8 @@ fn meaning(body: &mut String) {
         ),
         (
             "At least",
-            "the lower end of Wilson’s 95 % interval of that mean. It is low while there are few customers; the order \
-            “success” sorts by it.",
+            "the lower end of Wilson’s 95 % interval of that mean. It is low while there are few customers, and one who is not \
+            a paying one is half a customer. The order “success” sorts by it.",
         ),
         (
             "Median time",
@@ -254,9 +269,16 @@ fn meaning(body: &mut String) {
             "requests that name nobody and that it has answered, whatever the answer is. They count in no other figure.",
         ),
         (
+            "Jobs paid",
+            "results for which the provider has signed that it asks for payment and the customer has signed a zap request, of which there is \
+            a receipt of at least that amount. It does not show that money went anywhere: whoever holds both keys can sign that.",
+        ),
+        ("Paying customers", "keys with such a job."),
+        ("Paid", "what the provider asked for those jobs."),
+        (
             "Jobs unpaid",
-            "requests without a result for which the provider asked for payment. Signed events do not tell whether \
-            they were paid.",
+            "requests without a result for which the provider asked for payment. Nothing signed shows that it got any, \
+            whatever receipts there are.",
         ),
         (
             "Online",
@@ -271,7 +293,7 @@ fn meaning(body: &mut String) {
     }
     body.push_str(
         "</table>\n<p>Keys cost nothing: a provider can be its own customers under many names, and its rivals can be customers whom \
-         nobody could serve. Free jobs count as much as paid ones. Trust the figures no more than that.</p>\n",
+         nobody could serve. Whoever has the keys of both sides can sign payments as well, without any money. Trust the figures no more than that.</p>\n",
     );
 }
 

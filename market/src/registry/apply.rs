@@ -1,5 +1,6 @@
 //! Events of the relay.
 
+use relay_agent::nip57::KIND_ZAP_RECEIPT;
 use relay_agent::nip90::{KIND_ANNOUNCEMENT, KIND_DELETION, KIND_HEARTBEAT, KIND_VANISH};
 use relay_engine::sql::column::{self, bytes, int, key};
 use relay_engine::sql::{Param, SqlConn, StoreError, exec, query_all, query_one};
@@ -12,14 +13,15 @@ use super::{KEPT_SECONDS, Registry, SEEN_SECONDS, SILENT_SECONDS, bounds, one, r
 use crate::evidence::{Evidence, Role};
 use crate::offer::{Heartbeat, Offer};
 
-const INSERT: &str = "INSERT OR IGNORE INTO market_evidence (id, role, author, at, kind, request, open, expires, json) \
-                      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const INSERT: &str = "INSERT OR IGNORE INTO market_evidence (id, role, author, at, kind, request, open, expires, json, asked_msat) \
+                      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const INSERT_NAMED: &str = "INSERT OR IGNORE INTO market_named (provider, at, request) VALUES (?, ?, ?)";
 const PUT_OFFER: &str = "INSERT OR REPLACE INTO market_offers (provider, d, id, at, expires, msat, kinds, tags, search, body) \
                          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const PUT_BEAT: &str = "INSERT OR REPLACE INTO market_beats (provider, id, stated, at, expires, online) VALUES (?, ?, ?, ?, ?, ?)";
 const PUT_PROVIDER: &str = "INSERT OR IGNORE INTO market_providers (pubkey, seen, msat, as_of, refigure_at, customers, delivered, \
-                            failed, unpaid, pending, success, bound, latency, capped, answered_open, daily) VALUES (?, ?, -1, 0, 0, 0, 0, 0, 0, 0, -1, 0, -1, 0, 0, x'')";
+                            failed, unpaid, pending, success, bound, latency, capped, answered_open, daily, paid, paying, paid_msat) \
+                            VALUES (?, ?, -1, 0, 0, 0, 0, 0, 0, 0, -1, 0, -1, 0, 0, x'', 0, 0, 0)";
 
 /// An event with its sequence number, if it is one that the registry acts on; or only a position.
 pub type Item = (u64, Option<Event>);
@@ -48,10 +50,12 @@ impl<C: SqlConn> Registry<C> {
                     KIND_HEARTBEAT => run.heartbeat(event, now)?,
                     KIND_DELETION => run.delete(event, &mut changed)?,
                     KIND_VANISH if names_relay(event) => run.vanish(event, &mut changed)?,
+                    KIND_ZAP_RECEIPT => run.receive(event, now, &mut changed)?,
                     _ => run.prove(event, now, &mut changed)?,
                 }
             }
             run.forget_oldest(&mut changed)?;
+            run.forget_oldest_receipts(&mut changed)?;
             changed.sort_unstable();
             changed.dedup();
             run.retain_listed(&mut changed)?;
@@ -85,7 +89,19 @@ impl<C: SqlConn> Run<'_, C> {
         if query_one(self.conn, IS_KNOWN, &one(evidence.id), |_| Ok(()))?.is_some() {
             return Ok(());
         }
-        let Evidence { role, id, author, at, kind, request, is_open, ref named, expires, is_kept } = evidence;
+        let Evidence {
+            role,
+            id,
+            author,
+            at,
+            kind,
+            request,
+            is_open,
+            ref named,
+            expires,
+            is_kept,
+            asked_msat,
+        } = evidence;
         let json = if is_kept { event.json() } else { &[] };
         let role_column = role_number(role).into();
         let params = [
@@ -98,6 +114,7 @@ impl<C: SqlConn> Run<'_, C> {
             is_open.into(),
             expiry_param(expires),
             json.into(),
+            asked_msat.into(),
         ];
         exec(self.conn, INSERT, &params)?;
         for provider in named {
@@ -322,6 +339,7 @@ impl<C: SqlConn> Run<'_, C> {
             for own in query_all(self.conn, OWN, &params, |row| column::id(row, 0))? {
                 self.forget(&own, changed)?;
             }
+            self.delete_receipt(named, author, changed)?;
             exec(self.conn, "DELETE FROM market_offers WHERE id = ? AND provider = ?", &params)?;
             exec(self.conn, "DELETE FROM market_beats WHERE id = ? AND provider = ?", &params)?;
         }
@@ -351,6 +369,7 @@ impl<C: SqlConn> Run<'_, C> {
         for own in query_all(self.conn, OWN, &params, |row| column::id(row, 0))? {
             self.forget(&own, changed)?;
         }
+        self.vanish_receipts(author, until, changed)?;
         exec(self.conn, "DELETE FROM market_offers WHERE provider = ? AND at <= ?", &params)?;
         exec(self.conn, "DELETE FROM market_beats WHERE provider = ? AND stated <= ?", &params)?;
         changed.push(author);

@@ -24,6 +24,10 @@ pub struct Bounds {
     pub named: u64,
     /// Bytes of events that are kept whole.
     pub kept_bytes: u64,
+    /// Zap receipts: the newest.
+    pub receipts: u64,
+    /// Of these, those of one payee that count: the newest.
+    pub payee_receipts: u64,
     /// Providers. A new one takes the place of the one that has the fewest customers and was seen least recently.
     pub providers: u64,
     /// Announcements of all. A list with `q` reads them, some kilobytes each at most.
@@ -41,6 +45,8 @@ impl Default for Bounds {
             author_events: 4_000,
             named: 200_000,
             kept_bytes: 64 << 20,
+            receipts: 100_000,
+            payee_receipts: 4_000,
             providers: 5_000,
             offers: 10_000,
             provider_offers: 16,
@@ -55,6 +61,7 @@ pub(super) struct Totals {
     pub(super) events: u64,
     pub(super) named: u64,
     pub(super) kept_bytes: u64,
+    pub(super) receipts: u64,
 }
 
 impl Totals {

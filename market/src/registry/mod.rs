@@ -3,6 +3,7 @@
 //! ```text
 //! bounds   how much is kept
 //! state    how much there is, and how far the stream has been read
+//! receipts zap receipts
 //! apply    events: evidence, announcements, heartbeats, deletions, requests to vanish
 //! refresh  figures that events or time have changed, the end of the window, bounds
 //! query    lists, one provider, what a proof needs
@@ -13,6 +14,7 @@
 mod apply;
 mod bounds;
 mod query;
+mod receipts;
 mod refresh;
 mod schema;
 mod sql;
@@ -21,6 +23,7 @@ mod state;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use relay_agent::nip57::KIND_ZAP_RECEIPT;
 use relay_agent::nip90::KIND_FEEDBACK;
 use relay_engine::sql::column::{bytes, id, int, key};
 use relay_engine::sql::{Param, SqlConn, SqlValue, StoreError, query_all};
@@ -35,7 +38,7 @@ pub use bounds::Bounds;
 pub use query::{Cursor, Entry, ListQuery, Page, Proven, Sort};
 pub use schema::SCHEMA;
 
-/// Evidence is kept for a day longer than requests count, because a result may state an earlier time than its request.
+/// Evidence is kept for a day longer than requests count, because a result or a receipt may state an earlier time than its request.
 const KEPT_SECONDS: u64 = crate::figures::WINDOW_SECONDS + 86_400;
 /// Seconds without a sign of life after which a new provider takes the place of one that has customers, if all have.
 const SILENT_SECONDS: u64 = 86_400;
@@ -46,9 +49,9 @@ const SEEN_SECONDS: u64 = 3_600;
 const REQUESTS: RangeInclusive<Kind> = 5_000..=5_999;
 const RESULTS: RangeInclusive<Kind> = 6_000..=6_999;
 /// Kinds of the events that the registry acts on, other than requests and results.
-const OTHER_KINDS: [Kind; 5] = [5, 62, 7_000, 11_998, 31_990];
+const OTHER_KINDS: [Kind; 6] = [5, 62, 7_000, KIND_ZAP_RECEIPT, 11_998, 31_990];
 /// How many kinds that are.
-const KINDS: usize = 2_005;
+const KINDS: usize = 2_006;
 
 /// Kinds of the relay's events that the registry acts on.
 const EVENT_KINDS: [Kind; KINDS] = event_kinds();
@@ -69,14 +72,15 @@ const fn event_kinds() -> [Kind; KINDS] {
     kinds
 }
 
-/// What a host reads of the relay's stream: requests and answers of the window; announcements, heartbeats and removals of any time.
+/// What a host reads of the relay's stream: requests, answers and zap receipts of the window; announcements, heartbeats and removals of any time.
 /// Events of guarded kinds are not read: what only some may read does not appear in public figures.
 pub fn filters(guarded: &[Kind], now: Timestamp) -> Vec<Filter> {
     let kinds = |is_wanted: &dyn Fn(Kind) -> bool| {
         let wanted = EVENT_KINDS.iter().copied().filter(|kind| is_wanted(*kind) && !guarded.contains(kind));
         Some(wanted.collect::<Box<[_]>>())
     };
-    let is_evidence = |kind: Kind| (*REQUESTS.start()..=KIND_FEEDBACK).contains(&kind);
+    let is_evidence =
+        |kind: Kind| (*REQUESTS.start()..=KIND_FEEDBACK).contains(&kind) || kind == KIND_ZAP_RECEIPT;
     let since = now.saturating_sub(crate::figures::WINDOW_SECONDS);
     let mut filters = vec![
         Filter { kinds: kinds(&is_evidence), since: Some(since), ..Filter::default() },
@@ -146,12 +150,12 @@ impl<C: SqlConn> Registry<C> {
         since: Timestamp,
     ) -> Result<Vec<Evidence>, StoreError> {
         // Columns as of `read_evidence`. `length` of a BLOB is its bytes.
-        const NAMED: &str = "SELECT e.role, e.id, e.author, e.at, e.kind, e.request, e.open, e.expires, length(e.json) \
+        const NAMED: &str = "SELECT e.role, e.id, e.author, e.at, e.kind, e.request, e.open, e.expires, length(e.json), e.asked_msat \
              FROM market_named n JOIN market_evidence e ON e.id = n.request LEFT JOIN market_horizons h ON h.author = e.author \
              WHERE n.provider = ? AND n.at > ? AND n.at > ifnull(h.at, 0)";
-        const ANSWERS: &str = "SELECT role, id, author, at, kind, request, open, expires, length(json) FROM market_evidence \
+        const ANSWERS: &str = "SELECT role, id, author, at, kind, request, open, expires, length(json), asked_msat FROM market_evidence \
              WHERE author = ? AND role > 0 AND at > ?";
-        const OPEN: &str = "SELECT r.role, r.id, r.author, r.at, r.kind, r.request, r.open, r.expires, length(r.json) \
+        const OPEN: &str = "SELECT r.role, r.id, r.author, r.at, r.kind, r.request, r.open, r.expires, length(r.json), r.asked_msat \
              FROM market_evidence a JOIN market_evidence r ON r.request = a.request AND r.role = 0 \
              LEFT JOIN market_horizons h ON h.author = r.author \
              WHERE a.author = ? AND a.role = 1 AND a.at > ? AND r.open = 1 AND r.at > ifnull(h.at, 0)";
@@ -178,6 +182,7 @@ fn read_evidence(row: &[SqlValue<'_>]) -> Result<Evidence, StoreError> {
         named: Vec::new(),
         expires: expiry(row, 7)?,
         is_kept: int(row, 8)? > 0,
+        asked_msat: int(row, 9)?,
     })
 }
 

@@ -133,8 +133,10 @@ pub struct Page {
 pub struct Proven {
     /// The jobs.
     pub jobs: Jobs,
-    /// Events that state a time up to this do not count.
+    /// Events that state a time up to this do not count, other than receipts.
     pub since: Timestamp,
+    /// Likewise receipts up to this.
+    pub receipts_since: Timestamp,
     /// Likewise the requests of these authors up to these times.
     pub forgotten: BTreeMap<PubKey, Timestamp>,
     /// The events that are shown whole, because they expire: id and JSON.
@@ -142,7 +144,7 @@ pub struct Proven {
 }
 
 const COLUMNS: &str = "p.pubkey, max(p.seen, ifnull(b.at, 0)), p.as_of, p.customers, p.delivered, p.failed, p.unpaid, p.pending, p.success, p.bound, \
-     p.latency, p.capped, ifnull(b.at, 0), ifnull(b.expires, 0), ifnull(b.online, 0), p.answered_open, p.daily";
+     p.latency, p.capped, ifnull(b.at, 0), ifnull(b.expires, 0), ifnull(b.online, 0), p.answered_open, p.daily, p.paid, p.paying, p.paid_msat";
 
 impl<C: SqlConn> Registry<C> {
     /// A part of the list. Reads all providers and their announcements once.
@@ -184,7 +186,7 @@ impl<C: SqlConn> Registry<C> {
         sql.push_str(&format!(" ORDER BY {sort}, p.pubkey LIMIT ?"));
         params.push((query.limit + 1).into());
         let mut rows =
-            query_all(&self.conn, &sql, &params, |row| Ok((read_entry(row, now)?, signed(row, 17)?)))?;
+            query_all(&self.conn, &sql, &params, |row| Ok((read_entry(row, now)?, signed(row, 20)?)))?;
         let has_more = rows.len() as u64 > query.limit;
         rows.truncate(query.limit as usize);
         let next = rows.last().filter(|_| has_more).map(|(entry, value)| Cursor(*value, entry.pubkey));
@@ -217,21 +219,21 @@ impl<C: SqlConn> Registry<C> {
     pub fn proven(&self, provider: &PubKey, now: Timestamp) -> Result<Proven, StoreError> {
         let since = bounds::since(&self.conn, provider)?;
         let evidence = self.evidence_of(provider, now, since)?;
-        let jobs = jobs(provider, now, since, &evidence);
+        let (receipts_since, receipts) = self.receipts_of(provider)?;
+        let jobs = jobs(provider, now, since, &evidence, &receipts);
         let mut is_kept: Vec<EventId> =
             evidence.iter().filter(|one: &&Evidence| one.is_kept).map(|one| one.id).collect();
         is_kept.sort_unstable();
         let mut kept = Vec::new();
         for job in &jobs.counted {
-            let shown = [Some(job.request), job.result.map(|(id, _)| id), job.payment_required];
-            for id in shown.into_iter().flatten().filter(|id| is_kept.binary_search(id).is_ok()) {
+            for id in job.shown().into_iter().filter(|id| is_kept.binary_search(id).is_ok()) {
                 const JSON: &str = "SELECT json FROM market_evidence WHERE id = ?";
                 if let Some(json) = query_one(&self.conn, JSON, &one(id), kept_json)? {
                     kept.push((id, json));
                 }
             }
         }
-        Ok(Proven { jobs, since, forgotten: bounds::forgotten(&self.conn)?, kept })
+        Ok(Proven { jobs, since, receipts_since, forgotten: bounds::forgotten(&self.conn)?, kept })
     }
 }
 
@@ -250,6 +252,9 @@ fn read_entry(row: &[SqlValue<'_>], now: Timestamp) -> Result<Entry, StoreError>
             failed: int(row, 5)?,
             unpaid: int(row, 6)?,
             pending: int(row, 7)?,
+            paid: int(row, 17)?,
+            paying: int(row, 18)?,
+            paid_msat: int(row, 19)?,
             success: optional(row, 8)?,
             success_bound: int(row, 9)?,
             latency: optional(row, 10)?,

@@ -12,6 +12,7 @@ use super::state::State;
 use super::{KEPT_SECONDS, Registry, apply, bounds, one};
 use crate::evidence::{Evidence, Role};
 use crate::figures::{ANSWER_SECONDS, DAY_SECONDS, Figures, WINDOW_SECONDS, figures, jobs};
+use crate::receipt::Receipt;
 
 /// Rows of evidence that one sweep removes at a time.
 const REMOVED_MAX: u64 = 500;
@@ -21,7 +22,8 @@ const FAR: Timestamp = 1 << 53;
 const COUNTED_MAX: usize = 200;
 
 const PUT_FIGURES: &str = "UPDATE market_providers SET seen = max(seen, ?), msat = ?, as_of = ?, refigure_at = ?, customers = ?, \
-     delivered = ?, failed = ?, unpaid = ?, pending = ?, success = ?, bound = ?, latency = ?, capped = ?, answered_open = ?, daily = ? WHERE pubkey = ?";
+     delivered = ?, failed = ?, unpaid = ?, pending = ?, success = ?, bound = ?, latency = ?, capped = ?, answered_open = ?, daily = ?, \
+     paid = ?, paying = ?, paid_msat = ? WHERE pubkey = ?";
 
 impl<C: SqlConn> Registry<C> {
     /// Counts figures again, of a bounded number of providers. True if there is more to do.
@@ -56,8 +58,9 @@ impl<C: SqlConn> Registry<C> {
             let window = now.saturating_sub(KEPT_SECONDS);
             const LEFT: &str = "SELECT id FROM market_evidence WHERE at <= ? ORDER BY at, id LIMIT ?";
             let gone = query_all(&self.conn, LEFT, &[window.into(), REMOVED_MAX.into()], |row| id(row, 0))?;
-            removed = gone.len() as u64;
             gone.iter().try_for_each(|id| run.forget(id, &mut changed))?;
+            removed = gone.len() as u64;
+            removed = removed.max(run.sweep_receipts(window, REMOVED_MAX, &mut changed)?);
             bounds::forget_horizons(&self.conn, window)?;
             const EXPIRED: &str =
                 "SELECT DISTINCT provider FROM market_offers WHERE expires > 0 AND expires <= ?";
@@ -81,17 +84,19 @@ impl<C: SqlConn> Registry<C> {
         !self.changed.is_empty()
     }
 
-    /// When [`Registry::sweep`] next has something to do, for hosts that sleep meanwhile. Reads a row of three tables.
+    /// When [`Registry::sweep`] next has something to do, for hosts that sleep meanwhile. Reads a row of four tables.
     ///
     /// # Errors
     /// If the database fails.
     pub fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
         const OLDEST: &str = "SELECT at FROM market_evidence ORDER BY at LIMIT 1";
+        const OLDEST_RECEIPT: &str = "SELECT at FROM market_receipts ORDER BY at LIMIT 1";
         const CHANGES: &str = "SELECT refigure_at FROM market_providers ORDER BY refigure_at LIMIT 1";
         const EXPIRES: &str = "SELECT expires FROM market_offers WHERE expires > 0 ORDER BY expires LIMIT 1";
         let first = |sql| query_one(&self.conn, sql, &[], |row| int(row, 0));
-        let leaves = first(OLDEST)?.map(|at| at.saturating_add(KEPT_SECONDS));
-        let times = [leaves, first(CHANGES)?, first(EXPIRES)?];
+        let leaves = |at: Timestamp| at.saturating_add(KEPT_SECONDS);
+        let (evidence, receipt) = (first(OLDEST)?.map(leaves), first(OLDEST_RECEIPT)?.map(leaves));
+        let times = [evidence, receipt, first(CHANGES)?, first(EXPIRES)?];
         Ok(times.into_iter().flatten().min().filter(|at| *at < FAR))
     }
 
@@ -102,7 +107,8 @@ impl<C: SqlConn> Registry<C> {
         }
         let since = bounds::since(&self.conn, provider)?;
         let evidence = self.evidence_of(provider, now, since)?;
-        let found = figures(&jobs(provider, now, since, &evidence), now);
+        let (_, receipts) = self.receipts_of(provider)?;
+        let found = figures(&jobs(provider, now, since, &evidence, &receipts), now);
         let offers = apply::offers(&self.conn, provider, now)?;
         let msat = offers.iter().filter_map(|offer| offer.price.msat()).min();
         let heartbeat = query_one(
@@ -121,7 +127,7 @@ impl<C: SqlConn> Registry<C> {
             seen.unwrap_or(0).into(),
             optional_param(msat),
             now.into(),
-            changes_at(&evidence, &found, now).into(),
+            changes_at(&evidence, &receipts, &found, now).into(),
             found.customers.into(),
             found.delivered.into(),
             found.failed.into(),
@@ -133,6 +139,9 @@ impl<C: SqlConn> Registry<C> {
             found.is_capped.into(),
             found.open.into(),
             daily_param(&found.latency_by_day),
+            found.paid.into(),
+            found.paying.into(),
+            found.paid_msat.into(),
             (*provider).into(),
         ];
         exec(&self.conn, PUT_FIGURES, &params)
@@ -140,7 +149,7 @@ impl<C: SqlConn> Registry<C> {
 }
 
 /// The next time after `now` at which figures may change without an event.
-fn changes_at(evidence: &[Evidence], found: &Figures, now: Timestamp) -> Timestamp {
+fn changes_at(evidence: &[Evidence], receipts: &[Receipt], found: &Figures, now: Timestamp) -> Timestamp {
     let has_days = found.latency_by_day.iter().any(Option::is_some);
     let midnight = if has_days { (now / DAY_SECONDS + 1) * DAY_SECONDS } else { NO_EXPIRY };
     let is_delivered = |one: &&Evidence| one.role == Role::Result && one.at <= now;
@@ -154,5 +163,6 @@ fn changes_at(evidence: &[Evidence], found: &Figures, now: Timestamp) -> Timesta
         let expires = if one.is_kept { NO_EXPIRY } else { one.expires };
         [one.at, fails, leaves, expires]
     });
+    let times = times.chain(receipts.iter().map(|receipt| receipt.at));
     times.filter(|at| *at > now).min().unwrap_or(NO_EXPIRY).min(midnight)
 }

@@ -9,6 +9,10 @@
 //!                   index (at)                           the end of the window
 //! market_named      PRIMARY KEY (provider, at, request)  which requests name which keys
 //!                   index (request)
+//! market_receipts   id PRIMARY KEY                        zap receipts of the window, of anybody
+//!                   index (author, at)                   requests to vanish
+//!                   index (payee, at)                    those that name a provider
+//!                   index (at)                           bound, the end of the window
 //! market_horizons   author PRIMARY KEY, at               the newest evidence of an author that was forgotten for their number
 //! market_offers     PRIMARY KEY (provider, d)            announcements
 //!                   index (expires)
@@ -26,31 +30,38 @@ use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
 
 /// The schema version that this version writes. The tables of an older one are made again: all that they have is in the relay's store.
-pub const SCHEMA: u64 = 3;
+pub const SCHEMA: u64 = 4;
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "market_meta",
     "market_state",
     "market_evidence",
     "market_named",
+    "market_receipts",
     "market_offers",
     "market_beats",
     "market_horizons",
     "market_providers",
 ];
-const CREATE: [&str; 15] = [
+const CREATE: [&str; 19] = [
     "CREATE TABLE market_meta (name BLOB PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE market_state (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, horizon INTEGER NOT NULL, \
-     events INTEGER NOT NULL, named INTEGER NOT NULL, kept_bytes INTEGER NOT NULL, dirty INTEGER NOT NULL)",
+     receipts_horizon INTEGER NOT NULL, events INTEGER NOT NULL, named INTEGER NOT NULL, kept_bytes INTEGER NOT NULL, \
+     receipts INTEGER NOT NULL, dirty INTEGER NOT NULL)",
     "CREATE TABLE market_evidence (row INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, role INTEGER NOT NULL, author BLOB NOT NULL, \
      at INTEGER NOT NULL, kind INTEGER NOT NULL, request BLOB NOT NULL, open INTEGER NOT NULL, expires INTEGER NOT NULL, \
-     json BLOB NOT NULL)",
+     json BLOB NOT NULL, asked_msat INTEGER NOT NULL)",
     "CREATE INDEX market_evidence_author ON market_evidence (author, at)",
     "CREATE INDEX market_evidence_request ON market_evidence (request, role)",
     "CREATE INDEX market_evidence_at ON market_evidence (at)",
     "CREATE TABLE market_named (provider BLOB NOT NULL, at INTEGER NOT NULL, request BLOB NOT NULL, \
      PRIMARY KEY (provider, at, request)) WITHOUT ROWID",
     "CREATE INDEX market_named_request ON market_named (request)",
+    "CREATE TABLE market_receipts (id BLOB PRIMARY KEY, author BLOB NOT NULL, payer BLOB NOT NULL, payee BLOB NOT NULL, \
+     zapped BLOB NOT NULL, msat INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX market_receipts_author ON market_receipts (author, at)",
+    "CREATE INDEX market_receipts_payee ON market_receipts (payee, at)",
+    "CREATE INDEX market_receipts_at ON market_receipts (at)",
     "CREATE TABLE market_horizons (author BLOB PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE market_offers (provider BLOB NOT NULL, d BLOB NOT NULL, id BLOB NOT NULL, at INTEGER NOT NULL, \
      expires INTEGER NOT NULL, msat INTEGER NOT NULL, kinds BLOB NOT NULL, tags BLOB NOT NULL, search BLOB NOT NULL, \
@@ -60,7 +71,8 @@ const CREATE: [&str; 15] = [
     "CREATE TABLE market_providers (pubkey BLOB PRIMARY KEY, seen INTEGER NOT NULL, msat INTEGER NOT NULL, as_of INTEGER NOT NULL, \
      refigure_at INTEGER NOT NULL, customers INTEGER NOT NULL, delivered INTEGER NOT NULL, failed INTEGER NOT NULL, \
      unpaid INTEGER NOT NULL, pending INTEGER NOT NULL, success INTEGER NOT NULL, bound INTEGER NOT NULL, \
-     latency INTEGER NOT NULL, capped INTEGER NOT NULL, answered_open INTEGER NOT NULL, daily BLOB NOT NULL) WITHOUT ROWID",
+     latency INTEGER NOT NULL, capped INTEGER NOT NULL, answered_open INTEGER NOT NULL, daily BLOB NOT NULL, \
+     paid INTEGER NOT NULL, paying INTEGER NOT NULL, paid_msat INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE INDEX market_offers_expires ON market_offers (expires)",
     "CREATE INDEX market_beats_at ON market_beats (at)",
     "CREATE INDEX market_providers_least ON market_providers (customers, seen)",

@@ -14,15 +14,16 @@ pub(super) struct State {
     pub(super) position: Option<u64>,
     /// Evidence of anybody that states a time up to this may have been forgotten.
     pub(super) horizon: Timestamp,
+    /// Likewise receipts, which have a horizon of their own: many zaps that are of no job push out no jobs.
+    pub(super) receipts_horizon: Timestamp,
     pub(super) totals: Totals,
     /// Some figures are to be recomputed; whose is in memory only.
     pub(super) is_dirty: bool,
 }
 
-const READ: &str =
-    "SELECT position, horizon, events, named, kept_bytes, dirty FROM market_state WHERE id = 1";
-const WRITE: &str = "INSERT OR REPLACE INTO market_state (id, position, horizon, events, named, kept_bytes, dirty) \
-                     VALUES (1, ?, ?, ?, ?, ?, ?)";
+const READ: &str = "SELECT position, horizon, receipts_horizon, events, named, kept_bytes, receipts, dirty FROM market_state WHERE id = 1";
+const WRITE: &str = "INSERT OR REPLACE INTO market_state (id, position, horizon, receipts_horizon, events, named, kept_bytes, receipts, dirty) \
+                     VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 impl State {
     pub(super) fn read(conn: &impl SqlConn) -> Result<State, StoreError> {
@@ -30,8 +31,14 @@ impl State {
             Ok(State {
                 position: signed(row, 0)?.try_into().ok(),
                 horizon: int(row, 1)?,
-                totals: Totals { events: int(row, 2)?, named: int(row, 3)?, kept_bytes: int(row, 4)? },
-                is_dirty: int(row, 5)? == 1,
+                receipts_horizon: int(row, 2)?,
+                totals: Totals {
+                    events: int(row, 3)?,
+                    named: int(row, 4)?,
+                    kept_bytes: int(row, 5)?,
+                    receipts: int(row, 6)?,
+                },
+                is_dirty: int(row, 7)? == 1,
             })
         })?;
         Ok(found.unwrap_or_default())
@@ -39,13 +46,15 @@ impl State {
 
     /// One row.
     pub(super) fn write(&self, conn: &impl SqlConn) -> Result<(), StoreError> {
-        let State { position, horizon, totals, is_dirty } = *self;
+        let State { position, horizon, receipts_horizon, totals, is_dirty } = *self;
         let params = [
             optional_param(position),
             horizon.into(),
+            receipts_horizon.into(),
             totals.events.into(),
             totals.named.into(),
             totals.kept_bytes.into(),
+            totals.receipts.into(),
             is_dirty.into(),
         ];
         exec(conn, WRITE, &params)

@@ -1,5 +1,7 @@
 //! Events of authors by number.
 
+pub(crate) mod zaps;
+
 use relay_agent::identity::{self, Keys};
 use relay_engine::types::{Event, Kind, PubKey, Timestamp};
 

@@ -1,6 +1,10 @@
 //! The registry alone, with a clock of its own: who is listed, what counts, what ends with time, what repeats change.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod payments;
+mod receipts;
+mod weights;
 
 use common::{Draft, pubkey};
 use relay_agent::api::Relay;

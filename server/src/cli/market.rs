@@ -11,6 +11,7 @@ use relay_engine::wire;
 use relay_market::evidence::{Evidence, Role};
 use relay_market::figures::WINDOW_SECONDS;
 use relay_market::proof::Proof;
+use relay_market::receipt::Receipt;
 use serde_json::{Value, json};
 
 use super::exit::Failure;
@@ -197,7 +198,10 @@ async fn verify(http: &str, ws: &RelayUrl, provider: &PubKey) -> Result<Found, F
         provider: *provider,
         recomputed: proof.recompute(used.iter().copied()),
         claimed: proof.claimed,
-        events: used.iter().filter(|event| Evidence::of(event).is_some()).count(),
+        events: used
+            .iter()
+            .filter(|event| Evidence::of(event).is_some() || Receipt::of(event).is_some())
+            .count(),
         missing,
         left_out,
         expired: proof.expired.len(),

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { SimplePool } from 'nostr-tools/pool'
 import * as pages from './browser.mjs'
+import { zapReceipt } from './receipts.mjs'
 import { author, isOtherHost, now, startRelay, until, within } from './relay.mjs'
 
 const skip = process.env.RELAY_URL || isOtherHost ? 'the edge has no market' : false
@@ -11,15 +12,17 @@ const HOSTILE = '<script>window.hit = 1</script>\u202e"><img src=x onerror=hit=2
 let server, browser, pool
 const publish = event => within('OK', Promise.all(pool.publish([server.url], event)))
 
-/** A provider with an announcement, and `jobs` delivered of as many customers' requests, `failed` of them not. */
-async function provider(name, { kinds = ['5050'], amount = 'free', about = '', tags = [], customers = 0, failed = 0, online = false, days = [] } = {}) {
+/** A provider with an announcement, and jobs of as many customers, `failed` of them not delivered; `paid` of them pay 21 sats. */
+async function provider(name, { kinds = ['5050'], amount = 'free', about = '', tags = [], customers = 0, failed = 0, paid = 0, online = false, days = [] } = {}) {
   const it = author()
   const content = JSON.stringify({ name, about, amount })
   await publish(it.sign({ kind: 31990, created_at: now() - 5000, content, tags: [['d', 'x'], ...kinds.map(kind => ['k', kind]), ...tags.map(tag => ['t', tag])] }))
   for (let n = 0; n < customers + failed; n++) {
-    const request = author().sign({ kind: 5050, created_at: now() - 7200, content: '', tags: [['p', it.pubkey]] })
+    const customer = author()
+    const request = customer.sign({ kind: 5050, created_at: now() - 7200, content: '', tags: [['p', it.pubkey]] })
     await publish(request)
-    if (n < customers) await publish(it.sign({ kind: 6050, created_at: now() - 7195, content: 'done', tags: [['e', request.id], ['p', request.pubkey]] }))
+    if (n < customers) await publish(it.sign({ kind: 6050, created_at: now() - 7195, content: 'done', tags: [['e', request.id], ['p', request.pubkey], ['amount', '21000']] }))
+    if (n < paid) await publish(zapReceipt({ customer, provider: it, zapped: request, msat: 21_000, at: now() - 7190 }))
   }
   // Earlier days of one customer, the seconds of a job of each; the last one is yesterday's.
   const regular = author()
@@ -38,7 +41,7 @@ before(async () => {
   server = await startRelay()
   browser = await pages.launch()
   pool = new SimplePool()
-  await provider('Painter', { kinds: ['5100', '5050'], amount: '120', about: 'Pictures of everything, in oil.', tags: ['art', 'images'], customers: 3, online: true })
+  await provider('Painter', { kinds: ['5100', '5050'], amount: '120', about: 'Pictures of everything, in oil.', tags: ['art', 'images'], customers: 3, paid: 2, online: true })
   await provider('Scribe', { amount: '5', customers: 1, failed: 2 })
   await provider('Singer', { kinds: ['5250'], amount: '40', tags: ['music'], days: [3, 4, 4, 9, 30, 42, 25, 12, 7, 5, 4, 5, 3, 2, 3] })
   await provider(HOSTILE, { kinds: ['5001'], amount: 'flexible', about: `${HOSTILE}{{style}}${'W'.repeat(500)}`, tags: [HOSTILE.slice(0, 60)] })
@@ -46,7 +49,7 @@ before(async () => {
   await until('figures', async () => {
     const { providers } = await (await fetch(`${server.http}/market`)).json()
     const of = name => providers.find(one => one.offers[0].name === name)?.figures
-    return of('Painter')?.jobs_delivered === 3 && of('Scribe')?.jobs_failed === 2 && of('Singer')?.jobs_delivered === 15
+    return of('Painter')?.jobs_delivered === 3 && of('Painter').jobs_paid === 2 && of('Scribe')?.jobs_failed === 2 && of('Singer')?.jobs_delivered === 15
   })
 })
 after(async () => {
@@ -80,7 +83,7 @@ test('a reader filters and sorts without scripts, by the keyboard alone', { skip
   assert.deepEqual(await names(), ['Painter'])
   assert.equal(await page.getByLabel('Topic').inputValue(), 'Art')
   const figures = await page.locator('.cards dl').innerText()
-  for (const want of ['120 sats', '100.0', '5\u00a0s', 'Customers\n3']) assert.ok(figures.includes(want), `${want}: ${figures}`)
+  for (const want of ['120 sats', '100.0', '5\u00a0s', 'Customers\n3', 'Paying customers\n2', 'Jobs paid\n2', 'Paid\n42 sats']) assert.ok(figures.includes(want), `${want}: ${figures}`)
 
   await page.getByLabel('Topic').fill('')
   await page.getByLabel('Kind of job').fill('5050')

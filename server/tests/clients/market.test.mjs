@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { npubEncode } from 'nostr-tools/nip19'
 import { SimplePool } from 'nostr-tools/pool'
+import { zapReceipt } from './receipts.mjs'
 import { author, binary, isOtherHost, now, startRelay, until, within, withoutRelayVariables } from './relay.mjs'
 
 const skip = process.env.RELAY_URL ? 'its figures are of relays of our own' : false
@@ -31,12 +32,21 @@ before(async () => {
   pool = new SimplePool()
   provider = author()
   const at = now() - 7200
-  const request = () => author().sign({ kind: 5050, created_at: at, content: '', tags: [['p', provider.pubkey]] })
+  const customers = Array.from({ length: 4 }, author)
+  const request = customer => customer.sign({ kind: 5050, created_at: at, content: '', tags: [['p', provider.pubkey]] })
   const result = (to, tags = []) => provider.sign({ kind: 6050, created_at: at + 3, content: 'done', tags: [['e', to.id], ...tags] })
-  const requests = Array.from({ length: 4 }, request)
+  const requests = customers.map(request)
   const open = author().sign({ kind: 5050, created_at: at, content: '', tags: [] })
   const expires = ['expiration', String(now() + 4)]
-  await publish(...requests, open, result(requests[0]), result(requests[1], [expires]), result(open))
+  await publish(...requests, open, result(requests[0]), result(requests[1], [expires, ['amount', '7000']]), result(open))
+  // The first job is paid; of the others somebody else has signed the zap request, or what has been paid for is not done.
+  const demands = [0, 2].map(n => provider.sign({ kind: 7000, created_at: at + 1, content: '', tags: [['status', 'payment-required'], ['amount', '5000'], ['e', requests[n].id], expires] }))
+  await publish(
+    ...demands,
+    zapReceipt({ customer: customers[0], provider, zapped: demands[0], msat: 5000, at: at + 2 }),
+    zapReceipt({ customer: customers[1], provider, zapped: requests[1], msat: 7000, at: at + 2, signer: author() }),
+    zapReceipt({ customer: customers[2], provider, zapped: demands[1], msat: 5000, at: at + 2 }),
+  )
   // It announces itself after it has worked.
   await publish(provider.sign({ kind: 31990, created_at: now(), content: '{"name":"worker","amount":"3"}', tags: [['d', 'x'], ['k', '5050'], ['t', 'a']] }))
   await until('figures', async () => counts((await market('')).providers[0])[0] === 2)
@@ -48,9 +58,10 @@ after(async () => {
 
 test('figures are those of the events, also after one of them has expired', { skip }, async () => {
   const [entry] = (await market('?kind=5050&tag=A&max_msat=3000&q=WORK')).providers
-  assert.deepEqual([...counts(entry), entry.online, entry.name], [2, 2, 2, false, 'worker'])
+  assert.deepEqual([...counts(entry), entry.online, entry.name], [2, 1, 2, false, 'worker'])
   assert.equal(entry.figures.open_requests_answered, 1)
-  assert.equal(entry.figures.success_ratio_mean_of_customers, 0.5)
+  assert.deepEqual([entry.figures.jobs_paid, entry.figures.distinct_paying_customers, entry.figures.paid_msat, entry.figures.jobs_unpaid], [1, 1, 5000, 1])
+  assert.equal(entry.figures.success_ratio_mean_of_customers, 0.666)
   const right = await verify(server.http)
   assert.equal(right.code, 0, right.stdout + right.stderr)
   await until('the end of a result', async () => {
@@ -60,7 +71,7 @@ test('figures are those of the events, also after one of them has expired', { sk
   const still = await verify(server.url, '--json')
   assert.equal(still.code, 0, still.stdout + still.stderr)
   const found = JSON.parse(still.stdout)
-  assert.deepEqual([found.recomputed.jobs_delivered, found.recomputed.open_requests_answered, found.missing, found.left_out, found.expired], [2, 1, [], [], 0])
+  assert.deepEqual([found.recomputed.jobs_delivered, found.recomputed.jobs_paid, found.recomputed.open_requests_answered, found.missing, found.left_out, found.expired], [2, 1, 1, [], [], 0])
 })
 
 test('lies are found', { skip }, async t => {
@@ -79,6 +90,15 @@ test('lies are found', { skip }, async t => {
       const shown = proof.jobs.find(job => job.result?.id)
       shown.result.sig = shown.result.sig.replace(/^../, pair => (pair === '00' ? '11' : '00'))
     },
+    'a payment that nobody has signed': proof => (proof.figures.jobs_paid = 2),
+    'a payment of which more was asked': proof => (proof.figures.paid_msat = 5001),
+    'a payment left out': proof => {
+      proof.jobs.find(job => job.payment).payment = null
+      Object.assign(proof.figures, { jobs_paid: 0, distinct_paying_customers: 0, paid_msat: 0 })
+    },
+    'a payment that it claims to have forgotten': proof => (proof.receipts_since = proof.as_of),
+    'a receipt that nobody has': proof => (proof.jobs.find(job => job.payment).payment.receipt = 'cd'.repeat(32)),
+    'a forged demand': proof => (proof.jobs.find(job => job.payment).payment.demand.content = 'cheaper'),
     'an event that nobody has': proof => (proof.jobs.find(job => typeof job.result === 'string').result = 'ab'.repeat(32)),
   }
   for (const [name, lie] of Object.entries(lies)) {
