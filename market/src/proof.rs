@@ -251,7 +251,7 @@ impl Proof {
     }
 
     /// The figures that follow from these events, whose signatures have been checked. `events`: those of the proof, and all other
-    /// requests and answers that are known.
+    /// requests, answers and receipts that are known.
     pub fn recompute<'a>(&self, events: impl IntoIterator<Item = &'a Event>) -> Value {
         let (mut evidence, mut receipts) = (Vec::new(), Vec::new());
         for event in events {

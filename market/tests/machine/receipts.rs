@@ -76,7 +76,7 @@ fn a_receipt_writes_five_rows_and_again_one() {
     let paid_by = receipt(&asked, NOW);
     for want in [4 + 1, 1] {
         let before = host.db.rows_written();
-        host.apply(&[paid_by.clone()]);
+        host.apply(std::slice::from_ref(&paid_by));
         assert_eq!(host.db.rows_written() - before, want, "its row, three indexes and the state");
     }
     // One that proves nothing is only a position.
