@@ -145,7 +145,10 @@ fn each_clause() {
         (of_description("hello"), "its zap request is not an event"),
         (of_request(|request| request.kind = 1), "its zap request is of another kind"),
         (request_tag("p", None), "its zap request must have one p tag, with the key of the receipt's"),
-        (request_tag("p", Some(&other)), "its zap request must have one p tag, with the key of the receipt's"),
+        (
+            request_tag("p", Some(&other)),
+            "its zap request must have one p tag, with the key of the receipt's",
+        ),
         (twice("p", &other), "a tag is there twice"),
         (twice("e", &"00".repeat(32)), "a tag is there twice"),
         (request_tag("e", Some("x")), "its zap request names no event (e)"),

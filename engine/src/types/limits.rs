@@ -119,7 +119,7 @@ pub struct Limits {
     /// Most events that a reconciliation may be about. A set takes 40 bytes of memory an event.
     pub neg_set_events_max: usize,
     /// Events of a reconciliation from which on it is answered from sums that the store keeps, if it does (the store on files): no set is
-    /// collected and held, and there may be more events than `neg_set_events_max`. Each message is answered about what is stored when it comes.
+    /// collected and held, and there may be more events than `neg_set_events_max`. Each message is answered about what is stored when it comes. 0: never.
     pub neg_summed_events_min: usize,
     /// Memory of the sets of all reconciliations of a shard, of sets kept for later ones and of messages waiting for
     /// their answer, in bytes; what one step collects may go past it. Reconciliations of the same filter share a set. When it is used up, sets that are kept are dropped,
@@ -222,7 +222,7 @@ impl Default for Limits {
             query_bytes_max: 64 << 20,
             neg_sessions_max: 20,
             neg_set_events_max: 1_000_000,
-            neg_summed_events_min: 16_384,
+            neg_summed_events_min: 0,
             neg_sets_bytes_max: 64 << 20,
             neg_prepared_events_max: 0,
         }

@@ -114,7 +114,7 @@ fn the_server_reconciles_from_sums() {
         let default = Limits::default().neg_summed_events_min;
         let limits = &mut config.limits;
         if limits.neg_summed_events_min == default {
-            limits.neg_summed_events_min = 0;
+            limits.neg_summed_events_min = 1;
         }
     };
     run("reconciliation: ", StoreEngine::Log, from_sums);

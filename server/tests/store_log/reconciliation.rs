@@ -19,7 +19,7 @@ type Machine = Relay<LogBackend<CrashDisk>>;
 
 fn start(store: &LogBackend<CrashDisk>, change: impl FnOnce(&mut Limits)) -> Machine {
     let mut config = Config::default();
-    config.limits.neg_summed_events_min = 0;
+    config.limits.neg_summed_events_min = 1;
     change(&mut config.limits);
     Relay::new(config.into(), store.clone(), std::sync::Arc::new(Libsecp256k1), [1; 32])
 }

@@ -237,6 +237,7 @@ impl<B: Backend> Relay<B> {
                 let key = FairnessKey::of(query.conn, session.address);
                 let mut reconciliation = session.reconciliations.remove(&query.id)?;
                 self.release_filters(query.conn, &mut reconciliation);
+                reconciliation.key = None;
                 self.neg_holdings.add(key, super::address_of(&set), set.bytes());
                 let set: Arc<dyn EventSet + Send + Sync> = set;
                 reconciliation.set = Some(Arc::clone(&set));

@@ -46,8 +46,8 @@ pub(super) struct Reconciliation {
     serial: u64,
     /// What is reconciled, while it is being collected.
     filters: Option<Arc<[Filter]>>,
-    /// What it is about.
-    key: Arc<sets::SetKey>,
+    /// What it is about, as long as it has no set.
+    key: Option<Arc<sets::SetKey>>,
     /// The relay's events, once they have been collected; until then messages are answered from the store's sums.
     set: Option<Arc<dyn EventSet + Send + Sync>>,
     /// A message of the client has not been answered.
@@ -93,7 +93,7 @@ impl<B: Backend> Relay<B> {
         let reconciliation = Reconciliation {
             serial,
             filters: Some(Arc::clone(&filters)),
-            key: Arc::clone(&key),
+            key: Some(Arc::clone(&key)),
             set: None,
             waits: true,
             last_used: now,
@@ -137,11 +137,11 @@ impl<B: Backend> Relay<B> {
         let serial = reconciliation.serial;
         self.neg_holdings.end_idle(reconciliation.last_used, serial);
         let message = self.neg_sets.keep_message(message);
-        let query = match (&reconciliation.set, &reconciliation.filters) {
-            (None, Some(filters)) => {
+        let query = match (&reconciliation.set, &reconciliation.filters, &reconciliation.key) {
+            (None, Some(filters), Some(key)) => {
                 // From sums, as before; or else it is collected now.
                 let reservation = Reservation::of(cursor_bytes_max(filters, self.store.classes()));
-                let key = Arc::clone(&reconciliation.key);
+                let key = Arc::clone(key);
                 let after = match self.last_seq() {
                     Ok(last) => last,
                     Err(error) => {

@@ -478,7 +478,12 @@ impl SetCache {
         Some(collected)
     }
 
-    /// Whether there is a set of `key`.
+    /// Whether there is a set of `key` that can be used now.
+    pub(super) fn is_at_hand(&self, key: &SetKey) -> bool {
+        self.entries.iter().any(|entry| *entry.key == *key && matches!(entry.state, State::Current))
+    }
+
+    /// Whether there is a set of `key`, also if it is being collected or could not be.
     pub(super) fn is_kept(&self, key: &SetKey) -> bool {
         self.entries.iter().any(|entry| *entry.key == *key)
     }

@@ -15,8 +15,11 @@ use crate::types::{EventId, Filter, Kind, Timestamp};
 /// Ids that an answer may look up, where reading a block counts as 16: some milliseconds. Identical sets of a million in ten runs
 /// take half of it.
 const IDS_MAX: usize = 16_384;
-/// As many look-ups are always made: one range, of which 16 parts are answered.
-const LOOKUPS_MIN: usize = 2;
+/// As many look-ups are always made: the Skip before it and one range, of which 16 parts are answered. Without room for a range behind the Skip the
+/// client would send the same message again, for ever.
+const LOOKUPS_MIN: usize = 3;
+/// [`IDS_MAX`] of such a message. Where that is not enough the reconciliation ends.
+const IDS_MAX_OF_LEAST: usize = 8 * IDS_MAX;
 
 /// How far a message has been answered from sums.
 pub(super) enum Summed {
@@ -74,9 +77,12 @@ impl<B: Backend> Relay<B> {
         budget: &mut usize,
     ) -> Result<Summed, StoreError> {
         let limits = &self.config.limits;
+        if limits.neg_summed_events_min == 0 {
+            return Ok(Summed::Collect);
+        }
         let hidden = query.key.hidden(&self.config.policy.guarded_kinds);
         // One that is at hand answers anything.
-        let Some(hidden) = hidden.filter(|_| !self.neg_sets.is_kept(&query.key)) else {
+        let Some(hidden) = hidden.filter(|_| !self.neg_sets.is_at_hand(&query.key)) else {
             return Ok(Summed::Collect);
         };
         let reader = self.store.reader()?;
@@ -86,12 +92,11 @@ impl<B: Backend> Relay<B> {
             OpenedSet::OutOfBudget => return Ok(Summed::Again),
             OpenedSet::Set(set) => set,
         };
-        if set.len() < limits.neg_summed_events_min {
+        if set.len() < limits.neg_summed_events_min && set.len() <= limits.neg_set_events_max {
             return Ok(Summed::Collect);
         }
-        if query.lookups_max > LOOKUPS_MIN {
-            set.limit(IDS_MAX);
-        }
+        let is_least = query.lookups_max <= LOOKUPS_MIN;
+        set.limit(if is_least { IDS_MAX_OF_LEAST } else { IDS_MAX });
         let set = StoreSet(set);
         let mut answer = answer_first(&set, message, bytes_max, query.lookups_max);
         let StoreSet(set) = set;
@@ -100,7 +105,7 @@ impl<B: Backend> Relay<B> {
             return Ok(Summed::Answered(answer));
         }
         *budget = budget.saturating_sub(answer.cost);
-        if set.len() <= limits.neg_set_events_max {
+        if is_least || set.len() <= limits.neg_set_events_max {
             return Ok(Summed::Collect);
         }
         query.lookups_max = (query.lookups_max.min(message.len()) / 4).max(LOOKUPS_MIN);
@@ -110,6 +115,9 @@ impl<B: Backend> Relay<B> {
     /// Learns some of the sums of all events that a client without keys sees. Whether that is all of it; `None` if the store keeps no
     /// sums.
     pub(super) fn learn_sums(&self, now: Timestamp, budget: &mut usize) -> Result<Option<bool>, StoreError> {
+        if self.config.limits.neg_summed_events_min == 0 {
+            return Ok(None);
+        }
         let guarded: &[Kind] = &self.config.policy.guarded_kinds;
         let reader = self.store.reader()?;
         let classes = self.store.classes();

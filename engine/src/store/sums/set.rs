@@ -88,6 +88,11 @@ impl<'a, R: Reader> SummedSet<'a, R> {
         let Some(path) = path.filter(|path| filter.limit.is_none() && path.len(filter) <= TERMS_MAX) else {
             return Ok(OpenedSet::Unsupported);
         };
+        // A kind that is named twice is subtracted once.
+        let mut hidden = hidden.to_vec();
+        hidden.sort_unstable();
+        hidden.dedup();
+        let hidden = &hidden[..];
         if hidden.len() > GUARDED_MAX {
             return Ok(OpenedSet::Unsupported);
         }
