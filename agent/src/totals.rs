@@ -200,7 +200,7 @@ mod tests {
                 .into()
         );
         assert_eq!(totals.failures, [("timeout", 2), ("state", 8)].into());
-        assert_eq!((totals.payments["settled"], totals.payments.len(), totals.received_msat), (4, 10, 1_000));
+        assert_eq!((totals.payments["settled"], totals.payments.len(), totals.received_msat), (4, 11, 1_000));
         assert_eq!(totals.latency, [1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
         assert_eq!((totals.attempts, totals.latency_millis), (6, 140));
         assert_eq!((totals.queued, totals.running), (12, 2));

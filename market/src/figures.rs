@@ -13,9 +13,9 @@
 //! signing for the other.
 //!
 //! **Why that cannot be turned against anybody.** The ratios do not depend on payments, and Wilson's lower bound of the same mean only grows with the
-//! number of customers: a receipt, forged or not, never makes a provider look worse. And as the most that a customer
-//! counts is one, as it was without payments, so many keys raise a provider no higher than they could without forging any receipt: it is
-//! those without payments that are lower. What was paid and has no result has not failed: nothing signed shows that money was
+//! number of customers: a receipt, forged or not, never makes a provider look worse. (Only more
+//! receipts than the registry keeps push out older ones.) And the most that a customer counts is one: customers without payments
+//! count less, and forged receipts raise a provider no higher than if every customer counted as one. What was paid and has no result has not failed: nothing signed shows that money was
 //! taken, and a customer who wants to harm a provider can sign the rest. `paid_msat` is what the provider asked for, which both have
 //! agreed to, not what receipts claim.
 //!

@@ -1,8 +1,8 @@
 //! Zap receipts (NIP-57, kind 9735) as evidence that a customer has paid.
 //!
 //! A receipt has a zap request in it, which the customer has signed: it names the provider and what of a job is paid. Who has signed the
-//! receipt itself makes no difference, because no signed event says whose word that would have to be: the key of a provider's Lightning
-//! service is told by that service alone. So a receipt shows that the customer has signed that it wants to pay, and that somebody says
+//! receipt itself is checked only if the zap request names that key (`P`). Otherwise no signed event says whose key it must be: that of a
+//! provider's Lightning service is known from that service alone. So a receipt shows that the customer has signed that it wants to pay, and that somebody says
 //! it has. It does not show that any money went anywhere.
 
 use relay_agent::identity::is_authentic;

@@ -1,5 +1,5 @@
-//! Retention of events: those that are too old by the first rule that has their kind, and, if there are too many, those that
-//! were stored first. One step at a time, between commits.
+//! Retention removes events that are too old by the first rule that has their kind, and, if there are still too many, those that
+//! were stored first. It makes one step at a time, between commits.
 
 use std::time::{Duration, Instant};
 

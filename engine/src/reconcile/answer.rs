@@ -24,7 +24,7 @@ pub const CALLS_MAX: usize = 8 * LOOKUPS_MAX;
 /// takes 300 bytes and 33 calls, where the ids of an answer take next to nothing.
 pub const SPLIT_BYTES_MAX: usize = 125_000;
 const SPLITS_MAX: usize = SPLIT_BYTES_MAX / 300;
-/// Items of a range with a fingerprint of which only the sum is said: as many as the crate never lists as ids.
+/// From so many items on, the crate gets only the sum of a range with a fingerprint: it lists ids only of shorter ones.
 const FINGERPRINT_SUMMED: usize = 32;
 /// Items that are listed or added up for a unit of cost.
 const ITEMS_PER_COST: usize = 256;
@@ -53,8 +53,8 @@ pub enum AnswerError {
 
 /// Answers a client's `message` about `set`, in up to `bytes_max` bytes (4,096 at least), or in [`SPLIT_BYTES_MAX`] if very many
 /// of its ranges may have to be split: what does not fit, the client asks for again. If the ranges take more than [`LOOKUPS_MAX`] look-ups, those beyond are answered as one range. A message of another
-/// version of the protocol is answered with the version that is understood. Takes some milliseconds at most, whatever the message
-/// and however large the set.
+/// version of the protocol is answered with the version that is understood. Takes some milliseconds at most if the set is in
+/// memory, whatever the message and however large the set.
 pub fn answer(set: &dyn EventSet, message: &[u8], bytes_max: usize) -> Answer {
     answer_first(set, message, bytes_max, LOOKUPS_MAX)
 }

@@ -4,8 +4,8 @@
 //! two mebibytes in hex. Counting reads no set.
 //!
 //! Of very many ranges the first are answered, and the rest as the protocol has it where a frame is full: as one range. It is
-//! put in the place of the others, with a fingerprint that fits no events, so the crate answers it with the 16 fingerprints that
-//! the relay's events have there, and the client goes on from these.
+//! put in the place of the others, with a fingerprint that fits no events, so the crate answers it with 16 fingerprints of
+//! the relay's events there, or with their ids if they are fewer than 32, and the client goes on from these.
 
 use std::borrow::Cow;
 

@@ -116,7 +116,7 @@ pub struct Limits {
     /// Reconciliations (NIP-77) that a connection may have open, here called sessions; their ids are apart from those of
     /// subscriptions.
     pub neg_sessions_max: usize,
-    /// Most events that a reconciliation may be about. A set takes 40 bytes of memory an event.
+    /// Most events of a set that is collected for a reconciliation. A set takes 40 bytes of memory an event.
     pub neg_set_events_max: usize,
     /// Events of a reconciliation from which on it is answered from sums that the store keeps, if it does (the store on files): no set is
     /// collected and held, and there may be more events than `neg_set_events_max`. Each message is answered about what is stored when it comes. 0: never.

@@ -246,7 +246,7 @@ fn meaning(body: &mut String) {
     for (name, text) in [
         (
             "Success",
-            "results for requests that name the provider, in the mean of its customers: each has the same weight, however \
+            "the share of requests naming the provider that have a result: the mean over its customers, each of the same weight, however \
             much they order. A request without a result after an hour has failed, unless the provider has asked for payment: then it is \
             unpaid, and does not count here.",
         ),

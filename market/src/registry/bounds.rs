@@ -28,7 +28,8 @@ pub struct Bounds {
     pub receipts: u64,
     /// Of these, those of one payee that count: the newest.
     pub payee_receipts: u64,
-    /// Providers. A new one takes the place of the one that has the fewest customers and was seen least recently.
+    /// Providers. A new one takes the place of the one that has the fewest customers and was seen least recently, if that one has no
+    /// customers or has been silent for a day.
     pub providers: u64,
     /// Announcements of all. A list with `q` reads them, some kilobytes each at most.
     pub offers: u64,

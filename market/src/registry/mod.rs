@@ -101,11 +101,11 @@ pub struct Registry<C> {
 }
 
 impl<C: SqlConn> Registry<C> {
-    /// Opens a database, or makes its tables. If the last process has ended before it had counted figures again, all are at the
-    /// first [`Registry::refresh`].
+    /// Opens a database, or makes its tables. Tables of an older version are made again. If the last process has ended before it
+    /// had counted figures again, [`Registry::refresh`] counts all of them.
     ///
     /// # Errors
-    /// If it cannot be read or written, or is of another version.
+    /// If it cannot be read or written, or is of a newer version.
     pub fn open(conn: C) -> Result<Self, StoreError> {
         Self::open_bounded(conn, Bounds::default())
     }

@@ -112,7 +112,7 @@ impl<C: SqlConn> Run<'_, C> {
 }
 
 impl<C: SqlConn> Registry<C> {
-    /// The receipts that name a provider, and the time that those state which may not be known: what states a time up to it does not count.
+    /// The receipts that name a provider, and the time after which all are known. Receipts that state a time up to it do not count.
     pub(super) fn receipts_of(&self, provider: &PubKey) -> Result<(Timestamp, Vec<Receipt>), StoreError> {
         const OF_PAYEE: &str = "SELECT id, author, payer, payee, zapped, msat, at FROM market_receipts \
              WHERE payee = ? AND at > ? ORDER BY at DESC, id LIMIT ?";

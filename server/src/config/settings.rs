@@ -164,7 +164,7 @@ pub struct Store {
     pub pack: bool,
     /// Most events made durable by one sync.
     pub commit_events_max: usize,
-    /// Seconds between sweeps of expired events. Retention by age is swept sixty times more seldom.
+    /// Seconds between sweeps of expired events. Retention, by age and by number, is swept at sixty times this interval.
     pub sweep_seconds: u64,
     /// Retention by age and kind: the first matching rule applies, and an event that matches none is kept.
     pub retention: Vec<RetentionRule>,

@@ -27,7 +27,7 @@ struct Contents {
     removed: u64,
 }
 
-/// Removed events and sealed segments: while they are the same, no other segment is worn.
+/// How many events are removed and how many segments are sealed. While both stay the same, no further segment has to be dropped or cleaned.
 fn looked_at<F: DiskFile>(version: &Version<F>) -> (u64, usize) {
     let sealed = version.segments.iter().filter(|segment| segment.is_sealed()).count();
     (version.applied.removed.len(), sealed)

@@ -3,7 +3,7 @@
 //! ```text
 //! log-<number>[-<generation>]    head  batch*  zeros          head: 64 bytes; a batch begins at a multiple of 8
 //! head     = "relaylog"  version:4  crc:4  database:16  number:8  first seq:8  serial:8  dictionary bytes:4  values:4
-//!                                               crc: of the 48 bytes after it; serial: of the last batch before the segment
+//!                                               crc: of the 48 bytes after it; serial: of the last batch before it; 0 if written again
 //! version  1, or 2 if it is packed: then its vocabulary is between head and batches               packed
 //! index    after the last batch, once the segment is sealed: where the line of each event begins             offsets
 //! ```
@@ -68,7 +68,7 @@ pub(super) fn parse_name(name: &str) -> Option<(u64, u32)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) first_seq: u64,
-    /// The serial of the last batch before it.
+    /// The serial of the last batch before it; 0 in a segment that was cleaned or packed.
     pub(super) serial: u64,
     /// Of its vocabulary, if it is packed.
     pub(super) packed: Option<Sizes>,

@@ -15,7 +15,7 @@ use crate::types::{EventId, Filter, Kind, Timestamp};
 /// Ids that an answer may look up, where reading a block counts as 16: some milliseconds. Identical sets of a million in ten runs
 /// take half of it.
 const IDS_MAX: usize = 16_384;
-/// As many look-ups are always made: the Skip before it and one range, of which 16 parts are answered. Without room for a range behind the Skip the
+/// So many look-ups are always allowed: enough for a leading range of mode Skip and one range after it. If only the Skip were answered, the
 /// client would send the same message again, for ever.
 const LOOKUPS_MIN: usize = 3;
 /// [`IDS_MAX`] of such a message. Where that is not enough the reconciliation ends.
@@ -112,8 +112,8 @@ impl<B: Backend> Relay<B> {
         Ok(Summed::Again)
     }
 
-    /// Learns some of the sums of all events that a client without keys sees. Whether that is all of it; `None` if the store keeps no
-    /// sums.
+    /// Learns some of the sums of all events that a client without keys sees. Returns whether all are known then; `None` if sums are not
+    /// used for these events: they are off, the store keeps none, or the events are fewer than `neg_summed_events_min`.
     pub(super) fn learn_sums(&self, now: Timestamp, budget: &mut usize) -> Result<Option<bool>, StoreError> {
         if self.config.limits.neg_summed_events_min == 0 {
             return Ok(None);

@@ -146,7 +146,7 @@ impl PostingSums {
     ) {
         let mut table = self.table();
         table.learned += 1;
-        // Another page may be there by now, or have less.
+        // By now the page may have been replaced, or more of its events removed.
         let in_page = |removed: &RemovedSeqs| removed.count_in(*page.seqs.start(), *page.seqs.end());
         let is_same = std::ptr::eq(&*table.directory, directory)
             && (table.removed.len() == removed.len() || in_page(&table.removed) == in_page(removed));
@@ -223,7 +223,7 @@ impl<S: Shelf> View<'_, S> {
         budget: &mut usize,
     ) -> Result<Summed, StoreError> {
         let range = Range::new(from, to, self.filtered)?;
-        // Keys of the range in a page at its end up to which they are read each time, and the page is not learned for them.
+        // If a page at an end of the range has at most so many keys of it, they are read each time, and the page is not learned.
         let few = 2 * source.sums.block_keys;
         let mut found = SummedPostings::default();
         let (mut has_learned, mut pages) = (false, 0);

@@ -204,7 +204,8 @@ pub fn sweep_expired<B: Backend>(
 /// accepts, without tombstones: they may be stored again. Like [`sweep_expired`] it ends with the keys that one change may
 /// remove. Removal requests ([`is_removal_request`]) are never swept, because their effect must last.
 ///
-/// Costs one look-up a stored kind, and a read for each old event of a kind that is swept.
+/// Costs one look-up a stored kind, and one for each old event of these kinds that it comes to: as many as it removes, and those that are
+/// pending removal.
 ///
 /// # Errors
 /// The backend's. Then none was removed.
@@ -263,7 +264,7 @@ pub fn sweep_older_than<B: Backend>(
 
 /// Retention by number: removes up to `events_max` events of a kind that `is_swept` accepts, in the order in which they were stored, beginning after
 /// `after`; without tombstones, and ending with the keys that one change may remove, like [`sweep_older_than`]. Reads 256 events at most. Returns
-/// what was removed, with `more` if there are later events, and the last event that needs no second look.
+/// what was removed, with `more` unless no event comes after `after`, and the last event that need not be looked at again.
 ///
 /// # Errors
 /// The backend's. Then none was removed.

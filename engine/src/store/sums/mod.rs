@@ -22,7 +22,7 @@ use crate::types::IdSum;
 
 pub use set::{OpenedSet, SummedSet};
 
-/// Some postings that follow each other in a page. Between its first key and that of the next block is nothing else that counts.
+/// Postings that follow each other in a page: all from its first key up to that of the next block, but those of removed events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SummedBlock {
     /// Its first key, also if that is of a removed event.

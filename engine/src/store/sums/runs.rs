@@ -42,7 +42,7 @@ fn of_block(block: &SummedBlock) -> Aggregate {
 
 /// The rank of a block's first key, which is a posting's.
 fn rank_of(block: &SummedBlock) -> Rank {
-    // Whoever names other keys names nothing that is found.
+    // A key that is not a posting would be an error of the store; it gets the last rank.
     block.first.posting().map_or(Rank { created_at: 0, prefix: u64::MAX }, |posting| posting.rank)
 }
 
@@ -62,7 +62,7 @@ pub(super) struct BlockReader<'a, R> {
     pub(super) blocks: Cell<usize>,
     /// Ids that were looked up.
     pub(super) ids: Cell<usize>,
-    /// Ids that may be looked up, and postings that may be read.
+    /// Ids that may be looked up, where each block that is read counts as 16.
     pub(super) max: usize,
 }
 
@@ -159,8 +159,8 @@ impl SummedRun {
         first.map_or(0, |block| rank_of(block).created_at)
     }
 
-    /// The part and the block in which the first posting of `rank` or after it may be, and what is before that block; `None` if all
-    /// are.
+    /// The part and the block in which the first posting of `rank` or after it may be, and what is before that block; `None` if no
+    /// posting is before `rank`.
     fn place(&self, rank: Rank) -> Option<(usize, usize, Aggregate)> {
         let first_of = |part: &SummedPart| part.of_page.blocks.get(part.blocks.start).map(rank_of);
         let after = self.parts.partition_point(|(part, _)| first_of(part).is_some_and(|first| first < rank));

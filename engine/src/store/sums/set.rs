@@ -396,7 +396,7 @@ impl<'a, R: Reader> SummedSet<'a, R> {
         }
         let created_at = low;
         let mut left = position - self.count_older(created_at)?;
-        // Of one with many events, the prefixes of ids that few have.
+        // If that second has many events: a range of id prefixes that only few of them have.
         let (mut first, mut last) = (0, u64::MAX);
         let end = match created_at.checked_add(1) {
             Some(next) => self.count_older(next)?,

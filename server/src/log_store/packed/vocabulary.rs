@@ -1,7 +1,7 @@
 //! What the events of a segment have in common: strings, and values of 32 bytes such as public keys and ids.
 //!
 //! Only what events of several authors mention gets into it: when events are removed, what is left of them is nothing that was theirs
-//! alone. What no event mentions any more is gone when the segment is written again.
+//! alone. When the segment is written again, values that none of its events mentions any more are zeroed; the dictionary stays.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
