@@ -186,7 +186,7 @@ fn splits() {
         check(changed, value, path, message);
     }
     let nine: Vec<_> = (0..9).map(|at| split(&format!("{at}@pay.example"), 1)).collect();
-    check("payment.splits", json!(nine), "payment.splits", "has more than 8");
+    check("payment.splits", json!(nine), "payment.splits", "has more than 8 recipients");
     let splits = json!([split("a@pay.example", 1)]);
     check_changed(
         whole(),

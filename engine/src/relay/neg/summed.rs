@@ -92,7 +92,7 @@ impl<B: Backend> Relay<B> {
             OpenedSet::OutOfBudget => return Ok(Summed::Again),
             OpenedSet::Set(set) => set,
         };
-        if set.len() < limits.neg_summed_events_min && set.len() <= limits.neg_set_events_max {
+        if set.len() < limits.neg_summed_events_min {
             return Ok(Summed::Collect);
         }
         let is_least = query.lookups_max <= LOOKUPS_MIN;
