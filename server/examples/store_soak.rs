@@ -150,7 +150,7 @@ fn count<B: Backend>(backend: &B, is_over: &AtomicBool, counts: &AtomicU64) {
     while !is_over.load(Ordering::Relaxed) {
         let reader = backend.reader().expect("reader");
         let found = page(&reader, &Term::Kind(1984), Rank::newest(u64::MAX), usize::MAX);
-        assert!(found.windows(2).all(|pair| pair[0].rank >= pair[1].rank), "newest first");
+        assert!(found.windows(2).all(|pair| pair[0].rank <= pair[1].rank), "newest first");
         counts.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(500));
     }
