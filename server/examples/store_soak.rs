@@ -46,7 +46,7 @@ fn main() {
 }
 
 fn is_removed(n: u64, last: u64) -> bool {
-    n % REMOVED_PART == 0 && n + REMOVED_AFTER <= last
+    n.is_multiple_of(REMOVED_PART) && n + REMOVED_AFTER <= last
 }
 
 fn soak<B: Backend + Sync>(open: impl Fn() -> B, events: u64, folder: &Path) {
@@ -84,7 +84,7 @@ fn write<B: Backend>(backend: &B, events: u64, folder: &Path) {
         let made: Vec<_> = (first..=last).map(generated).collect();
         let old = (first..=last).filter_map(|n| n.checked_sub(REMOVED_AFTER));
         let old: Vec<_> =
-            old.filter(|n| *n > 0 && n % REMOVED_PART == 0).map(|n| (n, generated(n))).collect();
+            old.filter(|n| *n > 0 && n.is_multiple_of(REMOVED_PART)).map(|n| (n, generated(n))).collect();
         let begun = Instant::now();
         let done = backend.write(|writer| {
             for (n, event) in (first..).zip(&made) {

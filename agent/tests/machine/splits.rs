@@ -118,10 +118,13 @@ fn nothing_is_paid_to_a_service_that_says_something_wrong() {
     assert!(world.host.calls[0].1.url.ends_with("?to=alice&amount=95000"), "{}", world.host.calls[0].1.url);
 }
 
+/// What a service answers.
+type Answer<'a> = &'a dyn Fn(&mut World, &mut Friends) -> String;
+
 #[test]
 fn an_invoice_that_is_wrong_is_not_paid() {
     let pr = |bolt11: String| json!({"pr": bolt11, "routes": []}).to_string();
-    let cases: [(&str, &dyn Fn(&mut World, &mut Friends) -> String); 6] = [
+    let cases: [(&str, Answer<'_>); 6] = [
         ("has no invoice", &|_, _| json!({"routes": []}).to_string()),
         ("its invoice", &|_, _| json!({"pr": "lnbc1"}).to_string()),
         ("another amount", &|world, friends| pr(friends.invoice(world.now.seconds(), 117_000, 600))),
