@@ -10,6 +10,8 @@ use crate::config::Store;
 
 /// Between two sweeps, so many of those of expired events pass.
 const SWEEPS: u64 = 60;
+/// Time after a pass over all events that has left too many, because they are kept, until the next one.
+const PASS_WAIT: Duration = Duration::from_secs(3_600);
 /// Events removed by one step.
 const EVENTS_MAX: usize = 512;
 
@@ -22,6 +24,8 @@ pub(crate) struct Retention {
     at: Instant,
     /// The last event that the present sweep by number has looked at.
     looked_at: Seq,
+    /// When that may go on.
+    surplus_at: Instant,
 }
 
 impl Retention {
@@ -31,7 +35,7 @@ impl Retention {
         ages.retain(|age| *age > 0);
         ages.sort_unstable();
         ages.dedup();
-        Retention { settings: settings.clone(), ages, at: now, looked_at: Seq(0) }
+        Retention { settings: settings.clone(), ages, at: now, looked_at: Seq(0), surplus_at: now }
     }
 
     /// When [`Retention::step`] has something to do.
@@ -51,8 +55,8 @@ impl Retention {
     ) -> Result<usize, StoreError> {
         self.at = instant + Duration::from_secs(self.settings.sweep_seconds.saturating_mul(SWEEPS));
         let mut removed = self.sweep_ages(store, now)?;
-        if !removed.more && self.settings.retention_events_max > 0 {
-            let surplus = self.sweep_surplus(store)?;
+        if !removed.more && self.settings.retention_events_max > 0 && instant >= self.surplus_at {
+            let surplus = self.sweep_surplus(store, instant)?;
             removed = Removed { events: removed.events + surplus.events, ..surplus };
         }
         if removed.more {
@@ -74,7 +78,7 @@ impl Retention {
     }
 
     /// Removes some of the events that are too many, those first that were stored first.
-    fn sweep_surplus<B: Backend>(&mut self, store: &B) -> Result<Removed, StoreError> {
+    fn sweep_surplus<B: Backend>(&mut self, store: &B, instant: Instant) -> Result<Removed, StoreError> {
         let surplus = store.reader()?.stats()?.events.saturating_sub(self.settings.retention_events_max);
         let most = usize::try_from(surplus).unwrap_or(usize::MAX).min(EVENTS_MAX);
         if most == 0 {
@@ -83,8 +87,11 @@ impl Retention {
         }
         let is_swept = |kind: Kind| self.settings.is_removed_by_number(kind);
         let (removed, looked_at) = sweep_first(store, self.looked_at, &is_swept, most)?;
-        // If there is no more, all that is left is kept.
-        self.looked_at = if removed.more { looked_at } else { Seq(0) };
+        self.looked_at = looked_at;
+        if !removed.more {
+            // All that is left is kept.
+            (self.looked_at, self.surplus_at) = (Seq(0), instant + PASS_WAIT);
+        }
         Ok(removed)
     }
 }
