@@ -40,7 +40,7 @@ impl PostingCounts {
     pub fn of(directory: &Directory, removed: &RemovedSeqs) -> Self {
         let mut counts = PostingCounts::default();
         for page in directory.runs().flat_map(|run| &run.pages) {
-            let is_whole = removed.count_in(*page.seqs.start(), *page.seqs.end()) == 0;
+            let is_whole = !removed.has_any_in(*page.seqs.start(), *page.seqs.end());
             counts.set(page.id, page.postings.filter(|_| is_whole));
         }
         counts
@@ -72,8 +72,7 @@ impl PostingCounts {
     ) {
         old.iter().for_each(|page| self.set(*page, None));
         for page in new {
-            let in_page = |removed: &RemovedSeqs| removed.count_in(*page.seqs.start(), *page.seqs.end());
-            let is_whole = before.len() == removed.len() || in_page(before) == in_page(removed);
+            let is_whole = before.is_same_in(removed, *page.seqs.start(), *page.seqs.end());
             self.set(page.id, page.postings.filter(|_| is_whole));
         }
     }

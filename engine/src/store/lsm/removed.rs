@@ -60,6 +60,55 @@ impl RemovedSeqs {
         count
     }
 
+    /// Whether there is any from `first` on, up to `last`. Rows are looked at up to the first that has one, however wide the range is.
+    pub fn has_any_in(&self, first: Seq, last: Seq) -> bool {
+        if self.len == 0 || first > last {
+            return false;
+        }
+        let (from, to) = (first.0 / ROW_BITS, last.0 / ROW_BITS);
+        // A row is there because it has a bit.
+        let is_in = |number: u64| match self.rows.get(&number) {
+            Some(_) if from < number && number < to => true,
+            Some(bits) => {
+                let begin = if number == from { first.0 % ROW_BITS } else { 0 };
+                let end = if number == to { last.0 % ROW_BITS } else { ROW_BITS - 1 };
+                ones(bits, begin as usize, end as usize) > 0
+            }
+            None => false,
+        };
+        if self.rows.len() as u64 <= to - from {
+            return self.rows.keys().any(|number| (from..=to).contains(number) && is_in(*number));
+        }
+        (from..=to).any(is_in)
+    }
+
+    /// Whether the same events from `first` on, up to `last`, are here and in another state of this set. Rows that both share are not looked at.
+    pub fn is_same_in(&self, other: &RemovedSeqs, first: Seq, last: Seq) -> bool {
+        // They are added only.
+        if self.len == other.len || first > last {
+            return true;
+        }
+        let (from, to) = (first.0 / ROW_BITS, last.0 / ROW_BITS);
+        let is_same = |number: u64| {
+            let rows = [self, other].map(|removed| removed.rows.get(&number));
+            if let [Some(one), Some(other)] = rows
+                && Arc::ptr_eq(one, other)
+            {
+                return true;
+            }
+            let begin = if number == from { first.0 % ROW_BITS } else { 0 };
+            let end = if number == to { last.0 % ROW_BITS } else { ROW_BITS - 1 };
+            let [one, other] =
+                rows.map(|bits| bits.map_or(0, |bits| ones(bits, begin as usize, end as usize)));
+            one == other
+        };
+        let rows = if self.rows.len() > other.rows.len() { &self.rows } else { &other.rows };
+        if rows.len() as u64 <= to - from {
+            return rows.keys().all(|number| !(from..=to).contains(number) || is_same(*number));
+        }
+        (from..=to).all(is_same)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -183,6 +232,17 @@ mod tests {
             for last in first - 1..20_010 {
                 let expected = (first..=last).filter(|seq| removed.contains(Seq(*seq))).count() as u64;
                 assert_eq!(removed.count_in(Seq(first), Seq(last)), expected, "{first} to {last}");
+                assert_eq!(removed.has_any_in(Seq(first), Seq(last)), expected > 0, "{first} to {last}");
+            }
+        }
+        let marks = [0, 1, 2, 3, 16_383, 16_384, 19_999, 20_000, 20_001, 20_002, 32_768, 40_000, 90_000];
+        for first in marks {
+            for last in marks {
+                let counts = [&before, &removed].map(|removed| removed.count_in(Seq(first), Seq(last)));
+                let (first, last) = (Seq(first), Seq(last));
+                assert_eq!(removed.has_any_in(first, last), counts[1] > 0, "{first:?} to {last:?}");
+                assert_eq!(before.is_same_in(&removed, first, last), counts[0] == counts[1]);
+                assert_eq!(removed.is_same_in(&before, first, last), counts[0] == counts[1]);
             }
         }
         assert_eq!(removed.missing_in(&before, 9), [Seq(20_001)]);

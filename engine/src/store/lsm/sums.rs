@@ -147,9 +147,8 @@ impl PostingSums {
         let mut table = self.table();
         table.learned += 1;
         // By now the page may have been replaced, or more of its events removed.
-        let in_page = |removed: &RemovedSeqs| removed.count_in(*page.seqs.start(), *page.seqs.end());
         let is_same = std::ptr::eq(&*table.directory, directory)
-            && (table.removed.len() == removed.len() || in_page(&table.removed) == in_page(removed));
+            && table.removed.is_same_in(removed, *page.seqs.start(), *page.seqs.end());
         if is_same {
             let (since, used) = (removed.len(), table.uses);
             table.insert(page.id.0, Entry { since, blocks: Arc::clone(blocks), used });
