@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::sums::{Summed, SummedPart};
+use super::sums::{SumBudget, Summed, SummedPart};
 use super::terms::{Term, TermClasses};
 pub use crate::sql::StoreError;
 pub use crate::types::Seq;
@@ -168,16 +168,17 @@ pub trait Reader {
     }
 
     /// The postings of `term` with a `created_at` from `oldest` to `newest`, in blocks of which the number and the sum of ids is
-    /// known, so that few have to be read ([`SummedSet`](super::SummedSet)). Subtracts from `budget` what it costs; it always spends some, and may
+    /// known, so that few have to be read ([`SummedSet`](super::SummedSet)), at the time `now`. It always spends some of `budget`, and may
     /// overdraw it.
     fn summed_postings(
         &self,
         term: &Term,
         oldest: Timestamp,
         newest: Timestamp,
-        budget: &mut usize,
+        now: Timestamp,
+        budget: &mut SumBudget,
     ) -> Result<Summed, StoreError> {
-        let _ = (term, oldest, newest, budget);
+        let _ = (term, oldest, newest, now, budget);
         Ok(Summed::Unsupported)
     }
 

@@ -33,6 +33,6 @@ pub use put::{
 };
 pub use replay::{Replayed, read_log, replay};
 pub use scan::{Completeness, Hit, Scan, ScanLimits, ScanStep, SinkResult};
-pub use sums::{OpenedSet, SummedSet};
+pub use sums::{OpenedSet, SumBudget, SummedSet};
 pub use terms::{Term, TermClasses, terms_of};
 pub use viewer::{Unrestricted, Viewer};

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::store::sums::{Summed, SummedPart};
+use crate::store::sums::{SumBudget, Summed, SummedPart};
 use crate::store::{
     Backend, Posting, PostingCount, Reader, Seq, StartAt, Stats, StoreError, Term, TermClasses, Tombstone,
     Writer,
@@ -198,10 +198,11 @@ macro_rules! reads_inner {
                 term: &Term,
                 oldest: Timestamp,
                 newest: Timestamp,
-                budget: &mut usize,
+                now: Timestamp,
+                budget: &mut SumBudget,
             ) -> Result<Summed, StoreError> {
                 self.left.tick()?;
-                self.inner.summed_postings(term, oldest, newest, budget)
+                self.inner.summed_postings(term, oldest, newest, now, budget)
             }
 
             fn block_postings(

@@ -7,9 +7,9 @@ use relay_engine::store::kv::KeySource;
 use relay_engine::store::lsm::{
     Directory, Filtered, Memtable, PostingCounts, PostingSums, SumSource, View, WornPages,
 };
-use relay_engine::store::sums::{Summed, SummedPart};
+use relay_engine::store::sums::{SumBudget, Summed, SummedPart};
 use relay_engine::store::{Posting, PostingCount, Seq, Stats, StoreError, id_of_posting};
-use relay_engine::types::Timestamp;
+use relay_engine::types::{CanonicalEvent, Timestamp, parse_expiration};
 
 use super::disk::DiskFile;
 use super::manifest::Applied;
@@ -116,10 +116,22 @@ impl<F: DiskFile> KeySource for Snapshot<F> {
         self.0.with_view(|view| view.count(&self.0.counts, from, to, horizon, budget))
     }
 
-    fn summed_postings(&self, from: &[u8], to: &[u8], budget: &mut usize) -> Result<Summed, StoreError> {
+    fn summed_postings(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        now: Timestamp,
+        budget: &mut SumBudget,
+    ) -> Result<Summed, StoreError> {
         let version = &*self.0;
         let id_of = |posting: &Posting| id_of_posting(posting, self.body(posting.seq)?.as_deref());
-        let source = SumSource { sums: &version.sums, removed: &version.applied.removed, id_of: &id_of };
+        let expires_at = |posting: &Posting| {
+            let body = self.body(posting.seq)?;
+            let tags = body.as_deref().map(|json| CanonicalEvent::trusted(json).tags());
+            Ok(tags.and_then(parse_expiration).unwrap_or(Timestamp::MAX))
+        };
+        let (sums, removed) = (&version.sums, &*version.applied.removed);
+        let source = SumSource { sums, removed, id_of: &id_of, expires_at: &expires_at, now };
         version.with_view(|view| view.summed(&source, from, to, budget))
     }
 

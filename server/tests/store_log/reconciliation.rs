@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use relay_engine::relay::{ClientInfo, Config, ConnId, Relay};
-use relay_engine::store::{Op, OpenedSet, SummedSet, commit, remove, remove_pending};
+use relay_engine::store::{Op, OpenedSet, SumBudget, SummedSet, commit, remove, remove_pending};
 use relay_engine::testing::signing::{Signed, event, key, lower_hex as hex};
 use relay_engine::testing::{Rng, drained};
-use relay_engine::types::{EventId, Filter, Limits, Now};
+use relay_engine::types::{EventId, Filter, Limits, Now, PubKey};
 use relay_engine::verify::{Batch, Libsecp256k1, Verdict};
 use relay_engine::wire;
 
@@ -202,23 +202,23 @@ fn identical_sets_take_few_reads_however_many_events_there_are() {
         }
         store.maintain();
         let reader = store.reader().expect("reader");
-        let open = |budget: &mut usize| {
+        let open = |budget: &mut SumBudget| {
             SummedSet::open(&reader, &Filter::default(), classes, &[], NOW.seconds(), budget).expect("reads")
         };
         let mut budgets = 0;
         let set = loop {
             budgets += 1;
-            match open(&mut 100) {
+            match open(&mut SumBudget::new(100)) {
                 OpenedSet::Set(set) => break set,
                 OpenedSet::OutOfBudget => {}
-                OpenedSet::Unsupported => panic!("it has sums"),
+                OpenedSet::Unsupported | OpenedSet::NotNow => panic!("it has sums"),
             }
         };
         assert!(budgets > 2, "it is learned in steps");
         drop(set);
-        let mut left = usize::MAX;
-        let OpenedSet::Set(set) = open(&mut left) else { panic!("it is known") };
-        let opened = usize::MAX - left;
+        let mut budget = SumBudget::new(usize::MAX);
+        let OpenedSet::Set(set) = open(&mut budget) else { panic!("it is known") };
+        let opened = budget.spent;
         let part = set.len() / 16;
         let mut sum = relay_engine::types::IdSum::default();
         for n in 0..16 {
@@ -241,4 +241,93 @@ fn identical_sets_take_few_reads_however_many_events_there_are() {
     };
     assert!(many > 3 * few && opened < many / 4, "{reads:?}");
     assert!(read < blocks / 2 && read < 2 * few_blocks + 100 && looked_up < 2 * few_ids + 100, "{reads:?}");
+}
+
+/// However many terms a filter has, a step learns what its budget allows and one page more.
+#[test]
+fn a_step_learns_as_much_as_its_budget_allows() {
+    let store = in_memory(LogOptions { memtable_keys: 2_000, ..options() });
+    let authors: Vec<_> = (1..=24).map(key).collect();
+    let events: Vec<Signed> = (0..4_800u64)
+        .map(|n| {
+            let draft = event(&authors[(n % 24) as usize]).at(NOW.seconds() - 1 - n % 500);
+            draft.content(n.to_string()).sign()
+        })
+        .collect();
+    store_all(&store, &events);
+    store.maintain();
+    let reader = store.reader().expect("reader");
+    let mut filter = Filter {
+        authors: Some(
+            authors.iter().map(|key| PubKey::from_hex(key.hex().as_bytes()).expect("a key")).collect(),
+        ),
+        ..Filter::default()
+    };
+    filter.normalise();
+    let (mut steps, mut dearest) = (0, 0);
+    let set = loop {
+        let mut budget = SumBudget::new(50);
+        let opened = SummedSet::open(&reader, &filter, store.classes(), &[], NOW.seconds(), &mut budget);
+        steps += 1;
+        match opened.expect("reads") {
+            OpenedSet::Set(set) => break set,
+            OpenedSet::OutOfBudget => {}
+            OpenedSet::Unsupported | OpenedSet::NotNow => panic!("it has sums"),
+        }
+        assert!(budget.learned > 0, "each step learns something");
+        dearest = dearest.max(budget.learned);
+    };
+    assert_eq!(set.len(), events.len());
+    assert!(steps > 4 && dearest <= 4, "{steps} steps, {dearest} pages in one");
+}
+
+/// Regression: 65 deletion requests that expire, or 257 events that expire in a second, turned sums off.
+#[test]
+fn many_that_expire_do_not_turn_sums_off() {
+    let (store, fresh) = (in_memory(options()), in_memory(options()));
+    let at = |n: u64| NOW.seconds() - 1 - n * 7 % 400;
+    let lasting = (0..1_000).map(|n| event(&key(1)).at(at(n)).content(n.to_string()).sign());
+    let expiring = (0..600).map(|n| {
+        let expires_at = (NOW.seconds() + 5).to_string();
+        // Deletion requests of events that are not there, and notes.
+        let draft = event(&key(2)).kind(if n % 2 == 0 { 5 } else { 1 }).at(at(n));
+        draft.tag(["e", &format!("{n:064x}")]).tag(["expiration", &expires_at]).sign()
+    });
+    let (lasting, expiring): (Vec<Signed>, Vec<Signed>) = (lasting.collect(), expiring.collect());
+    for (lasting, expiring) in lasting.chunks(100).zip(expiring.chunks(60)) {
+        store_all(&store, &[lasting, expiring].concat());
+        store_all(&fresh, &[lasting, expiring].concat());
+    }
+    store.maintain();
+    fresh.maintain();
+    let all: Vec<&Signed> = lasting.iter().chain(&expiring).collect();
+    // Of one store sums are learned before they expire, and some again after that; of the other one, only then.
+    for (store, seconds) in [(&store, 0), (&store, 6), (&fresh, 6)] {
+        let has_expired = seconds > 5;
+        let now = Now::from_seconds(NOW.seconds() + seconds);
+        let reader = store.reader().expect("reader");
+        for hidden in [&[][..], &[5], &[1]] {
+            let mut budget = SumBudget::new(usize::MAX);
+            let classes = store.classes();
+            let opened =
+                SummedSet::open(&reader, &Filter::default(), classes, hidden, now.seconds(), &mut budget);
+            let OpenedSet::Set(set) = opened.expect("reads") else { panic!("it has sums") };
+            let mut found = BTreeSet::new();
+            set.list(0..set.len(), &mut |_, id| found.insert(id)).expect("reads");
+            let is_left = |event: &&&Signed| {
+                !hidden.contains(&event.kind) && !(has_expired && event.json().contains("expiration"))
+            };
+            let expected = ids(all.iter().filter(is_left).copied());
+            assert_eq!((set.len(), &found), (expected.len(), &expected), "{seconds} without {hidden:?}");
+            let mut sum = relay_engine::types::IdSum::default();
+            expected.iter().for_each(|id| sum.add(relay_engine::types::IdSum::of(id)));
+            assert_eq!(set.sum(0..set.len()).expect("reads"), sum, "{seconds} without {hidden:?}");
+        }
+    }
+    // At a time when they are there.
+    let mut relay = start(&store, |_| {});
+    let conn = connect(&mut relay);
+    let found = reconcile(&mut relay, conn, "{}", &all, &mut |_, _| {}).expect("an answer");
+    assert!(found.need.is_empty() && found.have.is_empty() && found.rounds == 1);
+    assert_eq!(relay.metrics().reconciliation_bytes, 0, "no set was collected");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::sets::{Collected, Failure, KeptMessage, SetKey, SetRequest, SetUse};
 use super::summed::{Summed, SumsQuery};
 use super::{ANSWER_BYTES_MAX, ANSWER_BYTES_MIN, Reconciliation};
-use crate::reconcile::{AnswerError, EventSet, answer};
+use crate::reconcile::{AnswerError, EventSet, LOOKUPS_MAX, answer};
 use crate::relay::ids::ConnId;
 use crate::relay::queries::{FairnessKey, Query, StepResult};
 use crate::relay::query_memory::Reservation;
@@ -51,7 +51,7 @@ struct Opening {
 }
 
 impl NegQuery {
-    /// Of a NEG-OPEN.
+    /// Of a NEG-OPEN, or of a NEG-MSG of a reconciliation that has no set.
     #[expect(clippy::too_many_arguments, reason = "each is a part of the query")]
     pub(super) fn opening(
         conn: ConnId,
@@ -61,9 +61,10 @@ impl NegQuery {
         reservation: Reservation,
         key: Arc<SetKey>,
         after: Seq,
+        lookups_max: usize,
         asked_at: Now,
     ) -> Self {
-        let sums = Some(SumsQuery::new(Arc::clone(&key)));
+        let sums = Some(SumsQuery::new(Arc::clone(&key), asked_at, lookups_max));
         let opening = Opening { key, set: None, after, asked_at, turns_waited: 0, timed_out: false };
         NegQuery {
             sums,
@@ -119,7 +120,7 @@ impl<B: Backend> Relay<B> {
         let held = reconciliation.set.as_ref().map(Arc::clone);
         let bytes_max = self.outbox_pause_bytes().clamp(ANSWER_BYTES_MIN, ANSWER_BYTES_MAX);
         if let Some(sums) = query.sums.as_mut().filter(|_| query.answered.is_none() && held.is_none()) {
-            match self.answer_from_sums(now.seconds(), sums, query.message.bytes(), bytes_max, budget) {
+            match self.answer_from_sums(now, sums, query.message.bytes(), bytes_max, budget) {
                 Ok(Summed::Again) => return StepResult::Again(Query::Neg(query)),
                 Ok(Summed::Answered(answer)) => query.answered = Some((answer.message, answer.cost)),
                 Ok(Summed::Collect) => query.sums = None,
@@ -162,10 +163,18 @@ impl<B: Backend> Relay<B> {
                 return StepResult::Done;
             }
         };
+        let lookups_max = query.sums.as_ref().map(|sums| sums.lookups_max);
         if let Some(reconciliation) = self.reconciliation_mut(query.conn, &query.id) {
             reconciliation.waits = false;
             reconciliation.last_used = now;
-            self.neg_holdings.begin_idle(now, query.serial, query.conn, &query.id);
+            if let Some(lookups_max) = lookups_max {
+                // The next message may need less.
+                reconciliation.lookups_max = (4 * lookups_max).min(LOOKUPS_MAX);
+            }
+            // Without a set it holds no memory that could be needed.
+            if reconciliation.set.is_some() {
+                self.neg_holdings.begin_idle(now, query.serial, query.conn, &query.id);
+            }
         }
         self.send_neg_msg(query.conn, &query.id, &message);
         StepResult::Done

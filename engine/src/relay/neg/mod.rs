@@ -21,7 +21,7 @@ use super::queries::{FairnessKey, Query};
 use super::query_memory::Reservation;
 use super::values::{FilterUsage, Purpose};
 use super::{Relay, messages};
-use crate::reconcile::{EventSet, SortedSet};
+use crate::reconcile::{EventSet, LOOKUPS_MAX, SortedSet};
 use crate::store::{Backend, cursor_bytes_max};
 use crate::types::{Filter, Now, SubId};
 
@@ -50,6 +50,8 @@ pub(super) struct Reconciliation {
     key: Option<Arc<sets::SetKey>>,
     /// The relay's events, once they have been collected; until then messages are answered from the store's sums.
     set: Option<Arc<dyn EventSet + Send + Sync>>,
+    /// Look-ups for whose ranges a message is answered from sums at once.
+    lookups_max: usize,
     /// A message of the client has not been answered.
     waits: bool,
     last_used: Now,
@@ -95,6 +97,7 @@ impl<B: Backend> Relay<B> {
             filters: Some(Arc::clone(&filters)),
             key: Some(Arc::clone(&key)),
             set: None,
+            lookups_max: LOOKUPS_MAX,
             waits: true,
             last_used: now,
         };
@@ -104,7 +107,8 @@ impl<B: Backend> Relay<B> {
         self.update_gauges();
         let reservation = Reservation::of(cursor_bytes_max(&filters, self.store.classes()));
         let message = self.neg_sets.keep_message(message);
-        let query = NegQuery::opening(conn, id, serial, message, reservation, key, after, now);
+        let query = NegQuery::opening(conn, id, serial, message, reservation, key, after, LOOKUPS_MAX, now);
+        self.prepared.record_use(now);
         self.start(Query::Neg(Box::new(query)));
     }
 
@@ -134,7 +138,7 @@ impl<B: Backend> Relay<B> {
             return self.fail_reconciliation(conn, &id, messages::NOT_ANSWERED_YET, None);
         }
         reconciliation.waits = true;
-        let serial = reconciliation.serial;
+        let (serial, lookups_max) = (reconciliation.serial, reconciliation.lookups_max);
         self.neg_holdings.end_idle(reconciliation.last_used, serial);
         let message = self.neg_sets.keep_message(message);
         let query = match (&reconciliation.set, &reconciliation.filters, &reconciliation.key) {
@@ -149,7 +153,7 @@ impl<B: Backend> Relay<B> {
                         return self.fail_reconciliation(conn, &id, message, None);
                     }
                 };
-                NegQuery::opening(conn, id, serial, message, reservation, key, after, now)
+                NegQuery::opening(conn, id, serial, message, reservation, key, after, lookups_max, now)
             }
             _ => NegQuery::answering(conn, id, serial, message),
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Relay;
 use super::sets::{Collected, Failure, SetKey, SetRequest, SetUse};
+use super::summed::Learning;
 use crate::relay::queries::{Query, StepResult};
 use crate::store::{Backend, Reader, Seq};
 use crate::types::{Filter, Now};
@@ -14,18 +15,32 @@ use crate::types::{Filter, Now};
 const REFRESH_MS: u64 = 60_000;
 /// The same if it has more events than it may have, or could not be collected.
 const LARGE_REFRESH_MS: u64 = 60 * 60_000;
+/// For so long after a NEG-OPEN sums are learned of any number of events.
+const USED_MS: u64 = 60 * 60_000;
 
 /// When the set is collected or brought up to date.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::relay) struct Preparation {
     due_at: Now,
     is_running: bool,
+    /// When a reconciliation was opened last.
+    used_at: Option<Now>,
+    learning: Learning,
 }
 
 impl Preparation {
     /// When it is to begin.
     pub(in crate::relay) fn poll_timeout(self, events_max: usize) -> Option<Now> {
         (events_max > 0 && !self.is_running).then_some(self.due_at)
+    }
+
+    /// A reconciliation has been opened.
+    pub(super) fn record_use(&mut self, now: Now) {
+        self.used_at = Some(now);
+    }
+
+    fn is_used(&self, now: Now) -> bool {
+        self.used_at.is_some_and(|at| now.millis_since(at) < USED_MS)
     }
 }
 
@@ -43,9 +58,10 @@ impl<B: Backend> Relay<B> {
             return;
         }
         let events = self.store.reader().and_then(|reader| reader.stats()).map_or(0, |stats| stats.events);
-        if !self.neg_sets.is_kept(&key) && events <= limits.neg_prepared_events_max as u64 {
+        let is_few = events <= limits.neg_prepared_events_max as u64;
+        if !self.neg_sets.is_kept(&key) && (is_few || self.prepared.is_used(now)) {
             // Sums are enough, where the store keeps them.
-            self.prepared.is_running = true;
+            (self.prepared.is_running, self.prepared.learning) = (true, Learning::default());
             return self.enqueue(Query::PrepareSet(None));
         }
         self.prepare_collected(now, &key);
@@ -70,7 +86,10 @@ impl<B: Backend> Relay<B> {
         budget: &mut usize,
     ) -> StepResult {
         let Some(set) = set else {
-            match self.learn_sums(now.seconds(), budget) {
+            let mut learning = self.prepared.learning;
+            let learned = self.learn_sums(now.seconds(), &mut learning, budget);
+            self.prepared.learning = learning;
+            match learned {
                 Ok(Some(false)) => return StepResult::Again(Query::PrepareSet(None)),
                 // It is done again in a minute: pages are merged, and have to be read then.
                 Ok(Some(true)) => self.prepared.is_running = false,

@@ -49,6 +49,7 @@ pub(in crate::store) struct Subtracted {
     pub(in crate::store) created_at: Timestamp,
     pub(in crate::store) id: EventId,
     pub(in crate::store) kind: Kind,
+    pub(in crate::store) is_expired: bool,
     pub(in crate::store) terms: Vec<Term>,
 }
 
@@ -120,7 +121,7 @@ impl Aggregates {
                     }
                 }
                 if subtracted.is_none() {
-                    subtracted = subtracted_events(reader, classes, now, horizon, budget)?;
+                    subtracted = subtracted_events(reader, classes, now, horizon, SUBTRACTED_MAX, budget)?;
                 }
                 let Some(subtracted) = &subtracted else { return Ok(AggregateStep::Unsupported) };
                 let is_guarded = |kind: Kind| guarded_kinds.binary_search(&kind).is_ok();
@@ -260,21 +261,22 @@ pub(in crate::store) fn guarded_terms(
     }
 }
 
-/// Events that have postings and don't count, though their kind may be seen; `None` if there are too many.
+/// Events that have postings and don't count, though their kind may be seen; `None` if there are more than `max`.
 pub(in crate::store) fn subtracted_events<R: Reader>(
     reader: &R,
     classes: TermClasses,
     now: Timestamp,
     horizon: Seq,
+    max: usize,
     budget: &mut usize,
 ) -> Result<Option<Vec<Subtracted>>, StoreError> {
     let (mut seqs, mut expired) = (Vec::new(), Vec::new());
-    reader.pending_removal(SUBTRACTED_MAX + 1, &mut seqs)?;
-    reader.expiring(now, SUBTRACTED_MAX + 1, &mut expired)?;
+    reader.pending_removal(max + 1, &mut seqs)?;
+    reader.expiring(now, max + 1, &mut expired)?;
     seqs.append(&mut expired);
     seqs.sort_unstable();
     seqs.dedup();
-    if seqs.len() > SUBTRACTED_MAX {
+    if seqs.len() > max {
         return Ok(None);
     }
     let mut events = Vec::with_capacity(seqs.len());
@@ -283,7 +285,8 @@ pub(in crate::store) fn subtracted_events<R: Reader>(
         let event = CanonicalEvent::trusted(&json);
         *budget = budget.saturating_sub(1 + cost::of_event(json.len(), &EventMatcher::new(event)));
         let (created_at, id, kind) = (event.created_at(), event.id(), event.kind());
-        events.push(Subtracted { seq, created_at, id, kind, terms: terms_of(event, classes) });
+        let is_expired = parse_expiration(event.tags()).is_some_and(|at| at <= now);
+        events.push(Subtracted { seq, created_at, id, kind, is_expired, terms: terms_of(event, classes) });
     }
     Ok(Some(events))
 }

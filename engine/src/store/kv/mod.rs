@@ -23,7 +23,7 @@ pub use pending_removal::{PendingRemovalRow, PendingRemovals};
 use super::backend::{
     Posting, PostingCount, Rank, Reader, Seq, StartAt, Stats, StoreError, Tombstone, Writer,
 };
-use super::sums::{Summed, SummedPart};
+use super::sums::{SumBudget, Summed, SummedPart};
 use super::terms::Term;
 use crate::types::{Event, EventId, Kind, Timestamp};
 
@@ -49,8 +49,14 @@ pub trait KeySource {
     }
 
     /// [`Reader::summed_postings`], of the postings from `from` to `to`, both included.
-    fn summed_postings(&self, from: &[u8], to: &[u8], budget: &mut usize) -> Result<Summed, StoreError> {
-        let _ = (from, to, budget);
+    fn summed_postings(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        now: Timestamp,
+        budget: &mut SumBudget,
+    ) -> Result<Summed, StoreError> {
+        let _ = (from, to, now, budget);
         Ok(Summed::Unsupported)
     }
 
@@ -317,7 +323,8 @@ impl<S: KeySource, O: WriteState> Reader for KvTransaction<S, O> {
         term: &Term,
         oldest: Timestamp,
         newest: Timestamp,
-        budget: &mut usize,
+        now: Timestamp,
+        budget: &mut SumBudget,
     ) -> Result<Summed, StoreError> {
         if self.overlay.changes().is_some() {
             return Ok(Summed::Unsupported);
@@ -325,7 +332,7 @@ impl<S: KeySource, O: WriteState> Reader for KvTransaction<S, O> {
         let head = key::head(term);
         let from = key::posting_from(head, StartAt::Rank(Rank::newest(newest)));
         let to = key::posting_to(head, oldest);
-        self.source.summed_postings(from.as_bytes(), to.as_bytes(), budget)
+        self.source.summed_postings(from.as_bytes(), to.as_bytes(), now, budget)
     }
 
     fn block_postings(

@@ -18,8 +18,10 @@ use super::removed::RemovedSeqs;
 use super::{Directory, Shelf};
 use crate::store::backend::{Posting, Seq, StoreError};
 use crate::store::kv::Key;
-use crate::store::sums::{Summed, SummedBlock, SummedBlocks, SummedPart, SummedPostings};
-use crate::types::{EventId, IdSum};
+use crate::store::sums::{
+    ExpiringRequest, LOOSE_MAX, SumBudget, Summed, SummedBlock, SummedBlocks, SummedPart, SummedPostings,
+};
+use crate::types::{EventId, IdSum, Timestamp};
 
 /// Bytes of a page for each key of a block: 128 keys in pages of 32 KiB.
 const PAGE_BYTES_PER_KEY: usize = 256;
@@ -29,8 +31,12 @@ const KEYS: usize = 64;
 const IDS: usize = 4;
 /// Pages that are added up for one unit of cost.
 const PAGES: usize = 64;
-/// Bytes of all that is known. Above, what was used least recently is forgotten, half of it.
-const BYTES_MAX: usize = 64 << 20;
+/// Bytes of all that is known. Above, what was used least recently is forgotten, half of it. One set may use half.
+const BYTES_MAX: usize = 128 << 20;
+/// What is known of a page takes about so many bytes.
+const BYTES_OF_PAGE: usize = 1_200;
+/// Most removal requests of a page that have expired since it was learned; if there are more, it is learned again.
+const OUTDATED_MAX: usize = 16;
 
 /// What is known of pages, shared by all states of a store.
 #[derive(Clone, Debug)]
@@ -59,7 +65,7 @@ struct Entry {
 }
 
 fn bytes_of(blocks: &SummedBlocks) -> usize {
-    let requests = blocks.expiring_requests.capacity() * size_of::<(usize, Posting)>();
+    let requests = blocks.expiring_requests.capacity() * size_of::<ExpiringRequest>();
     128 + blocks.blocks.capacity() * size_of::<SummedBlock>() + requests
 }
 
@@ -88,6 +94,17 @@ impl Table {
     fn subtract(&mut self, page: i64, key: &Key, id: &EventId, since: u64) {
         let Some(entry) = self.pages.get_mut(&page) else { return };
         let blocks = Arc::make_mut(&mut entry.blocks);
+        let mut is_summed = true;
+        if let Some(posting) = key.posting().filter(|posting| !counted_alone(posting)) {
+            let is_it = |request: &ExpiringRequest| request.posting == posting;
+            if let Some(index) = blocks.expiring_requests.iter().position(is_it) {
+                is_summed = blocks.expiring_requests.remove(index).is_summed;
+            }
+        }
+        entry.since = since;
+        if !is_summed {
+            return;
+        }
         let index = blocks.blocks.partition_point(|block| block.first <= *key);
         let block = index.checked_sub(1).and_then(|index| blocks.blocks.get_mut(index));
         let Some(block) = block.filter(|block| block.postings > 0) else {
@@ -96,10 +113,6 @@ impl Table {
         };
         block.postings -= 1;
         block.sum.subtract(IdSum::of(id));
-        if let Some(posting) = key.posting().filter(|posting| !counted_alone(posting)) {
-            blocks.expiring_requests.retain(|(_, request)| request.seq != posting.seq);
-        }
-        entry.since = since;
     }
 }
 
@@ -126,14 +139,15 @@ impl PostingSums {
         self.table().learned
     }
 
-    /// What is known of a page in a state in which `removed` events are removed.
-    fn get(&self, page: PageId, removed: u64) -> Option<Arc<SummedBlocks>> {
+    /// What is known of a page in a state in which `removed` events are removed, unless it should be learned again.
+    fn get(&self, page: PageId, removed: u64, now: Timestamp) -> Option<Arc<SummedBlocks>> {
         let mut table = self.table();
         table.uses += 1;
         let uses = table.uses;
         let entry = table.pages.get_mut(&page.0).filter(|entry| entry.since <= removed)?;
         entry.used = uses;
-        Some(Arc::clone(&entry.blocks))
+        let outdated = entry.blocks.outdated(now).count();
+        (outdated <= OUTDATED_MAX).then(|| Arc::clone(&entry.blocks))
     }
 
     /// A page has been read, in a state with this directory in which `removed` was removed.
@@ -200,6 +214,10 @@ pub struct SumSource<'a> {
     pub removed: &'a RemovedSeqs,
     /// The id of a posting's event.
     pub id_of: &'a dyn Fn(&Posting) -> Result<EventId, StoreError>,
+    /// When a posting's event expires.
+    pub expires_at: &'a dyn Fn(&Posting) -> Result<Timestamp, StoreError>,
+    /// The time.
+    pub now: Timestamp,
 }
 
 impl std::fmt::Debug for SumSource<'_> {
@@ -210,44 +228,55 @@ impl std::fmt::Debug for SumSource<'_> {
 
 impl<S: Shelf> View<'_, S> {
     /// The blocks of the postings from `from` to `to`, both included, which are bounds of one term's. Pages whose sums are unknown are
-    /// read, up to `budget`, which a call may overdraw by one of them and by the ends of each run.
+    /// read as long as `budget` [allows](SumBudget::may_learn); a call may overdraw it by one of them and by the ends of each run.
     ///
     /// # Errors
-    /// The shelf's, those of `id_of`, and [`StoreError::Failed`] for bounds that are longer than any key.
+    /// The shelf's, those of the source, and [`StoreError::Failed`] for bounds that are longer than any key.
     pub fn summed(
         &self,
         source: &SumSource<'_>,
         from: &[u8],
         to: &[u8],
-        budget: &mut usize,
+        budget: &mut SumBudget,
     ) -> Result<Summed, StoreError> {
         let range = Range::new(from, to, self.filtered)?;
         // If a page at an end of the range has at most so many keys of it, they are read each time, and the page is not learned.
         let few = 2 * source.sums.block_keys;
         let mut found = SummedPostings::default();
-        let (mut has_learned, mut pages) = (false, 0);
-        *budget = budget.saturating_sub(1);
-        for part in parts(self.directory, &range) {
+        budget.spent += 1;
+        let parts = parts(self.directory, &range);
+        budget.pages += parts.iter().map(|part| part.within.len() + 2).sum::<usize>();
+        if budget.pages > BYTES_MAX / 2 / BYTES_OF_PAGE {
+            return Ok(Summed::Unsupported);
+        }
+        for part in parts {
             let mut run = Vec::new();
             let [first, last] = part.ends;
             let ends = |page: &PageRef| [first, last].into_iter().flatten().any(|end| end.id == page.id);
             let all = first.into_iter().chain(part.within).chain(last);
             for page in all.filter(|page| range.may_be_in(page)) {
-                pages += 1;
-                let known = source.sums.get(page.id, source.removed.len());
+                if found.loose.len() > LOOSE_MAX {
+                    return Ok(Summed::NotNow);
+                }
+                let known = source.sums.get(page.id, source.removed.len(), source.now);
                 let blocks = match known {
-                    Some(blocks) => blocks,
+                    Some(blocks) => {
+                        budget.known += 1;
+                        // Many pages are added up in the time that a unit takes.
+                        budget.spent += usize::from(budget.known.is_multiple_of(PAGES));
+                        blocks
+                    }
                     None => {
                         if ends(page) && self.read_few(page, &part.from, &range.to, few, &mut found.loose)? {
-                            *budget = budget.saturating_sub(1);
+                            budget.spent += 1 + few / KEYS;
                             continue;
                         }
-                        if *budget == 0 && has_learned {
+                        if !budget.may_learn() {
                             return Ok(Summed::OutOfBudget);
                         }
-                        has_learned = true;
+                        budget.learned += 1;
                         let (blocks, keys, ids) = self.sum_page(page, source)?;
-                        *budget = budget.saturating_sub(1 + keys / KEYS + ids / IDS);
+                        budget.spent += 1 + keys / KEYS + ids / IDS;
                         let blocks = Arc::new(blocks);
                         source.sums.learn(page, &blocks, self.directory, source.removed);
                         blocks
@@ -259,9 +288,10 @@ impl<S: Shelf> View<'_, S> {
                     true => list.len(),
                     false => list.partition_point(|block| block.first <= range.to).saturating_sub(1),
                 };
+                let loose = found.loose.len();
                 if low >= high {
                     self.read(page, &part.from, &|key| *key > range.to, &mut found.loose)?;
-                    *budget = budget.saturating_sub(1);
+                    budget.spent += 1 + (found.loose.len() - loose) / KEYS;
                     continue;
                 }
                 if low > 0 {
@@ -270,9 +300,11 @@ impl<S: Shelf> View<'_, S> {
                 if high < list.len() {
                     self.read(page, &list[high].first, &|key| *key > range.to, &mut found.loose)?;
                 }
-                let requests =
-                    blocks.expiring_requests.iter().filter(|(block, _)| (low..high).contains(block));
-                found.expiring_requests.extend(requests.map(|(_, posting)| *posting));
+                budget.spent += (found.loose.len() - loose).div_ceil(KEYS);
+                let outdated = blocks.outdated(source.now);
+                found
+                    .outdated
+                    .extend(outdated.filter(|request| (low..high).contains(&request.block)).copied());
                 run.push(SummedPart { page: page.id.0, of_page: Arc::clone(&blocks), blocks: low..high });
             }
             if !run.is_empty() {
@@ -283,10 +315,11 @@ impl<S: Shelf> View<'_, S> {
             let rest = &slice[slice.partition_point(|key| *key < range.from)..];
             let keys = rest.iter().take_while(|key| **key <= range.to).filter_map(Key::posting);
             found.loose.extend(keys.filter(|posting| !(self.is_removed)(posting.seq)));
+            if found.loose.len() > LOOSE_MAX {
+                return Ok(Summed::NotNow);
+            }
         }
-        let requests = found.loose.iter().filter(|posting| !counted_alone(posting));
-        found.expiring_requests.extend(requests.copied());
-        *budget = budget.saturating_sub(pages / PAGES + found.loose.len() / KEYS);
+        budget.spent += found.loose.len() / KEYS;
         Ok(Summed::Postings(found))
     }
 
@@ -299,8 +332,13 @@ impl<S: Shelf> View<'_, S> {
         let Some(SummedBlock { first, .. }) = blocks.get(block) else { return Ok(()) };
         let next = blocks.get(block + 1).map(|next| next.first);
         let mut cursor = PageCursor::at(self.shelf.page(PageId(part.page))?, first.as_bytes())?;
+        let is_summed = |posting: &Posting| {
+            let mut requests = part.of_page.expiring_requests.iter();
+            requests.all(|request| request.is_summed || request.posting != *posting)
+        };
         while let Some(key) = cursor.next()?.filter(|key| next.is_none_or(|next| *key < next)) {
-            out.extend(key.posting().filter(|posting| !(self.is_removed)(posting.seq)));
+            let posting = key.posting().filter(|posting| !(self.is_removed)(posting.seq));
+            out.extend(posting.filter(|posting| counted_alone(posting) || is_summed(posting)));
         }
         Ok(())
     }
@@ -323,10 +361,17 @@ impl<S: Shelf> View<'_, S> {
             let at = found.blocks.len() - 1;
             if let Some(posting) = posting {
                 ids += 1;
-                found.blocks[at].postings += 1;
-                found.blocks[at].sum.add(IdSum::of(&(source.id_of)(&posting)?));
+                let id = (source.id_of)(&posting)?;
+                let mut is_summed = true;
                 if !counted_alone(&posting) {
-                    found.expiring_requests.push((at, posting));
+                    let expires_at = (source.expires_at)(&posting)?;
+                    is_summed = expires_at > source.now;
+                    let request = ExpiringRequest { block: at, posting, id, expires_at, is_summed };
+                    found.expiring_requests.push(request);
+                }
+                if is_summed {
+                    found.blocks[at].postings += 1;
+                    found.blocks[at].sum.add(IdSum::of(&id));
                 }
             }
         }

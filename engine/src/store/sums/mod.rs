@@ -18,9 +18,13 @@ use std::sync::Arc;
 
 use super::backend::Posting;
 use super::kv::Key;
-use crate::types::IdSum;
+use crate::types::{EventId, IdSum, Timestamp};
 
 pub use set::{OpenedSet, SummedSet};
+
+/// Most postings that are in no block; each takes a look-up of its id. Those that wait to be flushed to pages are among them: a fraction of that, unless
+/// maintenance can't keep up.
+pub const LOOSE_MAX: usize = 32_768;
 
 /// Postings that follow each other in a page: all from its first key up to that of the next block, but those of removed events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +37,35 @@ pub struct SummedBlock {
     pub sum: IdSum,
 }
 
+/// A posting of a removal request that expires: no list of expiring events has it, and it stays when it has expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpiringRequest {
+    /// The block that it is in.
+    pub block: usize,
+    /// The posting.
+    pub posting: Posting,
+    /// Its event's id.
+    pub id: EventId,
+    /// When it expires.
+    pub expires_at: Timestamp,
+    /// Whether the block's number and sum have it: not if it had expired when they were made.
+    pub is_summed: bool,
+}
+
 /// What is known of a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SummedBlocks {
     /// Ascending.
     pub blocks: Vec<SummedBlock>,
-    /// Removal requests that expire, each with its block: no list of expiring events has them.
-    pub expiring_requests: Vec<(usize, Posting)>,
+    /// Those in the page, by key.
+    pub expiring_requests: Vec<ExpiringRequest>,
+}
+
+impl SummedBlocks {
+    /// Requests that are in the sums and have expired; and, if time went back, those that are not and have not.
+    pub fn outdated(&self, now: Timestamp) -> impl Iterator<Item = &ExpiringRequest> {
+        self.expiring_requests.iter().filter(move |request| request.is_summed != (request.expires_at > now))
+    }
 }
 
 /// Blocks of one page that hold postings of one term in a range, and nothing else.
@@ -60,15 +86,44 @@ pub struct SummedPostings {
     pub runs: Vec<Vec<SummedPart>>,
     /// Postings that are in no part, in no order.
     pub loose: Vec<Posting>,
-    /// Removal requests that expire, of all postings.
-    pub expiring_requests: Vec<Posting>,
+    /// Removal requests of which the sums of the parts are [outdated](SummedBlocks::outdated).
+    pub outdated: Vec<ExpiringRequest>,
+}
+
+/// What a read of sums may cost, and what it has cost: several reads have one budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SumBudget {
+    /// In units of cost. Once as much is spent, no more pages are learned; but one is, whatever it is.
+    pub max: usize,
+    /// In units of cost.
+    pub spent: usize,
+    /// Pages that have been read to learn their sums.
+    pub learned: usize,
+    /// Pages whose sums were known.
+    pub known: usize,
+    /// Pages that there are, of all terms.
+    pub pages: usize,
+}
+
+impl SumBudget {
+    /// So many units.
+    pub fn new(max: usize) -> Self {
+        SumBudget { max, ..SumBudget::default() }
+    }
+
+    /// Whether another page may be learned.
+    pub fn may_learn(&self) -> bool {
+        self.learned == 0 || self.spent < self.max
+    }
 }
 
 /// What a store says of a term's postings in a range.
 #[derive(Clone, Debug)]
 pub enum Summed {
-    /// It keeps no sums of them.
+    /// It keeps no sums of them, or of fewer postings at a time.
     Unsupported,
+    /// Too many of them are not in pages now.
+    NotNow,
     /// It was too much for the budget. What was found out is kept: asked often enough, it is known.
     OutOfBudget,
     /// These there are, also of expired events and of ones pending removal.

@@ -5,24 +5,26 @@
 //! pending removal one by one. Everything is a sum with signs, so no part knows of another.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::runs::{Aggregate, BlockReader, SummedRun};
-use super::{Summed, SummedPostings};
+use super::{LOOSE_MAX, SumBudget, Summed, SummedPostings};
 use crate::store::backend::{Posting, Rank, Reader, Seq, StoreError};
 use crate::store::count::aggregate::{self, Subtracted};
 use crate::store::terms::{Term, TermClasses};
-use crate::types::{CanonicalEvent, EventId, Filter, IdSum, Kind, Timestamp, parse_expiration};
+use crate::types::{
+    CanonicalEvent, EventId, Filter, IdSum, Kind, Timestamp, is_removal_request, parse_expiration,
+};
 
-/// Most terms of a filter.
+/// Most terms that are summed: those of a filter, and those of the kinds that are subtracted.
 const TERMS_MAX: usize = 64;
 /// Most kinds that are subtracted.
 const GUARDED_MAX: usize = 8;
-/// Most removal requests that expire.
-const REQUESTS_MAX: usize = 64;
-/// Most loose postings; each takes a look-up of its id.
-const LOOSE_MAX: usize = 100_000;
+/// Most events pending removal, or expired and not swept yet.
+const GONE_MAX: usize = 2_048;
+/// Most loose removal requests that expire; each is read.
+const REQUESTS_MAX: usize = 4_096;
 /// Events that are listed at once.
 const LISTED: usize = 512;
 /// Events of a second that are looked through for the one at a position.
@@ -36,8 +38,10 @@ const IDS_PER_COST: usize = 4;
 /// What opening a set has come to.
 #[derive(Debug)]
 pub enum OpenedSet<'a, R> {
-    /// The store has no sums of such a filter, or not now.
+    /// The store has no sums of such a filter, or of so many events.
     Unsupported,
+    /// Too many events are just being flushed, or removed, or have just expired: it is worth trying again.
+    NotNow,
     /// The budget is used up. What was found out is kept: opened often enough, there is a set.
     OutOfBudget,
     /// The set.
@@ -72,7 +76,8 @@ pub struct SummedSet<'a, R> {
 }
 
 impl<'a, R: Reader> SummedSet<'a, R> {
-    /// Opens the set of the events that match `filter` and are not of `hidden` kinds. Pages whose sums are not known yet are read, up to `budget`.
+    /// Opens the set of the events that match `filter` and are not of `hidden` kinds. Pages whose sums are not known yet are read as long as
+    /// `budget` [allows](SumBudget::may_learn): at least one. What is known already costs little, and a call may overdraw its budget by that.
     ///
     /// # Errors
     /// The reader's.
@@ -82,7 +87,7 @@ impl<'a, R: Reader> SummedSet<'a, R> {
         classes: TermClasses,
         hidden: &[Kind],
         now: Timestamp,
-        budget: &mut usize,
+        budget: &mut SumBudget,
     ) -> Result<OpenedSet<'a, R>, StoreError> {
         let path = aggregate::path(filter, 1, classes);
         let Some(path) = path.filter(|path| filter.limit.is_none() && path.len(filter) <= TERMS_MAX) else {
@@ -96,60 +101,68 @@ impl<'a, R: Reader> SummedSet<'a, R> {
         if hidden.len() > GUARDED_MAX {
             return Ok(OpenedSet::Unsupported);
         }
-        let (oldest, newest) = aggregate::bounds(filter);
-        let mut set = Building::default();
         let terms = if filter.matches_nothing() { 0 } else { path.len(filter) };
         let terms: Vec<Term> = (0..terms).map(|index| path.term(filter, index)).collect();
+        // Each with whether its events are subtracted.
+        let mut summed: Vec<(Term, bool)> = Vec::with_capacity(terms.len());
         for term in &terms {
             let Some((is_counted, guarded)) = aggregate::guarded_terms(term, hidden, classes) else {
                 return Ok(OpenedSet::Unsupported);
             };
-            if !is_counted {
-                continue;
+            if is_counted {
+                summed.push((term.clone(), false));
+                summed.extend(guarded.into_iter().map(|term| (term, true)));
             }
-            let subtracted = guarded.iter().map(|term| (term, true));
-            for (term, is_subtracted) in [(term, false)].into_iter().chain(subtracted) {
-                match reader.summed_postings(term, oldest, newest, budget)? {
-                    Summed::Unsupported => return Ok(OpenedSet::Unsupported),
-                    Summed::OutOfBudget => return Ok(OpenedSet::OutOfBudget),
-                    Summed::Postings(postings) => set.add(postings, is_subtracted),
+        }
+        if summed.len() > TERMS_MAX {
+            return Ok(OpenedSet::Unsupported);
+        }
+        let mut spent = usize::MAX;
+        let gone = aggregate::subtracted_events(reader, classes, now, Seq(u64::MAX), GONE_MAX, &mut spent)?;
+        budget.spent += usize::MAX - spent;
+        let Some(mut gone) = gone else { return Ok(OpenedSet::NotNow) };
+        // Whether a removal request that has expired is in a sum is known with that.
+        gone.retain(|event| !(event.is_expired && is_removal_request(event.kind)));
+        let (oldest, newest) = aggregate::bounds(filter);
+        let mut set = Building::default();
+        for (term, is_subtracted) in &summed {
+            match reader.summed_postings(term, oldest, newest, now, budget)? {
+                Summed::Unsupported => return Ok(OpenedSet::Unsupported),
+                Summed::NotNow => return Ok(OpenedSet::NotNow),
+                Summed::OutOfBudget => return Ok(OpenedSet::OutOfBudget),
+                Summed::Postings(postings) => set.add(postings, *is_subtracted),
+            }
+            if set.postings.len() > LOOSE_MAX {
+                return Ok(OpenedSet::NotNow);
+            }
+        }
+        let Building { runs, postings, mut loose } = set;
+        let blocks = BlockReader::new(reader);
+        let mut requests = 0;
+        for (posting, is_subtracted) in without_pairs(postings) {
+            if posting.expires && is_removal_request(posting.kind) {
+                requests += 1;
+                if requests > REQUESTS_MAX {
+                    return Ok(OpenedSet::NotNow);
+                }
+                let json = reader.event_or_pending_removal(posting.seq)?;
+                let event = json.as_deref().map(CanonicalEvent::trusted);
+                if event.and_then(|event| parse_expiration(event.tags())).is_some_and(|at| at <= now) {
+                    continue;
                 }
             }
+            loose.push(((posting.rank.created_at, blocks.id_of(&posting)?), is_subtracted));
         }
-        let Some(gone) = aggregate::subtracted_events(reader, classes, now, Seq(u64::MAX), budget)? else {
-            return Ok(OpenedSet::Unsupported);
-        };
-        if set.requests.len() > REQUESTS_MAX || set.loose.len() > LOOSE_MAX {
-            return Ok(OpenedSet::Unsupported);
-        }
+        budget.spent += requests + loose.len() / IDS_PER_COST;
         let is_hidden = |kind: Kind| hidden.contains(&kind);
-        let blocks = BlockReader::new(reader);
-        let mut loose = Vec::with_capacity(set.loose.len());
-        for (posting, is_subtracted) in &set.loose {
-            loose.push(((posting.rank.created_at, blocks.id_of(posting)?), *is_subtracted));
-        }
         let is_member = |event: &&Subtracted| {
             filter.matches_time(event.created_at)
                 && !is_hidden(event.kind)
                 && event.terms.iter().any(|term| terms.contains(term))
         };
         loose.extend(gone.iter().filter(is_member).map(|event| ((event.created_at, event.id), true)));
-        for seq in set.requests {
-            *budget = budget.saturating_sub(1);
-            if gone.iter().any(|event| event.seq == seq) {
-                continue;
-            }
-            if let Some(json) = reader.event(seq)? {
-                let event = CanonicalEvent::trusted(&json);
-                let is_expired = parse_expiration(event.tags()).is_some_and(|at| at <= now);
-                if is_expired && !is_hidden(event.kind()) {
-                    loose.push(((event.created_at(), event.id()), true));
-                }
-            }
-        }
-        *budget = budget.saturating_sub(loose.len() / IDS_PER_COST);
         blocks.ids.set(0);
-        Ok(OpenedSet::Set(Box::new(SummedSet::of(blocks, set.runs, loose, (oldest, newest)))))
+        Ok(OpenedSet::Set(Box::new(SummedSet::of(blocks, runs, loose, (oldest, newest)))))
     }
 
     fn of(
@@ -493,17 +506,38 @@ fn position(count: i64) -> Result<usize, StoreError> {
 #[derive(Default)]
 struct Building {
     runs: Vec<SummedRun>,
-    loose: Vec<(Posting, bool)>,
-    requests: BTreeSet<Seq>,
+    /// Loose postings, each with whether it is subtracted.
+    postings: Vec<(Posting, bool)>,
+    /// Members that are known.
+    loose: Vec<(Member, bool)>,
 }
 
 impl Building {
     fn add(&mut self, postings: SummedPostings, is_subtracted: bool) {
-        let SummedPostings { runs, loose, expiring_requests } = postings;
+        let SummedPostings { runs, loose, outdated } = postings;
         self.runs.extend(runs.into_iter().map(|parts| SummedRun::new(parts, is_subtracted)));
-        self.loose.extend(loose.into_iter().map(|posting| (posting, is_subtracted)));
-        if !is_subtracted {
-            self.requests.extend(expiring_requests.into_iter().map(|posting| posting.seq));
+        self.postings.extend(loose.into_iter().map(|posting| (posting, is_subtracted)));
+        // The sums are mended, of whichever sign.
+        let outdated = outdated.into_iter().map(|request| {
+            let member = (request.posting.rank.created_at, request.id);
+            (member, is_subtracted != request.is_summed)
+        });
+        self.loose.extend(outdated);
+    }
+}
+
+/// Without postings of events that are added and subtracted: their ids need not be looked up.
+fn without_pairs(mut postings: Vec<(Posting, bool)>) -> Vec<(Posting, bool)> {
+    if postings.iter().all(|(_, is_subtracted)| !is_subtracted) {
+        return postings;
+    }
+    postings.sort_unstable_by_key(|(posting, is_subtracted)| (posting.seq, *is_subtracted));
+    let mut left: Vec<(Posting, bool)> = Vec::with_capacity(postings.len());
+    for (posting, is_subtracted) in postings {
+        match left.last() {
+            Some((last, false)) if is_subtracted && last.seq == posting.seq => _ = left.pop(),
+            _ => left.push((posting, is_subtracted)),
         }
     }
+    left
 }
