@@ -128,7 +128,8 @@ pub struct Limits {
     pub neg_sets_bytes_max: usize,
     /// Most events for which the set of all events (the filter `{}`) is collected before anybody asks for it, and kept up to
     /// date, so that the first reconciliation of it need not wait for a scan: one to three seconds for a million events. It takes
-    /// 40 bytes an event in each shard, and memory of `neg_sets_bytes_max`. 0 is never.
+    /// 40 bytes an event in each shard, and memory of `neg_sets_bytes_max`. Where it would be answered from sums, these are learned instead, for an hour after a
+    /// reconciliation of any number of events. 0 is never.
     pub neg_prepared_events_max: usize,
 }
 
@@ -222,7 +223,7 @@ impl Default for Limits {
             query_bytes_max: 64 << 20,
             neg_sessions_max: 20,
             neg_set_events_max: 1_000_000,
-            neg_summed_events_min: 0,
+            neg_summed_events_min: 65_536,
             neg_sets_bytes_max: 64 << 20,
             neg_prepared_events_max: 0,
         }

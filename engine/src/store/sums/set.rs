@@ -117,14 +117,8 @@ impl<'a, R: Reader> SummedSet<'a, R> {
         if summed.len() > TERMS_MAX {
             return Ok(OpenedSet::Unsupported);
         }
-        let mut spent = usize::MAX;
-        let gone = aggregate::subtracted_events(reader, classes, now, Seq(u64::MAX), GONE_MAX, &mut spent)?;
-        budget.spent += usize::MAX - spent;
-        let Some(mut gone) = gone else { return Ok(OpenedSet::NotNow) };
-        // Whether a removal request that has expired is in a sum is known with that.
-        gone.retain(|event| !(event.is_expired && is_removal_request(event.kind)));
         let (oldest, newest) = aggregate::bounds(filter);
-        let mut set = Building::default();
+        let (mut set, mut gone) = (Building::default(), None);
         for (term, is_subtracted) in &summed {
             match reader.summed_postings(term, oldest, newest, now, budget)? {
                 Summed::Unsupported => return Ok(OpenedSet::Unsupported),
@@ -135,7 +129,15 @@ impl<'a, R: Reader> SummedSet<'a, R> {
             if set.postings.len() > LOOSE_MAX {
                 return Ok(OpenedSet::NotNow);
             }
+            // Once it is known that the store has sums.
+            if gone.is_none() {
+                gone = Some(events_gone(reader, classes, now, budget)?);
+            }
+            if let Some(None) = gone {
+                return Ok(OpenedSet::NotNow);
+            }
         }
+        let gone = gone.flatten().unwrap_or_default();
         let Building { runs, postings, mut loose } = set;
         let blocks = BlockReader::new(reader);
         let mut requests = 0;
@@ -500,6 +502,23 @@ impl<'a, R: Reader> SummedSet<'a, R> {
 fn position(count: i64) -> Result<usize, StoreError> {
     usize::try_from(count)
         .map_err(|_| StoreError::Corrupt("more is subtracted from a sum than is in it".into()))
+}
+
+/// Events that are among the postings and not in the set; `None` if there are too many.
+fn events_gone<R: Reader>(
+    reader: &R,
+    classes: TermClasses,
+    now: Timestamp,
+    budget: &mut SumBudget,
+) -> Result<Option<Vec<Subtracted>>, StoreError> {
+    let mut left = usize::MAX;
+    let gone = aggregate::subtracted_events(reader, classes, now, Seq(u64::MAX), GONE_MAX, &mut left)?;
+    budget.spent += usize::MAX - left;
+    Ok(gone.map(|mut gone| {
+        // Whether a removal request that has expired is in a sum is known with that.
+        gone.retain(|event| !(event.is_expired && is_removal_request(event.kind)));
+        gone
+    }))
 }
 
 /// What is found of the terms.
