@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 
 pub use conversion::{ConversionReader, ConversionWriter, TombstoneHash};
 pub use key::{Key, POSTING_BYTES, hash_of_tombstone, hashed_tombstone, posting_head};
-pub(in crate::store) use key::{read_until, tombstone_key};
+pub(in crate::store) use key::{prefix_of, read_until, tombstone_key};
 pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
 pub use pending_removal::{PendingRemovalRow, PendingRemovals};
