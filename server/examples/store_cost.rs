@@ -129,7 +129,7 @@ fn find<B: Backend>(backend: &B, from: &str, until: u64) {
     ];
     for (name, term, limit) in queries {
         let mut rows = 0;
-        let rounds = 2_000;
+        let rounds = 20_000;
         let us = [true, false].map(|with_events| {
             let start = cpu_us();
             for _ in 0..rounds {

@@ -43,6 +43,8 @@ pub struct WornPages {
 )]
 enum Source<'a, B> {
     Slice(&'a [Key]),
+    /// A run of which it is not known yet whether it has keys of the range.
+    Unsearched(&'a Run),
     Run(RunCursor<'a, B>),
 }
 
@@ -153,6 +155,12 @@ impl<S: Shelf> View<'_, S> {
                 }
                 Ok(None)
             }
+            Source::Unsearched(run) => {
+                let Some(mut cursor) = range.cursor(run) else { return Ok(None) };
+                let next = cursor.next(self, range, worn)?;
+                *source = Source::Run(cursor);
+                Ok(next)
+            }
             Source::Run(run) => run.next(self, range, worn),
         }
     }
@@ -190,24 +198,34 @@ impl Range {
         self.hash.is_none_or(|hash| filter::may_contain(&page.filter, hash))
     }
 
-    /// A run that may have keys of the range, before it is read.
+    /// A run that may have keys of the range, before it is read. Of one term's postings, newest first, the run's own newest second says what
+    /// its first key may be, and it is searched when the answer gets there; anything else is looked up in filters at once.
     fn of_run<'a, B>(&self, run: &'a Run) -> Option<Next<'a, B>> {
         let from = self.from.max(run.from);
+        let (key, source) = match Key::least_of(&self.from, &self.to, run.newest) {
+            Some(least) => (least.max(from), Source::Unsearched(run)),
+            None => {
+                let cursor = self.cursor(run)?;
+                (cursor.pages.first()?.first.max(from), Source::Run(cursor))
+            }
+        };
+        (key <= self.to).then_some(Next { key, is_read: false, source })
+    }
+
+    /// A cursor over a run, if its pages may have keys of the range.
+    fn cursor<'a, B>(&self, run: &'a Run) -> Option<RunCursor<'a, B>> {
+        let from = self.from.max(run.from);
         let mut pages = run.pages_from(from.as_bytes());
-        let first = loop {
+        loop {
             let (page, rest) = pages.split_first()?;
             if page.first > self.to {
                 return None;
             }
             if self.may_be_in(page) {
-                break page.first;
+                return Some(RunCursor { pages, from, open: None });
             }
             pages = rest;
-        };
-        let least = Key::least_of(&self.from, &self.to, run.newest).unwrap_or(Key::EMPTY);
-        let key = first.max(from).max(least);
-        let source = Source::Run(RunCursor { pages, from, open: None });
-        (key <= self.to).then_some(Next { key, is_read: false, source })
+        }
     }
 }
 
