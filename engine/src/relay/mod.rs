@@ -285,7 +285,8 @@ impl<B: Backend> Relay<B> {
     pub fn poll_timeout(&self) -> Option<Now> {
         let deadline = self.ingest.batch_deadline(&self.config.limits);
         let prepared = self.prepared.poll_timeout(self.config.limits.neg_prepared_events_max);
-        deadline.into_iter().chain(self.streams.retry_at()).chain(prepared).min()
+        let times = deadline.into_iter().chain(self.streams.retry_at()).chain(prepared);
+        times.chain(self.queries.resume_at()).min()
     }
 
     /// Whether events wait for [`Relay::poll_verify`].
@@ -300,6 +301,9 @@ impl<B: Backend> Relay<B> {
         self.prepare_set(now);
         for replay in self.streams.take_failed(now) {
             self.enqueue(replay);
+        }
+        for query in self.queries.take_due(now) {
+            self.enqueue(query);
         }
     }
 

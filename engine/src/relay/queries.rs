@@ -169,6 +169,8 @@ pub(super) enum StepResult {
     Again(Query),
     /// More steps, once the reader has caught up.
     Pause(ConnId, Query),
+    /// More steps, but not before that time.
+    Later(Now, Query),
     /// Nothing.
     Done,
 }
@@ -199,6 +201,8 @@ pub(super) struct Queries {
     query_memory: QueryMemory,
     /// When the REQs arrived whose EOSE has been queued and not yet flushed by the host.
     answered: Vec<Now>,
+    /// Queries that go on at a time, in no order: at most one of each reconciliation.
+    later: Vec<(Now, Query)>,
 }
 
 impl FairnessKey {
@@ -220,7 +224,7 @@ impl Queries {
     pub(super) fn new(address_queries_max: usize) -> Self {
         let is_bounded = |fairness_key: &FairnessKey| matches!(fairness_key, FairnessKey::Address(_));
         let scheduler = Scheduler::new(address_queries_max, is_bounded);
-        Queries { scheduler, query_memory: QueryMemory::default(), answered: Vec::new() }
+        Queries { scheduler, query_memory: QueryMemory::default(), answered: Vec::new(), later: Vec::new() }
     }
 
     /// The COUNTs of a connection that have not been answered.
@@ -286,7 +290,7 @@ impl Queries {
                 }
                 return;
             }
-            StepResult::Pause(_, query) => {
+            StepResult::Pause(_, query) | StepResult::Later(_, query) => {
                 if let Some(reservation) = query.reservation_mut() {
                     reservation.is_running = false;
                 }
@@ -294,6 +298,18 @@ impl Queries {
             _ => {}
         }
         self.query_memory.release(fairness_key, before);
+    }
+}
+
+impl Queries {
+    /// When a query goes on that waits for a time.
+    pub(super) fn resume_at(&self) -> Option<Now> {
+        self.later.iter().map(|(at, _)| *at).min()
+    }
+
+    /// Those whose time has come.
+    pub(super) fn take_due(&mut self, now: Now) -> Vec<Query> {
+        self.later.extract_if(.., |(at, _)| *at <= now).map(|(_, query)| query).collect()
     }
 }
 
@@ -335,6 +351,7 @@ impl<B: Backend> Relay<B> {
                         session.paused.push(query);
                     }
                 }
+                StepResult::Later(at, query) => self.queries.later.push((at, query)),
                 StepResult::Done => {}
             }
             if let Some(conn) = conn {

@@ -116,11 +116,11 @@ fn compare<B: Backend>(
         let (mut budget, mut tries) = (1, 0);
         let opened = loop {
             let mut sums = SumBudget::new(budget);
-            match SummedSet::open(reader, &filter, backend.classes(), &hidden, now, &mut sums)? {
+            match SummedSet::open(reader, &filter, backend.classes(), &hidden, now, 0, &mut sums)? {
                 OpenedSet::OutOfBudget => tries += 1,
                 OpenedSet::Unsupported => break None,
                 OpenedSet::Set(set) => break Some(set),
-                OpenedSet::NotNow => panic!("nothing has to be waited for: {}", context()),
+                OpenedSet::NotNow | OpenedSet::Few => panic!("nothing has to be waited for: {}", context()),
             }
             assert!(sums.spent > 0, "a call spends some of its budget: {}", context());
             budget *= 2;

@@ -203,7 +203,8 @@ fn identical_sets_take_few_reads_however_many_events_there_are() {
         store.maintain();
         let reader = store.reader().expect("reader");
         let open = |budget: &mut SumBudget| {
-            SummedSet::open(&reader, &Filter::default(), classes, &[], NOW.seconds(), budget).expect("reads")
+            SummedSet::open(&reader, &Filter::default(), classes, &[], NOW.seconds(), 0, budget)
+                .expect("reads")
         };
         let mut budgets = 0;
         let set = loop {
@@ -211,7 +212,7 @@ fn identical_sets_take_few_reads_however_many_events_there_are() {
             match open(&mut SumBudget::new(100)) {
                 OpenedSet::Set(set) => break set,
                 OpenedSet::OutOfBudget => {}
-                OpenedSet::Unsupported | OpenedSet::NotNow => panic!("it has sums"),
+                OpenedSet::Unsupported | OpenedSet::NotNow | OpenedSet::Few => panic!("it has sums"),
             }
         };
         assert!(budgets > 2, "it is learned in steps");
@@ -267,12 +268,12 @@ fn a_step_learns_as_much_as_its_budget_allows() {
     let (mut steps, mut dearest) = (0, 0);
     let set = loop {
         let mut budget = SumBudget::new(50);
-        let opened = SummedSet::open(&reader, &filter, store.classes(), &[], NOW.seconds(), &mut budget);
+        let opened = SummedSet::open(&reader, &filter, store.classes(), &[], NOW.seconds(), 0, &mut budget);
         steps += 1;
         match opened.expect("reads") {
             OpenedSet::Set(set) => break set,
             OpenedSet::OutOfBudget => {}
-            OpenedSet::Unsupported | OpenedSet::NotNow => panic!("it has sums"),
+            OpenedSet::Unsupported | OpenedSet::NotNow | OpenedSet::Few => panic!("it has sums"),
         }
         assert!(budget.learned > 0, "each step learns something");
         dearest = dearest.max(budget.learned);
@@ -310,7 +311,7 @@ fn many_that_expire_do_not_turn_sums_off() {
             let mut budget = SumBudget::new(usize::MAX);
             let classes = store.classes();
             let opened =
-                SummedSet::open(&reader, &Filter::default(), classes, hidden, now.seconds(), &mut budget);
+                SummedSet::open(&reader, &Filter::default(), classes, hidden, now.seconds(), 0, &mut budget);
             let OpenedSet::Set(set) = opened.expect("reads") else { panic!("it has sums") };
             let mut found = BTreeSet::new();
             set.list(0..set.len(), &mut |_, id| found.insert(id)).expect("reads");
@@ -330,4 +331,100 @@ fn many_that_expire_do_not_turn_sums_off() {
     let found = reconcile(&mut relay, conn, "{}", &all, &mut |_, _| {}).expect("an answer");
     assert!(found.need.is_empty() && found.have.is_empty() && found.rounds == 1);
     assert_eq!(relay.metrics().reconciliation_bytes, 0, "no set was collected");
+}
+
+/// Regression: with some thousand deletion requests that expire and wait to be flushed, there were no sums; each was read again for each message.
+#[test]
+fn requests_that_expire_are_read_once_before_they_are_flushed() {
+    let store = in_memory(LogOptions { memtable_keys: 1 << 20, memtable_bytes: 1 << 30, ..options() });
+    let expires_at = (NOW.seconds() + 5).to_string();
+    let request = |n: u64| {
+        let draft = event(&key(2)).kind(5).at(NOW.seconds() - 1 - n % 300);
+        draft.tag(["e", &format!("{n:064x}")]).tag(["expiration", &expires_at]).sign()
+    };
+    let events: Vec<Signed> = (0..5_000).map(request).collect();
+    store_all(&store, &events);
+    let reader = store.reader().expect("reader");
+    let open = |seconds: u64, budget: &mut SumBudget| {
+        let (classes, now) = (store.classes(), NOW.seconds() + seconds);
+        SummedSet::open(&reader, &Filter::default(), classes, &[], now, 0, budget).expect("reads")
+    };
+    let mut steps = 0;
+    loop {
+        steps += 1;
+        let mut budget = SumBudget::new(2_000);
+        match open(0, &mut budget) {
+            OpenedSet::Set(set) => break assert_eq!(set.len(), events.len()),
+            OpenedSet::OutOfBudget => assert!(budget.spent < 3_000, "{budget:?}"),
+            _ => panic!("it has sums"),
+        }
+    }
+    assert!(steps > 10, "{steps}");
+    for (seconds, expected) in [(4, events.len()), (6, 0), (4, events.len())] {
+        let mut budget = SumBudget::new(1);
+        let OpenedSet::Set(set) = open(seconds, &mut budget) else { panic!("it is known") };
+        assert_eq!((set.len(), budget.learned), (expected, 0), "after {seconds} seconds");
+    }
+}
+
+/// Fewer events than sums are used for cost no look-ups of ids.
+#[test]
+fn few_events_are_told_without_their_ids() {
+    let store = in_memory(options());
+    let events = notes(400);
+    store_all(&store, &events);
+    let reader = store.reader().expect("reader");
+    let mut budget = SumBudget::new(usize::MAX);
+    let classes = store.classes();
+    let opened = SummedSet::open(&reader, &Filter::default(), classes, &[], NOW.seconds(), 401, &mut budget);
+    assert!(matches!(opened, Ok(OpenedSet::Few)));
+    let opened = SummedSet::open(&reader, &Filter::default(), classes, &[], NOW.seconds(), 400, &mut budget);
+    assert!(matches!(opened, Ok(OpenedSet::Set(_))));
+}
+
+/// While more events expire than are looked at, a reconciliation waits for the sweep; if that does not come, its set is collected.
+#[test]
+fn what_is_being_removed_is_waited_for() {
+    let store = in_memory(options());
+    let expires_at = (NOW.seconds() + 5).to_string();
+    let note = |n: u64| {
+        let draft = event(&key(2)).at(NOW.seconds() - 1 - n % 300).content(n.to_string());
+        if n < 1_500 { draft.tag(["expiration", &expires_at]).sign() } else { draft.sign() }
+    };
+    let events: Vec<Signed> = (0..2_000).map(note).collect();
+    store_all(&store, &events);
+    let at = |millis: u64| Now::from_seconds(NOW.seconds() + 6).plus_millis(millis);
+    for is_swept in [true, false] {
+        let mut relay = start(&store, |_| {});
+        let conn = relay.connect(at(0), ClientInfo::default()).expect("a connection is free");
+        let mut storage = NegentropyStorageVector::new();
+        storage.seal().expect("it is not sealed");
+        let message = Negentropy::borrowed(&storage, 0).expect("a limit").initiate().expect("a message");
+        let open = format!(r#"["NEG-OPEN","n",{{}},"{}"]"#, hex(&message));
+        relay.handle_text(at(0), conn, open.as_bytes());
+        while relay.work(at(0)) {}
+        assert!(drained(&mut relay, conn).is_empty(), "it waits, and nothing goes round");
+        assert!(relay.poll_timeout().is_some_and(|timeout| timeout <= at(100)));
+        if is_swept {
+            while relay_engine::store::sweep_expired(&store, at(0).seconds(), 512).expect("sweeps").more {}
+            remove_pending(&store).expect("removes");
+        }
+        for millis in (0..1_100).step_by(20) {
+            relay.handle_timeout(at(millis));
+            while relay.work(at(millis)) {}
+        }
+        let frames = drained(&mut relay, conn).concat();
+        assert!(frames.starts_with(r#"["NEG-MSG","n","#), "{frames}");
+        assert_eq!(relay.metrics().reconciliation_bytes > 0, !is_swept, "from sums, or collected");
+        if is_swept {
+            // Again with as many that have expired.
+            let again: Vec<Signed> = (10_000..11_500)
+                .map(|n: u64| {
+                    let draft = event(&key(2)).at(NOW.seconds() - 1 - n % 300).content(n.to_string());
+                    draft.tag(["expiration", &expires_at]).sign()
+                })
+                .collect();
+            store_all(&store, &again);
+        }
+    }
 }

@@ -27,8 +27,10 @@ pub(in crate::relay) struct NegQuery {
     id: SubId,
     serial: u64,
     message: KeptMessage,
-    /// Whether the message may be answered from the store's sums.
+    /// The message's answer from the store's sums, if it may be answered from these.
     sums: Option<SumsQuery>,
+    /// It is not answered from sums.
+    is_collected: bool,
     /// The set to collect; `None` if the reconciliation has it.
     opening: Option<Opening>,
     /// The answer, or why there is none, and its cost that has not been charged yet.
@@ -64,7 +66,7 @@ impl NegQuery {
         lookups_max: usize,
         asked_at: Now,
     ) -> Self {
-        let sums = Some(SumsQuery::new(Arc::clone(&key), asked_at, lookups_max));
+        let sums = Some(SumsQuery::new(Arc::clone(&key), lookups_max));
         let opening = Opening { key, set: None, after, asked_at, turns_waited: 0, timed_out: false };
         NegQuery {
             sums,
@@ -84,6 +86,7 @@ impl NegQuery {
             serial,
             message,
             sums: None,
+            is_collected: false,
             opening,
             answered,
             has_started: false,
@@ -119,11 +122,24 @@ impl<B: Backend> Relay<B> {
         let Some(reconciliation) = found else { return StepResult::Done };
         let held = reconciliation.set.as_ref().map(Arc::clone);
         let bytes_max = self.outbox_pause_bytes().clamp(ANSWER_BYTES_MIN, ANSWER_BYTES_MAX);
-        if let Some(sums) = query.sums.as_mut().filter(|_| query.answered.is_none() && held.is_none()) {
+        let may_be_summed = query.answered.is_none() && held.is_none() && !query.is_collected;
+        if let Some(sums) = &mut query.sums {
+            // What earlier steps have cost above their budgets comes first.
+            let paid = sums.debt.min(*budget);
+            (sums.debt, *budget) = (sums.debt - paid, *budget - paid);
+            if *budget == 0 {
+                return StepResult::Again(Query::Neg(query));
+            }
+        }
+        if let Some(sums) = query.sums.as_mut().filter(|_| may_be_summed) {
             match self.answer_from_sums(now, sums, query.message.bytes(), bytes_max, budget) {
                 Ok(Summed::Again) => return StepResult::Again(Query::Neg(query)),
-                Ok(Summed::Answered(answer)) => query.answered = Some((answer.message, answer.cost)),
-                Ok(Summed::Collect) => query.sums = None,
+                Ok(Summed::Later(at)) => return StepResult::Later(at, Query::Neg(query)),
+                Ok(Summed::Answered(answer)) => {
+                    let cost = answer.cost + std::mem::take(&mut sums.debt);
+                    query.answered = Some((answer.message, cost));
+                }
+                Ok(Summed::Collect) => query.is_collected = true,
                 Err(error) => {
                     let message = self.record_store_error(&error);
                     self.fail_reconciliation(query.conn, &query.id, message, None);

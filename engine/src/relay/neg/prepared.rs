@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Relay;
 use super::sets::{Collected, Failure, SetKey, SetRequest, SetUse};
-use super::summed::Learning;
+use super::summed::{Learned, Learning};
 use crate::relay::queries::{Query, StepResult};
 use crate::store::{Backend, Reader, Seq};
 use crate::types::{Filter, Now};
@@ -90,10 +90,10 @@ impl<B: Backend> Relay<B> {
             let learned = self.learn_sums(now.seconds(), &mut learning, budget);
             self.prepared.learning = learning;
             match learned {
-                Ok(Some(false)) => return StepResult::Again(Query::PrepareSet(None)),
+                Ok(Learned::Some) => return StepResult::Again(Query::PrepareSet(None)),
                 // It is done again in a minute: pages are merged, and have to be read then.
-                Ok(Some(true)) => self.prepared.is_running = false,
-                Ok(None) => {
+                Ok(Learned::All | Learned::NotNow) => self.prepared.is_running = false,
+                Ok(Learned::Unused) => {
                     self.prepared.is_running = false;
                     let key = SetKey::new(&Filter::default(), &self.config.policy.guarded_kinds, &[]);
                     self.prepare_collected(now, &key);

@@ -478,9 +478,11 @@ impl SetCache {
         Some(collected)
     }
 
-    /// Whether there is a set of `key` that can be used now.
-    pub(super) fn is_at_hand(&self, key: &SetKey) -> bool {
-        self.entries.iter().any(|entry| *entry.key == *key && matches!(entry.state, State::Current))
+    /// Whether there is a set of `key` that can be used now. `removals`: those that the store counts.
+    pub(super) fn is_at_hand(&self, key: &SetKey, removals: u64, now: Now) -> bool {
+        let is_at_hand =
+            |entry: &CachedSet| entry.is_current() && entry.is_usable(Seq(0), removals, now, false);
+        self.entries.iter().any(|entry| *entry.key == *key && is_at_hand(entry))
     }
 
     /// Whether there is a set of `key`, also if it is being collected or could not be.

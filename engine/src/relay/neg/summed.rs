@@ -22,8 +22,9 @@ const LOOKUPS_MIN: usize = 3;
 const IDS_MAX_OF_LEAST: usize = 8 * IDS_MAX;
 /// Steps that may find out nothing new, because others use the table of sums at the same time.
 const IDLE_STEPS_MAX: u32 = 64;
-/// How long events that are being flushed or removed are waited for, in milliseconds: that is done in the background.
+/// How long events that are being flushed or removed are waited for, in milliseconds, and how often they are looked for: that is done in the background.
 const WAIT_MS: u64 = 1_000;
+const LOOK_MS: u64 = 20;
 
 /// How far a message has been answered from sums.
 pub(super) enum Summed {
@@ -31,6 +32,8 @@ pub(super) enum Summed {
     Collect,
     /// It goes on in another turn.
     Again,
+    /// It goes on at that time.
+    Later(Now),
     /// The answer.
     Answered(Answer),
 }
@@ -74,28 +77,40 @@ impl Learning {
     }
 }
 
+/// How far the sums of all events are known.
+pub(super) enum Learned {
+    /// They are not used: they are off, the store keeps none, or the events are fewer than `neg_summed_events_min`.
+    Unused,
+    /// There is more to learn.
+    Some,
+    /// It has to be tried again later.
+    NotNow,
+    /// All.
+    All,
+}
+
 /// An answer from sums that is being worked out.
 pub(super) struct SumsQuery {
     pub(super) key: Arc<SetKey>,
-    asked_at: Now,
     /// Look-ups for whose ranges there is an answer at once.
     pub(super) lookups_max: usize,
     learning: Learning,
-    /// What earlier steps have cost above their budgets.
-    debt: usize,
+    /// Since when too many events are being flushed or removed.
+    busy_since: Option<Now>,
+    /// What steps have cost above their budgets.
+    pub(super) debt: usize,
 }
 
 impl SumsQuery {
-    pub(super) fn new(key: Arc<SetKey>, asked_at: Now, lookups_max: usize) -> Self {
-        SumsQuery { key, asked_at, lookups_max, learning: Learning::default(), debt: 0 }
+    pub(super) fn new(key: Arc<SetKey>, lookups_max: usize) -> Self {
+        SumsQuery { key, lookups_max, learning: Learning::default(), busy_since: None, debt: 0 }
     }
 
-    /// Pays from `budget`. False if that is not enough.
-    fn pay(&mut self, cost: usize, budget: &mut usize) -> bool {
-        self.debt += cost;
-        let paid = self.debt.min(*budget);
-        (self.debt, *budget) = (self.debt - paid, *budget - paid);
-        self.debt == 0 && *budget > 0
+    /// Pays from `budget`, and the rest in later steps.
+    fn pay(&mut self, cost: usize, budget: &mut usize) {
+        let paid = cost.min(*budget);
+        self.debt += cost - paid;
+        *budget -= paid;
     }
 }
 
@@ -113,32 +128,33 @@ impl<B: Backend> Relay<B> {
         if limits.neg_summed_events_min == 0 {
             return Ok(Summed::Collect);
         }
-        if !query.pay(0, budget) {
-            return Ok(Summed::Again);
-        }
         let hidden = query.key.hidden(&self.config.policy.guarded_kinds);
-        // One that is at hand answers anything.
-        let Some(hidden) = hidden.filter(|_| !self.neg_sets.is_at_hand(&query.key)) else {
-            return Ok(Summed::Collect);
-        };
         let reader = self.store.reader()?;
+        // One that is at hand answers anything.
+        let is_at_hand = self.neg_sets.is_at_hand(&query.key, reader.unlogged_removals()?, now);
+        let Some(hidden) = hidden.filter(|_| !is_at_hand) else { return Ok(Summed::Collect) };
+        let min = limits.neg_summed_events_min;
         let (filter, classes, mut sums) = (query.key.filter(), self.store.classes(), SumBudget::new(*budget));
-        let opened = SummedSet::open(&reader, filter, classes, hidden, now.seconds(), &mut sums)?;
+        let opened = SummedSet::open(&reader, filter, classes, hidden, now.seconds(), min, &mut sums)?;
         query.pay(sums.spent, budget);
         let mut set = match opened {
-            OpenedSet::Unsupported => return Ok(Summed::Collect),
-            OpenedSet::NotNow if now.millis_since(query.asked_at) < WAIT_MS => {
-                *budget = 0;
-                return Ok(Summed::Again);
+            OpenedSet::NotNow => {
+                let since = *query.busy_since.get_or_insert(now);
+                let is_waited_for = now.millis_since(since) < WAIT_MS;
+                return Ok(if is_waited_for {
+                    Summed::Later(now.plus_millis(LOOK_MS))
+                } else {
+                    Summed::Collect
+                });
             }
-            OpenedSet::NotNow => return Ok(Summed::Collect),
-            OpenedSet::OutOfBudget if query.learning.goes_on(&sums) => return Ok(Summed::Again),
-            OpenedSet::OutOfBudget => return Ok(Summed::Collect),
+            OpenedSet::OutOfBudget => {
+                query.busy_since = None;
+                let goes_on = query.learning.goes_on(&sums);
+                return Ok(if goes_on { Summed::Again } else { Summed::Collect });
+            }
+            OpenedSet::Unsupported | OpenedSet::Few => return Ok(Summed::Collect),
             OpenedSet::Set(set) => set,
         };
-        if set.len() < limits.neg_summed_events_min {
-            return Ok(Summed::Collect);
-        }
         let is_least = query.lookups_max <= LOOKUPS_MIN;
         set.limit(if is_least { IDS_MAX_OF_LEAST } else { IDS_MAX });
         let set = StoreSet(set);
@@ -146,7 +162,6 @@ impl<B: Backend> Relay<B> {
         let StoreSet(set) = set;
         answer.cost += set.cost();
         if !set.is_exhausted() {
-            answer.cost += std::mem::take(&mut query.debt);
             return Ok(Summed::Answered(answer));
         }
         query.pay(answer.cost, budget);
@@ -157,26 +172,27 @@ impl<B: Backend> Relay<B> {
         Ok(Summed::Again)
     }
 
-    /// Learns some of the sums of all events that a client without keys sees. Returns whether all are known then; `None` if sums are not
-    /// used for these events: they are off, the store keeps none, or not now, or the events are fewer than `neg_summed_events_min`.
+    /// Learns some of the sums of all events that a client without keys sees.
     pub(super) fn learn_sums(
         &self,
         now: Timestamp,
         learning: &mut Learning,
         budget: &mut usize,
-    ) -> Result<Option<bool>, StoreError> {
-        if self.config.limits.neg_summed_events_min == 0 {
-            return Ok(None);
+    ) -> Result<Learned, StoreError> {
+        let min = self.config.limits.neg_summed_events_min;
+        if min == 0 {
+            return Ok(Learned::Unused);
         }
         let guarded: &[Kind] = &self.config.policy.guarded_kinds;
         let reader = self.store.reader()?;
         let (classes, mut sums) = (self.store.classes(), SumBudget::new(*budget));
-        let opened = SummedSet::open(&reader, &Filter::default(), classes, guarded, now, &mut sums)?;
+        let opened = SummedSet::open(&reader, &Filter::default(), classes, guarded, now, min, &mut sums)?;
         *budget = budget.saturating_sub(sums.spent);
         Ok(match opened {
-            OpenedSet::Unsupported | OpenedSet::NotNow => None,
-            OpenedSet::OutOfBudget => learning.goes_on(&sums).then_some(false),
-            OpenedSet::Set(set) => (set.len() >= self.config.limits.neg_summed_events_min).then_some(true),
+            OpenedSet::Unsupported | OpenedSet::Few => Learned::Unused,
+            OpenedSet::OutOfBudget if learning.goes_on(&sums) => Learned::Some,
+            OpenedSet::OutOfBudget | OpenedSet::NotNow => Learned::NotNow,
+            OpenedSet::Set(_) => Learned::All,
         })
     }
 }

@@ -12,6 +12,10 @@ use crate::types::{CanonicalEvent, EventId, EventMatcher, Filter, Kind, Timestam
 
 /// Most events that are subtracted one by one; if there are more, matches are counted one by one.
 const SUBTRACTED_MAX: usize = 256;
+/// What reading them may cost.
+const SUBTRACTED_COST_MAX: usize = 16_384;
+/// Bytes of such an event for a unit of cost: all its terms are made.
+const BYTES: usize = 256;
 /// Most kinds that a viewer may not see all of.
 const GUARDED_MAX: usize = 8;
 /// Most filters that are compared with each other.
@@ -261,7 +265,7 @@ pub(in crate::store) fn guarded_terms(
     }
 }
 
-/// Events that have postings and don't count, though their kind may be seen; `None` if there are more than `max`.
+/// Events that have postings and don't count, though their kind may be seen; `None` if there are more than `max`, or they are too large.
 pub(in crate::store) fn subtracted_events<R: Reader>(
     reader: &R,
     classes: TermClasses,
@@ -279,11 +283,15 @@ pub(in crate::store) fn subtracted_events<R: Reader>(
     if seqs.len() > max {
         return Ok(None);
     }
-    let mut events = Vec::with_capacity(seqs.len());
+    let (mut events, mut cost) = (Vec::with_capacity(seqs.len()), 0);
     for seq in seqs.into_iter().filter(|seq| *seq <= horizon) {
         let Some(json) = reader.event_or_pending_removal(seq)? else { continue };
         let event = CanonicalEvent::trusted(&json);
-        *budget = budget.saturating_sub(1 + cost::of_event(json.len(), &EventMatcher::new(event)));
+        let of_event = 1 + json.len() / BYTES;
+        (cost, *budget) = (cost + of_event, budget.saturating_sub(of_event));
+        if cost > SUBTRACTED_COST_MAX {
+            return Ok(None);
+        }
         let (created_at, id, kind) = (event.created_at(), event.id(), event.kind());
         let is_expired = parse_expiration(event.tags()).is_some_and(|at| at <= now);
         events.push(Subtracted { seq, created_at, id, kind, is_expired, terms: terms_of(event, classes) });

@@ -19,7 +19,8 @@ use super::{Directory, Shelf};
 use crate::store::backend::{Posting, Seq, StoreError};
 use crate::store::kv::Key;
 use crate::store::sums::{
-    ExpiringRequest, LOOSE_MAX, SumBudget, Summed, SummedBlock, SummedBlocks, SummedPart, SummedPostings,
+    AT_ENDS_MAX, ExpiringRequest, SumBudget, Summed, SummedBlock, SummedBlocks, SummedPart, SummedPostings,
+    UNFLUSHED_MAX,
 };
 use crate::types::{EventId, IdSum, Timestamp};
 
@@ -37,6 +38,10 @@ const BYTES_MAX: usize = 128 << 20;
 const BYTES_OF_PAGE: usize = 1_200;
 /// Most removal requests of a page that have expired since it was learned; if there are more, it is learned again.
 const OUTDATED_MAX: usize = 16;
+/// Removal requests outside the sums of which it is remembered when they expire. If there are more, these are forgotten.
+const EXPIRIES_MAX: usize = 1 << 16;
+/// What reading when one expires costs.
+const EXPIRY_COST: usize = 16;
 
 /// What is known of pages, shared by all states of a store.
 #[derive(Clone, Debug)]
@@ -54,6 +59,8 @@ struct Table {
     bytes: usize,
     uses: u64,
     learned: u64,
+    /// When removal requests expire that are in no sums.
+    expiries: FxHashMap<Seq, Timestamp>,
 }
 
 #[derive(Debug)]
@@ -65,8 +72,8 @@ struct Entry {
 }
 
 fn bytes_of(blocks: &SummedBlocks) -> usize {
-    let requests = blocks.expiring_requests.capacity() * size_of::<ExpiringRequest>();
-    128 + blocks.blocks.capacity() * size_of::<SummedBlock>() + requests
+    let requests = blocks.expiring_requests.len() * size_of::<ExpiringRequest>();
+    128 + blocks.blocks.len() * size_of::<SummedBlock>() + requests
 }
 
 impl Table {
@@ -139,15 +146,35 @@ impl PostingSums {
         self.table().learned
     }
 
-    /// What is known of a page in a state in which `removed` events are removed, unless it should be learned again.
-    fn get(&self, page: PageId, removed: u64, now: Timestamp) -> Option<Arc<SummedBlocks>> {
+    /// What is known of pages in a state in which `removed` events are removed, but for what should be learned again.
+    fn get<'a>(
+        &self,
+        pages: impl Iterator<Item = &'a PageRef>,
+        removed: u64,
+        now: Timestamp,
+    ) -> Vec<Option<Arc<SummedBlocks>>> {
         let mut table = self.table();
         table.uses += 1;
         let uses = table.uses;
-        let entry = table.pages.get_mut(&page.0).filter(|entry| entry.since <= removed)?;
-        entry.used = uses;
-        let outdated = entry.blocks.outdated(now).count();
-        (outdated <= OUTDATED_MAX).then(|| Arc::clone(&entry.blocks))
+        let get = |page: &PageRef| {
+            let entry = table.pages.get_mut(&page.id.0).filter(|entry| entry.since <= removed)?;
+            entry.used = uses;
+            let outdated = entry.blocks.outdated(now).take(OUTDATED_MAX + 1).count();
+            (outdated <= OUTDATED_MAX).then(|| Arc::clone(&entry.blocks))
+        };
+        pages.map(get).collect()
+    }
+
+    fn expiry(&self, seq: Seq) -> Option<Timestamp> {
+        self.table().expiries.get(&seq).copied()
+    }
+
+    fn learn_expiry(&self, seq: Seq, expires_at: Timestamp) {
+        let expiries = &mut self.table().expiries;
+        if expiries.len() >= EXPIRIES_MAX {
+            expiries.clear();
+        }
+        expiries.insert(seq, expires_at);
     }
 
     /// A page has been read, in a state with this directory in which `removed` was removed.
@@ -178,31 +205,34 @@ impl PostingSums {
 
     /// Events with these keys, among others, have been removed; the state in which `removed` is removed is about to be shown.
     pub fn subtract<'a>(&self, keys: impl Iterator<Item = &'a Key>, removed: &Arc<RemovedSeqs>) {
-        let mut table = self.table();
-        let table = &mut *table;
-        table.removed = Arc::clone(removed);
-        if table.pages.is_empty() {
-            return;
-        }
+        let directory = {
+            let mut table = self.table();
+            table.removed = Arc::clone(removed);
+            if table.pages.is_empty() {
+                return;
+            }
+            // Whoever removes is the only one who changes it.
+            Arc::clone(&table.directory)
+        };
         let keys: Vec<&Key> = keys.collect();
         let ids = keys.iter().filter_map(|key| key.id_and_seq()).map(|(id, seq)| (seq, id));
         let ids: FxHashMap<Seq, EventId> = ids.collect();
-        let directory = Arc::clone(&table.directory);
+        let mut subtracted = Vec::new();
+        let mut unsure = Vec::new();
         for key in keys {
             let Some(posting) = key.posting() else { continue };
             let mut pages = directory.pages_of(key, posting.seq).map(|page| page.id.0);
             match (pages.next(), pages.next(), ids.get(&posting.seq)) {
                 (None, ..) => {}
-                (Some(page), None, Some(id)) => table.subtract(page, key, id, removed.len()),
+                (Some(page), None, Some(id)) => subtracted.push((page, key, id)),
                 (Some(first), second, _) => {
-                    [Some(first), second]
-                        .into_iter()
-                        .flatten()
-                        .chain(pages)
-                        .for_each(|page| table.forget(page));
+                    unsure.extend([Some(first), second].into_iter().flatten().chain(pages))
                 }
             }
         }
+        let mut table = self.table();
+        unsure.into_iter().for_each(|page| table.forget(page));
+        subtracted.into_iter().for_each(|(page, key, id)| table.subtract(page, key, id, removed.len()));
     }
 }
 
@@ -254,11 +284,12 @@ impl<S: Shelf> View<'_, S> {
             let [first, last] = part.ends;
             let ends = |page: &PageRef| [first, last].into_iter().flatten().any(|end| end.id == page.id);
             let all = first.into_iter().chain(part.within).chain(last);
-            for page in all.filter(|page| range.may_be_in(page)) {
-                if found.loose.len() > LOOSE_MAX {
-                    return Ok(Summed::NotNow);
+            let all: Vec<&PageRef> = all.filter(|page| range.may_be_in(page)).collect();
+            let known = source.sums.get(all.iter().copied(), source.removed.len(), source.now);
+            for (page, known) in all.into_iter().zip(known) {
+                if budget.at_ends + found.loose.len() > AT_ENDS_MAX {
+                    return Ok(Summed::Unsupported);
                 }
-                let known = source.sums.get(page.id, source.removed.len(), source.now);
                 let blocks = match known {
                     Some(blocks) => {
                         budget.known += 1;
@@ -311,16 +342,55 @@ impl<S: Shelf> View<'_, S> {
                 found.runs.push(run);
             }
         }
+        budget.at_ends += found.loose.len();
+        let at_ends = found.loose.len();
         for slice in self.memtable.slices() {
             let rest = &slice[slice.partition_point(|key| *key < range.from)..];
             let keys = rest.iter().take_while(|key| **key <= range.to).filter_map(Key::posting);
             found.loose.extend(keys.filter(|posting| !(self.is_removed)(posting.seq)));
-            if found.loose.len() > LOOSE_MAX {
+            if budget.unflushed + found.loose.len() - at_ends > UNFLUSHED_MAX {
                 return Ok(Summed::NotNow);
             }
         }
+        budget.unflushed += found.loose.len() - at_ends;
         budget.spent += found.loose.len() / KEYS;
-        Ok(Summed::Postings(found))
+        Ok(match self.leave_out_expired(source, &mut found.loose, budget)? {
+            true => Summed::Postings(found),
+            false => Summed::OutOfBudget,
+        })
+    }
+
+    /// Leaves out postings of removal requests that have expired. False if the budget is used up: when some expire is remembered then.
+    fn leave_out_expired(
+        &self,
+        source: &SumSource<'_>,
+        postings: &mut Vec<Posting>,
+        budget: &mut SumBudget,
+    ) -> Result<bool, StoreError> {
+        if postings.iter().all(counted_alone) {
+            return Ok(true);
+        }
+        let mut kept = Vec::with_capacity(postings.len());
+        for posting in postings.drain(..) {
+            let expires_at = match counted_alone(&posting) {
+                true => Timestamp::MAX,
+                false => match source.sums.expiry(posting.seq) {
+                    Some(expires_at) => expires_at,
+                    None if !budget.may_learn() => return Ok(false),
+                    None => {
+                        let expires_at = (source.expires_at)(&posting)?;
+                        source.sums.learn_expiry(posting.seq, expires_at);
+                        (budget.learned, budget.spent) = (budget.learned + 1, budget.spent + EXPIRY_COST);
+                        expires_at
+                    }
+                },
+            };
+            if expires_at > source.now {
+                kept.push(posting);
+            }
+        }
+        *postings = kept;
+        Ok(true)
     }
 
     /// Appends the postings of one block.
@@ -376,6 +446,7 @@ impl<S: Shelf> View<'_, S> {
             }
         }
         found.blocks.shrink_to_fit();
+        found.expiring_requests.shrink_to_fit();
         Ok((found, keys, ids))
     }
 

@@ -22,9 +22,10 @@ use crate::types::{EventId, IdSum, Timestamp};
 
 pub use set::{OpenedSet, SummedSet};
 
-/// Most postings that are in no block; each takes a look-up of its id. Those that wait to be flushed to pages are among them: a fraction of that, unless
-/// maintenance can't keep up.
-pub const LOOSE_MAX: usize = 32_768;
+/// Most postings at the ends of ranges, of all runs and terms, that are in no block; each takes a look-up of its id.
+pub const AT_ENDS_MAX: usize = 16_384;
+/// Most postings that wait to be flushed to pages. They are a fraction of that, unless maintenance can't keep up.
+pub const UNFLUSHED_MAX: usize = 32_768;
 
 /// Postings that follow each other in a page: all from its first key up to that of the next block, but those of removed events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ pub struct SummedPart {
 pub struct SummedPostings {
     /// Parts by run; those of a run are in the order of answers.
     pub runs: Vec<Vec<SummedPart>>,
-    /// Postings that are in no part, in no order.
+    /// Postings that are in no part, in no order; none of an expired removal request.
     pub loose: Vec<Posting>,
     /// Removal requests of which the sums of the parts are [outdated](SummedBlocks::outdated).
     pub outdated: Vec<ExpiringRequest>,
@@ -103,6 +104,10 @@ pub struct SumBudget {
     pub known: usize,
     /// Pages that there are, of all terms.
     pub pages: usize,
+    /// Postings at the ends of ranges, in pages.
+    pub at_ends: usize,
+    /// Postings that are in no page yet.
+    pub unflushed: usize,
 }
 
 impl SumBudget {
@@ -122,7 +127,7 @@ impl SumBudget {
 pub enum Summed {
     /// It keeps no sums of them, or of fewer postings at a time.
     Unsupported,
-    /// Too many of them are not in pages now.
+    /// Too many of them are in no page yet.
     NotNow,
     /// It was too much for the budget. What was found out is kept: asked often enough, it is known.
     OutOfBudget,

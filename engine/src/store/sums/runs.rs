@@ -9,6 +9,9 @@ use super::{SummedBlock, SummedPart};
 use crate::store::backend::{Posting, Rank, Reader, StoreError};
 use crate::types::{EventId, IdSum};
 
+/// Blocks that are kept, once they have been read: some ten kilobytes each.
+const BLOCKS_KEPT_MAX: usize = 1_024;
+
 /// How many events, and the sum of their ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Aggregate {
@@ -84,6 +87,11 @@ impl<'a, R: Reader> BlockReader<'a, R> {
         }
     }
 
+    /// Counts what takes as long as so many look-ups.
+    pub(super) fn charge(&self, ids: usize) {
+        self.ids.set(self.ids.get() + ids);
+    }
+
     pub(super) fn id_of(&self, posting: &Posting) -> Result<EventId, StoreError> {
         self.ids.set(self.ids.get() + 1);
         self.check()?;
@@ -104,7 +112,11 @@ impl<'a, R: Reader> BlockReader<'a, R> {
         }
         let ids = postings.iter().map(|_| Cell::new(None)).collect();
         let read = Rc::new(ReadBlock { postings, ids });
-        self.read.borrow_mut().insert((part.page, block), Rc::clone(&read));
+        let mut known = self.read.borrow_mut();
+        if known.len() >= BLOCKS_KEPT_MAX {
+            known.clear();
+        }
+        known.insert((part.page, block), Rc::clone(&read));
         Ok(read)
     }
 

@@ -9,28 +9,28 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::runs::{Aggregate, BlockReader, SummedRun};
-use super::{LOOSE_MAX, SumBudget, Summed, SummedPostings};
+use super::{SumBudget, Summed, SummedPostings};
 use crate::store::backend::{Posting, Rank, Reader, Seq, StoreError};
 use crate::store::count::aggregate::{self, Subtracted};
 use crate::store::terms::{Term, TermClasses};
-use crate::types::{
-    CanonicalEvent, EventId, Filter, IdSum, Kind, Timestamp, is_removal_request, parse_expiration,
-};
+use crate::types::{EventId, Filter, IdSum, Kind, Timestamp, is_removal_request};
 
 /// Most terms that are summed: those of a filter, and those of the kinds that are subtracted.
 const TERMS_MAX: usize = 64;
 /// Most kinds that are subtracted.
 const GUARDED_MAX: usize = 8;
 /// Most events pending removal, or expired and not swept yet.
-const GONE_MAX: usize = 2_048;
-/// Most loose removal requests that expire; each is read.
-const REQUESTS_MAX: usize = 4_096;
+const GONE_MAX: usize = 1_024;
+/// Most runs of all terms: a search for a position looks at each.
+const RUNS_MAX: usize = 256;
 /// Events that are listed at once.
 const LISTED: usize = 512;
 /// Events of a second that are looked through for the one at a position.
 const SECOND: i64 = 64;
-/// Ids that could be looked up in the time of a search for a position.
+/// Ids that could be looked up in the time of a search for a position, and in that of looking at so many runs.
 const SEARCH_IDS: usize = 16;
+const RUNS_OF_SEARCH: usize = 8;
+const RUNS_PER_ID: usize = 4;
 /// What reading a block costs, and how many ids are looked up for a unit of cost.
 const BLOCK_COST: usize = 4;
 const IDS_PER_COST: usize = 4;
@@ -42,6 +42,8 @@ pub enum OpenedSet<'a, R> {
     Unsupported,
     /// Too many events are just being flushed, or removed, or have just expired: it is worth trying again.
     NotNow,
+    /// There are fewer events than asked for.
+    Few,
     /// The budget is used up. What was found out is kept: opened often enough, there is a set.
     OutOfBudget,
     /// The set.
@@ -76,8 +78,9 @@ pub struct SummedSet<'a, R> {
 }
 
 impl<'a, R: Reader> SummedSet<'a, R> {
-    /// Opens the set of the events that match `filter` and are not of `hidden` kinds. Pages whose sums are not known yet are read as long as
-    /// `budget` [allows](SumBudget::may_learn): at least one. What is known already costs little, and a call may overdraw its budget by that.
+    /// Opens the set of the events that match `filter` and are not of `hidden` kinds, if these are `min` or more. Pages whose sums are not known yet are
+    /// read as long as `budget` [allows](SumBudget::may_learn): at least one. A call may overdraw it by that, by pages that are known and postings at their ends, and by
+    /// look-ups of the ids of postings in no block, up to some ten thousand units of cost: it is up to the caller to charge them.
     ///
     /// # Errors
     /// The reader's.
@@ -87,6 +90,7 @@ impl<'a, R: Reader> SummedSet<'a, R> {
         classes: TermClasses,
         hidden: &[Kind],
         now: Timestamp,
+        min: usize,
         budget: &mut SumBudget,
     ) -> Result<OpenedSet<'a, R>, StoreError> {
         let path = aggregate::path(filter, 1, classes);
@@ -126,8 +130,8 @@ impl<'a, R: Reader> SummedSet<'a, R> {
                 Summed::OutOfBudget => return Ok(OpenedSet::OutOfBudget),
                 Summed::Postings(postings) => set.add(postings, *is_subtracted),
             }
-            if set.postings.len() > LOOSE_MAX {
-                return Ok(OpenedSet::NotNow);
+            if set.runs.len() > RUNS_MAX {
+                return Ok(OpenedSet::Unsupported);
             }
             // Once it is known that the store has sums.
             if gone.is_none() {
@@ -138,24 +142,15 @@ impl<'a, R: Reader> SummedSet<'a, R> {
             }
         }
         let gone = gone.flatten().unwrap_or_default();
+        if set.most() < min as i64 {
+            return Ok(OpenedSet::Few);
+        }
         let Building { runs, postings, mut loose } = set;
         let blocks = BlockReader::new(reader);
-        let mut requests = 0;
         for (posting, is_subtracted) in without_pairs(postings) {
-            if posting.expires && is_removal_request(posting.kind) {
-                requests += 1;
-                if requests > REQUESTS_MAX {
-                    return Ok(OpenedSet::NotNow);
-                }
-                let json = reader.event_or_pending_removal(posting.seq)?;
-                let event = json.as_deref().map(CanonicalEvent::trusted);
-                if event.and_then(|event| parse_expiration(event.tags())).is_some_and(|at| at <= now) {
-                    continue;
-                }
-            }
             loose.push(((posting.rank.created_at, blocks.id_of(&posting)?), is_subtracted));
         }
-        budget.spent += requests + loose.len() / IDS_PER_COST;
+        budget.spent += loose.len() / IDS_PER_COST;
         let is_hidden = |kind: Kind| hidden.contains(&kind);
         let is_member = |event: &&Subtracted| {
             filter.matches_time(event.created_at)
@@ -164,7 +159,8 @@ impl<'a, R: Reader> SummedSet<'a, R> {
         };
         loose.extend(gone.iter().filter(is_member).map(|event| ((event.created_at, event.id), true)));
         blocks.ids.set(0);
-        Ok(OpenedSet::Set(Box::new(SummedSet::of(blocks, runs, loose, (oldest, newest)))))
+        let set = SummedSet::of(blocks, runs, loose, (oldest, newest));
+        Ok(if set.len() < min { OpenedSet::Few } else { OpenedSet::Set(Box::new(set)) })
     }
 
     fn of(
@@ -300,6 +296,7 @@ impl<'a, R: Reader> SummedSet<'a, R> {
     /// All events below a member, or what would be one.
     fn below(&self, member: Member) -> Result<Aggregate, StoreError> {
         let (created_at, id) = member;
+        self.reader.charge(self.runs.len() / RUNS_PER_ID);
         let at = self.loose.partition_point(|loose| loose.member < member);
         let mut below = match self.loose.get(at) {
             Some(loose) => loose.before,
@@ -397,7 +394,7 @@ impl<'a, R: Reader> SummedSet<'a, R> {
             return Ok(*member);
         }
         // Its search reads little, and takes as long as some look-ups.
-        self.reader.ids.set(self.reader.ids.get() + SEARCH_IDS);
+        self.reader.charge(SEARCH_IDS * (1 + self.runs.len() / RUNS_OF_SEARCH));
         let wrong = || StoreError::Corrupt("a position has no event".into());
         let position = at as i64;
         // The newest second that has no more than so many events before it.
@@ -542,6 +539,15 @@ impl Building {
             (member, is_subtracted != request.is_summed)
         });
         self.loose.extend(outdated);
+    }
+
+    /// How many events there may be; there are fewer if some are gone.
+    fn most(&self) -> i64 {
+        let signed = |count: i64, is_subtracted: bool| if is_subtracted { -count } else { count };
+        let runs = self.runs.iter().map(|run| signed(run.total.count, run.is_subtracted));
+        let postings = self.postings.iter().map(|(_, is_subtracted)| signed(1, *is_subtracted));
+        let loose = self.loose.iter().map(|(_, is_subtracted)| signed(1, *is_subtracted));
+        runs.chain(postings).chain(loose).sum()
     }
 }
 
