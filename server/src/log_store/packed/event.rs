@@ -3,7 +3,7 @@
 //! ```text
 //! packed   = 1  id:32  sig:64  bytes of the JSON  bytes of the text  bytes of the values  value*  block
 //! value    = 0  value:32  |  number of a shared value + 1          the author, then those of the text
-//! block    the text, compressed by `lz4`: the JSON from "created_at" to "content", in which each 64 hexadecimal digits are a 0xff
+//! block    the text, as a block of LZ4 with the dictionary: the JSON from "created_at" to "content", in which each 64 hexadecimal digits are a 0xff
 //! ```
 //!
 //! Numbers and lengths are in groups of seven bits, lowest first; all bytes but the last one have their highest bit set.
@@ -11,8 +11,6 @@
 use std::borrow::Cow;
 
 use relay_engine::store::StoreError;
-
-use super::lz4::Compressor;
 
 /// What a packed event begins with. JSON begins with a brace.
 const PACKED: u8 = 1;
@@ -79,11 +77,7 @@ impl Parts {
     }
 
     /// The packed event. `number_of`: the number of a value, if it is shared.
-    pub(super) fn pack(
-        &self,
-        number_of: impl Fn(&Value) -> Option<u32>,
-        compressor: &mut Compressor<'_>,
-    ) -> Vec<u8> {
+    pub(super) fn pack(&self, number_of: impl Fn(&Value) -> Option<u32>, dictionary: &[u8]) -> Vec<u8> {
         let mut values = Vec::new();
         for value in &self.values {
             match number_of(value) {
@@ -99,7 +93,7 @@ impl Parts {
             push_number(bytes, &mut packed);
         }
         packed.extend_from_slice(&values);
-        compressor.compress(&self.text, &mut packed);
+        packed.extend_from_slice(&lz4_flex::block::compress_with_dict(&self.text, dictionary));
         packed
     }
 }
@@ -146,6 +140,17 @@ pub(in super::super) trait Shared {
 /// Whether this is a packed event, and not JSON.
 pub(in super::super) fn is_packed(body: &[u8]) -> bool {
     body.first() == Some(&PACKED)
+}
+
+/// The id ends before this byte of an event, packed or not.
+pub(in super::super) const ID_END_MAX: usize = BEFORE_ID.len() + 2 * VALUE_BYTES;
+
+/// The id of an event, packed or not, of which these are the first bytes; `None` if they are no event's.
+pub(in super::super) fn id(body: &[u8]) -> Option<Value> {
+    match body.strip_prefix(&[PACKED]) {
+        Some(rest) => rest.first_chunk().copied(),
+        None => decoded(body.strip_prefix(BEFORE_ID)?.get(..2 * VALUE_BYTES)?),
+    }
 }
 
 /// The numbers of the shared values that a packed event mentions, as far as it is whole.
@@ -298,6 +303,38 @@ mod tests {
         for json in [&b"{}"[..], b"", of(&upper, "text").as_bytes(), &not_text] {
             assert_eq!(pack(json), None, "{}", String::from_utf8_lossy(json));
         }
+    }
+
+    /// Regression: such text was compared with all of its earlier copies, also with those that are too far away to be referred to: a
+    /// megabyte took hours.
+    #[test]
+    fn text_that_repeats_too_far_away_is_packed_at_once() {
+        let mut rng = Rng::new(1);
+        let period: String = (0..66_000).map(|_| char::from(b'a' + rng.below(26) as u8)).collect();
+        let (hex, content) = ("0".repeat(64), &period.repeat(16)[..1_000_000]);
+        let json = format!(
+            r#"{{"id":"{hex}","pubkey":"{hex}","created_at":1,"kind":1,"tags":[],"content":"{content}","sig":"{hex}{hex}"}}"#
+        );
+        let packer = Gatherer::new(1).finish();
+        let begun = std::time::Instant::now();
+        let packed = packer.pack([json.as_bytes(), json.as_bytes()].into_iter());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+        for packed in packed.into_iter().flatten() {
+            assert_eq!(unpack(&packed, &packer.vocabulary), Ok(Some(json.clone().into_bytes())));
+        }
+    }
+
+    #[test]
+    fn the_id_is_read_from_the_first_bytes() {
+        let (lines, packer) = real();
+        let packed = packer.pack(lines.iter().map(|json| &json[..]).take(20));
+        for (json, packed) in lines.iter().zip(packed.into_iter().flatten()) {
+            let expected = decoded(&json[7..71]);
+            assert!(expected.is_some());
+            assert_eq!((id(&json[..ID_END_MAX]), id(&packed[..33])), (expected, expected));
+            assert_eq!((id(&json[..ID_END_MAX - 1]), id(&packed[..32])), (None, None));
+        }
+        assert_eq!((id(b""), id(b"{}"), id(&[0; 99])), (None, None, None));
     }
 
     /// Whatever is broken, there is some JSON or none, which its checksum tells.

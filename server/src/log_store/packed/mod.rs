@@ -17,12 +17,10 @@
 //! | `event` | one event |
 //! | `vocabulary` | what the events of a segment have in common: gathered, in a file, read |
 //! | `dictionary` | its strings |
-//! | `lz4` | writing blocks of LZ4 |
 
 mod dictionary;
 mod event;
-mod lz4;
 mod vocabulary;
 
-pub(super) use event::unpack;
+pub(super) use event::{ID_END_MAX, id, unpack};
 pub(super) use vocabulary::{Gatherer, InFile, Packer, Places, Sizes, Vocabulary, sizes_of_frames};

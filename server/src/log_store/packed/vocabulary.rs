@@ -11,9 +11,8 @@ use relay_engine::store::StoreError;
 
 use super::super::codec;
 use super::super::disk::{DiskFile, store_error};
-use super::event::{Parts, Shared, VALUE_BYTES, Value};
-use super::lz4::{Compressor, DICTIONARY_BYTES_MAX};
-use super::{dictionary, event};
+use super::dictionary::{self, DICTIONARY_BYTES_MAX, TEXT_BYTES_MAX};
+use super::event::{self, Parts, Shared, VALUE_BYTES, Value};
 
 const DICTIONARY_MAGIC: [u8; 4] = *b"\xffdic";
 const VALUES_MAGIC: [u8; 4] = *b"\xffval";
@@ -21,6 +20,10 @@ const VALUES_MAGIC: [u8; 4] = *b"\xffval";
 const AUTHORS_MIN: usize = 3;
 /// Events that the dictionary is made from, about.
 const SAMPLES: usize = 2_000;
+/// Bytes of their texts. If they have more, every second one is let go.
+const SAMPLES_BYTES_MAX: usize = 1 << 20;
+/// Different values that are counted. Those that come later stay in their events.
+const VALUES_MAX: usize = 1 << 18;
 
 /// How much there is, as the head of a segment says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +183,8 @@ pub(in super::super) struct Gatherer {
     /// Authors, numbered.
     authors: HashMap<Value, u32>,
     samples: Vec<(Value, Vec<u8>)>,
+    /// Bytes of their texts.
+    sampled_bytes: usize,
     /// Of so many events one is a sample.
     every: usize,
     events: usize,
@@ -193,18 +198,35 @@ impl Gatherer {
     }
 
     pub(in super::super) fn add(&mut self, json: &[u8]) {
-        let Some(Parts { values, text, .. }) = Parts::of(json) else { return };
+        let Some(Parts { values, mut text, .. }) = Parts::of(json) else { return };
         let known = self.authors.len() as u32;
         let author = *self.authors.entry(values[0]).or_insert(known);
         for value in &values {
-            let Mentions { times, authors } = self.values.entry(*value).or_default();
+            let is_full = self.values.len() >= VALUES_MAX;
+            let Mentions { times, authors } = match self.values.get_mut(value) {
+                Some(mentions) => mentions,
+                None if is_full => continue,
+                None => self.values.entry(*value).or_default(),
+            };
             *times += 1;
             if authors.len() < AUTHORS_MIN && !authors.contains(&author) {
                 authors.push(author);
             }
         }
         if self.events.is_multiple_of(self.every) {
+            text.truncate(TEXT_BYTES_MAX);
+            text.shrink_to_fit();
+            self.sampled_bytes += text.len();
             self.samples.push((values[0], text));
+            if self.sampled_bytes > SAMPLES_BYTES_MAX {
+                let mut is_kept = false;
+                self.samples.retain(|_| {
+                    is_kept = !is_kept;
+                    is_kept
+                });
+                self.every *= 2;
+                self.sampled_bytes = self.samples.iter().map(|(_, text)| text.len()).sum();
+            }
         }
         self.events += 1;
     }
@@ -233,14 +255,43 @@ pub(in super::super) struct Packer {
 impl Packer {
     /// The packed event of each JSON; `None` where it stays as it is.
     pub(in super::super) fn pack<'a>(&self, jsons: impl Iterator<Item = &'a [u8]>) -> Vec<Option<Vec<u8>>> {
-        let mut compressor = Compressor::new(&self.vocabulary.dictionary);
         let number_of = |value: &Value| self.numbers.get(value).copied();
-        let mut pack = |json: &[u8]| {
-            let packed = Parts::of(json)?.pack(number_of, &mut compressor);
+        let pack = |json: &[u8]| {
+            let packed = Parts::of(json)?.pack(number_of, &self.vocabulary.dictionary);
             let is_same =
                 event::unpack(&packed, &self.vocabulary).is_ok_and(|read| read.as_deref() == Some(json));
             (is_same && packed.len() < json.len()).then_some(packed)
         };
-        jsons.map(&mut pack).collect()
+        jsons.map(pack).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: events with many different values and long texts took memory for all of them.
+    #[test]
+    fn what_is_gathered_takes_no_more_than_may_be() {
+        let events = SAMPLES as u64;
+        let mut gatherer = Gatherer::new(events);
+        for n in 0..events {
+            let tags: Vec<String> =
+                (0..150).map(|tag| format!(r#"["e","{:064x}"]"#, (n * 150 + tag) << 40)).collect();
+            let author = format!("{:064x}", n % 20);
+            let (tags, content, sig) = (tags.join(","), "text ".repeat(900), "5".repeat(128));
+            let json = format!(
+                r#"{{"id":"{n:064x}","pubkey":"{author}","created_at":{n},"kind":1,"tags":[{tags}],"content":"{content}","sig":"{sig}"}}"#
+            );
+            gatherer.add(json.as_bytes());
+        }
+        assert_eq!(gatherer.values.len(), VALUES_MAX);
+        let bytes: Vec<usize> = gatherer.samples.iter().map(|(_, text)| text.capacity()).collect();
+        assert!(bytes.iter().all(|bytes| *bytes <= TEXT_BYTES_MAX));
+        assert!((SAMPLES_BYTES_MAX / 2..=SAMPLES_BYTES_MAX).contains(&bytes.iter().sum()), "{bytes:?}");
+        // From the first to the last.
+        assert_eq!(gatherer.samples.len(), 500);
+        let packer = gatherer.finish();
+        assert_eq!(packer.vocabulary.values.len(), 0);
     }
 }
