@@ -243,6 +243,13 @@ pub trait Writer: Reader {
     /// Removes an event, whether or not it is marked; `terms` are those it was stored under.
     fn remove(&mut self, seq: Seq, event: &Event, terms: &[Term]) -> Result<(), StoreError>;
 
+    /// Removes an event of which nothing but its number is known, because its body can't be read any more. False: this store would
+    /// still find it by its terms, so it stays.
+    fn remove_unreadable(&mut self, seq: Seq) -> Result<bool, StoreError> {
+        let _ = seq;
+        Ok(false)
+    }
+
     /// Remembers that `key` is deleted up to timestamp `until`, or later if that is known already.
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError>;
 

@@ -350,6 +350,13 @@ impl<D: Disk> Store<D> {
         if !removed.is_empty() {
             version.sums.subtract(overlay.removed_keys(), &version.applied.removed);
         }
+        let unreadable = overlay.unreadable();
+        if !unreadable.is_empty() {
+            Arc::make_mut(&mut version.counts).forget(&version.directory, unreadable);
+            version.sums.forget(unreadable);
+            let seqs: Vec<u64> = unreadable.iter().map(|seq| seq.0).collect();
+            tracing::error!(?seqs, "events that can't be read were removed; run `relay verify-db`");
+        }
         self.publish(version);
         Ok(())
     }

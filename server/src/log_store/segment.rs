@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use relay_engine::store::{Seq, StoreError};
+use relay_engine::types::EventId;
 
 use super::batch::LINE_BYTES;
 use super::disk::{DiskFile, store_error};
@@ -103,6 +104,15 @@ pub(super) fn read_head(head: &[u8], database: &[u8; 16], number: u64) -> Option
     (head == self::head(database, number, says)).then_some(says)
 }
 
+/// Checks a vocabulary, in front of batches that end at byte `end`.
+fn check_vocabulary(file: &impl DiskFile, name: &str, places: &Places, end: u64) -> Result<(), StoreError> {
+    let is_whole = places.end <= end && places.is_whole(file).map_err(|error| store_error(name, &error))?;
+    match is_whole {
+        true => Ok(()),
+        false => Err(StoreError::Corrupt(format!("{name}: its vocabulary is broken"))),
+    }
+}
+
 impl<F: DiskFile> Segment<F> {
     /// One without events yet, for `numbers` sequence numbers.
     pub(super) fn new(file: F, number: u64, generation: u32, first_seq: u64, numbers: u32) -> Self {
@@ -132,11 +142,7 @@ impl<F: DiskFile> Segment<F> {
         let name = name(number, generation);
         let vocabulary = packed.map(|sizes| Places::new(HEAD_BYTES, sizes));
         if let Some(places) = &vocabulary {
-            let is_whole =
-                places.end <= end && places.is_whole(&file).map_err(|error| store_error(&name, &error))?;
-            if !is_whole {
-                return Err(StoreError::Corrupt(format!("{name}: its vocabulary is broken")));
-            }
+            check_vocabulary(&file, &name, places, end)?;
         }
         let bytes = usize::try_from(file.bytes().saturating_sub(end)).unwrap_or(0);
         let read = file.read(end, bytes).map_err(|error| store_error(&name, &error))?;
@@ -166,9 +172,13 @@ impl<F: DiskFile> Segment<F> {
     }
 
     /// Its vocabulary in memory, if it is packed.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if it is broken, though it was whole when the segment was opened.
     pub(super) fn vocabulary(&self) -> Result<Option<Vocabulary>, StoreError> {
-        let loaded = self.vocabulary.as_ref().map(|places| places.load(&self.file)).transpose();
-        loaded.map_err(|error| store_error(&self.name(), &error))
+        let Some(places) = &self.vocabulary else { return Ok(None) };
+        check_vocabulary(&self.file, &self.name(), places, self.end())?;
+        places.load(&self.file).map(Some).map_err(|error| store_error(&self.name(), &error))
     }
 
     /// What the manifest says of it.
@@ -250,19 +260,30 @@ impl<F: DiskFile> Segment<F> {
         self.file.read(at, bytes).map_err(|error| store_error(&self.name(), &error))
     }
 
-    /// The JSON of an event.
+    fn broken_event(&self, seq: Seq, offset: u64) -> StoreError {
+        StoreError::Corrupt(format!("{}: event {} at byte {offset} is broken", self.name(), seq.0))
+    }
+
+    /// The JSON of an event. In a packed segment its checksum is checked: broken bytes may well be unpacked into something.
     pub(super) fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
         let Some(offset) = self.offset(seq)? else { return Ok(None) };
         let head = self.read(offset, LINE_BYTES)?;
-        let bytes = head[4..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        let body = self.read(offset + LINE_BYTES as u64, bytes as usize)?;
+        let in_head = |at: usize| head[at..].first_chunk().map_or(0, |four| u32::from_le_bytes(*four));
+        let body = self.read(offset + LINE_BYTES as u64, in_head(4) as usize)?;
         if self.vocabulary.is_none() {
             return Ok(Some(body));
         }
-        let json = self.json(body)?;
-        let broken =
-            || StoreError::Corrupt(format!("{}: event {} at byte {offset} is broken", self.name(), seq.0));
-        json.ok_or_else(broken).map(Some)
+        let json = self.json(body)?.filter(|json| crc32c::crc32c(json) == in_head(8));
+        json.ok_or_else(|| self.broken_event(seq, offset)).map(Some)
+    }
+
+    /// The id of an event, which is not unpacked for it. No checksum is checked.
+    pub(super) fn id(&self, seq: Seq) -> Result<Option<EventId>, StoreError> {
+        let Some(offset) = self.offset(seq)? else { return Ok(None) };
+        let head = self.read(offset, LINE_BYTES)?;
+        let bytes = head[4..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
+        let begin = self.read(offset + LINE_BYTES as u64, bytes.min(packed::ID_END_MAX))?;
+        packed::id(&begin).ok_or_else(|| self.broken_event(seq, offset)).map(|id| Some(EventId(id)))
     }
 
     /// The JSON of a body that is in its file; `None` if it is broken.

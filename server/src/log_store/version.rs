@@ -9,7 +9,7 @@ use relay_engine::store::lsm::{
 };
 use relay_engine::store::sums::{SumBudget, Summed, SummedPart};
 use relay_engine::store::{Posting, PostingCount, Seq, Stats, StoreError, id_of_posting};
-use relay_engine::types::{CanonicalEvent, Timestamp, parse_expiration};
+use relay_engine::types::{CanonicalEvent, EventId, Timestamp, parse_expiration};
 
 use super::disk::DiskFile;
 use super::manifest::Applied;
@@ -91,8 +91,26 @@ impl<F: DiskFile> Version<F> {
 #[derive(Debug)]
 pub struct Snapshot<F>(pub(super) Arc<Version<F>>);
 
+impl<F: DiskFile> Snapshot<F> {
+    /// The segment that may have an event, if it is stored and not removed.
+    fn segment_with(&self, seq: Seq) -> Option<&Segment<F>> {
+        let Applied { last_seq, removed, .. } = &self.0.applied;
+        if seq > *last_seq || removed.contains(seq) {
+            return None;
+        }
+        self.0.segments_from(seq).first().map(|segment| &**segment)
+    }
+
+    /// The id of an event, which is not unpacked for it.
+    fn id(&self, seq: Seq) -> Result<Option<EventId>, StoreError> {
+        self.segment_with(seq).map_or(Ok(None), |segment| segment.id(seq))
+    }
+}
+
 impl<F: DiskFile> KeySource for Snapshot<F> {
     const WANTS_REMOVED_KEYS: bool = true;
+    /// Whoever reads keys passes over those of removed numbers.
+    const REMOVES_BY_NUMBER: bool = true;
 
     fn keys(
         &self,
@@ -124,7 +142,10 @@ impl<F: DiskFile> KeySource for Snapshot<F> {
         budget: &mut SumBudget,
     ) -> Result<Summed, StoreError> {
         let version = &*self.0;
-        let id_of = |posting: &Posting| id_of_posting(posting, self.body(posting.seq)?.as_deref());
+        let id_of = |posting: &Posting| match self.id(posting.seq)? {
+            Some(id) if id.prefix() == posting.rank.prefix => Ok(id),
+            _ => id_of_posting(posting, None),
+        };
         let expires_at = |posting: &Posting| {
             let body = self.body(posting.seq)?;
             let tags = body.as_deref().map(|json| CanonicalEvent::trusted(json).tags());
@@ -145,11 +166,7 @@ impl<F: DiskFile> KeySource for Snapshot<F> {
     }
 
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
-        let Applied { last_seq, removed, .. } = &self.0.applied;
-        if seq > *last_seq || removed.contains(seq) {
-            return Ok(None);
-        }
-        self.0.segments_from(seq).first().map_or(Ok(None), |segment| segment.event(seq))
+        self.segment_with(seq).map_or(Ok(None), |segment| segment.event(seq))
     }
 
     fn bodies_after(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {

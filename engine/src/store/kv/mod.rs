@@ -32,6 +32,9 @@ pub trait KeySource {
     /// Whether an [`Overlay`] must list the keys of removed events. It always lists their sequence numbers.
     const WANTS_REMOVED_KEYS: bool;
 
+    /// Whether events are removed by their numbers alone, so that their keys need not be known ([`Overlay::unreadable`]).
+    const REMOVES_BY_NUMBER: bool = false;
+
     /// Calls `each` with up to `max` keys from `from` to `to`, both included, ascending.
     fn keys(&self, from: &[u8], to: &[u8], max: usize, each: &mut dyn FnMut(&[u8]))
     -> Result<(), StoreError>;
@@ -419,6 +422,17 @@ impl<S: KeySource> Writer for KvTransaction<S, Overlay> {
         }
         self.overlay.remove(seq, event, terms, S::WANTS_REMOVED_KEYS);
         Ok(())
+    }
+
+    fn remove_unreadable(&mut self, seq: Seq) -> Result<bool, StoreError> {
+        if !S::REMOVES_BY_NUMBER {
+            return Ok(false);
+        }
+        if self.is_pending_removal(seq)? {
+            self.overlay.forget_pending_removal(seq, self.source.is_pending_removal(seq)?);
+        }
+        self.overlay.remove_unreadable(seq);
+        Ok(true)
     }
 
     fn put_tombstone(&mut self, key: &Tombstone, until: Timestamp) -> Result<(), StoreError> {

@@ -21,6 +21,7 @@ pub struct Overlay {
     pending_removal: BTreeMap<Seq, bool>,
     last_seq: Seq,
     has_unlogged_removal: bool,
+    unreadable: Vec<Seq>,
 }
 
 /// What becomes of a key.
@@ -95,6 +96,11 @@ impl Overlay {
     /// Whether events were removed that no commit names ([`crate::store::Reader::unlogged_removals`]).
     pub fn has_unlogged_removal(&self) -> bool {
         self.has_unlogged_removal
+    }
+
+    /// Stored events that are removed and could not be read, so [`Overlay::removed_keys`] lacks their keys.
+    pub fn unreadable(&self) -> &[Seq] {
+        &self.unreadable
     }
 
     /// Whether nothing was changed.
@@ -175,6 +181,12 @@ impl Overlay {
             let keys = keys_of(seq, event, terms).chain(listed);
             self.keys.extend(keys.map(|key| (key, Change::Remove)));
         }
+    }
+
+    /// Removes a stored event whose keys are not known.
+    pub(super) fn remove_unreadable(&mut self, seq: Seq) {
+        self.bodies.insert(seq, None);
+        self.unreadable.push(seq);
     }
 
     /// Whether this is the key of a removed event.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::directory::Directory;
 use super::page::{PageId, PageRef};
 use super::removed::RemovedSeqs;
-use crate::store::backend::Posting;
+use crate::store::backend::{Posting, Seq};
 use crate::store::kv::Key;
 use crate::types::is_removal_request;
 
@@ -91,6 +91,15 @@ impl PostingCounts {
                     self.set(page, known.and_then(|known| known.checked_sub(1)));
                 }
                 Some(second) => [page, second].into_iter().chain(pages).for_each(|page| self.set(page, None)),
+            }
+        }
+    }
+
+    /// These events have been removed, and their keys are not known: nor is any more how many postings the pages hold that may have one.
+    pub fn forget(&mut self, directory: &Directory, seqs: &[Seq]) {
+        for page in directory.runs().flat_map(|run| &run.pages) {
+            if seqs.iter().any(|seq| page.seqs.contains(seq)) {
+                self.set(page.id, None);
             }
         }
     }

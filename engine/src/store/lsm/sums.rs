@@ -236,6 +236,20 @@ impl PostingSums {
     }
 }
 
+impl PostingSums {
+    /// These events have been removed, and their keys are not known: what pages sum up to that may have one is forgotten. To be called
+    /// after [`PostingSums::subtract`].
+    pub fn forget(&self, seqs: &[Seq]) {
+        let mut table = self.table();
+        let directory = Arc::clone(&table.directory);
+        for page in directory.runs().flat_map(|run| &run.pages) {
+            if seqs.iter().any(|seq| page.seqs.contains(seq)) {
+                table.forget(page.id.0);
+            }
+        }
+    }
+}
+
 /// What a read of sums is given beside the keys.
 pub struct SumSource<'a> {
     /// What is known.

@@ -86,7 +86,15 @@ impl RemovalBudget {
             writer.mark_removed(seq)?;
             return Ok(None);
         }
-        let bytes = writer.event(seq)?.map_or(0, |json| json.len());
+        let bytes = match writer.event(seq) {
+            Ok(json) => json.map_or(0, |json| json.len()),
+            Err(StoreError::Corrupt(_)) => {
+                // A later step removes what can't be read.
+                writer.mark_removed(seq)?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
         match self.keys_left.checked_sub(keys_max(bytes)) {
             Some(left) => {
                 self.keys_left = left;
@@ -128,7 +136,7 @@ pub fn remove_pending<B: Backend>(backend: &B) -> Result<Removed, StoreError> {
         pending_removal.clear();
         writer.pending_removal(step.events_max() + 1, &mut pending_removal)?;
         for &seq in &pending_removal {
-            if step.remove(writer, seq)?.is_none() {
+            if step.remove(writer, seq)?.is_not_yet() {
                 break;
             }
         }
@@ -148,7 +156,7 @@ pub fn remove<B: Backend>(backend: &B, ids: &[EventId]) -> Result<usize, StoreEr
             let mut left = left;
             while let [id, others @ ..] = left {
                 if let Some(seq) = writer.seq_of(id)?
-                    && step.remove(writer, seq)?.is_none()
+                    && step.remove(writer, seq)?.is_not_yet()
                 {
                     break;
                 }
@@ -188,9 +196,16 @@ pub fn sweep_expired<B: Backend>(
         let (mut last, mut pending_removal) = (writer.last_seq()?, 0);
         for &seq in expired.iter().take(events_max) {
             let was_pending_removal = writer.is_pending_removal(seq)?;
-            let Some(event) = step.remove(writer, seq)? else { break };
+            let event = match step.remove(writer, seq)? {
+                Removal::Removed(event) => Some(event),
+                Removal::RemovedUnread => None,
+                Removal::NotYet => break,
+            };
             pending_removal += usize::from(was_pending_removal);
-            if is_removal_request(event.kind) && !was_pending_removal {
+            if let Some(event) = event
+                && is_removal_request(event.kind)
+                && !was_pending_removal
+            {
                 last = Seq(last.0 + 1);
                 writer.insert(last, &event, &terms_of(event.view(), classes))?;
             }
@@ -253,7 +268,7 @@ pub fn sweep_older_than<B: Backend>(
     }
     change(backend, |writer, mut step| {
         for &seq in aged.iter().take(events_max) {
-            if step.remove(writer, seq)?.is_none() {
+            if step.remove(writer, seq)?.is_not_yet() {
                 break;
             }
         }
@@ -280,7 +295,12 @@ pub fn sweep_first<B: Backend>(
         let reader = backend.reader()?;
         reader.log(after, SWEEP_PAGE, &mut seqs)?;
         for seq in &seqs {
-            let Some(json) = reader.event(*seq)? else { continue };
+            let json = match reader.event(*seq) {
+                Ok(Some(json)) => json,
+                // Of what can't be read the kind is not known, so it stays.
+                Ok(None) | Err(StoreError::Corrupt(_)) => continue,
+                Err(error) => return Err(error),
+            };
             let kind = CanonicalEvent::trusted(&json).kind();
             if first.len() < events_max && !is_removal_request(kind) && is_swept(kind) {
                 first.push(*seq);
@@ -295,7 +315,7 @@ pub fn sweep_first<B: Backend>(
     let (removed, done) = change(backend, |writer, mut step| {
         let mut done = after;
         for &seq in &first {
-            if step.remove(writer, seq)?.is_none() {
+            if step.remove(writer, seq)?.is_not_yet() {
                 break;
             }
             done = seq;
@@ -322,6 +342,21 @@ fn change<B: Backend, T>(
     }
 }
 
+/// What became of an event that was to be removed.
+enum Removal {
+    Removed(Event),
+    /// It is removed, though it could not be read.
+    RemovedUnread,
+    /// Its keys are more than this change may remove beside what it has removed.
+    NotYet,
+}
+
+impl Removal {
+    fn is_not_yet(&self) -> bool {
+        matches!(self, Removal::NotYet)
+    }
+}
+
 /// One change that removes as many events as it may.
 #[derive(Clone, Copy)]
 struct RemovalStep {
@@ -341,21 +376,31 @@ impl RemovalStep {
         (self.keys_max / 3).max(1)
     }
 
-    /// Removes an event, unless its keys are more than this change may remove beside what it has removed.
-    fn remove(&mut self, writer: &mut impl Writer, seq: Seq) -> Result<Option<Event>, StoreError> {
+    /// Removes an event, if this change may remove so much. One that can't be read is removed without its keys, if the store can do that: what
+    /// is to be removed after it must not wait for ever.
+    fn remove(&mut self, writer: &mut impl Writer, seq: Seq) -> Result<Removal, StoreError> {
         if self.events > 0 && self.keys >= self.keys_max {
-            return Ok(None);
+            return Ok(Removal::NotYet);
         }
-        let event = read_event(writer, seq)?;
+        let event = match read_event(writer, seq) {
+            Err(error @ StoreError::Corrupt(_)) => {
+                if !writer.remove_unreadable(seq)? {
+                    return Err(error);
+                }
+                self.events += 1;
+                return Ok(Removal::RemovedUnread);
+            }
+            event => event?,
+        };
         let terms = terms_of(event.view(), self.classes);
         // The id's key is not among the terms.
         let keys = self.keys + terms.len() + 1;
         if self.events > 0 && keys > self.keys_max {
-            return Ok(None);
+            return Ok(Removal::NotYet);
         }
         writer.remove(seq, &event, &terms)?;
         (self.events, self.keys) = (self.events + 1, keys);
-        Ok(Some(event))
+        Ok(Removal::Removed(event))
     }
 
     /// Readers that keep sets of events are told that some are gone, if any was removed.
