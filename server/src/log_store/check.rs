@@ -28,6 +28,14 @@ pub struct Damage {
     pub seq: Option<Seq>,
 }
 
+/// What was read, and nothing if it is broken.
+fn whole<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(StoreError::Corrupt(_)) => Ok(None),
+        read => read,
+    }
+}
+
 impl<D: Disk> LogBackend<D> {
     /// Checks all pages, batches and events.
     ///
@@ -60,9 +68,9 @@ impl<D: Disk> LogBackend<D> {
                         continue;
                     }
                     checked.events += 1;
-                    let json = segment.json(Cow::Borrowed(line.body))?;
+                    let json = whole(segment.json(Cow::Borrowed(line.body)))?;
                     let is_whole = json.as_ref().is_some_and(|json| line.is_of(json));
-                    let is_found = is_whole && segment.event(line.seq)? == json;
+                    let is_found = is_whole && whole(segment.event(line.seq))? == json;
                     if !is_found {
                         let what =
                             format!("{name}: event {} at byte {} is broken", line.seq.0, at + line.at as u64);
