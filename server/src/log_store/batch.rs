@@ -94,6 +94,15 @@ impl NewBatch {
         }
     }
 
+    /// The bodies of its lines.
+    pub(super) fn bodies(&self) -> impl Iterator<Item = &[u8]> {
+        self.lines.iter().map(|(_, at)| {
+            let bytes = self.bytes[*at + 4..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            let body = *at + LINE_BYTES;
+            &self.bytes[body..body + bytes as usize]
+        })
+    }
+
     fn push_line(&mut self, seq: Seq, body: &[u8], crc: u32) {
         self.lines.push((seq, self.bytes.len()));
         let mut line = Encoder(std::mem::take(&mut self.bytes));

@@ -111,7 +111,12 @@ impl<D: Disk> Store<D> {
     ) -> Result<(), StoreError> {
         let entry = cleaned.as_ref().map(|segment| segment.entry());
         let swap = Swap { segments: vec![(segment.number, entry)], ..Swap::default() };
-        maintainer.commit(&swap)?;
+        if let Err(error) = maintainer.commit(&swap) {
+            if let Some(cleaned) = &cleaned {
+                maintainer.remove_file_once_unnamed(cleaned.name());
+            }
+            return Err(error);
+        }
         maintainer.contents.remove(&segment.number);
         self.install(maintainer, Vec::new(), &[], &RemovedSeqs::default(), |after| {
             let segments = Arc::make_mut(&mut after.segments);
@@ -129,7 +134,7 @@ impl<D: Disk> Store<D> {
     /// Writes the live events of a segment as its next generation. Their checksums stay: what was damaged before still is.
     fn write_again(
         &self,
-        maintainer: &Maintainer<D::File>,
+        maintainer: &mut Maintainer<D::File>,
         segment: &Segment<D::File>,
         is_live: &dyn Fn(Seq) -> bool,
     ) -> Result<Arc<Segment<D::File>>, StoreError> {
@@ -161,7 +166,7 @@ impl<D: Disk> Store<D> {
     /// Writes the next generation of a segment, durably: packed events need a vocabulary. If that fails, nothing is left of it.
     pub(super) fn write_next(
         &self,
-        maintainer: &Maintainer<D::File>,
+        maintainer: &mut Maintainer<D::File>,
         segment: &Segment<D::File>,
         batches: &mut [NewBatch],
         vocabulary: Option<&Vocabulary>,
@@ -172,6 +177,7 @@ impl<D: Disk> Store<D> {
         let mut head = segment::head(&maintainer.manifest.head().database, number, says);
         head.extend(vocabulary.map(Vocabulary::frames).unwrap_or_default());
         let (numbers, total) = size_of(first_seq, batches, head.len());
+        maintainer.reuse_name(&name);
         let write = |batches: &mut [NewBatch]| {
             let failed = |error: std::io::Error| store_error(&name, &error);
             let file = self.disk.create(&name, total).map_err(failed)?;
@@ -188,7 +194,7 @@ impl<D: Disk> Store<D> {
         };
         let written = write(batches);
         if written.is_err() {
-            let _ = self.disk.remove(&name);
+            maintainer.remove_file(&self.disk, name);
         }
         written
     }

@@ -46,6 +46,8 @@ pub(super) struct Maintainer<F> {
     pub(super) fence: Option<Fence>,
     /// Files of segments that nothing names and could not be removed.
     leftovers: Vec<String>,
+    /// Files of segments that an edit names which failed and may be on the disk nevertheless.
+    uncertain_files: Vec<String>,
     /// Segments that can't be written again, because they are broken.
     pub(super) broken: BTreeSet<u64>,
     /// The segment that is being packed.
@@ -85,6 +87,7 @@ impl<F: DiskFile> Maintainer<F> {
             blanked,
             fence: None,
             leftovers: Vec::new(),
+            uncertain_files: Vec::new(),
             broken: BTreeSet::new(),
             packing: None,
             unpacked: BTreeSet::new(),
@@ -110,6 +113,16 @@ impl<F: DiskFile> Maintainer<F> {
         self.remove_leftovers(disk);
     }
 
+    /// A file of this name is about to be made: what could not be removed of an earlier one is not to be removed any more.
+    pub(super) fn reuse_name(&mut self, name: &str) {
+        self.leftovers.retain(|leftover| leftover != name);
+    }
+
+    /// The edit that names this file failed. When the manifest has been replaced nothing names it, and it is removed.
+    pub(super) fn remove_file_once_unnamed(&mut self, name: String) {
+        self.uncertain_files.push(name);
+    }
+
     /// Tries to remove what could not be removed.
     pub(super) fn remove_leftovers<D: Disk<File = F>>(&mut self, disk: &D) {
         self.leftovers.retain(|name| match disk.remove(name) {
@@ -123,6 +136,8 @@ impl<F: DiskFile> Maintainer<F> {
         self.state.blanked = self.blanked.clone();
         self.manifest.replace(disk, &self.state)?;
         self.replaced.append(&mut self.uncertain);
+        self.leftovers.append(&mut self.uncertain_files);
+        self.remove_leftovers(disk);
         Ok(())
     }
 

@@ -48,9 +48,9 @@ pub(super) struct Signal {
 
 /// What a step has done.
 #[derive(Debug, Default)]
-struct Step {
+pub(super) struct Step {
     /// Something, so there may be more.
-    has_more: bool,
+    pub(super) has_more: bool,
     /// The first thing that failed.
     failure: Option<StoreError>,
     flush_failure: Option<StoreError>,
@@ -195,7 +195,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Does one thing that is due. What fails is left for later, and the next kind of thing is tried.
-    fn step(&self, maintainer: &mut Maintainer<D::File>) -> Step {
+    pub(super) fn step(&self, maintainer: &mut Maintainer<D::File>) -> Step {
         let mut done = Step::default();
         if self.is_read_only {
             return done;
@@ -216,8 +216,9 @@ impl<D: Disk> Store<D> {
             third,
             (Self::rewrite_worn, false),
             (Self::clean_one, false),
-            (Self::pack, false),
             (Self::shorten_manifest, false),
+            // Last: there may be more of it for hours.
+            (Self::pack, false),
         ];
         for (kind, is_flush) in kinds {
             if let Err(error) = maintainer.mend_manifest(&self.disk) {

@@ -1,7 +1,9 @@
 //! Packing: sealed segments are written again with their events packed (`packed`), but for the newest ones, which are read most.
 //!
 //! What is packed is kept in memory until all of a segment is, in steps that read some of it each. Then it is written, and replaces the
-//! segment by one edit of the manifest, as a cleaned one does. Events that were removed meanwhile are overwritten before that.
+//! segment by one edit of the manifest, as a cleaned one does. Events that were removed meanwhile are overwritten before that, and so are
+//! values that none of the others mentions. What they said together with seven other authors stays in the dictionary, as it does if they are
+//! removed a moment later.
 
 use std::sync::Arc;
 
@@ -170,6 +172,7 @@ impl<D: Disk> Store<D> {
         }
         let removed = &version.applied.removed;
         batches.iter_mut().for_each(|batch| batch.blank(|seq: Seq| removed.contains(seq)));
+        let vocabulary = vocabulary.of_those(batches.iter().flat_map(NewBatch::bodies));
         match self.write_next(maintainer, &segment, &mut batches, Some(&vocabulary)) {
             Ok(packed) => self.replace_segment(maintainer, &segment, Some(packed)).map(|()| true),
             Err(error) => {
@@ -188,6 +191,8 @@ mod tests {
     use relay_engine::store::{Backend, Reader, Writer, terms_of};
     use relay_engine::types::{Event, EventId};
 
+    use super::super::batch::LINE_BYTES;
+    use super::super::maintainer::Swap;
     use super::super::{LogBackend, LogOptions, lock};
     use super::*;
 
@@ -196,17 +201,131 @@ mod tests {
         [n.wrapping_mul(0x9e37_79b9_7f4a_7c15), n.wrapping_mul(0xd6e8_feb8_6659_fd93)]
     }
 
+    fn hex(n: u64) -> String {
+        format!("{n:016x}").repeat(4)
+    }
+
     fn note(n: u64) -> Event {
+        note_of(n, 7, "")
+    }
+
+    fn note_of(n: u64, author: u64, tags: &str) -> Event {
         let [id, sig] = parts(n);
-        let hex = |n: u64| format!("{n:016x}").repeat(4);
         let json = format!(
-            r#"{{"id":"{}","pubkey":"{}","created_at":{n},"kind":1,"tags":[],"content":"note {n}","sig":"{}{}"}}"#,
+            r#"{{"id":"{}","pubkey":"{}","created_at":{n},"kind":1,"tags":[{tags}],"content":"note {n}","sig":"{}{}"}}"#,
             hex(id),
-            hex(7),
+            hex(author),
             hex(sig),
             hex(5),
         );
         Event::from_canonical(json.into_bytes().into())
+    }
+
+    /// Stores them under the numbers from 1 on, plain, and opens the database so that it packs.
+    fn stored(path: &Path, events: &[Event]) -> LogBackend {
+        let backend = open(path, false);
+        for (n, event) in (1..).zip(events) {
+            let terms = terms_of(event.view(), backend.classes());
+            backend.write(|writer| writer.insert(Seq(n), event, &terms)).expect("writes");
+        }
+        drop(backend);
+        open(path, true)
+    }
+
+    /// What is in the files of the log.
+    fn log_bytes(path: &Path) -> Vec<u8> {
+        let files = std::fs::read_dir(path).expect("folder").map(|entry| entry.expect("entry").path());
+        let logs = files.filter(|path| path.to_string_lossy().contains("log-"));
+        logs.flat_map(|path| std::fs::read(path).expect("reads")).collect()
+    }
+
+    /// Regression: as long as there was something to pack, edits were added to the manifest, and it was not written anew.
+    #[test]
+    fn a_long_manifest_does_not_wait_until_everything_is_packed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let backend = stored(folder.path(), &(1..=120).map(note).collect::<Vec<_>>());
+        let store = &backend.0.store;
+        let mut maintainer = lock(&store.maintainer);
+        while maintainer.packing.is_none() {
+            assert!(store.step(&mut maintainer).has_more);
+        }
+        while !maintainer.manifest.is_long() {
+            maintainer.commit(&Swap::default()).expect("commits");
+        }
+        assert!(store.step(&mut maintainer).has_more && maintainer.packing.is_some());
+        assert!(!maintainer.manifest.is_long());
+    }
+
+    /// Regression: a value that only removed events mentioned stayed in the vocabulary, if they were removed after it had been gathered.
+    #[test]
+    fn a_value_that_is_removed_while_its_segment_is_packed_is_gone() {
+        let value = 0x1234_5678_9abc_def1_u64;
+        let tags = [format!(r#"["p","{}"]"#, hex(value)), format!(r#"["p","{}"]"#, hex(99))];
+        let is_removed = |n: u64| n % 10 == 3;
+        let events: Vec<Event> =
+            (1..=60).map(|n| note_of(n, 100 + n % 12, &tags[usize::from(!is_removed(n))])).collect();
+        for removes in [false, true] {
+            let folder = tempfile::tempdir().expect("folder");
+            let backend = stored(folder.path(), &events);
+            let store = &backend.0.store;
+            loop {
+                let mut maintainer = lock(&store.maintainer);
+                assert!(store.pack(&mut maintainer).expect("packs"), "nothing is to be written");
+                if matches!(&maintainer.packing, Some(Packing { stage: Stage::Write(..), .. })) {
+                    break;
+                }
+            }
+            let gone: Vec<EventId> =
+                events.iter().filter(|event| is_removed(event.created_at)).map(|event| event.id).collect();
+            if removes {
+                relay_engine::store::remove(&backend, &gone).expect("removes");
+            }
+            backend.maintain();
+            assert!(store.version().segments[0].is_packed());
+            let bytes = log_bytes(folder.path());
+            let has = |value: u64| memchr::memmem::find(&bytes, &value.to_be_bytes().repeat(4)).is_some();
+            assert_eq!((has(value), has(99)), (!removes, true));
+            let reader = backend.reader().expect("reader");
+            for (n, event) in (1..).zip(&events).filter(|(n, _)| !removes || !is_removed(*n)) {
+                assert_eq!(reader.event(Seq(n)).expect("event").as_deref(), Some(event.json()));
+            }
+        }
+    }
+
+    /// The id is there as it is; the rest of a packed event is not looked at for it. What is broken is an error, and no other text.
+    #[test]
+    fn an_id_is_read_alone_and_a_broken_event_is_an_error() {
+        let folder = tempfile::tempdir().expect("folder");
+        let events: Vec<Event> = (1..=60).map(note).collect();
+        let backend = stored(folder.path(), &events);
+        for packs in [false, true] {
+            if packs {
+                backend.maintain();
+            }
+            let version = backend.0.store.version();
+            assert_eq!(version.segments[0].is_packed(), packs);
+            for (n, event) in (1..).zip(&events) {
+                let segment = &version.segments[version.segment_of(Seq(n)).expect("one")];
+                assert_eq!(segment.id(Seq(n)), Ok(Some(event.id)));
+            }
+            assert_eq!(version.segments[0].id(Seq(10_000)), Ok(None));
+        }
+        let version = backend.0.store.version();
+        let segment = &version.segments[0];
+        let offset = segment.offset(Seq(5)).expect("offset").expect("stored");
+        let body = offset + LINE_BYTES as u64;
+        let whole = segment.file.read(body, 140).expect("reads").into_owned();
+        for at in 0..whole.len() {
+            segment.file.write(body + at as u64, &[whole[at] ^ 0x20]).expect("writes");
+            let read = segment.event(Seq(5));
+            let is_named = matches!(&read, Err(StoreError::Corrupt(what)) if what.contains("event 5"));
+            assert!(is_named, "byte {at}: {read:?}");
+            if at > 32 {
+                assert_eq!(segment.id(Seq(5)), Ok(Some(note(5).id)));
+            }
+            segment.file.write(body + at as u64, &whole[at..=at]).expect("writes");
+        }
+        assert_eq!(segment.event(Seq(5)).expect("whole").as_deref(), Some(note(5).json()));
     }
 
     fn open(path: &Path, packs: bool) -> LogBackend {
@@ -231,16 +350,7 @@ mod tests {
         let mut was_under_way = 0;
         for steps in 0..30 {
             let folder = tempfile::tempdir().expect("folder");
-            let backend = open(folder.path(), false);
-            let classes = backend.classes();
-            for n in 1..=60 {
-                let event = note(n);
-                backend
-                    .write(|writer| writer.insert(Seq(n), &event, &terms_of(event.view(), classes)))
-                    .expect("writes");
-            }
-            drop(backend);
-            let backend = open(folder.path(), true);
+            let backend = stored(folder.path(), &(1..=60).map(note).collect::<Vec<_>>());
             let store = &backend.0.store;
             let is_packing = || lock(&store.maintainer).packing.is_some();
             for _ in 0..steps {
@@ -262,10 +372,7 @@ mod tests {
             }
             drop(reader);
             assert_eq!(backend.check().expect("checked").damage, []);
-            let files =
-                std::fs::read_dir(folder.path()).expect("folder").map(|entry| entry.expect("entry").path());
-            let logs = files.filter(|path| path.to_string_lossy().contains("log-"));
-            let bytes: Vec<u8> = logs.flat_map(|path| std::fs::read(path).expect("reads")).collect();
+            let bytes = log_bytes(folder.path());
             for n in 1..=60u64 {
                 let text = format!("note {n}\"");
                 // The last bytes of the id and the first ones of the signature.
