@@ -74,7 +74,8 @@ fn the_words_of_a_failed_store_are_for_the_operator() {
 #[test]
 fn an_error_that_many_wait_for_is_one_error() {
     // The scan of a set takes several turns, in which all of them wait for it.
-    let (mut relay, _) = new_relay_with(Limits { step_cost_max: 2, ..Limits::default() });
+    let (mut relay, _) =
+        new_relay_with(Limits { step_cost_max: 2, neg_summed_events_min: 0, ..Limits::default() });
     let conns: Vec<ConnId> =
         (0..5).map(|_| relay.connect(NOW, ClientInfo::default()).expect("a connection is free")).collect();
     for conn in &conns {

@@ -78,7 +78,7 @@ impl LogOptions {
     /// The sizes of tiers, for a database whose slots are of `slots`.
     pub(super) fn tiers(&self, slots: Slots) -> Tiered {
         // A page may be a sixty-fourth and an entry longer than it should.
-        let page_bytes = (slots.bytes as usize - HEAD_BYTES - 80) * 60 / 64;
+        let page_bytes = (slots.bytes as usize - HEAD_BYTES - 80) * 63 / 64;
         Tiered { runs: self.runs, step_pages: self.step_pages, page_bytes, filtered: FILTERED }
     }
 }

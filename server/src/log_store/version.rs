@@ -142,10 +142,7 @@ impl<F: DiskFile> KeySource for Snapshot<F> {
         budget: &mut SumBudget,
     ) -> Result<Summed, StoreError> {
         let version = &*self.0;
-        let id_of = |posting: &Posting| match self.id(posting.seq)? {
-            Some(id) if id.prefix() == posting.rank.prefix => Ok(id),
-            _ => id_of_posting(posting, None),
-        };
+        let id_of = |posting: &Posting| self.id_of(posting);
         let expires_at = |posting: &Posting| {
             let body = self.body(posting.seq)?;
             let tags = body.as_deref().map(|json| CanonicalEvent::trusted(json).tags());
@@ -163,6 +160,13 @@ impl<F: DiskFile> KeySource for Snapshot<F> {
         out: &mut Vec<Posting>,
     ) -> Result<(), StoreError> {
         self.0.with_view(|view| view.block(part, block, out))
+    }
+
+    fn id_of(&self, posting: &Posting) -> Result<EventId, StoreError> {
+        match self.id(posting.seq)? {
+            Some(id) if id.prefix() == posting.rank.prefix => Ok(id),
+            _ => id_of_posting(posting, None),
+        }
     }
 
     fn body(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, StoreError> {

@@ -20,6 +20,7 @@ pub(in crate::store) use overlay::keys_of;
 pub use overlay::{Change, Overlay};
 pub use pending_removal::{PendingRemovalRow, PendingRemovals};
 
+use super::backend::id_of_posting;
 use super::backend::{
     Posting, PostingCount, Rank, Reader, Seq, StartAt, Stats, StoreError, Tombstone, Writer,
 };
@@ -72,6 +73,11 @@ pub trait KeySource {
     ) -> Result<(), StoreError> {
         let _ = (part, block, out);
         Ok(())
+    }
+
+    /// [`Reader::id_of`], of a posting of this state.
+    fn id_of(&self, posting: &Posting) -> Result<EventId, StoreError> {
+        id_of_posting(posting, self.body(posting.seq)?.as_deref())
     }
 
     /// The body stored under a sequence number.
@@ -345,6 +351,13 @@ impl<S: KeySource, O: WriteState> Reader for KvTransaction<S, O> {
         out: &mut Vec<Posting>,
     ) -> Result<(), StoreError> {
         self.source.block_postings(part, block, out)
+    }
+
+    fn id_of(&self, posting: &Posting) -> Result<EventId, StoreError> {
+        if self.overlay.changes().is_none() {
+            return self.source.id_of(posting);
+        }
+        id_of_posting(posting, self.event_or_pending_removal(posting.seq)?.as_deref())
     }
 
     fn log(&self, after: Seq, max: usize, out: &mut Vec<Seq>) -> Result<(), StoreError> {
