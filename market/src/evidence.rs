@@ -4,8 +4,8 @@ use relay_engine::types::{Event, EventId, Kind, NO_EXPIRY, PubKey, Timestamp};
 
 use relay_agent::nip90::{KIND_FEEDBACK, is_request, is_result};
 
-/// Providers that a request is held to name: the first so many of its `p` tags.
-pub const NAMED_MAX: usize = 16;
+/// Providers that a request is held to name: the first so many of its `p` tags. So many rows a request has at most beside its own.
+pub const NAMED_MAX: usize = 4;
 /// Largest event that is kept whole because it expires, in bytes of JSON.
 pub const KEPT_BYTES_MAX: usize = 4 << 10;
 /// More than all bitcoin, in millisatoshis.

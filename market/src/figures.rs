@@ -13,11 +13,13 @@
 //! signing for the other.
 //!
 //! **Why that cannot be turned against anybody.** The ratios do not depend on payments, and Wilson's lower bound of the same mean only grows with the
-//! number of customers: a receipt, forged or not, never makes a provider look worse. (Only more
-//! receipts than the registry keeps push out older ones.) And the most that a customer counts is one: customers without payments
+//! number of customers: a receipt, forged or not, never makes a provider look worse. And the most that a customer counts is one: customers without payments
 //! count less, and forged receipts raise a provider no higher than if every customer counted as one. What was paid and has no result has not failed: nothing signed shows that money was
-//! taken, and a customer who wants to harm a provider can sign the rest. `paid_msat` is what the provider asked for, which both have
-//! agreed to, not what receipts claim.
+//! taken, and a customer who wants to harm a provider can sign the rest. `paid_msat` is what the provider asked for and the customer has signed that it
+//! wants to pay, not what receipts claim.
+//!
+//! **Which jobs count.** The newest of each outcome: whoever orders what is not delivered pushes out nothing that is, since only the provider's own
+//! signature makes a job delivered, or unpaid.
 //!
 //! What remains: all of these figures can be bought for the price of keys.
 //!
@@ -28,16 +30,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use relay_engine::types::{EventId, PubKey, Timestamp};
 
 use crate::evidence::{Evidence, Role};
-use crate::payments::{Payment, settle};
-use crate::receipt::Receipt;
+use crate::payments::{Demanded, Payment, demanded};
 
 /// Requests of the last so many seconds count.
 pub const WINDOW_SECONDS: u64 = 30 * 86_400;
-/// A request that has no result after so many seconds has failed; a later result makes it delivered.
+/// A request that has no result after so many seconds has failed; a later result makes it delivered, a later demand for payment changes nothing.
 pub const ANSWER_SECONDS: u64 = 3_600;
-/// Jobs of a provider that count: the newest. Likewise its answers to requests that name nobody.
-pub const JOBS_MAX: usize = 2_000;
-/// Of these, those of one customer that count: the newest, so that nobody can push out those of others alone.
+/// Jobs of a provider and an [`Outcome`] that count: the newest. Likewise its answers to requests that name nobody.
+pub const OUTCOME_JOBS_MAX: usize = 2_000;
+/// Jobs of one customer that count: the newest, so that nobody can push out those of others alone.
 pub const CUSTOMER_JOBS_MAX: usize = 100;
 
 /// Days whose latency is told apart. They begin at midnight UTC.
@@ -58,7 +59,7 @@ pub struct Job {
     pub is_named: bool,
     /// The provider's first result, and when it was made.
     pub result: Option<(EventId, Timestamp)>,
-    /// The provider's first feedback that asks for payment, of a job without a result.
+    /// The provider's first feedback that asks for payment before the job would have failed, of one without a result.
     pub payment_required: Option<EventId>,
     /// That it is paid; only of a delivered one.
     pub payment: Option<Payment>,
@@ -107,23 +108,36 @@ impl Job {
 pub struct Jobs {
     /// Newest first; of the same second the lowest id first.
     pub counted: Vec<Job>,
-    /// Whether there are more than [`JOBS_MAX`], or than [`CUSTOMER_JOBS_MAX`] of one customer, or older events are not known.
+    /// Whether there are more than [`OUTCOME_JOBS_MAX`] of an outcome, or than [`CUSTOMER_JOBS_MAX`] of one customer, or older events are not known.
     pub is_capped: bool,
+    /// Whether older demands for payment or receipts are not known.
+    pub are_payments_capped: bool,
+    /// Delivered jobs that may be paid.
+    pub demanded: Vec<Demanded>,
     /// Requests that do not count because an answer of the provider has expired and cannot be shown any more.
     pub expired: Vec<EventId>,
 }
 
-/// The jobs that count at this time, by all evidence there is: requests that name the provider or nobody, the provider's
-/// answers, and receipts. Other evidence and repeats make no difference. Evidence that states a time up to `since` does not count: not all of it is
-/// known. Of receipts it is the caller who leaves those out.
-pub fn jobs(
-    provider: &PubKey,
-    as_of: Timestamp,
-    since: Timestamp,
-    evidence: &[Evidence],
-    receipts: &[Receipt],
-) -> Jobs {
-    let is_known = |one: &Evidence| one.at <= as_of && one.at > since;
+/// Since when the evidence of a provider is known. What states a time up to it does not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// Requests and results.
+    pub results: Timestamp,
+    /// Demands for payment. Without them, whether a request without a result has failed is not known.
+    pub demands: Timestamp,
+}
+
+impl Since {
+    /// Whether evidence of this role that states this time is known.
+    pub fn is_known(self, role: Role, at: Timestamp) -> bool {
+        at > self.results && (role != Role::PaymentRequired || at > self.demands)
+    }
+}
+
+/// The jobs that count at this time, by all evidence there is: requests that name the provider or nobody, and the provider's
+/// answers. Other evidence and repeats make no difference. Which of them are paid receipts say ([`Jobs::settle`]).
+pub fn jobs(provider: &PubKey, as_of: Timestamp, since: Since, evidence: &[Evidence]) -> Jobs {
+    let is_known = |one: &Evidence| one.at <= as_of && since.is_known(one.role, one.at);
     let mut answers: HashMap<EventId, Vec<&Evidence>> = HashMap::new();
     for answer in evidence.iter().filter(|one| one.author == *provider && is_known(one)) {
         if answer.role != Role::Request {
@@ -152,12 +166,17 @@ pub fn jobs(
         let about = answers.get(&request.id);
         let is_result = |one: &Evidence| one.role == Role::Result && one.kind == request.kind + 1_000;
         let result = first(about, &is_result);
+        let is_demand = |one: &Evidence| {
+            one.role == Role::PaymentRequired && one.at < request.at.saturating_add(ANSWER_SECONDS)
+        };
         let invoice = match result {
             // Nothing more needs to be shown.
             Ok(Some(_)) => Ok(None),
             // Without a result it is nobody's job.
             Ok(None) if !is_named => continue,
-            _ => first(about, &|one| one.role == Role::PaymentRequired),
+            // Whether payment was asked for is not known.
+            Ok(None) if request.at <= since.demands => continue,
+            _ => first(about, &is_demand),
         };
         let (Ok(result), Ok(invoice)) = (result, invoice) else {
             all.expired.push(request.id);
@@ -177,7 +196,7 @@ pub fn jobs(
     }
     all.counted.sort_unstable_by_key(|job| (std::cmp::Reverse(job.at), job.request));
     let total = all.counted.len();
-    // Answers to strangers push out no jobs.
+    // Answers to strangers push out no jobs, and no job one of another outcome.
     let (mut of_customers, mut of_all): (HashMap<_, usize>, HashMap<_, usize>) = Default::default();
     all.counted.retain(|job| {
         let of_customer = of_customers.entry((job.customer, job.is_named)).or_default();
@@ -185,13 +204,16 @@ pub fn jobs(
         if *of_customer > CUSTOMER_JOBS_MAX {
             return false;
         }
-        let count = of_all.entry(job.is_named).or_default();
+        let outcome = std::mem::discriminant(&job.outcome(as_of));
+        let count = of_all.entry((job.is_named, outcome)).or_default();
         *count += 1;
-        *count <= JOBS_MAX
+        *count <= OUTCOME_JOBS_MAX
     });
-    all.is_capped = all.counted.len() < total || since.saturating_add(WINDOW_SECONDS) > as_of;
+    let is_forgotten = |since: Timestamp| since.saturating_add(WINDOW_SECONDS) > as_of;
+    all.are_payments_capped = is_forgotten(since.demands);
+    all.is_capped = all.counted.len() < total || is_forgotten(since.results.max(since.demands));
     all.expired.sort_unstable();
-    settle(&mut all.counted, provider, as_of, &answers, receipts);
+    all.demanded = demanded(&all.counted, as_of, &answers);
     all
 }
 
@@ -219,6 +241,8 @@ pub struct Figures {
     pub paying: u64,
     /// What the provider has asked for them, in millisatoshis; of those without an amount nothing.
     pub paid_msat: u64,
+    /// Whether older payments are not known, so that the three are those of the newest.
+    pub are_payments_capped: bool,
     /// The mean of the customers' success ratios (delivered of delivered and failed jobs that name the provider), in thousandths,
     /// rounded down.
     pub success: Option<u64>,
@@ -249,7 +273,8 @@ struct Customer {
 
 /// Figures of these jobs.
 pub fn figures(jobs: &Jobs, as_of: Timestamp) -> Figures {
-    let mut figures = Figures { is_capped: jobs.is_capped, ..Figures::default() };
+    let (is_capped, are_payments_capped) = (jobs.is_capped, jobs.are_payments_capped);
+    let mut figures = Figures { is_capped, are_payments_capped, ..Figures::default() };
     let mut customers: BTreeMap<PubKey, Customer> = BTreeMap::new();
     let mut days: [BTreeMap<PubKey, Vec<u64>>; DAYS] = Default::default();
     for job in &jobs.counted {

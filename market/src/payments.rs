@@ -1,8 +1,11 @@
 //! Which jobs are paid, signed by both sides.
 //!
 //! The provider has signed that it asks for payment of the job: feedback with status `payment-required`, or a result with an `amount`. The
-//! customer has signed a zap request for it, which is in a [`Receipt`] of at least the amount that was asked for. Several that would
+//! customer has signed a zap request for it, with at least the amount that was asked for, which is in a [`Receipt`]. Several that would
 //! suffice together do not count.
+//!
+//! Only what was asked for is paid: a demand that states to be more than [`EARLY_SECONDS`] later than the zap request makes no payment of what was a gift. (Whoever signs a
+//! demand chooses its time, so a provider can date one back. No signed event shows that.)
 //!
 //! Only what is delivered is ever paid here. Nobody needs money to sign a zap request and a receipt of it. If a job that is paid so and has no
 //! result were failed, customers could make whoever asks for payment fail for nothing; it stays unpaid.
@@ -17,11 +20,8 @@ use std::collections::HashMap;
 use relay_engine::types::{EventId, PubKey, Timestamp};
 
 use crate::evidence::Evidence;
-use crate::figures::Job;
-use crate::receipt::Receipt;
-
-/// A receipt may state a time that is so much earlier than that of the request: clocks differ.
-pub const EARLY_SECONDS: u64 = 86_400;
+use crate::figures::{Job, Jobs, WINDOW_SECONDS};
+use crate::receipt::{EARLY_SECONDS, Receipt};
 
 /// That a delivered job is paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,48 +36,85 @@ pub struct Payment {
     pub zapped: EventId,
 }
 
-/// Notes which of the provider's jobs are paid. `answers` are the provider's, by the request that they are about; `receipts` may be any.
-pub(crate) fn settle(
-    jobs: &mut [Job],
-    provider: &PubKey,
+/// A delivered job that the provider wants to be paid for: of which receipts have to be known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demanded {
+    /// Which of the jobs that count.
+    pub job: usize,
+    /// Who is to pay it.
+    pub customer: PubKey,
+    /// The answer that asks for payment.
+    pub demand: EventId,
+    /// The time that it states.
+    pub demanded_at: Timestamp,
+    /// The millisatoshis that it asks for; 0 if it names none.
+    pub asked_msat: u64,
+    /// What can be zapped for it: the request, and the provider's answers.
+    pub zappable: Vec<EventId>,
+}
+
+/// Those of these jobs that the provider wants to be paid for. `answers` are the provider's, by the request that they are about.
+pub(crate) fn demanded(
+    jobs: &[Job],
     as_of: Timestamp,
     answers: &HashMap<EventId, Vec<&Evidence>>,
-    receipts: &[Receipt],
-) {
-    if receipts.is_empty() {
-        return;
-    }
-    let mut targets: HashMap<EventId, (usize, &Evidence)> = HashMap::new();
-    for (index, job) in jobs.iter().enumerate().filter(|(_, job)| job.is_named && job.result.is_some()) {
+) -> Vec<Demanded> {
+    let delivered = jobs.iter().enumerate().filter(|(_, job)| job.is_named && job.result.is_some());
+    let of_job = |(index, job): (usize, &Job)| {
         let shown = || {
             let answers = answers.get(&job.request).into_iter().flatten().copied();
             answers.filter(|answer| !answer.is_gone(as_of))
         };
         let by_amount =
             |demand: &&Evidence| (demand.asked_msat == 0, demand.asked_msat, demand.at, demand.id);
-        let Some(demand) = shown().filter(|answer| answer.asks_for_payment()).min_by_key(by_amount) else {
-            continue;
-        };
-        let zapped = shown().map(|answer| answer.id).chain([job.request]);
-        targets.extend(zapped.map(|id| (id, (index, demand))));
-    }
-    let mut fitting: Vec<(&Receipt, usize, &Evidence)> = Vec::new();
-    for receipt in receipts.iter().filter(|receipt| receipt.payee == *provider && receipt.at <= as_of) {
-        let Some(&(index, demand)) = targets.get(&receipt.zapped) else { continue };
-        let fits =
-            |job: &Job| job.customer == receipt.payer && receipt.at.saturating_add(EARLY_SECONDS) > job.at;
-        if receipt.msat >= demand.asked_msat && jobs.get(index).is_some_and(fits) {
-            fitting.push((receipt, index, demand));
-        }
-    }
-    fitting.sort_unstable_by_key(|(receipt, ..)| (receipt.at, receipt.id));
-    for (receipt, index, demand) in fitting {
-        let Some(job) = jobs.get_mut(index).filter(|job| job.payment.is_none()) else { continue };
-        job.payment = Some(Payment {
+        let demand = shown().filter(|answer| answer.asks_for_payment()).min_by_key(by_amount)?;
+        Some(Demanded {
+            job: index,
+            customer: job.customer,
             demand: demand.id,
+            demanded_at: demand.at,
             asked_msat: demand.asked_msat,
-            receipt: receipt.id,
-            zapped: receipt.zapped,
-        });
+            zappable: shown().map(|answer| answer.id).chain([job.request]).collect(),
+        })
+    };
+    delivered.filter_map(of_job).collect()
+}
+
+impl Jobs {
+    /// Notes which of the provider's jobs are paid. `receipts` may be any; those that state a time up to `receipts_since` are not all known.
+    pub fn settle(
+        &mut self,
+        provider: &PubKey,
+        as_of: Timestamp,
+        receipts_since: Timestamp,
+        receipts: &[Receipt],
+    ) {
+        self.are_payments_capped |= receipts_since.saturating_add(WINDOW_SECONDS) > as_of;
+        let ids = self.demanded.iter().flat_map(|one| one.zappable.iter().map(move |id| (*id, one)));
+        let targets: HashMap<EventId, &Demanded> = ids.collect();
+        let mut fitting: Vec<(&Receipt, &Demanded)> = Vec::new();
+        for receipt in receipts.iter().filter(|receipt| receipt.payee == *provider && receipt.at <= as_of) {
+            let Some(&one) = targets.get(&receipt.zapped) else { continue };
+            let until = receipt.signed_at.saturating_add(EARLY_SECONDS);
+            let is_later = |job: &Job| job.at < until && one.demanded_at <= until;
+            if receipt.payer == one.customer
+                && receipt.msat >= one.asked_msat
+                && self.counted.get(one.job).is_some_and(is_later)
+            {
+                fitting.push((receipt, one));
+            }
+        }
+        fitting.sort_unstable_by_key(|(receipt, _)| (receipt.at, receipt.id));
+        for (receipt, one) in fitting {
+            let Some(job) = self.counted.get_mut(one.job).filter(|job| job.payment.is_none()) else {
+                continue;
+            };
+            job.payment = Some(Payment {
+                demand: one.demand,
+                asked_msat: one.asked_msat,
+                receipt: receipt.id,
+                zapped: receipt.zapped,
+            });
+        }
     }
 }

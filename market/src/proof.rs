@@ -1,16 +1,17 @@
 //! Proofs: from which events the figures of a provider follow.
 //!
 //! ```text
-//! {"pubkey", "npub", "as_of", "window_seconds", "answer_seconds", "jobs_max", "customer_jobs_max", "figures": {...},
-//!  "since", "receipts_since", "forgotten": {author: time}, "announcements": [id],
+//! {"pubkey", "npub", "as_of", "window_seconds", "answer_seconds", "outcome_jobs_max", "customer_jobs_max", "figures": {...},
+//!  "since", "demands_since", "receipts_since", "forgotten": {author: time}, "announcements": [id],
 //!  "jobs": [{"request": E, "result": E, "payment_required": E, "payment": {"demand": E, "zapped": E, "receipt": id}}],
 //!  "expired": [id of a request]}
 //! ```
 //!
 //! `E` is the id of an event that the relay serves, or, if the event expires (NIP-40), the event itself, whose signature proves it
 //! wherever it comes from, once in a job; or null. `payment` is null unless the job is paid; then it has the answer that asks for payment, what the
-//! customer has zapped, and the zap receipt. What states a time up to `since` does not count, nor do requests of the authors in `forgotten` up to their
-//! times, nor receipts up to `receipts_since`: the relay's registry has forgotten some of it, because there was too much. Jobs of `expired` do not count: an answer of the provider has expired that was too large to be kept.
+//! customer has zapped, and the zap receipt. No other receipt counts. What states a time up to `since` does not count, nor do demands for payment up to `demands_since`, requests of
+//! the authors in `forgotten` up to their times, nor receipts up to `receipts_since`: the relay's registry has forgotten some of it, because there was too much. Nor
+//! does a request up to `demands_since` without a result: whether payment was asked for is not known. Jobs of `expired` do not count: an answer of the provider has expired that was too large to be kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -22,7 +23,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::evidence::{Evidence, Role};
-use crate::figures::{ANSWER_SECONDS, CUSTOMER_JOBS_MAX, Figures, JOBS_MAX, WINDOW_SECONDS, figures, jobs};
+use crate::figures::{
+    ANSWER_SECONDS, CUSTOMER_JOBS_MAX, Figures, OUTCOME_JOBS_MAX, Since, WINDOW_SECONDS, figures, jobs,
+};
 use crate::receipt::Receipt;
 use crate::registry::Proven;
 
@@ -46,6 +49,7 @@ pub fn figures_json(figures: &Figures, as_of: Timestamp) -> Value {
         "latency_seconds_median_of_customers": figures.latency,
         "latency_seconds_by_day": figures.latency_by_day,
         "newest_jobs_only": figures.is_capped,
+        "newest_payments_only": figures.are_payments_capped,
     })
 }
 
@@ -79,10 +83,11 @@ struct Document<'a> {
     as_of: Timestamp,
     window_seconds: u64,
     answer_seconds: u64,
-    jobs_max: usize,
+    outcome_jobs_max: usize,
     customer_jobs_max: usize,
     figures: Value,
     since: Timestamp,
+    demands_since: Timestamp,
     receipts_since: Timestamp,
     forgotten: BTreeMap<String, Timestamp>,
     announcements: &'a [String],
@@ -126,10 +131,11 @@ pub fn document(
         as_of,
         window_seconds: WINDOW_SECONDS,
         answer_seconds: ANSWER_SECONDS,
-        jobs_max: JOBS_MAX,
+        outcome_jobs_max: OUTCOME_JOBS_MAX,
         customer_jobs_max: CUSTOMER_JOBS_MAX,
         figures: figures_json(&figures(&proven.jobs, as_of), as_of),
-        since: proven.since,
+        since: proven.since.results,
+        demands_since: proven.since.demands,
         receipts_since: proven.receipts_since,
         forgotten: proven.forgotten.iter().map(|(author, at)| (author.to_string(), *at)).collect(),
         announcements,
@@ -156,9 +162,11 @@ pub struct Proof {
     /// Requests that do not count.
     pub expired: Vec<EventId>,
     /// What states a time up to this does not count, other than receipts.
-    pub since: Timestamp,
+    pub since: Since,
     /// Nor do receipts up to this.
     pub receipts_since: Timestamp,
+    /// The receipts that it names.
+    pub receipts: Vec<EventId>,
     /// Nor do requests of these authors up to these times.
     pub forgotten: BTreeMap<PubKey, Timestamp>,
 }
@@ -181,7 +189,7 @@ impl Proof {
         let constants = [
             ("window_seconds", WINDOW_SECONDS),
             ("answer_seconds", ANSWER_SECONDS),
-            ("jobs_max", JOBS_MAX as u64),
+            ("outcome_jobs_max", OUTCOME_JOBS_MAX as u64),
             ("customer_jobs_max", CUSTOMER_JOBS_MAX as u64),
         ];
         for (name, want) in constants {
@@ -192,8 +200,9 @@ impl Proof {
         let text = document["pubkey"].as_str().unwrap_or_default();
         let pubkey = text.parse().map_err(|_| "pubkey: expected a public key".to_owned())?;
         let as_of = document["as_of"].as_u64().ok_or("as_of: expected a time")?;
-        let since = document["since"].as_u64().ok_or("since: expected a time")?;
-        let receipts_since = document["receipts_since"].as_u64().ok_or("receipts_since: expected a time")?;
+        let time = |field: &str| document[field].as_u64().ok_or_else(|| format!("{field}: expected a time"));
+        let since = Since { results: time("since")?, demands: time("demands_since")? };
+        let receipts_since = time("receipts_since")?;
         let forgotten = document["forgotten"].as_object().ok_or("forgotten: expected authors and times")?;
         let forgotten = forgotten.iter().map(|(author, at)| Some((author.parse().ok()?, at.as_u64()?)));
         let forgotten = forgotten.collect::<Option<_>>().ok_or("forgotten: expected authors and times")?;
@@ -202,6 +211,7 @@ impl Proof {
             as_of,
             since,
             receipts_since,
+            receipts: Vec::new(),
             forgotten,
             claimed: document["figures"].clone(),
             ids: Vec::new(),
@@ -236,8 +246,10 @@ impl Proof {
                         id
                     }
                 };
-                if field == "/request" {
-                    proof.requests.push(shown);
+                match field {
+                    "/request" => proof.requests.push(shown),
+                    "/payment/receipt" => proof.receipts.push(shown),
+                    _ => {}
                 }
             }
         }
@@ -251,24 +263,47 @@ impl Proof {
     }
 
     /// The figures that follow from these events, whose signatures have been checked. `events`: those of the proof, and all other
-    /// requests, answers and receipts that are known.
+    /// requests and answers that are known. Of receipts those count that the proof names: a registry keeps a bounded number, and anybody can make more.
     pub fn recompute<'a>(&self, events: impl IntoIterator<Item = &'a Event>) -> Value {
+        let named: HashSet<&EventId> = self.receipts.iter().collect();
+        figures_json(&self.figures(events, &|receipt| named.contains(&receipt.id)), self.as_of)
+    }
+
+    /// How many more jobs would be paid if all receipts counted that there are among these events.
+    pub fn unnamed_payments<'a>(&self, events: impl IntoIterator<Item = &'a Event> + Clone) -> u64 {
+        let named: HashSet<&EventId> = self.receipts.iter().collect();
+        let paid = self.figures(events.clone(), &|receipt| named.contains(&receipt.id)).paid;
+        self.figures(events, &|_| true).paid.saturating_sub(paid)
+    }
+
+    fn figures<'a>(
+        &self,
+        events: impl IntoIterator<Item = &'a Event>,
+        counts: &dyn Fn(&Receipt) -> bool,
+    ) -> Figures {
         let (mut evidence, mut receipts) = (Vec::new(), Vec::new());
         for event in events {
             evidence.extend(Evidence::of(event));
-            receipts.extend(Receipt::of(event).filter(|receipt| receipt.at > self.receipts_since));
+            receipts.extend(Receipt::of(event).filter(counts));
         }
         // The proof shows what has expired.
         evidence.iter_mut().for_each(|one: &mut Evidence| one.is_kept = true);
         let expired: HashSet<&EventId> = self.expired.iter().collect();
         evidence.retain(|one| !expired.contains(&one.request) && !self.is_forgotten(one));
-        let jobs = jobs(&self.pubkey, self.as_of, self.since, &evidence, &receipts);
-        figures_json(&figures(&jobs, self.as_of), self.as_of)
+        let mut jobs = jobs(&self.pubkey, self.as_of, self.since, &evidence);
+        receipts.retain(|receipt| receipt.at > self.receipts_since);
+        jobs.settle(&self.pubkey, self.as_of, self.receipts_since, &receipts);
+        figures(&jobs, self.as_of)
     }
 
     /// Whether it does not count because the relay's registry has forgotten it, or may have.
     pub fn is_forgotten(&self, one: &Evidence) -> bool {
         let of_author = self.forgotten.get(&one.author).filter(|_| one.role == Role::Request);
-        one.at <= self.since.max(of_author.copied().unwrap_or(0))
+        !self.since.is_known(one.role, one.at) || of_author.is_some_and(|until| one.at <= *until)
+    }
+
+    /// Whether this request counts only with a result, because the registry has forgotten demands for payment of its time.
+    pub fn needs_result(&self, request: &Evidence) -> bool {
+        request.at <= self.since.demands
     }
 }

@@ -4,11 +4,18 @@
 //! receipt itself is checked only if the zap request names that key (`P`). Otherwise no signed event says whose key it must be: that of a
 //! provider's Lightning service is known from that service alone. So a receipt shows that the customer has signed that it wants to pay, and that somebody says
 //! it has. It does not show that any money went anywhere.
+//!
+//! Invoices are not checked to be anybody's, so an amount counts only as far as the customer has signed it (`amount`), and when they wanted to pay is the time that
+//! their zap request states. The `created_at` of the receipt is chosen by whoever has made it: it decides from when it counts and when it is forgotten, and
+//! nothing else.
 
 use relay_agent::identity::is_authentic;
 use relay_agent::nip57::{KIND_ZAP_RECEIPT, Zap};
 use relay_agent::nip90::{KIND_FEEDBACK, is_request, is_result};
 use relay_engine::types::{Event, EventId, Kind, NO_EXPIRY, PubKey, Timestamp};
+
+/// A time may be stated so much earlier than what it comes after: clocks differ.
+pub const EARLY_SECONDS: u64 = 86_400;
 
 /// A receipt as evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +30,18 @@ pub struct Receipt {
     pub payee: PubKey,
     /// The event that the zap request is about: a request or an answer.
     pub zapped: EventId,
-    /// The amount of its invoice, in millisatoshis; not 0.
+    /// The millisatoshis that the zap request names (`amount`), which are those of the invoice; 0 if it names none.
     pub msat: u64,
+    /// `created_at` of the zap request.
+    pub signed_at: Timestamp,
     /// Its `created_at`.
     pub at: Timestamp,
 }
 
 impl Receipt {
     /// Reads an event; `None` if it proves nothing. A receipt that expires (NIP-40) could not be shown later; one whose zap request says that it is
-    /// about an event of another kind (`k`) is of no job; and nobody pays themselves. Checks one signature, that of the zap request.
+    /// about an event of another kind (`k`) is of no job; nobody pays themselves; and one that states to be a day older than its zap request is forged. Checks one
+    /// signature, that of the zap request.
     pub fn of(event: &Event) -> Option<Receipt> {
         if event.kind != KIND_ZAP_RECEIPT || event.expires_at != NO_EXPIRY {
             return None;
@@ -44,13 +54,17 @@ impl Receipt {
         if kind.is_some_and(|kind| !kind.is_some_and(is_of_job)) || zap.payer == zap.payee {
             return None;
         }
+        if zap.paid_at.saturating_add(EARLY_SECONDS) <= request.created_at {
+            return None;
+        }
         is_authentic(&request).then_some(Receipt {
             id: zap.receipt,
             author: zap.signer,
             payer: zap.payer,
             payee: zap.payee,
             zapped,
-            msat: zap.msat,
+            msat: if request.tags().find(b"amount").is_some() { zap.msat } else { 0 },
+            signed_at: request.created_at,
             at: zap.paid_at,
         })
     }

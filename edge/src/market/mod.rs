@@ -34,10 +34,8 @@ pub const KEPT_BYTES_MAX: usize = 4 << 20;
 pub const BOUNDS: Bounds = Bounds {
     events: 20_000,
     author_events: 2_000,
-    named: 40_000,
     kept_bytes: 2 << 20,
     receipts: 20_000,
-    payee_receipts: 1_000,
     providers: 1_000,
     offers: 2_000,
     provider_offers: 16,

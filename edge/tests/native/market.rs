@@ -164,7 +164,7 @@ fn receipt(customer: u64, provider: u64, zapped: &Signed, at: u64) -> Signed {
     let about = |event: relay_engine::testing::signing::Draft| {
         event.at(at).tag(["p", key(provider).hex()]).tag(["e", &zapped.id])
     };
-    let request = about(event(&key(customer)).kind(9_734)).sign().json();
+    let request = about(event(&key(customer)).kind(9_734)).tag(["amount", "5000"]).sign().json();
     let bolt11 = relay_market::testing::invoice(Some(5_000), request.as_bytes(), [7; 32]);
     about(event(&key(90)).kind(9_735)).tag(["bolt11", &bolt11]).tag(["description", &request]).sign()
 }

@@ -146,6 +146,7 @@ fn card(body: &mut String, entry: &Entry, now: Timestamp) {
     let figures = &entry.figures;
     let percent = |thousandths: u64| format!("{}.{}\u{a0}%", thousandths / 10, thousandths % 10);
     let more = if figures.is_capped { "+" } else { "" };
+    let more_paid = if figures.are_payments_capped { "+" } else { "" };
     figure("Price", price(&entry.offers));
     figure("Success", figures.success.map_or_else(|| "none yet".to_owned(), percent));
     figure(
@@ -158,11 +159,11 @@ fn card(body: &mut String, entry: &Entry, now: Timestamp) {
     }
     figure("Customers", grouped(figures.customers));
     if figures.paying > 0 {
-        figure("Paying customers", grouped(figures.paying));
+        figure("Paying customers", format!("{}{more_paid}", grouped(figures.paying)));
     }
     figure("Jobs done", format!("{}{more}", grouped(figures.delivered)));
     if figures.paid > 0 {
-        figure("Jobs paid", grouped(figures.paid));
+        figure("Jobs paid", format!("{}{more_paid}", grouped(figures.paid)));
     }
     if figures.paid_msat > 0 {
         figure("Paid", sats(figures.paid_msat));
@@ -247,7 +248,7 @@ fn meaning(body: &mut String) {
         (
             "Success",
             "the share of requests naming the provider that have a result: the mean over its customers, each of the same weight, however \
-            much they order. A request without a result after an hour has failed, unless the provider has asked for payment: then it is \
+            much they order. A request without a result after an hour has failed, unless the provider has asked for payment in that hour: then it is \
             unpaid, and does not count here.",
         ),
         (
@@ -270,14 +271,14 @@ fn meaning(body: &mut String) {
         ),
         (
             "Jobs paid",
-            "results for which the provider has signed that it asks for payment and the customer has signed a zap request, of which there is \
-            a receipt of at least that amount. It does not show that money went anywhere: whoever holds both keys can sign that.",
+            "results for which the provider has signed that it asks for payment and the customer has signed a zap request of at least that \
+            amount, of which there is a receipt. It does not show that money went anywhere: whoever holds both keys can sign that.",
         ),
         ("Paying customers", "keys with such a job."),
         ("Paid", "what the provider asked for those jobs."),
         (
             "Jobs unpaid",
-            "requests without a result for which the provider asked for payment. Nothing signed shows that it got any, \
+            "requests without a result for which the provider asked for payment within the hour. Nothing signed shows that it got any, \
             whatever receipts there are.",
         ),
         (

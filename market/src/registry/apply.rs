@@ -9,19 +9,20 @@ use relay_engine::types::{Event, EventId, PubKey, Timestamp};
 use super::bounds::Bounds;
 use super::sql::{expiry_param, optional_param};
 use super::state::State;
-use super::{KEPT_SECONDS, Registry, SEEN_SECONDS, SILENT_SECONDS, bounds, one, role_number, role_of};
+use super::{KEPT_SECONDS, Registry, SEEN_SECONDS, SILENT_SECONDS, one, role_number};
 use crate::evidence::{Evidence, Role};
 use crate::offer::{Heartbeat, Offer};
 
-const INSERT: &str = "INSERT OR IGNORE INTO market_evidence (id, role, author, at, kind, request, open, expires, json, asked_msat) \
+const INSERT: &str = "INSERT OR IGNORE INTO market_evidence (id, role, author, at, kind, request, open, expires, copy, asked_msat) \
                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const INSERT_NAMED: &str = "INSERT OR IGNORE INTO market_named (provider, at, request) VALUES (?, ?, ?)";
+const INSERT_COPY: &str = "INSERT OR IGNORE INTO market_copies (at, id, json) VALUES (?, ?, ?)";
 const PUT_OFFER: &str = "INSERT OR REPLACE INTO market_offers (provider, d, id, at, expires, msat, kinds, tags, search, body) \
                          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const PUT_BEAT: &str = "INSERT OR REPLACE INTO market_beats (provider, id, stated, at, expires, online) VALUES (?, ?, ?, ?, ?, ?)";
 const PUT_PROVIDER: &str = "INSERT OR IGNORE INTO market_providers (pubkey, seen, msat, as_of, refigure_at, customers, delivered, \
-                            failed, unpaid, pending, success, bound, latency, capped, answered_open, daily, paid, paying, paid_msat) \
-                            VALUES (?, ?, -1, 0, 0, 0, 0, 0, 0, 0, -1, 0, -1, 0, 0, x'', 0, 0, 0)";
+                            failed, unpaid, pending, success, bound, latency, capped, answered_open, daily, paid, paying, paid_msat, paid_capped) \
+                            VALUES (?, ?, -1, 0, 0, 0, 0, 0, 0, 0, -1, 0, -1, 0, 0, x'', 0, 0, 0, 0)";
 
 /// An event with its sequence number, if it is one that the registry acts on; or only a position.
 pub type Item = (u64, Option<Event>);
@@ -55,6 +56,7 @@ impl<C: SqlConn> Registry<C> {
                 }
             }
             run.forget_oldest(&mut changed)?;
+            run.forget_copies(&mut changed)?;
             run.forget_oldest_receipts(&mut changed)?;
             changed.sort_unstable();
             changed.dedup();
@@ -69,9 +71,6 @@ impl<C: SqlConn> Registry<C> {
         Ok(())
     }
 }
-
-/// Rows that are read at a time to be forgotten.
-const FORGOTTEN_AT_ONCE: u64 = 64;
 
 pub(super) struct Run<'a, C> {
     pub(super) conn: &'a C,
@@ -113,52 +112,20 @@ impl<C: SqlConn> Run<'_, C> {
             request.into(),
             is_open.into(),
             expiry_param(expires),
-            json.into(),
+            (json.len() as u64).into(),
             asked_msat.into(),
         ];
         exec(self.conn, INSERT, &params)?;
+        if !json.is_empty() {
+            exec(self.conn, INSERT_COPY, &[at.into(), id.into(), json.into()])?;
+        }
         for provider in named {
             exec(self.conn, INSERT_NAMED, &[(*provider).into(), at.into(), id.into()])?;
         }
-        self.state.totals.add(named.len() as u64, json.len() as u64);
+        self.state.totals.add(json.len() as u64);
         self.touch(role, &request, author, changed)?;
-        // What one author can store is bounded.
-        const COUNT: &str = "SELECT count(*) FROM market_evidence WHERE author = ?";
-        if query_one(self.conn, COUNT, &one(author), |row| int(row, 0))?.unwrap_or(0)
-            > self.bounds.author_events
-        {
-            const OLDEST: &str =
-                "SELECT id, at FROM market_evidence WHERE author = ? ORDER BY at, id LIMIT 1";
-            let oldest =
-                query_one(self.conn, OLDEST, &one(author), |row| Ok((column::id(row, 0)?, int(row, 1)?)))?;
-            if let Some((oldest, at)) = oldest {
-                self.forget(&oldest, changed)?;
-                bounds::forgotten_of(self.conn, &author, at)?;
-                changed.push(author);
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets the oldest evidence until all bounds are kept.
-    fn forget_oldest(&mut self, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
-        while self.state.totals.is_over(self.bounds) {
-            const OLDEST: &str = "SELECT id, at FROM market_evidence ORDER BY at, id LIMIT ?";
-            let oldest = query_all(self.conn, OLDEST, &one(FORGOTTEN_AT_ONCE), |row| {
-                Ok((column::id(row, 0)?, int(row, 1)?))
-            })?;
-            if oldest.is_empty() {
-                return Ok(());
-            }
-            for (id, at) in oldest {
-                if !self.state.totals.is_over(self.bounds) {
-                    break;
-                }
-                self.forget(&id, changed)?;
-                self.state.horizon = self.state.horizon.max(at);
-            }
-        }
-        Ok(())
+        self.match_receipts(&evidence)?;
+        self.bound_author(role, author, changed)
     }
 
     /// Keeps only the keys that are providers: others have no figures.
@@ -178,7 +145,7 @@ impl<C: SqlConn> Run<'_, C> {
     }
 
     /// An answer changes figures of its author; a request those of whoever it names, and of whoever has answered it.
-    fn touch(
+    pub(super) fn touch(
         &self,
         role: Role,
         request: &EventId,
@@ -195,25 +162,6 @@ impl<C: SqlConn> Run<'_, C> {
         ] {
             changed.extend(query_all(self.conn, sql, &one(*request), |row| key(row, 0))?);
         }
-        Ok(())
-    }
-
-    /// Removes evidence.
-    pub(super) fn forget(&mut self, id: &EventId, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
-        const ABOUT: &str = "SELECT role, request, author, length(json) FROM market_evidence WHERE id = ?";
-        let found = query_one(self.conn, ABOUT, &one(*id), |row| {
-            Ok((role_of(int(row, 0)?), column::id(row, 1)?, key(row, 2)?, int(row, 3)?))
-        })?;
-        let Some((role, request, author, kept_bytes)) = found else { return Ok(()) };
-        self.touch(role, &request, author, changed)?;
-        exec(self.conn, "DELETE FROM market_evidence WHERE id = ?", &one(*id))?;
-        let mut named = None;
-        if role == Role::Request {
-            const NAMED: &str = "SELECT count(*) FROM market_named WHERE request = ?";
-            named = query_one(self.conn, NAMED, &one(*id), |row| int(row, 0))?;
-            exec(self.conn, "DELETE FROM market_named WHERE request = ?", &one(*id))?;
-        }
-        self.state.totals.subtract(named.unwrap_or(0), kept_bytes);
         Ok(())
     }
 
@@ -328,60 +276,6 @@ impl<C: SqlConn> Run<'_, C> {
         let late = heartbeat.at.saturating_sub(SEEN_SECONDS);
         exec(self.conn, SEEN, &[heartbeat.at.into(), event.pubkey.into(), late.into()])
     }
-
-    /// A deletion request (NIP-09) removes what is its author's.
-    fn delete(&mut self, event: &Event, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
-        let author = event.pubkey;
-        for value in event.tags().named(b"e").filter_map(|tag| tag.value()) {
-            let Ok(named) = EventId::from_hex(&value) else { continue };
-            const OWN: &str = "SELECT id FROM market_evidence WHERE id = ? AND author = ?";
-            let params: [Param; 2] = [named.into(), author.into()];
-            for own in query_all(self.conn, OWN, &params, |row| column::id(row, 0))? {
-                self.forget(&own, changed)?;
-            }
-            self.delete_receipt(named, author, changed)?;
-            exec(self.conn, "DELETE FROM market_offers WHERE id = ? AND provider = ?", &params)?;
-            exec(self.conn, "DELETE FROM market_beats WHERE id = ? AND provider = ?", &params)?;
-        }
-        for value in event.tags().named(b"a").filter_map(|tag| tag.value()) {
-            let Some((kind, d)) = own_address(&value, &author) else { continue };
-            let until = event.created_at;
-            if kind == KIND_ANNOUNCEMENT {
-                const OFFER: &str = "DELETE FROM market_offers WHERE provider = ? AND d = ? AND at <= ?";
-                exec(self.conn, OFFER, &[author.into(), d.into(), until.into()])?;
-            } else if kind == KIND_HEARTBEAT {
-                exec(
-                    self.conn,
-                    "DELETE FROM market_beats WHERE provider = ? AND stated <= ?",
-                    &[author.into(), until.into()],
-                )?;
-            }
-        }
-        changed.push(author);
-        self.remove_if_silent(&author)
-    }
-
-    /// A request to vanish (NIP-62) removes all that its author has made until then.
-    fn vanish(&mut self, event: &Event, changed: &mut Vec<PubKey>) -> Result<(), StoreError> {
-        let (author, until) = (event.pubkey, event.created_at);
-        const OWN: &str = "SELECT id FROM market_evidence WHERE author = ? AND at <= ?";
-        let params: [Param; 2] = [author.into(), until.into()];
-        for own in query_all(self.conn, OWN, &params, |row| column::id(row, 0))? {
-            self.forget(&own, changed)?;
-        }
-        self.vanish_receipts(author, until, changed)?;
-        exec(self.conn, "DELETE FROM market_offers WHERE provider = ? AND at <= ?", &params)?;
-        exec(self.conn, "DELETE FROM market_beats WHERE provider = ? AND stated <= ?", &params)?;
-        changed.push(author);
-        self.remove_if_silent(&author)
-    }
-}
-
-/// Kind and `d` of an address (`kind:pubkey:d`) of this author.
-fn own_address<'a>(address: &'a [u8], author: &PubKey) -> Option<(u16, &'a [u8])> {
-    let mut parts = address.splitn(3, |byte| *byte == b':');
-    let kind = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-    (parts.next()? == author.to_hex()).then_some((kind, parts.next().unwrap_or_default()))
 }
 
 /// A row's `body`, of an offer.

@@ -5,6 +5,7 @@
 //! state    how much there is, and how far the stream has been read
 //! receipts zap receipts
 //! apply    events: evidence, announcements, heartbeats, deletions, requests to vanish
+//! forget   what is removed for its number, or because its author wants it
 //! refresh  figures that events or time have changed, the end of the window, bounds
 //! query    lists, one provider, what a proof needs
 //! ```
@@ -13,6 +14,7 @@
 
 mod apply;
 mod bounds;
+mod forget;
 mod query;
 mod receipts;
 mod refresh;
@@ -32,6 +34,7 @@ use relay_engine::types::{Filter, Kind, PubKey, Timestamp};
 use self::sql::expiry;
 use self::state::State;
 use crate::evidence::{Evidence, Role};
+use crate::figures::Since;
 
 pub use apply::Item;
 pub use bounds::Bounds;
@@ -46,8 +49,10 @@ const SILENT_SECONDS: u64 = 86_400;
 /// How much later than `seen` of a provider a heartbeat is before it is written there too: that is three rows, and a heartbeat two.
 const SEEN_SECONDS: u64 = 3_600;
 
-const REQUESTS: RangeInclusive<Kind> = 5_000..=5_999;
-const RESULTS: RangeInclusive<Kind> = 6_000..=6_999;
+/// Kinds of job requests.
+pub const REQUESTS: RangeInclusive<Kind> = 5_000..=5_999;
+/// Kinds of results.
+pub const RESULTS: RangeInclusive<Kind> = 6_000..=6_999;
 /// Kinds of the events that the registry acts on, other than requests and results.
 const OTHER_KINDS: [Kind; 6] = [5, 62, 7_000, KIND_ZAP_RECEIPT, 11_998, 31_990];
 /// How many kinds that are.
@@ -141,31 +146,39 @@ impl<C: SqlConn> Registry<C> {
         Ok(State::read(&self.conn)?.position)
     }
 
-    /// All evidence that may concern a provider and states a later time than `since`. Reads the requests that name it: together
-    /// those of all providers are bounded.
+    /// All evidence that may concern a provider and is known. Reads the requests that name it: together those of all providers are bounded.
     fn evidence_of(
         &self,
         provider: &PubKey,
         as_of: Timestamp,
-        since: Timestamp,
+        since: Since,
     ) -> Result<Vec<Evidence>, StoreError> {
-        // Columns as of `read_evidence`. `length` of a BLOB is its bytes.
-        const NAMED: &str = "SELECT e.role, e.id, e.author, e.at, e.kind, e.request, e.open, e.expires, length(e.json), e.asked_msat \
-             FROM market_named n JOIN market_evidence e ON e.id = n.request LEFT JOIN market_horizons h ON h.author = e.author \
+        // Columns as of `read_evidence`.
+        const NAMED: &str = "SELECT e.role, e.id, e.author, e.at, e.kind, e.request, e.open, e.expires, e.copy, e.asked_msat \
+             FROM market_named n JOIN market_evidence e ON e.id = n.request LEFT JOIN market_horizons h ON h.author = e.author AND h.role = 0 \
              WHERE n.provider = ? AND n.at > ? AND n.at > ifnull(h.at, 0)";
-        const ANSWERS: &str = "SELECT role, id, author, at, kind, request, open, expires, length(json), asked_msat FROM market_evidence \
-             WHERE author = ? AND role > 0 AND at > ?";
-        const OPEN: &str = "SELECT r.role, r.id, r.author, r.at, r.kind, r.request, r.open, r.expires, length(r.json), r.asked_msat \
+        const ANSWERS: &str = "SELECT role, id, author, at, kind, request, open, expires, copy, asked_msat FROM market_evidence \
+             WHERE author = ? AND role = ? AND at > ?";
+        const OPEN: &str = "SELECT r.role, r.id, r.author, r.at, r.kind, r.request, r.open, r.expires, r.copy, r.asked_msat \
              FROM market_evidence a JOIN market_evidence r ON r.request = a.request AND r.role = 0 \
-             LEFT JOIN market_horizons h ON h.author = r.author \
+             LEFT JOIN market_horizons h ON h.author = r.author AND h.role = 0 \
              WHERE a.author = ? AND a.role = 1 AND a.at > ? AND r.open = 1 AND r.at > ifnull(h.at, 0)";
-        let window = since.max(as_of.saturating_sub(crate::figures::WINDOW_SECONDS));
+        let window = since.results.max(as_of.saturating_sub(crate::figures::WINDOW_SECONDS));
         let mut found = query_all(&self.conn, NAMED, &[(*provider).into(), window.into()], |row| {
             read_evidence(row).map(|one| Evidence { named: vec![*provider], ..one })
         })?;
-        for sql in [ANSWERS, OPEN] {
-            found.extend(query_all(&self.conn, sql, &[(*provider).into(), since.into()], read_evidence)?);
+        for (role, since) in
+            [(Role::Result, since.results), (Role::PaymentRequired, since.results.max(since.demands))]
+        {
+            let params: [Param; 3] = [(*provider).into(), role_number(role).into(), since.into()];
+            found.extend(query_all(&self.conn, ANSWERS, &params, read_evidence)?);
         }
+        found.extend(query_all(
+            &self.conn,
+            OPEN,
+            &[(*provider).into(), since.results.into()],
+            read_evidence,
+        )?);
         Ok(found)
     }
 }

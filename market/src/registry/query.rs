@@ -11,7 +11,7 @@ use relay_engine::types::{EventId, Kind, PubKey, Timestamp};
 use super::sql::{daily, expiry, optional};
 use super::{Registry, apply, bounds, kept_json, one};
 use crate::evidence::Evidence;
-use crate::figures::{Figures, Jobs, jobs};
+use crate::figures::{Figures, Jobs, Since, jobs};
 use crate::offer::{HEARTBEAT_SECONDS_MAX, Heartbeat, Offer};
 
 /// Above all values that a column has.
@@ -134,7 +134,7 @@ pub struct Proven {
     /// The jobs.
     pub jobs: Jobs,
     /// Events that state a time up to this do not count, other than receipts.
-    pub since: Timestamp,
+    pub since: Since,
     /// Likewise receipts up to this.
     pub receipts_since: Timestamp,
     /// Likewise the requests of these authors up to these times.
@@ -144,7 +144,7 @@ pub struct Proven {
 }
 
 const COLUMNS: &str = "p.pubkey, max(p.seen, ifnull(b.at, 0)), p.as_of, p.customers, p.delivered, p.failed, p.unpaid, p.pending, p.success, p.bound, \
-     p.latency, p.capped, ifnull(b.at, 0), ifnull(b.expires, 0), ifnull(b.online, 0), p.answered_open, p.daily, p.paid, p.paying, p.paid_msat";
+     p.latency, p.capped, ifnull(b.at, 0), ifnull(b.expires, 0), ifnull(b.online, 0), p.answered_open, p.daily, p.paid, p.paying, p.paid_msat, p.paid_capped";
 
 impl<C: SqlConn> Registry<C> {
     /// A part of the list. Reads all providers and their announcements once.
@@ -186,7 +186,7 @@ impl<C: SqlConn> Registry<C> {
         sql.push_str(&format!(" ORDER BY {sort}, p.pubkey LIMIT ?"));
         params.push((query.limit + 1).into());
         let mut rows =
-            query_all(&self.conn, &sql, &params, |row| Ok((read_entry(row, now)?, signed(row, 20)?)))?;
+            query_all(&self.conn, &sql, &params, |row| Ok((read_entry(row, now)?, signed(row, 21)?)))?;
         let has_more = rows.len() as u64 > query.limit;
         rows.truncate(query.limit as usize);
         let next = rows.last().filter(|_| has_more).map(|(entry, value)| Cursor(*value, entry.pubkey));
@@ -219,15 +219,16 @@ impl<C: SqlConn> Registry<C> {
     pub fn proven(&self, provider: &PubKey, now: Timestamp) -> Result<Proven, StoreError> {
         let since = bounds::since(&self.conn, provider)?;
         let evidence = self.evidence_of(provider, now, since)?;
-        let (receipts_since, receipts) = self.receipts_of(provider)?;
-        let jobs = jobs(provider, now, since, &evidence, &receipts);
+        let mut jobs = jobs(provider, now, since, &evidence);
+        let (receipts_since, receipts) = self.receipts_of(provider, &jobs)?;
+        jobs.settle(provider, now, receipts_since, &receipts);
         let mut is_kept: Vec<EventId> =
             evidence.iter().filter(|one: &&Evidence| one.is_kept).map(|one| one.id).collect();
         is_kept.sort_unstable();
         let mut kept = Vec::new();
         for job in &jobs.counted {
             for id in job.shown().into_iter().filter(|id| is_kept.binary_search(id).is_ok()) {
-                const JSON: &str = "SELECT json FROM market_evidence WHERE id = ?";
+                const JSON: &str = "SELECT c.json FROM market_evidence e JOIN market_copies c ON c.at = e.at AND c.id = e.id WHERE e.id = ?";
                 if let Some(json) = query_one(&self.conn, JSON, &one(id), kept_json)? {
                     kept.push((id, json));
                 }
@@ -255,6 +256,7 @@ fn read_entry(row: &[SqlValue<'_>], now: Timestamp) -> Result<Entry, StoreError>
             paid: int(row, 17)?,
             paying: int(row, 18)?,
             paid_msat: int(row, 19)?,
+            are_payments_capped: int(row, 20)? == 1,
             success: optional(row, 8)?,
             success_bound: int(row, 9)?,
             latency: optional(row, 10)?,

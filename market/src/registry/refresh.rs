@@ -23,7 +23,7 @@ const COUNTED_MAX: usize = 200;
 
 const PUT_FIGURES: &str = "UPDATE market_providers SET seen = max(seen, ?), msat = ?, as_of = ?, refigure_at = ?, customers = ?, \
      delivered = ?, failed = ?, unpaid = ?, pending = ?, success = ?, bound = ?, latency = ?, capped = ?, answered_open = ?, daily = ?, \
-     paid = ?, paying = ?, paid_msat = ? WHERE pubkey = ?";
+     paid = ?, paying = ?, paid_msat = ?, paid_capped = ? WHERE pubkey = ?";
 
 impl<C: SqlConn> Registry<C> {
     /// Counts figures again, of a bounded number of providers. True if there is more to do.
@@ -84,19 +84,22 @@ impl<C: SqlConn> Registry<C> {
         !self.changed.is_empty()
     }
 
-    /// When [`Registry::sweep`] next has something to do, for hosts that sleep meanwhile. Reads a row of four tables.
+    /// When [`Registry::sweep`] next has something to do, for hosts that sleep meanwhile. Reads five rows at most.
     ///
     /// # Errors
     /// If the database fails.
     pub fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
         const OLDEST: &str = "SELECT at FROM market_evidence ORDER BY at LIMIT 1";
-        const OLDEST_RECEIPT: &str = "SELECT at FROM market_receipts ORDER BY at LIMIT 1";
+        const RECEIPT: &str = "SELECT at FROM market_receipts WHERE matched = 0 ORDER BY at LIMIT 1";
+        const MATCHED: &str = "SELECT at FROM market_receipts WHERE matched = 1 ORDER BY at LIMIT 1";
         const CHANGES: &str = "SELECT refigure_at FROM market_providers ORDER BY refigure_at LIMIT 1";
         const EXPIRES: &str = "SELECT expires FROM market_offers WHERE expires > 0 ORDER BY expires LIMIT 1";
         let first = |sql| query_one(&self.conn, sql, &[], |row| int(row, 0));
         let leaves = |at: Timestamp| at.saturating_add(KEPT_SECONDS);
-        let (evidence, receipt) = (first(OLDEST)?.map(leaves), first(OLDEST_RECEIPT)?.map(leaves));
-        let times = [evidence, receipt, first(CHANGES)?, first(EXPIRES)?];
+        let mut times = vec![first(CHANGES)?, first(EXPIRES)?];
+        for oldest in [OLDEST, RECEIPT, MATCHED] {
+            times.push(first(oldest)?.map(leaves));
+        }
         Ok(times.into_iter().flatten().min().filter(|at| *at < FAR))
     }
 
@@ -107,8 +110,10 @@ impl<C: SqlConn> Registry<C> {
         }
         let since = bounds::since(&self.conn, provider)?;
         let evidence = self.evidence_of(provider, now, since)?;
-        let (_, receipts) = self.receipts_of(provider)?;
-        let found = figures(&jobs(provider, now, since, &evidence, &receipts), now);
+        let mut jobs = jobs(provider, now, since, &evidence);
+        let (receipts_since, receipts) = self.receipts_of(provider, &jobs)?;
+        jobs.settle(provider, now, receipts_since, &receipts);
+        let found = figures(&jobs, now);
         let offers = apply::offers(&self.conn, provider, now)?;
         let msat = offers.iter().filter_map(|offer| offer.price.msat()).min();
         let heartbeat = query_one(
@@ -142,6 +147,7 @@ impl<C: SqlConn> Registry<C> {
             found.paid.into(),
             found.paying.into(),
             found.paid_msat.into(),
+            found.are_payments_capped.into(),
             (*provider).into(),
         ];
         exec(&self.conn, PUT_FIGURES, &params)

@@ -4,16 +4,17 @@
 //! market_meta       name PRIMARY KEY, value              schema version
 //! market_state      a row: position in the relay's stream, how much is kept (state.rs)
 //! market_evidence   row, id UNIQUE, ...                  requests, results and demands for payment of the window, of anybody
-//!                   index (author, at)                   bounds of authors, requests to vanish
+//!                   index (author, role, at)             bounds of authors, requests to vanish
 //!                   index (request, role)                answers of a request
 //!                   index (at)                           the end of the window
+//! market_copies     PRIMARY KEY (at, id)                 evidence that is kept whole, because it expires and is small
 //! market_named      PRIMARY KEY (provider, at, request)  which requests name which keys
 //!                   index (request)
 //! market_receipts   id PRIMARY KEY                        zap receipts of the window, of anybody
 //!                   index (author, at)                   requests to vanish
-//!                   index (payee, at)                    those that name a provider
-//!                   index (at)                           bound, the end of the window
-//! market_horizons   author PRIMARY KEY, at               the newest evidence of an author that was forgotten for their number
+//!                   index (zapped, payer, at)            those of a job and its customer
+//!                   index (matched, at)                  bound, the end of the window
+//! market_horizons   PRIMARY KEY (author, role), at       the newest evidence of an author and a role that was forgotten for their number
 //! market_offers     PRIMARY KEY (provider, d)            announcements
 //!                   index (expires)
 //! market_beats      provider PRIMARY KEY                 the last heartbeat of a key
@@ -23,19 +24,20 @@
 //!                   index (customers, seen)              who makes room for others
 //! ```
 //!
-//! `expires` is 0 if an event never does, and `json` of evidence is empty unless it expires and is small: then the event itself is
-//! what a proof shows. In columns of figures -1 is nothing; `daily` has four bytes for each day, of which the largest number is nothing.
+//! `expires` is 0 if an event never does. `copy` of evidence has the bytes of its copy, which is what a proof shows; 0 without one. `matched` of a receipt is 1 if
+//! the request that it is about is known, is the payer's, and names the payee or, if an answer was zapped, was answered by the payee. In columns of figures -1 is nothing; `daily` has four bytes for each day, of which the largest number is nothing.
 
 use relay_engine::sql::column::int;
 use relay_engine::sql::{SqlConn, StoreError, exec, query_one};
 
 /// The schema version that this version writes. The tables of an older one are made again: all that they have is in the relay's store.
-pub const SCHEMA: u64 = 4;
+pub const SCHEMA: u64 = 5;
 
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "market_meta",
     "market_state",
     "market_evidence",
+    "market_copies",
     "market_named",
     "market_receipts",
     "market_offers",
@@ -43,26 +45,27 @@ const TABLES: [&str; 9] = [
     "market_horizons",
     "market_providers",
 ];
-const CREATE: [&str; 19] = [
+const CREATE: [&str; 20] = [
     "CREATE TABLE market_meta (name BLOB PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE market_state (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, horizon INTEGER NOT NULL, \
-     receipts_horizon INTEGER NOT NULL, events INTEGER NOT NULL, named INTEGER NOT NULL, kept_bytes INTEGER NOT NULL, \
+     receipts_horizon INTEGER NOT NULL, events INTEGER NOT NULL, kept_bytes INTEGER NOT NULL, \
      receipts INTEGER NOT NULL, dirty INTEGER NOT NULL)",
     "CREATE TABLE market_evidence (row INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, role INTEGER NOT NULL, author BLOB NOT NULL, \
      at INTEGER NOT NULL, kind INTEGER NOT NULL, request BLOB NOT NULL, open INTEGER NOT NULL, expires INTEGER NOT NULL, \
-     json BLOB NOT NULL, asked_msat INTEGER NOT NULL)",
-    "CREATE INDEX market_evidence_author ON market_evidence (author, at)",
+     copy INTEGER NOT NULL, asked_msat INTEGER NOT NULL)",
+    "CREATE INDEX market_evidence_author ON market_evidence (author, role, at)",
     "CREATE INDEX market_evidence_request ON market_evidence (request, role)",
     "CREATE INDEX market_evidence_at ON market_evidence (at)",
+    "CREATE TABLE market_copies (at INTEGER NOT NULL, id BLOB NOT NULL, json BLOB NOT NULL, PRIMARY KEY (at, id)) WITHOUT ROWID",
     "CREATE TABLE market_named (provider BLOB NOT NULL, at INTEGER NOT NULL, request BLOB NOT NULL, \
      PRIMARY KEY (provider, at, request)) WITHOUT ROWID",
     "CREATE INDEX market_named_request ON market_named (request)",
     "CREATE TABLE market_receipts (id BLOB PRIMARY KEY, author BLOB NOT NULL, payer BLOB NOT NULL, payee BLOB NOT NULL, \
-     zapped BLOB NOT NULL, msat INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
+     zapped BLOB NOT NULL, msat INTEGER NOT NULL, signed_at INTEGER NOT NULL, at INTEGER NOT NULL, matched INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE INDEX market_receipts_author ON market_receipts (author, at)",
-    "CREATE INDEX market_receipts_payee ON market_receipts (payee, at)",
-    "CREATE INDEX market_receipts_at ON market_receipts (at)",
-    "CREATE TABLE market_horizons (author BLOB PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX market_receipts_zapped ON market_receipts (zapped, payer, at)",
+    "CREATE INDEX market_receipts_matched ON market_receipts (matched, at)",
+    "CREATE TABLE market_horizons (author BLOB NOT NULL, role INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (author, role)) WITHOUT ROWID",
     "CREATE TABLE market_offers (provider BLOB NOT NULL, d BLOB NOT NULL, id BLOB NOT NULL, at INTEGER NOT NULL, \
      expires INTEGER NOT NULL, msat INTEGER NOT NULL, kinds BLOB NOT NULL, tags BLOB NOT NULL, search BLOB NOT NULL, \
      body BLOB NOT NULL, PRIMARY KEY (provider, d)) WITHOUT ROWID",
@@ -72,7 +75,7 @@ const CREATE: [&str; 19] = [
      refigure_at INTEGER NOT NULL, customers INTEGER NOT NULL, delivered INTEGER NOT NULL, failed INTEGER NOT NULL, \
      unpaid INTEGER NOT NULL, pending INTEGER NOT NULL, success INTEGER NOT NULL, bound INTEGER NOT NULL, \
      latency INTEGER NOT NULL, capped INTEGER NOT NULL, answered_open INTEGER NOT NULL, daily BLOB NOT NULL, \
-     paid INTEGER NOT NULL, paying INTEGER NOT NULL, paid_msat INTEGER NOT NULL) WITHOUT ROWID",
+     paid INTEGER NOT NULL, paying INTEGER NOT NULL, paid_msat INTEGER NOT NULL, paid_capped INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE INDEX market_offers_expires ON market_offers (expires)",
     "CREATE INDEX market_beats_at ON market_beats (at)",
     "CREATE INDEX market_providers_least ON market_providers (customers, seen)",

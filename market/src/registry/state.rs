@@ -14,16 +14,16 @@ pub(super) struct State {
     pub(super) position: Option<u64>,
     /// Evidence of anybody that states a time up to this may have been forgotten.
     pub(super) horizon: Timestamp,
-    /// Likewise receipts, which have a horizon of their own: many zaps that are of no job push out no jobs.
+    /// Likewise receipts of known jobs, which have a horizon of their own: many zaps push out no jobs.
     pub(super) receipts_horizon: Timestamp,
     pub(super) totals: Totals,
     /// Some figures are to be recomputed; whose is in memory only.
     pub(super) is_dirty: bool,
 }
 
-const READ: &str = "SELECT position, horizon, receipts_horizon, events, named, kept_bytes, receipts, dirty FROM market_state WHERE id = 1";
-const WRITE: &str = "INSERT OR REPLACE INTO market_state (id, position, horizon, receipts_horizon, events, named, kept_bytes, receipts, dirty) \
-                     VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)";
+const READ: &str = "SELECT position, horizon, receipts_horizon, events, kept_bytes, receipts, dirty FROM market_state WHERE id = 1";
+const WRITE: &str = "INSERT OR REPLACE INTO market_state (id, position, horizon, receipts_horizon, events, kept_bytes, receipts, dirty) \
+                     VALUES (1, ?, ?, ?, ?, ?, ?, ?)";
 
 impl State {
     pub(super) fn read(conn: &impl SqlConn) -> Result<State, StoreError> {
@@ -32,13 +32,8 @@ impl State {
                 position: signed(row, 0)?.try_into().ok(),
                 horizon: int(row, 1)?,
                 receipts_horizon: int(row, 2)?,
-                totals: Totals {
-                    events: int(row, 3)?,
-                    named: int(row, 4)?,
-                    kept_bytes: int(row, 5)?,
-                    receipts: int(row, 6)?,
-                },
-                is_dirty: int(row, 7)? == 1,
+                totals: Totals { events: int(row, 3)?, kept_bytes: int(row, 4)?, receipts: int(row, 5)? },
+                is_dirty: int(row, 6)? == 1,
             })
         })?;
         Ok(found.unwrap_or_default())
@@ -52,7 +47,6 @@ impl State {
             horizon.into(),
             receipts_horizon.into(),
             totals.events.into(),
-            totals.named.into(),
             totals.kept_bytes.into(),
             totals.receipts.into(),
             is_dirty.into(),

@@ -13,6 +13,8 @@ pub(crate) struct Zap {
     pub(crate) signer: u8,
     pub(crate) zapped: EventId,
     pub(crate) msat: u64,
+    /// Whether the zap request has an `amount`.
+    pub(crate) names_amount: bool,
     pub(crate) payment_hash: [u8; 32],
     pub(crate) at: Timestamp,
 }
@@ -20,11 +22,11 @@ pub(crate) struct Zap {
 impl Zap {
     /// The zap request.
     pub(crate) fn request(&self) -> Draft {
-        Draft::new(self.payer, 9_734, self.at)
+        let draft = Draft::new(self.payer, 9_734, self.at)
             .tag(&["p", &pubkey(self.payee).to_string()])
             .tag(&["e", &self.zapped.to_string()])
-            .tag(&["amount", &self.msat.to_string()])
-            .tag(&["relays", "wss://relay.example"])
+            .tag(&["relays", "wss://relay.example"]);
+        if self.names_amount { draft.tag(&["amount", &self.msat.to_string()]) } else { draft }
     }
 
     /// The receipt.

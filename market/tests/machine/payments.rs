@@ -12,7 +12,7 @@ const ASKED: u64 = 5_000;
 /// A zap of an event, with a payment hash of its own.
 pub(super) fn zap_of(payer: u8, payee: u8, zapped: &Draft, msat: u64, at: u64) -> Zap {
     let zapped = zapped.event().id;
-    Zap { payer, payee, signer: 250, zapped, msat, payment_hash: zapped.0, at }
+    Zap { payer, payee, signer: 250, zapped, msat, names_amount: true, payment_hash: zapped.0, at }
 }
 
 /// Feedback that asks for payment.
@@ -80,7 +80,7 @@ fn a_receipt_pays_a_job_whatever_of_it_was_zapped_and_whoever_says_so() {
         ("the result", zapped(&order.result)),
         ("more than was asked for", Zap { msat: 9 * ASKED, ..zap.clone() }),
         ("after the result", Zap { at: NOW, ..zap.clone() }),
-        ("a day earlier than the request", Zap { at: NOW - 2 * HOUR - DAY + 1, ..zap.clone() }),
+        ("a day earlier than the request", Zap { at: NOW - 2 * HOUR - DAY + 5, ..zap.clone() }),
         ("the customer says so", Zap { signer: 2, ..zap.clone() }),
         ("the provider says so", Zap { signer: 1, ..zap.clone() }),
         ("another payment hash", Zap { payment_hash: [3; 32], ..zap.clone() }),
@@ -104,8 +104,13 @@ fn what_pays_nothing() {
     let zap = order.zap();
     let other = request(2, 1, NOW - 2 * HOUR + 1);
     let changed = |zap: Zap| zap.receipt();
-    let cases: [(&str, Vec<Draft>); 8] = [
+    let cases: [(&str, Vec<Draft>); 10] = [
         ("too little", vec![changed(Zap { msat: ASKED - 1, ..zap.clone() })]),
+        ("no amount that the customer has signed", vec![changed(Zap { names_amount: false, ..zap.clone() })]),
+        (
+            "a receipt that states to be a day older than what was signed",
+            vec![Draft { created_at: zap.at - DAY, ..zap.receipt() }],
+        ),
         (
             "too little, twice",
             [[1; 32], [2; 32]]
@@ -202,6 +207,47 @@ fn the_provider_must_have_asked_for_it() {
     for (name, mut events, want) in cases {
         events.extend([asked.clone(), announcement(1, "shout", &["5050"], "5")]);
         assert_eq!(paid_by(name, &events), want, "{name}");
+    }
+}
+
+/// What was a gift is none afterwards: the time that counts is that of what the customer has signed, and no receipt changes it.
+#[test]
+fn what_was_asked_for_later_is_not_paid() {
+    let Order { asked, result: done, .. } = Order::new();
+    let offer = announcement(1, "shout", &["5050"], "5");
+    let with = |amount: &str, at: u64, zap: &Zap, receipt_at: u64| {
+        let receipt = Draft { created_at: receipt_at, ..zap.receipt() };
+        vec![offer.clone(), asked.clone(), done.clone(), demand(1, &asked, amount, at), receipt]
+    };
+    let zap = zap_of(2, 1, &asked, ASKED, NOW - 2 * HOUR);
+    let tip = Zap { at: NOW - DAY - HOUR, ..zap.clone() };
+    for (name, amount, at, zap, receipt_at, want) in [
+        ("at the last second", "5000", tip.at + DAY, &tip, NOW, [1, 1, ASKED]),
+        ("a second later", "5000", tip.at + DAY + 1, &tip, NOW, [0; 3]),
+        ("without an amount", "", tip.at + DAY, &tip, NOW, [1, 1, 0]),
+        ("without an amount, a second later", "", tip.at + DAY + 1, &tip, NOW, [0; 3]),
+        ("asked first", "5000", NOW - 2 * HOUR, &zap, NOW, [1, 1, ASKED]),
+    ] {
+        assert_eq!(paid_by(name, &with(amount, at, zap, receipt_at)), want, "{name}");
+    }
+    let nothing_signed = Zap { names_amount: false, msat: 1 << 40, ..zap };
+    let at = NOW - 2 * HOUR;
+    assert_eq!(paid_by("a fortune", &with(&(1_u64 << 40).to_string(), at, &nothing_signed, NOW)), [0; 3]);
+    assert_eq!(paid_by("whatever it is", &with("", at, &nothing_signed, NOW)), [1, 1, 0]);
+}
+
+/// Otherwise whoever has failed could ask for payment afterwards.
+#[test]
+fn a_demand_after_the_hour_changes_nothing() {
+    let asked = request(2, 1, NOW - 2 * HOUR);
+    for (late, want) in [(HOUR - 1, [0, 0, 1, 0, 0]), (HOUR, [0, 1, 0, 0, 0])] {
+        let mut host = Host::new();
+        let demand = demand(1, &asked, "5000", NOW - 2 * HOUR + late);
+        let events = [announcement(1, "shout", &["5050"], "5"), asked.clone(), demand];
+        host.apply(&events);
+        assert_eq!(host.counts(), want, "{late}");
+        let (recomputed, claimed) = recomputed(&host, 1, &events);
+        assert_eq!(recomputed, claimed);
     }
 }
 

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use relay_agent::identity::{npub, parse_pubkey};
-use relay_engine::types::{Event, EventId, PubKey};
+use relay_agent::nip57::KIND_ZAP_RECEIPT;
+use relay_agent::nip90::KIND_FEEDBACK;
+use relay_engine::types::{Event, EventId, Kind, PubKey};
 use relay_engine::verify::{Verifier, verify_one};
 use relay_engine::wire;
 use relay_market::evidence::{Evidence, Role};
 use relay_market::figures::WINDOW_SECONDS;
 use relay_market::proof::Proof;
 use relay_market::receipt::Receipt;
+use relay_market::registry::{REQUESTS, RESULTS};
 use serde_json::{Value, json};
 
 use super::exit::Failure;
@@ -99,6 +102,8 @@ struct Found {
     expired: usize,
     /// Requests that name the provider, are on the relay, and do not count because its registry has forgotten some of that time.
     forgotten: usize,
+    /// Jobs that receipts on the relay would pay, which the proof does not name. Its registry keeps a bounded number of them.
+    unnamed_payments: u64,
 }
 
 impl Found {
@@ -120,6 +125,7 @@ impl Found {
             "left_out": ids(&self.left_out),
             "expired": self.expired,
             "forgotten": self.forgotten,
+            "unnamed_payments": self.unnamed_payments,
         })
     }
 
@@ -142,9 +148,24 @@ impl Found {
                 self.forgotten,
                 "requests do not count, because the registry has forgotten others of their time",
             ),
+            (
+                self.unnamed_payments as usize,
+                "more jobs would be paid by receipts that are on the relay and not in the proof",
+            ),
         ] {
             if count > 0 {
                 text.push_str(&format!("  {count} {what}\n"));
+            }
+        }
+        for (name, what) in [
+            ("newest_jobs_only", "the registry has not kept all jobs of the window: older ones do not count"),
+            (
+                "newest_payments_only",
+                "the registry has not kept all payments of the window: older ones do not count",
+            ),
+        ] {
+            if self.claimed[name] == true {
+                text.push_str(&format!("  {what}\n"));
             }
         }
         text.push_str(if self.is_right() { "right" } else { "WRONG" });
@@ -177,7 +198,12 @@ async fn verify(http: &str, ws: &RelayUrl, provider: &PubKey) -> Result<Found, F
     known.sort_unstable();
     let key = provider.to_string();
     let since = proof.as_of.saturating_sub(WINDOW_SECONDS - 1);
-    for filter in [json!({ "#p": [key] }), json!({ "authors": [key] })] {
+    let requests_and_receipts: Vec<Kind> = REQUESTS.chain([KIND_ZAP_RECEIPT]).collect();
+    let answers: Vec<Kind> = RESULTS.chain([KIND_FEEDBACK]).collect();
+    for filter in [
+        json!({ "#p": [key], "kinds": requests_and_receipts }),
+        json!({ "authors": [key], "kinds": answers }),
+    ] {
         relay.request_all(&filter, since, proof.as_of).await?;
     }
     let events = relay.events;
@@ -188,15 +214,17 @@ async fn verify(http: &str, ws: &RelayUrl, provider: &PubKey) -> Result<Found, F
     let names =
         |one: &Evidence| one.role == Role::Request && one.author != *provider && one.named.contains(provider);
     let requests = used.iter().filter_map(|event| Evidence::of(event)).filter(names);
-    let (forgotten, requests): (Vec<Evidence>, Vec<Evidence>) =
-        requests.partition(|one| proof.is_forgotten(one));
     let is_in_proof: HashSet<&EventId> = proof.requests.iter().chain(&proof.expired).collect();
+    let (forgotten, requests): (Vec<Evidence>, Vec<Evidence>) = requests.partition(|one| {
+        proof.is_forgotten(one) || proof.needs_result(one) && !is_in_proof.contains(&one.id)
+    });
     let mut left_out: Vec<EventId> =
         requests.iter().map(|one| one.id).filter(|id| !is_in_proof.contains(id)).collect();
     left_out.sort_unstable();
     Ok(Found {
         provider: *provider,
         recomputed: proof.recompute(used.iter().copied()),
+        unnamed_payments: proof.unnamed_payments(used.iter().copied()),
         claimed: proof.claimed,
         events: used
             .iter()
@@ -359,11 +387,13 @@ mod tests {
             left_out: Vec::new(),
             expired: 0,
             forgotten: 0,
+            unnamed_payments: 2,
         };
         let words = found.words();
         assert!(words.ends_with("\nWRONG") && words.matches("is claimed").count() == 2, "{words}");
         assert!(words.lines().all(|line| !line.contains(char::is_control)), "{words:?}");
-        assert_eq!(words.lines().count(), 4);
+        assert_eq!(words.lines().count(), 5);
+        assert!(words.contains("  2 more jobs would be paid by receipts that are on the relay"), "{words}");
     }
 
     #[test]

@@ -92,10 +92,7 @@ test('lies are found', { skip }, async t => {
     },
     'a payment that nobody has signed': proof => (proof.figures.jobs_paid = 2),
     'a payment of which more was asked': proof => (proof.figures.paid_msat = 5001),
-    'a payment left out': proof => {
-      proof.jobs.find(job => job.payment).payment = null
-      Object.assign(proof.figures, { jobs_paid: 0, distinct_paying_customers: 0, paid_msat: 0 })
-    },
+    'a payment left out, and still counted': proof => (proof.jobs.find(job => job.payment).payment = null),
     'a payment that it claims to have forgotten': proof => (proof.receipts_since = proof.as_of),
     'a receipt that nobody has': proof => (proof.jobs.find(job => job.payment).payment.receipt = 'cd'.repeat(32)),
     'a forged demand': proof => (proof.jobs.find(job => job.payment).payment.demand.content = 'cheaper'),
