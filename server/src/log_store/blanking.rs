@@ -27,6 +27,8 @@ const STEP_EVENTS: usize = 1_024;
 pub(super) struct Fence {
     /// Of these versions.
     readers: Weak<()>,
+    /// Of other processes that read, when they had been removed.
+    epoch: u64,
     removed: Arc<RemovedSeqs>,
 }
 
@@ -42,11 +44,11 @@ impl<D: Disk> Store<D> {
             let mut version = Version::clone(&before);
             version.readers = Arc::default();
             let (readers, removed) = (Arc::downgrade(&before.readers), Arc::clone(&before.applied.removed));
-            maintainer.fence = Some(Fence { readers, removed });
+            maintainer.fence = Some(Fence { readers, epoch: self.disk.epoch(), removed });
             self.publish(version);
             return Ok(true);
         };
-        if fence.readers.strong_count() > 0 || self.disk.has_readers() {
+        if fence.readers.strong_count() > 0 || !self.disk.have_readers_left(fence.epoch) {
             return Ok(false);
         }
         atomic::fence(Ordering::Acquire);

@@ -5,6 +5,8 @@ use std::io;
 
 use relay_engine::store::StoreError;
 
+use super::readers::Lease;
+
 /// A folder.
 pub trait Disk: Send + Sync + 'static {
     /// A file in it.
@@ -35,9 +37,27 @@ pub trait Disk: Send + Sync + 'static {
     /// The system's.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Whether other processes may be reading the files. They read what there was when they began.
-    fn has_readers(&self) -> bool {
-        false
+    /// The epoch of processes that begin to read now, for [`Disk::have_readers_left`].
+    fn epoch(&self) -> u64 {
+        0
+    }
+
+    /// Whether no other process reads that began in this epoch or before. Such a process reads what there was when it began.
+    fn have_readers_left(&self, _epoch: u64) -> bool {
+        true
+    }
+
+    /// Begins to read beside the process that writes, which is told by this. `None` where nobody has to be told.
+    ///
+    /// # Errors
+    /// The system's.
+    fn lease(&self) -> io::Result<Option<Lease>> {
+        Ok(None)
+    }
+
+    /// Whether the process that writes does not wait for the end of a lease.
+    fn is_current(&self, _lease: &Lease) -> bool {
+        true
     }
 
     /// Makes names durable: of files that were created or removed.

@@ -2,25 +2,23 @@
 //! while another process writes them.
 
 use std::borrow::Cow;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use memmap2::{Mmap, MmapOptions};
 
 use super::disk::{Disk, DiskFile};
+use super::readers::{self, Lease, Readers};
 use crate::file_lock::{FileLock, FileLockError};
 
 /// Locked by the process that writes, or shared by those that read while none writes.
 const LOCK: &str = "LOCK";
-/// Shared by the processes that read while one writes.
-const READERS: &str = "READERS";
 
 /// Whether a file of this name is a lock of a folder.
 pub(super) fn is_lock(name: &str) -> bool {
-    name == LOCK || name == READERS
+    name == LOCK || readers::NAMES.contains(&name)
 }
 
 /// A folder that no other process writes, or one that is read.
@@ -29,22 +27,20 @@ pub struct Folder {
     path: PathBuf,
     access: Access,
     _lock: Option<FileLock>,
+    /// With which it was opened beside a process that writes.
+    pub(super) lease: Option<Lease>,
 }
 
 /// What may be done with the files.
 #[derive(Debug)]
 enum Access {
-    /// They are written. The file is that of the readers.
-    Write(File),
+    /// They are written.
+    Write(Readers),
     /// Nobody writes them.
     Read,
     /// Another process writes them.
     ReadBeside,
 }
-
-/// How often and after how long a reader tries again to be known to the process that writes.
-const READERS_TRIES: u32 = 100;
-const READERS_RETRY: Duration = Duration::from_millis(2);
 
 /// Why a folder can't be used.
 #[derive(Debug)]
@@ -62,28 +58,19 @@ impl Folder {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK));
         let file = open.map_err(LockError::Io)?;
         let lock = held(FileLock::exclusive(file))?;
-        let open =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(READERS));
-        let readers = open.map_err(LockError::Io)?;
-        Ok(Folder { path: path.to_owned(), access: Access::Write(readers), _lock: lock })
+        let readers = Readers::of(path).map_err(LockError::Io)?;
+        Ok(Folder { path: path.to_owned(), access: Access::Write(readers), _lock: lock, lease: None })
     }
 
     /// Locks a folder to read it, beside others that do, and beside one that writes. Nothing in it is changed.
     pub(super) fn lock_to_read(path: &Path) -> Result<Self, LockError> {
         let path = path.to_owned();
         match share(&path.join(LOCK)) {
-            Ok(lock) => Ok(Folder { path, access: Access::Read, _lock: lock }),
-            // The process that writes may ask at this moment whether anybody reads.
-            Err(LockError::InUse) => (0..READERS_TRIES)
-                .find_map(|_| match share(&path.join(READERS)) {
-                    Ok(Some(lock)) => Some(lock),
-                    _ => {
-                        std::thread::sleep(READERS_RETRY);
-                        None
-                    }
-                })
-                .map(|lock| Folder { path, access: Access::ReadBeside, _lock: Some(lock) })
-                .ok_or(LockError::InUse),
+            Ok(lock) => Ok(Folder { path, access: Access::Read, _lock: lock, lease: None }),
+            Err(LockError::InUse) => {
+                let lease = Some(Lease::take(&path)?);
+                Ok(Folder { path, access: Access::ReadBeside, _lock: None, lease })
+            }
             Err(error) => Err(error),
         }
     }
@@ -99,7 +86,7 @@ impl Folder {
 }
 
 /// Shares the lock of a file; `None` if there is none, or if files can't be locked.
-fn share(path: &Path) -> Result<Option<FileLock>, LockError> {
+pub(super) fn share(path: &Path) -> Result<Option<FileLock>, LockError> {
     match File::open(path) {
         Ok(file) => held(FileLock::shared(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -157,16 +144,32 @@ impl Disk for Folder {
     }
 
     /// Readers that come later read a later manifest than there is now.
-    fn has_readers(&self) -> bool {
+    fn epoch(&self) -> u64 {
         match &self.access {
-            Access::Write(readers) => match readers.try_lock() {
-                Ok(()) => readers.unlock().is_err(),
-                Err(TryLockError::WouldBlock) => true,
-                // Files can't be locked, so nobody has got in.
-                Err(TryLockError::Error(_)) => false,
-            },
-            Access::Read | Access::ReadBeside => false,
+            Access::Write(readers) => readers.epoch(),
+            Access::Read | Access::ReadBeside => 0,
         }
+    }
+
+    fn have_readers_left(&self, epoch: u64) -> bool {
+        match &self.access {
+            Access::Write(readers) => readers.have_left(epoch),
+            Access::Read | Access::ReadBeside => true,
+        }
+    }
+
+    fn lease(&self) -> io::Result<Option<Lease>> {
+        match &self.access {
+            Access::ReadBeside => Lease::take(&self.path).map(Some).map_err(|error| match error {
+                LockError::InUse => io::Error::from(ErrorKind::WouldBlock),
+                LockError::Io(error) => error,
+            }),
+            Access::Write(_) | Access::Read => Ok(None),
+        }
+    }
+
+    fn is_current(&self, lease: &Lease) -> bool {
+        lease.is_current(&self.path)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -28,11 +28,12 @@ pub(super) struct Maintainer<F> {
     /// Pages that merges have to write before the next flush, so that runs do not become more and more while much is written.
     pub(super) merge_debt: usize,
     /// Replaced pages, which may be freed when the last directory with them is dropped.
-    retired: VecDeque<(Weak<Directory>, Vec<PageId>)>,
+    /// And when other processes that read have begun no later than in this epoch.
+    retired: VecDeque<Retired>,
     /// Pages of an edit that failed and may be on the disk nevertheless.
     uncertain: Vec<PageId>,
-    /// Pages that this process does not read any more.
-    replaced: Vec<PageId>,
+    /// Pages that this process does not read any more, and the last epoch in which another one may have begun to.
+    replaced: (Vec<PageId>, u64),
     /// By segment with removed events: how many events are in its file, and how many removed ones are no longer in it.
     pub(super) contents: BTreeMap<u64, (u64, u64)>,
     /// How many removed events and sealed segments there were when the last search found no segment of which all events are removed (dead). While
@@ -56,6 +57,16 @@ pub(super) struct Maintainer<F> {
     pub(super) unpacked: BTreeSet<u64>,
 }
 
+/// Pages that a step has replaced.
+#[derive(Debug)]
+struct Retired {
+    /// The last with them.
+    directory: Weak<Directory>,
+    /// In which other processes may have begun to read them.
+    epoch: u64,
+    pages: Vec<PageId>,
+}
+
 /// A change of the manifest, with its parts.
 #[derive(Default)]
 pub(super) struct Swap {
@@ -67,9 +78,9 @@ pub(super) struct Swap {
 }
 
 impl<F: DiskFile> Maintainer<F> {
-    pub(super) fn new(manifest: Manifest<F>, state: State, mut pages: PageWriter<F>) -> Self {
+    pub(super) fn new(manifest: Manifest<F>, state: State, mut pages: PageWriter<F>, epoch: u64) -> Self {
         // Other processes may read pages that an earlier manifest named.
-        let replaced = pages.take_free();
+        let replaced = (pages.take_free(), epoch);
         let (removed, blanked) = (state.flushed.removed.len(), state.blanked.clone());
         Maintainer {
             manifest,
@@ -96,13 +107,14 @@ impl<F: DiskFile> Maintainer<F> {
 
     /// Frees the slots of pages that no version names any more, unless other processes may read them.
     pub(super) fn reclaim<D: Disk<File = F>>(&mut self, disk: &D) {
-        if self.retired.is_empty() && self.replaced.is_empty() || disk.has_readers() {
-            return;
+        let (replaced, epoch) = &mut self.replaced;
+        if !replaced.is_empty() && disk.have_readers_left(*epoch) {
+            self.pages.free(std::mem::take(replaced));
         }
-        self.pages.free(std::mem::take(&mut self.replaced));
-        while self.retired.front().is_some_and(|(directory, _)| directory.strong_count() == 0) {
-            if let Some((_, ids)) = self.retired.pop_front() {
-                self.pages.free(ids);
+        let is_free = |it: &Retired| it.directory.strong_count() == 0 && disk.have_readers_left(it.epoch);
+        while self.retired.front().is_some_and(is_free) {
+            if let Some(Retired { pages, .. }) = self.retired.pop_front() {
+                self.pages.free(pages);
             }
         }
     }
@@ -135,7 +147,10 @@ impl<F: DiskFile> Maintainer<F> {
     pub(super) fn replace_manifest<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), StoreError> {
         self.state.blanked = self.blanked.clone();
         self.manifest.replace(disk, &self.state)?;
-        self.replaced.append(&mut self.uncertain);
+        if !self.uncertain.is_empty() {
+            self.replaced.0.append(&mut self.uncertain);
+            self.replaced.1 = disk.epoch();
+        }
         self.leftovers.append(&mut self.uncertain_files);
         self.remove_leftovers(disk);
         Ok(())
@@ -204,6 +219,7 @@ impl<D: Disk> Store<D> {
         change(&mut version);
         self.publish(version);
         // In the order of directories: a slot is free when all before are gone too.
-        maintainer.retired.push_back((Arc::downgrade(&before.directory), old));
+        let directory = Arc::downgrade(&before.directory);
+        maintainer.retired.push_back(Retired { directory, epoch: self.disk.epoch(), pages: old });
     }
 }

@@ -1,7 +1,7 @@
 //! The native store on files: a log of events, and pages of their keys. It is durable at each commit.
 //!
 //! ```text
-//! LOCK, READERS    locked while a process has the folder open                                     folder
+//! LOCK, READERS*   locked while a process has the folder open                                     folder
 //! log-<n>          batches, one for each commit: events, numbers of removed ones, tombstones      segment, batch
 //! pages-<n>        slots with pages of sorted keys                                                page_files
 //! manifest-<n>     which pages and segments there are, and up to where the log is in the pages    manifest
@@ -27,12 +27,14 @@
 //! | `manifest` | what there is |
 //! | `version` | one state, to be read |
 //! | `recovery` | opening |
+//! | `readers`, `beside` | processes that read while another one writes, as that one knows them; what it has committed since |
 //! | `maintenance`, `maintainer` | what is done in the background: its thread and steps; what they work on |
 //! | `flush`, `blanking`, `cleaning`, `packing` | steps: keys to pages; bodies of removed events; segments without removed events; packed ones |
 //! | `check` | all checksums, for `relay verify-db` |
 //! | `salvage` | what is whole in a broken database, for its `--salvage` |
 
 mod batch;
+mod beside;
 mod blanking;
 mod check;
 mod cleaning;
@@ -50,6 +52,7 @@ mod options;
 mod packed;
 mod packing;
 mod page_files;
+mod readers;
 mod recovery;
 mod salvage;
 mod segment;
@@ -58,6 +61,7 @@ mod version;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use relay_engine::store::kv::{Key, KvTransaction, Overlay};
 use relay_engine::store::lsm::tombstone_keys;
@@ -68,10 +72,12 @@ pub use disk::{Disk, DiskFile};
 pub use folder::{Folder, MappedFile};
 pub use open_error::LogOpenError;
 pub use options::LogOptions;
+pub use readers::Lease;
 pub use salvage::{Salvaged, salvage};
 pub use version::Snapshot;
 
 use batch::NewBatch;
+use beside::Beside;
 use log::Log;
 use maintainer::Maintainer;
 use maintenance::Signal;
@@ -125,12 +131,21 @@ struct Store<D: Disk> {
     disk: D,
     options: LogOptions,
     is_read_only: bool,
+    /// If another process writes what is read here.
+    beside: Option<Beside>,
     maintainer: Mutex<Maintainer<D::File>>,
     /// Whoever has it may change the version.
     log: Mutex<Log<D::File>>,
     version: RwLock<Arc<Version<D::File>>>,
     signal: Mutex<Signal>,
     signalled: Condvar,
+}
+
+/// What a database was opened for.
+enum Access {
+    Write,
+    /// Beside another process, which writes, or not.
+    Read(Option<Beside>),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -177,8 +192,10 @@ impl LogBackend<Folder> {
             .map_err(|error| LogOpenError::Store(path.to_owned(), error))
     }
 
-    /// Opens the database in folder `path` for reading, beside other processes that do, and beside one that writes; what that one
-    /// stores later is not found. Nothing in the folder is changed, and every write fails.
+    /// Opens the database in folder `path` for reading, beside other processes that do, and beside one that writes. What that one
+    /// commits later is found soon, by readers that begin then ([`LogBackend::refresh`]: at once); how soon depends on how
+    /// long opening takes, of which there are a million events in a tenth of a second. Nothing in the folder is changed, and every write
+    /// fails.
     ///
     /// # Errors
     /// [`LogOpenError`].
@@ -188,10 +205,15 @@ impl LogBackend<Folder> {
         }
         let mut tries = 0;
         loop {
-            let folder = Folder::lock_to_read(path).map_err(|error| LogOpenError::lock(path, error))?;
+            let begun = Instant::now();
+            let mut folder = Folder::lock_to_read(path).map_err(|error| LogOpenError::lock(path, error))?;
             let mode = if folder.is_beside_writer() { Mode::ReadBeside } else { Mode::Read };
             match recovery::open(&folder, &options.bounded(), CLASSES, mode) {
-                Ok(Some(recovered)) => return Ok(Self::with(folder, options, recovered, true, None)),
+                Ok(Some(mut recovered)) => {
+                    recovered.version.lease = folder.lease.take().map(Arc::new);
+                    let beside = (mode == Mode::ReadBeside).then(|| Beside::new(begun.elapsed()));
+                    return Ok(Self::with(folder, options, recovered, Access::Read(beside), None));
+                }
                 Ok(None) if mode == Mode::Read => return Err(LogOpenError::NoDatabase(path.to_owned())),
                 // Files may have come and gone while they were being opened.
                 Ok(None) | Err(_) if mode == Mode::ReadBeside && tries < READ_TRIES => tries += 1,
@@ -220,22 +242,28 @@ impl<D: Disk> LogBackend<D> {
     fn start(disk: D, options: LogOptions, reserve: Option<Reserve>) -> Result<Self, StoreError> {
         let found = recovery::open(&disk, &options.bounded(), CLASSES, Mode::Write)?;
         let recovered = found.ok_or_else(|| StoreError::Failed("no database was made".into()))?;
-        Ok(Self::with(disk, options, recovered, false, reserve))
+        Ok(Self::with(disk, options, recovered, Access::Write, reserve))
     }
 
     fn with(
         disk: D,
         options: LogOptions,
         recovered: Recovered<D::File>,
-        is_read_only: bool,
+        access: Access,
         reserve: Option<Reserve>,
     ) -> Self {
+        let (is_read_only, beside) = match access {
+            Access::Write => (false, None),
+            Access::Read(beside) => (true, beside),
+        };
+        let epoch = disk.epoch();
         let Recovered { manifest, state, pages, log, version } = recovered;
         let store = Arc::new(Store {
             disk,
             options: options.bounded(),
             is_read_only,
-            maintainer: Mutex::new(Maintainer::new(manifest, state, pages)),
+            beside,
+            maintainer: Mutex::new(Maintainer::new(manifest, state, pages, epoch)),
             log: Mutex::new(log),
             version: RwLock::new(Arc::new(version)),
             signal: Mutex::default(),
@@ -252,6 +280,20 @@ impl<D: Disk> LogBackend<D> {
         // Without a thread, writes do its work.
         let thread = thread.and_then(Result::ok);
         LogBackend(Arc::new(Shared { store, thread: Mutex::new(thread), reserve }))
+    }
+
+    /// Whether it is read beside a process that writes, or wrote when it was opened.
+    pub(crate) fn is_beside_writer(&self) -> bool {
+        self.0.store.beside.is_some()
+    }
+
+    /// What another process has committed until now is found by all readers that begin from now on. Without one that writes beside,
+    /// nothing changes.
+    ///
+    /// # Errors
+    /// [`StoreError`]. Readers find what they found before.
+    pub fn refresh(&self) -> Result<(), StoreError> {
+        self.0.store.refresh()
     }
 
     /// Does all maintenance that is due now, as its thread does by itself. What a snapshot may still read, or could not be done,
@@ -379,6 +421,7 @@ impl<D: Disk> Backend for LogBackend<D> {
     }
 
     fn reader(&self) -> Result<Self::Reader<'_>, StoreError> {
+        self.0.store.keep_up()?;
         Ok(KvTransaction::reader(Snapshot(self.0.store.version())))
     }
 

@@ -40,8 +40,8 @@ impl fmt::Display for LogOpenError {
             LogOpenError::Io(path, error) => write!(f, "cannot use the folder {}: {error}", path.display()),
             LogOpenError::InUse(path) => write!(
                 f,
-                "the database in {} is open in another process, such as a relay that serves it, and one process writes such a \
-                 database at a time: end that process first",
+                "the database in {} is open in another process, such as another command, and one process writes such a \
+                 database at a time: end that process first. Beside a relay that serves the folder, commands ask that relay",
                 path.display()
             ),
             LogOpenError::NoDatabase(path) => write!(f, "there is no database in {}", path.display()),

@@ -69,6 +69,7 @@ pub(super) fn open<D: Disk>(
         segments: Arc::default(),
         applied: state.flushed.clone(),
         readers: Arc::default(),
+        lease: None,
     };
     let mut segments = Vec::new();
     for (number, entry) in &state.segments {

@@ -14,6 +14,7 @@ use relay_engine::types::{CanonicalEvent, EventId, Timestamp, parse_expiration};
 use super::disk::DiskFile;
 use super::manifest::Applied;
 use super::page_files::PageFiles;
+use super::readers::Lease;
 use super::segment::Segment;
 
 /// What the filters of pages are made of.
@@ -38,6 +39,8 @@ pub(super) struct Version<F> {
     pub(super) applied: Applied,
     /// Shared with the versions before it in which the same bodies may be read.
     pub(super) readers: Arc<()>,
+    /// By which another process, which writes, knows that it is read.
+    pub(super) lease: Option<Arc<Lease>>,
 }
 
 impl<F> Clone for Version<F> {
@@ -52,6 +55,7 @@ impl<F> Clone for Version<F> {
             segments: Arc::clone(&self.segments),
             applied: self.applied.clone(),
             readers: Arc::clone(&self.readers),
+            lease: self.lease.clone(),
         }
     }
 }

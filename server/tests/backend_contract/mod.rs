@@ -376,9 +376,12 @@ pub(crate) fn insert<B: Backend>(backend: &B, seq: u64, event: &Event) -> Result
 
 /// Sequence numbers of an author's events, newest first.
 pub(crate) fn of_author<B: Backend>(backend: &B, author: PubKey) -> Vec<u64> {
+    numbers_of_author(&backend.reader().expect("reader"), author)
+}
+
+pub(crate) fn numbers_of_author<R: Reader>(reader: &R, author: PubKey) -> Vec<u64> {
     let mut found = Vec::new();
     let start = StartAt::Rank(Rank::newest(Timestamp::MAX));
-    let reader = backend.reader().expect("reader");
     reader.postings(&Term::Author(author), start, 0, 100_000, &mut found).expect("postings");
     found.iter().map(|posting| posting.seq.0).collect()
 }

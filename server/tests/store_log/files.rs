@@ -12,7 +12,7 @@ use relay_engine::store::{Backend, Reader, Seq, StoreError};
 use relay_server::log_store::{LogBackend, LogOpenError, LogOptions};
 
 use super::{open, remove};
-use crate::backend_contract::{author, insert, note, of_author};
+use crate::backend_contract::{author, insert, note, numbers_of_author, of_author};
 
 /// Small enough that a few thousand events are flushed and merged many times.
 fn small() -> LogOptions {
@@ -71,7 +71,9 @@ fn nothing_changes_in_a_folder_that_is_read() {
     std::os::unix::fs::FileExt::write_all_at(&file, b"\xffbat and no more", end as u64).expect("writes");
     drop(file);
     fs::write(path.join("log-00000001-7"), "left over").expect("writes");
-    ["LOCK", "READERS"].iter().for_each(|name| fs::remove_file(path.join(name)).expect("removed"));
+    ["LOCK", "READERS", "READERS-2"]
+        .iter()
+        .for_each(|name| fs::remove_file(path.join(name)).expect("removed"));
     let mut permissions = fs::metadata(&path).expect("a folder").permissions();
     permissions.set_mode(0o555);
     fs::set_permissions(&path, permissions.clone()).expect("set");
@@ -89,34 +91,41 @@ fn nothing_changes_in_a_folder_that_is_read() {
     fs::set_permissions(&path, permissions).expect("set");
 }
 
-/// Others read while one writes, flushes, merges, cleans: each finds what there was when it came, as long as it stays.
+/// Others read while one writes, flushes, merges, cleans: each reader finds what there was when it came, as long as it stays, and a new
+/// one what there is.
 #[test]
 fn a_folder_is_read_beside_the_process_that_writes() {
     let folder = tempfile::tempdir().expect("folder");
     let writer = open(folder.path(), LogOptions { memtable_keys: 60, segment_events: 40, ..small() });
-    let mut readers = Vec::new();
+    let (mut readers, mut beside) = (Vec::new(), Vec::new());
     for n in 1..=1_500u64 {
         insert(&writer, n, &note(n, n)).expect("insert");
         if n > 60 && n % 5 != 0 {
             remove(&writer, n - 60..=n - 60);
         }
         if n % 50 == 0 {
-            let reader = LogBackend::open_to_read(folder.path(), LogOptions::default()).expect("opens");
-            readers.push((reader, of_author(&writer, author(1))));
+            let backend = LogBackend::open_to_read(folder.path(), LogOptions::default()).expect("opens");
+            readers.push((backend.reader().expect("reader"), of_author(&writer, author(1))));
+            beside.push(backend);
         }
         if n % 250 == 0 {
             for (reader, expected) in &readers {
-                assert_eq!(&of_author(reader, author(1)), expected);
+                assert_eq!(&numbers_of_author(reader, author(1)), expected);
                 for seq in expected {
-                    let reader = reader.reader().expect("reader");
                     let found = reader.event(Seq(*seq)).expect("event");
                     assert_eq!(found.as_deref(), Some(note(*seq, *seq).json()));
                 }
-                let checked = reader.check().expect("checked");
-                assert!(checked.damage.is_empty() && checked.events == expected.len() as u64, "{checked:?}");
+            }
+            let now = of_author(&writer, author(1));
+            for backend in &beside {
+                backend.refresh().expect("refreshed");
+                assert_eq!(of_author(backend, author(1)), now);
+                let checked = backend.check().expect("checked");
+                assert!(checked.damage.is_empty() && checked.events == now.len() as u64, "{checked:?}");
             }
             // Some go, some stay.
             readers.retain(|(_, expected)| expected.len() % 2 == 0);
+            beside.truncate(2);
         }
     }
     // Another process writes, and knows of them.
@@ -127,9 +136,64 @@ fn a_folder_is_read_beside_the_process_that_writes() {
         remove(&writer, n - 60..=n - 60);
     }
     for (reader, expected) in &readers {
-        assert_eq!(&of_author(reader, author(1)), expected);
-        assert_eq!(reader.check().expect("checked").damage, []);
+        assert_eq!(&numbers_of_author(reader, author(1)), expected);
     }
+    for backend in &beside {
+        backend.refresh().expect("refreshed");
+        assert_eq!(of_author(backend, author(1)), of_author(&writer, author(1)));
+        assert_eq!(backend.check().expect("checked").damage, []);
+    }
+    assert_eq!(writer.maintenance_failures(), 0);
+}
+
+/// Whoever reads on and on finds what is committed by himself, and keeps nothing of long ago: bodies of removed events are overwritten,
+/// and slots used again, as if nobody read.
+#[test]
+fn a_reader_that_goes_on_keeps_up_and_keeps_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = open(folder.path(), LogOptions { memtable_keys: 60, segment_events: 40, ..small() });
+    insert(&writer, 1, &note(1, 1)).expect("insert");
+    let beside = LogBackend::open_to_read(folder.path(), LogOptions::default()).expect("opens");
+    let pages = || -> u64 {
+        let is_pages = |name: &&String| name.starts_with("pages-");
+        let files = image(folder.path());
+        files.keys().filter(is_pages).map(|name| files[name].1.len() as u64).sum()
+    };
+    let mut most = Vec::new();
+    for round in 0..6 {
+        for n in round * 500 + 2..=round * 500 + 501 {
+            insert(&writer, n, &note(n, n)).expect("insert");
+            if n > 101 {
+                remove(&writer, n - 100..=n - 100);
+            }
+        }
+        let last = round * 500 + 501;
+        let until = |what: &str, holds: &dyn Fn() -> bool| {
+            let begun = std::time::Instant::now();
+            while !holds() {
+                assert!(begun.elapsed().as_secs() < 30, "{what} does not come about");
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        };
+        // Without being told.
+        until("the last event is found", &|| of_author(&beside, author(1)).first() == Some(&last));
+        // A body that is removed; the thread of the writer overwrites it while somebody reads.
+        let gone = note(last - 100, last - 100).json().to_vec();
+        until("the body is overwritten", &|| {
+            let _ = of_author(&beside, author(1));
+            let is_in = |bytes: &[u8]| bytes.windows(gone.len()).any(|part| part == gone);
+            !image(folder.path()).iter().any(|(name, (_, bytes))| name.starts_with("log-") && is_in(bytes))
+        });
+        most.push(pages());
+    }
+    // Of 100 events at a time. If no slot were used again, there would be six times as many in the end.
+    assert!(most[5] <= most[1] * 2, "{most:?}");
+    // The writer ends, and another one comes while the reader is there.
+    drop(writer);
+    let writer = open(folder.path(), LogOptions::default());
+    insert(&writer, 5_000, &note(5_000, 5_000)).expect("insert");
+    beside.refresh().expect("refreshed");
+    assert_eq!(of_author(&beside, author(1)).first(), Some(&5_000));
     assert_eq!(writer.maintenance_failures(), 0);
 }
 
