@@ -1,5 +1,5 @@
-//! Events that other processes store in the folder that is served: `relay import`, `sync`, `stream` and `router`. The writer finds
-//! them in the log, and live subscriptions receive them as if a client had published them.
+//! Events that other processes store in the folder that is served: `relay import`, `sync`, `stream` and `router`; by themselves, or through
+//! the writer. It finds them in the log, and live subscriptions receive them as if a client had published them.
 
 use relay_engine::relay::LiveEvent;
 use relay_engine::store::{Backend, Reader, RemovedEvents, Seq, SinkResult, StoreError, read_log};

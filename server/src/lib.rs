@@ -14,6 +14,7 @@
 //! | `writer`, `foreign_commits` | the one thread that writes: group commit, sweeps; what other processes have stored |
 //! | [`lmdb`] | the default store |
 //! | [`log_store`] | a store on files: a log and pages of keys |
+//! | `served` | commands change a folder through the relay that serves it, where one process writes it |
 //! | `convert` | a database is copied into one of another engine and replaced by it |
 //! | `outcomes` | what became of events that were given to it |
 //! | `file_lock` | locks of files |
@@ -45,6 +46,7 @@ mod permits;
 mod retention;
 mod serve;
 mod serve_lock;
+mod served;
 mod shard;
 mod signals;
 mod sync;

@@ -20,6 +20,7 @@ use crate::host::{Inbound, ServerState};
 use crate::market::Market;
 use crate::net::descriptors::{self, SocketLimits};
 use crate::net::{accept, api, metrics_listener};
+use crate::served::{self, CommandSocket};
 use crate::signals::Signals;
 use crate::writer::ToWriter;
 use crate::{shard, writer};
@@ -64,7 +65,8 @@ impl StopSource {
     }
 }
 
-/// Serves until it is asked to stop, by a signal unless it is `embedded`, or the store fails.
+/// Serves until it is asked to stop, by a signal unless it is `embedded`, or the store fails. If it `takes_commands`, it changes the
+/// store for other processes, which can't while it serves.
 ///
 /// # Errors
 /// If a socket can't be bound.
@@ -72,6 +74,7 @@ pub(crate) fn serve<B>(
     mut settings: Settings,
     store: B,
     storage: &str,
+    takes_commands: bool,
     embedded: Option<Embedded>,
 ) -> io::Result<Ended>
 where
@@ -114,6 +117,7 @@ where
         })
         .collect::<io::Result<Vec<_>>>()?;
 
+    let command_socket = takes_commands.then(|| take_commands(&host, &api)).flatten();
     // First, since agents store and read blobs.
     if host.settings.has_blossom() {
         start_blossom(&host, &handle, &api);
@@ -157,6 +161,8 @@ where
         watch_for_second_signal(&runtime, signals);
     }
     host.is_stopping.store(true, Ordering::Relaxed);
+    // Commands that are connected are answered as long as the writer works.
+    drop(command_socket);
     tracing::info!("stopping: finishing what is in flight");
     if let Some(agents) = agents {
         agents.stop(bound / 2);
@@ -188,6 +194,21 @@ where
     api.shutdown_background();
     // The last commits can fail too.
     Ok(host.failure().map_or(ended, Ended::Failed))
+}
+
+/// Listens for commands that change the database. If that fails, they are refused while the relay serves.
+fn take_commands(host: &ServerState, api: &tokio::runtime::Runtime) -> Option<CommandSocket> {
+    match served::listen(&host.settings.data, api.handle(), host.writer.clone()) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "there can be no socket in the data folder: `relay import`, `delete`, `sync`, `stream` and `router` are refused while the \
+                 relay serves it"
+            );
+            None
+        }
+    }
 }
 
 /// Makes the agents' part, and starts those that there are. If their files cannot be opened, the relay serves without them, and

@@ -1,6 +1,8 @@
 //! The one writer thread: group commit and, between commits, steps that remove expired events and those pending
 //! removal, each of a few milliseconds.
 //!
+//! Between them it also does what commands in other processes want, each request in one step ([`crate::served`]).
+//!
 //! Whatever waits when a commit begins is made durable by that one commit; what arrives meanwhile forms the
 //! next. It decides nothing about events: [`relay_engine::relay::commit`] does.
 //!
@@ -12,6 +14,7 @@
 //! the process stops in order with exit code 3 and leaves recovery to the next start. It takes no new
 //! connections meanwhile.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -24,6 +27,7 @@ use crate::foreign_commits::ForeignCommits;
 use crate::host::{Inbound, ServerState, now};
 use crate::log_throttle::LogThrottle;
 use crate::retention::Retention;
+use crate::served::{self, Answer, Waiting};
 
 /// What the commits that are made durable together may cost, see [`Commit::cost`]: some 4,000 usual events.
 const BATCH_COST_MAX: usize = 65_536;
@@ -31,6 +35,8 @@ const BATCH_COST_MAX: usize = 65_536;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Events removed by one sweep step, so that no commit waits for long.
 const SWEEP_EVENTS_MAX: usize = 512;
+/// Wait for shards that are behind, before what commands store is given to them.
+const CONGESTION_WAIT: Duration = Duration::from_millis(5);
 
 /// Something for the writer.
 pub(crate) enum ToWriter {
@@ -41,6 +47,8 @@ pub(crate) enum ToWriter {
         /// The changes.
         commit: Commit,
     },
+    /// What a command in another process wants.
+    Served(Waiting),
     /// Everything has been sent.
     Stop,
 }
@@ -55,10 +63,12 @@ pub(crate) fn run<B: Backend>(host: &ServerState, store: &B, receiver: &Receiver
     let disk_full_log = LogThrottle::default();
     let mut retention = Retention::new(&host.settings.store, Instant::now());
     let mut foreign = ForeignCommits::new(store);
+    let mut served = VecDeque::new();
     loop {
-        let idle_for = match removes_pending {
-            true => Duration::ZERO,
-            false => {
+        let idle_for = match (removes_pending, served.is_empty()) {
+            (_, false) if host.is_congested() => CONGESTION_WAIT,
+            (true, _) | (_, false) => Duration::ZERO,
+            (false, true) => {
                 let due_at = retention.due_at().map_or(sweep_at, |at| at.min(sweep_at));
                 due_at.saturating_duration_since(Instant::now()).min(LOOK_EVERY)
             }
@@ -75,11 +85,16 @@ pub(crate) fn run<B: Backend>(host: &ServerState, store: &B, receiver: &Receiver
                     batch.add(message);
                 }
                 let is_last = batch.is_last;
+                served.extend(batch.served.drain(..));
                 if !batch.commits.is_empty() {
                     commit(host, store, std::mem::take(&mut batch), &mut foreign, &disk_full_log);
                     removes_pending = true;
                 }
                 if is_last {
+                    // Nobody waits for deliveries any more.
+                    for waiting in served {
+                        serve(host, store, waiting, &disk_full_log);
+                    }
                     return;
                 }
             }
@@ -87,6 +102,14 @@ pub(crate) fn run<B: Backend>(host: &ServerState, store: &B, receiver: &Receiver
             Err(RecvTimeoutError::Timeout) if host.is_congested() => {}
             Err(RecvTimeoutError::Timeout) => deliver(host, store, Vec::new(), Vec::new(), &mut foreign),
             Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // One after each commit, so that clients do not wait for long. Commands wait for shards that are behind.
+        if !host.is_congested()
+            && let Some(waiting) = served.pop_front()
+        {
+            serve(host, store, waiting, &disk_full_log);
+            deliver(host, store, Vec::new(), Vec::new(), &mut foreign);
+            removes_pending = true;
         }
         // One step of each, then what has arrived meanwhile is committed.
         if removes_pending {
@@ -111,10 +134,25 @@ pub(crate) fn run<B: Backend>(host: &ServerState, store: &B, receiver: &Receiver
     }
 }
 
+/// Does what a command wants, unless that has ended.
+fn serve<B: Backend>(host: &ServerState, store: &B, waiting: Waiting, disk_full_log: &LogThrottle) {
+    let Waiting { request, answer } = waiting;
+    if answer.is_closed() {
+        return;
+    }
+    let done = served::execute(store, now().seconds(), &request).unwrap_or_else(|error| {
+        handle_store_error(host, store, &error, disk_full_log);
+        Answer::Failed(error.to_string())
+    });
+    // If it has ended meanwhile, what was done stays.
+    let _ = answer.send(done);
+}
+
 #[derive(Default)]
 struct Batch {
     shards: Vec<usize>,
     commits: Vec<Commit>,
+    served: Vec<Waiting>,
     events: usize,
     cost: usize,
     is_last: bool,
@@ -129,6 +167,7 @@ impl Batch {
                 self.shards.push(shard);
                 self.commits.push(commit);
             }
+            ToWriter::Served(waiting) => self.served.push(waiting),
             ToWriter::Stop => self.is_last = true,
         }
     }

@@ -4,36 +4,57 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relay_engine::store::{Backend, Hit, Reader, Scan, ScanLimits, ScanStep, SinkResult, Unrestricted};
 use relay_engine::types::{Filter, Timestamp};
 use relay_engine::wire;
 
+use super::command_store::CommandStore;
 use super::db;
 use super::exit::Failure;
 use crate::config::{Settings, StoreEngine};
 use crate::convert;
 use crate::lmdb::{LmdbBackend, LmdbOptions};
-use crate::log_store::{LogBackend, LogOptions};
+use crate::log_store::{LogBackend, LogOpenError, LogOptions};
+use crate::served::Client;
 
 /// Most cost of a step of an offline scan. A step is one read transaction, during which a serving relay cannot reuse free pages.
 const STEP_COST_MAX: usize = 100_000;
 
-/// A database that a command has opened.
-pub enum Database {
+/// One of two things, by the engine.
+pub enum Opened<M, L> {
     /// LMDB.
-    Lmdb(LmdbBackend),
+    Lmdb(M),
     /// A log and pages.
-    Log(LogBackend),
+    Log(L),
 }
 
-/// Evaluates an expression with the store of a [`Database`], whichever it is.
+/// How often and after how long a folder that is in use is tried again.
+const SERVED_TRIES: u32 = 20;
+const SERVED_RETRY: Duration = Duration::from_millis(100);
+
+/// A database that a command has opened.
+pub type Database = Opened<LmdbBackend, LogBackend>;
+/// One that it changes, by itself or through the relay that serves the folder.
+pub(crate) type CommandDatabase = Opened<CommandStore<LmdbBackend>, CommandStore<LogBackend>>;
+
+impl Database {
+    /// For a command that might change it, and only reads.
+    pub(crate) fn for_command(self) -> CommandDatabase {
+        match self {
+            Opened::Lmdb(store) => Opened::Lmdb(CommandStore::own(store)),
+            Opened::Log(store) => Opened::Log(CommandStore::own(store)),
+        }
+    }
+}
+
+/// Evaluates an expression with the store of a [`Database`] or [`CommandDatabase`], whichever it is.
 macro_rules! with_store {
     ($database:expr, $store:ident => $body:expr) => {
         match $database {
-            $crate::cli::database::Database::Lmdb($store) => $body,
-            $crate::cli::database::Database::Log($store) => $body,
+            $crate::cli::database::Opened::Lmdb($store) => $body,
+            $crate::cli::database::Opened::Log($store) => $body,
         }
     };
 }
@@ -49,10 +70,45 @@ pub fn open(settings: &Settings) -> Result<Database, Failure> {
     }
 }
 
-/// Opens a database that must exist. For `delete`: a folder that does not exist has been mistyped.
-pub fn open_existing(settings: &Settings) -> Result<Database, Failure> {
+/// Opens the configured database for a command that changes it, creating it if it does not exist. If a relay serves it, and one process
+/// writes it at a time, the relay makes the changes.
+pub(crate) fn open_to_change(settings: &Settings) -> Result<CommandDatabase, Failure> {
+    let options = match engine(settings)? {
+        Engine::Lmdb(_) => return Ok(open(settings)?.for_command()),
+        Engine::Log(options) => options,
+    };
+    let mut tries = 0;
+    loop {
+        match LogBackend::open(&settings.data, options, settings.store.reserve_bytes) {
+            Ok(store) => return Ok(Opened::Log(CommandStore::own(store))),
+            Err(in_use @ LogOpenError::InUse(_)) => match Client::connect(&settings.data) {
+                Ok(client) => {
+                    let store = LogBackend::open_to_read(&settings.data, options)?;
+                    // Or the relay has ended, and could not begin again as long as this is open.
+                    if store.is_beside_writer() {
+                        return Ok(Opened::Log(CommandStore::served(store, client)));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(Failure::External(format!(
+                        "the relay that serves {} takes changes from its own user and from root only: {error}",
+                        settings.data.display()
+                    )));
+                }
+                // A relay that has just begun to serve, or to stop, or a command that ends.
+                Err(_) if tries < SERVED_TRIES => tries += 1,
+                Err(_) => return Err(in_use.into()),
+            },
+            Err(error) => return Err(error.into()),
+        }
+        std::thread::sleep(SERVED_RETRY);
+    }
+}
+
+/// As [`open_to_change`], of a database that must exist. For `delete`: a folder that does not exist has been mistyped.
+pub(crate) fn open_existing(settings: &Settings) -> Result<CommandDatabase, Failure> {
     ensure_exists(settings)?;
-    open(settings)
+    open_to_change(settings)
 }
 
 /// Opens an existing database for reading; the folder may be read-only.

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use clap::Args;
-use relay_engine::store::{self, Backend, SinkResult};
+use relay_engine::store::{Backend, SinkResult};
 use relay_engine::types::{EventId, Filter, is_removal_request};
 
+use super::command_store::CommandStore;
 use super::database::{self, OfflineScan, with_store};
 use super::exit::Failure;
 use super::progress::Progress;
@@ -37,15 +38,19 @@ pub fn run(args: &DeleteArgs, settings: &Settings) -> Result<(), Failure> {
     let filters = database::filters(&args.filters)?;
     let database = match args.yes {
         true => database::open_existing(settings)?,
-        false => database::open_to_read(settings)?,
+        false => database::open_to_read(settings)?.for_command(),
     };
     with_store!(database, store => delete(args, filters, &store))
 }
 
-fn delete<B: Backend>(args: &DeleteArgs, filters: Arc<[Filter]>, db: &B) -> Result<(), Failure> {
+fn delete<B: Backend>(
+    args: &DeleteArgs,
+    filters: Arc<[Filter]>,
+    db: &CommandStore<B>,
+) -> Result<(), Failure> {
     let (mut ids, mut requests): (Vec<EventId>, u64) = (Vec::new(), 0);
-    let mut scan = OfflineScan::with_expired(db, filters)?;
-    while scan.step(db, &mut |hit| {
+    let mut scan = OfflineScan::with_expired(db.read(), filters)?;
+    while scan.step(db.read(), &mut |hit| {
         ids.push(hit.event.id());
         requests += u64::from(is_removal_request(hit.event.kind()));
         SinkResult::Continue
@@ -67,7 +72,11 @@ fn delete<B: Backend>(args: &DeleteArgs, filters: Arc<[Filter]>, db: &B) -> Resu
     let mut progress = Progress::new("delete", None);
     let mut deleted = 0;
     for batch in ids.chunks(BATCH_EVENTS) {
-        deleted += store::remove(db, batch)?;
+        if let Err(failure) = db.remove(batch, &mut deleted) {
+            progress.finish();
+            eprintln!("{deleted} events were deleted, then the store failed");
+            return Err(failure);
+        }
         progress.add(batch.len() as u64, || format!(" of {}", ids.len()));
     }
     progress.finish();

@@ -12,13 +12,14 @@ use std::thread;
 
 use clap::Args;
 use relay_engine::policy::{VANISH_KIND, names_relay};
-use relay_engine::store::{self, Backend, Op};
+use relay_engine::store::{Backend, Op};
 use relay_engine::types::{Class, Event};
 use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
 use relay_engine::wire;
 use relay_sync::outcome_counts::OutcomeCounts;
 use serde_json::json;
 
+use super::command_store::CommandStore;
 use super::database::{self, with_store};
 use super::exit::Failure;
 use super::json_lines::{self, JsonLines};
@@ -61,13 +62,13 @@ struct CheckedLine {
 
 /// Runs the command.
 pub fn run(args: &ImportArgs, settings: &Settings) -> Result<(), Failure> {
-    with_store!(database::open(settings)?, store => import(args, settings, &store))
+    with_store!(database::open_to_change(settings)?, store => import(args, settings, &store))
 }
 
 fn import<B: Backend + Clone + Send + 'static>(
     args: &ImportArgs,
     settings: &Settings,
-    store: &B,
+    store: &CommandStore<B>,
 ) -> Result<(), Failure> {
     let input = JsonLines::open(args.file.as_deref())?;
     let interrupt = Interrupt::watch()?;
@@ -97,10 +98,18 @@ fn import<B: Backend + Clone + Send + 'static>(
     let committed =
         committing.join().map_err(|_| Failure::External("the committing thread panicked".into()))?;
     progress.finish();
+    let (outcomes, committed) = committed;
     // If the committing thread failed, reading has stopped too; its error is the cause and is returned first.
-    let mut counts = Counts { outcomes: committed?, ..Counts::default() };
+    if let Err(failure) = committed {
+        eprintln!(
+            "{} events were stored and {} were stored already, then the store failed: import the input again once it works",
+            outcomes.stored, outcomes.duplicate
+        );
+        return Err(failure);
+    }
+    let mut counts = Counts { outcomes, ..Counts::default() };
     // What was deleted is removed now, not only when the relay next serves. Each step is small, so a signal is soon obeyed.
-    while !interrupt.has_come() && store::remove_pending(store)?.more {}
+    while !interrupt.has_come() && store.remove_pending()? {}
     let Read { refused, ephemeral, vanish_elsewhere, last_line } = read?;
     counts.refused += refused;
     counts.outcomes.ephemeral += ephemeral;
@@ -216,19 +225,23 @@ fn check(lines: &[(u64, Vec<u8>)], verifier: &dyn Verifier, trust: bool) -> Vec<
     checked
 }
 
+/// Stores all events, and counts what became of them, until the store fails.
 fn commit_all<B: Backend>(
-    store: &B,
+    store: &CommandStore<B>,
     receiver: &Receiver<Vec<Op>>,
     stored: &AtomicU64,
-) -> Result<OutcomeCounts, Failure> {
+) -> (OutcomeCounts, Result<(), Failure>) {
     let mut counts = OutcomeCounts::default();
+    let mut done = Vec::new();
     for ops in receiver {
-        for outcome in store::commit(store, database::unix_now(), &ops)? {
-            outcomes::count(&mut counts, outcome);
-        }
+        let result = store.commit(&ops, &mut done);
+        done.drain(..).for_each(|outcome| outcomes::count(&mut counts, outcome));
         stored.store(counts.stored, Ordering::Relaxed);
+        if result.is_err() {
+            return (counts, result);
+        }
     }
-    Ok(counts)
+    (counts, Ok(()))
 }
 
 fn report(counts: &Counts, as_json: bool) -> Result<(), Failure> {

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod blossom;
 mod client;
+pub(crate) mod command_store;
 pub mod database;
 mod db;
 pub mod delete;

@@ -7,6 +7,7 @@ use clap::Args;
 use relay_agent::identity::Keys;
 use relay_engine::store::Backend;
 
+use super::command_store::CommandStore;
 use super::database::{self, with_store};
 use super::exit::Failure;
 use super::remote::read_key;
@@ -65,11 +66,11 @@ pub(super) fn run_router(
     output: Output,
     reload: Reload,
 ) -> Result<(), Failure> {
-    with_store!(database::open(settings)?, store => run_router_on(store, settings, config, keys, output, reload))
+    with_store!(database::open_to_change(settings)?, store => run_router_on(store, settings, config, keys, output, reload))
 }
 
 fn run_router_on<B: Backend + Clone + Send + Sync + 'static>(
-    store: B,
+    store: CommandStore<B>,
     settings: &Settings,
     config: &RouterConfig,
     keys: Option<Keys>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use relay_engine::store::MemoryBackend;
 use tracing_subscriber::EnvFilter;
 
-use super::database::{self, with_store};
+use super::database::{self, Database};
 use super::exit::Failure;
 use crate::config::{Log, LogFormat, Settings, StoreEngine};
 use crate::lmdb::make_folder;
@@ -32,11 +32,16 @@ pub(crate) fn serve_here(settings: Settings, embedded: Option<Embedded>) -> Resu
             let database = database::open(&settings)?;
             let folder = std::fs::canonicalize(&settings.data).unwrap_or_else(|_| settings.data.clone());
             let storage = format!("database in {}", folder.display());
-            with_store!(database, store => serve(settings, store, &storage, embedded)?)
+            match database {
+                Database::Lmdb(store) => serve(settings, store, &storage, false, embedded)?,
+                // Other processes can't write it.
+                Database::Log(store) => serve(settings, store, &storage, true, embedded)?,
+            }
         }
         StoreEngine::Memory => {
             let store = Arc::new(MemoryBackend::default());
-            serve(settings, store, "events are kept in memory and lost when the relay stops", embedded)?
+            let storage = "events are kept in memory and lost when the relay stops";
+            serve(settings, store, storage, false, embedded)?
         }
     };
     match ended {

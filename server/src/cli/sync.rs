@@ -11,6 +11,7 @@ use relay_engine::store::Backend;
 use relay_engine::types::Timestamp;
 use serde_json::{Value, json};
 
+use super::command_store::CommandStore;
 use super::database::{self, with_store};
 use super::exit::Failure;
 use super::progress::Progress;
@@ -96,7 +97,10 @@ pub fn run(args: &SyncArgs, settings: &Settings) -> Result<(), Failure> {
     };
     let task = options.task()?;
     let only_reads = args.dry_run || args.dir == Direction::Up;
-    let database = if only_reads { database::open_to_read(settings)? } else { database::open(settings)? };
+    let database = match only_reads {
+        true => database::open_to_read(settings)?.for_command(),
+        false => database::open_to_change(settings)?,
+    };
     with_store!(database, store => sync(args, settings, task, &urls, only_reads, store))
 }
 
@@ -106,7 +110,7 @@ fn sync<B: Backend + Clone + Send + Sync + 'static>(
     task: Task,
     urls: &[RelayUrl],
     only_reads: bool,
-    store: B,
+    store: CommandStore<B>,
 ) -> Result<(), Failure> {
     let interrupt = Interrupt::watch()?;
     let client = SyncClient::new(task, store, settings, interrupt)?;
@@ -134,16 +138,21 @@ async fn run_all<'a, B: Backend + Clone + Send + Sync + 'static>(
     let mut reports = Vec::with_capacity(urls.len());
     for url in urls {
         let mut progress = Progress::new("sync", None);
+        let mut until_now = None;
         let report = client
             .run(url, &mut |notice| match notice {
                 SyncProgress::Message(message) => progress.print(&format!("{url}: {message}")),
                 SyncProgress::Transferred { more, counts } => {
+                    until_now = Some(counts.words(dry_run));
                     progress.add(more, || format!(" events: {url}: {}", counts.words(dry_run)));
                 }
             })
             .await;
         progress.finish();
-        let report = report?;
+        let report = report.inspect_err(|_| {
+            let words = until_now.as_deref().unwrap_or("nothing was copied");
+            eprintln!("{url}: the store here failed ({words})");
+        })?;
         eprintln!("{}", line(url, &report, dry_run));
         let is_interrupted = report.result == Outcome::Interrupted;
         reports.push((url, report));

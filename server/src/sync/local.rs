@@ -15,6 +15,7 @@ use relay_engine::verify::{Batch, Verdict, Verified, Verifier};
 use super::frames::neg_id;
 use super::ranges::LocalEvents;
 use super::session::Outcomes;
+use crate::cli::command_store::CommandStore;
 use crate::cli::database::{OfflineScan, unix_now};
 use crate::cli::exit::Failure;
 use crate::config::Settings;
@@ -42,14 +43,14 @@ pub(super) struct LogEntry {
 
 /// The store, and how events are verified.
 pub(super) struct Local<B> {
-    store: B,
+    store: CommandStore<B>,
     verifiers: Vec<Arc<dyn Verifier>>,
     url: Option<String>,
     guarded_kinds: Vec<Kind>,
 }
 
 impl<B: Backend> Local<B> {
-    pub(super) fn new(store: B, settings: &Settings) -> Self {
+    pub(super) fn new(store: CommandStore<B>, settings: &Settings) -> Self {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         Local {
             store,
@@ -69,8 +70,10 @@ impl<B: Backend> Local<B> {
     ) -> Result<LocalEvents, Failure> {
         let mut local_events = LocalEvents::default();
         let filters = std::slice::from_ref(filter);
-        let mut scan = OfflineScan::new(&self.store, [filter.clone()].into())?;
-        while scan.step(&self.store, &mut |hit| {
+        // Also what came through this process just now.
+        self.store.refresh()?;
+        let mut scan = OfflineScan::new(self.store.read(), [filter.clone()].into())?;
+        while scan.step(self.store.read(), &mut |hit| {
             let (event, id) = (hit.event, hit.event.id());
             let is_sent = up && !self.is_withheld(event, filters, own);
             if self.guarded_kinds.contains(&event.kind()) && !is_sent {
@@ -103,7 +106,7 @@ impl<B: Backend> Local<B> {
 
     /// The number of the event that was stored last.
     pub(super) fn last_seq(&self) -> Result<Seq, Failure> {
-        Ok(self.store.reader()?.last_seq()?)
+        Ok(self.store.read().reader()?.last_seq()?)
     }
 
     /// Events that match a filter, after `after` in the order in which they were stored: as many as `max`, or those among some
@@ -115,7 +118,7 @@ impl<B: Backend> Local<B> {
         after: Seq,
         max: usize,
     ) -> Result<Logged, Failure> {
-        let reader = self.store.reader()?;
+        let reader = self.store.read().reader()?;
         let (mut entries, mut withheld, mut budget) = (Vec::new(), 0, LOG_COST_MAX);
         let replayed =
             store::replay(&reader, filters, after, &mut budget, unix_now(), &Unrestricted, &mut |hit| {
@@ -132,7 +135,7 @@ impl<B: Backend> Local<B> {
 
     /// The JSON of stored events.
     pub(super) fn load(&self, ids: Vec<EventId>) -> Result<Vec<(EventId, Option<String>)>, Failure> {
-        let reader = self.store.reader()?;
+        let reader = self.store.read().reader()?;
         let json = |id: &EventId| -> Result<Option<String>, Failure> {
             let Some(seq) = reader.seq_of(id)? else { return Ok(None) };
             Ok(reader.event(seq)?.map(|json| String::from_utf8_lossy(&json).into_owned()))
@@ -140,10 +143,10 @@ impl<B: Backend> Local<B> {
         ids.into_iter().map(|id| Ok((id, json(&id)?))).collect()
     }
 
-    /// Verifies events on all cores, and stores those that are valid, in one commit.
+    /// Verifies events on all cores, and stores those that are valid.
     pub(super) fn store(&self, events: Vec<Event>) -> Result<Outcomes, Failure> {
         let mut outcomes = Outcomes::default();
-        let (mut ops, mut duplicates) = (Vec::with_capacity(events.len()), Vec::new());
+        let mut ops = Vec::with_capacity(events.len());
         for (id, verified) in self.verify(events) {
             match verified {
                 None => {
@@ -161,18 +164,11 @@ impl<B: Backend> Local<B> {
                 Some(verified) => ops.push(Op::Put(verified)),
             }
         }
-        for (op, outcome) in ops.iter().zip(store::commit(&self.store, unix_now(), &ops)?) {
+        for (op, (outcome, seq)) in ops.iter().zip(self.store.commit_numbered(&ops)?) {
             crate::outcomes::count(&mut outcomes.counts, outcome);
-            match outcome {
-                Outcome::Stored(seq) => outcomes.seqs.push(seq.0),
-                Outcome::Duplicate => duplicates.push(op.event().id),
-                Outcome::Refused(_) => outcomes.refused.push(op.event().id),
-            }
-        }
-        if !duplicates.is_empty() {
-            let reader = self.store.reader()?;
-            for id in duplicates {
-                outcomes.seqs.extend(reader.seq_of(&id)?.map(|seq| seq.0));
+            outcomes.seqs.extend(seq.map(|seq| seq.0));
+            if matches!(outcome, Outcome::Refused(_)) {
+                outcomes.refused.push(op.event().id);
             }
         }
         Ok(outcomes)
@@ -180,7 +176,7 @@ impl<B: Backend> Local<B> {
 
     /// Removes what was deleted; each step is small, so `stop` is soon obeyed.
     pub(super) fn remove_pending(&self, stop: impl Fn() -> bool) -> Result<(), Failure> {
-        while !stop() && store::remove_pending(&self.store)?.more {}
+        while !stop() && self.store.remove_pending()? {}
         Ok(())
     }
 

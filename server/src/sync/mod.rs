@@ -36,6 +36,7 @@ use self::local::Local;
 use self::peer::Connector;
 use self::ranges::Scope;
 use self::session::Plan;
+use crate::cli::command_store::CommandStore;
 use crate::cli::exit::Failure;
 use crate::config::Settings;
 use crate::signals::Interrupt;
@@ -89,7 +90,7 @@ impl<B: Backend + Send + Sync + 'static> SyncClient<B> {
     /// If TLS cannot be set up.
     pub(crate) fn new(
         task: Task,
-        store: B,
+        store: CommandStore<B>,
         settings: &Settings,
         interrupt: Interrupt,
     ) -> Result<Self, Failure> {

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{Method, Options, Outcome, RelayUrl, Report, SyncClient};
+use crate::cli::command_store::CommandStore;
 use crate::cli::database;
 use crate::config::Settings;
 use crate::lmdb::{LmdbBackend, LmdbOptions};
@@ -139,15 +140,19 @@ impl Home {
         let settings = Settings { data: folder.path().join("data"), ..Settings::default() };
         let store = LmdbBackend::open(&settings.data, &LmdbOptions::default()).unwrap();
         let home = Home { _folder: folder, store, settings, interrupt: Interrupt::without_signals() };
-        let local = super::local::Local::new(home.store.clone(), &home.settings);
+        let local = super::local::Local::new(home.command_store(), &home.settings);
         let outcomes = local.store(events.values().cloned().collect()).unwrap();
         assert_eq!(outcomes.counts.stored as usize, events.len());
         home
     }
 
+    pub(super) fn command_store(&self) -> CommandStore<LmdbBackend> {
+        CommandStore::own(self.store.clone())
+    }
+
     /// Stores events, as another process does.
     pub(super) fn store(&self, events: &[Event]) {
-        let local = super::local::Local::new(self.store.clone(), &self.settings);
+        let local = super::local::Local::new(self.command_store(), &self.settings);
         local.store(events.to_vec()).unwrap();
     }
 
@@ -182,7 +187,7 @@ impl Home {
         let mut task = options.task().unwrap();
         task.backoff = task.backoff.with_first(Duration::from_millis(2));
         let client =
-            SyncClient::new(task, self.store.clone(), &self.settings, self.interrupt.clone()).unwrap();
+            SyncClient::new(task, self.command_store(), &self.settings, self.interrupt.clone()).unwrap();
         let report = client.run(&peer.url, &mut |_| {}).await.unwrap();
         client.finish().unwrap();
         report

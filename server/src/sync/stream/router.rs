@@ -20,6 +20,7 @@ use super::local_relay;
 use super::memory::PeerMemory;
 use super::metrics::Snapshot;
 use super::notice::{Output, What};
+use crate::cli::command_store::CommandStore;
 use crate::cli::exit::Failure;
 use crate::config::Settings;
 use crate::net::document_listener;
@@ -66,7 +67,7 @@ impl<B: Backend + Send + Sync + 'static> Router<B> {
     /// # Errors
     /// If the store fails, TLS cannot be set up, or the address for metrics is taken.
     pub(crate) async fn start(
-        store: B,
+        store: CommandStore<B>,
         settings: &Settings,
         config: &RouterConfig,
         keys: Option<Keys>,

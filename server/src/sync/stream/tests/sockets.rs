@@ -29,7 +29,8 @@ impl Running {
         let output =
             Output::of_test(move |what, words| teller.lock().unwrap().push((what, words.to_owned())));
         let config = config(streams);
-        let router = Router::start(home.store.clone(), &home.settings, &config, None, output).await.unwrap();
+        let router =
+            Router::start(home.command_store(), &home.settings, &config, None, output).await.unwrap();
         Running { router, told }
     }
 
