@@ -3,7 +3,7 @@
 //! With `RELAY_E2E_COMMAND` another host is tested instead: a program with the options `--persist FOLDER` and `--config FILE`
 //! (JSON with `info`, `limits`, `policy`, `url`) that logs where it listens as the binary does, and ends on SIGTERM, such as
 //! `edge/tests/host.mjs`. Tests of features that only the binary has fail then. With `RELAY_E2E_ENGINE=log` the binary keeps its events
-//! with that engine; tests of what other processes do in a served folder, and of LMDB's files, fail then.
+//! with that engine; tests of LMDB's files fail then.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -17,6 +17,9 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::client::Request;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
+
+/// The engines that keep events on the disk.
+pub(crate) const ENGINES: [&str; 2] = ["lmdb", "log"];
 
 /// Longer than any answer takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,6 +39,11 @@ impl RelayProcess {
     /// On a free port, with an empty folder.
     pub(crate) fn start() -> Self {
         Self::start_with("")
+    }
+
+    /// With this engine.
+    pub(crate) fn start_on(engine: &str) -> Self {
+        Self::start_with(&format!("[store]\nengine = \"{engine}\"\n"))
     }
 
     /// With this configuration file.

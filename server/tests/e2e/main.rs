@@ -5,6 +5,7 @@
 mod addresses;
 mod agents;
 mod bad_input;
+mod beside;
 mod blossom;
 mod closing;
 mod command_line;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use relay_engine::testing::signing::{event, key};
 use tempfile::TempDir;
 
-use super::harness::{RELAY, RelayProcess, relay, serve, until, without_relay_variables};
+use super::harness::{ENGINES, RELAY, RelayProcess, relay, serve, until, without_relay_variables};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -39,7 +39,11 @@ fn a_second_relay_on_a_folder_is_refused_and_the_first_is_named() {
 /// Regression: live subscriptions received nothing of what was imported beside the relay that serves the folder.
 #[test]
 fn live_subscriptions_receive_what_other_commands_store() {
-    let relay_process = RelayProcess::start();
+    ENGINES.iter().for_each(|engine| live_subscriptions_receive_what_is_stored_on(engine));
+}
+
+fn live_subscriptions_receive_what_is_stored_on(engine: &str) {
+    let relay_process = RelayProcess::start_on(engine);
     let data = relay_process.data();
     let data = data.to_str().unwrap();
     let mut live = relay_process.connect();

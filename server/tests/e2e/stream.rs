@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::harness::{
-    PATIENCE, RELAY, RelayProcess, metric, relay, unix_now, until, without_relay_variables,
+    ENGINES, PATIENCE, RELAY, RelayProcess, metric, relay, unix_now, until, without_relay_variables,
 };
 
 /// A command that runs until a signal, and what it has printed as JSON lines.
@@ -118,7 +118,11 @@ fn sent_by(relay: &RelayProcess) -> f64 {
 /// subscriptions must be told.
 #[test]
 fn three_relays_in_a_chain_converge() {
-    let relays = [RelayProcess::start(), RelayProcess::start(), RelayProcess::start()];
+    ENGINES.iter().for_each(|engine| three_relays_converge_on(engine));
+}
+
+fn three_relays_converge_on(engine: &str) {
+    let relays = [1, 2, 3].map(|_| RelayProcess::start_on(engine));
     let [a, b, c] = &relays;
     // b follows a, c follows b, both of them both ways.
     let first = Running::stream(&a.url, "both", &b.data(), &[]);
@@ -188,7 +192,11 @@ fn an_event_crosses_a_link_once_and_routers_do_not_loop() {
 
 #[test]
 fn a_cut_link_heals_without_a_gap() {
-    let (mut a, mut b) = (RelayProcess::start(), RelayProcess::start());
+    ENGINES.iter().for_each(|engine| a_cut_link_heals_on(engine));
+}
+
+fn a_cut_link_heals_on(engine: &str) {
+    let (mut a, mut b) = (RelayProcess::start_on(engine), RelayProcess::start_on(engine));
     let address = {
         // A port that stays the same when b starts again: a proxy in front of it.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -258,7 +266,11 @@ fn forward(listener: TcpListener, target: Arc<Mutex<String>>, links: Arc<Mutex<V
 
 #[test]
 fn a_router_follows_its_file() {
-    let (home, a, b) = (RelayProcess::start(), RelayProcess::start(), RelayProcess::start());
+    ENGINES.iter().for_each(|engine| a_router_follows_its_file_on(engine));
+}
+
+fn a_router_follows_its_file_on(engine: &str) {
+    let (home, a, b) = (RelayProcess::start_on(engine), RelayProcess::start(), RelayProcess::start());
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("router.toml");
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

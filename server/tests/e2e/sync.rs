@@ -8,7 +8,7 @@ use relay_engine::testing::signing::{Signed, event, key};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::harness::{RELAY, RelayProcess, relay, unix_now, without_relay_variables};
+use super::harness::{ENGINES, RELAY, RelayProcess, relay, unix_now, without_relay_variables};
 
 pub(super) fn notes(name: &str, count: u64) -> Vec<Signed> {
     let newest = unix_now() - 1_000;
@@ -38,8 +38,12 @@ pub(super) fn sync(args: &[&str]) -> (Option<i32>, Value, String) {
 
 #[test]
 fn two_relays_have_the_same_events_afterwards() {
-    let peer = RelayProcess::start();
-    let serving = RelayProcess::start();
+    ENGINES.iter().for_each(|engine| two_relays_converge_on(engine));
+}
+
+fn two_relays_converge_on(engine: &str) {
+    let peer = RelayProcess::start_on(engine);
+    let serving = RelayProcess::start_on(engine);
     let offline = TempDir::new().unwrap();
     let (common, there) = (notes("common", 400), notes("there", 700));
     let there_data = peer.data().display().to_string();
