@@ -2,6 +2,10 @@
 //!
 //! It holds no relay rule: those live in `relay-engine`, whose machine this crate feeds and drains.
 //!
+//! Choose [`log_store::LogBackend`] unless something speaks for [`lmdb::LmdbBackend`]: it writes down to a hundredth of the bytes and costs a third to a
+//! tenth of the CPU where clients publish (`bench/README.md`). LMDB has been in use for longer, several processes may write its folder at once, it opens at
+//! once however many events there are, and a small folder needs less of the disk.
+//!
 //! | module | role |
 //! |---|---|
 //! | [`agents`] | agents in this process: their calls over HTTP |
@@ -12,8 +16,8 @@
 //! | `net` | one listener; HTTP and WebSocket on every connection |
 //! | `shard` | a thread with its own machine and connections, and its event loop |
 //! | `writer`, `foreign_commits` | the one thread that writes: group commit, sweeps; what other processes have stored |
-//! | [`lmdb`] | the default store |
-//! | [`log_store`] | a store on files: a log and pages of keys |
+//! | [`log_store`] | the default store, on files: a log and pages of keys |
+//! | [`lmdb`] | a store in LMDB |
 //! | `served` | commands change a folder through the relay that serves it, where one process writes it |
 //! | `convert` | a database is copied into one of another engine and replaced by it |
 //! | `outcomes` | what became of events that were given to it |

@@ -136,21 +136,21 @@ fn engine(settings: &Settings) -> Result<Engine, Failure> {
         false => Ok(()),
     };
     let configured = match settings.store.engine {
-        StoreEngine::Auto if convert::Engine::of(&settings.data) == Some(convert::Engine::Log) => {
-            StoreEngine::Log
+        StoreEngine::Auto if convert::Engine::of(&settings.data) == Some(convert::Engine::Lmdb) => {
+            StoreEngine::Lmdb
         }
-        StoreEngine::Auto => StoreEngine::Lmdb,
+        StoreEngine::Auto => StoreEngine::Log,
         configured => configured,
     };
     match configured {
         StoreEngine::Memory => Err(Failure::Usage("store.engine is `memory`: there is no database".into())),
-        StoreEngine::Auto | StoreEngine::Lmdb => {
+        StoreEngine::Lmdb => {
             is_other("a log", LogBackend::is_in(&settings.data), "log")?;
             let map_bytes_max = usize::try_from(settings.store.map_bytes_max).unwrap_or(usize::MAX);
             let reserve_bytes = settings.store.reserve_bytes;
             Ok(Engine::Lmdb(LmdbOptions { map_bytes_max, reserve_bytes, ..LmdbOptions::default() }))
         }
-        StoreEngine::Log => {
+        StoreEngine::Auto | StoreEngine::Log => {
             is_other("data.mdb", settings.data.join("data.mdb").is_file(), "lmdb")?;
             Ok(Engine::Log(LogOptions { packs: settings.store.pack, ..LogOptions::default() }))
         }

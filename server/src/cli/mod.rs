@@ -45,9 +45,9 @@ Exit codes: 0 done; 1 some of the input, or what was asked of a relay or sent to
 3 storage, a file, a socket or the relay that was asked failed; 130 ended by a signal before everything was done (stream and router, \
 which only a signal ends: 0).
 
-With LMDB, commands may run while a relay serves the same folder, but in its PID namespace (inside its container), because \
-LMDB identifies processes by their ids. The relay's queries return what they store at once, and its live subscriptions \
-receive it. A second relay on the same folder is refused.";
+Commands may run while a relay serves the same folder. Its queries return what they store at once, and its live subscriptions \
+receive it. With LMDB they must be in its PID namespace (inside its container), because LMDB identifies processes by their ids. A second \
+relay on the same folder is refused.";
 
 #[derive(Parser, Debug)]
 #[command(name = "relay", version, about = "A Nostr relay", after_help = AFTER_HELP)]

@@ -154,7 +154,7 @@ impl Default for Network {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// `auto`, `lmdb`, `log`, or `memory`, which forgets everything at the end.
+    /// `auto` (the one that the folder has, `log` in a new folder), `log`, `lmdb`, or `memory`, which forgets everything at the end.
     pub engine: StoreEngine,
     /// LMDB: largest size the database may reach, in bytes. Address space, not disk: reserve generously.
     pub map_bytes_max: u64,
@@ -212,12 +212,12 @@ fn is_regular(kind: Kind) -> bool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreEngine {
-    /// The one that the data folder has a database of, LMDB in a new folder.
+    /// The one that the data folder has a database of, files in a new folder.
     #[default]
     Auto,
     /// LMDB in the data folder.
     Lmdb,
-    /// A log and pages in the data folder, which one process opens at a time.
+    /// Files in the data folder, a log and pages, which one process writes at a time.
     Log,
     /// Memory only.
     Memory,

@@ -70,7 +70,7 @@ fn a_full_disk_refuses_events_and_recovers() {
 
 #[test]
 fn a_full_map_refuses_events() {
-    let relay = RelayProcess::start_with("[store]\nmap_bytes_max = 1048576\n");
+    let relay = RelayProcess::start_with("[store]\nengine = \"lmdb\"\nmap_bytes_max = 1048576\n");
     let mut client = relay.connect();
     let message = (0..1_000).find_map(|serial| {
         let (accepted, message) = client.publish(&note(serial));
@@ -83,7 +83,7 @@ fn a_full_map_refuses_events() {
 /// Regression: a deletion needs pages before it frees any, so on a full disk nothing could be deleted to make room.
 #[test]
 fn a_full_disk_still_accepts_deletions() {
-    let options = "--set store.reserve_bytes=2097152";
+    let options = "--set store.engine=lmdb --set store.reserve_bytes=2097152";
     let Some(mut relay) = RelayProcess::start_on_tmpfs("", 12, options) else { return };
     let mut client = relay.connect();
     let mut serial = 0;

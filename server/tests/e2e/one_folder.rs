@@ -95,7 +95,8 @@ fn a_command_in_another_pid_namespace_is_refused_with_advice() {
     let data = folder.path().join("data");
     let data = data.to_str().unwrap();
     let line = event(&key(1)).at(1_000).sign().json();
-    assert!(relay(&["import", "--data", data], line.as_bytes()).status.success());
+    let args = ["import", "--set", "store.engine=lmdb", "--data", data];
+    assert!(relay(&args, line.as_bytes()).status.success());
     let Some(mut command) = contained(&["serve", "--listen", "127.0.0.1:0", "--data", data]) else { return };
     let _relay = Killed(command.stderr(Stdio::null()).spawn().unwrap());
     until("a serving relay", || {
@@ -150,14 +151,21 @@ fn on_a_read_only_disk(data: &str, command: &str) -> Option<Output> {
 
 #[test]
 fn a_read_only_folder_can_be_read() {
+    for (engine, lock) in [("lmdb", "lock.mdb"), ("log", "LOCK")] {
+        a_read_only_folder_is_read(engine, lock);
+    }
+}
+
+fn a_read_only_folder_is_read(engine: &str, lock: &str) {
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("data");
     let data = data.to_str().unwrap();
     let lines: String = (0..5).map(|n| event(&key(1)).at(1_000 + n).sign().json() + "\n").collect();
-    assert!(relay(&["import", "--data", data], lines.as_bytes()).status.success());
+    let args = ["import", "--set", &format!("store.engine={engine}"), "--data", data];
+    assert!(relay(&args, lines.as_bytes()).status.success());
     for with_lock in [true, false] {
         if !with_lock {
-            std::fs::remove_file(format!("{data}/lock.mdb")).unwrap();
+            std::fs::remove_file(format!("{data}/{lock}")).unwrap();
         }
         for (command, want) in [
             ("$R info --data $D", "events              5"),
@@ -177,10 +185,10 @@ fn a_read_only_folder_can_be_read() {
     }
 }
 
-/// Without a lock, writers could not be kept from reusing pages that are read.
+/// Without a lock, writers could not be kept from reusing pages that are read. (On files there is one on a read-only disk too.)
 #[test]
 fn a_read_only_folder_that_is_served_is_not_read() {
-    let relay = RelayProcess::start();
+    let relay = RelayProcess::start_on("lmdb");
     let data = relay.data();
     let Some(output) = on_a_read_only_disk(data.to_str().unwrap(), "$R info --data $D") else { return };
     assert_eq!(output.status.code(), Some(3));

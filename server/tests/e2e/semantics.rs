@@ -104,7 +104,13 @@ impl Client for Socket {
 #[test]
 fn the_server_passes_the_semantics_suite() {
     let only = std::env::var("RELAY_CASE").unwrap_or_default();
-    run(&only, StoreEngine::default(), |_| {});
+    run(&only, StoreEngine::Log, |_| {});
+}
+
+#[test]
+fn the_server_passes_the_semantics_suite_with_lmdb() {
+    let only = std::env::var("RELAY_CASE").unwrap_or_default();
+    run(&only, StoreEngine::Lmdb, |_| {});
 }
 
 /// However few events there are on files, they are reconciled from the sums of the store where a case does not say otherwise.

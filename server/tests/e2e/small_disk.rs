@@ -29,6 +29,7 @@ fn on_a_full_disk(kind: &str, command: &str) -> Option<std::process::Output> {
         without_relay_variables(&mut command);
         let command = command.arg(namespaces).args(["sh", "-c", &script]).current_dir(std::env::temp_dir());
         command.env("M", &mount).env("D", mount.join("db")).env("R", RELAY).env("BACKUP", &backup);
+        command.env("RELAY_STORE__ENGINE", "lmdb");
         command.output().ok().filter(|output| output.status.code() != Some(99))
     };
     let output = ["-m", "-rm"].into_iter().find_map(run);
@@ -42,7 +43,8 @@ fn on_a_full_disk(kind: &str, command: &str) -> Option<std::process::Output> {
 fn database(folder: &std::path::Path) -> std::path::PathBuf {
     let data = folder.join("made");
     let line = event(&key(1)).at(1_000).content("kept").sign().json();
-    let imported = relay(&["import", "--data", data.to_str().unwrap()], line.as_bytes());
+    let imported =
+        relay(&["import", "--set", "store.engine=lmdb", "--data", data.to_str().unwrap()], line.as_bytes());
     assert!(imported.status.success());
     data
 }
@@ -82,7 +84,8 @@ fn a_truncated_database_is_reported_as_corrupt() {
     let lines: String = (0..300)
         .map(|n| event(&key(1)).at(1_000 + n).content("x".repeat(9_000)).sign().json() + "\n")
         .collect();
-    assert!(relay(&["import", "--data", data, "--no-verify"], lines.as_bytes()).status.success());
+    let args = ["import", "--set", "store.engine=lmdb", "--data", data, "--no-verify"];
+    assert!(relay(&args, lines.as_bytes()).status.success());
     let file = format!("{data}/data.mdb");
     let whole = std::fs::read(&file).unwrap();
     let mut refused = 0;
