@@ -125,6 +125,8 @@ pub(crate) fn shared_tests() -> anyhow::Result<()> {
     ensure!(!host.display().to_string().contains(' '), "this test does not work in a path with spaces");
     let mut tests = cargo(&["test", "--locked", "--workspace", "--test", "e2e", "--"]);
     tests.args(["semantics::", "nostr_sdk_client::", "bad_input::", "real_events::"]);
+    // The Worker has one store: once is enough.
+    tests.args(["--skip", "with_lmdb"]);
     tests.args(["sockets::a_full_house", "sockets::a_slow_reader", "http::the_limit"]);
     run(tests.env("PATH", path).env("RELAY_E2E_COMMAND", format!("node {}", host.display())))
 }
