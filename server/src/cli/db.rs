@@ -90,6 +90,8 @@ pub(super) fn run(args: &ConvertArgs, settings: &Settings) -> Result<(), Failure
     }
     let map_bytes_max = usize::try_from(settings.store.map_bytes_max).unwrap_or(usize::MAX);
     let lmdb = LmdbOptions { map_bytes_max, ..LmdbOptions::default() };
+    // Open until the end, so that nobody writes to it meanwhile.
+    let mut files = None;
     let summary = match args.to {
         Engine::Log => copy_and_compare(
             &LmdbBackend::open_to_read(data, &lmdb)?,
@@ -99,18 +101,26 @@ pub(super) fn run(args: &ConvertArgs, settings: &Settings) -> Result<(), Failure
                 0,
             )?,
         )?,
-        Engine::Lmdb => copy_and_compare(
-            &LogBackend::open_to_read(data, LogOptions::default())?,
-            &LmdbBackend::open(&folder, &lmdb)?,
-        )?,
+        Engine::Lmdb => {
+            let files = files.insert(LogBackend::open_to_read(data, LogOptions::default())?);
+            if files.is_beside_writer() {
+                return Err(Failure::External(format!(
+                    "another process has the database in {} open: end it first",
+                    data.display()
+                )));
+            }
+            copy_and_compare(files, &LmdbBackend::open(&folder, &lmdb)?)?
+        }
     };
-    // Both databases are closed.
+    // The new database is closed.
     place.complete(args.to)?;
     eprintln!(
         "{} events and {} tombstones are the same in both databases",
         summary.events, summary.tombstones
     );
-    swap(&place, args.to)
+    swap(&place, args.to)?;
+    drop(files);
+    Ok(())
 }
 
 fn swap(place: &Place, engine: Engine) -> Result<(), Failure> {
