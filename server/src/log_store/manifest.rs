@@ -278,7 +278,7 @@ impl State {
 }
 
 /// The name of a manifest.
-fn name(number: u64) -> String {
+pub(super) fn name(number: u64) -> String {
     format!("manifest-{number:08}")
 }
 

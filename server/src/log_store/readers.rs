@@ -68,8 +68,8 @@ fn is_free(file: &File) -> bool {
     match file.try_lock() {
         Ok(()) => file.unlock().is_ok(),
         Err(TryLockError::WouldBlock) => false,
-        // Files can't be locked, so nobody has got in.
-        Err(TryLockError::Error(_)) => true,
+        // If files can't be locked, nobody has got in.
+        Err(TryLockError::Error(error)) => error.kind() == io::ErrorKind::Unsupported,
     }
 }
 
