@@ -12,7 +12,7 @@
 //! ```
 
 use relay_engine::store::{Op, Outcome, Refusal, Seq};
-use relay_engine::types::EventId;
+use relay_engine::types::{EventId, Kind};
 use relay_engine::verify::Verified;
 use relay_engine::wire;
 
@@ -25,6 +25,8 @@ pub(super) const FRAME_BYTES_MAX: usize = 20 << 20;
 /// Most events of a request, and most ids: each is one step of the writer.
 pub(super) const EVENTS_MAX: usize = 512;
 pub(super) const IDS_MAX: usize = 256;
+/// Requests to vanish (NIP-62).
+const VANISH: Kind = 62;
 /// Bytes of events after which a request has no further one.
 const EVENTS_BYTES: usize = 1 << 20;
 
@@ -122,6 +124,9 @@ impl Request {
                     rest = others;
                     let event = wire::parse_event(json)
                         .map_err(|error| format!("event {number}: {}: {error}", error.prefix()))?;
+                    if vanishes != 0 && event.kind != VANISH {
+                        return Err(format!("event {number} is no request to vanish"));
+                    }
                     // The command has verified it, or an operator vouches for it (`import --no-verify`).
                     let event = Verified::assume_verified(event.to_event());
                     ops.push(if vanishes == 0 { Op::Put(event) } else { Op::Vanish(event) });
@@ -236,15 +241,18 @@ mod tests {
 
     use super::*;
 
+    fn signed(kind: Kind, content: &str) -> Verified {
+        let signed = event(&key(1)).kind(kind).content(content).sign();
+        Verified::assume_verified(event_of_json(&signed.json()).unwrap())
+    }
+
     fn put(content: &str) -> Op {
-        let signed = event(&key(1)).kind(1).content(content).sign();
-        Op::Put(Verified::assume_verified(event_of_json(&signed.json()).unwrap()))
+        Op::Put(signed(1, content))
     }
 
     #[test]
     fn requests_are_read_as_they_were_written() {
-        let Op::Put(vanish) = put("vanish") else { unreachable!() };
-        let ops = [put("a"), Op::Vanish(vanish), put("ü \"quoted\"\n")];
+        let ops = [put("a"), Op::Vanish(signed(VANISH, "vanish")), put("ü \"quoted\"\n")];
         let frame = commit_frame(&ops);
         assert_eq!(frame[..4], (frame.len() as u32 - 4).to_le_bytes());
         let Ok(Request::Commit(read)) = Request::read(&frame[4..]) else { panic!() };
@@ -252,6 +260,8 @@ mod tests {
             ops.iter().map(|op| (matches!(op, Op::Vanish(_)), op.event().json().to_vec())).collect()
         };
         assert_eq!(texts(&read), texts(&ops));
+        // Nobody vanishes by another event.
+        assert!(Request::read(&commit_frame(&[Op::Vanish(signed(1, "a note"))])[4..]).is_err());
         let ids = [EventId([1; 32]), EventId([2; 32])];
         let Ok(Request::Remove(read)) = Request::read(&remove_frame(&ids)[4..]) else { panic!() };
         assert_eq!(read, ids);
