@@ -278,7 +278,7 @@ impl State {
 }
 
 /// The name of a manifest.
-pub(super) fn name(number: u64) -> String {
+fn name(number: u64) -> String {
     format!("manifest-{number:08}")
 }
 

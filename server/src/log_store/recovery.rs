@@ -211,7 +211,7 @@ impl<D: Disk> Replay<'_, D> {
                     let (events, bytes) = (options.segment_events, options.segment_bytes);
                     let head = segment::Head { first_seq: 1, serial: 0, packed: None };
                     let created = log::create(self.disk, self.database, 1, head, events, bytes);
-                    Arc::new(created.map_err(|error| self.give_up(error))?)
+                    Arc::new(created.map_err(with_advice)?)
                 }
                 Err(error) => return Err(error),
             };
@@ -236,20 +236,6 @@ impl<D: Disk> Replay<'_, D> {
             tail.ok_or_else(|| StoreError::Corrupt(format!("{} is missing", segment::name(first, 0))))?;
         self.check_rest(&tail)?;
         Ok(Log::new(self.database, tail))
-    }
-
-    /// A new database can't be made: nothing of it is left, so that the folder may get one of another engine.
-    fn give_up(&self, error: StoreError) -> StoreError {
-        for name in self.names.iter().filter(|name| manifest::parse_name(name).is_some()) {
-            let _ = self.disk.remove(name);
-        }
-        let _ = self.disk.remove(&manifest::name(1));
-        match error {
-            StoreError::Full(what) => StoreError::Full(format!(
-                "{what}; a new database on files needs some 250 MB, one of store.engine = \"lmdb\" less"
-            )),
-            error => error,
-        }
     }
 
     fn has_batches(&self, name: &str) -> bool {
@@ -369,6 +355,16 @@ impl<D: Disk> Replay<'_, D> {
             segment.file.clear_from(end).and_then(|()| segment.file.sync()).map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+/// What to do if a new database does not fit.
+fn with_advice(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Full(what) => StoreError::Full(format!(
+            "{what}; a new database on files needs some 250 MB, one of store.engine = \"lmdb\" less, in a folder without the manifest that was begun"
+        )),
+        error => error,
     }
 }
 
