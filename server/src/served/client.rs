@@ -91,10 +91,13 @@ impl Client {
             })?,
         };
         let answer = exchange(&mut stream, request).map_err(|error| self.ended(&error))?;
-        *connected = Some(stream);
         match answer {
+            // The relay may close the connection then.
             Answer::Failed(why) => Err(Failure::External(why)),
-            answer => Ok(answer),
+            answer => {
+                *connected = Some(stream);
+                Ok(answer)
+            }
         }
     }
 
@@ -104,7 +107,7 @@ impl Client {
             io::ErrorKind::InvalidData => format!("the relay that serves {folder}: {error}"),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 format!(
-                    "the relay that serves {folder} has not answered for {} seconds",
+                    "the relay that serves {folder} has not answered for {} seconds; it may have stored what it was given last",
                     ANSWER_TIME.as_secs()
                 )
             }
